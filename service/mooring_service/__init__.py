@@ -1,0 +1,1 @@
+"""The service: what keeps the workers. Supervisor, journal, feed, directory, configuration."""

@@ -1,0 +1,110 @@
+"""Events as columns: how the journal stores them, the feed hands them on, and the API renders them. Leaf."""
+
+from __future__ import annotations
+
+from array import array
+
+import msgspec
+
+from mooring.events import Kind
+from mooring.messages import ConnectionCreated, ConnectionUpdate
+
+
+class Append(msgspec.Struct, frozen=True, kw_only=True):
+    """One atomic addition to the journal: events and the records that change with them.
+
+    From a worker it bears `incarnation` and `number` (1, 2, 3, …): the same pair twice is stored once. What the
+    service itself adds has number 0. The columns are those of `mooring.messages.Events`.
+    """
+
+    worker: str = ""
+    incarnation: str = ""
+    number: int = 0
+    connections: bytes = b""
+    kinds: bytes = b""
+    bodies: bytes = b""
+    created: list[ConnectionCreated] = []
+    updates: list[ConnectionUpdate] = []
+
+    @property
+    def size(self) -> int:
+        """Bytes that this holds, roughly: for bounds."""
+        return len(self.bodies) + 9 * len(self.kinds) + 200 * (len(self.created) + len(self.updates)) + 100
+
+
+class Batch:
+    """Committed events `first` … `last` of one worker, in order.
+
+    Attributes:
+        first: Position of the first event in the journal.
+        connections: Per event, the connection's id; 0 for events that belong to none.
+        kinds: Per event, one byte: `mooring.events.Kind`.
+        joined: The bodies, joined by line feeds; `bodies` splits them, once.
+        time_ms: When it was committed, milliseconds since 1970.
+        rendered: What renderers keep here to share between subscribers, by their own key.
+    """
+
+    __slots__ = ("_bodies", "connections", "first", "joined", "kinds", "rendered", "time_ms", "worker")
+
+    def __init__(self, *, first: int, worker: str, connections: bytes, kinds: bytes, bodies: bytes, time_ms: int) -> None:
+        self.first = first
+        self.worker = worker
+        self.connections = array("q", connections)
+        self.kinds = kinds
+        self.joined = bodies
+        self.time_ms = time_ms
+        self._bodies: list[bytes] | None = None
+        self.rendered: dict[object, bytes] = {}
+
+    @property
+    def last(self) -> int:
+        """Position of the last event."""
+        return self.first + len(self.kinds) - 1
+
+    @property
+    def bodies(self) -> list[bytes]:
+        """Per event, its JSON without the id (`mooring.events`)."""
+        if self._bodies is None:
+            self._bodies = self.joined.split(b"\n")
+        return self._bodies
+
+    @property
+    def size(self) -> int:
+        """Bytes that the columns take."""
+        return len(self.joined) + 9 * len(self.kinds) + 100
+
+
+class EventFilter(msgspec.Struct, frozen=True):
+    """Which events a subscriber wants; an empty set means all. Sets are or-ed inside, and-ed together."""
+
+    connections: frozenset[int] = frozenset()
+    workers: frozenset[str] = frozenset()
+    kinds: frozenset[int] = frozenset()
+
+    @property
+    def everything(self) -> bool:
+        """True when no event is left out."""
+        return not (self.connections or self.workers or self.kinds)
+
+    def select(self, batch: Batch, after: int) -> list[int] | None:
+        """Return the indices in `batch` of wanted events past position `after`; None when that is all of them.
+
+        `gap` events belong to streams, not to the journal, so a filter never sees them.
+        """
+        start = max(0, after + 1 - batch.first)
+        if self.workers and batch.worker not in self.workers:
+            return []
+        if not self.connections and not self.kinds:
+            return None if start == 0 else list(range(start, len(batch.kinds)))
+        wanted_connections, wanted_kinds = self.connections, self.kinds
+        connections, kinds = batch.connections, batch.kinds
+        found = [
+            index
+            for index in range(start, len(kinds))
+            if (not wanted_connections or connections[index] in wanted_connections)
+            and (not wanted_kinds or kinds[index] in wanted_kinds)
+        ]
+        return None if len(found) == len(kinds) else found
+
+
+KIND_BY_NAME: dict[str, int] = {kind.name: int(kind) for kind in Kind}

@@ -1,0 +1,179 @@
+"""4D's ``$2`` objects, the kinds of event, and how an event's JSON is put together.
+
+An event's JSON is encoded once, in the worker, without its ``id`` (only the journal knows that): the *body* is
+everything after the id, and whoever shows the event writes ``{"id":"<epoch>-<position>",`` in front of it.
+This module owns that shape. It does no I/O.
+"""
+
+from __future__ import annotations
+
+import base64
+import time
+from enum import IntEnum
+from typing import Any
+
+import msgspec
+
+from mooring.errors import ErrorEntry
+
+
+class Kind(IntEnum):
+    """The kind of an event: its number is used on the link and in the journal, its name in JSON."""
+
+    onOpen = 1
+    onMessage = 2
+    onError = 3
+    onTerminate = 4
+    callbackError = 5
+    workerStarted = 6
+    workerExited = 7
+    gap = 8
+
+
+class OpenEvent(msgspec.Struct, frozen=True):
+    """What ``on_open`` gets."""
+
+    type: str = "open"
+
+
+class MessageEvent(msgspec.Struct, frozen=True):
+    """What ``on_message`` gets: `data` is ``str``, ``bytes`` or any JSON value, by the connection's data type."""
+
+    data: Any
+    type: str = "message"
+
+
+class ErrorEvent(msgspec.Struct, frozen=True):
+    """What ``on_error`` gets: `errors`, outermost first."""
+
+    errors: list[ErrorEntry]
+    type: str = "error"
+
+
+class TerminateEvent(msgspec.Struct, frozen=True, rename="camel"):
+    """What ``on_terminate`` gets.
+
+    `code` is the peer's; 1005 if its close frame had none, 1006 if there was none (RFC 6455 section 7.1.5).
+    `was_clean`: a close frame was sent and received.
+    """
+
+    code: int
+    reason: str
+    was_clean: bool
+    type: str = "terminate"
+
+
+class CallbackErrorEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """An exception inside a callback (4D: ``ON ERR CALL``)."""
+
+    callback: str
+    exception: str
+    message: str
+    traceback: str
+    type: str = "callbackError"
+
+
+class WorkerStartedEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """A worker process is Running."""
+
+    pid: int
+    incarnation: str
+    restarts: int
+    type: str = "workerStarted"
+
+
+class WorkerExitedEvent(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """A worker process has ended; `exit_code` and `signal` are None where nobody could know them."""
+
+    pid: int
+    exit_code: int | None
+    signal: int | None
+    reason: str
+    restarting: bool
+    type: str = "workerExited"
+
+
+class GapEvent(msgspec.Struct, frozen=True, kw_only=True, rename={"from_": "from"}):
+    """Events between the cursor `from_` and `to` are no longer kept; `lost` is how many, None if unknowable."""
+
+    from_: str | None
+    to: str
+    lost: int | None
+    type: str = "gap"
+
+
+_encoder = msgspec.json.Encoder()
+_second: int = 0
+_second_text: str = ""
+
+
+def rfc3339(time_us: int) -> str:
+    """Return `time_us` (microseconds since 1970, UTC) as RFC 3339 with microseconds."""
+    global _second, _second_text
+    second, microsecond = divmod(time_us, 1_000_000)
+    if second != _second:
+        # Written by one thread while another reads: the text is looked up by its own second, never mixed.
+        text = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second))
+        _second_text, _second = text, second
+        return f"{text}{microsecond:06d}Z"
+    text = _second_text
+    return f"{text}{microsecond:06d}Z"
+
+
+def now_us() -> int:
+    """Return the time of day in microseconds since 1970."""
+    return time.time_ns() // 1000
+
+
+def body_prefix(kind: Kind, connection: int, worker: str) -> bytes:
+    """Return the part of a body that is the same for all events of this kind of one connection, up to ``seq``."""
+    return b'"kind":"%b","connection":%d,"worker":%b,"seq":' % (
+        kind.name.encode(),
+        connection,
+        _encoder.encode(worker),
+    )
+
+
+def connection_body(prefix: bytes, seq: int, time_us: int, event: bytes) -> bytes:
+    """Return the body of a connection's event; `event` is the JSON of the ``$2`` object."""
+    return b'%b%d,"time":"%b","event":%b}' % (prefix, seq, rfc3339(time_us).encode(), event)
+
+
+def worker_body(kind: Kind, worker: str, time_us: int, event: msgspec.Struct) -> bytes:
+    """Return the body of a worker's event: it has no ``connection`` and no ``seq``."""
+    return b'"kind":"%b","worker":%b,"time":"%b","event":%b}' % (
+        kind.name.encode(),
+        _encoder.encode(worker),
+        rfc3339(time_us).encode(),
+        _encoder.encode(event),
+    )
+
+
+def gap_body(time_us: int, event: GapEvent) -> bytes:
+    """Return the body of a ``gap``: it belongs to a stream, not to a connection or worker."""
+    return b'"kind":"gap","time":"%b","event":%b}' % (rfc3339(time_us).encode(), _encoder.encode(event))
+
+
+def text_event(text: str) -> bytes:
+    """Return the ``$2`` JSON of a text message."""
+    return b'{"type":"message","data":%b}' % _encoder.encode(text)
+
+
+def blob_event(data: bytes) -> bytes:
+    """Return the ``$2`` JSON of a blob message: base64 text and its ``encoding``."""
+    return b'{"type":"message","data":"%b","encoding":"base64"}' % base64.b64encode(data)
+
+
+def object_event(json: bytes) -> bytes:
+    """Return the ``$2`` JSON of an object message: the JSON as it came, on one line.
+
+    JSON strings cannot hold raw line breaks, so CR and LF stand only between tokens, where a space means the same.
+    """
+    if b"\n" in json or b"\r" in json:
+        json = json.replace(b"\n", b" ").replace(b"\r", b" ")
+    return b'{"type":"message","data":%b}' % json
+
+
+def encode_event(event: msgspec.Struct) -> bytes:
+    """Return the ``$2`` JSON of any other event Struct."""
+    return _encoder.encode(event)

@@ -1,0 +1,368 @@
+"""What worker and service say to each other: tagged Struct unions and their codecs. No I/O.
+
+`Command` goes down (service → worker), `Report` goes up. Each message is one frame on the link (`channel.py`).
+New fields get defaults and go last; no field is ever retyped or reordered: workers hold old code for days.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from mooring.errors import ErrorEntry, Invalid
+from mooring.options import ConnectionRequest
+
+PROTOCOL_VERSION = 1
+OLDEST_PROTOCOL_VERSION = 1  # the oldest that this code still speaks
+
+STATUS_CONNECTING = "Connecting"
+STATUS_CONNECTED = "Connected"
+STATUS_CLOSING = "Closing"
+STATUS_CLOSED = "Closed"
+
+
+class Terminated(msgspec.Struct, frozen=True, rename="camel"):
+    """How a connection ended: the fields of ``onTerminate``."""
+
+    code: int
+    reason: str
+    was_clean: bool
+
+
+class ConnectionCreated(msgspec.Struct, frozen=True, array_like=True):
+    """The part of a connection's record that never changes. Header values are not in it: they are secrets."""
+
+    id: int
+    url: str
+    worker: str
+    handler: str | None
+    data_type: str
+    header_names: list[str]
+    created_at_us: int
+    verify: bool = True
+
+
+class ConnectionUpdate(msgspec.Struct, frozen=True, array_like=True):
+    """The part of a connection's record that changes, whole: the latest one replaces all before it.
+
+    `seq` is that of its last event; `ended` is true once its ``on_terminate`` has returned: no event follows.
+    """
+
+    id: int
+    status: str
+    seq: int = 0
+    messages_in: int = 0
+    messages_out: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    last_message_at_us: int | None = None
+    round_trip_us: int | None = None
+    opened_at_us: int | None = None
+    closed_at_us: int | None = None
+    protocol: str | None = None
+    terminate: Terminated | None = None
+    errors: list[ErrorEntry] = []
+    ended: bool = False
+
+
+# ---------------------------------------------------------------- commands: service → worker
+
+
+class Welcome(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """The answer to `Hello`: `stored` is the number of the last `Events` that the journal holds."""
+
+    stored: int
+    first_id: int
+    id_count: int
+    service_pid: int = 0
+
+
+class Refused(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """The other answer to `Hello`; `drain`: close the connections and end, instead of trying again."""
+
+    reason: str
+    drain: bool = False
+
+
+class Stored(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """The journal holds all `Events` up to `number`: the outbox may forget them."""
+
+    number: int
+
+
+class GrantIds(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """A further block of connection ids, for connections that code in the worker opens."""
+
+    first_id: int
+    id_count: int
+
+
+class Open(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Dial. `handler` is the ``module:attribute`` behind the public name in `connection_request`."""
+
+    request: int
+    connection: int
+    connection_request: ConnectionRequest
+    handler: str | None = None
+    created_at_us: int = 0
+
+
+class Send(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Write messages, in order: text frames, or binary ones. `key` makes a repeat harmless (Idempotency-Key)."""
+
+    request: int
+    connection: int
+    binary: bool
+    payloads: list[bytes]
+    key: str | None = None
+
+
+class Terminate(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Close a connection; `code` None means 1000."""
+
+    request: int
+    connection: int
+    code: int | None = None
+    reason: str | None = None
+
+
+class Call(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Run ``module:attribute`` in the context. `name` is what logs and records show."""
+
+    request: int
+    name: str
+    reference: str
+    params: dict[str, Any] | list[Any]
+    key: str | None = None
+
+
+class Stop(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """End: finish the running item, discard what is pending, close connections with 1001, then exit."""
+
+    reason: str
+    grace_s: float
+
+
+class Probe(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Is the I/O loop alive? It answers with `Stats`."""
+
+    probe: int
+
+
+Command = Welcome | Refused | Stored | GrantIds | Open | Send | Terminate | Call | Stop | Probe
+
+
+# ---------------------------------------------------------------- reports: worker → service
+
+
+class HeldConnection(msgspec.Struct, frozen=True, array_like=True):
+    """A connection that the worker holds, in `Hello`."""
+
+    created: ConnectionCreated
+    update: ConnectionUpdate
+
+
+class Hello(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """The first frame of a worker, on every dial."""
+
+    oldest_version: int
+    version: int
+    build: str
+    worker: str
+    incarnation: str
+    secret: str
+    pid: int
+    started_at_ticks: int
+    boot_id: str
+    first_unstored: int
+    connections: list[HeldConnection] = []
+    restarts: int = 0
+
+
+class Events(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """A numbered batch: events as columns, and the records that changed with them.
+
+    `connections`: one signed 64-bit little-endian id per event. `kinds`: one byte per event. `bodies`: the events'
+    bodies (`events.py`) joined by a line feed, which no body contains. Any of them may be empty.
+    """
+
+    number: int
+    connections: bytes
+    kinds: bytes
+    bodies: bytes
+    created: list[ConnectionCreated] = []
+    updates: list[ConnectionUpdate] = []
+
+
+class Opened(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """An `Open` has ended well; show it once `after` is stored."""
+
+    request: int
+    after: int
+
+
+class OpenFailed(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """A dial has failed; `timed_out` when the handshake took too long, `terminated` when it was told to stop."""
+
+    request: int
+    after: int
+    errors: list[ErrorEntry]
+    timed_out: bool = False
+    terminated: bool = False
+    policy: bool = False
+
+
+class OpenInvalid(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Nothing was dialled: the handler, or what it asks for, is not usable."""
+
+    request: int
+    errors: list[Invalid]
+
+
+class Sent(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Messages were written to the socket; the totals are those of the connection's record."""
+
+    request: int
+    sent: int
+    bytes: int
+    messages_out: int
+    bytes_out: int
+
+
+class SendFailed(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Not all was written: `status` is the connection's, or ``""`` when the worker does not hold it.
+
+    `stalled`: the peer did not read for ``sendTimeout``.
+    """
+
+    request: int
+    sent: int
+    status: str
+    stalled: bool = False
+
+
+class TerminateDone(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """The connection is Closed; show it once `after` is stored."""
+
+    request: int
+    after: int
+
+
+class Called(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """A call has run; `result` is JSON."""
+
+    request: int
+    result: bytes
+
+
+class CallFailed(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """A call raised, or could not begin (`invalid`: the function cannot be imported or takes other parameters)."""
+
+    request: int
+    exception: str
+    message: str
+    traceback: str
+    invalid: bool = False
+    discarded: bool = False
+
+
+class Stats(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """How the worker does; sent every second while anything changed, and in answer to `Probe`.
+
+    `updates` are of connections whose figures changed without an event (sends, round trips).
+    """
+
+    probe: int = 0
+    mailbox: int = 0
+    mailbox_bytes: int = 0
+    running: str | None = None
+    running_s: float = 0.0
+    cpu_s: float = 0.0
+    rss_bytes: int = 0
+    outbox: int = 0
+    outbox_bytes: int = 0
+    inbound_paused: int = 0
+    metrics: bytes = b""
+    updates: list[ConnectionUpdate] = []
+    discarded: int = 0
+
+
+class AskCall(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Code in this worker wants a call to run in another one (``call_worker``)."""
+
+    worker: str
+    name: str
+    params: dict[str, Any] | list[Any]
+
+
+class AskKill(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Code in this worker wants a worker killed (``kill_worker``)."""
+
+    worker: str
+
+
+class AskIds(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """The block of connection ids runs low."""
+
+
+class Goodbye(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """The worker ends as told: what it discarded, how many connections it closed."""
+
+    discarded: int
+    closed: int
+
+
+Report = (
+    Hello
+    | Events
+    | Opened
+    | OpenFailed
+    | OpenInvalid
+    | Sent
+    | SendFailed
+    | TerminateDone
+    | Called
+    | CallFailed
+    | Stats
+    | AskCall
+    | AskKill
+    | AskIds
+    | Goodbye
+)
+
+
+class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker process is started with; it reads this JSON from its standard input, which is then closed.
+
+    The secret travels this way because arguments and environment can be read in ``/proc``.
+    """
+
+    worker: str
+    incarnation: str
+    secret: str
+    socket_path: str
+    log_file: str
+    exit_record: str
+    app_dirs: list[str] = []
+    functions: dict[str, str] = {}
+    handlers: dict[str, str] = {}
+    restarts: int = 0
+    orphan_time_s: float = 300.0
+    mailbox_items: int = 10_000
+    mailbox_bytes: int = 64 * 1024 * 1024
+    inbound_messages: int = 1_000
+    inbound_bytes: int = 4 * 1024 * 1024
+    outbound_bytes: int = 4 * 1024 * 1024
+    outbox_bytes: int = 64 * 1024 * 1024
+    max_connections: int = 10_000
+    egress_allow: list[str] = []
+    egress_deny: list[str] = []
+    allow_insecure_tls: bool = False
+    log_max_bytes: int = 10 * 1024 * 1024
+    log_files: int = 3
+
+
+command_decoder = msgspec.msgpack.Decoder(Command)
+report_decoder = msgspec.msgpack.Decoder(Report)
+encoder = msgspec.msgpack.Encoder()
