@@ -180,8 +180,28 @@ class Hello(msgspec.Struct, frozen=True, tag=True, array_like=True):
     restarts: int = 0
 
 
+class Resent(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Everything that was not stored has been sent again: what `Hello` did not list, the worker does not have."""
+
+    number: int
+
+
+class AskCall(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Code in this worker wants a call to run in another one (``call_worker``)."""
+
+    worker: str
+    name: str
+    params: dict[str, Any] | list[Any]
+
+
+class AskKill(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Code in this worker wants a worker killed (``kill_worker``)."""
+
+    worker: str
+
+
 class Events(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """A numbered batch: events as columns, and the records that changed with them.
+    """A numbered batch: events as columns, the records that changed with them, and what code in the worker asks for.
 
     `connections`: one signed 64-bit little-endian id per event. `kinds`: one byte per event. `bodies`: the events'
     bodies (`events.py`) joined by a line feed, which no body contains. Any of them may be empty.
@@ -193,6 +213,7 @@ class Events(msgspec.Struct, frozen=True, tag=True, array_like=True):
     bodies: bytes
     created: list[ConnectionCreated] = []
     updates: list[ConnectionUpdate] = []
+    asks: list[AskCall | AskKill] = []
 
 
 class Opened(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -214,10 +235,11 @@ class OpenFailed(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class OpenInvalid(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """Nothing was dialled: the handler, or what it asks for, is not usable."""
+    """Nothing was dialled: the handler, or what it asks for, is not usable; or the limit of connections is reached."""
 
     request: int
     errors: list[Invalid]
+    limit: int = 0
 
 
 class Sent(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -288,20 +310,6 @@ class Stats(msgspec.Struct, frozen=True, tag=True, array_like=True):
     discarded: int = 0
 
 
-class AskCall(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """Code in this worker wants a call to run in another one (``call_worker``)."""
-
-    worker: str
-    name: str
-    params: dict[str, Any] | list[Any]
-
-
-class AskKill(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """Code in this worker wants a worker killed (``kill_worker``)."""
-
-    worker: str
-
-
 class AskIds(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """The block of connection ids runs low."""
 
@@ -315,6 +323,7 @@ class Goodbye(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 Report = (
     Hello
+    | Resent
     | Events
     | Opened
     | OpenFailed
@@ -325,8 +334,6 @@ Report = (
     | Called
     | CallFailed
     | Stats
-    | AskCall
-    | AskKill
     | AskIds
     | Goodbye
 )

@@ -1,0 +1,52 @@
+"""``python -m mooring``: a worker process, started by the service. Settings come on standard input.
+
+Exit codes: 0 ended as told; 3 the settings cannot be read; 4 anything else that mooring itself did wrong.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+import msgspec
+import uvloop
+
+from mooring.messages import WorkerSettings
+from mooring.worker import Worker, set_up_process
+
+EXIT_OK = 0
+EXIT_SETTINGS = 3
+EXIT_INTERNAL = 4
+
+
+def main() -> int:
+    """Run one worker; return the exit code."""
+    try:
+        settings = msgspec.json.decode(sys.stdin.buffer.read(), type=WorkerSettings)
+    except msgspec.MsgspecError as exc:
+        print(f"mooring: this command is started by the service; bad settings: {exc}", file=sys.stderr)
+        return EXIT_SETTINGS
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    set_up_process(settings)
+
+    async def run() -> None:
+        await Worker(settings).run()
+
+    try:
+        uvloop.run(run())
+    # The top of the process: whatever mooring itself got wrong is logged, and the exit code says so.
+    except Exception:
+        logging.getLogger("mooring.worker").exception("the worker has failed")
+        return EXIT_INTERNAL
+    return EXIT_OK
+
+
+if __name__ == "__main__":
+    code = main()
+    logging.shutdown()
+    sys.stdout.flush()
+    # Threads of user code must not keep a worker alive that was told to end.
+    os._exit(code)

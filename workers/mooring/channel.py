@@ -1,0 +1,189 @@
+"""Length-prefixed frames over a Unix stream, batched; the same code at both ends of the link.
+
+A frame is four bytes of length (big-endian) and one msgpack message. What is sent during one pass of the event loop
+leaves in one write; what arrives in one read is handed over in one call. Both directions are bounded: a frame by
+`MAX_FRAME_BYTES`, the write buffer by the transport's marks (`congested`), reading by `pause_reading`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar, cast
+
+import msgspec
+
+from mooring.errors import LinkError
+
+MAX_FRAME_BYTES = 256 * 1024 * 1024  # a message at its ceiling (32 MiB), escaped as JSON at its worst (6 ×), and room
+WRITE_HIGH_BYTES = 4 * 1024 * 1024
+
+Message = TypeVar("Message")
+_length = struct.Struct(">I")
+
+
+def frame(message: object, encoder: msgspec.msgpack.Encoder = msgspec.msgpack.Encoder()) -> bytes:
+    """Return `message` as one frame."""
+    body = encoder.encode(message)
+    return _length.pack(len(body)) + body
+
+
+class FrameSplitter:
+    """Cuts a byte stream into the payloads of its frames. Pure."""
+
+    def __init__(self, max_frame_bytes: int = MAX_FRAME_BYTES) -> None:
+        self._max = max_frame_bytes
+        self._chunks: list[bytes] = []
+        self._held = 0
+        self._need = 4
+
+    def feed(self, data: bytes) -> list[memoryview]:
+        """Take bytes; return the complete payloads, in order. They are views into memory that nobody changes.
+
+        Raises:
+            LinkError: If a frame is longer than the bound.
+        """
+        if self._held:
+            self._chunks.append(data)
+            self._held += len(data)
+            if self._held < self._need:
+                return []
+            data = b"".join(self._chunks)
+            self._chunks.clear()
+            self._held = 0
+        view = memoryview(data)
+        found: list[memoryview] = []
+        pos = 0
+        end = len(data)
+        while end - pos >= 4:
+            (length,) = _length.unpack_from(data, pos)
+            if length > self._max:
+                raise LinkError(f"a frame of {length} bytes on the link; at most {self._max} are allowed")
+            if end - pos - 4 < length:
+                self._need = length + 4
+                break
+            found.append(view[pos + 4 : pos + 4 + length])
+            pos += 4 + length
+        else:
+            self._need = 4
+        if pos < end:
+            self._chunks.append(data[pos:] if pos else data)
+            self._held = end - pos
+        return found
+
+
+class Channel(asyncio.Protocol, Generic[Message]):
+    """One end of the link.
+
+    Args:
+        decoder: Of the union that the other end sends.
+        on_messages: Called with the messages of each read, in order.
+        on_lost: Called once, with the reason (None: a clean end of stream).
+        on_drained: Called when a congested channel can be written to again.
+    """
+
+    def __init__(
+        self,
+        decoder: msgspec.msgpack.Decoder[Message],
+        on_messages: Callable[[Channel[Message], list[Message]], None],
+        on_lost: Callable[[Channel[Message], Exception | None], None],
+        on_drained: Callable[[], None] | None = None,
+    ) -> None:
+        self._decoder = decoder
+        self._on_messages = on_messages
+        self._on_lost = on_lost
+        self._on_drained = on_drained
+        self._splitter = FrameSplitter()
+        self._pending: list[bytes] = []
+        self._encoder = msgspec.msgpack.Encoder()
+        self._transport: asyncio.Transport | None = None
+        self._failure: Exception | None = None
+        self._reading_paused = False
+        self._loop = asyncio.get_running_loop()
+        self.congested = False
+
+    @property
+    def open(self) -> bool:
+        """True while frames can be written."""
+        return self._transport is not None and not self._transport.is_closing()
+
+    def send(self, message: object) -> None:
+        """Queue one message; it leaves with the others of this pass of the loop. After the end: nothing happens."""
+        self.send_frame(frame(message, self._encoder))
+
+    def send_frame(self, data: bytes) -> None:
+        """Queue one frame that is already encoded."""
+        if not self.open:
+            return
+        if not self._pending:
+            self._loop.call_soon(self.flush)
+        self._pending.append(data)
+
+    def flush(self) -> None:
+        """Write what is queued, in one write."""
+        pending = self._pending
+        if pending and self._transport is not None and not self._transport.is_closing():
+            self._pending = []
+            self._transport.write(pending[0] if len(pending) == 1 else b"".join(pending))
+
+    def pause_reading(self) -> None:
+        """Read nothing for now: the other end feels it. Idempotent."""
+        if self._transport is not None and not self._reading_paused and not self._transport.is_closing():
+            self._reading_paused = True
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Read again. Idempotent."""
+        if self._transport is not None and self._reading_paused and not self._transport.is_closing():
+            self._reading_paused = False
+            self._transport.resume_reading()
+
+    def close(self) -> None:
+        """Write what is queued, then end the stream."""
+        self.flush()
+        if self._transport is not None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """End the stream at once."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def peer_socket(self) -> Any:
+        """Return the socket, for its peer's credentials; None before the stream is made."""
+        return None if self._transport is None else self._transport.get_extra_info("socket")
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the stream."""
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's are no subclass of asyncio's
+        self._transport.set_write_buffer_limits(high=WRITE_HIGH_BYTES)
+
+    def data_received(self, data: bytes) -> None:
+        """Decode the frames of one read and hand them over."""
+        try:
+            messages = [self._decoder.decode(payload) for payload in self._splitter.feed(data)]
+        except (LinkError, msgspec.MsgspecError) as exc:
+            self._failure = LinkError(f"the link cannot be understood: {exc}")
+            self.abort()
+            return
+        if messages:
+            self._on_messages(self, messages)
+
+    def pause_writing(self) -> None:
+        """The other end reads too slowly."""
+        self.congested = True
+
+    def resume_writing(self) -> None:
+        """The other end has caught up."""
+        self.congested = False
+        if self._on_drained is not None:
+            self._on_drained()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Report the end, once."""
+        self._transport = None
+        self._pending.clear()
+        self._on_lost(self, self._failure or exc)

@@ -1,0 +1,69 @@
+"""The states of a connection, as a table. Pure: no clock, no I/O, no log.
+
+CONNECTING ──HANDSHAKE_DONE──▶ CONNECTED ──CLOSE_BEGUN──▶ CLOSING ──ENDED──▶ CLOSED
+     └───────────ENDED──────────────┴──────────────────────────ENDED──────────▶
+
+CLOSED accepts nothing. What ended a connection is not a state: it is kept beside it (`Terminated`).
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from mooring.messages import STATUS_CLOSED, STATUS_CLOSING, STATUS_CONNECTED, STATUS_CONNECTING
+
+
+class ConnectionState(Enum):
+    """The value is the public spelling (contract, section 2)."""
+
+    CONNECTING = STATUS_CONNECTING
+    CONNECTED = STATUS_CONNECTED
+    CLOSING = STATUS_CLOSING
+    CLOSED = STATUS_CLOSED
+
+
+class ConnectionEvent(Enum):
+    """What moves a connection."""
+
+    HANDSHAKE_DONE = "the server has answered 101 and the checks hold"
+    CLOSE_BEGUN = "a close frame was sent or received, or the connection is failing"
+    ENDED = "nothing more will come: the end is decided"
+
+
+class IllegalTransition(Exception):
+    """An event that the state does not accept; nothing was changed."""
+
+    def __init__(self, state: ConnectionState, event: ConnectionEvent) -> None:
+        self.state = state
+        self.event = event
+
+    def __str__(self) -> str:
+        return f"{self.state.name} does not accept {self.event.name}"
+
+
+TRANSITIONS: dict[ConnectionState, dict[ConnectionEvent, ConnectionState]] = {
+    ConnectionState.CONNECTING: {
+        ConnectionEvent.HANDSHAKE_DONE: ConnectionState.CONNECTED,
+        ConnectionEvent.ENDED: ConnectionState.CLOSED,
+    },
+    ConnectionState.CONNECTED: {
+        ConnectionEvent.CLOSE_BEGUN: ConnectionState.CLOSING,
+        ConnectionEvent.ENDED: ConnectionState.CLOSED,
+    },
+    ConnectionState.CLOSING: {
+        ConnectionEvent.ENDED: ConnectionState.CLOSED,
+    },
+    ConnectionState.CLOSED: {},
+}
+
+
+def step(state: ConnectionState, event: ConnectionEvent) -> ConnectionState:
+    """Return the state after `event`.
+
+    Raises:
+        IllegalTransition: If `state` does not accept `event`.
+    """
+    try:
+        return TRANSITIONS[state][event]
+    except KeyError:
+        raise IllegalTransition(state, event) from None

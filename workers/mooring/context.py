@@ -1,0 +1,368 @@
+"""The context: the mailbox of a worker, and the one thread in which callbacks and calls run, one at a time.
+
+The thread has an asyncio loop of its own, so that ``async def`` callbacks are awaited to their end before the next
+item begins. Nothing here touches a socket. An exception of user code is caught in this module and nowhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import uvloop
+
+from mooring import handlers
+from mooring.errors import HandlerError
+from mooring.events import (
+    CallbackErrorEvent,
+    ErrorEvent,
+    Kind,
+    MessageEvent,
+    OpenEvent,
+    TerminateEvent,
+    encode_event,
+    now_us,
+    worker_body,
+)
+from mooring.messages import Call, Called, CallFailed
+
+if TYPE_CHECKING:
+    from mooring.connection import Connection
+    from mooring.runtime import Runtime
+
+CALLBACKS: dict[Kind, str] = {
+    Kind.onOpen: "on_open",
+    Kind.onMessage: "on_message",
+    Kind.onError: "on_error",
+    Kind.onTerminate: "on_terminate",
+}
+CALL_COST_BYTES = 1024  # what a call counts for in the mailbox's bound, besides nothing: its params were bounded before
+SLICE_ITEMS = 200  # after so many items the loop's other tasks (those that user code started) get their turn
+
+
+class _Messages(msgspec.Struct, frozen=True):
+    """The messages of one read: ``(data, payload)`` each."""
+
+    connection: Any
+    items: list[tuple[Any, bytes]]
+
+
+class _Lifecycle(msgspec.Struct, frozen=True):
+    """An ``onOpen``, ``onError`` or ``onTerminate``."""
+
+    connection: Any
+    kind: Kind
+    event: OpenEvent | ErrorEvent | TerminateEvent
+
+
+class _Task(msgspec.Struct, frozen=True):
+    """Work of mooring itself that must run where user code runs (making a handler)."""
+
+    name: str
+    run: Callable[[], None]
+
+
+_Entry = _Messages | _Lifecycle | _Task | Call
+
+
+class Context:
+    """The mailbox and its thread.
+
+    Attributes:
+        running: Name and begin (monotonic seconds) of the item under way, or None.
+        callback_errors: How many items have raised.
+    """
+
+    def __init__(self, runtime: Runtime, max_items: int, max_bytes: int) -> None:
+        self._runtime = runtime
+        self._max_items = max_items
+        self._max_bytes = max_bytes
+        self._mailbox: deque[_Entry] = deque()
+        # What was put in is counted by the I/O loop, what was taken by the context: two writers never share a counter.
+        self._put = self._taken = 0
+        self._put_bytes = self._taken_bytes = 0
+        self._idle = False
+        self._discarding = False
+        self._finish = False
+        self.discarded = 0
+        self._thread = threading.Thread(target=self._main, name="mooring-context", daemon=True)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._wake: asyncio.Event | None = None
+        self._ready = threading.Event()
+        self.running: tuple[str, float] | None = None
+        self.callback_errors = 0
+        self.observe: Callable[[str, float], None] | None = None
+        self._answers: dict[str, Called | CallFailed] = {}
+
+    @property
+    def length(self) -> int:
+        """Items waiting."""
+        return self._put - self._taken
+
+    @property
+    def length_bytes(self) -> int:
+        """Payload bytes waiting."""
+        return self._put_bytes - self._taken_bytes
+
+    @property
+    def full(self) -> bool:
+        """True when the sockets that feed the mailbox must wait."""
+        return self.length >= self._max_items or self.length_bytes >= self._max_bytes
+
+    def is_current_thread(self) -> bool:
+        """Say whether the caller runs in the context."""
+        return threading.current_thread() is self._thread
+
+    # ------------------------------------------------------------ putting in (I/O loop)
+
+    def post(self, connection: Connection, kind: Kind, event: Any) -> None:
+        """Queue the callback of an ``onOpen``, ``onError`` or ``onTerminate``."""
+        self._put += 1
+        self._append(_Lifecycle(connection, kind, event))
+
+    def post_messages(self, connection: Connection, items: list[tuple[Any, bytes]], size: int) -> None:
+        """Queue the callbacks of the messages of one read."""
+        connection.posted += len(items)
+        connection.posted_bytes += size
+        self._put += len(items)
+        self._put_bytes += size
+        self._append(_Messages(connection, items))
+
+    def post_call(self, call: Call) -> None:
+        """Queue a call."""
+        self._put += 1
+        self._put_bytes += CALL_COST_BYTES
+        self._append(call)
+
+    def post_task(self, name: str, run: Callable[[], None]) -> None:
+        """Queue work of mooring itself that runs user code; `run` must not raise."""
+        self._put += 1
+        self._append(_Task(name, run))
+
+    def _append(self, entry: _Entry) -> None:
+        self._mailbox.append(entry)
+        if self._idle:
+            self._idle = False
+            self._wake_up()
+
+    def _wake_up(self) -> None:
+        if self._loop is not None and self._wake is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._wake.set)
+
+    # ------------------------------------------------------------ life
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+        self._ready.wait()
+
+    def discard(self) -> None:
+        """From now on messages and calls are discarded (and counted); what remains are the ends of connections."""
+        self._discarding = True
+
+    def finish(self) -> None:
+        """End the thread once the mailbox is empty. `join` waits for it."""
+        self._finish = True
+        self._wake_up()
+
+    @property
+    def alive(self) -> bool:
+        """True until the thread has ended."""
+        return self._thread.is_alive()
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait for the thread; say whether it has ended."""
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    # ------------------------------------------------------------ the thread
+
+    def _main(self) -> None:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(self._run())
+
+    async def _run(self) -> None:
+        # Ends when `finish` was called and the mailbox is empty; nothing cancels it.
+        self._loop = asyncio.get_running_loop()
+        self._wake = asyncio.Event()
+        self._ready.set()
+        mailbox = self._mailbox
+        while True:
+            while mailbox:
+                entry = mailbox.popleft()
+                await self._take(entry)
+                if self._runtime.paused:
+                    self._runtime.post(self._runtime.resume_paused)
+                await asyncio.sleep(0)
+            if self._finish:
+                return
+            self._idle = True
+            if mailbox:  # posted between the loop and the flag
+                self._idle = False
+                continue
+            await self._wake.wait()
+            self._wake.clear()
+            self._idle = False
+
+    async def _take(self, entry: _Entry) -> None:
+        match entry:
+            case _Messages():
+                await self._take_messages(entry)
+            case _Lifecycle():
+                self._taken += 1
+                await self._take_lifecycle(entry)
+            case Call():
+                self._taken += 1
+                self._taken_bytes += CALL_COST_BYTES
+                if self._discarding:
+                    self.discarded += 1
+                    self._answer(CallFailed(entry.request, "", "the worker is being killed", "", discarded=True))
+                else:
+                    await self._take_call(entry)
+            case _Task():
+                self._taken += 1
+                self._begin(entry.name)
+                entry.run()
+                self.running = None
+
+    async def _take_messages(self, entry: _Messages) -> None:
+        connection = entry.connection
+        callback = getattr(connection.handler, "on_message", None)
+        name = f"{connection.created.handler or type(connection.handler).__name__}.on_message"
+        outbox, wake = self._runtime.outbox, self._runtime.wake
+        message_bytes = self._runtime.message_bytes
+        for count, (data, payload) in enumerate(entry.items, 1):
+            self._taken += 1
+            self._taken_bytes += len(payload)
+            connection.taken += 1
+            connection.taken_bytes += len(payload)
+            if self._discarding:
+                self.discarded += 1
+                continue
+            if outbox.full:
+                await self._wait_for_room()
+            connection.seq += 1
+            outbox.add(connection, b"\x02", message_bytes(connection, data, payload), connection.seq)
+            wake()
+            if callback is not None:
+                self._begin(name)
+                try:
+                    result = callback(connection.websocket, MessageEvent(data))
+                    if result is not None and inspect.isawaitable(result):
+                        await result
+                # The law of callbacks, 5: whatever it raises (SystemExit, KeyboardInterrupt too) is an event.
+                except BaseException as exc:
+                    self._report(connection, "on_message", exc)
+                self._end(name)
+            if not count % SLICE_ITEMS:
+                await asyncio.sleep(0)
+
+    async def _take_lifecycle(self, entry: _Lifecycle) -> None:
+        connection = entry.connection
+        if self._runtime.outbox.full:
+            await self._wait_for_room()
+        connection.record(entry.kind, encode_event(entry.event))
+        attribute = CALLBACKS[entry.kind]
+        callback = getattr(connection.handler, attribute, None)
+        if callback is not None:
+            name = f"{connection.created.handler or type(connection.handler).__name__}.{attribute}"
+            self._begin(name)
+            try:
+                result = callback(connection.websocket, entry.event)
+                if result is not None and inspect.isawaitable(result):
+                    await result
+            # As above.
+            except BaseException as exc:
+                self._report(connection, attribute, exc)
+            self._end(name)
+        if entry.kind is Kind.onTerminate:
+            self._runtime.outbox.add(connection, b"", b"", connection.seq, ended=True)
+            self._runtime.wake()
+
+    async def _take_call(self, call: Call) -> None:
+        if call.key is not None and call.key in self._answers:
+            # Asked again after a crash of the service: the function has run, and runs once.
+            self._answer(msgspec.structs.replace(self._answers[call.key], request=call.request))
+            return
+        self._begin(call.name)
+        answer: Called | CallFailed
+        try:
+            function = handlers.load(call.reference)
+            params = call.params
+            result = function(**params) if isinstance(params, dict) else function(*params)
+            if inspect.isawaitable(result):
+                result = await result
+            answer = Called(call.request, msgspec.json.encode(result))
+        except HandlerError as exc:
+            answer = CallFailed(call.request, "HandlerError", str(exc), "", invalid=True)
+        # As above: the caller is told, or an event says so.
+        except BaseException as exc:
+            self.callback_errors += 1
+            answer = CallFailed(
+                call.request, type(exc).__qualname__, handlers.printable(str(exc)), handlers.format_traceback(exc)
+            )
+        self._end(call.name)
+        if call.key is not None:
+            self._remember(call.key, answer)
+        if call.request:
+            self._answer(answer)
+        elif isinstance(answer, CallFailed):
+            self._record_error(
+                None,
+                CallbackErrorEvent(
+                    callback=call.name,
+                    exception=answer.exception,
+                    message=answer.message,
+                    traceback=answer.traceback,
+                ),
+            )
+
+    def _remember(self, key: str, answer: Called | CallFailed) -> None:
+        self._answers[key] = answer
+        while len(self._answers) > 1_000:
+            del self._answers[next(iter(self._answers))]
+
+    async def _wait_for_room(self) -> None:
+        # The outbox is emptied by the journal's acknowledgements: a stalled disk stalls callbacks, and loses nothing.
+        while self._runtime.outbox.full and not self._finish:
+            await asyncio.sleep(0.005)
+
+    def _begin(self, name: str) -> None:
+        self.running = (name, time.monotonic())
+
+    def _end(self, name: str) -> None:
+        running, self.running = self.running, None
+        if self.observe is not None and running is not None:
+            self.observe(name, time.monotonic() - running[1])
+
+    def _answer(self, answer: Called | CallFailed) -> None:
+        if answer.request:
+            self._runtime.post(self._runtime.answer, answer)
+
+    def _report(self, connection: Connection, callback: str, exc: BaseException) -> None:
+        self.callback_errors += 1
+        self._record_error(
+            connection,
+            CallbackErrorEvent(
+                callback=callback,
+                exception=type(exc).__qualname__,
+                message=handlers.printable(str(exc)),
+                traceback=handlers.format_traceback(exc),
+            ),
+        )
+
+    def _record_error(self, connection: Connection | None, event: CallbackErrorEvent) -> None:
+        if connection is not None:
+            connection.record(Kind.callbackError, encode_event(event))
+            return
+        body = worker_body(Kind.callbackError, self._runtime.worker, now_us(), event)
+        self._runtime.outbox.add(self._runtime.nobody, bytes((Kind.callbackError,)), body, 0)
+        self._runtime.wake()
+
+

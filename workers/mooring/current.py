@@ -1,0 +1,74 @@
+"""The runtime of this process: what `WebSocket.new`, `call_worker` and `kill_worker` act on.
+
+Set once by the worker process (or for the length of a test, by the test kit), read by user code's calls.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from mooring.errors import Invalid, InvalidRequest
+from mooring.messages import AskCall, AskKill
+from mooring.options import check_worker_name
+
+if TYPE_CHECKING:
+    from mooring.runtime import Runtime
+
+_runtime: Runtime | None = None
+
+
+def set_runtime(runtime: Runtime | None) -> None:
+    """Make `runtime` the one of this process, or none."""
+    global _runtime
+    _runtime = runtime
+
+
+def runtime() -> Runtime:
+    """Return the runtime of this process.
+
+    Raises:
+        RuntimeError: If this is not a worker.
+    """
+    if _runtime is None:
+        raise RuntimeError("not inside a mooring worker (in tests, use mooring.testing)")
+    return _runtime
+
+
+def call_worker(name: str, function: str, *params: Any) -> None:
+    """Have `function` run in the context of worker `name` (4D: ``CALL WORKER``). It returns at once; calls queue in order.
+
+    Args:
+        name: The worker; it is created by first use. Calling one's own worker queues behind the running item.
+        function: A public name of ``[functions]``.
+        params: JSON values and bytes; they are copied.
+
+    Raises:
+        InvalidRequest: If the name is not a worker's name.
+        TypeError: If a parameter cannot be copied.
+        RuntimeError: If the caller is not inside a worker.
+    """
+    current = runtime()
+    wrong = check_worker_name(name, "name")
+    if not isinstance(function, str):
+        wrong.append(Invalid("function", "must be a public name of [functions]"))
+    if wrong:
+        raise InvalidRequest(wrong)
+    # Copied here, in the caller's thread: a later change of a list must not reach the other worker.
+    copied = msgspec.msgpack.decode(msgspec.msgpack.encode(params), type=list[Any])
+    current.ask(AskCall(name, function, copied))
+
+
+def kill_worker(name: str | None = None) -> None:
+    """Kill a worker (4D: ``KILL WORKER``): without a name the calling one, after the running item. Unknown names are ignored.
+
+    Raises:
+        RuntimeError: If the caller is not inside a worker.
+    """
+    current = runtime()
+    if name is not None:
+        wrong = check_worker_name(name, "name")
+        if wrong:
+            raise InvalidRequest(wrong)
+    current.ask(AskKill(current.worker if name is None else name))

@@ -1,0 +1,76 @@
+"""From ``module:attribute`` to user code, with the real reason when it cannot be had."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import traceback
+from typing import Any
+
+from mooring.errors import HandlerError
+
+_REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*\Z")
+
+
+def check_reference(reference: str) -> bool:
+    """Say whether `reference` has the form ``module:attribute``."""
+    return _REFERENCE.match(reference) is not None
+
+
+def load(reference: str) -> Any:
+    """Import the module and return the attribute (dots reach into classes).
+
+    Raises:
+        HandlerError: If the module cannot be imported or has no such attribute; it says why.
+    """
+    if not check_reference(reference):
+        raise HandlerError(reference, "is not of the form module:attribute")
+    module_name, _, path = reference.partition(":")
+    try:
+        found: Any = importlib.import_module(module_name)
+    # User code runs at import: whatever it raises (SystemExit too) is its error, not the end of this process.
+    except BaseException as exc:
+        raise HandlerError(reference, f"cannot import {module_name!r}: {describe(exc)}") from exc
+    for name in path.split("."):
+        try:
+            found = getattr(found, name)
+        except AttributeError:
+            raise HandlerError(reference, f"{module_name!r} has no {path!r}") from None
+    if not callable(found):
+        raise HandlerError(reference, f"{path!r} is not callable")
+    return found
+
+
+def construct(reference: str, params: dict[str, Any] | list[Any]) -> Any:
+    """Return the handler that ``module:attribute`` makes of `params` (keywords, or by position).
+
+    Raises:
+        HandlerError: If it cannot be loaded, or its constructor raises.
+    """
+    factory = load(reference)
+    try:
+        return factory(**params) if isinstance(params, dict) else factory(*params)
+    # As above: a constructor may raise anything.
+    except BaseException as exc:
+        raise HandlerError(reference, f"cannot be constructed: {describe(exc)}") from exc
+
+
+def describe(exc: BaseException) -> str:
+    """Return type and message of `exc` on one line, fit for JSON."""
+    message = printable(str(exc))
+    name = type(exc).__qualname__
+    return f"{name}: {message}" if message else name
+
+
+def printable(text: str, limit: int = 16_384) -> str:
+    """Return `text` without lone surrogates, and cut to `limit` characters."""
+    clean = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return clean if len(clean) <= limit else clean[:limit] + " …"
+
+
+def format_traceback(exc: BaseException) -> str:
+    """Return the traceback of `exc` as text, without the frames of mooring itself at its top."""
+    tb = exc.__traceback__
+    while tb is not None and tb.tb_next is not None and tb.tb_frame.f_globals.get("__name__", "").startswith("mooring."):
+        tb = tb.tb_next
+    return printable("".join(traceback.format_exception(type(exc), exc, tb)))

@@ -1,0 +1,46 @@
+"""Who a process is: boot id, pid and start time. A pid alone is reused; the three together are not.
+
+Linux only: this is the one place that reads ``/proc`` for identity. Elsewhere it raises with a clear sentence.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+from pathlib import Path
+
+_PROC = Path("/proc")
+
+
+def boot_id() -> str:
+    """Return the kernel's id of this boot."""
+    try:
+        return (_PROC / "sys/kernel/random/boot_id").read_text().strip()
+    except OSError as exc:
+        raise OSError("mooring needs Linux's /proc to tell processes apart") from exc
+
+
+def started_at_ticks(pid: int) -> int:
+    """Return the start time of `pid` in clock ticks since boot.
+
+    Raises:
+        ProcessLookupError: If there is no such process.
+    """
+    try:
+        stat = (_PROC / str(pid) / "stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        raise ProcessLookupError(pid) from None
+    # The name, in parentheses, may hold anything: the fields begin after its last one.
+    return int(stat.rpartition(")")[2].split()[19])
+
+
+def rss_bytes() -> int:
+    """Return this process's resident memory."""
+    pages = int((_PROC / "self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def cpu_s() -> float:
+    """Return this process's CPU seconds, user and system."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime

@@ -1,0 +1,265 @@
+"""The worker's end of the link: dials the service, says who it is, dials again when the service is gone.
+
+While there is no service the worker goes on: events wait in the outbox. After the orphan time without one it ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable
+from typing import Protocol, assert_never
+
+import msgspec
+
+from mooring.channel import Channel
+from mooring.messages import (
+    OLDEST_PROTOCOL_VERSION,
+    PROTOCOL_VERSION,
+    AskIds,
+    Call,
+    Command,
+    GrantIds,
+    HeldConnection,
+    Hello,
+    Open,
+    Probe,
+    Refused,
+    Report,
+    Resent,
+    Send,
+    Stats,
+    Stop,
+    Stored,
+    Terminate,
+    Welcome,
+    WorkerSettings,
+    command_decoder,
+)
+from mooring.outbox import Outbox
+
+REDIAL_MIN_S = 0.05
+REDIAL_MAX_S = 2.0
+WELCOME_TIMEOUT_S = 30.0  # a service that is adopting many workers, or recovering a large journal, may take a while
+STATS_INTERVAL_S = 1.0
+
+log = logging.getLogger("mooring.link")
+
+
+class Held(Protocol):
+    """What the link asks of the runtime."""
+
+    outbox: Outbox
+
+    def held(self) -> list[HeldConnection]:
+        """Return the connections for `Hello`."""
+
+    def grant_ids(self, first: int, count: int) -> None:
+        """Take a block of ids."""
+
+    def stats(self, probe: int = 0) -> Stats:
+        """Return how the worker does."""
+
+
+class Link:
+    """The link of one worker process. It is the runtime's `Uplink`.
+
+    Args:
+        obey: Called with each command of a request.
+        stop: Called with each `Stop`.
+    """
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        *,
+        pid: int,
+        started_at_ticks: int,
+        boot_id: str,
+        build: str,
+        obey: Callable[[Open | Send | Terminate | Call], None],
+        stop: Callable[[Stop], None],
+    ) -> None:
+        self._settings = settings
+        self._pid = pid
+        self._started_at_ticks = started_at_ticks
+        self._boot_id = boot_id
+        self._build = build
+        self._obey = obey
+        self._stop = stop
+        self._channel: Channel[Command] | None = None
+        self._welcomed = asyncio.Event()
+        self._lost = asyncio.Event()
+        self._refused: Refused | None = None
+        self._asked_ids = False
+        self._probe_seen = 0
+        self.runtime: Held | None = None
+
+    # Uplink
+
+    def send(self, report: Report) -> None:
+        """Report, if there is a link."""
+        if self._channel is not None and self._welcomed.is_set():
+            self._channel.send(report)
+
+    def send_frame(self, data: bytes) -> bool:
+        """Write a frame of the outbox unless there is no link, or it is congested."""
+        if self._channel is None or not self._welcomed.is_set() or self._channel.congested:
+            return False
+        self._channel.send_frame(data)
+        return True
+
+    def ask_ids(self) -> None:
+        """Ask for a further block of ids, once until it comes."""
+        if not self._asked_ids:
+            self._asked_ids = True
+            self.send(AskIds())
+
+    # life
+
+    async def run(self) -> str:
+        """Keep the link until the worker is to end; return why. May be cancelled."""
+        attempt = 0
+        orphaned_at = _boottime()
+        while True:
+            if await self._dial():
+                attempt = 0
+                stats = asyncio.create_task(self._report_stats())
+                try:
+                    await self._lost.wait()
+                finally:
+                    stats.cancel()
+                self._welcomed.clear()
+                orphaned_at = _boottime()
+                log.warning("the service is gone; connections stay open, events are kept")
+            if self._refused is not None:
+                reason, drain = self._refused.reason, self._refused.drain
+                self._refused = None
+                if drain:
+                    return f"refused by the service: {reason}"
+                log.warning("the service refuses this worker for now: %s", reason)
+            orphan_time_s = self._settings.orphan_time_s
+            if orphan_time_s and _boottime() - orphaned_at > orphan_time_s:
+                return f"no service for {orphan_time_s:g} s"
+            delay_s = min(REDIAL_MAX_S, REDIAL_MIN_S * 2 ** min(attempt, 10))
+            attempt += 1
+            # Jitter: many workers lose one service in the same moment.
+            await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))  # noqa: S311 - no secret hangs on it
+
+    async def _dial(self) -> bool:
+        loop = asyncio.get_running_loop()
+        self._lost.clear()
+        self._welcomed.clear()
+        assert self.runtime is not None, "the runtime is set before run"
+        try:
+            async with asyncio.timeout(WELCOME_TIMEOUT_S):
+                _, channel = await loop.create_unix_connection(
+                    lambda: Channel(command_decoder, self._take, self._on_lost, self._on_drained),
+                    self._settings.socket_path,
+                )
+                self._channel = channel
+                channel.send(
+                    Hello(
+                        oldest_version=OLDEST_PROTOCOL_VERSION,
+                        version=PROTOCOL_VERSION,
+                        build=self._build,
+                        worker=self._settings.worker,
+                        incarnation=self._settings.incarnation,
+                        secret=self._settings.secret,
+                        pid=self._pid,
+                        started_at_ticks=self._started_at_ticks,
+                        boot_id=self._boot_id,
+                        first_unstored=self.runtime.outbox.first_unstored,
+                        connections=self.runtime.held(),
+                        restarts=self._settings.restarts,
+                    )
+                )
+                welcomed = asyncio.create_task(self._welcomed.wait())
+                lost = asyncio.create_task(self._lost.wait())
+                try:
+                    await asyncio.wait({welcomed, lost}, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    welcomed.cancel()
+                    lost.cancel()
+        except (OSError, TimeoutError):
+            if self._channel is not None:
+                self._channel.abort()
+                self._channel = None
+            return False
+        return self._welcomed.is_set()
+
+    def _take(self, channel: Channel[Command], commands: list[Command]) -> None:
+        if channel is not self._channel:
+            return
+        for command in commands:
+            match command:
+                case Send() | Open() | Terminate() | Call():
+                    self._obey(command)
+                case Stored(number):
+                    self._held.outbox.stored(number)
+                case Probe(probe):
+                    self.send(self._held.stats(probe))
+                case Welcome():
+                    self._welcome(command)
+                case GrantIds(first, count):
+                    self._asked_ids = False
+                    self._held.grant_ids(first, count)
+                case Stop():
+                    self._stop(command)
+                case Refused():
+                    self._refused = command
+                    channel.close()
+                case _:
+                    assert_never(command)
+
+    @property
+    def _held(self) -> Held:
+        assert self.runtime is not None, "the runtime is set before run"
+        return self.runtime
+
+    def _welcome(self, welcome: Welcome) -> None:
+        self._welcomed.set()
+        self._asked_ids = False
+        outbox = self._held.outbox
+        self._held.grant_ids(welcome.first_id, welcome.id_count)
+        outbox.resend(welcome.stored)
+        outbox.flush()
+        self.send(Resent(outbox.number))
+
+    def _on_drained(self) -> None:
+        self._held.outbox.send_unsent()
+
+    def _on_lost(self, channel: Channel[Command], exc: Exception | None) -> None:
+        if channel is self._channel:
+            self._channel = None
+            self._lost.set()
+
+    async def _report_stats(self) -> None:
+        # Ends by cancellation, when the link is lost.
+        last: Stats | None = None
+        while True:
+            await asyncio.sleep(STATS_INTERVAL_S)
+            stats = self._held.stats()
+            # CPU and memory alone always differ a little: an idle worker stays silent.
+            key = msgspec.structs.replace(stats, cpu_s=0.0, rss_bytes=0, metrics=b"")
+            if key != last or stats.updates:
+                last = key
+                self.send(stats)
+
+    async def close(self) -> None:
+        """Flush and end the link; wait briefly for the bytes to leave."""
+        channel = self._channel
+        if channel is not None:
+            channel.close()
+            try:
+                async with asyncio.timeout(5):
+                    await self._lost.wait()
+            except TimeoutError:
+                channel.abort()
+
+
+def _boottime() -> float:
+    # A suspended machine must not fire the orphan clock at once: CLOCK_MONOTONIC stands still meanwhile.
+    return time.monotonic()

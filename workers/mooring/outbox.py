@@ -1,0 +1,170 @@
+"""Numbered events, kept until the service says that they are stored.
+
+Recorders (the I/O loop for connections without a handler, the context thread for the others) add *runs* of events.
+The I/O loop flushes them into frames: columns of events, and the records that changed with them. A frame keeps its
+number and its bytes until it is acknowledged, so that a resend is exactly what was sent before.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from mooring.channel import frame
+from mooring.messages import AskCall, AskKill, ConnectionCreated, ConnectionUpdate, Events
+
+FRAME_BYTES = 1024 * 1024  # a frame is cut after the run that takes it past this
+
+
+class Recorded(Protocol):
+    """What the outbox asks of a connection."""
+
+    id_bytes: bytes
+    recorded_seq: int
+
+    def take_created(self) -> ConnectionCreated | None:
+        """Return the unchanging part of the record, the first time."""
+
+    def update(self) -> ConnectionUpdate | None:
+        """Return the changing part of the record, as of `recorded_seq`; None for what has no record."""
+
+    def mark_ended(self) -> None:
+        """A frame now holds the last event."""
+
+
+class Outbox:
+    """The events of one worker process on their way to the journal.
+
+    Args:
+        max_bytes: From here on `full` says that nothing more should be recorded.
+        send: Writes a frame if there is a link, and says whether it did.
+        on_room: Called on the I/O loop when a full outbox has room again.
+    """
+
+    def __init__(self, max_bytes: int, send: Callable[[bytes], bool], on_room: Callable[[], None]) -> None:
+        self._max_bytes = max_bytes
+        self._send = send
+        self._on_room = on_room
+        # Appended to by two threads, emptied by one: deque's append and popleft are atomic.
+        self._runs: deque[tuple[Recorded, bytes, bytes, int, bool]] = deque()
+        self._asks: deque[AskCall | AskKill] = deque()
+        self._changed: dict[Recorded, None] = {}
+        self._frames: deque[tuple[int, bytes]] = deque()
+        self._frame_bytes = 0
+        self._unsent = 0  # how many of _frames, counted from the newest, were never handed to a link
+        self._was_full = False
+        self.number = 0
+        # Two counters, each written by one thread (or under the lock), instead of one that both would race on.
+        self._lock = threading.Lock()
+        self._added_bytes = 0
+        self._flushed_bytes = 0
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes not yet stored by the journal."""
+        return self._frame_bytes + self._added_bytes - self._flushed_bytes
+
+    @property
+    def held_frames(self) -> int:
+        """Frames not yet stored by the journal."""
+        return len(self._frames)
+
+    @property
+    def full(self) -> bool:
+        """True when recorders must wait."""
+        if self.held_bytes < self._max_bytes:
+            return False
+        self._was_full = True
+        return True
+
+    @property
+    def first_unstored(self) -> int:
+        """Number of the oldest frame that may have to be sent again; `number` + 1 when there is none."""
+        return self._frames[0][0] if self._frames else self.number + 1
+
+    def add(self, connection: Recorded, kinds: bytes, bodies: bytes, seq: int, *, ended: bool = False) -> None:
+        """Add a run of events of one connection, from any thread; `seq` is that of the last of them.
+
+        `ended` marks that no event of this connection will follow.
+        """
+        with self._lock:
+            self._added_bytes += len(bodies)
+        self._runs.append((connection, kinds, bodies, seq, ended))
+
+    def ask(self, ask: AskCall | AskKill) -> None:
+        """Add what code in the worker asks of the service, from any thread; numbered like events, so it is done once."""
+        self._asks.append(ask)
+
+    def touch(self, connection: Recorded) -> None:
+        """Have the connection's record reported with the next flush. On the I/O loop only."""
+        self._changed[connection] = None
+
+    def flush(self) -> None:
+        """Make frames of all that was added, and send them. On the I/O loop only."""
+        runs = self._runs
+        changed = self._changed
+        while runs or changed or self._asks:
+            asks = [self._asks.popleft() for _ in range(len(self._asks))]
+            ids: list[bytes] = []
+            kinds: list[bytes] = []
+            bodies: list[bytes] = []
+            gone: list[Recorded] = []
+            size = 0
+            for _ in range(len(runs)):
+                connection, run_kinds, run_bodies, seq, ended = runs.popleft()
+                changed[connection] = None
+                connection.recorded_seq = seq
+                if ended:
+                    gone.append(connection)
+                if run_kinds:
+                    ids.append(connection.id_bytes * len(run_kinds))
+                    kinds.append(run_kinds)
+                    bodies.append(run_bodies)
+                    size += len(run_bodies)
+                    if size >= FRAME_BYTES:
+                        break
+            for connection in gone:
+                connection.mark_ended()
+            self.number += 1
+            data = frame(
+                Events(
+                    self.number,
+                    b"".join(ids),
+                    b"".join(kinds),
+                    b"\n".join(bodies),
+                    [created for connection in changed if (created := connection.take_created()) is not None],
+                    [update for connection in changed if (update := connection.update()) is not None],
+                    asks,
+                )
+            )
+            changed.clear()
+            self._flushed_bytes += size
+            self._frames.append((self.number, data))
+            self._frame_bytes += len(data)
+            if self._unsent or not self._send(data):
+                self._unsent += 1
+
+    def send_unsent(self) -> None:
+        """Hand over frames that the link could not take before, oldest first."""
+        while self._unsent:
+            if not self._send(self._frames[-self._unsent][1]):
+                return
+            self._unsent -= 1
+
+    def resend(self, stored: int) -> None:
+        """A new link: forget all up to number `stored`, and send all the rest again."""
+        self.stored(stored)
+        self._unsent = len(self._frames)
+        self.send_unsent()
+
+    def stored(self, number: int) -> None:
+        """The journal holds all frames up to `number`."""
+        frames = self._frames
+        while frames and frames[0][0] <= number:
+            self._frame_bytes -= len(frames.popleft()[1])
+        self._unsent = min(self._unsent, len(frames))
+        if self._was_full and self.held_bytes < self._max_bytes // 2:
+            self._was_full = False
+            self._on_room()

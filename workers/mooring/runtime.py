@@ -1,0 +1,453 @@
+"""What a worker is made of, put together: connections, context, outbox and dialler round one I/O loop.
+
+The runtime obeys commands and makes reports; where they come from and go to (`Uplink`) it does not know. The worker
+process gives it the link to the service, the test kit a list.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from typing import Any, Protocol, assert_never
+
+import msgspec
+
+from mooring import handlers
+from mooring.connection import Connection, message_event
+from mooring.connection_state import ConnectionState
+from mooring.context import Context
+from mooring.dial import Dialler
+from mooring.egress import EgressPolicy
+from mooring.errors import ConnectError, HandlerError, Invalid, InvalidRequest, LimitReached, MooringError, SendError
+from mooring.events import connection_body, now_us
+from mooring.identity import cpu_s, rss_bytes
+from mooring.messages import (
+    AskCall,
+    AskKill,
+    Call,
+    CallFailed,
+    ConnectionCreated,
+    ConnectionUpdate,
+    HeldConnection,
+    Open,
+    OpenInvalid,
+    Report,
+    Send,
+    SendFailed,
+    Sent,
+    Stats,
+    Terminate,
+    TerminateDone,
+    WorkerSettings,
+)
+from mooring.options import ConnectionOptions, ConnectionRequest, resolve
+from mooring.outbox import Outbox
+from mooring.websocket import WebSocket
+
+STOP_POLL_S = 0.01
+KEYED_ANSWERS = 1_000  # answers of sends with an Idempotency-Key that are kept for a repeat after a crash
+
+
+class Uplink(Protocol):
+    """Where reports go."""
+
+    def send(self, report: Report) -> None:
+        """Report, if there is a link; an answer that finds none is lost with the request that waited for it."""
+
+    def send_frame(self, data: bytes) -> bool:
+        """Write a frame of the outbox if there is a link that takes it, and say whether it did."""
+
+    def ask_ids(self) -> None:
+        """The block of connection ids runs low."""
+
+
+class _Nobody:
+    """Stands for the worker itself in the outbox: events without a connection."""
+
+    id_bytes = bytes(8)
+    recorded_seq = 0
+
+    def take_created(self) -> ConnectionCreated | None:
+        return None
+
+    def update(self) -> ConnectionUpdate | None:
+        return None
+
+    def mark_ended(self) -> None:
+        pass
+
+
+class Runtime:
+    """One worker, from the inside. Made on the I/O loop; `post`, `wake`, `reserve` and `open_from_worker` are for
+    every thread, all else is for the I/O loop only.
+
+    Attributes:
+        paused: Connections whose reading we have paused.
+        connections: By id, until their last event is in the outbox.
+    """
+
+    def __init__(self, settings: WorkerSettings, uplink: Uplink) -> None:
+        self.settings = settings
+        self.worker = settings.worker
+        self.loop = asyncio.get_running_loop()
+        self.uplink = uplink
+        self.outbox = Outbox(settings.outbox_bytes, uplink.send_frame, self.resume_paused)
+        self.context = Context(self, settings.mailbox_items, settings.mailbox_bytes)
+        self.dialler = Dialler(
+            EgressPolicy(settings.egress_allow, settings.egress_deny), allow_insecure_tls=settings.allow_insecure_tls
+        )
+        self.connections: dict[int, Connection] = {}
+        self.paused: set[Connection] = set()
+        self.nobody = _Nobody()
+        self.stopping = False
+        self.closed_by_stop = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._posted: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        self._awake = False
+        self._figures: dict[Connection, None] = {}
+        self._ids: deque[tuple[int, int]] = deque()  # (next, end) blocks
+        self._ids_left = 0
+        self._ids_wanted: deque[Future[int]] = deque()
+        self._room = threading.Condition()
+        self._keyed: dict[str, Sent] = {}
+        self.pauses = 0
+
+    def start(self) -> None:
+        """Start the context's thread."""
+        self.context.start()
+
+    # ------------------------------------------------------------ between threads
+
+    def post(self, function: Callable[..., object], *args: Any) -> None:
+        """Have `function` run on the I/O loop; many posts cost one wake-up."""
+        self._posted.append((function, args))
+        self.wake()
+
+    def wake(self) -> None:
+        """Have the I/O loop flush the outbox soon."""
+        if not self._awake:
+            self._awake = True
+            try:
+                self.loop.call_soon_threadsafe(self._run_posted)
+            except RuntimeError:  # the loop is closed: the process is ending
+                self._awake = False
+
+    def _run_posted(self) -> None:
+        self._awake = False  # before emptying: what comes later wakes again
+        posted = self._posted
+        for _ in range(len(posted)):
+            function, args = posted.popleft()
+            function(*args)
+        self.outbox.flush()
+
+    def reserve(self, connection: Connection, size: int) -> None:
+        """Wait for room for `size` bytes to `connection`; for code in the worker, on any thread but the I/O loop.
+
+        Raises:
+            SendError: If the peer has not read for ``sendTimeout``.
+        """
+        limit = self.settings.outbound_bytes
+
+        def has_room() -> bool:
+            reserved = connection.reserved
+            return reserved == 0 or reserved + size <= limit or connection.state is not ConnectionState.CONNECTED
+
+        with self._room:
+            if not has_room() and not self._room.wait_for(has_room, connection.options.send_timeout_s):
+                raise SendError(connection.id)
+            connection.reserved += size
+
+    def release(self, connection: Connection, size: int) -> None:
+        """Give reserved room back."""
+        with self._room:
+            connection.reserved -= size
+            self._room.notify_all()
+
+    # ------------------------------------------------------------ what connections ask for
+
+    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run a task of a connection; `stop` waits for all of them."""
+        task = self.loop.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._task_done)
+        return task
+
+    def _task_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (exc := task.exception()) is not None:
+            self.loop.call_exception_handler({"message": "a dial has failed in mooring itself", "exception": exc})
+
+    def touch(self, connection: Connection) -> None:
+        """The record of `connection` has changed: it is reported with the next flush."""
+        self.outbox.touch(connection)
+        self.wake()
+
+    def figures_changed(self, connection: Connection) -> None:
+        """Only figures have changed: they are reported with the next `Stats`."""
+        self._figures[connection] = None
+
+    def flush(self) -> int:
+        """Make frames of everything now; return the number of the last one."""
+        self.outbox.flush()
+        return self.outbox.number
+
+    def answer(self, report: Report) -> None:
+        """Answer a request; whatever it depends on has been flushed before."""
+        self.uplink.send(report)
+
+    def forget(self, connection: Connection) -> None:
+        """`connection` is over: no socket, no event to come."""
+        self.connections.pop(connection.id, None)
+        self._figures.pop(connection, None)
+
+    def resume_paused(self) -> None:
+        """There may be room again: let paused connections read."""
+        for connection in list(self.paused):
+            connection.resume_if_room()
+
+    def message_bytes(self, connection: Connection, data: Any, payload: bytes) -> bytes:
+        """Return the body of the ``onMessage`` that the context is taking up."""
+        prefix = connection.message_prefix
+        return connection_body(
+            prefix, connection.seq, now_us(), message_event(connection.options.data_type, data, payload)
+        )
+
+    # ------------------------------------------------------------ commands
+
+    def open(self, command: Open) -> None:
+        """Dial for a request."""
+        request = command.connection_request
+        if self.stopping:
+            self.answer(OpenInvalid(command.request, [Invalid("/worker", "the worker is being killed")]))
+            return
+        if len(self.connections) >= self.settings.max_connections:
+            limit = LimitReached("limits.max_connections_per_worker", self.settings.max_connections)
+            self.answer(OpenInvalid(command.request, [Invalid("/worker", str(limit))], limit=limit.limit))
+            return
+        if command.handler is None or request.handler is None:
+            try:
+                options = resolve(request)
+            except InvalidRequest as exc:
+                self.answer(OpenInvalid(command.request, exc.errors))
+                return
+            self._begin(command.connection, command.created_at_us, options, None, None, command.request)
+            return
+        reference = command.handler
+        wanted = request.handler
+
+        def make() -> None:
+            # In the context: the constructor is user code, and what it opens (a database) belongs to that thread.
+            try:
+                handler = handlers.construct(reference, wanted.params)
+                options = resolve(request, handler)
+            except HandlerError as exc:
+                pointer = "/handler/params" if "constructed" in exc.detail else "/handler/name"
+                self.post(self.answer, OpenInvalid(command.request, [Invalid(pointer, exc.detail)]))
+            except InvalidRequest as exc:
+                self.post(self.answer, OpenInvalid(command.request, exc.errors))
+            else:
+                self.post(
+                    self._begin, command.connection, command.created_at_us, options, handler, wanted.name, command.request
+                )
+
+        self.context.post_task(f"{wanted.name}()", make)
+
+    def _begin(
+        self,
+        connection_id: int,
+        created_at_us: int,
+        options: ConnectionOptions,
+        handler: object | None,
+        handler_name: str | None,
+        request: int,
+    ) -> Connection:
+        created = ConnectionCreated(
+            connection_id,
+            options.url,
+            self.worker,
+            handler_name,
+            options.data_type,
+            list(dict.fromkeys(name for name, _ in options.headers)),
+            created_at_us or now_us(),
+            options.tls.verify,
+        )
+        connection = Connection(self, created, options, handler)
+        if handler is not None:
+            connection.websocket = WebSocket(self, connection)
+        self.connections[connection_id] = connection
+        if self.stopping:
+            connection.dial(request)
+            connection.stop(1001, "the worker is being killed")
+        else:
+            connection.dial(request)
+        return connection
+
+    def send(self, command: Send) -> None:
+        """Write messages for a request."""
+        if command.key is not None and command.key in self._keyed:
+            self.answer(msgspec.structs.replace(self._keyed[command.key], request=command.request))
+            return
+        connection = self.connections.get(command.connection)
+        answer = SendFailed(command.request, 0, "") if connection is None else connection.send(command)
+        if answer is None:
+            return
+        if command.key is not None and isinstance(answer, Sent):
+            self._keyed[command.key] = answer
+            while len(self._keyed) > KEYED_ANSWERS:
+                del self._keyed[next(iter(self._keyed))]
+        self.answer(answer)
+
+    def terminate(self, command: Terminate) -> None:
+        """Close a connection for a request."""
+        connection = self.connections.get(command.connection)
+        if connection is None:
+            self.answer(TerminateDone(command.request, self.flush()))
+        else:
+            connection.terminate(command.code, command.reason, command.request)
+
+    def call(self, command: Call) -> None:
+        """Queue a call."""
+        if self.stopping:
+            self.answer(CallFailed(command.request, "", "the worker is being killed", "", discarded=True))
+        else:
+            self.context.post_call(command)
+
+    # ------------------------------------------------------------ code in the worker
+
+    def grant_ids(self, first: int, count: int) -> None:
+        """Take a block of connection ids for connections that code in this worker opens."""
+        if count:
+            self._ids.append((first, first + count))
+            self._ids_left += count
+        while self._ids_wanted and self._ids_left:
+            future = self._ids_wanted.popleft()
+            if not future.cancelled():
+                future.set_result(self._take_id())
+
+    def _take_id(self) -> int:
+        first, end = self._ids[0]
+        if first + 1 == end:
+            self._ids.popleft()
+        else:
+            self._ids[0] = (first + 1, end)
+        self._ids_left -= 1
+        return first
+
+    def _want_id(self, future: Future[int]) -> None:
+        if self._ids_left:
+            future.set_result(self._take_id())
+        else:
+            self._ids_wanted.append(future)
+        if self._ids_left < 32:
+            self.uplink.ask_ids()
+
+    def open_from_worker(self, request: ConnectionRequest, handler: object | None, name: str | None) -> WebSocket:
+        """Open a connection for code in this worker, and wait until the handshake has ended.
+
+        Raises:
+            InvalidRequest: If the url, or what the handler asks for, is not valid.
+            ConnectError: If the dial fails.
+            MooringError: If the worker is being killed, or no connection id can be had while the service is away.
+        """
+        options = resolve(request, handler)
+        if self.stopping:
+            raise MooringError("the worker is being killed")
+        if len(self.connections) >= self.settings.max_connections:
+            raise LimitReached("limits.max_connections_per_worker", self.settings.max_connections)
+        id_wanted: Future[int] = Future()
+        self.post(self._want_id, id_wanted)
+        try:
+            connection_id = id_wanted.result(options.connect_timeout_s)
+        except TimeoutError:
+            raise MooringError("no connection id: the service is away, and the worker's block of ids is used up") from None
+        opened: Future[Connection] = Future()
+
+        def begin() -> None:
+            connection = self._begin(connection_id, now_us(), options, handler, name, 0)
+            connection.when_opened(opened)
+
+        self.post(begin)
+        # The dial has its own deadline; this one only guards against the I/O loop itself.
+        connection = opened.result(options.connect_timeout_s + 30)
+        if connection.errors:
+            raise ConnectError(connection.errors, connection_id)
+        return connection.websocket or WebSocket(self, connection)
+
+    # ------------------------------------------------------------ stopping and looking
+
+    def ask(self, ask: AskCall | AskKill) -> None:
+        """Ask the service for something, from any thread, in order."""
+        self.outbox.ask(ask)
+        self.wake()
+
+    async def stop(self, reason: str, grace_s: float) -> None:
+        """Run down: the running item ends, what is pending is discarded, connections close with 1001, each runs its
+        ``onTerminate``; then the context's thread ends. It may take as long as the running item does.
+        """
+        self.stopping = True
+        self.context.discard()
+        held = list(self.connections.values())
+        self.closed_by_stop = sum(connection.state is not ConnectionState.CLOSED for connection in held)
+        for connection in held:
+            connection.stop(1001, reason)
+        deadline = self.loop.time() + grace_s
+        while self.loop.time() < deadline and any(
+            connection.state is not ConnectionState.CLOSED for connection in self.connections.values()
+        ):
+            await asyncio.sleep(STOP_POLL_S)
+        for connection in list(self.connections.values()):
+            connection.abandon(reason)
+        self.context.finish()
+        while self.context.alive:
+            await asyncio.sleep(STOP_POLL_S)
+        for task in list(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=1)
+        self._run_posted()
+        await self.dialler.close()
+
+    def held(self) -> list[HeldConnection]:
+        """Return the connections that `Hello` names."""
+        return [
+            HeldConnection(connection.created, update)
+            for connection in self.connections.values()
+            if (update := connection.update()) is not None
+        ]
+
+    def stats(self, probe: int = 0) -> Stats:
+        """Return how the worker does."""
+        figures, self._figures = self._figures, {}
+        running = self.context.running
+        return Stats(
+            probe=probe,
+            mailbox=self.context.length,
+            mailbox_bytes=self.context.length_bytes,
+            running=None if running is None else running[0],
+            running_s=0.0 if running is None else self.loop.time() - running[1],
+            cpu_s=cpu_s(),
+            rss_bytes=rss_bytes(),
+            outbox=self.outbox.held_frames,
+            outbox_bytes=self.outbox.held_bytes,
+            inbound_paused=len(self.paused),
+            updates=[connection.update() for connection in figures],
+            discarded=self.context.discarded,
+        )
+
+
+def dispatch(runtime: Runtime, command: Open | Send | Terminate | Call) -> None:
+    """Give one command of a request to `runtime`."""
+    match command:
+        case Send():
+            runtime.send(command)
+        case Open():
+            runtime.open(command)
+        case Terminate():
+            runtime.terminate(command)
+        case Call():
+            runtime.call(command)
+        case _:
+            assert_never(command)

@@ -1,0 +1,133 @@
+"""`WebSocket`: what callbacks are handed, and what code in a worker opens. 4D's ``4D.WebSocket``, in Python.
+
+A thin face of a connection that any thread of the worker may use, except the I/O loop itself.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from mooring import current as process
+from mooring.connection_state import ConnectionState
+from mooring.errors import ConnectionClosed, Invalid, InvalidRequest, WrongState
+from mooring.frames import BINARY, TEXT
+from mooring.options import ConnectionRequest, check_close
+
+if TYPE_CHECKING:
+    from mooring.connection import Connection
+    from mooring.runtime import Runtime
+
+_encode_json = msgspec.json.Encoder().encode
+
+
+class WebSocket:
+    """One WebSocket client connection. Make it with `WebSocket.new`; all properties are read-only."""
+
+    __slots__ = ("_connection", "_runtime")
+
+    def __init__(self, runtime: Runtime, connection: Connection) -> None:
+        self._runtime = runtime
+        self._connection = connection
+
+    @staticmethod
+    def new(url: str, handler: object | None = None) -> WebSocket:
+        """Open a connection and return it once the handshake has ended (4D: ``4D.WebSocket.new``).
+
+        The callbacks of `handler` run in the worker's context when it is free; called inside a callback or call: after it.
+        Works from ``def`` and ``async def`` alike; it blocks the context for at most ``connect_timeout`` seconds.
+
+        Args:
+            url: ``ws://host[:port]path[?query]`` or ``wss://…``, without fragment.
+            handler: Any object; `on_open`, `on_message`, `on_error`, `on_terminate` and the create options
+                (`data_type`, `headers`, …) are read from its attributes, all optional.
+
+        Raises:
+            InvalidRequest: If `url` or an option of the handler is not valid.
+            ConnectError: If the connection could not be made; `errors` is 4D's list. ``on_error`` and
+                ``on_terminate`` of the handler run as well.
+            RuntimeError: If the caller is not inside a worker.
+        """
+        if not isinstance(url, str):
+            raise InvalidRequest([Invalid("/url", f"must be text, not {type(url).__name__}")])
+        current = process.runtime()
+        name = None if handler is None else type(handler).__name__
+        return current.open_from_worker(ConnectionRequest(url=url, worker=current.worker), handler, name)
+
+    @property
+    def id(self) -> int:
+        """The connection's id, unique for the life of the state directory."""
+        return self._connection.id
+
+    @property
+    def url(self) -> str:
+        """The text that was passed."""
+        return self._connection.options.url
+
+    @property
+    def status(self) -> str:
+        """``"Connecting"``, ``"Connected"``, ``"Closing"`` or ``"Closed"``."""
+        return self._connection.state.value
+
+    @property
+    def data_type(self) -> str:
+        """``"text"``, ``"blob"`` or ``"object"``: what `on_message` gets (4D: ``dataType``)."""
+        return self._connection.options.data_type
+
+    @property
+    def handler(self) -> object | None:
+        """The object whose callbacks this connection runs."""
+        return self._connection.handler
+
+    def send(self, message: str | bytes | bytearray | memoryview | dict[Any, Any] | list[Any]) -> None:
+        """Send one message: text → text frame, bytes → binary frame, dict or list → JSON in a text frame.
+
+        It returns when the message is on its way; while the peer does not read and the outbound queue is full, it
+        waits up to ``send_timeout``. Any thread of the worker may call it.
+
+        Raises:
+            WrongState: If the connection is Connecting or Closing.
+            ConnectionClosed: If it is Closed.
+            SendError: If the peer has not read for ``send_timeout``.
+            TypeError: If `message` is of another type, or not JSON.
+            UnicodeEncodeError: If text holds a lone surrogate.
+        """
+        connection = self._connection
+        opcode = TEXT
+        if isinstance(message, str):
+            payload = message.encode("utf-8")
+        elif isinstance(message, (bytes, bytearray, memoryview)):
+            opcode, payload = BINARY, bytes(message)
+        elif isinstance(message, (dict, list)):
+            payload = _encode_json(message)
+        else:
+            raise TypeError(f"send takes str, bytes, dict or list, not {type(message).__name__}")
+        self._check_connected()
+        self._runtime.reserve(connection, len(payload))
+        self._runtime.post(connection.send_from_worker, opcode, payload, len(payload))
+
+    def terminate(self, code: int | None = None, reason: str | None = None) -> None:
+        """Close the connection, after what was sent before; it returns at once, ``on_terminate`` tells the end.
+
+        Args:
+            code: 1000 (the default) or 3000 to 4999.
+            reason: At most 123 bytes of UTF-8.
+
+        Raises:
+            InvalidRequest: If code or reason may not be sent; the socket is not touched then.
+        """
+        wrong = check_close(code, reason)
+        if wrong:
+            raise InvalidRequest(wrong)
+        self._runtime.post(self._connection.terminate, code, reason)
+
+    def _check_connected(self) -> None:
+        state = self._connection.state
+        if state is ConnectionState.CLOSED:
+            raise ConnectionClosed(self.id)
+        if state is not ConnectionState.CONNECTED:
+            raise WrongState(self.id, state.value)
+
+    def __repr__(self) -> str:
+        return f"<WebSocket {self.id} {self.status}>"

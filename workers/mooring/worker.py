@@ -1,0 +1,111 @@
+"""The worker process: runtime and link, put together, and how they end."""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import logging
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+
+from mooring import current, identity
+from mooring.link import Link
+from mooring.messages import Goodbye, Stop, WorkerSettings
+from mooring.runtime import Runtime, dispatch
+from mooring.version import __version__
+
+SERVICE_STOP_GRACE_S = 3.0  # for connections to close when the process is told by a signal, or has no service
+
+log = logging.getLogger("mooring.worker")
+
+
+class ExitRecord(msgspec.Struct, frozen=True):
+    """Why a worker ended, for a service that was away then. Written beside the log, read at adoption."""
+
+    incarnation: str
+    pid: int
+    reason: str
+    unsent_frames: int
+    ended_at_us: int
+
+
+class Worker:
+    """One worker process."""
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        self._settings = settings
+        self._stop_wanted: asyncio.Event = asyncio.Event()
+        self._stop: Stop | None = None
+
+    async def run(self) -> str:
+        """Work until told to end; return why."""
+        loop = asyncio.get_running_loop()
+        pid = os.getpid()
+        link = Link(
+            self._settings,
+            pid=pid,
+            started_at_ticks=identity.started_at_ticks(pid),
+            boot_id=identity.boot_id(),
+            build=__version__,
+            obey=lambda command: dispatch(runtime, command),
+            stop=self._want_stop,
+        )
+        runtime = Runtime(self._settings, link)
+        link.runtime = runtime
+        current.set_runtime(runtime)
+        runtime.start()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._want_stop, Stop(f"signal {number.name}", SERVICE_STOP_GRACE_S))
+        linked = asyncio.create_task(link.run())
+        wanted = asyncio.create_task(self._stop_wanted.wait())
+        await asyncio.wait({linked, wanted}, return_when=asyncio.FIRST_COMPLETED)
+        if self._stop is not None:
+            reason, grace_s = self._stop.reason, self._stop.grace_s
+        else:
+            reason, grace_s = linked.result(), SERVICE_STOP_GRACE_S
+        log.info("stopping: %s", reason)
+        await runtime.stop(reason, grace_s)
+        # Written first: if the goodbye is lost with the service, this is what its successor finds.
+        self._write_exit_record(reason, pid, runtime.outbox.held_frames)
+        link.send(Goodbye(runtime.context.discarded, runtime.closed_by_stop))
+        await link.close()
+        linked.cancel()
+        wanted.cancel()
+        await asyncio.gather(linked, wanted, return_exceptions=True)
+        return reason
+
+    def _want_stop(self, stop: Stop) -> None:
+        if self._stop is None:
+            self._stop = stop
+            self._stop_wanted.set()
+
+    def _write_exit_record(self, reason: str, pid: int, unsent: int) -> None:
+        record = ExitRecord(self._settings.incarnation, pid, reason, unsent, time.time_ns() // 1000)
+        path = Path(self._settings.exit_record)
+        try:
+            path.write_bytes(msgspec.json.encode(record))
+        except OSError as exc:
+            log.warning("the exit record cannot be written: %s", exc)
+
+
+def set_up_process(settings: WorkerSettings) -> None:
+    """Make the process fit for user code: its own log file, the application's folders on the path, stack dumps.
+
+    Standard output and error go to the worker's own log file: a pipe to the service would break with the service.
+    """
+    for folder in reversed(settings.app_dirs):
+        sys.path.insert(0, folder)
+    # SIGUSR1: the watchdog of the service asks for a stack dump of a worker that does not answer.
+    faulthandler.register(signal.SIGUSR1, file=sys.stderr, all_threads=True)
+    faulthandler.enable(file=sys.stderr)
+    logging.basicConfig(
+        level=logging.INFO,
+        stream=sys.stderr,
+        format="%(asctime)s.%(msecs)03d %(levelname)s %(name)s: %(message)s",
+        datefmt="%Y-%m-%dT%H:%M:%S",
+    )
