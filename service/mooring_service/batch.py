@@ -68,6 +68,15 @@ class Batch:
             self._bodies = self.joined.split(b"\n")
         return self._bodies
 
+    def last_of(self, connection: int) -> int:
+        """Return the position of the last event of `connection`; 0 when it has none here."""
+        wanted = connection.to_bytes(8, "little", signed=True)
+        raw = self.connections.tobytes()
+        at = raw.rfind(wanted)
+        while at > 0 and at % 8:  # a match across two ids is none
+            at = raw.rfind(wanted, 0, at + 7)
+        return self.first + at // 8 if at >= 0 and not at % 8 else 0
+
     @property
     def size(self) -> int:
         """Bytes that the columns take."""

@@ -1,1 +1,259 @@
-"""From a cursor: stored events, then live ones, each once, in order, at the subscriber's own pace."""
+"""From a cursor: stored events, then live ones, each once, in order, at the subscriber's own pace.
+
+The newest batches are held in a ring, bounded by bytes; a subscriber is a position. Is it inside the ring, it is served
+from memory and shares the bytes with all others; is it behind, from the journal. Nothing is ever pushed, so a slow
+subscriber costs nothing but its own time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Callable
+from typing import Literal
+
+import msgspec
+
+from mooring.errors import LimitReached
+from mooring.events import GapEvent, gap_body, now_us
+from mooring_service.batch import Batch, EventFilter
+from mooring_service.cursor import Broken, From, parse_cursor
+from mooring_service.journal import Committed, Journal
+
+CHUNK_BYTES = 512 * 1024  # what one `next` hands out at most, but for a single larger batch
+
+
+class Selection(msgspec.Struct, frozen=True):
+    """Wanted events of one batch: `indices` into it, None when all of them are wanted."""
+
+    batch: Batch
+    indices: list[int] | None
+
+
+class Gap(msgspec.Struct, frozen=True):
+    """A ``gap`` event: resuming after `position` goes on with the oldest event kept."""
+
+    position: int
+    body: bytes
+
+
+class Stopped(Exception):
+    """The service is stopping: the stream ends here and may be resumed later."""
+
+
+class Feed:
+    """The live end of the journal.
+
+    Args:
+        ring_bytes: Bound of the batches held in memory.
+        max_subscribers: One more is refused.
+    """
+
+    def __init__(self, journal: Journal, *, ring_bytes: int = 32 * 1024 * 1024, max_subscribers: int = 1_000) -> None:
+        self.journal = journal
+        self._ring_bytes = ring_bytes
+        self._max_subscribers = max_subscribers
+        self._ring: deque[Batch] = deque()
+        self._held_bytes = 0
+        self._waiting: set[asyncio.Future[None]] = set()
+        self._changed: asyncio.Future[None] | None = None
+        self.subscriptions: set[Subscription] = set()
+        self.closed = False
+
+    @property
+    def last(self) -> int:
+        """Position of the newest event that is shown."""
+        return self._ring[-1].last if self._ring else self.journal.last
+
+    def publish(self, committed: list[Committed]) -> None:
+        """Take what was committed, and wake whoever waits. One future wakes them all."""
+        ring = self._ring
+        for item in committed:
+            if item.batch is not None:
+                ring.append(item.batch)
+                self._held_bytes += item.batch.size
+        while self._held_bytes > self._ring_bytes and len(ring) > 1:
+            self._held_bytes -= ring.popleft().size
+        self.wake()
+
+    def wake(self) -> None:
+        """Have all subscribers look again."""
+        changed, self._changed = self._changed, None
+        if changed is not None and not changed.done():
+            changed.set_result(None)
+
+    def close(self) -> None:
+        """End all streams: the service is stopping."""
+        self.closed = True
+        self.wake()
+
+    def subscribe(
+        self,
+        events: EventFilter,
+        cursor: str | None,
+        default: Literal["start", "now"],
+        *,
+        end_of: Callable[[], int | None] | None = None,
+    ) -> Subscription:
+        """Return a stream from `cursor` (None: `default`) on.
+
+        Args:
+            end_of: For a connection's stream: the position of its last event once it has ended, else None.
+
+        Raises:
+            LimitReached: If there are too many subscribers.
+        """
+        if len(self.subscriptions) >= self._max_subscribers:
+            raise LimitReached("limits.max_subscribers", self._max_subscribers)
+        journal = self.journal
+        found = parse_cursor(cursor or default, epoch=journal.epoch, first=journal.first, last=self.last)
+        return Subscription(self, events, found, end_of)
+
+    def ring_from(self, position: int) -> int | None:
+        """Return the index in the ring of the batch that holds the event after `position`; None if it is not there."""
+        ring = self._ring
+        if not ring or ring[0].first > position + 1:
+            return None
+        return bisect_left(ring, position + 1, key=lambda batch: batch.last)
+
+    def ring_slice(self, index: int, limit_bytes: int) -> list[Batch]:
+        """Return batches of the ring from `index` on, about `limit_bytes` of them, at least one if there is one."""
+        found: list[Batch] = []
+        size = 0
+        ring = self._ring
+        for at in range(index, len(ring)):
+            batch = ring[at]
+            if found and size + batch.size > limit_bytes:
+                break
+            found.append(batch)
+            size += batch.size
+        return found
+
+    def changed(self) -> asyncio.Future[None]:
+        """Return the future that ends with the next `publish`; all who wait share it."""
+        if self._changed is None:
+            self._changed = asyncio.get_running_loop().create_future()
+        return self._changed
+
+
+class Subscription:
+    """One subscriber's place in the journal. Close it when done (`close`, or ``with``).
+
+    Attributes:
+        cursor: Position up to which everything wanted has been handed out.
+    """
+
+    def __init__(
+        self, feed: Feed, events: EventFilter, start: From | Broken, end_of: Callable[[], int | None] | None
+    ) -> None:
+        self._feed = feed
+        self._events = events
+        self._end_of = end_of
+        self._broken: Broken | None = None
+        if isinstance(start, Broken):
+            self._broken = start
+            self.cursor = feed.journal.first - 1
+        else:
+            self.cursor = start.position
+        feed.subscriptions.add(self)
+
+    def __enter__(self) -> Subscription:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the place up."""
+        self._feed.subscriptions.discard(self)
+
+    @property
+    def lag(self) -> int:
+        """Events between this subscriber and the newest."""
+        return max(0, self._feed.last - self.cursor)
+
+    @property
+    def cursor_id(self) -> str:
+        """The cursor as an event's id: what ``after`` takes."""
+        return f"{self._feed.journal.epoch}-{self.cursor}"
+
+    @property
+    def at_end(self) -> bool:
+        """True for a connection's stream whose last event was handed out."""
+        if self._end_of is None or self._broken is not None:
+            return False
+        end = self._end_of()
+        return end is not None and self.cursor >= end
+
+    async def next(self, timeout_s: float | None, limit_bytes: int = CHUNK_BYTES) -> list[Selection | Gap] | None:
+        """Return what comes next: at least one event; ``[]`` when there was none for `timeout_s`; None at the end.
+
+        Raises:
+            Stopped: If the service is stopping.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = None if timeout_s is None else loop.time() + timeout_s
+        while True:
+            found = await self.take(limit_bytes)
+            if found:
+                return found
+            if self.at_end:
+                return None
+            if self._feed.closed:
+                raise Stopped
+            if self.cursor < self._feed.last:
+                continue  # all of that chunk was left out by the filter, and there is more
+            changed = self._feed.changed()
+            if deadline is None:
+                await asyncio.shield(changed)
+            else:
+                left = deadline - loop.time()
+                if left <= 0:
+                    return []
+                # The future is shared: it must not be cancelled by one subscriber's deadline.
+                await asyncio.wait((changed,), timeout=left)
+
+    async def take(self, limit_bytes: int = CHUNK_BYTES) -> list[Selection | Gap]:
+        """Return what is there now, without waiting for more, and move the cursor past what was looked at."""
+        journal = self._feed.journal
+        if self._broken is not None:
+            broken, self._broken = self._broken, None
+            lost = None
+            if broken.position is not None and broken.position < journal.first:
+                lost = journal.first - 1 - broken.position
+            return [self._gap(broken.text, lost)]
+        if self.cursor + 1 < journal.first:
+            # Pruned from under a slow subscriber.
+            return [self._gap(self.cursor_id, journal.first - 1 - self.cursor)]
+        if self.cursor >= self._feed.last:
+            return []
+        index = self._feed.ring_from(self.cursor)
+        if index is not None:
+            batches = self._feed.ring_slice(index, limit_bytes)
+            upto = batches[-1].last if batches else self.cursor
+        else:
+            last_shown = self._feed.last
+            first_before = journal.first
+            batches, upto = await journal.read(self.cursor, self._events, limit_bytes)
+            if journal.first > self.cursor + 1 and journal.first != first_before:
+                return [self._gap(self.cursor_id, journal.first - 1 - self.cursor)]
+            # What is committed but not yet folded is not shown.
+            upto = min(upto, last_shown)
+        cursor = self.cursor
+        found: list[Selection | Gap] = []
+        for batch in batches:
+            if batch.first > upto:
+                break
+            indices = self._events.select(batch, cursor)
+            if indices is None or indices:
+                found.append(Selection(batch, indices))
+        self.cursor = max(self.cursor, upto)
+        return found
+
+    def _gap(self, from_: str, lost: int | None) -> Gap:
+        feed = self._feed
+        position = feed.journal.first - 1
+        to = f"{feed.journal.epoch}-{position}"
+        self.cursor = position
+        return Gap(position, gap_body(now_us(), GapEvent(from_=from_, to=to, lost=lost)))

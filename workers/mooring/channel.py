@@ -91,7 +91,7 @@ class Channel(asyncio.Protocol, Generic[Message]):
         on_drained: Callable[[], None] | None = None,
     ) -> None:
         self._decoder = decoder
-        self._on_messages = on_messages
+        self.on_messages = on_messages  # the service replaces it once it knows whose stream this is
         self._on_lost = on_lost
         self._on_drained = on_drained
         self._splitter = FrameSplitter()
@@ -170,7 +170,7 @@ class Channel(asyncio.Protocol, Generic[Message]):
             self.abort()
             return
         if messages:
-            self._on_messages(self, messages)
+            self.on_messages(self, messages)
 
     def pause_writing(self) -> None:
         """The other end reads too slowly."""

@@ -41,7 +41,7 @@ from mooring.messages import (
 from mooring.outbox import Outbox
 
 REDIAL_MIN_S = 0.05
-REDIAL_MAX_S = 2.0
+REDIAL_MAX_S = 0.5  # a dial on a local socket costs nothing; a new service should not wait for its workers
 WELCOME_TIMEOUT_S = 30.0  # a service that is adopting many workers, or recovering a large journal, may take a while
 STATS_INTERVAL_S = 1.0
 

@@ -41,6 +41,8 @@ class ConnectionCreated(msgspec.Struct, frozen=True, array_like=True):
     header_names: list[str]
     created_at_us: int
     verify: bool = True
+    send_timeout_s: float = 10.0
+    close_timeout_s: float = 5.0
 
 
 class ConnectionUpdate(msgspec.Struct, frozen=True, array_like=True):

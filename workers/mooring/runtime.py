@@ -273,6 +273,8 @@ class Runtime:
             list(dict.fromkeys(name for name, _ in options.headers)),
             created_at_us or now_us(),
             options.tls.verify,
+            options.send_timeout_s,
+            options.close_timeout_s,
         )
         connection = Connection(self, created, options, handler)
         if handler is not None:

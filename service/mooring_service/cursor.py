@@ -1,0 +1,41 @@
+"""Cursors: the text a subscriber resumes from, and the position it means. Pure."""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+_ID = re.compile(r"([0-9a-z]{1,32})-([0-9]{1,19})\Z")
+MAX_CURSOR_CHARS = 200
+
+
+class From(msgspec.Struct, frozen=True):
+    """Everything after `position`."""
+
+    position: int
+
+
+class Broken(msgspec.Struct, frozen=True):
+    """The cursor names nothing that can be continued; `position` when it is of this epoch (too old, or in the future)."""
+
+    text: str
+    position: int | None
+
+
+def parse_cursor(text: str, *, epoch: str, first: int, last: int) -> From | Broken:
+    """Return what a cursor means in a journal that keeps `first` … `last`.
+
+    ``start`` is everything kept, ``now`` nothing that is there already, otherwise an event's id: ``<epoch>-<position>``.
+    """
+    if text == "start":
+        return From(first - 1)
+    if text == "now":
+        return From(last)
+    match = _ID.match(text) if len(text) <= MAX_CURSOR_CHARS else None
+    if match is None or match[1] != epoch:
+        return Broken(text[:MAX_CURSOR_CHARS], None)
+    position = int(match[2])
+    if first - 1 <= position <= last:
+        return From(position)
+    return Broken(text, position)

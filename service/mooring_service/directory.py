@@ -1,0 +1,224 @@
+"""id → connection record, folded from what the journal has committed. It decides nothing: the worker does.
+
+GETs are answered from here and never wait for a worker.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+
+from mooring.errors import UnknownConnection
+from mooring.events import rfc3339
+from mooring.messages import STATUS_CLOSED, ConnectionCreated, ConnectionUpdate
+from mooring_service.journal import Committed, StoredConnection
+from mooring_service.records import ConnectionRecord, ConnectionStats
+
+
+class Entry:
+    """What is known of one connection; `last_position` is that of its last event (0: none)."""
+
+    __slots__ = ("created", "incarnation", "last_position", "update")
+
+    def __init__(self, created: ConnectionCreated, update: ConnectionUpdate, incarnation: str, last_position: int) -> None:
+        self.created = created
+        self.update = update
+        self.incarnation = incarnation
+        self.last_position = last_position
+
+
+class Directory:
+    """All connections that are open or retained.
+
+    Args:
+        epoch: Of the journal, for public event ids.
+        retained: How many ended connections are kept.
+        retained_age_s: For how long they are kept.
+    """
+
+    def __init__(self, epoch: str, retained: int, retained_age_s: float) -> None:
+        self._epoch = epoch
+        self._retained = retained
+        self._retained_age_s = retained_age_s
+        self._entries: dict[int, Entry] = {}
+        self._live: dict[str, dict[int, None]] = {}  # worker → ids of connections that have not ended
+        self._live_count = 0
+        self._ended: OrderedDict[int, float] = OrderedDict()  # id → when it ended, monotonic
+
+    def recover(self, connections: list[StoredConnection]) -> None:
+        """Take what the journal held."""
+        for stored in sorted(connections, key=lambda stored: stored.last_position):
+            self._entries[stored.created.id] = Entry(
+                stored.created, stored.update, stored.incarnation, stored.last_position
+            )
+            self._index(stored.created, stored.update, ended_before=False, known_before=False)
+
+    def fold(self, committed: Committed) -> None:
+        """Take one committed addition."""
+        if committed.repeated:
+            return
+        append, batch = committed.append, committed.batch
+        for created in append.created:
+            entry = self._entries.get(created.id)
+            if entry is None:
+                update = ConnectionUpdate(created.id, "Connecting")
+                self._entries[created.id] = Entry(created, update, append.incarnation, 0)
+                self._index(created, update, ended_before=False, known_before=False)
+            else:
+                entry.created = created
+                entry.incarnation = append.incarnation or entry.incarnation
+        for update in append.updates:
+            entry = self._entries.get(update.id)
+            if entry is None:
+                continue
+            ended_before = entry.update.ended
+            entry.update = update
+            if batch is not None:
+                entry.last_position = batch.last_of(update.id) or entry.last_position
+            self._index(entry.created, update, ended_before=ended_before, known_before=True)
+
+    def figures(self, update: ConnectionUpdate) -> None:
+        """Take figures that changed without an event; they are not in the journal."""
+        entry = self._entries.get(update.id)
+        if entry is not None and not entry.update.ended and entry.update.seq <= update.seq:
+            entry.update = update
+
+    def sent(self, connection: int, messages_out: int, bytes_out: int) -> None:
+        """Take the totals that came with the answer to a send."""
+        entry = self._entries.get(connection)
+        if entry is not None:
+            update = entry.update
+            # Not a copy of the Struct: this is on the path of every send.
+            entry.update = ConnectionUpdate(
+                update.id,
+                update.status,
+                update.seq,
+                update.messages_in,
+                messages_out,
+                update.bytes_in,
+                bytes_out,
+                update.last_message_at_us,
+                update.round_trip_us,
+                update.opened_at_us,
+                update.closed_at_us,
+                update.protocol,
+                update.terminate,
+                update.errors,
+                update.ended,
+            )
+
+    def _index(
+        self, created: ConnectionCreated, update: ConnectionUpdate, *, ended_before: bool, known_before: bool
+    ) -> None:
+        live = self._live.setdefault(created.worker, {})
+        if not update.ended and created.id not in live and not ended_before:
+            live[created.id] = None
+            self._live_count += 1
+        elif update.ended and not (ended_before and known_before):
+            if live.pop(created.id, 0) is None:
+                self._live_count -= 1
+            self._ended[created.id] = time.monotonic()
+        if not live:
+            del self._live[created.worker]
+
+    def prune(self, now: float) -> list[int]:
+        """Forget ended connections that are no longer retained, and return their ids."""
+        gone: list[int] = []
+        while self._ended:
+            connection, ended_at = next(iter(self._ended.items()))
+            if len(self._ended) <= self._retained and now - ended_at <= self._retained_age_s:
+                break
+            del self._ended[connection]
+            del self._entries[connection]
+            gone.append(connection)
+        return gone
+
+    # ------------------------------------------------------------ looking
+
+    def entry(self, connection: int) -> Entry:
+        """Return what is known of `connection`.
+
+        Raises:
+            UnknownConnection: If it never existed or is no longer retained.
+        """
+        entry = self._entries.get(connection)
+        if entry is None:
+            raise UnknownConnection(connection)
+        return entry
+
+    def __contains__(self, connection: int) -> bool:
+        return connection in self._entries
+
+    @property
+    def live_count(self) -> int:
+        """How many connections have not ended."""
+        return self._live_count
+
+    def live_of(self, worker: str) -> list[Entry]:
+        """Return the connections of `worker` that have not ended."""
+        return [self._entries[connection] for connection in self._live.get(worker, ())]
+
+    def live_count_of(self, worker: str) -> int:
+        """How many connections of `worker` have not ended."""
+        return len(self._live.get(worker, ()))
+
+    def workers(self) -> set[str]:
+        """Return the names of workers of which a connection is known."""
+        return {entry.created.worker for entry in self._entries.values()}
+
+    def select(self, worker: str | None, status: str | None, after: int) -> Iterator[Entry]:
+        """Yield connections past id `after`, by id."""
+        for connection in sorted(self._entries):
+            if connection <= after:
+                continue
+            entry = self._entries[connection]
+            if worker is not None and entry.created.worker != worker:
+                continue
+            if status is not None and entry.update.status != status:
+                continue
+            yield entry
+
+    def end_of(self, connection: int) -> int | None:
+        """Return the position of the last event of `connection` once it has ended, else None."""
+        entry = self._entries.get(connection)
+        if entry is None or not entry.update.ended:
+            return None
+        return entry.last_position
+
+    def record(self, connection: int) -> ConnectionRecord:
+        """Return the public record.
+
+        Raises:
+            UnknownConnection: If it never existed or is no longer retained.
+        """
+        return self.to_record(self.entry(connection))
+
+    def to_record(self, entry: Entry) -> ConnectionRecord:
+        """Return the public record of `entry`."""
+        created, update = entry.created, entry.update
+        return ConnectionRecord(
+            id=created.id,
+            url=created.url,
+            status=update.status,
+            data_type=created.data_type,
+            worker=created.worker,
+            handler=created.handler,
+            headers=dict.fromkeys(created.header_names, "***"),
+            protocol=update.protocol,
+            created_at=rfc3339(created.created_at_us),
+            opened_at=None if update.opened_at_us is None else rfc3339(update.opened_at_us),
+            closed_at=None if update.closed_at_us is None else rfc3339(update.closed_at_us),
+            terminate=update.terminate if update.status == STATUS_CLOSED else None,
+            errors=update.errors,
+            stats=ConnectionStats(
+                update.messages_in,
+                update.messages_out,
+                update.bytes_in,
+                update.bytes_out,
+                None if update.last_message_at_us is None else rfc3339(update.last_message_at_us),
+                None if update.round_trip_us is None else update.round_trip_us / 1000,
+            ),
+            last_event_id=f"{self._epoch}-{entry.last_position}" if entry.last_position else None,
+            verify=created.verify,
+        )

@@ -1,0 +1,205 @@
+"""The journal in memory: nothing survives the process. Small, and product code: it passes the same tests."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Callable
+
+from mooring.errors import JournalUnavailable
+from mooring_service.batch import Append, Batch, EventFilter
+from mooring_service.config import JournalConfig
+from mooring_service.journal import Committed, Incarnation, JournalStats, Recovered, StoredAnswer
+
+
+class MemoryJournal:
+    """See `mooring_service.journal.Journal`."""
+
+    def __init__(self, config: JournalConfig, *, answer_age_s: float = 86_400.0) -> None:
+        self.epoch = secrets.token_hex(4)
+        self._config = config
+        self._answer_age_ms = int(answer_age_s * 1000)
+        self._batches: deque[Batch] = deque()
+        self._bytes = 0
+        self._last = 0
+        self._first = 1
+        self._next_id = 1
+        self._stored: dict[str, int] = {}
+        self._answers: dict[str, StoredAnswer] = {}
+        self._queue: list[tuple[Append, asyncio.Future[Committed] | None]] = []
+        self._scheduled = False
+        self._commits = 0
+        self._on_committed: Callable[[list[Committed]], None] | None = None
+
+    async def start(
+        self, on_committed: Callable[[list[Committed]], None], on_failure: Callable[[str | None], None]
+    ) -> Recovered:
+        """Begin, empty."""
+        self._on_committed = on_committed
+        return Recovered([], [], [])
+
+    async def stop(self) -> None:
+        """Commit what is queued."""
+        self._commit()
+
+    def append(self, item: Append) -> None:
+        """Queue `item`."""
+        self._queue.append((item, None))
+        self._schedule()
+
+    def append_waiting(self, item: Append) -> asyncio.Future[Committed]:
+        """Queue `item`; the future ends when it is committed."""
+        future: asyncio.Future[Committed] = asyncio.get_running_loop().create_future()
+        self._queue.append((item, future))
+        self._schedule()
+        return future
+
+    def _schedule(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._commit)
+
+    def _commit(self) -> None:
+        self._scheduled = False
+        queue, self._queue = self._queue, []
+        if not queue:
+            return
+        time_ms = time.time_ns() // 1_000_000
+        done: list[Committed] = []
+        for item, _ in queue:
+            done.append(self._commit_one(item, time_ms))
+        self._commits += 1
+        self._prune(time_ms)
+        assert self._on_committed is not None, "start comes first"
+        self._on_committed(done)
+        for (_, future), committed in zip(queue, done, strict=True):
+            if future is not None and not future.done():
+                future.set_result(committed)
+
+    def _commit_one(self, item: Append, time_ms: int) -> Committed:
+        if item.number:
+            stored = self._stored.get(item.incarnation, 0)
+            if item.number <= stored:
+                return Committed(item, None, repeated=True)
+            if item.number != stored + 1:
+                raise AssertionError(f"incarnation {item.incarnation} jumped from {stored} to {item.number}")
+            self._stored[item.incarnation] = item.number
+        batch = None
+        if item.kinds:
+            batch = Batch(
+                first=self._last + 1,
+                worker=item.worker,
+                connections=item.connections,
+                kinds=item.kinds,
+                bodies=item.bodies,
+                time_ms=time_ms,
+            )
+            self._last = batch.last
+            self._batches.append(batch)
+            self._bytes += batch.size
+        return Committed(item, batch)
+
+    def _prune(self, time_ms: int) -> None:
+        config = self._config
+        oldest_ms = time_ms - int(config.max_age * 1000)
+        batches = self._batches
+        while batches and (
+            self._last - self._first + 1 > config.max_events
+            or self._bytes > config.max_bytes
+            or batches[0].time_ms < oldest_ms
+        ):
+            gone = batches.popleft()
+            self._bytes -= gone.size
+            self._first = gone.last + 1
+
+    @property
+    def failure(self) -> str | None:
+        """Memory does not fail."""
+        return None
+
+    @property
+    def queued_bytes(self) -> int:
+        """Bytes queued and not yet committed."""
+        return sum(item.size for item, _ in self._queue)
+
+    @property
+    def first(self) -> int:
+        """Position of the oldest event kept."""
+        return self._first
+
+    @property
+    def last(self) -> int:
+        """Position of the newest event."""
+        return self._last
+
+    async def read(self, after: int, events: EventFilter, limit_bytes: int) -> tuple[list[Batch], int]:
+        """Return batches past `after` and the position read up to."""
+        index = bisect_left(self._batches, after + 1, key=lambda batch: batch.last)
+        found: list[Batch] = []
+        size = 0
+        upto = after
+        for at in range(index, len(self._batches)):
+            batch = self._batches[at]
+            if found and size + batch.size > limit_bytes:
+                return found, upto
+            indices = events.select(batch, after)
+            upto = batch.last
+            if indices is None or indices:
+                found.append(batch)
+                size += batch.size
+        return found, self._last
+
+    async def allot_ids(self, count: int) -> int:
+        """Reserve connection ids."""
+        first = self._next_id
+        self._next_id += count
+        return first
+
+    async def save_incarnation(self, incarnation: str, worker: str, record: bytes, *, ended: bool = False) -> None:
+        """Nothing survives: only the numbers are forgotten with the process."""
+        if ended:
+            self._stored.pop(incarnation, None)
+
+
+    async def forget_connections(self, ids: list[int]) -> None:
+        """Records are the directory's alone."""
+
+    async def claim_key(self, key: str, fingerprint: bytes, time_ms: int) -> StoredAnswer | None:
+        """Claim an Idempotency-Key."""
+        for old in [old for old, answer in self._answers.items() if answer.created_at_ms < time_ms - self._answer_age_ms]:
+            del self._answers[old]
+        known = self._answers.get(key)
+        if known is None:
+            self._answers[key] = StoredAnswer(key, fingerprint, time_ms, None)
+        return known
+
+    async def answer_key(self, key: str, answer: bytes | None) -> None:
+        """Store, or give up, the answer of a claimed key."""
+        if answer is None:
+            self._answers.pop(key, None)
+        elif key in self._answers:
+            known = self._answers[key]
+            self._answers[key] = StoredAnswer(key, known.fingerprint, known.created_at_ms, answer)
+
+    async def backup(self, path: str) -> None:
+        """A journal in memory cannot be backed up."""
+        raise JournalUnavailable("the journal is in memory: there is nothing to back up")
+
+    def stats(self) -> JournalStats:
+        """Return figures."""
+        return JournalStats(
+            events=self._last - self._first + 1,
+            bytes=self._bytes,
+            oldest_time_ms=self._batches[0].time_ms if self._batches else None,
+            first=self._first,
+            last=self._last,
+            queued_bytes=self.queued_bytes,
+            commits=self._commits,
+            commit_seconds=0.0,
+            last_commit_s=0.0,
+            batches=len(self._batches),
+            failure=None,
+        )

@@ -1,0 +1,53 @@
+"""One service per state directory: a lock that the kernel holds, on a file that is never unlinked."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+
+class StateDirectoryBusy(Exception):
+    """Another service holds the state directory."""
+
+    def __init__(self, path: Path, holder: str) -> None:
+        self.path = path
+        self.holder = holder
+
+    def __str__(self) -> str:
+        who = f"process {self.holder}" if self.holder else "another process"
+        return f"the state directory {self.path} is in use by {who}"
+
+
+class StateLock:
+    """The lock of one state directory, held from `acquire` to `release` or the end of the process."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._state_dir = state_dir
+        self._fd: int | None = None
+
+    def acquire(self) -> None:
+        """Take the lock, or fail at once.
+
+        Raises:
+            StateDirectoryBusy: If another process has it; the error names the holder.
+            OSError: If the lock file cannot be made.
+        """
+        path = self._state_dir / "lock"
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(fd, 32).decode("ascii", "replace").strip()
+            os.close(fd)
+            raise StateDirectoryBusy(self._state_dir, holder) from None
+        # The number is for people: what counts is the kernel's lock.
+        os.ftruncate(fd, 0)
+        os.write(fd, f"{os.getpid()}\n".encode())
+        self._fd = fd
+
+    def release(self) -> None:
+        """Give the lock up."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None

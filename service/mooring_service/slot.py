@@ -1,0 +1,200 @@
+"""One worker as the service sees it: its state, its process, its link, and the requests that wait for its answers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from mooring.channel import Channel
+from mooring.errors import WorkerDied, WorkerSilent
+from mooring.events import rfc3339
+from mooring.messages import (
+    AskCall,
+    AskKill,
+    Command,
+    Goodbye,
+    Report,
+    Stats,
+    Stored,
+)
+from mooring_service.backoff import RestartBudget
+from mooring_service.records import RunningItem, WorkerRecord
+from mooring_service.worker_process import WorkerProcess
+from mooring_service.worker_state import WorkerEvent, WorkerState, step
+
+log = logging.getLogger("mooring.supervisor")
+
+
+class IncarnationRecord(msgspec.Struct, frozen=True):
+    """What the journal keeps of a process, so that the next service can adopt it (opaque to the journal)."""
+
+    secret: str
+    pid: int = 0
+    started_at_ticks: int = 0
+    boot_id: str = ""
+    started_at_us: int = 0
+    restarts: int = 0
+    exit_record: str = ""
+
+
+class Slot:
+    """One named worker.
+
+    Attributes:
+        stored: Number of the last of its `Events` that the journal has committed.
+        asks: What its code asked for, by the number of the `Events` that held it; done when that is committed.
+        ready: Ends when the worker is Running; replaced at each start.
+    """
+
+    def __init__(self, name: str, budget: RestartBudget) -> None:
+        self.name = name
+        self.budget = budget
+        self.state = WorkerState.STOPPED
+        self.process: WorkerProcess | None = None
+        self.channel: Channel[Report] | None = None
+        self.incarnation = ""
+        self.record = IncarnationRecord("")
+        self.stored = 0
+        self.restarts = 0
+        self.reason: str | None = None
+        self.draining = False
+        self.stats = Stats()
+        self.goodbye: Goodbye | None = None
+        self.held: set[int] = set()  # what its last Hello named
+        self.announced = False  # a workerStarted of this process is in the journal
+        self.asks: dict[int, list[AskCall | AskKill]] = {}
+        self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.gone = asyncio.Event()
+        self.gone.set()
+        self.unlinked = asyncio.Event()
+        self.unlinked.set()
+        self.last_report_at = 0.0
+        self.task: asyncio.Task[None] | None = None
+        self.stop_wanted = asyncio.Event()
+        self.stop_reason = ""
+        self.closed_hard = 0  # connections that ended with the process, unreported by it
+        self._requests: dict[int, asyncio.Future[Any]] = {}
+        self._next_request = 0
+        self._after: deque[tuple[int, Callable[[], None]]] = deque()
+
+    def set_state(self, event: WorkerEvent) -> None:
+        """Move to the next state; the one place that does."""
+        old, self.state = self.state, step(self.state, event)
+        if old is not self.state:
+            log.info("worker %s: %s -> %s", self.name, old.value, self.state.value)
+
+    @property
+    def linked(self) -> bool:
+        """True while commands reach the worker."""
+        return self.channel is not None and self.channel.open
+
+    # ------------------------------------------------------------ requests
+
+    def request(self) -> tuple[int, asyncio.Future[Any]]:
+        """Return a new request's number, and the future of its answer."""
+        self._next_request += 1
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._requests[self._next_request] = future
+        return self._next_request, future
+
+    def command(self, command: Command) -> None:
+        """Send a command; the caller has seen `linked`."""
+        if self.channel is not None:
+            self.channel.send(command)
+
+    async def answered(self, request: int, future: asyncio.Future[Any], timeout_s: float) -> Any:
+        """Wait for the answer of a request.
+
+        Raises:
+            WorkerSilent: If it does not come in time.
+            WorkerDied: If the process ends under it.
+        """
+        timer = asyncio.get_running_loop().call_later(timeout_s, self._overdue, request, timeout_s)
+        try:
+            return await future
+        finally:
+            timer.cancel()
+            self._requests.pop(request, None)
+
+    def _overdue(self, request: int, timeout_s: float) -> None:
+        future = self._requests.pop(request, None)
+        if future is not None and not future.done():
+            future.set_exception(WorkerSilent(self.name, f"no answer within {timeout_s:g} s"))
+
+    def answer(self, request: int, answer: object, after: int = 0) -> None:
+        """Give an answer to the request that waits for it, once `after` is stored."""
+        if after > self.stored:
+            self._after.append((after, lambda: self._answer_now(request, answer)))
+        else:
+            self._answer_now(request, answer)
+
+    def _answer_now(self, request: int, answer: object) -> None:
+        future = self._requests.pop(request, None)
+        if future is not None and not future.done():
+            future.set_result(answer)
+
+    def committed(self, number: int) -> list[AskCall | AskKill]:
+        """The journal holds all up to `number`: release the answers that waited; return what may now be done."""
+        self.stored = max(self.stored, number)
+        while self._after and self._after[0][0] <= self.stored:
+            self._after.popleft()[1]()
+        return self.asks.pop(number, [])
+
+    def acknowledge(self) -> None:
+        """Tell the worker what it may forget."""
+        if self.linked:
+            self.command(Stored(self.stored))
+
+    def fail_requests(self, detail: str) -> None:
+        """The process is gone: nobody will answer."""
+        requests, self._requests = self._requests, {}
+        self._after.clear()
+        for future in requests.values():
+            if not future.done():
+                future.set_exception(WorkerDied(self.name, detail))
+
+    def fail_ready(self, detail: str) -> None:
+        """Nobody need wait for this worker any more."""
+        if not self.ready.done():
+            self.ready.set_exception(WorkerDied(self.name, detail))
+
+    def process_gone(self) -> None:
+        """Forget the process."""
+        self.process = None
+        self.channel = None
+
+    # ------------------------------------------------------------ looking
+
+    def to_record(self, connections: int) -> WorkerRecord:
+        """Return the public record."""
+        stats = self.stats
+        running = None
+        if stats.running is not None:
+            # What was reported, and the time since: a busy callback is seen ageing between two reports.
+            running = RunningItem(stats.running, round(stats.running_s + time.monotonic() - self.last_report_at, 3))
+        live = self.process is not None
+        return WorkerRecord(
+            name=self.name,
+            status=self.state.value,
+            pid=self.process.pid if self.process is not None else None,
+            incarnation=self.incarnation if live else None,
+            started_at=rfc3339(self.record.started_at_us) if live and self.record.started_at_us else None,
+            restarts=self.restarts,
+            connections=connections,
+            mailbox=stats.mailbox,
+            mailbox_bytes=stats.mailbox_bytes,
+            running=running,
+            cpu=round(stats.cpu_s, 3),
+            rss=stats.rss_bytes,
+            outbox=stats.outbox,
+            outbox_bytes=stats.outbox_bytes,
+            paused=stats.inbound_paused,
+            draining=self.draining,
+            reason=self.reason,
+        )

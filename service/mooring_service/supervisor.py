@@ -1,0 +1,616 @@
+"""Many workers: adopt, start, watch, back off, stop. It knows when; `worker_process.py` knows how.
+
+One task per worker lives as long as its slot does (`_keep`); it waits on events (linked, exited, told to stop, a
+deadline), it never polls. Reports that concern requests or the journal go to the `Reports` it was given.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import os
+import random
+import secrets
+import signal
+import socket
+import struct
+import time
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from mooring.channel import Channel
+from mooring.errors import MooringError, Unavailable, UnknownWorker, WorkerBusy, WorkerDied
+from mooring.events import now_us
+from mooring.messages import (
+    OLDEST_PROTOCOL_VERSION,
+    PROTOCOL_VERSION,
+    Hello,
+    Probe,
+    Refused,
+    Report,
+    Stop,
+    Welcome,
+    WorkerSettings,
+    report_decoder,
+)
+from mooring.worker import ExitRecord
+from mooring_service import worker_process
+from mooring_service.backoff import RestartBudget
+from mooring_service.config import SupervisorConfig
+from mooring_service.journal import Incarnation
+from mooring_service.records import Killed
+from mooring_service.slot import IncarnationRecord, Slot
+from mooring_service.worker_process import Exit, ProcessIdentity
+from mooring_service.worker_state import WorkerEvent, WorkerState
+
+HELLO_TIMEOUT_S = 10.0  # a stream that says nothing is not a worker
+DRAIN_LINK_S = 2.0  # after a death: what is still in the socket is read for so long at most
+ID_BLOCK = 256
+
+log = logging.getLogger("mooring.supervisor")
+
+
+class Reports(Protocol):
+    """Who takes what workers report: the service."""
+
+    def take(self, slot: Slot, reports: list[Report]) -> None:
+        """Take the reports of one read, in order. Never `Hello`."""
+
+    async def allot_ids(self, count: int) -> int:
+        """Reserve connection ids; return the first."""
+
+    async def save_incarnation(self, slot: Slot, *, ended: bool = False) -> None:
+        """Keep who the process is."""
+
+    async def worker_linked(self, slot: Slot, hello: Hello, *, fresh: bool) -> None:
+        """A process has said hello; it is welcomed next."""
+
+    async def worker_gone(self, slot: Slot, ended: Exit, reason: str, *, restarting: bool, asked: bool) -> int:
+        """A process has ended: report what it could not. Returns how many connections ended with it."""
+
+
+class Supervisor:
+    """All workers of one service.
+
+    Args:
+        config: Deadlines and the restart budget.
+        settings: What every worker is started with; name, identity and files are filled in here.
+        state_dir: Holds the link's socket, the workers' logs and exit records.
+    """
+
+    def __init__(self, config: SupervisorConfig, settings: WorkerSettings, state_dir: Path, reports: Reports) -> None:
+        self._config = config
+        self._settings = settings
+        self._state_dir = state_dir
+        self._reports = reports
+        self._slots: dict[str, Slot] = {}
+        self._by_incarnation: dict[str, Slot] = {}
+        self._streams: set[Channel[Report]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+        self._stopping = False
+        self._adoption_begin = time.monotonic()
+        self.socket_path = state_dir / "link.sock"
+        self.adopting: set[str] = set()
+        self.adoption_s: float | None = None
+
+    # ------------------------------------------------------------ looking
+
+    def slot(self, name: str) -> Slot:
+        """Return the slot of worker `name`.
+
+        Raises:
+            UnknownWorker: If there is none.
+        """
+        try:
+            return self._slots[name]
+        except KeyError:
+            raise UnknownWorker(name) from None
+
+    def find(self, name: str) -> Slot | None:
+        """Return the slot of worker `name`, or None."""
+        return self._slots.get(name)
+
+    def slots(self) -> list[Slot]:
+        """Return all workers, by name."""
+        return [self._slots[name] for name in sorted(self._slots)]
+
+    def by_incarnation(self, incarnation: str) -> Slot | None:
+        """Return the worker whose process is `incarnation`."""
+        return self._by_incarnation.get(incarnation)
+
+    # ------------------------------------------------------------ start and stop
+
+    async def start(self, incarnations: list[Incarnation]) -> None:
+        """Listen for workers, and adopt those that an earlier service left running, all at once."""
+        for folder in ("logs", "exits"):
+            (self._state_dir / folder).mkdir(mode=0o700, exist_ok=True)
+        path = str(self.socket_path)
+        if len(path.encode()) >= 108:
+            raise MooringError(f"the state directory's path is too long for a socket: {path}")
+        # Only the holder of the lock comes here: a socket that is left over is nobody's.
+        self.socket_path.unlink(missing_ok=True)
+        old_umask = os.umask(0o177)
+        try:
+            self._server = await asyncio.get_running_loop().create_unix_server(self._make_channel, path)
+        finally:
+            os.umask(old_umask)
+        self._adoption_begin = time.monotonic()
+        for stored in incarnations:
+            self._adopt(stored)
+        if not self.adopting:
+            self.adoption_s = 0.0
+
+    def _adopt(self, stored: Incarnation) -> None:
+        slot = self._make_slot(stored.worker)
+        slot.incarnation = stored.incarnation
+        slot.record = msgspec.msgpack.decode(stored.record, type=IncarnationRecord)
+        slot.stored = stored.stored
+        slot.restarts = slot.record.restarts
+        slot.set_state(WorkerEvent.START)
+        slot.gone.clear()
+        self._by_incarnation[slot.incarnation] = slot
+        self.adopting.add(slot.name)
+        self._run(slot, self._keep(slot, adopted=True))
+
+    async def stop(self, reason: str) -> None:
+        """End all workers, in parallel, each under the deadlines of `kill`."""
+        self._stopping = True
+        await asyncio.gather(*(self._end(slot, reason) for slot in self.slots()))
+        await self._close()
+
+    async def hand_over(self) -> None:
+        """Leave the workers running for the next service."""
+        self._stopping = True
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for slot in self._slots.values():
+            if slot.process is not None:
+                slot.process.let_go()
+        await self._close()
+
+    async def _close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        for channel in list(self._streams):
+            channel.close()
+        await asyncio.sleep(0)
+
+    # ------------------------------------------------------------ verbs
+
+    async def ensure(self, name: str) -> Slot:
+        """Return the Running worker `name`; it is created by first use.
+
+        Raises:
+            WorkerBusy: If it is being killed, or Failed.
+            WorkerDied: If it cannot be started.
+            Unavailable: If the service is stopping, or the worker is still being adopted.
+        """
+        slot = self._slots.get(name)
+        if slot is not None and slot.state is WorkerState.RUNNING and slot.linked:
+            return slot
+        if self._stopping:
+            raise Unavailable("the service is stopping")
+        if slot is None:
+            slot = self._create(name)
+        elif slot.state in (WorkerState.FAILED, WorkerState.STOPPING):
+            raise WorkerBusy(name, slot.state.value)
+        elif name in self.adopting:
+            raise Unavailable(f"worker {name!r} is being adopted")
+        await self._until_ready(slot)
+        return slot
+
+    async def start_worker(self, name: str) -> bool:
+        """Have worker `name` Running; a Failed one is restarted. Returns True when it did not exist.
+
+        Raises:
+            As `ensure`.
+        """
+        slot = self._slots.get(name)
+        if slot is None:
+            await self.ensure(name)
+            return True
+        if slot.state is WorkerState.FAILED:
+            slot.budget.reset()
+            slot.reason = None
+            slot.set_state(WorkerEvent.START)
+            self._run(slot, self._keep(slot))
+        await self.ensure(name)
+        return False
+
+    async def kill(self, name: str) -> Killed:
+        """End worker `name` for good.
+
+        Raises:
+            UnknownWorker: If there is none.
+        """
+        return await self._end(self.slot(name), "killed")
+
+    async def wait_gone(self, name: str) -> None:
+        """Wait until a worker that is being killed has ended; at once if it is not."""
+        slot = self._slots.get(name)
+        if slot is not None and slot.state is WorkerState.STOPPING:
+            await slot.gone.wait()
+
+    def _make_slot(self, name: str) -> Slot:
+        config = self._config
+        budget = RestartBudget(
+            config.restart_budget, config.restart_window, config.restart_delay, config.restart_delay_max
+        )
+        slot = Slot(name, budget)
+        self._slots[name] = slot
+        return slot
+
+    def _create(self, name: str) -> Slot:
+        slot = self._make_slot(name)
+        slot.set_state(WorkerEvent.START)
+        self._run(slot, self._keep(slot))
+        return slot
+
+    def _run(self, slot: Slot, coroutine: Coroutine[None, None, None]) -> None:
+        slot.ready = asyncio.get_running_loop().create_future()
+        slot.ready.add_done_callback(_look_at)
+        task = asyncio.get_running_loop().create_task(coroutine, name=f"worker {slot.name}")
+        slot.task = task
+        self._tasks.add(task)
+        task.add_done_callback(self._task_done)
+
+    def _task_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (exc := task.exception()) is not None:
+            log.critical("%s: the supervision has failed", task.get_name(), exc_info=exc)
+
+    async def _until_ready(self, slot: Slot) -> None:
+        while True:
+            try:
+                await asyncio.shield(slot.ready)
+            except WorkerDied:
+                if slot.state in (WorkerState.FAILED, WorkerState.STOPPING, WorkerState.STOPPED):
+                    raise
+                await asyncio.sleep(0)
+                continue  # it is being restarted: the next start has a future of its own
+            return
+
+    async def _end(self, slot: Slot, reason: str) -> Killed:
+        if slot.state is WorkerState.FAILED:
+            slot.set_state(WorkerEvent.STOP)
+            slot.set_state(WorkerEvent.ENDED)
+            self._forget(slot)
+            return Killed(0, 0)
+        if slot.state is not WorkerState.STOPPING:
+            slot.set_state(WorkerEvent.STOP)
+            slot.stop_reason = reason
+            slot.stop_wanted.set()
+        if slot.task is not None:
+            await asyncio.wait({slot.task})
+        goodbye = slot.goodbye
+        if goodbye is not None:
+            return Killed(goodbye.discarded, goodbye.closed)
+        return Killed(slot.stats.mailbox, slot.closed_hard)
+
+    def _forget(self, slot: Slot) -> None:
+        self._by_incarnation.pop(slot.incarnation, None)
+        if self._slots.get(slot.name) is slot:
+            del self._slots[slot.name]
+        slot.gone.set()
+
+    # ------------------------------------------------------------ one worker's life
+
+    async def _keep(self, slot: Slot, *, adopted: bool = False) -> None:
+        """Start, watch and restart one worker until it is told to stop, or has failed for good."""
+        while True:
+            if not adopted:
+                if slot.stop_wanted.is_set():
+                    break
+                try:
+                    await self._spawn(slot)
+                except (OSError, MooringError) as exc:
+                    log.error("worker %s cannot be started: %s", slot.name, exc)
+                    slot.reason = str(exc)
+                    slot.set_state(WorkerEvent.GIVEN_UP)
+                    slot.ready.set_exception(WorkerDied(slot.name, f"cannot be started: {exc}"))
+                    return
+            else:
+                pid = slot.record
+                slot.process = worker_process.adopt(ProcessIdentity(pid.pid, pid.started_at_ticks, pid.boot_id))
+            reason = await self._watch(slot, adopted=adopted)
+            adopted = False
+            delay = await self._take_leave(slot, reason)
+            if delay is None:
+                return
+            stop = asyncio.create_task(slot.stop_wanted.wait())
+            await asyncio.wait({stop}, timeout=delay)
+            stop.cancel()
+            if not slot.stop_wanted.is_set():
+                slot.restarts += 1
+                slot.set_state(WorkerEvent.START)
+        slot.set_state(WorkerEvent.ENDED)
+        slot.fail_ready("killed")
+        self._forget(slot)
+
+    async def _spawn(self, slot: Slot) -> None:
+        slot.incarnation = secrets.token_hex(8)
+        slot.stored = 0
+        slot.goodbye = None
+        slot.asks.clear()
+        slot.gone.clear()
+        slot.stats = type(slot.stats)()
+        self._by_incarnation[slot.incarnation] = slot
+        slot.record = IncarnationRecord(
+            secret=secrets.token_hex(32),
+            started_at_us=now_us(),
+            restarts=slot.restarts,
+            exit_record=str(self._state_dir / "exits" / f"{slot.incarnation}.json"),
+        )
+        # Before the process exists: a service that dies right here leaves a worker that its successor knows.
+        await self._reports.save_incarnation(slot)
+        settings = msgspec.structs.replace(
+            self._settings,
+            worker=slot.name,
+            incarnation=slot.incarnation,
+            secret=slot.record.secret,
+            socket_path=str(self.socket_path),
+            log_file=str(self.log_file(slot.name)),
+            exit_record=slot.record.exit_record,
+            restarts=slot.restarts,
+        )
+        slot.process = worker_process.start(settings)
+        who = slot.process.identity
+        slot.record = msgspec.structs.replace(
+            slot.record, pid=who.pid, started_at_ticks=who.started_at_ticks, boot_id=who.boot_id
+        )
+        await self._reports.save_incarnation(slot)
+
+    def log_file(self, name: str) -> Path:
+        """Return the path of a worker's log."""
+        return self._state_dir / "logs" / f"{name}.log"
+
+    async def _watch(self, slot: Slot, *, adopted: bool) -> str:
+        """Wait until the process has ended; return why, as far as we had to do with it."""
+        config = self._config
+        process = slot.process
+        if process is None:
+            return "it ended while the service was away"
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        slot.last_report_at = started
+        probe = 0
+        dump_at: float | None = None
+        exited = asyncio.create_task(process.exited.wait())
+        stop = asyncio.create_task(slot.stop_wanted.wait())
+        reason = ""
+        try:
+            while not exited.done() and not stop.done():
+                await asyncio.wait(
+                    {exited, stop}, timeout=config.probe_interval, return_when=asyncio.FIRST_COMPLETED
+                )
+                now = loop.time()
+                if exited.done() or stop.done():
+                    break
+                if slot.linked and slot.state is WorkerState.RUNNING:
+                    probe += 1
+                    slot.command(Probe(probe))
+                    self._rotate_log(slot)
+                    silent = now - slot.last_report_at
+                    if silent < config.watchdog_timeout:
+                        dump_at = None
+                        continue
+                    reason = f"it did not answer for {silent:.0f} s"
+                else:
+                    limit = config.start_timeout
+                    if now - max(slot.last_report_at, started) < limit:
+                        continue
+                    reason = f"it did not connect for {limit:g} s"
+                if dump_at is None:
+                    log.error("worker %s: %s; its stacks go to its log", slot.name, reason)
+                    process.send_signal(signal.SIGUSR1)
+                    dump_at = now
+                    await asyncio.wait({exited}, timeout=0.5)
+                await self._signal_until(process, exited, (signal.SIGTERM, signal.SIGKILL))
+            if stop.done() and not exited.done():
+                await self._tell_to_stop(slot, process, exited)
+        finally:
+            for task in (exited, stop):
+                task.cancel()
+        return reason
+
+    async def _tell_to_stop(self, slot: Slot, process: worker_process.WorkerProcess, exited: asyncio.Task[bool]) -> None:
+        config = self._config
+        if slot.linked:
+            slot.command(Stop(slot.stop_reason, config.stop_timeout * 0.8))
+            await asyncio.wait({exited}, timeout=config.stop_timeout)
+        if not exited.done():
+            await self._signal_until(process, exited, (signal.SIGTERM, signal.SIGKILL))
+
+    async def _signal_until(
+        self, process: worker_process.WorkerProcess, exited: asyncio.Task[bool], numbers: tuple[signal.Signals, ...]
+    ) -> None:
+        for number in numbers:
+            process.send_signal(number)
+            await asyncio.wait({exited}, timeout=self._config.kill_timeout)
+            if exited.done():
+                return
+
+    async def _take_leave(self, slot: Slot, reason: str) -> float | None:
+        """Report a death; return the delay before the restart, or None when there is none."""
+        self.adopted(slot)
+        try:
+            # What the process wrote before it died is still in the socket.
+            await asyncio.wait_for(slot.unlinked.wait(), DRAIN_LINK_S)
+        except TimeoutError:
+            if slot.channel is not None:
+                slot.channel.abort()
+        ended = slot.process.exit if slot.process is not None and slot.process.exit is not None else Exit(None, None)
+        record = self._read_exit_record(slot)
+        text = reason or (record.reason if record is not None and ended.signal is None else ended.text)
+        slot.fail_requests(text)
+        asked = slot.state is WorkerState.STOPPING
+        delay = None
+        if not asked:
+            delay = slot.budget.died(time.monotonic(), random.random())  # noqa: S311 - jitter is no secret
+            slot.reason = text
+        slot.process_gone()
+        slot.closed_hard = await self._reports.worker_gone(
+            slot, ended, slot.stop_reason if asked else text, restarting=delay is not None, asked=asked
+        )
+        await self._reports.save_incarnation(slot, ended=True)
+        self._by_incarnation.pop(slot.incarnation, None)
+        if asked:
+            slot.set_state(WorkerEvent.ENDED)
+            slot.fail_ready("killed")
+            self._forget(slot)
+            return None
+        if delay is None:
+            log.error("worker %s is Failed: %s, and the restart budget is used up", slot.name, text)
+            slot.set_state(WorkerEvent.GIVEN_UP)
+            slot.fail_ready(text)
+            slot.gone.set()
+            return None
+        log.warning("worker %s has died: %s; restart in %.2f s", slot.name, text, delay)
+        slot.set_state(WorkerEvent.DIED)
+        old, slot.ready = slot.ready, asyncio.get_running_loop().create_future()
+        slot.ready.add_done_callback(_look_at)
+        if not old.done():
+            old.set_exception(WorkerDied(slot.name, text))
+        return delay
+
+    def _read_exit_record(self, slot: Slot) -> ExitRecord | None:
+        path = Path(slot.record.exit_record or "/nonexistent")
+        try:
+            record = msgspec.json.decode(path.read_bytes(), type=ExitRecord)
+            path.unlink()
+        except (OSError, msgspec.MsgspecError):
+            return None
+        return record
+
+    def _rotate_log(self, slot: Slot) -> None:
+        """Copy and truncate: the process holds the file open for appending, and never learns of it."""
+        path = self.log_file(slot.name)
+        try:
+            if path.stat().st_size < self._settings.log_max_bytes:
+                return
+            for index in range(self._settings.log_files - 1, 0, -1):
+                older = path.with_suffix(f".log.{index}")
+                if older.exists():
+                    older.replace(path.with_suffix(f".log.{index + 1}"))
+            path.with_suffix(".log.1").write_bytes(path.read_bytes())
+            os.truncate(path, 0)
+        except OSError as exc:
+            log.warning("the log of worker %s cannot be rotated: %s", slot.name, exc)
+
+    def adopted(self, slot: Slot) -> None:
+        """The adoption of `slot` has ended, well or not."""
+        if slot.name in self.adopting:
+            self.adopting.discard(slot.name)
+            if not self.adopting:
+                self.adoption_s = time.monotonic() - self._adoption_begin
+
+    # ------------------------------------------------------------ the link
+
+    def _make_channel(self) -> Channel[Report]:
+        channel: Channel[Report] = Channel(report_decoder, self._first, self._stream_lost)
+        self._streams.add(channel)
+        loop = asyncio.get_running_loop()
+        loop.call_later(HELLO_TIMEOUT_S, self._drop_silent, channel)
+        return channel
+
+    def _drop_silent(self, channel: Channel[Report]) -> None:
+        if channel in self._streams and self._owner(channel) is None:
+            channel.abort()
+
+    def _owner(self, channel: Channel[Report]) -> Slot | None:
+        return next((slot for slot in self._slots.values() if slot.channel is channel), None)
+
+    def _first(self, channel: Channel[Report], reports: list[Report]) -> None:
+        hello, *rest = reports
+        if not isinstance(hello, Hello):
+            log.warning("a stream on the link did not begin with hello; closed")
+            channel.abort()
+            return
+        slot = self._by_incarnation.get(hello.incarnation)
+        refusal = self._refusal(channel, slot, hello)
+        if refusal is not None or slot is None:
+            log.warning("worker %s, process %d, is refused: %s", hello.worker, hello.pid, refusal.reason if refusal else "")
+            if refusal is not None:
+                channel.send(refusal)
+            channel.close()
+            return
+        slot.channel = channel
+        slot.unlinked.clear()
+        slot.last_report_at = asyncio.get_running_loop().time()
+        channel.on_messages = lambda _, more: self._reports.take(slot, more)
+        task = asyncio.get_running_loop().create_task(self._welcome(slot, channel, hello), name=f"welcome {slot.name}")
+        self._tasks.add(task)
+        task.add_done_callback(self._task_done)
+        if rest:
+            self._reports.take(slot, rest)
+
+    def _refusal(self, channel: Channel[Report], slot: Slot | None, hello: Hello) -> Refused | None:
+        if hello.version < OLDEST_PROTOCOL_VERSION or hello.oldest_version > PROTOCOL_VERSION:
+            return Refused(
+                f"it speaks link versions {hello.oldest_version} to {hello.version}, "
+                f"this service {OLDEST_PROTOCOL_VERSION} to {PROTOCOL_VERSION}",
+                drain=True,
+            )
+        if self._stopping:
+            return Refused("the service is stopping")
+        if slot is None:
+            return Refused("this service does not know it", drain=True)
+        if not hmac.compare_digest(hello.secret.encode(), slot.record.secret.encode()):
+            return Refused("wrong secret", drain=True)
+        if slot.linked:
+            return Refused("another stream of the same process is linked")
+        peer = channel.peer_socket()
+        if peer is not None:
+            pid, uid, _ = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+            if uid != os.getuid() or pid != hello.pid:
+                return Refused("the process at the other end is not the one that it says it is", drain=True)
+        return None
+
+    async def _welcome(self, slot: Slot, channel: Channel[Report], hello: Hello) -> None:
+        fresh = slot.record.pid == 0 or slot.name not in self.adopting
+        if slot.record.pid == 0:
+            # Its service died between starting it and writing down its pid.
+            slot.record = msgspec.structs.replace(
+                slot.record, pid=hello.pid, started_at_ticks=hello.started_at_ticks, boot_id=hello.boot_id
+            )
+            await self._reports.save_incarnation(slot)
+        try:
+            first = await self._reports.allot_ids(ID_BLOCK)
+            await self._reports.worker_linked(slot, hello, fresh=fresh)
+        except MooringError as exc:
+            log.warning("worker %s cannot be welcomed now: %s", slot.name, exc)
+            channel.abort()
+            return
+        channel.send(Welcome(slot.stored, first, ID_BLOCK, os.getpid()))
+        if slot.state is WorkerState.STARTING:
+            slot.set_state(WorkerEvent.LINKED)
+        self.adopted(slot)
+        if not slot.ready.done():
+            slot.ready.set_result(None)
+
+    def _stream_lost(self, channel: Channel[Report], exc: Exception | None) -> None:
+        self._streams.discard(channel)
+        slot = self._owner(channel)
+        if slot is None:
+            return
+        if exc is not None:
+            log.warning("the link of worker %s: %s", slot.name, exc)
+        slot.channel = None
+        slot.unlinked.set()
+        if slot.state is WorkerState.RUNNING:
+            slot.last_report_at = asyncio.get_running_loop().time()
+            slot.set_state(WorkerEvent.LINK_LOST)
+            slot.ready = asyncio.get_running_loop().create_future()
+            slot.ready.add_done_callback(_look_at)
+
+
+def _look_at(future: asyncio.Future[None]) -> None:
+    # Nobody may be waiting for this start; its failure is in the log and in the worker's record.
+    if not future.cancelled():
+        future.exception()

@@ -1,0 +1,164 @@
+"""One worker process: exec, identity, signals, exit status. It knows one child, not when to start it.
+
+A worker may be our child or one that a service before us started; either way it is held by a pidfd, so that a signal
+never reaches another process that got its number. Linux only, and this is the seam.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+
+from mooring import identity
+from mooring.messages import WorkerSettings
+
+KEEP_ENVIRONMENT_OUT = ("MOORING_TOKEN",)  # the worker runs user code; the API's token is none of its business
+
+
+class ProcessIdentity(msgspec.Struct, frozen=True):
+    """What tells a process from any other that may get its pid. `pid` 0: not yet known."""
+
+    pid: int
+    started_at_ticks: int
+    boot_id: str
+
+
+class Exit(msgspec.Struct, frozen=True):
+    """How a process has ended; code and signal are None where nobody could know them."""
+
+    exit_code: int | None
+    signal: int | None
+
+    @property
+    def text(self) -> str:
+        """The exit in words."""
+        if self.signal is not None:
+            try:
+                return f"killed by {signal.Signals(self.signal).name}"
+            except ValueError:
+                return f"killed by signal {self.signal}"
+        if self.exit_code is not None:
+            return f"exited with code {self.exit_code}"
+        return "ended while the service was away"
+
+
+class WorkerProcess:
+    """A running worker process. `exited` is set, with `exit`, when it has ended.
+
+    Args:
+        identity: Of the process; it must be alive.
+        child: The Popen when it is our child, None when it was adopted.
+    """
+
+    def __init__(self, process_identity: ProcessIdentity, pidfd: int, child: subprocess.Popen[bytes] | None) -> None:
+        self.identity = process_identity
+        self.exit: Exit | None = None
+        self.exited = asyncio.Event()
+        self._pidfd = pidfd
+        self._child = child
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(pidfd, self._on_exit)
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self.identity.pid
+
+    @property
+    def is_child(self) -> bool:
+        """True when this service started it."""
+        return self._child is not None
+
+    def _on_exit(self) -> None:
+        self._loop.remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        self._pidfd = -1
+        if self._child is None:
+            self.exit = Exit(None, None)
+        else:
+            code = self._child.wait()  # it has ended: this does not block
+            self.exit = Exit(code, None) if code >= 0 else Exit(None, -code)
+        self.exited.set()
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Signal the process, if it is still there."""
+        if self._pidfd >= 0:
+            try:
+                signal.pidfd_send_signal(self._pidfd, number)
+            except ProcessLookupError:
+                pass  # it has just ended; _on_exit is on its way
+
+    def let_go(self) -> None:
+        """Stop watching: a handover leaves the process running."""
+        if self._pidfd >= 0:
+            self._loop.remove_reader(self._pidfd)
+            os.close(self._pidfd)
+            self._pidfd = -1
+        if self._child is not None:
+            # Popen's destructor would warn; the next service holds it by its pidfd.
+            self._child.returncode = 0
+
+
+def start(settings: WorkerSettings) -> WorkerProcess:
+    """Start a worker process: exec, never fork alone (a fork would hold our lock, port and database).
+
+    Raises:
+        OSError: If it cannot be started.
+    """
+    environment = {name: value for name, value in os.environ.items() if name not in KEEP_ENVIRONMENT_OUT}
+    environment["PYTHONUNBUFFERED"] = "1"
+    log_fd = os.open(settings.log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        child = subprocess.Popen(  # noqa: S603 - our own interpreter and module, no shell
+            [sys.executable, "-m", "mooring", settings.worker],
+            stdin=subprocess.PIPE,
+            stdout=log_fd,
+            stderr=log_fd,
+            close_fds=True,
+            start_new_session=True,  # Ctrl-C is for the service, which then ends its workers in order
+            env=environment,
+        )
+    finally:
+        os.close(log_fd)
+    assert child.stdin is not None, "stdin is a pipe"
+    try:
+        # At most some kilobytes: they fit the pipe, whatever the child does.
+        child.stdin.write(msgspec.json.encode(settings))
+        child.stdin.close()
+    except BrokenPipeError:
+        pass  # it died at once: its exit says more
+    pidfd = os.pidfd_open(child.pid)
+    ticks = identity.started_at_ticks(child.pid)
+    return WorkerProcess(ProcessIdentity(child.pid, ticks, identity.boot_id()), pidfd, child)
+
+
+def adopt(process_identity: ProcessIdentity) -> WorkerProcess | None:
+    """Hold a process that an earlier service started; None if it is gone."""
+    if process_identity.pid <= 0 or process_identity.boot_id != identity.boot_id():
+        return None
+    try:
+        pidfd = os.pidfd_open(process_identity.pid)
+    except ProcessLookupError:
+        return None
+    try:
+        same = identity.started_at_ticks(process_identity.pid) == process_identity.started_at_ticks
+    except ProcessLookupError:
+        same = False
+    if not same or _is_zombie(process_identity.pid):
+        os.close(pidfd)
+        return None
+    return WorkerProcess(process_identity, pidfd, None)
+
+
+def _is_zombie(pid: int) -> bool:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return True
+    return stat.rpartition(")")[2].split()[0] == "Z"
