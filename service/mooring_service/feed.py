@@ -214,6 +214,13 @@ class Subscription:
                 # The future is shared: it must not be cancelled by one subscriber's deadline.
                 await asyncio.wait((changed,), timeout=left)
 
+    async def take_more(self) -> list[Selection | Gap]:
+        """Return what there is now that is wanted, reading on past what the filter leaves out; ``[]``: nothing more."""
+        while True:
+            found = await self.take()
+            if found or self.cursor >= self._feed.last:
+                return found
+
     async def take(self, limit_bytes: int = CHUNK_BYTES) -> list[Selection | Gap]:
         """Return what is there now, without waiting for more, and move the cursor past what was looked at."""
         journal = self._feed.journal

@@ -177,6 +177,8 @@ class Service:
         retention = self.config.retention
         self.directory = Directory(self.journal.epoch, retention.closed_connections, retention.closed_age)
         self.directory.recover(recovered.connections)
+        # Taken first: the first connection of a new state directory is number 1.
+        await self._next_ids()
         await self._supervisor.start([stored for stored in recovered.incarnations if not stored.ended])
         known = {stored.incarnation for stored in recovered.incarnations if not stored.ended}
         await self._end_strays(known)
@@ -451,11 +453,11 @@ class Service:
             if update.status == STATUS_CONNECTING:
                 errors = [ErrorEntry(err_code, reason)]
                 seq += 1
-                add(Kind.onError, ErrorEvent(errors), seq)
+                add(Kind.onError, ErrorEvent(errors=errors), seq)
             # Closed already, but its onTerminate was still in the worker's mailbox: the end is known.
             end = update.terminate or Terminated(ABNORMAL, reason, False)
             seq += 1
-            add(Kind.onTerminate, TerminateEvent(end.code, end.reason, end.was_clean), seq)
+            add(Kind.onTerminate, TerminateEvent(code=end.code, reason=end.reason, was_clean=end.was_clean), seq)
             updates.append(
                 msgspec.structs.replace(
                     update,
@@ -483,9 +485,12 @@ class Service:
     async def _next_id(self) -> int:
         async with self._allotting:
             if not self._ids:
-                first = await self.journal.allot_ids(ID_BLOCK)
-                self._ids = list(range(first + ID_BLOCK - 1, first - 1, -1))
+                await self._next_ids()
             return self._ids.pop()
+
+    async def _next_ids(self) -> None:
+        first = await self.journal.allot_ids(ID_BLOCK)
+        self._ids = list(range(first + ID_BLOCK - 1, first - 1, -1))
 
     # ------------------------------------------------------------ connections
 

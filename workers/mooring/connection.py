@@ -312,7 +312,7 @@ class Connection(asyncio.Protocol):
         self, errors: list[ErrorEntry], *, timed_out: bool = False, policy: bool = False, terminated: bool = False
     ) -> None:
         self.errors = errors
-        self._record(Kind.onError, ErrorEvent(errors))
+        self._record(Kind.onError, ErrorEvent(errors=errors))
         self._end(ABNORMAL, errors[0].message, was_clean=False)
         self._answer_open(timed_out=timed_out, policy=policy, terminated=terminated)
 
@@ -723,7 +723,7 @@ class Connection(asyncio.Protocol):
         if self.errors or self.state is ConnectionState.CLOSED:
             return
         self.errors = [ErrorEntry(err_code, message)]
-        self._record(Kind.onError, ErrorEvent(self.errors))
+        self._record(Kind.onError, ErrorEvent(errors=self.errors))
         self._drop_outbound()
         if close_code is not None and self.state is ConnectionState.CONNECTED:
             reason = message.encode()[:120].decode("utf-8", "ignore")
@@ -742,7 +742,7 @@ class Connection(asyncio.Protocol):
         self._live_timer = self._close_timer = None
         self._drop_outbound()
         self._runtime.paused.discard(self)
-        self._record(Kind.onTerminate, TerminateEvent(code, reason, was_clean))
+        self._record(Kind.onTerminate, TerminateEvent(code=code, reason=reason, was_clean=was_clean))
         if self._transport is not None and not self._transport.is_closing():
             if was_clean:
                 # The server closes TCP first (RFC 6455 section 7.1.1); we only wait so long for it.

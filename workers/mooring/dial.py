@@ -33,7 +33,8 @@ _READ_AHEAD_BYTES = 64 * 1024
 
 
 class Dialled(msgspec.Struct, frozen=True):
-    """An upgraded connection: `tail` came in the same packet as the 101, `keep` must live as long as `transport`."""
+    """An upgraded connection: `tail` came in the same packet as the 101, `keep` must live as long as `transport`
+    (aiohttp closes a transport whose response is collected)."""
 
     transport: asyncio.Transport
     tail: bytes
@@ -175,7 +176,7 @@ class Dialler:
                 raise _failed(ErrCode.HANDSHAKE_INVALID, f"{place} closed the connection during the handshake")
             collector = _TailCollector()
             connection.protocol.set_parser(collector, None)
-            return Dialled(connection.transport, collector.tail, protocol, deflate, connection)
+            return Dialled(connection.transport, collector.tail, protocol, deflate, response)
         except BaseException:
             response.close()
             raise

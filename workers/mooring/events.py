@@ -43,63 +43,63 @@ class MessageEvent(msgspec.Struct, frozen=True):
     type: str = "message"
 
 
-class ErrorEvent(msgspec.Struct, frozen=True):
+class ErrorEvent(msgspec.Struct, frozen=True, kw_only=True):
     """What ``on_error`` gets: `errors`, outermost first."""
 
-    errors: list[ErrorEntry]
     type: str = "error"
+    errors: list[ErrorEntry]
 
 
-class TerminateEvent(msgspec.Struct, frozen=True, rename="camel"):
+class TerminateEvent(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """What ``on_terminate`` gets.
 
     `code` is the peer's; 1005 if its close frame had none, 1006 if there was none (RFC 6455 section 7.1.5).
     `was_clean`: a close frame was sent and received.
     """
 
+    type: str = "terminate"
     code: int
     reason: str
     was_clean: bool
-    type: str = "terminate"
 
 
 class CallbackErrorEvent(msgspec.Struct, frozen=True, kw_only=True):
     """An exception inside a callback (4D: ``ON ERR CALL``)."""
 
+    type: str = "callbackError"
     callback: str
     exception: str
     message: str
     traceback: str
-    type: str = "callbackError"
 
 
 class WorkerStartedEvent(msgspec.Struct, frozen=True, kw_only=True):
     """A worker process is Running."""
 
+    type: str = "workerStarted"
     pid: int
     incarnation: str
     restarts: int
-    type: str = "workerStarted"
 
 
 class WorkerExitedEvent(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """A worker process has ended; `exit_code` and `signal` are None where nobody could know them."""
 
+    type: str = "workerExited"
     pid: int
     exit_code: int | None
     signal: int | None
     reason: str
     restarting: bool
-    type: str = "workerExited"
 
 
 class GapEvent(msgspec.Struct, frozen=True, kw_only=True, rename={"from_": "from"}):
     """Events between the cursor `from_` and `to` are no longer kept; `lost` is how many, None if unknowable."""
 
+    type: str = "gap"
     from_: str | None
     to: str
     lost: int | None
-    type: str = "gap"
 
 
 _encoder = msgspec.json.Encoder()

@@ -1,0 +1,3 @@
+from mooring_api.cli import main
+
+main()

@@ -1,0 +1,175 @@
+"""Who may come in: token, Host, Origin, scope. One decision per request, before any handler."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+
+from aiohttp import web
+
+from mooring_service.config import Scope, TokenConfig
+from mooring_api.problems import Problem
+
+OPEN_PATHS = frozenset({"/", "/docs", "/openapi.json", "/healthz", "/readyz"})
+"""Served without a token: no data in them (`/readyz` then answers the status alone)."""
+MAX_TOKEN_CHARS = 512
+ALL_SCOPES: frozenset[Scope] = frozenset(("read", "send", "manage"))
+
+
+class TokenFileError(Exception):
+    """The token file cannot be trusted or made."""
+
+
+def load_token(state_dir: Path) -> str:
+    """Return the token of a state directory; it is made at first use, mode 0600.
+
+    Raises:
+        TokenFileError: If the file is a link, belongs to another user, or can be read by others.
+    """
+    path = state_dir / "token"
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        return _read_token(path)
+    except OSError as exc:
+        raise TokenFileError(f"{path}: cannot be made: {exc.strerror}") from None
+    token = secrets.token_urlsafe(32)
+    with os.fdopen(fd, "w") as file:
+        file.write(token + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    return token
+
+
+def _read_token(path: Path) -> str:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as exc:
+        raise TokenFileError(f"{path}: cannot be read: {exc.strerror}") from None
+    with os.fdopen(fd) as file:
+        status = os.fstat(file.fileno())
+        if status.st_uid != os.getuid():
+            raise TokenFileError(f"{path}: belongs to another user")
+        if status.st_mode & 0o077:
+            raise TokenFileError(f"{path}: can be read by others (mode {status.st_mode & 0o777:o}); it must be 600")
+        token = file.read().strip()
+    if not token:
+        raise TokenFileError(f"{path}: is empty; remove it to have a new one made")
+    return token
+
+
+def token_hash(token: str) -> str:
+    """Return what ``[tokens]`` of the configuration holds for a token."""
+    return "sha256:" + hashlib.sha256(token.encode()).hexdigest()
+
+
+class Access:
+    """The decision.
+
+    Args:
+        token: The one of the state directory; None asks for no token at all.
+        named: Further tokens, as hashes.
+        hosts: The Host names that are answered, with port.
+        secure: Whether we speak TLS: decides which Origin is ours.
+    """
+
+    def __init__(
+        self, token: str | None, named: Mapping[str, TokenConfig], hosts: frozenset[str], *, secure: bool = False
+    ) -> None:
+        self._required = token is not None
+        self._token = token
+        self.hosts = hosts
+        scheme = "https" if secure else "http"
+        self._origins = frozenset(f"{scheme}://{host}" for host in hosts)
+        self._known: list[tuple[bytes, frozenset[Scope]]] = []
+        self.set_tokens(named)
+
+    def set_tokens(self, named: Mapping[str, TokenConfig]) -> None:
+        """Replace the named tokens (SIGHUP)."""
+        self._known = []
+        if self._token is not None:
+            self._known.append((hashlib.sha256(self._token.encode()).digest(), ALL_SCOPES))
+        for config in named.values():
+            self._known.append((bytes.fromhex(config.hash.removeprefix("sha256:")), frozenset(config.scopes)))
+
+    def check_origin(self, request: web.BaseRequest) -> None:
+        """Refuse what a page of another site makes a browser send, and names that rebinding made point here.
+
+        Raises:
+            Problem: 403.
+        """
+        headers = request.headers
+        hosts = headers.getall("Host", [])
+        if len(hosts) != 1 or not request.raw_path.startswith("/"):
+            raise Problem("forbidden", "exactly one Host header and a path are required, no absolute URL")
+        if hosts[0].lower() not in self.hosts:
+            raise Problem("forbidden", "this Host is not one that mooring listens as; see [api] hosts")
+        for origin in headers.getall("Origin", ()):
+            if origin.lower() not in self._origins:
+                raise Problem("forbidden", "requests of other origins are refused")
+        for site in headers.getall("Sec-Fetch-Site", ()):
+            if site.lower() not in ("same-origin", "none"):
+                raise Problem("forbidden", "cross-site requests are refused")
+
+    def scopes(self, request: web.BaseRequest) -> frozenset[Scope] | None:
+        """Return what the request's token allows; None without a valid one."""
+        if not self._required:
+            return ALL_SCOPES
+        values = request.headers.getall("Authorization", ())
+        if len(values) != 1 or len(values[0]) > MAX_TOKEN_CHARS:
+            return None
+        kind, _, token = values[0].partition(" ")
+        if kind.lower() != "bearer":
+            return None
+        # Hashes are compared, as bytes and in constant time; the header may hold anything (surrogateescape).
+        digest = hashlib.sha256(token.strip().encode("utf-8", "surrogateescape")).digest()
+        found: frozenset[Scope] | None = None
+        for known, scopes in self._known:
+            if hmac.compare_digest(known, digest):
+                found = scopes
+        return found
+
+    def check(self, request: web.BaseRequest) -> None:
+        """Refuse a request without the token or scope that it needs.
+
+        Raises:
+            Problem: 401 or 403.
+        """
+        self.check_origin(request)
+        path = request.path
+        if path in OPEN_PATHS or path.startswith("/console/"):
+            return
+        scopes = self.scopes(request)
+        if scopes is None:
+            raise Problem(
+                "unauthorized",
+                "send 'Authorization: Bearer <token>'; `mooring token` prints the token",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+        needed = needed_scope(request.method, path)
+        if needed not in scopes:
+            raise Problem("forbidden", f"this token lacks the scope {needed!r}")
+
+
+def needed_scope(method: str, path: str) -> Scope:
+    """Return the scope that a request needs."""
+    if method in ("GET", "HEAD"):
+        return "read"
+    if method == "POST" and path.endswith("/messages"):
+        return "send"
+    return "manage"
+
+
+def own_hosts(listen_host: str, port: int, configured: list[str], *, secure: bool) -> frozenset[str]:
+    """Return the Host values that are answered when listening on `listen_host`."""
+    names = {"localhost", "127.0.0.1", "[::1]"}
+    if listen_host not in ("0.0.0.0", "::", ""):  # noqa: S104 - compared, not bound
+        names.add(f"[{listen_host}]" if ":" in listen_host else listen_host.lower())
+    found = {f"{name}:{port}" for name in names}
+    if port == (443 if secure else 80):
+        found |= names
+    return frozenset(found | {host.lower() for host in configured})

@@ -1,0 +1,101 @@
+"""The application: the whole route table on one screen, and the one edge that every request passes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+
+from mooring.errors import MooringError
+from mooring_api import connections, events, idempotency, system, workers
+from mooring_api.context import API, Api
+from mooring_api.problems import Problem, problem_of
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+log = logging.getLogger("mooring.api")
+
+
+def routes() -> list[web.RouteDef]:
+    """Return every route that is served."""
+    return [
+        web.post("/v1/connections", connections.create),
+        web.get("/v1/connections", connections.index, allow_head=False),
+        web.get("/v1/connections/{id}", connections.show, allow_head=False),
+        web.delete("/v1/connections/{id}", connections.terminate),
+        web.post("/v1/connections/{id}/messages", connections.send),
+        web.get("/v1/connections/{id}/events", events.of_connection, allow_head=False),
+        web.get("/v1/workers", workers.index, allow_head=False),
+        web.get("/v1/workers/{name}", workers.show, allow_head=False),
+        web.put("/v1/workers/{name}", workers.start),
+        web.delete("/v1/workers/{name}", workers.kill),
+        web.post("/v1/workers/{name}/calls", workers.call),
+        web.post("/v1/workers/{name}/drain", workers.drain),
+        web.get("/v1/workers/{name}/events", events.of_worker, allow_head=False),
+        web.get("/v1/events", events.of_everything, allow_head=False),
+        web.get("/healthz", system.healthz),
+        web.get("/readyz", system.readyz),
+        web.get("/metrics", system.metrics),
+        web.get("/openapi.json", system.openapi),
+        web.get("/docs", system.docs),
+        web.get("/", system.page),
+        web.get("/console/{name:[a-zA-Z0-9._/-]+}", system.page),
+    ]
+
+
+def make_app(api: Api) -> web.Application:
+    """Return the application of `api`."""
+    app = web.Application(middlewares=[edge], client_max_size=api.config.limits.max_body_bytes)
+    app[API] = api
+    idempotency.setup(app)
+    app.add_routes(routes())
+    app.on_response_prepare.append(_plain_server_header)
+    return app
+
+
+async def _plain_server_header(request: web.Request, response: web.StreamResponse) -> None:
+    response.headers["Server"] = "mooring"  # no versions
+
+
+@web.middleware
+async def edge(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Let in or refuse; turn every error into a problem."""
+    try:
+        request.app[API].access.check(request)
+        return await handler(request)
+    except Problem as problem:
+        return idempotency.problem_response(problem)
+    except MooringError as exc:
+        return idempotency.problem_response(problem_of(exc))
+    except web.HTTPException as exc:
+        return idempotency.problem_response(_http_problem(request, exc))
+    except UnicodeError:
+        return idempotency.problem_response(Problem("bad-request", "the path or query is not UTF-8"))
+    except ConnectionError:
+        raise  # the client has gone away: there is nobody to answer
+    # The top of a request: what mooring itself got wrong is logged, and told without its insides.
+    except Exception:
+        log.exception("%s %s has failed", request.method, request.path)
+        return idempotency.problem_response(Problem("internal", "this is a fault of mooring; its log has the traceback"))
+
+
+def _http_problem(request: web.Request, exc: web.HTTPException) -> Problem:
+    match exc.status:
+        case 404:
+            return Problem("not-found", "there is nothing at this path; /openapi.json lists what is served")
+        case 405:
+            return Problem(
+                "method-not-allowed",
+                f"{request.method} is not allowed here",
+                headers={"Allow": exc.headers.get("Allow", "")},
+            )
+        case 413:
+            limit = request.app[API].config.limits.max_body_bytes
+            return Problem("too-large", f"the body is larger than {limit} bytes (limits.max_body_bytes)")
+        case 415:
+            return Problem("unsupported-media-type", "the content type is not supported here")
+        case status if status < 500:
+            return Problem("bad-request", exc.reason)
+        case _:
+            return Problem("internal", exc.reason)

@@ -1,0 +1,242 @@
+"""workers, call, kill, logs, top."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import click
+import msgspec
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from mooring_api.client import ApiError, Client
+from mooring_api.commands.target import Failure, Target, as_json, explain, nearest, show_json
+from mooring_service.records import WorkerRecord
+
+STATUS_STYLE = {"Running": "green", "Failed": "red"}
+FOLLOW_S = 0.25
+
+
+async def _known(client: Client, name: str, work: Any) -> Any:
+    """Await `work`; an unknown worker names the nearest known one."""
+    try:
+        return await work
+    except ApiError as exc:
+        if exc.type.endswith(":worker-not-found"):
+            known = [record.name for record in await client.workers()]
+            raise Failure(explain(exc) + nearest(name, known)) from None
+        raise
+
+
+def _table(found: list[WorkerRecord]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name, right in (
+        ("NAME", False), ("STATUS", False), ("PID", True), ("CONNS", True), ("MAILBOX", True), ("OUTBOX", True),
+        ("RESTARTS", True), ("CPU", True), ("MEMORY", True), ("RUNNING", False),
+    ):  # fmt: skip
+        table.add_column(name, justify="right" if right else "left", no_wrap=True, overflow="ellipsis")
+    for record in found:
+        status = "Draining" if record.draining else record.status
+        running = "" if record.running is None else f"{record.running.name} {record.running.seconds:.1f}s"
+        table.add_row(
+            record.name,
+            Text(status, style=STATUS_STYLE.get(record.status, "yellow")),
+            str(record.pid or ""),
+            str(record.connections),
+            str(record.mailbox),
+            str(record.outbox),
+            str(record.restarts),
+            f"{record.cpu:.1f}s",
+            f"{record.rss / 2**20:.0f}M",
+            running,
+        )
+    return table
+
+
+class _WorkersGroup(click.Group):
+    """`mooring workers` alone lists; its sub-commands act on one."""
+
+
+@click.group("workers", cls=_WorkersGroup, invoke_without_command=True)
+@as_json
+@click.pass_context
+def workers(ctx: click.Context, as_json: bool) -> None:
+    """List workers; `mooring workers start NAME` and `drain NAME` act on one.
+
+    \b
+    Example:  mooring workers
+    """
+    if ctx.invoked_subcommand is not None:
+        return
+    found = ctx.obj.run(lambda client: client.workers())
+    if as_json:
+        for record in found:
+            show_json(record)
+    else:
+        Console().print(_table(found))
+
+
+@workers.command()
+@click.argument("name")
+@as_json
+@click.pass_obj
+def start(target: Target, name: str, as_json: bool) -> None:
+    """Have a worker Running; a Failed one is restarted."""
+    record = target.run(lambda client: client.start_worker(name))
+    show_json(record) if as_json else click.echo(f"{record.name}  {record.status}  pid {record.pid}")
+
+
+@workers.command()
+@click.argument("name")
+@as_json
+@click.pass_obj
+def drain(target: Target, name: str, as_json: bool) -> None:
+    """Take no new connections; restart the process when the last one has closed."""
+    record = target.run(lambda client: _known(client, name, client.drain_worker(name)))
+    show_json(record) if as_json else click.echo(f"{record.name}  draining, {record.connections} connections left")
+
+
+@click.command()
+@click.argument("worker")
+@click.argument("function")
+@click.argument("params", required=False)
+@click.option("--no-wait", is_flag=True, help="Return once it is queued.")
+@as_json
+@click.pass_obj
+def call(target: Target, worker: str, function: str, params: str | None, no_wait: bool, as_json: bool) -> None:
+    """Run a function of the configuration in a worker, and print its result as JSON.
+
+    PARAMS is a JSON object (keywords) or list (by position).
+
+    \b
+    Example:  mooring call quotes add '{"a": 1, "b": 2}'
+    """
+    try:
+        given = msgspec.json.decode(params) if params else {}
+    except msgspec.DecodeError as exc:
+        raise click.UsageError(f"PARAMS: not JSON: {exc}") from None
+    if not isinstance(given, (dict, list)):
+        raise click.UsageError("PARAMS must be a JSON object or list")
+    result = target.run(lambda client: client.call(worker, function, given, wait=not no_wait))
+    if not no_wait:
+        show_json({"result": result} if as_json else result)
+
+
+@click.command()
+@click.argument("worker")
+@as_json
+@click.pass_obj
+def kill(target: Target, worker: str, as_json: bool) -> None:
+    """End a worker: its connections are closed, its process ends.
+
+    \b
+    Example:  mooring kill quotes
+    """
+    killed = target.run(lambda client: _known(client, worker, client.kill_worker(worker)))
+    if as_json:
+        show_json(killed)
+    else:
+        click.echo(f"killed {worker}: {killed.closed} connections closed, {killed.discarded} pending items discarded")
+
+
+@click.command()
+@click.argument("worker")
+@click.option("--follow", "-f", is_flag=True, help="Go on as the log grows.")
+@click.option("--lines", "-n", type=click.IntRange(0), default=50, show_default=True, help="So many last lines first.")
+@click.pass_obj
+def logs(target: Target, worker: str, follow: bool, lines: int) -> None:
+    """Print a worker's log: what its code printed and logged. Reads the state directory.
+
+    \b
+    Example:  mooring logs quotes --follow
+    """
+    folder = target.state_dir / "logs"
+    path = folder / f"{worker}.log"
+    if "/" in worker or not path.is_file():
+        known = [found.stem for found in folder.glob("*.log")]
+        raise Failure(f"no log of a worker {worker!r} in {folder}{nearest(worker, known)}")
+    try:
+        with path.open("rb") as file:
+            for line in file.read().splitlines(keepends=True)[-lines or None :] if lines else ():
+                click.echo(line.decode("utf-8", "replace"), nl=False)
+            file.seek(0, 2)
+            while follow:
+                if path.stat().st_size < file.tell():  # rotated: it was truncated
+                    file.seek(0)
+                data = file.read()
+                if data:
+                    click.echo(data.decode("utf-8", "replace"), nl=False)
+                else:
+                    time.sleep(FOLLOW_S)
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+@click.command()
+@click.option("--interval", type=click.FloatRange(0.2), default=1.0, show_default=True, help="Seconds between looks.")
+@click.option("--count", type=click.IntRange(1), help="End after so many looks.")
+@as_json
+@click.pass_obj
+def top(target: Target, interval: float, count: int | None, as_json: bool) -> None:
+    """Show live what workers and connections do: rates, queues, memory.
+
+    \b
+    Example:  mooring top
+    """
+
+    async def look(client: Client) -> tuple[list[WorkerRecord], dict[str, tuple[int, int, int]]]:
+        totals: dict[str, tuple[int, int, int]] = {}
+        after = 0
+        while True:
+            page = await client.connections(after=after)
+            for record in page.connections:
+                count, came, went = totals.get(record.worker, (0, 0, 0))
+                open_now = record.status != "Closed"
+                totals[record.worker] = (
+                    count + open_now,
+                    came + record.stats.messages_in,
+                    went + record.stats.messages_out,
+                )
+            if page.next is None:
+                return await client.workers(), totals
+            after = page.next
+
+    async def work(client: Client) -> None:
+        before, before_at = {}, time.monotonic()
+        looks = 0
+        with Live(console=Console(), auto_refresh=False, screen=False, transient=False) as live:
+            while True:
+                found, totals = await look(client)
+                now = time.monotonic()
+                passed = max(now - before_at, 1e-9)
+                lines = []
+                for name, (open_now, came, went) in sorted(totals.items()):
+                    _, came_before, went_before = before.get(name, (0, came, went))
+                    lines.append(
+                        {
+                            "worker": name,
+                            "connections": open_now,
+                            "inPerSecond": round(max(0, came - came_before) / passed, 1),
+                            "outPerSecond": round(max(0, went - went_before) / passed, 1),
+                        }
+                    )
+                if as_json:
+                    show_json({"workers": found, "rates": lines})
+                else:
+                    rates = Table(box=None, pad_edge=False, header_style="bold")
+                    for column in ("WORKER", "OPEN", "IN/S", "OUT/S"):
+                        rates.add_column(column, justify="left" if column == "WORKER" else "right")
+                    for line in lines:
+                        rates.add_row(*(str(value) for value in line.values()))
+                    live.update(Group(_table(found), Text(), rates), refresh=True)
+                before, before_at = totals, now
+                looks += 1
+                if looks == count:
+                    return
+                await asyncio.sleep(interval)
+
+    target.run(work)

@@ -1,0 +1,246 @@
+"""The connections resource: create, list, show, send, terminate."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from mooring.errors import MooringError, SendError
+from mooring.messages import STATUS_CONNECTING
+from mooring.options import ConnectionRequest
+from mooring_api import idempotency
+from mooring_api.context import API, BODY_TIMEOUT_S, Api, json_response, read_body
+from mooring_api.problems import Problem, problem_of
+from mooring_api.schemas import (
+    MAX_PAGE,
+    STATUSES,
+    check_json,
+    check_text,
+    connection_id,
+    decode,
+    invalid,
+    known_only,
+    media_type,
+    query_int,
+)
+from mooring_service.records import ConnectionRecord
+
+NDJSON_BATCH_BYTES = 256 * 1024  # lines that are there already go to the worker together, up to this size
+NDJSON_BATCH_LINES = 1_000
+LINE_IDLE_S = 300.0  # a stream of lines may pause for so long
+
+
+async def create(request: web.Request) -> web.Response:
+    """``POST /v1/connections``."""
+    api = request.app[API]
+    known_only(request.query)
+    if media_type(request.headers.get("Content-Type")) != "application/json":
+        raise Problem("unsupported-media-type", "send the connection as application/json")
+    key = idempotency.key_of(request)
+    body = await read_body(request)
+    later = prefers_async(request)
+    wanted = decode(body, ConnectionRequest)
+    if key is None:
+        return await api.finish(_create(api, wanted, later, None, None))
+    return await api.finish(
+        idempotency.once(request, key, body, lambda begun: _create(api, wanted, later, key, begun))
+    )
+
+
+async def _create(
+    api: Api, wanted: ConnectionRequest, later: bool, key: str | None, begun: int | None
+) -> web.Response:
+    try:
+        if begun is not None:
+            record = await _await_end_of_dial(api, begun, wanted)
+            return _created(record, 201)
+        opening = await api.service.open(wanted)
+        if key is not None:
+            await api.service.journal.answer_key(
+                key, idempotency.encode_answer(idempotency.Running(opening.connection))
+            )
+        if later:
+            return _created(api.service.connection(opening.connection), 202)
+        return _created(await opening.done, 201)
+    except MooringError as exc:
+        raise problem_of(exc) from exc
+
+
+async def _await_end_of_dial(api: Api, connection: int, wanted: ConnectionRequest) -> ConnectionRecord:
+    """After a crash: the dial was begun under this key; what became of it is in the record."""
+    deadline = asyncio.get_running_loop().time() + (wanted.connect_timeout or 10.0) + 5
+    record = api.service.connection(connection)
+    while record.status == STATUS_CONNECTING and asyncio.get_running_loop().time() < deadline:
+        await asyncio.sleep(0.02)
+        record = api.service.connection(connection)
+    if record.opened_at is None:
+        detail = record.errors[0].message if record.errors else "the dial has not ended"
+        raise Problem("connect-failed", detail, errors=record.errors, connection=connection)
+    return record
+
+
+def _created(record: ConnectionRecord, status: int) -> web.Response:
+    headers = {"Location": f"/v1/connections/{record.id}"}
+    if status == 202:
+        headers["Preference-Applied"] = "respond-async"
+    return json_response(record, status, headers)
+
+
+def prefers_async(request: web.Request) -> bool:
+    """Say whether ``Prefer: respond-async`` is among the request's preferences (RFC 7240)."""
+    return any(
+        part.strip().split(";")[0].strip().lower() == "respond-async"
+        for value in request.headers.getall("Prefer", ())
+        for part in value.split(",")
+    )
+
+
+async def index(request: web.Request) -> web.Response:
+    """``GET /v1/connections``."""
+    query = request.query
+    known_only(query, "worker", "status", "limit", "after")
+    status = query.get("status")
+    if status is not None and status not in STATUSES:
+        raise invalid("query:status", f"must be one of {', '.join(STATUSES)}")
+    found, following = request.app[API].service.connections(
+        worker=query.get("worker"),
+        status=status,
+        after=query_int(query, "after", 0, 0, 2**62),
+        limit=query_int(query, "limit", 100, 1, MAX_PAGE),
+    )
+    return json_response({"connections": found, "next": following})
+
+
+async def show(request: web.Request) -> web.Response:
+    """``GET /v1/connections/{id}``."""
+    known_only(request.query)
+    return json_response(request.app[API].service.connection(connection_id(request.match_info["id"])))
+
+
+async def send(request: web.Request) -> web.Response:
+    """``POST /v1/connections/{id}/messages``: the body is the message."""
+    api = request.app[API]
+    connection = connection_id(request.match_info["id"])
+    kind = media_type(request.headers.get("Content-Type"))
+    key = idempotency.key_of(request) if "Idempotency-Key" in request.headers else None
+    if kind == "application/x-ndjson" and key is None:
+        return await _send_lines(api, request, connection)
+    body = await read_body(request)
+    if kind == "application/x-ndjson":
+        payloads = _check_lines(api, body)
+    else:
+        payloads = [body]
+        match kind:
+            case "text/plain":
+                check_text(body)
+            case "application/json":
+                check_json(body)
+            case "application/octet-stream":
+                pass
+            case None:
+                raise Problem("unsupported-media-type", "a Content-Type is required: it says how the body is sent")
+            case _:
+                raise Problem(
+                    "unsupported-media-type",
+                    "send text/plain, application/octet-stream, application/json or application/x-ndjson",
+                )
+    binary = kind == "application/octet-stream"
+    if key is None:
+        return json_response(await api.service.send(connection, binary=binary, payloads=payloads))
+    worker_key = f"{connection}:{key}"
+
+    async def work(begun: int | None) -> web.Response:
+        try:
+            return json_response(
+                await api.service.send(connection, binary=binary, payloads=payloads, key=worker_key)
+            )
+        except MooringError as exc:
+            raise problem_of(exc) from exc
+
+    return await api.finish(idempotency.once(request, key, body, work))
+
+
+def _check_lines(api: Api, body: bytes) -> list[bytes]:
+    payloads = [line for line in (line.strip(b"\r\t ") for line in body.split(b"\n")) if line]
+    for number, line in enumerate(payloads, 1):
+        check_json(line, f"line {number}", sent=0)
+    return payloads
+
+
+async def _send_lines(api: Api, request: web.Request, connection: int) -> web.Response:
+    """Stream objects, one a line: what has come is sent, together, before more is read."""
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise Problem("unsupported-media-type", "bodies are taken uncompressed (no Content-Encoding)")
+    api.service.directory.entry(connection)
+    limit = api.config.limits.max_body_bytes
+    sent = size = line_number = 0
+    rest = b""
+    ended = False
+    while not ended:
+        try:
+            async with asyncio.timeout(LINE_IDLE_S if not rest else BODY_TIMEOUT_S):
+                chunk = await request.content.readany()
+        except TimeoutError:
+            raise Problem("request-timeout", "the next line did not come in time", sent=sent) from None
+        except (HttpProcessingError, web.RequestPayloadError):
+            raise Problem("bad-request", "the body's chunks cannot be parsed", sent=sent) from None
+        ended = not chunk
+        *lines, rest = (rest + chunk).split(b"\n") if chunk else [rest, b""]
+        if len(rest) > limit:
+            raise Problem("too-large", f"a line is longer than {limit} bytes", sent=sent)
+        batch: list[bytes] = []
+        batch_bytes = 0
+        for line in lines:
+            line_number += 1
+            line = line.strip(b"\r\t ")
+            if not line:
+                continue
+            if len(line) > limit:
+                raise Problem("too-large", f"a line is longer than {limit} bytes", sent=sent)
+            try:
+                check_json(line, f"line {line_number}")
+            except Problem as problem:
+                sent, size = await _send_batch(api, connection, batch, sent, size)
+                raise Problem("bad-request", problem.detail, sent=sent) from None
+            batch.append(line)
+            batch_bytes += len(line)
+            if batch_bytes >= NDJSON_BATCH_BYTES or len(batch) >= NDJSON_BATCH_LINES:
+                sent, size = await _send_batch(api, connection, batch, sent, size)
+                batch, batch_bytes = [], 0
+        sent, size = await _send_batch(api, connection, batch, sent, size)
+    return json_response({"sent": sent, "bytes": size})
+
+
+async def _send_batch(api: Api, connection: int, batch: list[bytes], sent: int, size: int) -> tuple[int, int]:
+    if not batch:
+        return sent, size
+    try:
+        record = await api.service.send(connection, binary=False, payloads=batch)
+    except SendError as exc:
+        raise problem_of(SendError(connection, sent + exc.sent)) from exc
+    except MooringError as exc:
+        problem = problem_of(exc)
+        problem.extra["sent"] = sent
+        raise problem from exc
+    return sent + record.sent, size + record.bytes
+
+
+async def terminate(request: web.Request) -> web.Response:
+    """``DELETE /v1/connections/{id}``: idempotent."""
+    api = request.app[API]
+    query = request.query
+    known_only(query, "code", "reason")
+    connection = connection_id(request.match_info["id"])
+    code: Any = query.get("code")
+    if code is not None:
+        if not (code.isascii() and code.isdigit() and len(code) <= 9):
+            raise invalid("query:code", "must be 1000, or 3000 to 4999")
+        code = int(code)
+    try:
+        return json_response(await api.finish(api.service.terminate(connection, code, query.get("reason"))))
+    except MooringError as exc:
+        raise problem_of(exc) from exc
+

@@ -1,0 +1,32 @@
+"""The echo server of ``mooring serve --demo``: something to connect to."""
+
+from __future__ import annotations
+
+from aiohttp import WSMsgType, web
+
+DEMO_PORT = 8481
+
+
+async def _echo(request: web.Request) -> web.StreamResponse:
+    websocket = web.WebSocketResponse(max_msg_size=32 * 1024 * 1024)
+    await websocket.prepare(request)
+    async for message in websocket:
+        if message.type is WSMsgType.TEXT:
+            await websocket.send_str(message.data)
+        elif message.type is WSMsgType.BINARY:
+            await websocket.send_bytes(message.data)
+    return websocket
+
+
+async def start_demo(port: int = DEMO_PORT) -> web.AppRunner:
+    """Listen on 127.0.0.1; the caller cleans the runner up.
+
+    Raises:
+        OSError: If the port is taken.
+    """
+    app = web.Application()
+    app.router.add_get("/", _echo)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+    return runner

@@ -1,0 +1,166 @@
+"""The event streams: one shape of event, as SSE, as lines, or as a page with long-poll."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from aiohttp import web
+
+from mooring.errors import UnknownWorker
+from mooring_api import sse
+from mooring_api.context import API, Api
+from mooring_api.schemas import MAX_PAGE, connection_id, invalid, kinds_of, known_only, query_int, query_wait, wants
+from mooring_service.batch import EventFilter
+from mooring_service.cursor import MAX_CURSOR_CHARS
+from mooring_service.feed import Gap, Selection, Stopped, Subscription
+
+EVENT_STREAM = "text/event-stream"
+NDJSON = "application/x-ndjson"
+JSON = "application/json"
+
+HEADERS = {
+    "Cache-Control": "no-store",
+    "X-Accel-Buffering": "no",  # nginx would hold events back
+}
+
+Render = Callable[[Selection | Gap, bytes], bytes]
+
+
+async def of_everything(request: web.Request) -> web.StreamResponse:
+    """``GET /v1/events``."""
+    query = request.query
+    known_only(query, "connection", "worker", "kind", "after", "limit", "wait")
+    connections = frozenset(
+        _filter_id(part) for value in query.getall("connection", []) for part in value.split(",")
+    )
+    workers = frozenset(part for value in query.getall("worker", []) for part in value.split(","))
+    events = EventFilter(connections, workers, kinds_of(query.getall("kind", [])))
+    return await _answer(request, lambda cursor: request.app[API].service.follow(events, cursor, default="now"))
+
+
+async def of_worker(request: web.Request) -> web.StreamResponse:
+    """``GET /v1/workers/{name}/events``."""
+    query = request.query
+    known_only(query, "connection", "kind", "after", "limit", "wait")
+    name = request.match_info["name"]
+    service = request.app[API].service
+    if not service.has_worker(name):
+        raise UnknownWorker(name)
+    connections = frozenset(
+        _filter_id(part) for value in query.getall("connection", []) for part in value.split(",")
+    )
+    events = EventFilter(connections, frozenset((name,)), kinds_of(query.getall("kind", [])))
+    return await _answer(request, lambda cursor: service.follow(events, cursor, default="now"))
+
+
+async def of_connection(request: web.Request) -> web.StreamResponse:
+    """``GET /v1/connections/{id}/events``: ends when the connection has ended."""
+    query = request.query
+    known_only(query, "kind", "after", "limit", "wait")
+    connection = connection_id(request.match_info["id"])
+    kinds = kinds_of(query.getall("kind", []))
+    service = request.app[API].service
+    service.connection(connection)
+    return await _answer(request, lambda cursor: service.follow_connection(connection, cursor, kinds))
+
+
+def _filter_id(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 18:
+        raise invalid("query:connection", "must be a connection's id")
+    return int(text)
+
+
+async def _answer(request: web.Request, subscribe: Callable[[str | None], Subscription]) -> web.StreamResponse:
+    kind = wants(request.headers.get("Accept"), (JSON, EVENT_STREAM, NDJSON))
+    cursor = request.headers.get("Last-Event-ID", request.query.get("after"))
+    if cursor is not None and len(cursor) > MAX_CURSOR_CHARS:
+        cursor = cursor[:MAX_CURSOR_CHARS]
+    if cursor is not None:
+        cursor = cursor.encode("utf-8", "replace").decode()
+    if kind == JSON:
+        return await _page(request, subscribe, cursor or None)
+    for name in ("limit", "wait"):
+        if name in request.query:
+            raise invalid(f"query:{name}", "is for pages (Accept: application/json)")
+    with subscribe(cursor or None) as subscription:
+        if subscription.at_end:
+            # Resuming past the end: 204 stops an EventSource.
+            return web.Response(status=204, headers=HEADERS)
+        if kind == EVENT_STREAM:
+            return await _stream(request, subscription, kind, sse.sse, sse.PREAMBLE, sse.KEEP_ALIVE)
+        return await _stream(request, subscription, kind, sse.ndjson, b"", b"")
+
+
+async def _page(
+    request: web.Request, subscribe: Callable[[str | None], Subscription], cursor: str | None
+) -> web.Response:
+    api = request.app[API]
+    limit = query_int(request.query, "limit", 100, 1, MAX_PAGE)
+    wait_s = query_wait(request.query)
+    found: list[bytes] = []
+    with subscribe(cursor) as subscription:
+        following = subscription.cursor
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + wait_s
+        while len(found) < limit:
+            items: list[Selection | Gap] | None
+            try:
+                if found or not wait_s:
+                    items = await subscription.take_more()
+                else:
+                    items = await subscription.next(max(0.0, deadline - loop.time()))
+            except Stopped:
+                items = None
+            if not items:
+                following = max(following, subscription.cursor)
+                break
+            for item in items:
+                for position, event in sse.objects(item, api.epoch):
+                    if len(found) == limit:
+                        break
+                    found.append(event)
+                    following = position
+            if len(found) < limit:
+                following = max(following, subscription.cursor)
+    body = b'{"events":[%b],"next":"%b-%d"}' % (b",".join(found), api.epoch, following)
+    return web.Response(body=body, content_type=JSON, headers=HEADERS)
+
+
+async def _stream(
+    request: web.Request, subscription: Subscription, kind: str, render: Render, preamble: bytes, keep_alive: bytes
+) -> web.StreamResponse:
+    """Write events as they come. A peer that goes away cancels this; one that does not read meets the deadline."""
+    api = request.app[API]
+    response = web.StreamResponse(headers={**HEADERS, "Content-Type": f"{kind}; charset=utf-8"})
+    response.enable_chunked_encoding()  # a clean end of body can then be told from a cut one
+    await response.prepare(request)
+    heartbeat_s = api.config.api.heartbeat
+    try:
+        if preamble:
+            await _write(api, response, preamble)
+        while True:
+            try:
+                items = await subscription.next(heartbeat_s)
+            except Stopped:
+                break
+            if items is None:
+                break
+            if items:
+                data = [render(item, api.epoch) for item in items]
+                items.clear()
+                await _write(api, response, data[0] if len(data) == 1 else b"".join(data))
+            elif keep_alive:
+                await _write(api, response, keep_alive)
+        await asyncio.wait_for(response.write_eof(), api.config.api.write_timeout)
+    except (TimeoutError, ConnectionError):
+        # The subscriber does not read, or is gone: it may resume from its last id.
+        if request.transport is not None:
+            request.transport.abort()
+    return response
+
+
+async def _write(api: Api, response: web.StreamResponse, data: bytes) -> None:
+    async with asyncio.timeout(api.config.api.write_timeout):
+        await response.write(data)
+

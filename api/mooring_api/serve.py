@@ -1,0 +1,252 @@
+"""``mooring serve``: the composition root. Starts journal → feed → supervisor → API, and stops them in reverse."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import os
+import signal
+import socket
+import ssl
+import stat
+import sys
+from pathlib import Path
+
+import msgspec
+from aiohttp import web
+
+from mooring_api.access import Access, load_token, own_hosts
+from mooring_api.app import make_app
+from mooring_api.context import Api
+from mooring_api.demo import DEMO_PORT, start_demo
+from mooring_service.config import Config, ConfigError, JournalConfig
+from mooring_service.journal import Journal
+from mooring_service.journal_memory import MemoryJournal
+from mooring_service.service import Service
+
+SHUTDOWN_TIMEOUT_S = 1.0  # for requests under way; streams have been ended before
+
+log = logging.getLogger("mooring.serve")
+
+
+class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What the command line decides, and no configuration file should."""
+
+    state_dir: Path
+    app_dirs: list[str] = []
+    demo: bool = False
+    handover: bool = False
+
+
+class Listen(msgspec.Struct, frozen=True):
+    """Where the API listens: a TCP address, or the path of a Unix socket."""
+
+    host: str = ""
+    port: int = 0
+    path: str | None = None
+
+
+def parse_listen(text: str) -> Listen:
+    """Return what ``HOST:PORT`` or ``unix:PATH`` means.
+
+    Raises:
+        ConfigError: If it is neither.
+    """
+    if text.startswith("unix:"):
+        if not text[5:]:
+            raise ConfigError("api.listen: unix: needs a path")
+        return Listen(path=text[5:])
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise ConfigError(f"api.listen: {text!r} is not HOST:PORT or unix:PATH")
+    return Listen(host.strip("[]"), int(port))
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether listening on `host` reaches only this machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def prepare_state_dir(path: Path) -> None:
+    """Make the state directory, or check that it is ours alone.
+
+    Raises:
+        ConfigError: If others could write in it, or it cannot be made.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = path.stat()
+        if status.st_uid != os.getuid():
+            raise ConfigError(f"the state directory {path} belongs to another user")
+        if stat.S_IMODE(status.st_mode) & 0o077:
+            path.chmod(0o700)
+    except OSError as exc:
+        raise ConfigError(f"the state directory {path} cannot be used: {exc.strerror}") from None
+
+
+def make_journal(config: JournalConfig, state_dir: Path, answer_age_s: float) -> Journal:
+    """Return the configured journal, not yet started."""
+    return MemoryJournal(config, answer_age_s=answer_age_s)
+
+
+class Server:
+    """The service and its API, started and stopped as one."""
+
+    def __init__(self, config: Config, options: ServeOptions) -> None:
+        self.config = config
+        self.options = options
+        self.url = ""
+        self._runner: web.AppRunner | None = None
+        self._demo: web.AppRunner | None = None
+        self._api: Api | None = None
+        self._service: Service | None = None
+
+    async def start(self) -> None:
+        """Start everything; afterwards `url` is where the API is.
+
+        Raises:
+            ConfigError: If the configuration does not allow it.
+            StateDirectoryBusy: If another service has the state directory.
+            OSError: If the address cannot be had.
+        """
+        config, options = self.config, self.options
+        listen = parse_listen(config.api.listen)
+        tls = self._tls()
+        if listen.path is None and not is_loopback(listen.host) and tls is None and not config.api.allow_remote:
+            raise ConfigError(
+                f"{listen.host} is not loopback: give tls_cert and tls_key, or say --allow-remote to send tokens in the clear"
+            )
+        prepare_state_dir(options.state_dir)
+        sock = self._bind(listen)
+        journal = make_journal(config.journal, options.state_dir, config.api.idempotency_age)
+        self._service = service = Service(config, options.state_dir, journal, app_dirs=options.app_dirs)
+        try:
+            await service.start()
+        except BaseException:
+            sock.close()
+            raise
+        token = None if config.api.no_auth else load_token(options.state_dir)
+        port = sock.getsockname()[1] if listen.path is None else 0
+        hosts = own_hosts(listen.host, port, config.api.hosts, secure=tls is not None)
+        if listen.path is not None:
+            hosts |= {"localhost"}
+        self._api = api = Api(service, config, Access(token, config.tokens, hosts, secure=tls is not None))
+        self._runner = web.AppRunner(
+            make_app(api),
+            access_log=log if config.api.access_log else None,
+            access_log_format="%a %s %b %Tf",  # never the request line: a query may hold a secret
+            handler_cancellation=True,
+            shutdown_timeout=SHUTDOWN_TIMEOUT_S,
+            auto_decompress=False,
+            keepalive_timeout=75.0,
+            max_headers=100,
+        )
+        await self._runner.setup()
+        site: web.BaseSite = web.SockSite(self._runner, sock, ssl_context=tls, backlog=512)
+        await site.start()
+        if listen.path is not None:
+            self.url = f"unix:{listen.path}"
+        else:
+            host = listen.host if listen.host not in ("0.0.0.0", "::") else "127.0.0.1"  # noqa: S104 - compared
+            self.url = f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
+        (options.state_dir / "address").write_text(self.url + "\n")
+        if options.demo:
+            self._demo = await start_demo()
+
+    def _tls(self) -> ssl.SSLContext | None:
+        api = self.config.api
+        if api.tls_cert is None:
+            return None
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        try:
+            context.load_cert_chain(api.tls_cert, api.tls_key, password="")
+        except (OSError, ssl.SSLError) as exc:
+            raise ConfigError(f"api.tls_cert: cannot be used: {exc}") from None
+        return context
+
+    @staticmethod
+    def _bind(listen: Listen) -> socket.socket:
+        if listen.path is not None:
+            path = Path(listen.path)
+            if path.exists() and stat.S_ISSOCK(path.stat().st_mode):
+                path.unlink()
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            old = os.umask(0o177)
+            try:
+                sock.bind(listen.path)
+            finally:
+                os.umask(old)
+            return sock
+        family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind((listen.host, listen.port))
+        except OSError:
+            sock.close()
+            raise
+        return sock
+
+    async def stop(self) -> None:
+        """End streams, then workers, then the API's sockets, then the journal (the table is in DESIGN.md)."""
+        service, api = self._service, self._api
+        if service is None or api is None:
+            return
+        service.begin_stop()
+        if self._runner is not None:
+            for site in list(self._runner.sites):
+                await site.stop()  # nothing new comes in
+        await service.stop(handover=self.options.handover)
+        await api.close()
+        if self._runner is not None:
+            await self._runner.cleanup()
+        if self._demo is not None:
+            await self._demo.cleanup()
+        (self.options.state_dir / "address").unlink(missing_ok=True)
+
+
+async def serve(config: Config, options: ServeOptions) -> int:
+    """Run until SIGTERM or SIGINT; return the exit code. A second signal ends at once."""
+    loop = asyncio.get_running_loop()
+    wanted = asyncio.Event()
+
+    def on_signal(number: signal.Signals) -> None:
+        if wanted.is_set():
+            log.warning("%s again: ending at once", number.name)
+            os._exit(128 + number)
+        wanted.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal, number)
+    server = Server(config, options)
+    await server.start()
+    print(f"mooring is ready at {server.url} (state in {options.state_dir})", flush=True)
+    if options.demo:
+        print_demo(options.state_dir)
+    await wanted.wait()
+    await server.stop()
+    return 0
+
+
+def print_demo(state_dir: Path) -> None:
+    """Say what to type next."""
+    command = Path(sys.argv[0])
+    try:
+        mooring = str(command.relative_to(Path.cwd()))
+    except ValueError:
+        mooring = str(command)
+    print(
+        f"""An echo server is at ws://127.0.0.1:{DEMO_PORT}/. In another terminal, type:
+
+  {mooring} open ws://127.0.0.1:{DEMO_PORT}/
+  {mooring} send 1 'Hello world'
+  {mooring} tail 1
+""",
+        flush=True,
+    )

@@ -1,0 +1,63 @@
+"""What is not a resource: health, readiness, metrics, the API's description, the pages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from aiohttp import web
+
+from mooring_api.context import API, json_response
+from mooring_api.openapi import describe
+from mooring_api.problems import Problem
+
+CONSOLE = Path(__file__).parent / "console"
+PAGE_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+        "form-action 'none'; frame-ancestors 'none'; base-uri 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
+_TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml", ".txt": "text/plain"}
+
+
+async def healthz(request: web.Request) -> web.Response:
+    """Alive: this process answers."""
+    return json_response({"status": "ok"})
+
+
+async def readyz(request: web.Request) -> web.Response:
+    """Ready to serve requests; without a token only the status is told."""
+    api = request.app[API]
+    readiness = api.service.readiness()
+    status = 200 if readiness.ready else 503
+    headers = {} if readiness.ready else {"Retry-After": "1"}
+    if api.access.scopes(request) is None:
+        return json_response({"ready": readiness.ready}, status, headers)
+    return json_response(readiness, status, headers)
+
+
+async def openapi(request: web.Request) -> web.Response:
+    """``GET /openapi.json``."""
+    return json_response(describe(request.app.router))
+
+
+async def page(request: web.Request) -> web.Response:
+    """The console's files: no data in them."""
+    name = request.match_info.get("name") or "index.html"
+    path = (CONSOLE / name).resolve()
+    if not path.is_relative_to(CONSOLE) or path.suffix not in _TYPES or not path.is_file():
+        raise Problem("not-found", "no such page")
+    return web.Response(body=path.read_bytes(), content_type=_TYPES[path.suffix], charset="utf-8", headers=PAGE_HEADERS)
+
+
+async def docs(request: web.Request) -> web.Response:
+    """``GET /docs``: the API's description, readable."""
+    raise Problem("not-found", "no such page")
+
+
+async def metrics(request: web.Request) -> web.Response:
+    """``GET /metrics``."""
+    return web.Response(text="")

@@ -1,0 +1,73 @@
+"""The workers resource: list, show, start, kill, drain, call."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from mooring.errors import MooringError
+from mooring_api import idempotency
+from mooring_api.connections import prefers_async
+from mooring_api.context import API, Api, json_response, read_body
+from mooring_api.problems import Problem, problem_of
+from mooring_api.schemas import CallRequest, decode, known_only, media_type
+
+
+async def index(request: web.Request) -> web.Response:
+    """``GET /v1/workers``."""
+    known_only(request.query)
+    return json_response({"workers": request.app[API].service.workers()})
+
+
+async def show(request: web.Request) -> web.Response:
+    """``GET /v1/workers/{name}``."""
+    known_only(request.query)
+    return json_response(request.app[API].service.worker(request.match_info["name"]))
+
+
+async def start(request: web.Request) -> web.Response:
+    """``PUT /v1/workers/{name}``: once Running; a Failed one is restarted."""
+    api = request.app[API]
+    name = request.match_info["name"]
+    record, created = await api.finish(api.service.start_worker(name))
+    return json_response(record, 201 if created else 200, {"Location": f"/v1/workers/{name}"} if created else None)
+
+
+async def kill(request: web.Request) -> web.Response:
+    """``DELETE /v1/workers/{name}``."""
+    api = request.app[API]
+    known_only(request.query)
+    return json_response(await api.finish(api.service.kill_worker(request.match_info["name"])))
+
+
+async def drain(request: web.Request) -> web.Response:
+    """``POST /v1/workers/{name}/drain``: no new connections; restarted when the last one has ended."""
+    return json_response(await request.app[API].service.drain_worker(request.match_info["name"]), 202)
+
+
+async def call(request: web.Request) -> web.Response:
+    """``POST /v1/workers/{name}/calls``."""
+    api = request.app[API]
+    known_only(request.query)
+    if media_type(request.headers.get("Content-Type")) != "application/json":
+        raise Problem("unsupported-media-type", "send the call as application/json")
+    name = request.match_info["name"]
+    key = idempotency.key_of(request)
+    body = await read_body(request)
+    wanted = decode(body, CallRequest)
+    later = prefers_async(request)
+    if key is None:
+        return await api.finish(_call(api, name, wanted, later, None))
+    return await api.finish(
+        idempotency.once(request, key, body, lambda begun: _call(api, name, wanted, later, f"{name}:{key}"))
+    )
+
+
+async def _call(api: Api, name: str, wanted: CallRequest, later: bool, key: str | None) -> web.Response:
+    try:
+        if later:
+            await api.service.call_later(name, wanted.function, wanted.params)
+            return json_response({"accepted": True}, 202, {"Preference-Applied": "respond-async"})
+        result = await api.service.call(name, wanted.function, wanted.params, key=key)
+    except MooringError as exc:
+        raise problem_of(exc) from exc
+    return web.Response(body=b'{"result":%b}' % result, content_type="application/json")
