@@ -11,8 +11,8 @@ from pathlib import Path
 
 from aiohttp import web
 
-from mooring_service.config import Scope, TokenConfig
 from mooring_api.problems import Problem
+from mooring_service.config import Scope, TokenConfig
 
 OPEN_PATHS = frozenset({"/", "/docs", "/openapi.json", "/healthz", "/readyz"})
 """Served without a token: no data in them (`/readyz` then answers the status alone)."""
@@ -167,7 +167,7 @@ def needed_scope(method: str, path: str) -> Scope:
 def own_hosts(listen_host: str, port: int, configured: list[str], *, secure: bool) -> frozenset[str]:
     """Return the Host values that are answered when listening on `listen_host`."""
     names = {"localhost", "127.0.0.1", "[::1]"}
-    if listen_host not in ("0.0.0.0", "::", ""):  # noqa: S104 - compared, not bound
+    if listen_host not in ("0.0.0.0", "::", ""):
         names.add(f"[{listen_host}]" if ":" in listen_host else listen_host.lower())
     found = {f"{name}:{port}" for name in names}
     if port == (443 if secure else 80):

@@ -77,7 +77,9 @@ async def edge(request: web.Request, handler: Handler) -> web.StreamResponse:
     # The top of a request: what mooring itself got wrong is logged, and told without its insides.
     except Exception:
         log.exception("%s %s has failed", request.method, request.path)
-        return idempotency.problem_response(Problem("internal", "this is a fault of mooring; its log has the traceback"))
+        return idempotency.problem_response(
+            Problem("internal", "this is a fault of mooring; its log has the traceback")
+        )
 
 
 def _http_problem(request: web.Request, exc: web.HTTPException) -> Problem:

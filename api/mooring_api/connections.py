@@ -45,14 +45,10 @@ async def create(request: web.Request) -> web.Response:
     wanted = decode(body, ConnectionRequest)
     if key is None:
         return await api.finish(_create(api, wanted, later, None, None))
-    return await api.finish(
-        idempotency.once(request, key, body, lambda begun: _create(api, wanted, later, key, begun))
-    )
+    return await api.finish(idempotency.once(request, key, body, lambda begun: _create(api, wanted, later, key, begun)))
 
 
-async def _create(
-    api: Api, wanted: ConnectionRequest, later: bool, key: str | None, begun: int | None
-) -> web.Response:
+async def _create(api: Api, wanted: ConnectionRequest, later: bool, key: str | None, begun: int | None) -> web.Response:
     try:
         if begun is not None:
             record = await _await_end_of_dial(api, begun, wanted)
@@ -154,9 +150,7 @@ async def send(request: web.Request) -> web.Response:
 
     async def work(begun: int | None) -> web.Response:
         try:
-            return json_response(
-                await api.service.send(connection, binary=binary, payloads=payloads, key=worker_key)
-            )
+            return json_response(await api.service.send(connection, binary=binary, payloads=payloads, key=worker_key))
         except MooringError as exc:
             raise problem_of(exc) from exc
 
@@ -243,4 +237,3 @@ async def terminate(request: web.Request) -> web.Response:
         return json_response(await api.finish(api.service.terminate(connection, code, query.get("reason"))))
     except MooringError as exc:
         raise problem_of(exc) from exc
-

@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 import msgspec
 from aiohttp import web
 
-from mooring_service.config import Config
-from mooring_service.service import Service
 from mooring_api.access import Access
 from mooring_api.problems import Problem
+from mooring_service.config import Config
+from mooring_service.service import Service
 
 BODY_TIMEOUT_S = 30.0  # a body that trickles must have come by then
 

@@ -31,9 +31,7 @@ async def of_everything(request: web.Request) -> web.StreamResponse:
     """``GET /v1/events``."""
     query = request.query
     known_only(query, "connection", "worker", "kind", "after", "limit", "wait")
-    connections = frozenset(
-        _filter_id(part) for value in query.getall("connection", []) for part in value.split(",")
-    )
+    connections = frozenset(_filter_id(part) for value in query.getall("connection", []) for part in value.split(","))
     workers = frozenset(part for value in query.getall("worker", []) for part in value.split(","))
     events = EventFilter(connections, workers, kinds_of(query.getall("kind", [])))
     return await _answer(request, lambda cursor: request.app[API].service.follow(events, cursor, default="now"))
@@ -47,9 +45,7 @@ async def of_worker(request: web.Request) -> web.StreamResponse:
     service = request.app[API].service
     if not service.has_worker(name):
         raise UnknownWorker(name)
-    connections = frozenset(
-        _filter_id(part) for value in query.getall("connection", []) for part in value.split(",")
-    )
+    connections = frozenset(_filter_id(part) for value in query.getall("connection", []) for part in value.split(","))
     events = EventFilter(connections, frozenset((name,)), kinds_of(query.getall("kind", [])))
     return await _answer(request, lambda cursor: service.follow(events, cursor, default="now"))
 
@@ -163,4 +159,3 @@ async def _stream(
 async def _write(api: Api, response: web.StreamResponse, data: bytes) -> None:
     async with asyncio.timeout(api.config.api.write_timeout):
         await response.write(data)
-

@@ -130,9 +130,7 @@ def problem_of(exc: MooringError) -> Problem:
         case e.HandlerError():
             return Problem("handler-error", text)
         case e.CallError():
-            return Problem(
-                "call-raised", text, exception=exc.exception, message=exc.message, traceback=exc.traceback
-            )
+            return Problem("call-raised", text, exception=exc.exception, message=exc.message, traceback=exc.traceback)
         case e.WorkerDied():
             return Problem("worker-died", text, worker=exc.worker)
         case e.WorkerSilent():

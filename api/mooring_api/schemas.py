@@ -11,8 +11,8 @@ import msgspec
 
 from mooring.errors import Invalid
 from mooring.messages import STATUS_CLOSED, STATUS_CLOSING, STATUS_CONNECTED, STATUS_CONNECTING
-from mooring_service.batch import KIND_BY_NAME
 from mooring_api.problems import Problem
+from mooring_service.batch import KIND_BY_NAME
 
 MAX_DEPTH = 100  # of a body that is a request; messages may be deeper (contract, section 4)
 MAX_PAGE = 1_000

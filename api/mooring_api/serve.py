@@ -153,7 +153,7 @@ class Server:
         if listen.path is not None:
             self.url = f"unix:{listen.path}"
         else:
-            host = listen.host if listen.host not in ("0.0.0.0", "::") else "127.0.0.1"  # noqa: S104 - compared
+            host = listen.host if listen.host not in ("0.0.0.0", "::") else "127.0.0.1"
             self.url = f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
         (options.state_dir / "address").write_text(self.url + "\n")
         if options.demo:

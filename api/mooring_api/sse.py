@@ -64,7 +64,7 @@ def _render_sse(batch: Batch, indices: list[int] | None, epoch: bytes) -> bytes:
     if indices is None:
         if kinds.count(kinds[:1]) == len(kinds):
             # One kind throughout: the common case is a burst of messages.
-            head = b"id: %b-%%d%b{\"id\":\"%b-%%d\",%%b\n\n" % (epoch, middle[kinds[0]], epoch)
+            head = b'id: %b-%%d%b{"id":"%b-%%d",%%b\n\n' % (epoch, middle[kinds[0]], epoch)
             return b"".join([head % (at, at, body) for at, body in enumerate(bodies, first)])
         indices = list(range(len(kinds)))
     return b"".join(

@@ -46,7 +46,9 @@ class Batch:
 
     __slots__ = ("_bodies", "connections", "first", "joined", "kinds", "rendered", "time_ms", "worker")
 
-    def __init__(self, *, first: int, worker: str, connections: bytes, kinds: bytes, bodies: bytes, time_ms: int) -> None:
+    def __init__(
+        self, *, first: int, worker: str, connections: bytes, kinds: bytes, bodies: bytes, time_ms: int
+    ) -> None:
         self.first = first
         self.worker = worker
         self.connections = array("q", connections)

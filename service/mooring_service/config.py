@@ -40,10 +40,14 @@ class ApiConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     tls_cert: Annotated[str | None, _doc("PEM file of the server's certificate chain; turns TLS on.")] = None
     tls_key: Annotated[str | None, _doc("PEM file of its key.")] = None
     allow_remote: Annotated[bool, _doc("Listen off loopback without TLS. Tokens then travel in the clear.")] = False
-    no_auth: Annotated[bool, _doc("Ask for no token. Every program of this machine may then use every connection.")] = False
+    no_auth: Annotated[bool, _doc("Ask for no token. Every program of this machine may then use every connection.")] = (
+        False
+    )
     hosts: Annotated[list[str], _doc("Further Host names (with port, if not the default one) to answer to.")] = []
     access_log: Annotated[bool, _doc("Log each request, without its query.")] = False
-    write_timeout: Annotated[Positive, _doc("A subscriber that does not read for so long is disconnected; it may resume.")] = 10.0
+    write_timeout: Annotated[
+        Positive, _doc("A subscriber that does not read for so long is disconnected; it may resume.")
+    ] = 10.0
     heartbeat: Annotated[Positive, _doc("An idle event stream carries a comment this often.")] = 15.0
     idempotency_age: Annotated[Positive, _doc("For so long an Idempotency-Key stands for its answer.")] = 86_400.0
     max_requests: Annotated[Count, _doc("HTTP connections open at once; one more is closed at once.")] = 4_000
@@ -56,12 +60,16 @@ class JournalConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     store: Annotated[Literal["sqlite", "memory"], _doc("sqlite survives restarts; memory does not.")] = "sqlite"
     level: Annotated[
         Literal["process", "power"],
-        _doc("process: nothing is lost when a process dies; power: nor when the machine does. Slower on small batches."),
+        _doc(
+            "process: nothing is lost when a process dies; power: nor when the machine does. Slower on small batches."
+        ),
     ] = "process"
     max_events: Annotated[Count, _doc("Older events are dropped above this number.")] = 10_000_000
     max_bytes: Annotated[Count, _doc("Older events are dropped above this size.")] = 4 * 1024**3
     max_age: Annotated[Positive, _doc("Events older than this are dropped.")] = 7 * 86_400.0
-    ring_bytes: Annotated[Count, _doc("The newest events are held in memory up to this size, for live subscribers.")] = 32 * 1024**2
+    ring_bytes: Annotated[
+        Count, _doc("The newest events are held in memory up to this size, for live subscribers.")
+    ] = 32 * 1024**2
 
 
 class LimitsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -70,20 +78,28 @@ class LimitsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     max_connections: Annotated[Count, _doc("Connections that have not ended, of all workers.")] = 20_000
     max_connections_per_worker: Annotated[Count, _doc("The same, of one worker.")] = 10_000
     max_subscribers: Annotated[Count, _doc("Event streams open at once.")] = 1_000
-    max_body_bytes: Annotated[Count, _doc("Size of a request's body; of a line, for application/x-ndjson.")] = 16 * 1024**2
+    max_body_bytes: Annotated[Count, _doc("Size of a request's body; of a line, for application/x-ndjson.")] = (
+        16 * 1024**2
+    )
     max_workers: Annotated[Count, _doc("Workers at once.")] = 256
 
 
 class WorkerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The bounds of each worker process."""
 
-    orphan_time: Annotated[Seconds, _doc("Without a service for so long, a worker closes its connections and ends; 0: never.")] = 300.0
+    orphan_time: Annotated[
+        Seconds, _doc("Without a service for so long, a worker closes its connections and ends; 0: never.")
+    ] = 300.0
     mailbox_items: Annotated[Count, _doc("Callbacks and calls waiting; above it the sockets wait.")] = 10_000
     mailbox_bytes: Annotated[Count, _doc("The same, in bytes.")] = 64 * 1024**2
-    inbound_messages: Annotated[Count, _doc("Messages of one connection waiting for its handler; above it its socket waits.")] = 1_000
+    inbound_messages: Annotated[
+        Count, _doc("Messages of one connection waiting for its handler; above it its socket waits.")
+    ] = 1_000
     inbound_bytes: Annotated[Count, _doc("The same, in bytes.")] = 4 * 1024**2
     outbound_bytes: Annotated[Count, _doc("Bytes waiting for a peer that does not read.")] = 4 * 1024**2
-    outbox_bytes: Annotated[Count, _doc("Events not yet stored by the journal; above it all sockets of the worker wait.")] = 64 * 1024**2
+    outbox_bytes: Annotated[
+        Count, _doc("Events not yet stored by the journal; above it all sockets of the worker wait.")
+    ] = 64 * 1024**2
     log_max_bytes: Annotated[Count, _doc("A worker's log is rotated at this size.")] = 10 * 1024**2
     log_files: Annotated[Count, _doc("So many rotated logs are kept.")] = 3
 
@@ -100,7 +116,9 @@ class SupervisorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     restart_delay: Annotated[Positive, _doc("Delay before the first restart; it doubles with each.")] = 0.1
     restart_delay_max: Annotated[Positive, _doc("No delay is longer.")] = 10.0
     probe_interval: Annotated[Positive, _doc("How often a worker's I/O loop is asked whether it lives.")] = 2.0
-    watchdog_timeout: Annotated[Positive, _doc("A worker that has not answered for so long has its stacks dumped and is ended.")] = 10.0
+    watchdog_timeout: Annotated[
+        Positive, _doc("A worker that has not answered for so long has its stacks dumped and is ended.")
+    ] = 10.0
 
 
 class RetentionConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -122,16 +140,18 @@ class LogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     """The service's own log."""
 
     level: Annotated[Literal["debug", "info", "warning", "error"], _doc("Lines below this are dropped.")] = "info"
-    format: Annotated[
-        Literal["auto", "console", "json"], _doc("auto: key=value on a terminal, JSON otherwise.")
-    ] = "auto"
+    format: Annotated[Literal["auto", "console", "json"], _doc("auto: key=value on a terminal, JSON otherwise.")] = (
+        "auto"
+    )
 
 
 class TokenConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One named token; the token itself is nowhere: `mooring token --hash` prints what goes here."""
 
     hash: Annotated[str, _doc("sha256:<64 hex digits> of the token.")]
-    scopes: Annotated[list[Scope], _doc("read: GET; send: messages; manage: everything else.")] = msgspec.field(default_factory=lambda: ["read"])
+    scopes: Annotated[list[Scope], _doc("read: GET; send: messages; manage: everything else.")] = msgspec.field(
+        default_factory=lambda: ["read"]
+    )
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -21,7 +21,9 @@ class Entry:
 
     __slots__ = ("created", "incarnation", "last_position", "update")
 
-    def __init__(self, created: ConnectionCreated, update: ConnectionUpdate, incarnation: str, last_position: int) -> None:
+    def __init__(
+        self, created: ConnectionCreated, update: ConnectionUpdate, incarnation: str, last_position: int
+    ) -> None:
         self.created = created
         self.update = update
         self.incarnation = incarnation

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from mooring.errors import JournalUnavailable
 from mooring_service.batch import Append, Batch, EventFilter
 from mooring_service.config import JournalConfig
-from mooring_service.journal import Committed, Incarnation, JournalStats, Recovered, StoredAnswer
+from mooring_service.journal import Committed, JournalStats, Recovered, StoredAnswer
 
 
 class MemoryJournal:
@@ -163,13 +163,14 @@ class MemoryJournal:
         if ended:
             self._stored.pop(incarnation, None)
 
-
     async def forget_connections(self, ids: list[int]) -> None:
         """Records are the directory's alone."""
 
     async def claim_key(self, key: str, fingerprint: bytes, time_ms: int) -> StoredAnswer | None:
         """Claim an Idempotency-Key."""
-        for old in [old for old, answer in self._answers.items() if answer.created_at_ms < time_ms - self._answer_age_ms]:
+        for old in [
+            old for old, answer in self._answers.items() if answer.created_at_ms < time_ms - self._answer_age_ms
+        ]:
             del self._answers[old]
         known = self._answers.get(key)
         if known is None:

@@ -23,7 +23,6 @@ from mooring.errors import (
     ErrCode,
     ErrorEntry,
     HandlerError,
-    Invalid,
     InvalidRequest,
     JournalUnavailable,
     LimitReached,
@@ -77,8 +76,8 @@ from mooring.messages import (
     Sent,
     Stats,
     Terminate,
-    TerminateDone,
     Terminated,
+    TerminateDone,
     WorkerSettings,
 )
 from mooring.options import (
@@ -634,9 +633,7 @@ class Service:
             raise Unavailable(f"worker {slot.name!r} is not linked just now")
         return slot
 
-    async def send(
-        self, connection: int, *, binary: bool, payloads: list[bytes], key: str | None = None
-    ) -> SentRecord:
+    async def send(self, connection: int, *, binary: bool, payloads: list[bytes], key: str | None = None) -> SentRecord:
         """Write messages to a connection's socket, in order.
 
         Raises:
@@ -800,9 +797,7 @@ class Service:
 
     # ------------------------------------------------------------ events
 
-    def follow(
-        self, events: EventFilter, cursor: str | None, *, default: Literal["start", "now"]
-    ) -> Subscription:
+    def follow(self, events: EventFilter, cursor: str | None, *, default: Literal["start", "now"]) -> Subscription:
         """Return the stream of the events that match, from `cursor` on.
 
         Raises:
@@ -819,7 +814,10 @@ class Service:
         self.directory.entry(connection)
         events = EventFilter(connections=frozenset((connection,)), kinds=kinds)
         return self.feed.subscribe(
-            events, cursor, "start", end_of=lambda: self.directory.end_of(connection) if connection in self.directory else 0
+            events,
+            cursor,
+            "start",
+            end_of=lambda: self.directory.end_of(connection) if connection in self.directory else 0,
         )
 
 

@@ -386,9 +386,7 @@ class Supervisor:
         reason = ""
         try:
             while not exited.done() and not stop.done():
-                await asyncio.wait(
-                    {exited, stop}, timeout=config.probe_interval, return_when=asyncio.FIRST_COMPLETED
-                )
+                await asyncio.wait({exited, stop}, timeout=config.probe_interval, return_when=asyncio.FIRST_COMPLETED)
                 now = loop.time()
                 if exited.done() or stop.done():
                     break
@@ -419,7 +417,9 @@ class Supervisor:
                 task.cancel()
         return reason
 
-    async def _tell_to_stop(self, slot: Slot, process: worker_process.WorkerProcess, exited: asyncio.Task[bool]) -> None:
+    async def _tell_to_stop(
+        self, slot: Slot, process: worker_process.WorkerProcess, exited: asyncio.Task[bool]
+    ) -> None:
         config = self._config
         if slot.linked:
             slot.command(Stop(slot.stop_reason, config.stop_timeout * 0.8))
@@ -452,7 +452,7 @@ class Supervisor:
         asked = slot.state is WorkerState.STOPPING
         delay = None
         if not asked:
-            delay = slot.budget.died(time.monotonic(), random.random())  # noqa: S311 - jitter is no secret
+            delay = slot.budget.died(time.monotonic(), random.random())
             slot.reason = text
         slot.process_gone()
         slot.closed_hard = await self._reports.worker_gone(
@@ -535,7 +535,9 @@ class Supervisor:
         slot = self._by_incarnation.get(hello.incarnation)
         refusal = self._refusal(channel, slot, hello)
         if refusal is not None or slot is None:
-            log.warning("worker %s, process %d, is refused: %s", hello.worker, hello.pid, refusal.reason if refusal else "")
+            log.warning(
+                "worker %s, process %d, is refused: %s", hello.worker, hello.pid, refusal.reason if refusal else ""
+            )
             if refusal is not None:
                 channel.send(refusal)
             channel.close()

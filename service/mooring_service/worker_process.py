@@ -115,7 +115,7 @@ def start(settings: WorkerSettings) -> WorkerProcess:
     environment["PYTHONUNBUFFERED"] = "1"
     log_fd = os.open(settings.log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        child = subprocess.Popen(  # noqa: S603 - our own interpreter and module, no shell
+        child = subprocess.Popen(
             [sys.executable, "-m", "mooring", settings.worker],
             stdin=subprocess.PIPE,
             stdout=log_fd,

@@ -20,12 +20,13 @@ MAX_FRAME_BYTES = 256 * 1024 * 1024  # a message at its ceiling (32 MiB), escape
 WRITE_HIGH_BYTES = 4 * 1024 * 1024
 
 Message = TypeVar("Message")
+_encode = msgspec.msgpack.Encoder().encode
 _length = struct.Struct(">I")
 
 
-def frame(message: object, encoder: msgspec.msgpack.Encoder = msgspec.msgpack.Encoder()) -> bytes:
+def frame(message: object) -> bytes:
     """Return `message` as one frame."""
-    body = encoder.encode(message)
+    body = _encode(message)
     return _length.pack(len(body)) + body
 
 
@@ -96,7 +97,6 @@ class Channel(asyncio.Protocol, Generic[Message]):
         self._on_drained = on_drained
         self._splitter = FrameSplitter()
         self._pending: list[bytes] = []
-        self._encoder = msgspec.msgpack.Encoder()
         self._transport: asyncio.Transport | None = None
         self._failure: Exception | None = None
         self._reading_paused = False
@@ -110,7 +110,7 @@ class Channel(asyncio.Protocol, Generic[Message]):
 
     def send(self, message: object) -> None:
         """Queue one message; it leaves with the others of this pass of the loop. After the end: nothing happens."""
-        self.send_frame(frame(message, self._encoder))
+        self.send_frame(frame(message))
 
     def send_frame(self, data: bytes) -> None:
         """Queue one frame that is already encoded."""

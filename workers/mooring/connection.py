@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from mooring.connection_state import ConnectionEvent, ConnectionState, step
-from mooring.dial import Dialled, DialFailed
+from mooring.dial import DialFailed, Dialled
 from mooring.errors import ErrCode, ErrorEntry
 from mooring.events import (
     ErrorEvent,
@@ -575,10 +575,7 @@ class Connection(asyncio.Protocol):
         if len(payloads) == 1:
             return encode_frame(opcode, payloads[0], masks)
         return b"".join(
-            [
-                encode_frame(opcode, payload, masks[4 * index : 4 * index + 4])
-                for index, payload in enumerate(payloads)
-            ]
+            [encode_frame(opcode, payload, masks[4 * index : 4 * index + 4]) for index, payload in enumerate(payloads)]
         )
 
     def _write(self, data: bytes) -> None:

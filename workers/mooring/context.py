@@ -257,7 +257,7 @@ class Context:
                     if result is not None and inspect.isawaitable(result):
                         await result
                 # The law of callbacks, 5: whatever it raises (SystemExit, KeyboardInterrupt too) is an event.
-                except BaseException as exc:
+                except BaseException as exc:  # noqa: BLE001 - user code
                     self._report(connection, "on_message", exc)
                 self._end(name)
             if not count % SLICE_ITEMS:
@@ -278,7 +278,7 @@ class Context:
                 if result is not None and inspect.isawaitable(result):
                     await result
             # As above.
-            except BaseException as exc:
+            except BaseException as exc:  # noqa: BLE001 - user code
                 self._report(connection, attribute, exc)
             self._end(name)
         if entry.kind is Kind.onTerminate:
@@ -302,7 +302,7 @@ class Context:
         except HandlerError as exc:
             answer = CallFailed(call.request, "HandlerError", str(exc), "", invalid=True)
         # As above: the caller is told, or an event says so.
-        except BaseException as exc:
+        except BaseException as exc:  # noqa: BLE001 - user code
             self.callback_errors += 1
             answer = CallFailed(
                 call.request, type(exc).__qualname__, handlers.printable(str(exc)), handlers.format_traceback(exc)
@@ -364,5 +364,3 @@ class Context:
         body = worker_body(Kind.callbackError, self._runtime.worker, now_us(), event)
         self._runtime.outbox.add(self._runtime.nobody, bytes((Kind.callbackError,)), body, 0)
         self._runtime.wake()
-
-

@@ -71,7 +71,6 @@ class _Target:
 _target: ContextVar[_Target] = ContextVar("mooring_dial_target")
 
 
-
 class _TailCollector:
     """Stands in for aiohttp's frame reader just long enough to be handed what followed the 101."""
 
@@ -134,7 +133,8 @@ class Dialler:
                 return await self._upgrade(options, place, context)
         except TimeoutError:
             raise _failed(
-                ErrCode.CONNECT_TIMEOUT, f"{place} did not complete the handshake within {options.connect_timeout_s:g} s",
+                ErrCode.CONNECT_TIMEOUT,
+                f"{place} did not complete the handshake within {options.connect_timeout_s:g} s",
                 timed_out=True,
             ) from None
         except DialFailed:
@@ -237,7 +237,9 @@ def _make_tls_context(request: TlsRequest) -> ssl.SSLContext:
     return context
 
 
-def _failed(code: ErrCode, message: str, *, timed_out: bool = False, policy: bool = False, cause: str = "") -> DialFailed:
+def _failed(
+    code: ErrCode, message: str, *, timed_out: bool = False, policy: bool = False, cause: str = ""
+) -> DialFailed:
     errors = [ErrorEntry(code, message)]
     if cause:
         errors.append(ErrorEntry(code, cause))

@@ -210,7 +210,9 @@ class FrameParser:
         return None
 
     def _inflate(self, message: bytes) -> bytes | FrameError:
-        assert self._deflate is not None and self._inflater is not None, "compressed frames pass _check_header only then"
+        assert self._deflate is not None and self._inflater is not None, (
+            "compressed frames pass _check_header only then"
+        )
         inflater = self._inflater
         try:
             # One byte more than allowed tells "too big" from "just fits" without inflating a bomb.

@@ -71,6 +71,8 @@ def printable(text: str, limit: int = 16_384) -> str:
 def format_traceback(exc: BaseException) -> str:
     """Return the traceback of `exc` as text, without the frames of mooring itself at its top."""
     tb = exc.__traceback__
-    while tb is not None and tb.tb_next is not None and tb.tb_frame.f_globals.get("__name__", "").startswith("mooring."):
+    while (
+        tb is not None and tb.tb_next is not None and tb.tb_frame.f_globals.get("__name__", "").startswith("mooring.")
+    ):
         tb = tb.tb_next
     return printable("".join(traceback.format_exception(type(exc), exc, tb)))

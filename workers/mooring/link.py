@@ -146,7 +146,7 @@ class Link:
             delay_s = min(REDIAL_MAX_S, REDIAL_MIN_S * 2 ** min(attempt, 10))
             attempt += 1
             # Jitter: many workers lose one service in the same moment.
-            await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))  # noqa: S311 - no secret hangs on it
+            await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))
 
     async def _dial(self) -> bool:
         loop = asyncio.get_running_loop()

@@ -113,7 +113,9 @@ def check_worker_name(name: str, pointer: str = "/worker") -> list[Invalid]:
     if WORKER_NAME.match(name):
         return []
     return [
-        Invalid(pointer, "a worker's name is 1 to 63 letters, digits, '.', '_' or '-', beginning with a letter or digit")
+        Invalid(
+            pointer, "a worker's name is 1 to 63 letters, digits, '.', '_' or '-', beginning with a letter or digit"
+        )
     ]
 
 
@@ -175,7 +177,9 @@ def check_close(code: int | None, reason: str | None) -> list[Invalid]:
         else:
             if length > MAX_REASON_BYTES:
                 wrong.append(
-                    Invalid("query:reason", f"is {length} bytes of UTF-8; a close frame has room for {MAX_REASON_BYTES}")
+                    Invalid(
+                        "query:reason", f"is {length} bytes of UTF-8; a close frame has room for {MAX_REASON_BYTES}"
+                    )
                 )
     return wrong
 

@@ -250,7 +250,13 @@ class Runtime:
                 self.post(self.answer, OpenInvalid(command.request, exc.errors))
             else:
                 self.post(
-                    self._begin, command.connection, command.created_at_us, options, handler, wanted.name, command.request
+                    self._begin,
+                    command.connection,
+                    command.created_at_us,
+                    options,
+                    handler,
+                    wanted.name,
+                    command.request,
                 )
 
         self.context.post_task(f"{wanted.name}()", make)
@@ -364,7 +370,9 @@ class Runtime:
         try:
             connection_id = id_wanted.result(options.connect_timeout_s)
         except TimeoutError:
-            raise MooringError("no connection id: the service is away, and the worker's block of ids is used up") from None
+            raise MooringError(
+                "no connection id: the service is away, and the worker's block of ids is used up"
+            ) from None
         opened: Future[Connection] = Future()
 
         def begin() -> None:

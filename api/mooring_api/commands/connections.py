@@ -42,7 +42,9 @@ def _headers(values: tuple[str, ...]) -> dict[str, Any]:
 @click.option("--handler", help="Public name of a handler of the configuration.")
 @click.option("--params", help="JSON for the handler's constructor.")
 @click.option("--data-type", type=click.Choice(["text", "blob", "object"]), help="What received messages become.")
-@click.option("--header", "-H", "headers", multiple=True, metavar="'NAME: VALUE'", help="A header of the handshake; repeatable.")
+@click.option(
+    "--header", "-H", "headers", multiple=True, metavar="'NAME: VALUE'", help="A header of the handshake; repeatable."
+)
 @click.option("--protocol", "protocols", multiple=True, help="A subprotocol to offer; repeatable.")
 @click.option("--connect-timeout", type=float, help="Seconds.")
 @click.option("--follow", "-f", is_flag=True, help="Follow its events until it ends.")
@@ -240,7 +242,9 @@ async def _known(client: Client, connection: int, work: Any) -> Any:
 @click.argument("connection", metavar="ID", type=int)
 @click.argument("text", required=False)
 @click.option("--json", "object_text", metavar="JSON", help="Send this JSON value.")
-@click.option("--file", "path", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Send a file as a blob.")
+@click.option(
+    "--file", "path", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Send a file as a blob."
+)
 @click.pass_obj
 def send(target: Target, connection: int, text: str | None, object_text: str | None, path: Path | None) -> None:
     """Send one message, or each line of standard input ('-').

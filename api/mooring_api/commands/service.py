@@ -24,16 +24,44 @@ from mooring_service.lock import StateDirectoryBusy
 def _config_options(function: Any) -> Any:
     for option in reversed(
         (
-            click.option("--config", "config_path", type=click.Path(path_type=Path, dir_okay=False), help="Default: mooring.toml here, if there is one; or $MOORING_CONFIG."),
+            click.option(
+                "--config",
+                "config_path",
+                type=click.Path(path_type=Path, dir_okay=False),
+                help="Default: mooring.toml here, if there is one; or $MOORING_CONFIG.",
+            ),
             click.option("--listen", metavar="HOST:PORT", help="Or unix:PATH. Default: 127.0.0.1:8480."),
-            click.option("--app-dir", "app_dirs", multiple=True, type=click.Path(path_type=Path, exists=True, file_okay=False), help="Where handlers and functions are imported from; repeatable."),
-            click.option("--handler", "handlers", multiple=True, metavar="NAME=MODULE:CLASS", help="A handler that requests may name; repeatable."),
-            click.option("--function", "functions", multiple=True, metavar="NAME=MODULE:FUNC", help="A function that requests may name; repeatable."),
+            click.option(
+                "--app-dir",
+                "app_dirs",
+                multiple=True,
+                type=click.Path(path_type=Path, exists=True, file_okay=False),
+                help="Where handlers and functions are imported from; repeatable.",
+            ),
+            click.option(
+                "--handler",
+                "handlers",
+                multiple=True,
+                metavar="NAME=MODULE:CLASS",
+                help="A handler that requests may name; repeatable.",
+            ),
+            click.option(
+                "--function",
+                "functions",
+                multiple=True,
+                metavar="NAME=MODULE:FUNC",
+                help="A function that requests may name; repeatable.",
+            ),
             click.option("--tls-cert", help="PEM file of the certificate chain."),
             click.option("--tls-key", help="PEM file of its key."),
             click.option("--allow-remote", is_flag=True, help="Listen off loopback without TLS."),
             click.option("--no-auth", is_flag=True, help="Ask for no token."),
-            click.option("--state-dir", "own_state_dir", type=click.Path(path_type=Path, file_okay=False), help="As before the command."),
+            click.option(
+                "--state-dir",
+                "own_state_dir",
+                type=click.Path(path_type=Path, file_okay=False),
+                help="As before the command.",
+            ),
         )
     ):
         function = option(function)
@@ -84,7 +112,7 @@ def _app_dirs(values: dict[str, Any]) -> list[str]:
 @click.option("--demo", is_flag=True, help="Also run an echo server at ws://127.0.0.1:8481/.")
 @click.option("--handover", is_flag=True, help="When told to stop, leave the workers running for the next service.")
 @click.pass_obj
-def serve_command(target: Target, demo: bool, handover: bool, **values: Any) -> None:
+def serve_command(target: Target, /, demo: bool, handover: bool, **values: Any) -> None:
     """Run the service.
 
     \b
@@ -98,9 +126,7 @@ def serve_command(target: Target, demo: bool, handover: bool, **values: Any) -> 
             stream=sys.stderr,
             format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         )
-        options = ServeOptions(
-            state_dir=state_dir.resolve(), app_dirs=_app_dirs(values), demo=demo, handover=handover
-        )
+        options = ServeOptions(state_dir=state_dir.resolve(), app_dirs=_app_dirs(values), demo=demo, handover=handover)
         code = uvloop.run(serve(config, options))
     except (ConfigError, TokenFileError, StateDirectoryBusy, MooringError) as exc:
         raise Failure(str(exc)) from None
@@ -110,8 +136,15 @@ def serve_command(target: Target, demo: bool, handover: bool, **values: Any) -> 
 
 
 @click.command()
-@click.option("--state-dir", "own_state_dir", type=click.Path(path_type=Path, file_okay=False), help="As before the command.")
-@click.option("--hash", "as_hash", is_flag=True, help="Print what [tokens] of the configuration holds for a token read from stdin.")
+@click.option(
+    "--state-dir", "own_state_dir", type=click.Path(path_type=Path, file_okay=False), help="As before the command."
+)
+@click.option(
+    "--hash",
+    "as_hash",
+    is_flag=True,
+    help="Print what [tokens] of the configuration holds for a token read from stdin.",
+)
 @click.pass_obj
 def token(target: Target, own_state_dir: Path | None, as_hash: bool) -> None:
     """Print the token of the state directory; it is made if there is none.
@@ -133,7 +166,7 @@ def token(target: Target, own_state_dir: Path | None, as_hash: bool) -> None:
 @click.command()
 @_config_options
 @click.pass_obj
-def check(target: Target, **values: Any) -> None:
+def check(target: Target, /, **values: Any) -> None:
     """Check configuration, handlers, functions, state directory and port; say what to do.
 
     \b

@@ -206,7 +206,8 @@ def top(target: Target, interval: float, count: int | None, as_json: bool) -> No
             after = page.next
 
     async def work(client: Client) -> None:
-        before, before_at = {}, time.monotonic()
+        before: dict[str, tuple[int, int, int]] = {}
+        before_at = time.monotonic()
         looks = 0
         with Live(console=Console(), auto_refresh=False, screen=False, transient=False) as live:
             while True:

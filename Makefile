@@ -1,0 +1,74 @@
+# make run: try it. make test: all tests. Everything is set up on the way; see CONTRIBUTING.md.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+VENV := .venv
+BIN := $(VENV)/bin
+STATE := .state
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+SOURCES := pyproject.toml constraints.txt workers/mooring/version.py
+
+.PHONY: help run venv venv-test test lint types format check bench bench-quick conformance release-check test-pythons clean
+
+help:
+	@echo "make run            start a demo service on 127.0.0.1:8480"
+	@echo "make test           run all tests"
+	@echo "make venv           make the environment alone (.venv/bin/mooring)"
+	@echo "make lint types format   linters, type checker, formatter"
+	@echo "make bench bench-quick   measure"
+	@echo "make conformance    Autobahn Testsuite, where Python 2.7 is there"
+	@echo "make release-check test-pythons   before a release"
+
+$(VENV)/.made: tools/find-python
+	@python="$$(bash tools/find-python)" && { test -x $(BIN)/python || "$$python" -m venv $(VENV); }
+	@touch $@
+
+$(VENV)/.run: $(VENV)/.made $(SOURCES)
+	@echo "installing mooring into $(VENV) …"
+	@$(PIP) install -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.run
+	@echo "installing what the tests need …"
+	@$(PIP) install -c constraints.txt -e '.[dev]'
+	@touch $@
+
+venv: $(VENV)/.run
+
+venv-test: $(VENV)/.test
+
+run: $(VENV)/.run
+	@exec $(BIN)/mooring --state-dir $(STATE) serve --demo
+
+test: $(VENV)/.test
+	@bash tools/install-browser
+	@$(BIN)/python -m pytest tests
+
+lint: $(VENV)/.test
+	@$(BIN)/ruff format --check --quiet . || { echo "run: make format"; exit 1; }
+	@$(BIN)/ruff check .
+
+types: $(VENV)/.test
+	@$(BIN)/mypy
+
+format: $(VENV)/.test
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+check: lint types test
+
+bench: $(VENV)/.test
+	@$(BIN)/python -m tests.bench
+
+bench-quick: $(VENV)/.test
+	@$(BIN)/python -m tests.bench --quick
+
+conformance: $(VENV)/.test
+	@bash tests/conformance/run
+
+release-check: $(VENV)/.test
+	@bash tools/release-check
+
+test-pythons:
+	@bash tools/test-pythons
+
+clean:
+	rm -rf $(VENV) $(STATE) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
