@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections import deque
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
@@ -145,7 +146,7 @@ class Connection(asyncio.Protocol):
         "_outbound_timer",
         "_parser",
         "_ping_payload",
-        "_ping_sent_at",
+        "_ping_sent_at_ns",
         "_pong_owed",
         "_reading_paused",
         "_runtime",
@@ -227,7 +228,7 @@ class Connection(asyncio.Protocol):
         self._reading_paused = False
         self._pong_owed: bytes | None = None
         self._ping_payload = b""
-        self._ping_sent_at = 0.0
+        self._ping_sent_at_ns = 0
         self._want = options.data_type
 
     # ------------------------------------------------------------ the record
@@ -455,7 +456,8 @@ class Connection(asyncio.Protocol):
             else:
                 self._write(encode_frame(PONG, payload, os.urandom(4)))
         elif payload == self._ping_payload and payload:
-            self.round_trip_us = int((self._runtime.loop.time() - self._ping_sent_at) * 1_000_000)
+            # Not loop.time(): uvloop's stands still for a pass of the loop, and counts milliseconds.
+            self.round_trip_us = (time.monotonic_ns() - self._ping_sent_at_ns) // 1000
             self._ping_payload = b""
             self._runtime.figures_changed(self)
 
@@ -512,7 +514,7 @@ class Connection(asyncio.Protocol):
                 self._arm_liveness(at)
             case Ping():
                 self._ping_payload = os.urandom(8)
-                self._ping_sent_at = now
+                self._ping_sent_at_ns = time.monotonic_ns()
                 self._write(encode_frame(PING, self._ping_payload, os.urandom(4)))
                 self._arm_liveness(now + self.options.ping_timeout_s)
             case Dead():

@@ -1,0 +1,218 @@
+"""The real thing as a subprocess, and small tools to watch it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.servers import EchoServer
+
+START_S = 20.0
+STOP_S = 10.0
+
+
+async def wait_for(predicate: Callable[[], Any], timeout_s: float = 5.0, what: str = "") -> Any:
+    """Wait until `predicate` (a function, or one that returns an awaitable) is true; return its value."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        value = predicate()
+        if asyncio.iscoroutine(value):
+            value = await value
+        if value:
+            return value
+        assert time.monotonic() < deadline, f"not within {timeout_s} s: {what or predicate}"
+        await asyncio.sleep(0.01)
+
+
+class RunningService:
+    """One `mooring serve`, started and stopped as its users do."""
+
+    def __init__(self, state_dir: Path, *options: str, env: dict[str, str] | None = None, listen: str = "127.0.0.1:0") -> None:
+        self.state_dir = state_dir
+        self.options = options
+        self.env = env or {}
+        self.listen = listen
+        self.url = ""
+        self.token = ""
+        self.process: subprocess.Popen[bytes] | None = None
+        self.client: aiohttp.ClientSession
+        self.log_path = state_dir.parent / f"{state_dir.name}.service.log"
+
+    async def start(self, *options: str) -> RunningService:
+        with self.log_path.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "mooring_api", "serve", "--listen", self.listen, "--state-dir", str(self.state_dir),
+                 *self.options, *options],
+                stdout=subprocess.PIPE, stderr=log, env={**os.environ, **self.env},
+            )  # fmt: skip
+        line = (await asyncio.wait_for(asyncio.to_thread(self.process.stdout.readline), START_S)).decode()
+        assert "mooring is ready at http" in line or "unix:" in line, f"no ready line: {line!r}\n{self.log()}"
+        self.url = line.split(" at ", 1)[1].split(" ", 1)[0]
+        self.token = "" if "--no-auth" in self.options else (self.state_dir / "token").read_text().strip()
+        if self.url.startswith("http://"):
+            self.client = aiohttp.ClientSession(
+                self.url, headers={"Authorization": f"Bearer {self.token}"}, connector=aiohttp.TCPConnector(limit=0)
+            )
+        return self
+
+    async def _close_client(self) -> None:
+        if getattr(self, "client", None) is not None:
+            await self.client.close()
+
+    async def stop(self, timeout_s: float = STOP_S, number: int = signal.SIGTERM) -> int:
+        """Stop in order; return the exit code."""
+        await self._close_client()
+        self.process.send_signal(number)
+        code = await asyncio.to_thread(self.process.wait, timeout_s)
+        self.process.stdout.close()
+        return code
+
+    async def kill(self) -> None:
+        await self._close_client()
+        self.process.kill()
+        await asyncio.to_thread(self.process.wait)
+        self.process.stdout.close()
+
+    async def restart_after_kill(self, pause_s: float = 0.0) -> None:
+        await self.kill()
+        await asyncio.sleep(pause_s)
+        await self.start()
+
+    def log(self) -> str:
+        return self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
+
+    def worker_log(self, name: str = "main") -> str:
+        path = self.state_dir / "logs" / f"{name}.log"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def worker_pids(self) -> list[int]:
+        """Pids of worker processes of this state directory, whoever started them."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    fds = [os.readlink(fd) for fd in (entry / "fd").iterdir()]
+                except OSError:
+                    continue
+                if any(fd.startswith(str(self.state_dir / "logs")) for fd in fds) and int(entry.name) != os.getpid():
+                    found.append(int(entry.name))
+        return found
+
+    async def clean_up(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            try:
+                await self.stop()
+            except subprocess.TimeoutExpired:
+                await self.kill()
+        await self._close_client()
+        for pid in self.worker_pids():
+            os.kill(pid, signal.SIGKILL)
+
+    # the API, in short
+
+    async def get(self, path: str, status: int = 200, **kwargs: Any) -> Any:
+        return await self.call("GET", path, status, **kwargs)
+
+    async def call(self, method: str, path: str, status: int | None = 200, **kwargs: Any) -> Any:
+        async with self.client.request(method, path, **kwargs) as response:
+            body = await response.read()
+            if status is not None:
+                assert response.status == status, f"{method} {path}: {response.status} {body.decode(errors='replace')}"
+            return json.loads(body) if body else None
+
+    async def open(self, url: str, status: int = 201, request_headers: dict[str, str] | None = None, **options: Any) -> dict[str, Any]:
+        return await self.call("POST", "/v1/connections", status, json={"url": url, **options}, headers=request_headers)
+
+    async def send(self, connection: int, data: bytes | str, kind: str = "text/plain", status: int = 200, **headers: str) -> Any:
+        return await self.call(
+            "POST", f"/v1/connections/{connection}/messages", status, data=data, headers={"Content-Type": kind, **headers}
+        )
+
+    async def record(self, connection: int) -> dict[str, Any]:
+        return await self.get(f"/v1/connections/{connection}")
+
+    async def events(self, connection: int, until: str | None = None, count: int = 0, timeout_s: float = 5.0) -> list[dict[str, Any]]:
+        """Return a connection's events from its start, once one of kind `until` is there, or `count` of them."""
+
+        async def look() -> list[dict[str, Any]] | None:
+            found: list[dict[str, Any]] = []
+            after = "start"
+            while True:
+                page = await self.get(f"/v1/connections/{connection}/events?after={after}&limit=1000")
+                found += page["events"]
+                if not page["events"]:
+                    break
+                after = page["next"]
+            done = any(event["kind"] == until for event in found) if until else len(found) >= count
+            return found if done else None
+
+        return await wait_for(look, timeout_s, f"{until or count} of connection {connection}")
+
+    async def stream(self, path: str, **kwargs: Any) -> AsyncIterator[dict[str, Any]]:
+        """Yield the events of an SSE stream."""
+        headers = {"Accept": "text/event-stream", **kwargs.pop("headers", {})}
+        async with self.client.get(path, headers=headers, timeout=aiohttp.ClientTimeout(total=None), **kwargs) as response:
+            assert response.status == 200, await response.text()
+            rest = b""
+            async for chunk in response.content.iter_any():
+                *blocks, rest = (rest + chunk).split(b"\n\n")
+                for block in blocks:
+                    for line in block.split(b"\n"):
+                        if line.startswith(b"data: "):
+                            yield json.loads(line[6:])
+
+
+StartService = Callable[..., Awaitable[RunningService]]
+
+
+@pytest.fixture
+async def start_service(request: pytest.FixtureRequest) -> AsyncIterator[StartService]:
+    """Start services; all are stopped, and their workers gone, at the end."""
+    started: list[RunningService] = []
+    with tempfile.TemporaryDirectory(prefix="mooring-") as folder:
+
+        async def start(*options: str, name: str = "state", **kwargs: Any) -> RunningService:
+            service = RunningService(Path(folder) / name, *options, **kwargs)
+            started.append(service)
+            return await service.start()
+
+        yield start
+        for service in started:
+            await service.clean_up()
+        if getattr(request.node, "failed", False):
+            for service in started:
+                print(f"---- service log\n{service.log()[-8000:]}")
+                for path in (service.state_dir / "logs").glob("*.log"):
+                    print(f"---- {path.name}\n{path.read_text(errors='replace')[-4000:]}")
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Any:
+    outcome = yield
+    report = outcome.get_result()
+    if report.when == "call" and report.failed:
+        item.failed = True
+
+
+@pytest.fixture
+async def service(start_service: StartService) -> RunningService:
+    """One service with the defaults."""
+    return await start_service()
+
+
+@pytest.fixture
+async def echo() -> AsyncIterator[EchoServer]:
+    async with EchoServer() as server:
+        yield server

@@ -1,0 +1,432 @@
+"""The rows of the REST table and the law of callbacks, over real processes and sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+import signal
+import time
+
+import aiohttp
+import pytest
+
+from tests.conftest import RunningService, StartService, wait_for
+from tests.servers import EchoServer, FeedServer, Ledger, RawConnection, RawServer, frame
+
+
+async def test_create_answers_201_with_location_and_a_connected_record(service: RunningService, echo: EchoServer) -> None:
+    async with service.client.post("/v1/connections", json={"url": echo.url + "a?b=%41c"}) as response:
+        record = await response.json()
+        assert response.status == 201
+        assert response.headers["Location"] == f"/v1/connections/{record['id']}"
+    assert record["status"] == "Connected"
+    assert record["url"] == echo.url + "a?b=%41c"
+    assert record["dataType"] == "text"
+    assert record["worker"] == "main"
+    assert record["terminate"] is None
+    assert echo.peers[0].raw_path == "/a?b=%41c"
+
+
+async def test_the_first_id_is_1_and_ids_grow(service: RunningService, echo: EchoServer) -> None:
+    assert [(await service.open(echo.url))["id"] for _ in range(3)] == [1, 2, 3]
+
+
+async def test_text_blob_and_object_go_both_ways(service: RunningService, echo: EchoServer) -> None:
+    text = await service.open(echo.url)
+    assert await service.send(text["id"], "Grüße") == {"sent": 1, "bytes": 7}
+    events = await service.events(text["id"], count=2)
+    assert events[1]["event"] == {"type": "message", "data": "Grüße"}
+
+    blob = await service.open(echo.url, dataType="blob")
+    payload = bytes(range(256))
+    await service.send(blob["id"], payload, "application/octet-stream")
+    events = await service.events(blob["id"], count=2)
+    assert base64.b64decode(events[1]["event"]["data"]) == payload
+    assert events[1]["event"]["encoding"] == "base64"
+
+    thing = await service.open(echo.url, dataType="object")
+    raw = b'{"big": 123456789012345678901234567890, "pi": 3.14159265358979323846,\n "x": [null, true]}'
+    await service.send(thing["id"], raw, "application/json")
+    await service.events(thing["id"], count=2)
+    async with service.client.get(f"/v1/connections/{thing['id']}/events?after=start") as response:
+        body = await response.read()
+    assert b'"big": 123456789012345678901234567890' in body
+    assert b"3.14159265358979323846" in body
+    assert [peer.received[0] for peer in echo.peers] == ["Grüße", payload, raw.decode()]
+
+
+async def test_a_message_of_one_mebibyte_arrives_whole_both_ways(service: RunningService, echo: EchoServer) -> None:
+    record = await service.open(echo.url)
+    text = os.urandom(512 * 1024).hex()
+    await service.send(record["id"], text)
+    events = await service.events(record["id"], count=2)
+    assert events[1]["event"]["data"] == text
+
+
+async def test_a_binary_frame_under_text_is_decoded_and_under_object_is_parsed(service: RunningService, echo: EchoServer) -> None:
+    record = await service.open(echo.url + "binary?hex=" + "grün".encode().hex())
+    assert (await service.events(record["id"], count=2))[1]["event"]["data"] == "grün"
+    record = await service.open(echo.url + "binary?hex=" + b'{"a":1}'.hex(), dataType="object")
+    assert (await service.events(record["id"], count=2))[1]["event"]["data"] == {"a": 1}
+
+
+@pytest.mark.parametrize(("data_type", "path"), [("text", "binary?hex=ff"), ("object", "text?text=not-json")])
+async def test_what_cannot_be_converted_is_an_error_and_closes_with_1007(
+    service: RunningService, echo: EchoServer, data_type: str, path: str
+) -> None:
+    record = await service.open(echo.url + path, dataType=data_type)
+    events = await service.events(record["id"], until="onTerminate")
+    assert [event["kind"] for event in events] == ["onOpen", "onError", "onTerminate"]
+    assert events[1]["event"]["errors"][0]["errCode"] == 202
+    assert events[2]["event"]["wasClean"] is True
+    await asyncio.wait_for(echo.peers[0].gone.wait(), 2)
+    assert echo.peers[0].close_code == 1007
+    assert (await service.record(record["id"]))["stats"]["messagesIn"] == 1
+
+
+async def test_headers_lists_and_cookie_reach_the_server_and_are_hidden_in_the_record(service: RunningService, echo: EchoServer) -> None:
+    record = await service.open(echo.url, headers={"X-Token": "s3cret", "X-Many": ["a", "b"], "Cookie": "a=1; b=2"})
+    assert record["headers"] == {"X-Token": "***", "X-Many": "***", "Cookie": "***"}
+    headers = echo.peers[0].headers
+    assert headers["X-Token"] == "s3cret"
+    assert headers.getall("X-Many") == ["a", "b"]
+    assert headers["Cookie"] == "a=1; b=2"
+    await service.call("DELETE", f"/v1/connections/{record['id']}")
+    page = await service.get("/v1/events?after=start")
+    assert "s3cret" not in json.dumps(page) + service.log() + service.worker_log()
+
+
+async def test_subprotocol_is_negotiated(service: RunningService, echo: EchoServer) -> None:
+    record = await service.open(echo.url + "?protocols=v2,v1", protocols=["v1", "v2"])
+    assert record["protocol"] in ("v1", "v2")
+
+
+async def test_a_refused_port_answers_502_quickly_and_leaves_a_closed_record(service: RunningService, echo: EchoServer) -> None:
+    await service.open(echo.url)
+    begin = time.monotonic()
+    problem = await service.open("ws://127.0.0.1:1/?secret=hunter2", 502)
+    assert time.monotonic() - begin < 1
+    assert problem["type"] == "urn:mooring:problem:connect-failed"
+    assert "127.0.0.1:1 refused" in problem["detail"]
+    assert "hunter2" not in json.dumps(problem)
+    assert problem["errors"][0] == {"errCode": 102, "message": "127.0.0.1:1 refused the connection", "componentSignature": "MOOR"}
+    events = await service.events(problem["connection"], until="onTerminate")
+    assert [event["kind"] for event in events] == ["onError", "onTerminate"]
+    assert events[0]["event"]["errors"] == problem["errors"]
+    assert events[1]["event"]["code"] == 1006
+    assert events[1]["event"]["wasClean"] is False
+    record = await service.record(problem["connection"])
+    assert record["status"] == "Closed"
+    assert record["terminate"]["code"] == 1006
+    assert record["errors"] == problem["errors"]
+
+
+async def test_a_server_that_does_not_answer_the_handshake_answers_504(service: RunningService) -> None:
+    async def script(connection: RawConnection) -> None:
+        await asyncio.sleep(30)
+
+    async with RawServer(script) as server:
+        problem = await service.open(server.url, 504, connectTimeout=0.3)
+        assert problem["type"] == "urn:mooring:problem:connect-timeout"
+        assert problem["errors"][0]["errCode"] == 104
+
+
+async def test_respond_async_answers_202_at_once(service: RunningService, echo: EchoServer) -> None:
+    async with service.client.post(
+        "/v1/connections", json={"url": echo.url + "slow?s=0.5"}, headers={"Prefer": "respond-async"}
+    ) as response:
+        record = await response.json()
+        assert response.status == 202
+        assert response.headers["Preference-Applied"] == "respond-async"
+        assert response.headers["Location"].endswith(f"/{record['id']}")
+    assert record["status"] == "Connecting"
+    problem = await service.send(record["id"], "too early", status=409)
+    assert problem["connectionStatus"] == "Connecting"
+    await service.events(record["id"], until="onOpen")
+    assert (await service.record(record["id"]))["status"] == "Connected"
+
+
+async def test_terminating_a_dial_answers_the_create_with_409(service: RunningService, echo: EchoServer) -> None:
+    creating = asyncio.create_task(service.open(echo.url + "slow?s=5", 409))
+    listed = await wait_for(lambda: _connections(service))
+    await service.call("DELETE", f"/v1/connections/{listed[0]['id']}")
+    problem = await creating
+    assert problem["type"] == "urn:mooring:problem:terminated"
+    events = await service.events(listed[0]["id"], until="onTerminate")
+    assert [event["kind"] for event in events] == ["onError", "onTerminate"]
+
+
+async def _connections(service: RunningService) -> list[dict]:
+    return (await service.get("/v1/connections"))["connections"]
+
+
+async def test_list_filters_and_pages(service: RunningService, echo: EchoServer) -> None:
+    for worker in ("a", "b", "a"):
+        await service.open(echo.url, worker=worker)
+    await service.call("DELETE", "/v1/connections/1")
+    page = await service.get("/v1/connections?limit=2")
+    assert [record["id"] for record in page["connections"]] == [1, 2]
+    page = await service.get(f"/v1/connections?limit=2&after={page['next']}")
+    assert [record["id"] for record in page["connections"]] == [3]
+    assert page["next"] is None
+    page = await service.get("/v1/connections?worker=a&status=Connected")
+    assert [record["id"] for record in page["connections"]] == [3]
+
+
+async def test_delete_closes_with_code_and_reason_and_is_idempotent(service: RunningService, echo: EchoServer) -> None:
+    record = await service.open(echo.url)
+    path = f"/v1/connections/{record['id']}?code=3001&reason=enough%20of%20it"
+    final = await service.call("DELETE", path)
+    assert final["status"] == "Closed"
+    # The code is the peer's (contract, section 2): aiohttp's server answers every close frame with 1000.
+    assert final["terminate"] == {"code": 1000, "reason": "", "wasClean": True}
+    await asyncio.wait_for(echo.peers[0].gone.wait(), 2)
+    assert echo.peers[0].close_code == 3001
+    assert await service.call("DELETE", path) == final
+    await service.send(record["id"], "late", status=410)
+    events = await service.events(record["id"], until="onTerminate")
+    assert [event["kind"] for event in events] == ["onOpen", "onTerminate"]
+
+
+@pytest.mark.parametrize(("code", "status"), [("1000", 200), ("3000", 200), ("4999", 200), ("1001", 422), ("5000", 422), ("x", 422)])
+async def test_terminate_takes_1000_and_3000_to_4999(service: RunningService, echo: EchoServer, code: str, status: int) -> None:
+    record = await service.open(echo.url)
+    await service.call("DELETE", f"/v1/connections/{record['id']}?code={code}", status)
+    assert (await service.record(record["id"]))["status"] == ("Closed" if status == 200 else "Connected")
+
+
+async def test_delete_answers_within_close_timeout_and_a_second_when_the_peer_keeps_talking(service: RunningService) -> None:
+    async def script(connection: RawConnection) -> None:
+        await connection.accept()
+        while True:
+            connection.writer.write(frame(1, b"still here"))
+            await connection.writer.drain()
+            await asyncio.sleep(0.05)
+
+    async with RawServer(script) as server:
+        record = await service.open(server.url, closeTimeout=0.5)
+        begin = time.monotonic()
+        final = await service.call("DELETE", f"/v1/connections/{record['id']}")
+        assert time.monotonic() - begin < 1.5
+        assert final["terminate"]["code"] == 1006
+        assert final["terminate"]["wasClean"] is False
+
+
+@pytest.mark.parametrize(
+    ("payload", "code", "clean"), [(b"\x03\xe9bye", 1001, True), (b"", 1005, True), (b"\x0f\xa0", 4000, True)]
+)
+async def test_the_peers_close_is_answered_and_reported(service: RunningService, payload: bytes, code: int, clean: bool) -> None:
+    answered = asyncio.get_running_loop().create_future()
+
+    async def script(connection: RawConnection) -> None:
+        await connection.accept(after=frame(1, b"last") + frame(8, payload))
+        answered.set_result(await connection.read_close())
+
+    async with RawServer(script) as server:
+        record = await service.open(server.url)
+        events = await service.events(record["id"], until="onTerminate")
+        assert [event["kind"] for event in events] == ["onOpen", "onMessage", "onTerminate"]
+        assert events[-1]["event"]["code"] == code
+        assert events[-1]["event"]["wasClean"] is clean
+        assert (await asyncio.wait_for(answered, 2))[0] == (None if code == 1005 else code)
+
+
+async def test_a_lost_connection_is_onerror_then_onterminate_1006(service: RunningService) -> None:
+    async def script(connection: RawConnection) -> None:
+        await connection.accept(after=frame(1, b"one"))
+        connection.reset()
+
+    async with RawServer(script) as server:
+        record = await service.open(server.url)
+        events = await service.events(record["id"], until="onTerminate")
+        assert [event["kind"] for event in events if event["kind"] != "onMessage"] == ["onOpen", "onError", "onTerminate"]
+        assert events[-1]["event"]["code"] == 1006
+
+
+async def test_a_silent_peer_is_pinged_and_given_up(service: RunningService) -> None:
+    async def script(connection: RawConnection) -> None:
+        await connection.accept()
+        while True:
+            await connection.read_frame()
+
+    async with RawServer(script) as server:
+        record = await service.open(server.url, pingInterval=0.2, pingTimeout=0.3)
+        events = await service.events(record["id"], until="onTerminate")
+        assert events[1]["event"]["errors"][0]["errCode"] == 205
+        assert server.connections[0].frames[0][0] == 9
+
+
+async def test_an_idle_peer_that_answers_pings_stays_and_has_a_round_trip(service: RunningService, echo: EchoServer) -> None:
+    record = await service.open(echo.url, pingInterval=0.1, pingTimeout=0.5)
+    await wait_for(lambda: _round_trip(service, record["id"]))
+    assert (await service.record(record["id"]))["status"] == "Connected"
+
+
+async def _round_trip(service: RunningService, connection: int) -> float | None:
+    return (await service.record(connection))["stats"]["roundTripMs"]
+
+
+async def test_ndjson_sends_one_object_per_line_as_it_arrives(service: RunningService, echo: EchoServer) -> None:
+    record = await service.open(echo.url)
+    seen_first = asyncio.Event()
+
+    async def lines():
+        yield b'{"n":1}\n{"n":2}\n'
+        await wait_for(lambda: len(echo.peers[0].received) == 2)
+        seen_first.set()
+        yield b'{"n"'
+        yield b":3}\n"
+        yield b"[4]"
+
+    answer = await service.send(record["id"], lines(), "application/x-ndjson")
+    assert answer == {"sent": 4, "bytes": 24}
+    assert seen_first.is_set()
+    await wait_for(lambda: len(echo.peers[0].received) == 4)
+    assert echo.peers[0].received == ['{"n":1}', '{"n":2}', '{"n":3}', "[4]"]
+
+
+async def test_ndjson_says_how_many_were_sent_before_a_bad_line(service: RunningService, echo: EchoServer) -> None:
+    record = await service.open(echo.url)
+    problem = await service.send(record["id"], b'1\n2\n{"broken\n4\n', "application/x-ndjson", 400)
+    assert problem["sent"] == 2
+    assert "line 3" in problem["detail"]
+    await wait_for(lambda: echo.peers[0].received == ["1", "2"])
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "status"),
+    [
+        (b"\xff", "text/plain", 400),
+        (b"{", "application/json", 400),
+        (b"NaN", "application/json", 400),
+        (b"x", "image/png", 415),
+        (b"x", "text/plain; charset=latin-1", 415),
+    ],
+)
+async def test_a_body_that_is_not_what_its_type_says_is_refused(
+    service: RunningService, echo: EchoServer, body: bytes, kind: str, status: int
+) -> None:
+    record = await service.open(echo.url)
+    await service.send(record["id"], body, kind, status)
+    assert echo.peers[0].received == []
+
+
+async def test_a_send_without_a_content_type_is_415(service: RunningService, echo: EchoServer) -> None:
+    record = await service.open(echo.url)
+    async with service.client.post(
+        f"/v1/connections/{record['id']}/messages", data=b"x", skip_auto_headers=["Content-Type"]
+    ) as response:
+        assert response.status == 415
+
+
+async def test_a_peer_that_does_not_read_answers_503_and_memory_is_bounded(service: RunningService) -> None:
+    async def script(connection: RawConnection) -> None:
+        await connection.accept()
+        await asyncio.sleep(30)
+
+    async with RawServer(script) as server:
+        record = await service.open(server.url, sendTimeout=0.3)
+        payload = b"x" * (1024 * 1024)
+        statuses = []
+        for _ in range(40):
+            async with service.client.post(
+                f"/v1/connections/{record['id']}/messages", data=payload, headers={"Content-Type": "text/plain"}
+            ) as response:
+                statuses.append(response.status)
+                if response.status == 503:
+                    assert response.headers["Retry-After"]
+                    assert (await response.json())["type"] == "urn:mooring:problem:peer-not-reading"
+                    break
+        assert statuses[-1] == 503
+        assert (await service.record(record["id"]))["status"] == "Connected"
+
+
+async def test_unknown_ids_are_404(service: RunningService) -> None:
+    for method, path in (("GET", ""), ("DELETE", ""), ("GET", "/events")):
+        for wrong in ("9", "0", "x", "99999999999999999999"):
+            await service.call(method, f"/v1/connections/{wrong}{path}", 404)
+    await service.send(9, "x", status=404)
+    await service.get("/v1/workers/nobody", 404)
+    await service.get("/v1/workers/nobody/events", 404)
+
+
+async def test_200_connections_on_4_workers_100_messages_each_way_exactly_once(service: RunningService, echo: EchoServer) -> None:
+    workers = ["w1", "w2", "w3", "w4"]
+    opened = await asyncio.gather(*(service.open(echo.url, worker=workers[number % 4]) for number in range(200)))
+    ids = [record["id"] for record in opened]
+    assert len(set(ids)) == 200
+    ledger = Ledger()
+
+    async def subscribe() -> None:
+        async for event in service.stream("/v1/events?after=start"):
+            ledger.take(event)
+            if sum(ledger.numbers.values()) == 200 * 100:
+                return
+
+    subscriber = asyncio.create_task(subscribe())
+    lines = "\n".join(str(number) for number in range(1, 101)).encode()
+    gate = asyncio.Semaphore(50)
+
+    async def send_all(connection: int) -> None:
+        async with gate:
+            assert (await service.send(connection, lines, "application/x-ndjson"))["sent"] == 100
+
+    await asyncio.gather(*(send_all(connection) for connection in ids))
+    await asyncio.wait_for(subscriber, 30)
+    assert set(ledger.numbers) == set(ids)
+    assert set(ledger.numbers.values()) == {100}
+    record = await service.record(ids[0])
+    assert record["stats"]["messagesOut"] == record["stats"]["messagesIn"] == 100
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_stopping_closes_with_1001_delivers_every_onterminate_and_exits_0(
+    service: RunningService, echo: EchoServer, number: int
+) -> None:
+    ids = [(await service.open(echo.url, worker=f"w{at % 2}"))["id"] for at in range(20)]
+    ended: list[int] = []
+
+    async def subscribe() -> None:
+        async for event in service.stream("/v1/events?after=start&kind=onTerminate"):
+            ended.append(event["connection"])
+            assert event["event"]["wasClean"] is True
+
+    subscriber = asyncio.create_task(subscribe())
+    await asyncio.sleep(0.1)
+    begin = time.monotonic()
+    service.process.send_signal(number)
+    await asyncio.wait_for(subscriber, 10)
+    assert await asyncio.to_thread(service.process.wait, 10) == 0
+    assert time.monotonic() - begin < 10
+    assert sorted(ended) == ids
+    assert {peer.close_code for peer in echo.peers} == {1001}
+    assert service.worker_pids() == []
+
+
+async def test_the_feed_is_complete_under_load(service: RunningService) -> None:
+    async with FeedServer(rate=2000) as feed:
+        ledger = Ledger()
+        ids = [(await service.open(f"{feed.url}{at}"))["id"] for at in range(4)]
+
+        async def subscribe() -> None:
+            async for event in service.stream("/v1/events?after=start"):
+                ledger.take(event)
+                if len(ledger.numbers) == 4 and min(ledger.numbers.values()) >= 2000:
+                    return
+
+        await asyncio.wait_for(subscribe(), 30)
+        assert set(ledger.numbers) == set(ids)
+
+
+async def test_a_session_of_aiohttp_sees_no_server_version(service: RunningService) -> None:
+    async with aiohttp.ClientSession() as session, session.get(service.url + "/healthz") as response:
+        assert response.headers["Server"] == "mooring"
+
+
+async def test_two_services_in_one_state_directory_are_refused(service: RunningService, start_service: StartService) -> None:
+    second = RunningService(service.state_dir)
+    with pytest.raises(AssertionError, match="no ready line"):
+        await second.start()
+    assert f"process {service.process.pid}" in second.log()
