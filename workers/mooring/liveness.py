@@ -62,7 +62,8 @@ class Liveness:
         if self._paused_at is not None:
             return Wait(now + self._interval_s)
         if self._pinged_at is not None:
-            if self.last_byte_at > self._pinged_at:
+            # The loop's clock ticks in milliseconds: a pong of a near peer has the ping's own time.
+            if self.last_byte_at >= self._pinged_at:
                 self._pinged_at = None
             elif now >= self._pinged_at + self._timeout_s:
                 return Dead(now - self._pinged_at)
