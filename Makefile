@@ -3,7 +3,6 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 VENV := .venv
 BIN := $(VENV)/bin
-STATE := .state
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := pyproject.toml constraints.txt workers/mooring/version.py
 
@@ -37,7 +36,7 @@ venv: $(VENV)/.run
 venv-test: $(VENV)/.test
 
 run: $(VENV)/.run
-	@exec $(BIN)/mooring --state-dir $(STATE) serve --demo
+	@exec $(BIN)/mooring serve --demo
 
 test: $(VENV)/.test
 	@bash tools/install-browser
@@ -71,4 +70,4 @@ test-pythons:
 	@bash tools/test-pythons
 
 clean:
-	rm -rf $(VENV) $(STATE) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -19,6 +19,7 @@ import pytest
 
 from tests.servers import EchoServer
 
+ROOT = Path(__file__).parents[1]
 START_S = 20.0
 STOP_S = 10.0
 
@@ -39,7 +40,9 @@ async def wait_for(predicate: Callable[[], Any], timeout_s: float = 5.0, what: s
 class RunningService:
     """One `mooring serve`, started and stopped as its users do."""
 
-    def __init__(self, state_dir: Path, *options: str, env: dict[str, str] | None = None, listen: str = "127.0.0.1:0") -> None:
+    def __init__(
+        self, state_dir: Path, *options: str, env: dict[str, str] | None = None, listen: str = "127.0.0.1:0"
+    ) -> None:
         self.state_dir = state_dir
         self.options = options
         self.env = env or {}
@@ -66,6 +69,10 @@ class RunningService:
                 self.url, headers={"Authorization": f"Bearer {self.token}"}, connector=aiohttp.TCPConnector(limit=0)
             )
         return self
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rsplit(":", 1)[1])
 
     async def _close_client(self) -> None:
         if getattr(self, "client", None) is not None:
@@ -132,18 +139,28 @@ class RunningService:
                 assert response.status == status, f"{method} {path}: {response.status} {body.decode(errors='replace')}"
             return json.loads(body) if body else None
 
-    async def open(self, url: str, status: int = 201, request_headers: dict[str, str] | None = None, **options: Any) -> dict[str, Any]:
+    async def open(
+        self, url: str, status: int = 201, request_headers: dict[str, str] | None = None, **options: Any
+    ) -> dict[str, Any]:
         return await self.call("POST", "/v1/connections", status, json={"url": url, **options}, headers=request_headers)
 
-    async def send(self, connection: int, data: bytes | str, kind: str = "text/plain", status: int = 200, **headers: str) -> Any:
+    async def send(
+        self, connection: int, data: bytes | str, kind: str = "text/plain", status: int = 200, **headers: str
+    ) -> Any:
         return await self.call(
-            "POST", f"/v1/connections/{connection}/messages", status, data=data, headers={"Content-Type": kind, **headers}
+            "POST",
+            f"/v1/connections/{connection}/messages",
+            status,
+            data=data,
+            headers={"Content-Type": kind, **headers},
         )
 
     async def record(self, connection: int) -> dict[str, Any]:
         return await self.get(f"/v1/connections/{connection}")
 
-    async def events(self, connection: int, until: str | None = None, count: int = 0, timeout_s: float = 5.0) -> list[dict[str, Any]]:
+    async def events(
+        self, connection: int, until: str | None = None, count: int = 0, timeout_s: float = 5.0
+    ) -> list[dict[str, Any]]:
         """Return a connection's events from its start, once one of kind `until` is there, or `count` of them."""
 
         async def look() -> list[dict[str, Any]] | None:
@@ -163,7 +180,9 @@ class RunningService:
     async def stream(self, path: str, **kwargs: Any) -> AsyncIterator[dict[str, Any]]:
         """Yield the events of an SSE stream."""
         headers = {"Accept": "text/event-stream", **kwargs.pop("headers", {})}
-        async with self.client.get(path, headers=headers, timeout=aiohttp.ClientTimeout(total=None), **kwargs) as response:
+        async with self.client.get(
+            path, headers=headers, timeout=aiohttp.ClientTimeout(total=None), **kwargs
+        ) as response:
             assert response.status == 200, await response.text()
             rest = b""
             async for chunk in response.content.iter_any():

@@ -168,7 +168,13 @@ def accept_key(key: str) -> str:
 
 
 def frame(
-    opcode: int, payload: bytes = b"", *, fin: bool = True, rsv: int = 0, mask: bytes | None = None, length: int | None = None
+    opcode: int,
+    payload: bytes = b"",
+    *,
+    fin: bool = True,
+    rsv: int = 0,
+    mask: bytes | None = None,
+    length: int | None = None,
 ) -> bytes:
     """Build any frame, also an illegal one; `length` lies about the payload's."""
     size = len(payload) if length is None else length
@@ -199,9 +205,13 @@ class RawConnection:
     async def read_request(self) -> None:
         head = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1")
         self.request_line, *lines = head.split("\r\n")
-        self.headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines if line)}
+        self.headers = {
+            name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines if line)
+        }
 
-    def answer_101(self, *extra: str, after: bytes = b"", accept: str | None = None, upgrade: str = "websocket") -> bytes:
+    def answer_101(
+        self, *extra: str, after: bytes = b"", accept: str | None = None, upgrade: str = "websocket"
+    ) -> bytes:
         accept = accept if accept is not None else accept_key(self.headers["sec-websocket-key"])
         lines = ["HTTP/1.1 101 Switching Protocols", f"Upgrade: {upgrade}", "Connection: Upgrade"]
         if accept:

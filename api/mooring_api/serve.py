@@ -159,6 +159,12 @@ class Server:
         if options.demo:
             self._demo = await start_demo()
 
+    @property
+    def next_connection(self) -> int:
+        """The id that the next connection gets, if a request asks for it."""
+        assert self._service is not None, "start comes first"
+        return self._service.next_connection
+
     def _tls(self) -> ssl.SSLContext | None:
         api = self.config.api
         if api.tls_cert is None:
@@ -228,14 +234,14 @@ async def serve(config: Config, options: ServeOptions) -> int:
     await server.start()
     print(f"mooring is ready at {server.url} (state in {options.state_dir})", flush=True)
     if options.demo:
-        print_demo(options.state_dir)
+        print_demo(server.next_connection)
     await wanted.wait()
     await server.stop()
     return 0
 
 
-def print_demo(state_dir: Path) -> None:
-    """Say what to type next."""
+def print_demo(connection: int) -> None:
+    """Say what to type next; `connection` is the id that the first command will get."""
     command = Path(sys.argv[0])
     try:
         mooring = str(command.relative_to(Path.cwd()))
@@ -245,8 +251,8 @@ def print_demo(state_dir: Path) -> None:
         f"""An echo server is at ws://127.0.0.1:{DEMO_PORT}/. In another terminal, type:
 
   {mooring} open ws://127.0.0.1:{DEMO_PORT}/
-  {mooring} send 1 'Hello world'
-  {mooring} tail 1
+  {mooring} send {connection} 'Hello world'
+  {mooring} tail {connection}
 """,
         flush=True,
     )

@@ -487,6 +487,11 @@ class Service:
                 await self._next_ids()
             return self._ids.pop()
 
+    @property
+    def next_connection(self) -> int:
+        """The id that the next connection of a request gets; for the demo's greeting."""
+        return self._ids[-1] if self._ids else 0
+
     async def _next_ids(self) -> None:
         first = await self.journal.allot_ids(ID_BLOCK)
         self._ids = list(range(first + ID_BLOCK - 1, first - 1, -1))

@@ -16,7 +16,9 @@ from tests.conftest import RunningService, StartService, wait_for
 from tests.servers import EchoServer, FeedServer, Ledger, RawConnection, RawServer, frame
 
 
-async def test_create_answers_201_with_location_and_a_connected_record(service: RunningService, echo: EchoServer) -> None:
+async def test_create_answers_201_with_location_and_a_connected_record(
+    service: RunningService, echo: EchoServer
+) -> None:
     async with service.client.post("/v1/connections", json={"url": echo.url + "a?b=%41c"}) as response:
         record = await response.json()
         assert response.status == 201
@@ -65,7 +67,9 @@ async def test_a_message_of_one_mebibyte_arrives_whole_both_ways(service: Runnin
     assert events[1]["event"]["data"] == text
 
 
-async def test_a_binary_frame_under_text_is_decoded_and_under_object_is_parsed(service: RunningService, echo: EchoServer) -> None:
+async def test_a_binary_frame_under_text_is_decoded_and_under_object_is_parsed(
+    service: RunningService, echo: EchoServer
+) -> None:
     record = await service.open(echo.url + "binary?hex=" + "grün".encode().hex())
     assert (await service.events(record["id"], count=2))[1]["event"]["data"] == "grün"
     record = await service.open(echo.url + "binary?hex=" + b'{"a":1}'.hex(), dataType="object")
@@ -86,7 +90,9 @@ async def test_what_cannot_be_converted_is_an_error_and_closes_with_1007(
     assert (await service.record(record["id"]))["stats"]["messagesIn"] == 1
 
 
-async def test_headers_lists_and_cookie_reach_the_server_and_are_hidden_in_the_record(service: RunningService, echo: EchoServer) -> None:
+async def test_headers_lists_and_cookie_reach_the_server_and_are_hidden_in_the_record(
+    service: RunningService, echo: EchoServer
+) -> None:
     record = await service.open(echo.url, headers={"X-Token": "s3cret", "X-Many": ["a", "b"], "Cookie": "a=1; b=2"})
     assert record["headers"] == {"X-Token": "***", "X-Many": "***", "Cookie": "***"}
     headers = echo.peers[0].headers
@@ -103,7 +109,9 @@ async def test_subprotocol_is_negotiated(service: RunningService, echo: EchoServ
     assert record["protocol"] in ("v1", "v2")
 
 
-async def test_a_refused_port_answers_502_quickly_and_leaves_a_closed_record(service: RunningService, echo: EchoServer) -> None:
+async def test_a_refused_port_answers_502_quickly_and_leaves_a_closed_record(
+    service: RunningService, echo: EchoServer
+) -> None:
     await service.open(echo.url)
     begin = time.monotonic()
     problem = await service.open("ws://127.0.0.1:1/?secret=hunter2", 502)
@@ -111,7 +119,11 @@ async def test_a_refused_port_answers_502_quickly_and_leaves_a_closed_record(ser
     assert problem["type"] == "urn:mooring:problem:connect-failed"
     assert "127.0.0.1:1 refused" in problem["detail"]
     assert "hunter2" not in json.dumps(problem)
-    assert problem["errors"][0] == {"errCode": 102, "message": "127.0.0.1:1 refused the connection", "componentSignature": "MOOR"}
+    assert problem["errors"][0] == {
+        "errCode": 102,
+        "message": "127.0.0.1:1 refused the connection",
+        "componentSignature": "MOOR",
+    }
     events = await service.events(problem["connection"], until="onTerminate")
     assert [event["kind"] for event in events] == ["onError", "onTerminate"]
     assert events[0]["event"]["errors"] == problem["errors"]
@@ -190,14 +202,20 @@ async def test_delete_closes_with_code_and_reason_and_is_idempotent(service: Run
     assert [event["kind"] for event in events] == ["onOpen", "onTerminate"]
 
 
-@pytest.mark.parametrize(("code", "status"), [("1000", 200), ("3000", 200), ("4999", 200), ("1001", 422), ("5000", 422), ("x", 422)])
-async def test_terminate_takes_1000_and_3000_to_4999(service: RunningService, echo: EchoServer, code: str, status: int) -> None:
+@pytest.mark.parametrize(
+    ("code", "status"), [("1000", 200), ("3000", 200), ("4999", 200), ("1001", 422), ("5000", 422), ("x", 422)]
+)
+async def test_terminate_takes_1000_and_3000_to_4999(
+    service: RunningService, echo: EchoServer, code: str, status: int
+) -> None:
     record = await service.open(echo.url)
     await service.call("DELETE", f"/v1/connections/{record['id']}?code={code}", status)
     assert (await service.record(record["id"]))["status"] == ("Closed" if status == 200 else "Connected")
 
 
-async def test_delete_answers_within_close_timeout_and_a_second_when_the_peer_keeps_talking(service: RunningService) -> None:
+async def test_delete_answers_within_close_timeout_and_a_second_when_the_peer_keeps_talking(
+    service: RunningService,
+) -> None:
     async def script(connection: RawConnection) -> None:
         await connection.accept()
         while True:
@@ -217,7 +235,9 @@ async def test_delete_answers_within_close_timeout_and_a_second_when_the_peer_ke
 @pytest.mark.parametrize(
     ("payload", "code", "clean"), [(b"\x03\xe9bye", 1001, True), (b"", 1005, True), (b"\x0f\xa0", 4000, True)]
 )
-async def test_the_peers_close_is_answered_and_reported(service: RunningService, payload: bytes, code: int, clean: bool) -> None:
+async def test_the_peers_close_is_answered_and_reported(
+    service: RunningService, payload: bytes, code: int, clean: bool
+) -> None:
     answered = asyncio.get_running_loop().create_future()
 
     async def script(connection: RawConnection) -> None:
@@ -241,7 +261,11 @@ async def test_a_lost_connection_is_onerror_then_onterminate_1006(service: Runni
     async with RawServer(script) as server:
         record = await service.open(server.url)
         events = await service.events(record["id"], until="onTerminate")
-        assert [event["kind"] for event in events if event["kind"] != "onMessage"] == ["onOpen", "onError", "onTerminate"]
+        assert [event["kind"] for event in events if event["kind"] != "onMessage"] == [
+            "onOpen",
+            "onError",
+            "onTerminate",
+        ]
         assert events[-1]["event"]["code"] == 1006
 
 
@@ -258,7 +282,9 @@ async def test_a_silent_peer_is_pinged_and_given_up(service: RunningService) -> 
         assert server.connections[0].frames[0][0] == 9
 
 
-async def test_an_idle_peer_that_answers_pings_stays_and_has_a_round_trip(service: RunningService, echo: EchoServer) -> None:
+async def test_an_idle_peer_that_answers_pings_stays_and_has_a_round_trip(
+    service: RunningService, echo: EchoServer
+) -> None:
     record = await service.open(echo.url, pingInterval=0.1, pingTimeout=0.5)
     await wait_for(lambda: _round_trip(service, record["id"]))
     assert (await service.record(record["id"]))["status"] == "Connected"
@@ -352,7 +378,9 @@ async def test_unknown_ids_are_404(service: RunningService) -> None:
     await service.get("/v1/workers/nobody/events", 404)
 
 
-async def test_200_connections_on_4_workers_100_messages_each_way_exactly_once(service: RunningService, echo: EchoServer) -> None:
+async def test_200_connections_on_4_workers_100_messages_each_way_exactly_once(
+    service: RunningService, echo: EchoServer
+) -> None:
     workers = ["w1", "w2", "w3", "w4"]
     opened = await asyncio.gather(*(service.open(echo.url, worker=workers[number % 4]) for number in range(200)))
     ids = [record["id"] for record in opened]
@@ -425,7 +453,9 @@ async def test_a_session_of_aiohttp_sees_no_server_version(service: RunningServi
         assert response.headers["Server"] == "mooring"
 
 
-async def test_two_services_in_one_state_directory_are_refused(service: RunningService, start_service: StartService) -> None:
+async def test_two_services_in_one_state_directory_are_refused(
+    service: RunningService, start_service: StartService
+) -> None:
     second = RunningService(service.state_dir)
     with pytest.raises(AssertionError, match="no ready line"):
         await second.start()
