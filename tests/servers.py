@@ -284,7 +284,7 @@ class RawServer:
             await self._script(connection)
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
-        except Exception as exc:  # shown by the test that looks
+        except Exception as exc:  # noqa: BLE001 - shown by the test that looks
             self.errors.append(exc)
         finally:
             writer.close()

@@ -51,13 +51,15 @@ async def create(request: web.Request) -> web.Response:
 async def _create(api: Api, wanted: ConnectionRequest, later: bool, key: str | None, begun: int | None) -> web.Response:
     try:
         if begun is not None:
-            record = await _await_end_of_dial(api, begun, wanted)
-            return _created(record, 201)
-        opening = await api.service.open(wanted)
-        if key is not None:
-            await api.service.journal.answer_key(
-                key, idempotency.encode_answer(idempotency.Running(opening.connection))
-            )
+            if later:
+                return _created(api.service.connection(begun), 202)
+            return _created(await _await_end_of_dial(api, begun, wanted), 201)
+        opening = await api.service.open(
+            wanted,
+            begun=None
+            if key is None
+            else lambda connection: (key, idempotency.encode_answer(idempotency.Running(connection))),
+        )
         if later:
             return _created(api.service.connection(opening.connection), 202)
         return _created(await opening.done, 201)

@@ -23,6 +23,7 @@ from mooring_api.demo import DEMO_PORT, start_demo
 from mooring_service.config import Config, ConfigError, JournalConfig
 from mooring_service.journal import Journal
 from mooring_service.journal_memory import MemoryJournal
+from mooring_service.journal_sqlite import SqliteJournal
 from mooring_service.service import Service
 
 SHUTDOWN_TIMEOUT_S = 1.0  # for requests under way; streams have been ended before
@@ -92,7 +93,9 @@ def prepare_state_dir(path: Path) -> None:
 
 def make_journal(config: JournalConfig, state_dir: Path, answer_age_s: float) -> Journal:
     """Return the configured journal, not yet started."""
-    return MemoryJournal(config, answer_age_s=answer_age_s)
+    if config.store == "memory":
+        return MemoryJournal(config, answer_age_s=answer_age_s)
+    return SqliteJournal(state_dir / "journal.db", config, answer_age_s=answer_age_s)
 
 
 class Server:

@@ -14,7 +14,8 @@ class Append(msgspec.Struct, frozen=True, kw_only=True):
     """One atomic addition to the journal: events and the records that change with them.
 
     From a worker it bears `incarnation` and `number` (1, 2, 3, …): the same pair twice is stored once. What the
-    service itself adds has number 0. The columns are those of `mooring.messages.Events`.
+    service itself adds has number 0. The columns are those of `mooring.messages.Events`. `answers` are those of
+    Idempotency-Keys (key, answer) that become known with it.
     """
 
     worker: str = ""
@@ -25,11 +26,17 @@ class Append(msgspec.Struct, frozen=True, kw_only=True):
     bodies: bytes = b""
     created: list[ConnectionCreated] = []
     updates: list[ConnectionUpdate] = []
+    answers: list[tuple[str, bytes]] = []
 
     @property
     def size(self) -> int:
         """Bytes that this holds, roughly: for bounds."""
         return len(self.bodies) + 9 * len(self.kinds) + 200 * (len(self.created) + len(self.updates)) + 100
+
+
+def batch_size(body_bytes: int, events: int) -> int:
+    """Return the bytes that the columns of so many events take."""
+    return body_bytes + 9 * events + 100
 
 
 class Batch:
@@ -82,7 +89,7 @@ class Batch:
     @property
     def size(self) -> int:
         """Bytes that the columns take."""
-        return len(self.joined) + 9 * len(self.kinds) + 100
+        return batch_size(len(self.joined), len(self.kinds))
 
 
 class EventFilter(msgspec.Struct, frozen=True):

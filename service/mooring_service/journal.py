@@ -76,6 +76,7 @@ class JournalStats(msgspec.Struct, frozen=True):
     last_commit_s: float
     batches: int
     failure: str | None
+    """`batches` and `commits` are counted from this start."""
 
 
 class Journal(Protocol):
@@ -105,8 +106,11 @@ class Journal(Protocol):
         """Queue `item`."""
         ...
 
-    def append_waiting(self, item: Append) -> asyncio.Future[Committed]:
-        """Queue `item`; the future ends when it is committed, after `on_committed` has been called for it."""
+    def append_waiting(self, item: Append, *, fails_fast: bool = False) -> asyncio.Future[Committed]:
+        """Queue `item`; the future ends when it is committed, after `on_committed` has been called for it.
+
+        With `fails_fast` it is dropped, and the future raises `JournalUnavailable`, if it cannot be written now.
+        """
         ...
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import time
 from bisect import bisect_left
@@ -13,6 +14,8 @@ from mooring.errors import JournalUnavailable
 from mooring_service.batch import Append, Batch, EventFilter
 from mooring_service.config import JournalConfig
 from mooring_service.journal import Committed, JournalStats, Recovered, StoredAnswer
+
+log = logging.getLogger("mooring.journal")
 
 
 class MemoryJournal:
@@ -50,7 +53,7 @@ class MemoryJournal:
         self._queue.append((item, None))
         self._schedule()
 
-    def append_waiting(self, item: Append) -> asyncio.Future[Committed]:
+    def append_waiting(self, item: Append, *, fails_fast: bool = False) -> asyncio.Future[Committed]:
         """Queue `item`; the future ends when it is committed."""
         future: asyncio.Future[Committed] = asyncio.get_running_loop().create_future()
         self._queue.append((item, future))
@@ -85,8 +88,10 @@ class MemoryJournal:
             if item.number <= stored:
                 return Committed(item, None, repeated=True)
             if item.number != stored + 1:
-                raise AssertionError(f"incarnation {item.incarnation} jumped from {stored} to {item.number}")
+                log.error("worker %s skipped from frame %d to %d", item.worker, stored, item.number)
             self._stored[item.incarnation] = item.number
+        for key, answer in item.answers:
+            self._answer(key, answer)
         batch = None
         if item.kinds:
             batch = Batch(
@@ -181,8 +186,12 @@ class MemoryJournal:
         """Store, or give up, the answer of a claimed key."""
         if answer is None:
             self._answers.pop(key, None)
-        elif key in self._answers:
-            known = self._answers[key]
+        else:
+            self._answer(key, answer)
+
+    def _answer(self, key: str, answer: bytes) -> None:
+        known = self._answers.get(key)
+        if known is not None:
             self._answers[key] = StoredAnswer(key, known.fingerprint, known.created_at_ms, answer)
 
     async def backup(self, path: str) -> None:

@@ -11,6 +11,7 @@ import asyncio
 import difflib
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, assert_never
 
@@ -498,8 +499,13 @@ class Service:
 
     # ------------------------------------------------------------ connections
 
-    async def open(self, request: ConnectionRequest, *, key: str | None = None) -> Opening:
+    async def open(
+        self, request: ConnectionRequest, *, begun: Callable[[int], tuple[str, bytes]] | None = None
+    ) -> Opening:
         """Begin a connection: check, store the intent, dispatch.
+
+        Args:
+            begun: Given the connection's id, the Idempotency-Key and the answer that are stored with the intent.
 
         Raises:
             InvalidRequest: If anything of the request is not valid; nothing was started.
@@ -544,10 +550,11 @@ class Service:
                 incarnation=slot.incarnation,
                 created=[created],
                 updates=[ConnectionUpdate(connection, STATUS_CONNECTING)],
+                answers=[] if begun is None else [begun(connection)],
             )
             dispatched = self._dispatched.setdefault(slot.name, set())
             dispatched.add(connection)
-            await self._store(intent)
+            await self.journal.append_waiting(intent, fails_fast=True)
         finally:
             self._opening_count -= 1
         task = asyncio.get_running_loop().create_task(self._open(slot, request, created, reference, dispatched))
