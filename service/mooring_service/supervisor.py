@@ -447,7 +447,8 @@ class Supervisor:
                 slot.channel.abort()
         ended = slot.process.exit if slot.process is not None and slot.process.exit is not None else Exit(None, None)
         record = self._read_exit_record(slot)
-        text = reason or (record.reason if record is not None and ended.signal is None else ended.text)
+        # What the process wrote down itself is the truth, unless a signal ended it first.
+        text = record.reason if record is not None and ended.signal is None else reason or ended.text
         slot.fail_requests(text)
         asked = slot.state is WorkerState.STOPPING
         delay = None

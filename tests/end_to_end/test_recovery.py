@@ -1,0 +1,441 @@
+"""What each fault may cost, caused on purpose: processes killed under load, subscribers cut off, a disk that is full.
+
+A fake server numbers its messages; a subscriber holds what it gets against a ledger.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import aiohttp
+import pytest
+
+from tests.conftest import ROOT, RunningService, StartService, wait_for
+from tests.follower import Follower
+from tests.servers import EchoServer, FeedServer
+
+
+async def test_a_killed_worker_costs_its_connections_their_end_and_nobody_else_anything(
+    service: RunningService,
+) -> None:
+    async with FeedServer(rate=250) as feed, Follower(service) as follower:
+        ledger = follower.ledger
+        opened = [await service.open(f"{feed.url}{n}", worker=f"w{n % 4}") for n in range(8)]
+        by_worker = {f"w{n}": [r["id"] for r in opened if r["worker"] == f"w{n}"] for n in range(4)}
+        await wait_for(lambda: len(ledger.numbers) == 8 and min(ledger.numbers.values()) > 200)
+        pid = (await service.get("/v1/workers/w1"))["pid"]
+        killed_at = time.monotonic()
+        os.kill(pid, signal.SIGKILL)
+        await wait_for(lambda: set(by_worker["w1"]) <= set(ledger.ended), 3)
+        took = time.monotonic() - killed_at
+        print(f"onTerminate of all {took:.3f} s after SIGKILL")
+        assert took < 1.0
+        for connection in by_worker["w1"]:
+            assert ledger.ended[connection]["code"] == 1006
+            assert not ledger.ended[connection]["wasClean"]
+            assert "SIGKILL" in ledger.ended[connection]["reason"]
+        await asyncio.sleep(0.3)
+        await feed.stop_sending()
+        names = {record["id"]: f"/{n}" for n, record in enumerate(opened)}
+        others = [connection for name, ids in by_worker.items() if name != "w1" for connection in ids]
+        await wait_for(lambda: all(ledger.numbers[c] == feed.sent[names[c]] for c in others))
+        assert set(ledger.ended) == set(by_worker["w1"])
+        assert ledger.gaps == 0
+        page = await service.get("/v1/events?after=start&kind=workerExited&limit=10")
+        (exited,) = page["events"]
+        assert exited["event"]["signal"] == signal.SIGKILL
+        assert exited["event"]["restarting"] is True
+        again = await wait_for(lambda: _running(service, "w1"))
+        assert again["restarts"] == 1
+        assert again["pid"] != pid
+
+
+async def _running(service: RunningService, name: str) -> dict[str, object] | None:
+    record = await service.get(f"/v1/workers/{name}")
+    return record if record["status"] == "Running" else None
+
+
+@pytest.mark.parametrize("pause_s", [0.5, 5.0])
+@pytest.mark.parametrize("store", ["sqlite"])
+async def test_a_killed_service_closes_nothing_and_loses_nothing(
+    start_service: StartService, pause_s: float, store: str
+) -> None:
+    service = await start_service()
+    async with FeedServer(rate=250) as feed, Follower(service) as follower:
+        ledger = follower.ledger
+        opened = [await service.open(f"{feed.url}{n}", worker=f"w{n % 4}") for n in range(8)]
+        await wait_for(lambda: len(ledger.numbers) == 8 and min(ledger.numbers.values()) > 200)
+        await service.kill()
+        await asyncio.sleep(pause_s)
+        started_at = time.monotonic()
+        await service.start()
+        ready_s = time.monotonic() - started_at
+        await wait_for(lambda: _adopted(service))
+        adopted_s = time.monotonic() - started_at
+        print(f"API ready {ready_s:.2f} s, all adopted {adopted_s:.2f} s after the start")
+        assert ready_s < 2
+        assert adopted_s < 3
+        await asyncio.sleep(0.5)
+        await feed.stop_sending()
+        names = {record["id"]: f"/{n}" for n, record in enumerate(opened)}
+        await wait_for(lambda: all(ledger.numbers[c] == feed.sent[name] for c, name in names.items()), 10)
+        assert ledger.ended == {}
+        assert ledger.gaps == 0
+        assert feed.ends == [], "the server saw no close"
+        statuses = {r["status"] for r in (await service.get("/v1/connections"))["connections"]}
+        assert statuses == {"Connected"}
+        assert follower.breaks > 0
+
+
+async def _adopted(service: RunningService) -> bool:
+    async with service.client.get("/readyz") as response:
+        return response.status == 200
+
+
+async def test_killed_again_and_again_the_service_still_loses_nothing(start_service: StartService) -> None:
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    chosen = random.Random(seed)
+    service = await start_service()
+    async with FeedServer(rate=300) as feed, Follower(service) as follower:
+        ledger = follower.ledger
+        opened = [await service.open(f"{feed.url}{n}", worker=f"w{n % 2}") for n in range(4)]
+        for _ in range(8):
+            await asyncio.sleep(chosen.uniform(0.0, 0.4))
+            await service.kill()
+            await asyncio.sleep(chosen.uniform(0.0, 0.3))
+            await service.start()
+        await wait_for(lambda: _adopted(service))
+        await feed.stop_sending()
+        names = {record["id"]: f"/{n}" for n, record in enumerate(opened)}
+        await wait_for(lambda: all(ledger.numbers.get(c) == feed.sent[name] for c, name in names.items()), 10)
+        assert ledger.ended == {}
+        assert feed.ends == []
+
+
+async def test_both_killed_each_connection_gets_its_end_after_the_restart(service: RunningService) -> None:
+    async with FeedServer(rate=100) as feed, Follower(service) as follower:
+        opened = [await service.open(f"{feed.url}{n}", worker=f"w{n % 2}") for n in range(4)]
+        await wait_for(lambda: len(follower.ledger.numbers) == 4)
+        pids = service.worker_pids()
+        assert len(pids) == 2
+        await service.kill()
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        started_at = time.monotonic()
+        await service.start()
+        await wait_for(lambda: len(follower.ledger.ended) == 4)
+        took = time.monotonic() - started_at
+        print(f"every onTerminate {took:.2f} s after the start")
+        assert took < 2
+        for record in opened:
+            assert follower.ledger.ended[record["id"]]["code"] == 1006
+            assert (await service.record(record["id"]))["status"] == "Closed"
+
+
+async def test_a_worker_that_ended_in_order_while_the_service_was_away_has_told_why(
+    start_service: StartService,
+) -> None:
+    service = await start_service(env={"MOORING_WORKER_ORPHAN_TIME": "0.3"})
+    async with FeedServer(rate=100) as feed:
+        record = await service.open(feed.url)
+        await service.kill()
+        await wait_for(lambda: feed.ends, 5)
+        assert feed.ends[0][1] == 1001, "an orphan closes its connections"
+        await wait_for(lambda: not service.worker_pids(), 5)
+        await service.start()
+        events = await service.events(record["id"], until="onTerminate")
+        assert events[-1]["event"]["code"] == 1006
+        page = await service.get("/v1/events?after=start&kind=workerExited")
+        assert "no service for" in page["events"][-1]["event"]["reason"]
+
+
+async def test_two_hundred_random_disconnects_of_a_subscriber_cost_no_event(service: RunningService) -> None:
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    chosen = random.Random(seed)
+    async with FeedServer(rate=500) as feed, Follower(service) as follower:
+        opened = [await service.open(f"{feed.url}{n}") for n in range(4)]
+        while follower.breaks < 200:
+            await asyncio.sleep(chosen.uniform(0.001, 0.05))
+            follower.drop()
+        await feed.stop_sending()
+        names = {record["id"]: f"/{n}" for n, record in enumerate(opened)}
+        await wait_for(lambda: all(follower.ledger.numbers.get(c) == feed.sent[name] for c, name in names.items()), 10)
+        assert follower.ledger.gaps == 0
+
+
+async def test_of_twenty_services_started_at_once_on_one_directory_one_runs(start_service: StartService) -> None:
+    service = await start_service()
+    await service.stop()
+    command = [sys.executable, "-m", "mooring_api", "serve", "--listen", "127.0.0.1:0", "--state-dir", str(service.state_dir)]  # fmt: skip
+    processes = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(20)
+    ]
+    try:
+
+        def ended() -> list[subprocess.Popen[str]]:
+            return [process for process in processes if process.poll() is not None]
+
+        await wait_for(lambda: len(ended()) == 19, 60)
+        (winner,) = (process for process in processes if process.poll() is None)
+        assert "mooring is ready" in (await asyncio.to_thread(winner.stdout.readline))
+        for process in ended():
+            assert process.returncode == 1
+            errors = process.stderr.read()
+            assert "Traceback" not in errors
+            assert str(winner.pid) in errors, f"the holder is named: {errors}"
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                process.terminate()
+            await asyncio.to_thread(process.communicate)
+
+
+async def test_a_disk_that_is_full_stops_nothing_and_work_resumes_by_itself(
+    start_service: StartService, echo: EchoServer
+) -> None:
+    service = await start_service()
+    async with FeedServer(rate=100) as feed, Follower(service) as follower:
+        record = await service.open(feed.url)
+        await wait_for(lambda: follower.ledger.numbers.get(record["id"], 0) > 20)
+        # No file of this process may grow: what a full disk is to it.
+        pid = service.process.pid
+        wal = service.state_dir / "journal.db-wal"
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (wal.stat().st_size, resource.RLIM_INFINITY))
+        try:
+            unready = await wait_for(lambda: _unready(service))
+            assert any(reason.startswith("journal: ") for reason in unready["reasons"])
+            problem = await service.open(echo.url, 507)
+            assert problem["type"] == "urn:mooring:problem:journal-unavailable"
+            assert echo.peers == [], "nothing was started"
+            assert (await service.send(record["id"], "x", status=507))["status"] == 507
+            assert (await service.record(record["id"]))["status"] == "Connected", "reading goes on"
+            assert feed.ends == []
+        finally:
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        await wait_for(lambda: _adopted(service))
+        await service.open(echo.url)
+        await feed.stop_sending()
+        await wait_for(lambda: follower.ledger.numbers[record["id"]] == feed.sent["/"])
+
+
+async def _unready(service: RunningService) -> dict[str, list[str]] | None:
+    async with service.client.get("/readyz") as response:
+        return await response.json() if response.status == 503 else None
+
+
+async def test_a_subscriber_that_does_not_read_costs_no_memory_and_gets_everything_later(
+    start_service: StartService,
+) -> None:
+    service = await start_service()
+    async with FeedServer(rate=2_500, size=1_000) as feed:
+        opened = [await service.open(f"{feed.url}{n}") for n in range(2)]
+        # A subscriber with a stopped reader, and the deadline of a write far away.
+        reader, writer = await asyncio.open_connection("127.0.0.1", service.port, limit=2**16)
+        writer.write(
+            f"GET /v1/events?after=start HTTP/1.1\r\nHost: 127.0.0.1:{service.port}\r\n"
+            f"Authorization: Bearer {service.token}\r\nAccept: application/x-ndjson\r\n\r\n".encode()
+        )
+        await asyncio.sleep(2)
+        early = _rss(service.process.pid)
+        await asyncio.sleep(6)
+        late = _rss(service.process.pid)
+        print(f"service rss {early / 2**20:.0f} MiB, then {late / 2**20:.0f} MiB")
+        assert late < early + 128 * 2**20
+        await feed.stop_sending()
+        writer.transport.abort()
+        async with Follower(service) as follower:
+            names = {record["id"]: f"/{n}" for n, record in enumerate(opened)}
+            await wait_for(
+                lambda: all(follower.ledger.numbers.get(c) == feed.sent[name] for c, name in names.items()), 30
+            )
+            assert follower.ledger.gaps == 0
+
+
+def _rss(pid: int) -> int:
+    with open(f"/proc/{pid}/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+async def test_stop_with_500_connections_and_50_subscribers_ten_of_them_deaf(
+    start_service: StartService, echo: EchoServer
+) -> None:
+    service = await start_service()
+    numbers = iter(range(500))
+
+    async def some() -> None:
+        for n in numbers:
+            await service.open(echo.url, worker=f"w{n % 4}")
+
+    await asyncio.gather(*(some() for _ in range(32)))
+    streams = []
+    headers = {"Accept": "text/event-stream", "Authorization": f"Bearer {service.token}"}
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        for _ in range(40):
+            response = await session.get(f"{service.url}/v1/events?after=start", headers=headers)
+            streams.append(asyncio.create_task(response.read()))
+        for _ in range(10):
+            streams.append(await session.get(f"{service.url}/v1/events?after=start", headers=headers))  # never read
+        begun = time.monotonic()
+        code = await service.stop(timeout_s=15)
+        took = time.monotonic() - begun
+        print(f"stopped in {took:.2f} s")
+        assert code == 0
+        assert took < 10
+        texts = await asyncio.gather(*streams[:40])
+        assert all(text.count(b"event: onTerminate") == 500 for text in texts), "streams carry every end"
+    await wait_for(lambda: all(peer.close_code == 1001 for peer in echo.peers))
+    assert service.worker_pids() == []
+
+
+async def test_a_second_signal_ends_at_once(start_service: StartService) -> None:
+    service = await start_service("--handler", "stubborn=tests.end_to_end.user_code:Stubborn", "--app-dir", str(ROOT))
+    async with FeedServer(rate=50) as feed:
+        await service.open(feed.url, handler={"name": "stubborn"})
+        await wait_for(lambda: _busy(service))
+        service.process.send_signal(signal.SIGTERM)
+        await asyncio.sleep(0.3)
+        begun = time.monotonic()
+        code = await service.stop(number=signal.SIGTERM)
+        assert time.monotonic() - begun < 1
+        assert code == 128 + signal.SIGTERM
+
+
+async def _busy(service: RunningService) -> object:
+    return (await service.get("/v1/workers/main"))["running"]
+
+
+async def test_a_worker_that_hangs_has_its_stacks_dumped_and_is_replaced(start_service: StartService) -> None:
+    service = await start_service(
+        env={"MOORING_SUPERVISOR_WATCHDOG_TIMEOUT": "1", "MOORING_SUPERVISOR_PROBE_INTERVAL": "0.2"}
+    )
+    record = await service.call("PUT", "/v1/workers/main", 201)
+    os.kill(record["pid"], signal.SIGSTOP)
+    exited = await wait_for(lambda: _exit_event(service), 8)
+    assert "did not answer" in exited["reason"]
+    again = await wait_for(lambda: _running(service, "main"), 5)
+    assert again["pid"] != record["pid"]
+
+
+async def _exit_event(service: RunningService) -> dict[str, object] | None:
+    events = (await service.get("/v1/events?after=start&kind=workerExited"))["events"]
+    return events[-1]["event"] if events else None
+
+
+async def test_beyond_its_restart_budget_a_worker_is_failed_until_somebody_restarts_it(
+    start_service: StartService, echo: EchoServer
+) -> None:
+    service = await start_service(
+        env={"MOORING_SUPERVISOR_RESTART_BUDGET": "2", "MOORING_SUPERVISOR_RESTART_DELAY": "0.01"}
+    )
+    await service.call("PUT", "/v1/workers/main", 201)
+    for _ in range(3):
+        record = await wait_for(lambda: _running(service, "main"))
+        os.kill(record["pid"], signal.SIGKILL)
+        await wait_for(lambda pid=record["pid"]: _no_longer(service, pid))
+    failed = await wait_for(lambda: _failed(service))
+    assert failed["reason"]
+    assert (await service.get("/readyz"))["degraded"] == ["main"]
+    assert (await service.open(echo.url, 409))["status"] == 409
+    events = (await service.get("/v1/events?after=start&kind=workerExited"))["events"]
+    assert [event["event"]["restarting"] for event in events] == [True, True, False]
+    assert (await service.call("PUT", "/v1/workers/main", 200))["status"] == "Running"
+    await service.open(echo.url)
+
+
+async def _no_longer(service: RunningService, pid: int) -> bool:
+    return (await service.get("/v1/workers/main"))["pid"] != pid
+
+
+async def _failed(service: RunningService) -> dict[str, object] | None:
+    record = await service.get("/v1/workers/main")
+    return record if record["status"] == "Failed" else None
+
+
+async def test_an_idempotency_key_stands_for_one_connection_across_a_crash(
+    service: RunningService, echo: EchoServer
+) -> None:
+    key = {"Idempotency-Key": "order-66"}
+    slow = echo.url + "slow?s=1.5"
+    first = asyncio.create_task(_try_open(service, slow, key))
+    await wait_for(lambda: _some_connection(service))
+    await service.kill()
+    assert await first is None, "the answer died with the service"
+    await service.start()
+    again = await service.open(slow, request_headers=key)
+    repeated = await service.open(slow, request_headers=key)
+    assert again["id"] == repeated["id"]
+    assert len((await service.get("/v1/connections"))["connections"]) == 1
+    assert len(echo.peers) == 1, "dialled once"
+    other = await service.call("POST", "/v1/connections", 422, json={"url": echo.url}, headers=key)
+    assert other["type"] == "urn:mooring:problem:key-reused"
+
+
+async def _try_open(service: RunningService, url: str, headers: dict[str, str]) -> dict[str, object] | None:
+    try:
+        return await service.open(url, request_headers=headers)
+    except (aiohttp.ClientError, RuntimeError):
+        return None
+
+
+async def _some_connection(service: RunningService) -> bool:
+    return bool((await service.get("/v1/connections"))["connections"])
+
+
+async def test_a_send_with_a_key_reaches_the_peer_once_although_the_service_died(
+    service: RunningService, echo: EchoServer
+) -> None:
+    record = await service.open(echo.url)
+    first = await service.send(record["id"], "pay 5", **{"Idempotency-Key": "p1"})
+    await service.restart_after_kill()
+    await wait_for(lambda: _adopted(service))
+    assert await service.send(record["id"], "pay 5", **{"Idempotency-Key": "p1"}) == first
+    await service.send(record["id"], "pay 6", **{"Idempotency-Key": "p2"})
+    await wait_for(lambda: len(echo.peers[0].received) == 2)
+    assert echo.peers[0].received == ["pay 5", "pay 6"]
+
+
+async def test_two_thousand_connections_leave_nothing_behind(start_service: StartService, echo: EchoServer) -> None:
+    service = await start_service(env={"MOORING_RETENTION_CLOSED_CONNECTIONS": "50"})
+    numbers = iter(range(2_000))
+
+    async def cycle() -> None:
+        for _ in numbers:
+            record = await service.open(echo.url)
+            await service.call("DELETE", f"/v1/connections/{record['id']}")
+
+    async def warm_up() -> None:
+        for _ in range(100):
+            record = await service.open(echo.url)
+            await service.call("DELETE", f"/v1/connections/{record['id']}")
+
+    await warm_up()
+    pids = [service.process.pid, *service.worker_pids()]
+    before = [_resources(pid) for pid in pids]
+    await asyncio.gather(*(cycle() for _ in range(16)))
+
+    def settled() -> bool:
+        return all(
+            _resources(pid)[0] <= was[0] + 20 and _resources(pid)[1] <= was[1]
+            for pid, was in zip(pids, before, strict=True)
+        )
+
+    await wait_for(settled, 10, "descriptors and threads are back")
+    after = [_resources(pid) for pid in pids]
+    print(f"descriptors, threads, rss: {before} -> {after}")
+    for was, now in zip(before, after, strict=True):
+        assert now[2] < was[2] + 48 * 2**20
+    listed = (await service.get("/v1/connections?limit=1000"))["connections"]
+    assert all(record["status"] == "Closed" for record in listed)
+
+
+def _resources(pid: int) -> tuple[int, int, int]:
+    return len(os.listdir(f"/proc/{pid}/fd")), len(os.listdir(f"/proc/{pid}/task")), _rss(pid)
