@@ -15,9 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import hypothesis
 import pytest
 
 from tests.servers import EchoServer
+
+hypothesis.settings.register_profile("mooring", database=None, deadline=None, print_blob=True)
+hypothesis.settings.load_profile("mooring")
 
 ROOT = Path(__file__).parents[1]
 START_S = 20.0

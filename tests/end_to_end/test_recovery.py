@@ -239,7 +239,7 @@ async def test_a_subscriber_that_does_not_read_costs_no_memory_and_gets_everythi
     async with FeedServer(rate=2_500, size=1_000) as feed:
         opened = [await service.open(f"{feed.url}{n}") for n in range(2)]
         # A subscriber with a stopped reader, and the deadline of a write far away.
-        reader, writer = await asyncio.open_connection("127.0.0.1", service.port, limit=2**16)
+        _, writer = await asyncio.open_connection("127.0.0.1", service.port, limit=2**16)
         writer.write(
             f"GET /v1/events?after=start HTTP/1.1\r\nHost: 127.0.0.1:{service.port}\r\n"
             f"Authorization: Bearer {service.token}\r\nAccept: application/x-ndjson\r\n\r\n".encode()

@@ -60,7 +60,6 @@ class ErrCode(IntEnum):
     CONNECTION_LOST = 204
     PING_TIMEOUT = 205
     SEND_TIMEOUT = 206
-    CLOSE_TIMEOUT = 207
     # The worker.
     WORKER_DIED = 301
     WORKER_STOPPING = 302
@@ -85,7 +84,6 @@ ERR_CODES: dict[ErrCode, str] = {
     ErrCode.CONNECTION_LOST: "the connection ended without a close frame",
     ErrCode.PING_TIMEOUT: "the peer sent nothing for pingTimeout after a ping",
     ErrCode.SEND_TIMEOUT: "the peer did not read for sendTimeout",
-    ErrCode.CLOSE_TIMEOUT: "the peer did not answer the close frame within closeTimeout",
     ErrCode.WORKER_DIED: "the worker process ended unasked",
     ErrCode.WORKER_STOPPING: "the worker is being stopped",
     ErrCode.SERVICE_STOPPED: "the service stopped before the connection was open",

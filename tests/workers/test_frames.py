@@ -1,0 +1,167 @@
+"""The frame parser against RFC 6455 and 7692, whole and in pieces."""
+
+from __future__ import annotations
+
+import os
+import zlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mooring.frames import (
+    BINARY,
+    CLOSE,
+    PING,
+    PONG,
+    TEXT,
+    Deflate,
+    Deflater,
+    FrameParser,
+    close_payload,
+    encode_frame,
+    parse_close,
+)
+from tests.servers import frame
+
+LIMIT = 1_000
+
+
+def parse(
+    data: bytes, *, step: int = 0, deflate: Deflate | None = None, limit: int = LIMIT
+) -> tuple[FrameParser, list[tuple[int, bytes]]]:
+    parser = FrameParser(limit, deflate)
+    items: list[tuple[int, bytes]] = []
+    for at in range(0, len(data), step or max(1, len(data))):
+        items += parser.feed(data[at : at + (step or len(data))])
+    return parser, items
+
+
+GOOD = [
+    ("text", frame(1, b"hello"), [(TEXT, b"hello")]),
+    ("empty text", frame(1, b""), [(TEXT, b"")]),
+    ("binary of 126", frame(2, b"x" * 126), [(BINARY, b"x" * 126)]),
+    ("at the limit", frame(2, b"x" * LIMIT), [(BINARY, b"x" * LIMIT)]),
+    ("fragments", frame(1, b"he", fin=False) + frame(0, b"l", fin=False) + frame(0, b"lo"), [(TEXT, b"hello")]),
+    ("ping between fragments", frame(1, b"a", fin=False) + frame(9, b"p") + frame(0, b"b"), [(PING, b"p"), (TEXT, b"ab")]),
+    ("pong", frame(10, b"q"), [(PONG, b"q")]),
+    ("empty fragments", frame(1, b"", fin=False) + frame(0, b"", fin=False) * 100 + frame(0, b"x"), [(TEXT, b"x")]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("step", [0, 1, 2, 7])
+@pytest.mark.parametrize(("name", "data", "expected"), GOOD, ids=[row[0] for row in GOOD])
+def test_good_frames_in_pieces_of_any_size(
+    name: str, data: bytes, expected: list[tuple[int, bytes]], step: int
+) -> None:
+    parser, items = parse(data, step=step)
+    assert items == expected
+    assert parser.failure is None
+
+
+BAD = [
+    ("masked", frame(1, b"hi", mask=b"abcd"), 1002),
+    ("masked and long", frame(1, b"h" * 200, mask=b"abcd"), 1002),
+    ("rsv1", frame(1, b"hi", rsv=4), 1002),
+    ("rsv2", frame(1, b"hi", rsv=2), 1002),
+    ("rsv3 on a control frame", frame(9, b"hi", rsv=1), 1002),
+    ("unknown data opcode", frame(3, b"hi"), 1002),
+    ("unknown control opcode", frame(11, b"hi"), 1002),
+    ("fragmented ping", frame(9, b"hi", fin=False), 1002),
+    ("ping of 126", frame(9, b"x" * 126), 1002),
+    ("continuation first", frame(0, b"hi"), 1002),
+    ("new message inside a fragmented one", frame(1, b"a", fin=False) + frame(1, b"b"), 1002),
+    ("new fragmented message inside one", frame(1, b"a", fin=False) + frame(2, b"b", fin=False), 1002),
+    ("length 2^63", frame(2, b"", length=1 << 63), 1002),
+    ("over the limit", frame(2, b"x" * (LIMIT + 1)), 1009),
+    ("a huge length is refused before it comes", frame(2, b"", length=1 << 40), 1009),
+    ("fragments over the limit", frame(2, b"x" * 600, fin=False) + frame(0, b"x" * 600), 1009),
+    ("close of one byte", frame(8, b"\x03"), 1002),
+    ("close reason not UTF-8", frame(8, b"\x03\xe8\xff"), 1007),
+    *(
+        (f"close {code}", frame(8, code.to_bytes(2, "big")), 1002)
+        for code in (0, 999, 1004, 1005, 1006, 1015, 2999, 5000)
+    ),
+]
+
+
+@pytest.mark.parametrize("step", [0, 1, 3])
+@pytest.mark.parametrize(("name", "data", "code"), BAD, ids=[row[0] for row in BAD])
+def test_what_breaks_the_protocol_is_refused_with_its_code(name: str, data: bytes, code: int, step: int) -> None:
+    parser, items = parse(frame(1, b"before") + data + frame(1, b"after"), step=step)
+    assert parser.failure is not None
+    assert parser.failure.code == code
+    assert items[0] == (TEXT, b"before"), "what came before it counts"
+    assert (TEXT, b"after") not in items, "nothing after it does"
+
+
+@pytest.mark.parametrize("step", [0, 1, 5])
+def test_after_a_failure_only_the_peers_close_frame_is_seen(step: int) -> None:
+    data = (
+        frame(3, b"bad")
+        + frame(1, b"x" * 300)
+        + frame(9, b"p")
+        + frame(1, b"m", mask=b"abcd")
+        + frame(8, close_payload(1002, "ok"))
+    )
+    parser, items = parse(data, step=step)
+    assert items == []
+    assert parser.peer_close == (1002, "ok")
+
+
+def test_nothing_after_a_close_frame_is_seen() -> None:
+    parser, items = parse(frame(8, close_payload(1000)) + frame(1, b"late"))
+    assert items == []
+    assert parser.peer_close == (1000, "")
+
+
+def test_a_deflate_bomb_is_refused_without_being_inflated() -> None:
+    bomb = zlib.compressobj(wbits=-15)
+    data = bomb.compress(b"\0" * 50_000_000) + bomb.flush(zlib.Z_SYNC_FLUSH)
+    parser, items = parse(frame(2, data[:-4], rsv=4), deflate=Deflate(), limit=1_000_000)
+    assert parser.failure is not None and parser.failure.code == 1009
+    assert items == []
+
+
+@pytest.mark.parametrize(
+    "deflate", [Deflate(), Deflate(server_no_context_takeover=True, client_no_context_takeover=True)]
+)
+def test_compressed_messages_round_trip(deflate: Deflate) -> None:
+    deflater = Deflater(deflate)
+    parser = FrameParser(10_000, deflate)
+    for payload in (b"hello" * 50, b"", b"hello" * 50, os.urandom(500)):
+        items = parser.feed(frame(1, deflater.compress(payload), rsv=4))
+        assert items == [(TEXT, payload)]
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([TEXT, BINARY, PING]), st.binary(max_size=100)), max_size=8), st.integers(1, 9)
+)
+def test_any_run_of_frames_parses_the_same_in_any_pieces(messages: list[tuple[int, bytes]], step: int) -> None:
+    data = b"".join(frame(opcode, payload) for opcode, payload in messages)
+    assert parse(data, step=step)[1] == messages
+
+
+@given(st.binary(max_size=300), st.integers(1, 50))
+def test_garbage_never_raises_and_never_holds_more_than_it_was_given(data: bytes, step: int) -> None:
+    _, items = parse(data, step=step)
+    assert sum(len(payload) for _, payload in items) <= len(data)
+
+
+@given(st.sampled_from([TEXT, BINARY, PING, CLOSE]), st.binary(max_size=70_000), st.binary(min_size=4, max_size=4))
+def test_what_we_encode_unmasks_to_what_it_was(opcode: int, payload: bytes, mask: bytes) -> None:
+    data = encode_frame(opcode, payload, mask)
+    assert data[0] == 0x80 | opcode
+    assert data[1] & 0x80, "a client's frames are masked"
+    length = data[1] & 0x7F
+    at = 2 if length < 126 else 4 if length == 126 else 10
+    assert data[at : at + 4] == mask
+    body = data[at + 4 :]
+    assert bytes(byte ^ mask[n % 4] for n, byte in enumerate(body[:50])) == payload[:50]
+    assert len(body) == len(payload)
+
+
+def test_codes_that_only_report_are_never_put_on_the_wire() -> None:
+    for code in (None, 1005, 1006):
+        assert close_payload(code) == b""
+    assert parse_close(b"") == (1005, "")
