@@ -8,7 +8,7 @@ import msgspec
 
 from mooring import errors as e
 from mooring.errors import ErrorEntry, Invalid, MooringError
-from mooring_service.service import OpenError
+from mooring_service.opening import OpenError
 
 PREFIX = "urn:mooring:problem:"
 

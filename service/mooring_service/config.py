@@ -18,6 +18,7 @@ from msgspec import Meta
 
 from mooring.egress import parse_entry
 from mooring.handlers import check_reference
+from mooring.messages import WorkerSettings
 
 Seconds = Annotated[float, Meta(ge=0)]
 Positive = Annotated[float, Meta(gt=0)]
@@ -306,3 +307,32 @@ def _check_values(config: Config) -> Config:
     if (config.api.tls_cert is None) != (config.api.tls_key is None):
         raise ConfigError("api: tls_cert and tls_key go together")
     return config
+
+
+def worker_settings(config: Config, app_dirs: list[str]) -> WorkerSettings:
+    """Return what every worker is started with; the supervisor fills in name, identity and files."""
+    worker, egress = config.worker, config.egress
+    return WorkerSettings(
+        worker="",
+        incarnation="",
+        secret="",
+        socket_path="",
+        log_file="",
+        exit_record="",
+        app_dirs=app_dirs,
+        functions=config.functions,
+        handlers=config.handlers,
+        orphan_time_s=worker.orphan_time,
+        mailbox_items=worker.mailbox_items,
+        mailbox_bytes=worker.mailbox_bytes,
+        inbound_messages=worker.inbound_messages,
+        inbound_bytes=worker.inbound_bytes,
+        outbound_bytes=worker.outbound_bytes,
+        outbox_bytes=worker.outbox_bytes,
+        max_connections=config.limits.max_connections_per_worker,
+        egress_allow=list(egress.allow),
+        egress_deny=list(egress.deny),
+        allow_insecure_tls=egress.allow_insecure_tls,
+        log_max_bytes=worker.log_max_bytes,
+        log_files=worker.log_files,
+    )

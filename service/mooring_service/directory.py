@@ -34,13 +34,12 @@ class Directory:
     """All connections that are open or retained.
 
     Args:
-        epoch: Of the journal, for public event ids.
         retained: How many ended connections are kept.
         retained_age_s: For how long they are kept.
     """
 
-    def __init__(self, epoch: str, retained: int, retained_age_s: float) -> None:
-        self._epoch = epoch
+    def __init__(self, retained: int, retained_age_s: float) -> None:
+        self._epoch = ""
         self._retained = retained
         self._retained_age_s = retained_age_s
         self._entries: dict[int, Entry] = {}
@@ -48,8 +47,9 @@ class Directory:
         self._live_count = 0
         self._ended: OrderedDict[int, float] = OrderedDict()  # id → when it ended, monotonic
 
-    def recover(self, connections: list[StoredConnection]) -> None:
+    def recover(self, epoch: str, connections: list[StoredConnection]) -> None:
         """Take what the journal held."""
+        self._epoch = epoch
         for stored in sorted(connections, key=lambda stored: stored.last_position):
             self._entries[stored.created.id] = Entry(
                 stored.created, stored.update, stored.incarnation, stored.last_position

@@ -1,4 +1,4 @@
-"""The journal in SQLite. Nothing outside this file knows SQL.
+"""The journal in SQLite. Nothing outside this file and `journal_file.py` knows SQL.
 
 One writer thread owns the only writing connection and its checkpoints. It takes whatever is queued into one
 transaction, so commits group by themselves under load and nothing waits for a timer. Readers have connections of
@@ -13,13 +13,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import secrets
 import threading
 import time
-from array import array
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,7 +25,7 @@ import msgspec
 
 from mooring.errors import JournalUnavailable
 from mooring.messages import STATUS_CONNECTING, ConnectionCreated, ConnectionUpdate
-from mooring_service.batch import Append, Batch, EventFilter, batch_size
+from mooring_service.batch import Append, Batch, EventFilter
 from mooring_service.config import JournalConfig
 from mooring_service.journal import (
     Committed,
@@ -38,33 +35,11 @@ from mooring_service.journal import (
     StoredAnswer,
     StoredConnection,
 )
+from mooring_service.journal_file import JournalReader, open_file
+from mooring_service.journal_retention import Marks, look_at_first, prune
 
-SCHEMA_VERSION = 1
-SCHEMA = """
-CREATE TABLE meta (name TEXT PRIMARY KEY, value ANY) STRICT, WITHOUT ROWID;
-CREATE TABLE batches (
-    first INTEGER PRIMARY KEY, last INTEGER NOT NULL, time_ms INTEGER NOT NULL, total INTEGER NOT NULL,
-    worker TEXT NOT NULL, connections BLOB NOT NULL, kinds BLOB NOT NULL, bodies BLOB NOT NULL) STRICT;
-CREATE TABLE batch_connections (
-    connection INTEGER NOT NULL, first INTEGER NOT NULL, PRIMARY KEY (connection, first)) STRICT, WITHOUT ROWID;
-CREATE TABLE connections (
-    id INTEGER PRIMARY KEY, created BLOB NOT NULL, changing BLOB NOT NULL, incarnation TEXT NOT NULL,
-    last_position INTEGER NOT NULL) STRICT;
-CREATE TABLE incarnations (
-    incarnation TEXT PRIMARY KEY, worker TEXT NOT NULL, stored INTEGER NOT NULL, record BLOB NOT NULL,
-    ended INTEGER NOT NULL) STRICT, WITHOUT ROWID;
-CREATE TABLE answers (
-    key TEXT PRIMARY KEY, fingerprint BLOB NOT NULL, created_at_ms INTEGER NOT NULL, answer BLOB) STRICT, WITHOUT ROWID;
-CREATE INDEX answers_by_age ON answers (created_at_ms);
-"""
-MIGRATIONS: dict[int, str] = {}
-"""Version → SQL that brings a file of that version to the next one."""
-
-CHECK_S = 1.0  # `quick_check` may take so long before the start; a larger file is checked on behind it
 RETRY_S = 0.5
-PRUNE_BATCHES = 2_000  # at most so many in one transaction
 PRUNE_EVERY_S = 1.0
-WAL_PAGES = 4_000  # 16 MiB between checkpoints
 ENDED_INCARNATIONS = 1_000  # kept, so that a late frame of a dead process is known as repeated
 
 log = logging.getLogger("mooring.journal")
@@ -76,11 +51,6 @@ _unpack_created = msgspec.msgpack.Decoder(ConnectionCreated).decode
 _unpack_update = msgspec.msgpack.Decoder(ConnectionUpdate).decode
 
 
-def _pragma(connection: apsw.Connection, **values: str | int) -> None:
-    for name, value in values.items():
-        connection.execute(f"PRAGMA {name} = {value}").fetchall()
-
-
 class _Item(msgspec.Struct, frozen=True):
     """What waits for the writer: an `Append`, or a job; `fails_fast`: it is dropped while the journal cannot be written."""
 
@@ -88,16 +58,6 @@ class _Item(msgspec.Struct, frozen=True):
     job: Job | None
     future: asyncio.Future[Any] | None
     fails_fast: bool
-
-
-class _Marks(msgspec.Struct):
-    """Where the record begins and ends. A transaction works on a copy, which counts once it is committed."""
-
-    next_position: int = 1
-    total_bytes: int = 0
-    first: int = 1
-    gone_bytes: int = 0
-    oldest_ms: int | None = None
 
 
 class SqliteJournal:
@@ -119,16 +79,14 @@ class SqliteJournal:
         self._wanted = threading.Condition()
         self._ending = False
         self._thread: threading.Thread | None = None
-        self._readers = ThreadPoolExecutor(2, thread_name_prefix="journal-reader")
-        self._local = threading.local()
-        self._reader_connections: list[apsw.Connection] = []
+        self._reader = JournalReader(path)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._on_committed: Callable[[list[Committed]], None] | None = None
         self._on_failure: Callable[[str | None], None] | None = None
         self._failure: str | None = None
         # Of the writer thread; the event loop sees `_first` and `_last` through what it is told.
         self._stored: dict[str, int] = {}
-        self._marks = _Marks()
+        self._marks = Marks()
         self._pruned_at = 0.0
         self._retry_at = 0.0
         self._first = 1
@@ -153,92 +111,20 @@ class SqliteJournal:
         return recovered
 
     def _open(self) -> tuple[apsw.Connection, Recovered]:
-        set_aside = None
-        connection = None
+        opened = open_file(self._path, self._config.level)
         try:
-            connection = self._connect()
-            complete = self._check(connection)
-        except (apsw.CorruptError, apsw.NotADBError) as exc:
-            if connection is not None:
-                connection.close()
-            set_aside = self._set_aside(str(exc))
-            connection, complete = self._connect(), True
-        try:
-            self._migrate(connection)
-            recovered = self._recover(connection, set_aside)
+            recovered = self._recover(opened.connection, opened.set_aside)
         except apsw.Error as exc:
             raise JournalUnavailable(f"{self._path}: {exc}") from exc
-        if not complete:
-            self._readers.submit(self._check_on)
-        return connection, recovered
-
-    def _connect(self) -> apsw.Connection:
-        try:
-            connection = apsw.Connection(str(self._path), statementcachesize=64)
-            connection.set_busy_timeout(1_000)
-            _pragma(connection, page_size=4096, journal_mode="WAL")
-        except (apsw.CorruptError, apsw.NotADBError):
-            raise
-        except apsw.Error as exc:
-            raise JournalUnavailable(f"{self._path}: {exc}") from exc
-        self._path.chmod(0o600)
-        level = "FULL" if self._config.level == "power" else "NORMAL"
-        _pragma(connection, synchronous=level, wal_autocheckpoint=WAL_PAGES, mmap_size=0, cache_size=-8000)
-        return connection
-
-    @staticmethod
-    def _check(connection: apsw.Connection) -> bool:
-        """Run `quick_check`; False when there was not time for all of it."""
-        deadline = time.monotonic() + CHECK_S
-        connection.set_progress_handler(lambda: time.monotonic() > deadline, 10_000)
-        try:
-            answer = connection.execute("PRAGMA quick_check(1)").get
-        except apsw.InterruptError:
-            return False
-        finally:
-            connection.set_progress_handler(None)
-        if answer != "ok":
-            raise apsw.CorruptError(str(answer))
-        return True
-
-    def _check_on(self) -> None:
-        """The rest of the check of a large file, behind the start: what it finds is for the next one."""
-        answer = self._reader().execute("PRAGMA quick_check(1)").get
-        if answer != "ok":
-            log.error("the journal %s is damaged: %s; it will be set aside at the next start", self._path, answer)
-
-    def _set_aside(self, reason: str) -> str:
-        """Rename a corrupt database and its companions: somebody may want to look, so nothing is deleted."""
-        stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-        name = f"{self._path}.corrupt-{stamp}-{secrets.token_hex(2)}"
-        for suffix in ("", "-wal", "-shm"):
-            old = Path(f"{self._path}{suffix}")
-            if old.exists():
-                old.rename(f"{name}{suffix}")
-        log.error("the journal %s is corrupt (%s): set aside as %s; a new epoch begins", self._path, reason, name)
-        return name
-
-    def _migrate(self, connection: apsw.Connection) -> None:
-        version = connection.execute("PRAGMA user_version").get
-        if version > SCHEMA_VERSION:
-            raise JournalUnavailable(
-                f"{self._path} was written by a later mooring (schema {version}, this one knows {SCHEMA_VERSION}); "
-                "start that one, or another state directory"
-            )
-        with connection:
-            if version == 0:
-                connection.execute(SCHEMA)
-                connection.execute("INSERT INTO meta VALUES ('epoch', ?)", (secrets.token_hex(4),))
-                connection.execute("INSERT INTO meta VALUES ('next_position', 1), ('total_bytes', 0)")
-            for step in range(version, SCHEMA_VERSION):
-                connection.execute(MIGRATIONS.get(step, ""))
-            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        if not opened.checked:
+            self._reader.check_rest()
+        return opened.connection, recovered
 
     def _recover(self, connection: apsw.Connection, set_aside: str | None) -> Recovered:
         meta = dict(connection.execute("SELECT name, value FROM meta"))
         self.epoch = meta["epoch"]
-        self._marks = marks = _Marks(next_position=meta["next_position"], total_bytes=meta["total_bytes"])
-        self._look_at_first(connection, marks)
+        self._marks = marks = Marks(next_position=meta["next_position"], total_bytes=meta["total_bytes"])
+        look_at_first(connection, marks)
         self._first, self._last = marks.first, marks.next_position - 1
         incarnations = [
             Incarnation(incarnation, worker, stored, record, bool(ended))
@@ -262,16 +148,6 @@ class SqliteJournal:
             set_aside=set_aside,
         )
 
-    @staticmethod
-    def _look_at_first(connection: apsw.Connection, marks: _Marks) -> None:
-        row = connection.execute(
-            "SELECT first, total, length(bodies), length(kinds), time_ms FROM batches ORDER BY first LIMIT 1"
-        ).fetchone()
-        if row is None:
-            marks.first, marks.gone_bytes, marks.oldest_ms = marks.next_position, marks.total_bytes, None
-        else:
-            marks.first, marks.gone_bytes, marks.oldest_ms = row[0], row[1] - batch_size(row[2], row[3]), row[4]
-
     async def stop(self) -> None:
         """Commit what is queued, if it can be, and close."""
         with self._wanted:
@@ -279,9 +155,7 @@ class SqliteJournal:
             self._wanted.notify()
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join, 5.0)
-        self._readers.shutdown(wait=True, cancel_futures=True)
-        for connection in self._reader_connections:
-            connection.close()
+        self._reader.close()
         await asyncio.sleep(0)  # what the writer has posted last
 
     # ------------------------------------------------------------ queueing
@@ -351,8 +225,8 @@ class SqliteJournal:
         try:
             with connection:
                 results = self._apply(connection, items, marks, stored)
-                if begun >= self._pruned_at + PRUNE_EVERY_S:
-                    self._prune(connection, marks, begun)
+                if begun >= self._pruned_at + PRUNE_EVERY_S and not prune(connection, marks, self._config):
+                    self._pruned_at = begun
         except (apsw.Error, OSError) as exc:
             self._fail(f"{type(exc).__name__.removesuffix('Error')}: {exc}")
             self._refuse([item for item in items if item.fails_fast])
@@ -369,7 +243,7 @@ class SqliteJournal:
         return []
 
     def _apply(
-        self, connection: apsw.Connection, items: list[_Item], marks: _Marks, stored: dict[str, int]
+        self, connection: apsw.Connection, items: list[_Item], marks: Marks, stored: dict[str, int]
     ) -> list[Any]:
         """Write all of `items`; return their results. Rows of the whole transaction go in together."""
         results: list[Any] = []
@@ -455,38 +329,6 @@ class SqliteJournal:
             many("UPDATE answers SET answer = ? WHERE key = ?", answers)
         return results
 
-    def _prune(self, connection: apsw.Connection, marks: _Marks, now: float) -> None:
-        """Drop the oldest batches above the bounds; what is gone shows as a `gap`."""
-        config = self._config
-        oldest_ms = time.time_ns() // 1_000_000 - int(config.max_age * 1000)
-
-        def too_much(first: int, gone_bytes: int, time_ms: int | None) -> bool:
-            return (
-                marks.next_position - first > config.max_events
-                or marks.total_bytes - gone_bytes > config.max_bytes
-                or (time_ms is not None and time_ms < oldest_ms)
-            )
-
-        if not too_much(marks.first, marks.gone_bytes, marks.oldest_ms):
-            self._pruned_at = now
-            return
-        first, gone_bytes = marks.first, marks.gone_bytes
-        gone: list[tuple[int, int]] = []
-        count = 0
-        oldest: list[Any] = connection.execute(
-            "SELECT first, last, time_ms, total, connections FROM batches ORDER BY first LIMIT ?", (PRUNE_BATCHES,)
-        ).fetchall()
-        for at, last, time_ms, total, connections in oldest:
-            if not too_much(first, gone_bytes, time_ms):
-                break
-            first, gone_bytes, count = last + 1, total, count + 1
-            gone += [(who, at) for who in set(array("q", connections)) if who]
-        connection.execute("DELETE FROM batches WHERE first < ?", (first,))
-        connection.executemany("DELETE FROM batch_connections WHERE connection = ? AND first = ?", gone)
-        self._look_at_first(connection, marks)
-        if count < PRUNE_BATCHES:
-            self._pruned_at = now  # otherwise there is more, for the next transaction
-
     def _fail(self, failure: str | None) -> None:
         if failure != self._failure:
             self._failure = failure
@@ -539,69 +381,9 @@ class SqliteJournal:
         """Position of the newest committed event."""
         return self._last
 
-    # ------------------------------------------------------------ reading
-
-    def _reader(self) -> apsw.Connection:
-        connection: apsw.Connection | None = getattr(self._local, "connection", None)
-        if connection is None:
-            connection = apsw.Connection(str(self._path), flags=apsw.SQLITE_OPEN_READONLY)
-            connection.set_busy_timeout(5_000)
-            _pragma(connection, query_only="ON", cache_size=-2000)
-            self._local.connection = connection
-            self._reader_connections.append(connection)
-        return connection
-
     async def read(self, after: int, events: EventFilter, limit_bytes: int) -> tuple[list[Batch], int]:
         """Return batches past `after` and the position read up to."""
-        last = self._last
-        try:
-            return await asyncio.get_running_loop().run_in_executor(
-                self._readers, self._read, after, events, limit_bytes, last
-            )
-        except (apsw.Error, RuntimeError) as exc:
-            raise JournalUnavailable(f"it cannot be read: {exc}") from exc
-
-    def _read(self, after: int, events: EventFilter, limit_bytes: int, last: int) -> tuple[list[Batch], int]:
-        reader = self._reader()
-        low = reader.execute("SELECT coalesce(max(first), 0) FROM batches WHERE first <= ?", (after + 1,)).get
-        parameters: list[Any] = []
-        source = "batches"
-        if events.connections:
-            marks = ", ".join("?" * len(events.connections))
-            distinct = "DISTINCT" if len(events.connections) > 1 else ""
-            source = (
-                f"(SELECT {distinct} first FROM batch_connections WHERE connection IN ({marks})"
-                " AND first BETWEEN ? AND ? ORDER BY first) CROSS JOIN batches USING (first)"
-            )
-            parameters += [*sorted(events.connections), low, last]
-        where = "first BETWEEN ? AND ?"
-        parameters += [low, last]
-        if events.workers:
-            where += f" AND worker IN ({', '.join('?' * len(events.workers))})"
-            parameters += sorted(events.workers)
-        cursor = reader.execute(
-            f"SELECT first, worker, connections, kinds, bodies, time_ms FROM {source} WHERE {where} ORDER BY first",
-            parameters,
-        )
-        found: list[Batch] = []
-        held = looked_at = 0
-        upto = after
-        try:
-            for first, worker, connections, kinds, bodies, time_ms in cursor:
-                batch = Batch(
-                    first=first, worker=worker, connections=connections, kinds=kinds, bodies=bodies, time_ms=time_ms
-                )
-                if (found and held + batch.size > limit_bytes) or looked_at > 8 * limit_bytes:
-                    return found, upto
-                looked_at += batch.size
-                indices = events.select(batch, after)
-                upto = max(upto, batch.last)
-                if indices is None or indices:
-                    found.append(batch)
-                    held += batch.size
-        finally:
-            cursor.close()  # ends the read transaction
-        return found, last
+        return await self._reader.read(after, events, limit_bytes, self._last)
 
     # ------------------------------------------------------------ what survives with the events
 

@@ -17,18 +17,15 @@ from typing import Any, Literal, assert_never
 
 import msgspec
 
+from mooring.background import Background
 from mooring.errors import (
     CallError,
-    ConnectError,
     ConnectionClosed,
     ErrCode,
-    ErrorEntry,
     HandlerError,
     InvalidRequest,
     JournalUnavailable,
-    LimitReached,
     MooringError,
-    PolicyRefused,
     SendError,
     Unavailable,
     UnknownFunction,
@@ -38,68 +35,41 @@ from mooring.errors import (
 )
 from mooring.events import (
     CallbackErrorEvent,
-    ErrorEvent,
     Kind,
-    TerminateEvent,
-    WorkerExitedEvent,
-    WorkerStartedEvent,
-    body_prefix,
-    connection_body,
-    encode_event,
     now_us,
     worker_body,
 )
-from mooring.frames import ABNORMAL
 from mooring.messages import (
     STATUS_CLOSED,
     STATUS_CONNECTED,
-    STATUS_CONNECTING,
     AskCall,
-    AskIds,
     AskKill,
     Call,
     Called,
     CallFailed,
-    ConnectionCreated,
-    ConnectionUpdate,
-    Events,
-    Goodbye,
-    GrantIds,
-    Hello,
-    Open,
-    Opened,
-    OpenFailed,
-    OpenInvalid,
-    Report,
-    Resent,
     Send,
     SendFailed,
     Sent,
-    Stats,
     Terminate,
-    Terminated,
-    TerminateDone,
-    WorkerSettings,
 )
 from mooring.options import (
-    DEFAULT_CLOSE_TIMEOUT_S,
-    DEFAULT_CONNECT_TIMEOUT_S,
-    DEFAULT_SEND_TIMEOUT_S,
     ConnectionRequest,
     check_close,
     check_request,
     check_worker_name,
 )
 from mooring_service.batch import Append, EventFilter
-from mooring_service.config import Config
+from mooring_service.config import Config, worker_settings
 from mooring_service.directory import Directory, Entry
+from mooring_service.endings import ends
 from mooring_service.feed import Feed, Subscription
-from mooring_service.journal import Committed, Journal
+from mooring_service.intake import Intake
+from mooring_service.journal import Journal
 from mooring_service.lock import StateLock
+from mooring_service.opening import Opening, Openings
 from mooring_service.records import ConnectionRecord, Killed, SentRecord, WorkerRecord
 from mooring_service.slot import Slot
-from mooring_service.supervisor import ID_BLOCK, Supervisor
-from mooring_service.worker_process import Exit
+from mooring_service.supervisor import Supervisor
 from mooring_service.worker_state import WorkerState
 
 ANSWER_MARGIN_S = 1.0  # the worker's own deadline comes first; this is for a worker that does not answer at all
@@ -117,25 +87,6 @@ class Readiness(msgspec.Struct, frozen=True):
     degraded: list[str]
 
 
-class OpenError(ConnectError):
-    """A create that failed; the flags say which answer it deserves."""
-
-    def __init__(
-        self, errors: list[ErrorEntry], connection: int, *, timed_out: bool, terminated: bool, policy: bool
-    ) -> None:
-        super().__init__(errors, connection)
-        self.timed_out = timed_out
-        self.terminated = terminated
-        self.policy = policy
-
-
-class Opening(msgspec.Struct, frozen=True):
-    """A dial under way: `done` ends with the record once Connected, or raises what went wrong."""
-
-    connection: int
-    done: asyncio.Future[ConnectionRecord]
-
-
 class Service:
     """One service on one state directory.
 
@@ -150,19 +101,16 @@ class Service:
         self.state_dir = state_dir
         self.journal = journal
         self.feed = Feed(journal, max_subscribers=config.limits.max_subscribers)
-        self.directory = Directory("", 0, 0)
+        self.directory = Directory(config.retention.closed_connections, config.retention.closed_age)
         self._lock = StateLock(state_dir)
-        self._supervisor = Supervisor(config.supervisor, _worker_settings(config, app_dirs or []), state_dir, self)
+        self._background = Background(log)
+        self._intake = Intake(journal, self.directory, self.feed, self._background, self._do_asks)
+        settings = worker_settings(config, app_dirs or [])
+        self._supervisor = Supervisor(config.supervisor, settings, state_dir, self._intake)
+        self._intake.supervisor = self._supervisor
+        self._openings = Openings(config, journal, self.directory, self._intake, self._supervisor)
         self._stopping = False
         self._started = False
-        self._ids: list[int] = []
-        self._allotting = asyncio.Lock()
-        self._openings: set[asyncio.Task[ConnectionRecord]] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._opening_count = 0
-        # Ids that this service has dispatched and that no Hello can know of yet, by worker.
-        self._dispatched: dict[str, set[int]] = {}
-        self._links_paused = False
 
     # ------------------------------------------------------------ life
 
@@ -173,16 +121,14 @@ class Service:
             StateDirectoryBusy: If another service holds the state directory.
         """
         self._lock.acquire()
-        recovered = await self.journal.start(self._on_committed, self._on_failure)
-        retention = self.config.retention
-        self.directory = Directory(self.journal.epoch, retention.closed_connections, retention.closed_age)
-        self.directory.recover(recovered.connections)
+        recovered = await self.journal.start(self._intake.on_committed, self._intake.on_failure)
+        self.directory.recover(self.journal.epoch, recovered.connections)
         # Taken first: the first connection of a new state directory is number 1.
-        await self._next_ids()
+        await self._openings.allot()
         await self._supervisor.start([stored for stored in recovered.incarnations if not stored.ended])
         known = {stored.incarnation for stored in recovered.incarnations if not stored.ended}
         await self._end_strays(known)
-        self._spawn(self._prune())
+        self._background.spawn(self._prune())
         self._started = True
 
     async def stop(self, *, handover: bool = False) -> None:
@@ -192,9 +138,8 @@ class Service:
             await self._supervisor.hand_over()
         else:
             await self._supervisor.stop("the service is stopping")
-        for task in [*self._tasks, *self._openings]:
-            task.cancel()
-        await asyncio.gather(*self._tasks, *self._openings, return_exceptions=True)
+        await self._background.close()
+        await self._openings.close()
         self.feed.close()
         await self.journal.stop()
         self._lock.release()
@@ -217,16 +162,6 @@ class Service:
         degraded = [slot.name for slot in self._supervisor.slots() if slot.state is WorkerState.FAILED]
         return Readiness(not reasons, reasons, degraded)
 
-    def _spawn(self, coroutine: Any) -> None:
-        task = asyncio.get_running_loop().create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._task_done)
-
-    def _task_done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (exc := task.exception()) is not None:
-            log.error("a background task of the service has failed", exc_info=exc)
-
     async def _prune(self) -> None:
         # Ends by cancellation, when the service stops.
         while True:
@@ -248,41 +183,7 @@ class Service:
         ]
         if strays:
             reason = "the worker ended while the service was away"
-            await self._store(self._ends(strays, reason, ErrCode.WORKER_DIED))
-
-    # ------------------------------------------------------------ the journal's side
-
-    def _on_committed(self, committed: list[Committed]) -> None:
-        touched: dict[Slot, None] = {}
-        fold = self.directory.fold
-        for item in committed:
-            fold(item)
-        self.feed.publish(committed)
-        for item in committed:
-            append = item.append
-            if append.number:
-                slot = self._supervisor.by_incarnation(append.incarnation)
-                if slot is not None:
-                    asks = slot.committed(append.number)
-                    touched[slot] = None
-                    if asks and not item.repeated:
-                        self._do_asks(slot, asks)
-        for slot in touched:
-            slot.acknowledge()
-        if self._links_paused and self.journal.queued_bytes < QUEUE_HIGH_BYTES // 2:
-            self._links_paused = False
-            for slot in self._supervisor.slots():
-                if slot.channel is not None:
-                    slot.channel.resume_reading()
-
-    def _on_failure(self, failure: str | None) -> None:
-        if failure is None:
-            log.warning("the journal can be written again")
-        else:
-            log.error("the journal cannot be written: %s; connections stay open, events wait in the workers", failure)
-
-    async def _store(self, append: Append) -> Committed:
-        return await self.journal.append_waiting(append)
+            await self.journal.append_waiting(ends(strays, reason, ErrCode.WORKER_DIED))
 
     def _check_writable(self) -> None:
         if self._stopping:
@@ -290,54 +191,7 @@ class Service:
         if self.journal.failure is not None:
             raise JournalUnavailable(self.journal.failure)
 
-    # ------------------------------------------------------------ Reports: what workers say
-
-    def take(self, slot: Slot, reports: list[Report]) -> None:
-        """Take the reports of one read, in order."""
-        slot.last_report_at = time.monotonic()
-        for report in reports:
-            match report:
-                case Events():
-                    if report.asks:
-                        slot.asks[report.number] = report.asks
-                    self.journal.append(
-                        Append(
-                            worker=slot.name,
-                            incarnation=slot.incarnation,
-                            number=report.number,
-                            connections=report.connections,
-                            kinds=report.kinds,
-                            bodies=report.bodies,
-                            created=report.created,
-                            updates=report.updates,
-                        )
-                    )
-                    if self.journal.queued_bytes > QUEUE_HIGH_BYTES and slot.channel is not None:
-                        slot.channel.pause_reading()
-                        self._links_paused = True
-                case Sent() | SendFailed() | Called() | CallFailed() | OpenInvalid():
-                    slot.answer(report.request, report)
-                case Opened() | OpenFailed() | TerminateDone():
-                    slot.answer(report.request, report, report.after)
-                case Stats():
-                    slot.stats = report
-                    for update in report.updates:
-                        self.directory.figures(update)
-                case AskIds():
-                    self._spawn(self._grant(slot))
-                case Resent(number):
-                    self._spawn(self._reconcile(slot, slot.incarnation, number))
-                case Goodbye():
-                    slot.goodbye = report
-                case Hello():
-                    log.warning("worker %s said hello twice", slot.name)
-                case _:
-                    assert_never(report)
-
-    async def _grant(self, slot: Slot) -> None:
-        first = await self.allot_ids(ID_BLOCK)
-        if slot.linked:
-            slot.command(GrantIds(first, ID_BLOCK))
+    # ------------------------------------------------------------ what code in workers asks for
 
     def _do_asks(self, slot: Slot, asks: list[AskCall | AskKill]) -> None:
         for ask in asks:
@@ -345,7 +199,7 @@ class Service:
                 case AskCall(worker, name, params):
                     self._ask_call(slot, worker, name, params)
                 case AskKill(worker):
-                    self._spawn(self._ask_kill(worker))
+                    self._background.spawn(self._ask_kill(worker))
                 case _:
                     assert_never(ask)
 
@@ -355,7 +209,7 @@ class Service:
         if reference is not None and target is not None and target.state is WorkerState.RUNNING and target.linked:
             target.command(Call(0, name, reference, params))  # the common case keeps its order without a task
         else:
-            self._spawn(self._ask_call_later(slot, worker, name, params))
+            self._background.spawn(self._ask_call_later(slot, worker, name, params))
 
     async def _ask_call_later(self, slot: Slot, worker: str, name: str, params: Any) -> None:
         try:
@@ -371,131 +225,6 @@ class Service:
     async def _ask_kill(self, worker: str) -> None:
         if self._supervisor.find(worker) is not None:  # KILL WORKER ignores unknown names, as 4D does
             await self._supervisor.kill(worker)
-
-    async def save_incarnation(self, slot: Slot, *, ended: bool = False) -> None:
-        """Keep who the process is."""
-        await self.journal.save_incarnation(
-            slot.incarnation, slot.name, msgspec.msgpack.encode(slot.record), ended=ended
-        )
-
-    async def worker_linked(self, slot: Slot, hello: Hello, *, fresh: bool) -> None:
-        """Record that a process is Running; one that was adopted has been recorded before."""
-        slot.held = {held.created.id for held in hello.connections}
-        if fresh and not slot.announced:
-            slot.announced = True
-            event = WorkerStartedEvent(pid=hello.pid, incarnation=hello.incarnation, restarts=slot.restarts)
-            body = worker_body(Kind.workerStarted, slot.name, now_us(), event)
-            self.journal.append(
-                Append(worker=slot.name, connections=bytes(8), kinds=bytes((Kind.workerStarted,)), bodies=body)
-            )
-
-    async def _reconcile(self, slot: Slot, incarnation: str, number: int) -> None:
-        """After an adoption: what the directory holds as open, and the worker does not have, never reached it."""
-        dispatched = self._dispatched.get(slot.name, set())
-        if number > slot.stored:
-            await self._store(Append())  # everything before it has been committed then
-        if slot.incarnation != incarnation:
-            return
-        lost = [
-            entry
-            for entry in self.directory.live_of(slot.name)
-            if entry.incarnation == incarnation
-            and entry.created.id not in slot.held
-            and entry.created.id not in dispatched
-        ]
-        if lost:
-            await self._store(self._ends(lost, "the service stopped before it was dialled", ErrCode.SERVICE_STOPPED))
-
-    async def worker_gone(self, slot: Slot, ended: Exit, reason: str, *, restarting: bool, asked: bool) -> int:
-        """A process has ended: report what it could not, and that it has ended."""
-        await self._store(Append())  # all that it had handed over is committed and folded then
-        text = reason if asked else f"the worker died: {reason}"
-        lost = [entry for entry in self.directory.live_of(slot.name) if entry.incarnation == slot.incarnation]
-        append = self._ends(lost, text, ErrCode.WORKER_STOPPING if asked else ErrCode.WORKER_DIED)
-        event = WorkerExitedEvent(
-            pid=slot.record.pid,
-            exit_code=ended.exit_code,
-            signal=ended.signal,
-            reason=reason,
-            restarting=restarting,
-        )
-        body = worker_body(Kind.workerExited, slot.name, now_us(), event)
-        await self._store(
-            msgspec.structs.replace(
-                append,
-                worker=slot.name,
-                connections=append.connections + bytes(8),
-                kinds=append.kinds + bytes((Kind.workerExited,)),
-                bodies=append.bodies + b"\n" + body if append.bodies else body,
-            )
-        )
-        slot.announced = False
-        return len(lost)
-
-    def _ends(self, entries: list[Entry], reason: str, err_code: ErrCode) -> Append:
-        """Return what ends `entries`: the onTerminates (and onErrors of dials) that their worker could not report."""
-        ids: list[bytes] = []
-        kinds: list[int] = []
-        bodies: list[bytes] = []
-        updates: list[ConnectionUpdate] = []
-        time_us = now_us()
-        for entry in entries:
-            created, update = entry.created, entry.update
-            seq = update.seq
-            errors = update.errors
-
-            def add(kind: Kind, event: msgspec.Struct, seq: int, created: ConnectionCreated = created) -> None:
-                ids.append(created.id.to_bytes(8, "little", signed=True))
-                kinds.append(kind)
-                prefix = body_prefix(kind, created.id, created.worker)
-                bodies.append(connection_body(prefix, seq, time_us, encode_event(event)))
-
-            if update.status == STATUS_CONNECTING:
-                errors = [ErrorEntry(err_code, reason)]
-                seq += 1
-                add(Kind.onError, ErrorEvent(errors=errors), seq)
-            # Closed already, but its onTerminate was still in the worker's mailbox: the end is known.
-            end = update.terminate or Terminated(ABNORMAL, reason, False)
-            seq += 1
-            add(Kind.onTerminate, TerminateEvent(code=end.code, reason=end.reason, was_clean=end.was_clean), seq)
-            updates.append(
-                msgspec.structs.replace(
-                    update,
-                    status=STATUS_CLOSED,
-                    seq=seq,
-                    errors=errors,
-                    terminate=end,
-                    closed_at_us=update.closed_at_us or time_us,
-                    ended=True,
-                )
-            )
-        worker = entries[0].created.worker if entries else ""
-        return Append(
-            worker=worker,
-            connections=b"".join(ids),
-            kinds=bytes(kinds),
-            bodies=b"\n".join(bodies),
-            updates=updates,
-        )
-
-    async def allot_ids(self, count: int) -> int:
-        """Reserve connection ids for ever; return the first."""
-        return await self.journal.allot_ids(count)
-
-    async def _next_id(self) -> int:
-        async with self._allotting:
-            if not self._ids:
-                await self._next_ids()
-            return self._ids.pop()
-
-    @property
-    def next_connection(self) -> int:
-        """The id that the next connection of a request gets; for the demo's greeting."""
-        return self._ids[-1] if self._ids else 0
-
-    async def _next_ids(self) -> None:
-        first = await self.journal.allot_ids(ID_BLOCK)
-        self._ids = list(range(first + ID_BLOCK - 1, first - 1, -1))
 
     # ------------------------------------------------------------ connections
 
@@ -519,103 +248,12 @@ class Service:
         reference = None
         if request.handler is not None:
             reference = self._look_up("handlers", self.config.handlers, request.handler.name)
-        if request.tls and not request.tls.verify and not self.config.egress.allow_insecure_tls:
-            raise PolicyRefused("tls.verify false is refused: [egress] allow_insecure_tls is not set")
-        limits = self.config.limits
-        if self.directory.live_count + self._opening_count >= limits.max_connections:
-            raise LimitReached("limits.max_connections", limits.max_connections)
-        if self.directory.live_count_of(request.worker) >= limits.max_connections_per_worker:
-            raise LimitReached("limits.max_connections_per_worker", limits.max_connections_per_worker)
-        self._opening_count += 1
-        try:
-            slot = await self._supervisor.ensure(request.worker)
-            if slot.draining:
-                raise WorkerBusy(slot.name, "Draining")
-            connection = await self._next_id()
-            created = ConnectionCreated(
-                connection,
-                request.url,
-                request.worker,
-                None if request.handler is None else request.handler.name,
-                request.data_type or "text",
-                list(request.headers or ()),
-                now_us(),
-                not request.tls or request.tls.verify,
-                request.send_timeout or DEFAULT_SEND_TIMEOUT_S,
-                request.close_timeout or DEFAULT_CLOSE_TIMEOUT_S,
-            )
-            # The intent, before anything is started: a crash from here on still ends in an onTerminate.
-            intent = Append(
-                worker=slot.name,
-                incarnation=slot.incarnation,
-                created=[created],
-                updates=[ConnectionUpdate(connection, STATUS_CONNECTING)],
-                answers=[] if begun is None else [begun(connection)],
-            )
-            dispatched = self._dispatched.setdefault(slot.name, set())
-            dispatched.add(connection)
-            await self.journal.append_waiting(intent, fails_fast=True)
-        finally:
-            self._opening_count -= 1
-        task = asyncio.get_running_loop().create_task(self._open(slot, request, created, reference, dispatched))
-        self._openings.add(task)
-        task.add_done_callback(self._opening_done)
-        return Opening(connection, task)
+        return await self._openings.open(request, reference, begun)
 
-    def _opening_done(self, task: asyncio.Task[ConnectionRecord]) -> None:
-        self._openings.discard(task)
-        if not task.cancelled():
-            task.exception()  # whoever did not wait finds it in the record and the events
-
-    async def _open(
-        self,
-        slot: Slot,
-        request: ConnectionRequest,
-        created: ConnectionCreated,
-        reference: str | None,
-        dispatched: set[int],
-    ) -> ConnectionRecord:
-        connection = created.id
-        connect_timeout_s = request.connect_timeout or DEFAULT_CONNECT_TIMEOUT_S
-        try:
-            if not slot.linked:
-                raise WorkerDied(slot.name, "it ended before the dial")
-            number, future = slot.request()
-            slot.command(Open(number, connection, request, reference, created.created_at_us))
-            # The worker keeps connectTimeout itself; a handler's own setting may be longer than what we know of.
-            answer = await slot.answered(number, future, connect_timeout_s + 30)
-        except WorkerDied as exc:
-            await self._ended(connection)
-            raise OpenError(
-                [ErrorEntry(ErrCode.WORKER_DIED, str(exc))], connection, timed_out=False, terminated=False, policy=False
-            ) from exc
-        finally:
-            dispatched.discard(connection)
-        match answer:
-            case Opened():
-                return self.directory.record(connection)
-            case OpenFailed():
-                raise OpenError(
-                    answer.errors,
-                    connection,
-                    timed_out=answer.timed_out,
-                    terminated=answer.terminated,
-                    policy=answer.policy,
-                )
-            case OpenInvalid():
-                text = "; ".join(error.detail for error in answer.errors)
-                await self._store(self._ends([self.directory.entry(connection)], text, ErrCode.HANDLER_FAILED))
-                if answer.limit:
-                    raise LimitReached("limits.max_connections_per_worker", answer.limit)
-                raise InvalidRequest(answer.errors)
-            case _:
-                raise AssertionError(f"a worker answered Open with {type(answer).__name__}")
-
-    async def _ended(self, connection: int) -> None:
-        """Wait (briefly) until the supervisor has reported the end of a connection whose worker has died."""
-        deadline = time.monotonic() + 5
-        while time.monotonic() < deadline and not self.directory.entry(connection).update.ended:
-            await asyncio.sleep(0.01)
+    @property
+    def next_connection(self) -> int:
+        """The id that the next connection of a request gets; for the demo's greeting."""
+        return self._openings.next_connection
 
     def connection(self, connection: int) -> ConnectionRecord:
         """Return the record of a connection.
@@ -695,7 +333,7 @@ class Service:
             slot.command(Terminate(number, connection, code, reason))
             await slot.answered(number, future, entry.created.close_timeout_s + ANSWER_MARGIN_S)
         except WorkerDied:
-            await self._ended(connection)
+            await self._openings.wait_ended(connection)
         return self.directory.record(connection)
 
     # ------------------------------------------------------------ workers
@@ -741,7 +379,7 @@ class Service:
         slot = self._supervisor.slot(name)
         if not slot.draining:
             slot.draining = True
-            self._spawn(self._drain(slot))
+            self._background.spawn(self._drain(slot))
         return self.worker(name)
 
     async def _drain(self, slot: Slot) -> None:
@@ -831,31 +469,3 @@ class Service:
             "start",
             end_of=lambda: self.directory.end_of(connection) if connection in self.directory else 0,
         )
-
-
-def _worker_settings(config: Config, app_dirs: list[str]) -> WorkerSettings:
-    worker, egress = config.worker, config.egress
-    return WorkerSettings(
-        worker="",
-        incarnation="",
-        secret="",
-        socket_path="",
-        log_file="",
-        exit_record="",
-        app_dirs=app_dirs,
-        functions=config.functions,
-        handlers=config.handlers,
-        orphan_time_s=worker.orphan_time,
-        mailbox_items=worker.mailbox_items,
-        mailbox_bytes=worker.mailbox_bytes,
-        inbound_messages=worker.inbound_messages,
-        inbound_bytes=worker.inbound_bytes,
-        outbound_bytes=worker.outbound_bytes,
-        outbox_bytes=worker.outbox_bytes,
-        max_connections=config.limits.max_connections_per_worker,
-        egress_allow=list(egress.allow),
-        egress_deny=list(egress.deny),
-        allow_insecure_tls=egress.allow_insecure_tls,
-        log_max_bytes=worker.log_max_bytes,
-        log_files=worker.log_files,
-    )

@@ -94,6 +94,24 @@ class Slot:
         """True while commands reach the worker."""
         return self.channel is not None and self.channel.open
 
+    def linked_by(self, channel: Channel[Report]) -> None:
+        """The process has a link."""
+        self.channel = channel
+        self.unlinked.clear()
+        self.last_report_at = time.monotonic()
+
+    def link_lost(self) -> None:
+        """The link has ended; the process may live."""
+        self.channel = None
+        self.unlinked.set()
+        self.last_report_at = time.monotonic()
+
+    def renew_ready(self) -> None:
+        """Whoever waits for the worker from now on waits for its next start."""
+        self.ready = asyncio.get_running_loop().create_future()
+        # Nobody may be waiting for it; its failure is in the log and in the worker's record.
+        self.ready.add_done_callback(lambda future: future.cancelled() or future.exception())
+
     # ------------------------------------------------------------ requests
 
     def request(self) -> tuple[int, asyncio.Future[Any]]:

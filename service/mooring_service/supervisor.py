@@ -7,14 +7,11 @@ deadline), it never polls. Reports that concern requests or the journal go to th
 from __future__ import annotations
 
 import asyncio
-import hmac
 import logging
 import os
 import random
 import secrets
 import signal
-import socket
-import struct
 import time
 from collections.abc import Coroutine
 from pathlib import Path
@@ -22,32 +19,28 @@ from typing import Protocol
 
 import msgspec
 
+from mooring.background import Background
 from mooring.channel import Channel
 from mooring.errors import MooringError, Unavailable, UnknownWorker, WorkerBusy, WorkerDied
 from mooring.events import now_us
 from mooring.messages import (
-    OLDEST_PROTOCOL_VERSION,
-    PROTOCOL_VERSION,
     Hello,
     Probe,
-    Refused,
     Report,
     Stop,
     Welcome,
     WorkerSettings,
-    report_decoder,
 )
-from mooring.worker import ExitRecord
 from mooring_service import worker_process
 from mooring_service.backoff import RestartBudget
 from mooring_service.config import SupervisorConfig
 from mooring_service.journal import Incarnation
+from mooring_service.link_server import LinkServer
 from mooring_service.records import Killed
 from mooring_service.slot import IncarnationRecord, Slot
 from mooring_service.worker_process import Exit, ProcessIdentity
 from mooring_service.worker_state import WorkerEvent, WorkerState
 
-HELLO_TIMEOUT_S = 10.0  # a stream that says nothing is not a worker
 DRAIN_LINK_S = 2.0  # after a death: what is still in the socket is read for so long at most
 ID_BLOCK = 256
 
@@ -89,12 +82,12 @@ class Supervisor:
         self._reports = reports
         self._slots: dict[str, Slot] = {}
         self._by_incarnation: dict[str, Slot] = {}
-        self._streams: set[Channel[Report]] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._server: asyncio.Server | None = None
+        self._background = Background(log)
         self._stopping = False
         self._adoption_begin = time.monotonic()
-        self.socket_path = state_dir / "link.sock"
+        self._links = LinkServer(
+            state_dir / "link.sock", find=self.by_incarnation, on_hello=self._on_hello, on_lost=self._on_link_lost
+        )
         self.adopting: set[str] = set()
         self.adoption_s: float | None = None
 
@@ -129,16 +122,7 @@ class Supervisor:
         """Listen for workers, and adopt those that an earlier service left running, all at once."""
         for folder in ("logs", "exits"):
             (self._state_dir / folder).mkdir(mode=0o700, exist_ok=True)
-        path = str(self.socket_path)
-        if len(path.encode()) >= 108:
-            raise MooringError(f"the state directory's path is too long for a socket: {path}")
-        # Only the holder of the lock comes here: a socket that is left over is nobody's.
-        self.socket_path.unlink(missing_ok=True)
-        old_umask = os.umask(0o177)
-        try:
-            self._server = await asyncio.get_running_loop().create_unix_server(self._make_channel, path)
-        finally:
-            os.umask(old_umask)
+        await self._links.start()
         self._adoption_begin = time.monotonic()
         for stored in incarnations:
             self._adopt(stored)
@@ -159,27 +143,18 @@ class Supervisor:
 
     async def stop(self, reason: str) -> None:
         """End all workers, in parallel, each under the deadlines of `kill`."""
-        self._stopping = True
+        self._stopping = self._links.stopping = True
         await asyncio.gather(*(self._end(slot, reason) for slot in self.slots()))
-        await self._close()
+        await self._links.close()
 
     async def hand_over(self) -> None:
         """Leave the workers running for the next service."""
-        self._stopping = True
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._stopping = self._links.stopping = True
+        await self._background.close()
         for slot in self._slots.values():
             if slot.process is not None:
                 slot.process.let_go()
-        await self._close()
-
-    async def _close(self) -> None:
-        if self._server is not None:
-            self._server.close()
-        for channel in list(self._streams):
-            channel.close()
-        await asyncio.sleep(0)
+        await self._links.close()
 
     # ------------------------------------------------------------ verbs
 
@@ -253,17 +228,8 @@ class Supervisor:
         return slot
 
     def _run(self, slot: Slot, coroutine: Coroutine[None, None, None]) -> None:
-        slot.ready = asyncio.get_running_loop().create_future()
-        slot.ready.add_done_callback(_look_at)
-        task = asyncio.get_running_loop().create_task(coroutine, name=f"worker {slot.name}")
-        slot.task = task
-        self._tasks.add(task)
-        task.add_done_callback(self._task_done)
-
-    def _task_done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (exc := task.exception()) is not None:
-            log.critical("%s: the supervision has failed", task.get_name(), exc_info=exc)
+        slot.renew_ready()
+        slot.task = self._background.spawn(coroutine, name=f"worker {slot.name}")
 
     async def _until_ready(self, slot: Slot) -> None:
         while True:
@@ -354,7 +320,7 @@ class Supervisor:
             worker=slot.name,
             incarnation=slot.incarnation,
             secret=slot.record.secret,
-            socket_path=str(self.socket_path),
+            socket_path=str(self._links.path),
             log_file=str(self.log_file(slot.name)),
             exit_record=slot.record.exit_record,
             restarts=slot.restarts,
@@ -393,7 +359,9 @@ class Supervisor:
                 if slot.linked and slot.state is WorkerState.RUNNING:
                     probe += 1
                     slot.command(Probe(probe))
-                    self._rotate_log(slot)
+                    worker_process.rotate_log(
+                        self.log_file(slot.name), self._settings.log_max_bytes, self._settings.log_files
+                    )
                     silent = now - slot.last_report_at
                     if silent < config.watchdog_timeout:
                         dump_at = None
@@ -446,7 +414,7 @@ class Supervisor:
             if slot.channel is not None:
                 slot.channel.abort()
         ended = slot.process.exit if slot.process is not None and slot.process.exit is not None else Exit(None, None)
-        record = self._read_exit_record(slot)
+        record = worker_process.take_exit_record(slot.record.exit_record)
         # What the process wrote down itself is the truth, unless a signal ended it first.
         text = record.reason if record is not None and ended.signal is None else reason or ended.text
         slot.fail_requests(text)
@@ -474,35 +442,9 @@ class Supervisor:
             return None
         log.warning("worker %s has died: %s; restart in %.2f s", slot.name, text, delay)
         slot.set_state(WorkerEvent.DIED)
-        old, slot.ready = slot.ready, asyncio.get_running_loop().create_future()
-        slot.ready.add_done_callback(_look_at)
-        if not old.done():
-            old.set_exception(WorkerDied(slot.name, text))
+        slot.fail_ready(text)
+        slot.renew_ready()
         return delay
-
-    def _read_exit_record(self, slot: Slot) -> ExitRecord | None:
-        path = Path(slot.record.exit_record or "/nonexistent")
-        try:
-            record = msgspec.json.decode(path.read_bytes(), type=ExitRecord)
-            path.unlink()
-        except (OSError, msgspec.MsgspecError):
-            return None
-        return record
-
-    def _rotate_log(self, slot: Slot) -> None:
-        """Copy and truncate: the process holds the file open for appending, and never learns of it."""
-        path = self.log_file(slot.name)
-        try:
-            if path.stat().st_size < self._settings.log_max_bytes:
-                return
-            for index in range(self._settings.log_files - 1, 0, -1):
-                older = path.with_suffix(f".log.{index}")
-                if older.exists():
-                    older.replace(path.with_suffix(f".log.{index + 1}"))
-            path.with_suffix(".log.1").write_bytes(path.read_bytes())
-            os.truncate(path, 0)
-        except OSError as exc:
-            log.warning("the log of worker %s cannot be rotated: %s", slot.name, exc)
 
     def adopted(self, slot: Slot) -> None:
         """The adoption of `slot` has ended, well or not."""
@@ -513,67 +455,9 @@ class Supervisor:
 
     # ------------------------------------------------------------ the link
 
-    def _make_channel(self) -> Channel[Report]:
-        channel: Channel[Report] = Channel(report_decoder, self._first, self._stream_lost)
-        self._streams.add(channel)
-        loop = asyncio.get_running_loop()
-        loop.call_later(HELLO_TIMEOUT_S, self._drop_silent, channel)
-        return channel
-
-    def _drop_silent(self, channel: Channel[Report]) -> None:
-        if channel in self._streams and self._owner(channel) is None:
-            channel.abort()
-
-    def _owner(self, channel: Channel[Report]) -> Slot | None:
-        return next((slot for slot in self._slots.values() if slot.channel is channel), None)
-
-    def _first(self, channel: Channel[Report], reports: list[Report]) -> None:
-        hello, *rest = reports
-        if not isinstance(hello, Hello):
-            log.warning("a stream on the link did not begin with hello; closed")
-            channel.abort()
-            return
-        slot = self._by_incarnation.get(hello.incarnation)
-        refusal = self._refusal(channel, slot, hello)
-        if refusal is not None or slot is None:
-            log.warning(
-                "worker %s, process %d, is refused: %s", hello.worker, hello.pid, refusal.reason if refusal else ""
-            )
-            if refusal is not None:
-                channel.send(refusal)
-            channel.close()
-            return
-        slot.channel = channel
-        slot.unlinked.clear()
-        slot.last_report_at = asyncio.get_running_loop().time()
-        channel.on_messages = lambda _, more: self._reports.take(slot, more)
-        task = asyncio.get_running_loop().create_task(self._welcome(slot, channel, hello), name=f"welcome {slot.name}")
-        self._tasks.add(task)
-        task.add_done_callback(self._task_done)
-        if rest:
-            self._reports.take(slot, rest)
-
-    def _refusal(self, channel: Channel[Report], slot: Slot | None, hello: Hello) -> Refused | None:
-        if hello.version < OLDEST_PROTOCOL_VERSION or hello.oldest_version > PROTOCOL_VERSION:
-            return Refused(
-                f"it speaks link versions {hello.oldest_version} to {hello.version}, "
-                f"this service {OLDEST_PROTOCOL_VERSION} to {PROTOCOL_VERSION}",
-                drain=True,
-            )
-        if self._stopping:
-            return Refused("the service is stopping")
-        if slot is None:
-            return Refused("this service does not know it", drain=True)
-        if not hmac.compare_digest(hello.secret.encode(), slot.record.secret.encode()):
-            return Refused("wrong secret", drain=True)
-        if slot.linked:
-            return Refused("another stream of the same process is linked")
-        peer = channel.peer_socket()
-        if peer is not None:
-            pid, uid, _ = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-            if uid != os.getuid() or pid != hello.pid:
-                return Refused("the process at the other end is not the one that it says it is", drain=True)
-        return None
+    def _on_hello(self, slot: Slot, channel: Channel[Report], hello: Hello) -> None:
+        channel.on_messages = lambda _, reports: self._reports.take(slot, reports)
+        self._background.spawn(self._welcome(slot, channel, hello), name=f"welcome {slot.name}")
 
     async def _welcome(self, slot: Slot, channel: Channel[Report], hello: Hello) -> None:
         fresh = slot.record.pid == 0 or slot.name not in self.adopting
@@ -597,23 +481,7 @@ class Supervisor:
         if not slot.ready.done():
             slot.ready.set_result(None)
 
-    def _stream_lost(self, channel: Channel[Report], exc: Exception | None) -> None:
-        self._streams.discard(channel)
-        slot = self._owner(channel)
-        if slot is None:
-            return
-        if exc is not None:
-            log.warning("the link of worker %s: %s", slot.name, exc)
-        slot.channel = None
-        slot.unlinked.set()
+    def _on_link_lost(self, slot: Slot) -> None:
         if slot.state is WorkerState.RUNNING:
-            slot.last_report_at = asyncio.get_running_loop().time()
             slot.set_state(WorkerEvent.LINK_LOST)
-            slot.ready = asyncio.get_running_loop().create_future()
-            slot.ready.add_done_callback(_look_at)
-
-
-def _look_at(future: asyncio.Future[None]) -> None:
-    # Nobody may be waiting for this start; its failure is in the log and in the worker's record.
-    if not future.cancelled():
-        future.exception()
+            slot.renew_ready()

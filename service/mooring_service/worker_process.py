@@ -7,7 +7,9 @@ never reaches another process that got its number. Linux only, and this is the s
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,8 +19,11 @@ import msgspec
 
 from mooring import identity
 from mooring.messages import WorkerSettings
+from mooring.worker import ExitRecord
 
 KEEP_ENVIRONMENT_OUT = ("MOORING_TOKEN",)  # the worker runs user code; the API's token is none of its business
+
+log = logging.getLogger("mooring.supervisor")
 
 
 class ProcessIdentity(msgspec.Struct, frozen=True):
@@ -162,3 +167,30 @@ def _is_zombie(pid: int) -> bool:
     except OSError:
         return True
     return stat.rpartition(")")[2].split()[0] == "Z"
+
+
+def take_exit_record(path: str) -> ExitRecord | None:
+    """Return what a process wrote down about its own end, once; None if it wrote nothing."""
+    if not path:
+        return None
+    try:
+        record = msgspec.json.decode(Path(path).read_bytes(), type=ExitRecord)
+        Path(path).unlink()
+    except (OSError, msgspec.MsgspecError):
+        return None
+    return record
+
+
+def rotate_log(path: Path, max_bytes: int, kept: int) -> None:
+    """Rotate a worker's log above `max_bytes`: copy and truncate, so the process, which appends, never learns of it."""
+    try:
+        if path.stat().st_size < max_bytes:
+            return
+        for index in range(kept - 1, 0, -1):
+            older = path.with_suffix(f".log.{index}")
+            if older.exists():
+                older.replace(path.with_suffix(f".log.{index + 1}"))
+        shutil.copyfile(path, path.with_suffix(".log.1"))
+        os.truncate(path, 0)
+    except OSError as exc:
+        log.warning("the log %s cannot be rotated: %s", path, exc)

@@ -1,0 +1,217 @@
+"""The way up: what workers report is committed, folded into the directory, and only then shown and acknowledged."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import assert_never
+
+import msgspec
+
+from mooring.background import Background
+from mooring.errors import ErrCode
+from mooring.events import Kind, WorkerExitedEvent, WorkerStartedEvent, now_us, worker_body
+from mooring.messages import (
+    AskCall,
+    AskIds,
+    AskKill,
+    Called,
+    CallFailed,
+    Events,
+    Goodbye,
+    GrantIds,
+    Hello,
+    Opened,
+    OpenFailed,
+    OpenInvalid,
+    Report,
+    Resent,
+    SendFailed,
+    Sent,
+    Stats,
+    TerminateDone,
+)
+from mooring_service.batch import Append
+from mooring_service.directory import Directory
+from mooring_service.endings import ends
+from mooring_service.feed import Feed
+from mooring_service.journal import Committed, Journal
+from mooring_service.slot import Slot
+from mooring_service.supervisor import ID_BLOCK, Supervisor
+from mooring_service.worker_process import Exit
+
+QUEUE_HIGH_BYTES = 64 * 1024 * 1024  # the journal's queue: above it the links are not read
+
+log = logging.getLogger("mooring.service")
+
+
+class Intake:
+    """Takes the reports of all workers. It is the supervisor's `Reports`, and the journal's listener.
+
+    Attributes:
+        dispatched: Ids that this service has dispatched and that no `Hello` can know of yet, by worker.
+        supervisor: Set once, before anything is reported.
+    """
+
+    supervisor: Supervisor
+
+    def __init__(
+        self,
+        journal: Journal,
+        directory: Directory,
+        feed: Feed,
+        background: Background,
+        on_asks: Callable[[Slot, list[AskCall | AskKill]], None],
+    ) -> None:
+        self._journal = journal
+        self._directory = directory
+        self._feed = feed
+        self._background = background
+        self._on_asks = on_asks
+        self._links_paused = False
+        self.dispatched: dict[str, set[int]] = {}
+
+    def on_committed(self, committed: list[Committed]) -> None:
+        """Take what one transaction has committed: fold, show, do what was asked for, acknowledge."""
+        touched: dict[Slot, None] = {}
+        fold = self._directory.fold
+        for item in committed:
+            fold(item)
+        self._feed.publish(committed)
+        for item in committed:
+            append = item.append
+            if append.number:
+                slot = self.supervisor.by_incarnation(append.incarnation)
+                if slot is not None:
+                    asks = slot.committed(append.number)
+                    touched[slot] = None
+                    if asks and not item.repeated:
+                        self._on_asks(slot, asks)
+        for slot in touched:
+            slot.acknowledge()
+        if self._links_paused and self._journal.queued_bytes < QUEUE_HIGH_BYTES // 2:
+            self._links_paused = False
+            for slot in self.supervisor.slots():
+                if slot.channel is not None:
+                    slot.channel.resume_reading()
+
+    def on_failure(self, failure: str | None) -> None:
+        """Take that the journal cannot be written now, or can again."""
+        if failure is None:
+            log.warning("the journal can be written again")
+        else:
+            log.error("the journal cannot be written: %s; connections stay open, events wait in the workers", failure)
+
+    def take(self, slot: Slot, reports: list[Report]) -> None:
+        """Take the reports of one read, in order."""
+        slot.last_report_at = time.monotonic()
+        for report in reports:
+            match report:
+                case Events():
+                    if report.asks:
+                        slot.asks[report.number] = report.asks
+                    self._journal.append(
+                        Append(
+                            worker=slot.name,
+                            incarnation=slot.incarnation,
+                            number=report.number,
+                            connections=report.connections,
+                            kinds=report.kinds,
+                            bodies=report.bodies,
+                            created=report.created,
+                            updates=report.updates,
+                        )
+                    )
+                    if self._journal.queued_bytes > QUEUE_HIGH_BYTES and slot.channel is not None:
+                        slot.channel.pause_reading()
+                        self._links_paused = True
+                case Sent() | SendFailed() | Called() | CallFailed() | OpenInvalid():
+                    slot.answer(report.request, report)
+                case Opened() | OpenFailed() | TerminateDone():
+                    slot.answer(report.request, report, report.after)
+                case Stats():
+                    slot.stats = report
+                    for update in report.updates:
+                        self._directory.figures(update)
+                case AskIds():
+                    self._background.spawn(self._grant(slot))
+                case Resent(number):
+                    self._background.spawn(self._reconcile(slot, slot.incarnation, number))
+                case Goodbye():
+                    slot.goodbye = report
+                case Hello():
+                    log.warning("worker %s said hello twice", slot.name)
+                case _:
+                    assert_never(report)
+
+    async def _grant(self, slot: Slot) -> None:
+        first = await self.allot_ids(ID_BLOCK)
+        if slot.linked:
+            slot.command(GrantIds(first, ID_BLOCK))
+
+    async def save_incarnation(self, slot: Slot, *, ended: bool = False) -> None:
+        """Keep who the process is."""
+        await self._journal.save_incarnation(
+            slot.incarnation, slot.name, msgspec.msgpack.encode(slot.record), ended=ended
+        )
+
+    async def worker_linked(self, slot: Slot, hello: Hello, *, fresh: bool) -> None:
+        """Record that a process is Running; one that was adopted has been recorded before."""
+        slot.held = {held.created.id for held in hello.connections}
+        if fresh and not slot.announced:
+            slot.announced = True
+            event = WorkerStartedEvent(pid=hello.pid, incarnation=hello.incarnation, restarts=slot.restarts)
+            body = worker_body(Kind.workerStarted, slot.name, now_us(), event)
+            self._journal.append(
+                Append(worker=slot.name, connections=bytes(8), kinds=bytes((Kind.workerStarted,)), bodies=body)
+            )
+
+    async def _reconcile(self, slot: Slot, incarnation: str, number: int) -> None:
+        """After an adoption: what the directory holds as open, and the worker does not have, never reached it."""
+        dispatched = self.dispatched.get(slot.name, set())
+        if number > slot.stored:
+            await self._journal.append_waiting(Append())  # everything before it has been committed then
+        if slot.incarnation != incarnation:
+            return
+        lost = [
+            entry
+            for entry in self._directory.live_of(slot.name)
+            if entry.incarnation == incarnation
+            and entry.created.id not in slot.held
+            and entry.created.id not in dispatched
+        ]
+        if lost:
+            await self._journal.append_waiting(
+                ends(lost, "the service stopped before it was dialled", ErrCode.SERVICE_STOPPED)
+            )
+
+    async def worker_gone(self, slot: Slot, ended: Exit, reason: str, *, restarting: bool, asked: bool) -> int:
+        """A process has ended: report what it could not, and that it has ended."""
+        await self._journal.append_waiting(Append())  # all that it had handed over is committed and folded then
+        text = reason if asked else f"the worker died: {reason}"
+        lost = [entry for entry in self._directory.live_of(slot.name) if entry.incarnation == slot.incarnation]
+        append = ends(lost, text, ErrCode.WORKER_STOPPING if asked else ErrCode.WORKER_DIED)
+        event = WorkerExitedEvent(
+            pid=slot.record.pid,
+            exit_code=ended.exit_code,
+            signal=ended.signal,
+            reason=reason,
+            restarting=restarting,
+        )
+        body = worker_body(Kind.workerExited, slot.name, now_us(), event)
+        await self._journal.append_waiting(
+            msgspec.structs.replace(
+                append,
+                worker=slot.name,
+                connections=append.connections + bytes(8),
+                kinds=append.kinds + bytes((Kind.workerExited,)),
+                bodies=append.bodies + b"\n" + body if append.bodies else body,
+            )
+        )
+        slot.announced = False
+        return len(lost)
+
+    async def allot_ids(self, count: int) -> int:
+        """Reserve connection ids for ever; return the first."""
+        return await self._journal.allot_ids(count)

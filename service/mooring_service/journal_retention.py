@@ -1,0 +1,66 @@
+"""Where the kept record of the SQLite journal begins, and what of it has to go."""
+
+from __future__ import annotations
+
+import time
+from array import array
+from typing import Any
+
+import apsw
+import msgspec
+
+from mooring_service.batch import batch_size
+from mooring_service.config import JournalConfig
+
+PRUNE_BATCHES = 2_000  # at most so many in one transaction
+
+
+class Marks(msgspec.Struct):
+    """Where the record begins and ends. A transaction works on a copy, which counts once it is committed."""
+
+    next_position: int = 1
+    total_bytes: int = 0
+    first: int = 1
+    gone_bytes: int = 0
+    oldest_ms: int | None = None
+
+
+def look_at_first(connection: apsw.Connection, marks: Marks) -> None:
+    """Have `marks` say where the kept record begins, and what the bytes before it were."""
+    row = connection.execute(
+        "SELECT first, total, length(bodies), length(kinds), time_ms FROM batches ORDER BY first LIMIT 1"
+    ).fetchone()
+    if row is None:
+        marks.first, marks.gone_bytes, marks.oldest_ms = marks.next_position, marks.total_bytes, None
+    else:
+        marks.first, marks.gone_bytes, marks.oldest_ms = row[0], row[1] - batch_size(row[2], row[3]), row[4]
+
+
+def prune(connection: apsw.Connection, marks: Marks, config: JournalConfig) -> bool:
+    """Drop the oldest batches above the bounds; what is gone shows as a `gap`. True: there is more to drop."""
+    oldest_ms = time.time_ns() // 1_000_000 - int(config.max_age * 1000)
+
+    def too_much(first: int, gone_bytes: int, time_ms: int | None) -> bool:
+        return (
+            marks.next_position - first > config.max_events
+            or marks.total_bytes - gone_bytes > config.max_bytes
+            or (time_ms is not None and time_ms < oldest_ms)
+        )
+
+    if not too_much(marks.first, marks.gone_bytes, marks.oldest_ms):
+        return False
+    first, gone_bytes = marks.first, marks.gone_bytes
+    gone: list[tuple[int, int]] = []
+    count = 0
+    oldest: list[Any] = connection.execute(
+        "SELECT first, last, time_ms, total, connections FROM batches ORDER BY first LIMIT ?", (PRUNE_BATCHES,)
+    ).fetchall()
+    for at, last, time_ms, total, connections in oldest:
+        if not too_much(first, gone_bytes, time_ms):
+            break
+        first, gone_bytes, count = last + 1, total, count + 1
+        gone += [(who, at) for who in set(array("q", connections)) if who]
+    connection.execute("DELETE FROM batches WHERE first < ?", (first,))
+    connection.executemany("DELETE FROM batch_connections WHERE connection = ? AND first = ?", gone)
+    look_at_first(connection, marks)
+    return count == PRUNE_BATCHES

@@ -1,0 +1,219 @@
+"""Opening a connection: its id, the stored intent, the dispatch, and the answer of the worker."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from mooring.errors import (
+    ConnectError,
+    ErrCode,
+    ErrorEntry,
+    InvalidRequest,
+    LimitReached,
+    PolicyRefused,
+    WorkerBusy,
+    WorkerDied,
+)
+from mooring.events import now_us
+from mooring.messages import (
+    STATUS_CONNECTING,
+    ConnectionCreated,
+    ConnectionUpdate,
+    Open,
+    Opened,
+    OpenFailed,
+    OpenInvalid,
+)
+from mooring.options import (
+    DEFAULT_CLOSE_TIMEOUT_S,
+    DEFAULT_CONNECT_TIMEOUT_S,
+    DEFAULT_SEND_TIMEOUT_S,
+    ConnectionRequest,
+)
+from mooring_service.batch import Append
+from mooring_service.config import Config
+from mooring_service.directory import Directory
+from mooring_service.endings import ends
+from mooring_service.intake import Intake
+from mooring_service.journal import Journal
+from mooring_service.records import ConnectionRecord
+from mooring_service.slot import Slot
+from mooring_service.supervisor import ID_BLOCK, Supervisor
+
+
+class OpenError(ConnectError):
+    """A create that failed; the flags say which answer it deserves."""
+
+    def __init__(
+        self, errors: list[ErrorEntry], connection: int, *, timed_out: bool, terminated: bool, policy: bool
+    ) -> None:
+        super().__init__(errors, connection)
+        self.timed_out = timed_out
+        self.terminated = terminated
+        self.policy = policy
+
+
+class Opening(msgspec.Struct, frozen=True):
+    """A dial under way: `done` ends with the record once Connected, or raises what went wrong."""
+
+    connection: int
+    done: asyncio.Future[ConnectionRecord]
+
+
+class Openings:
+    """The connections that are being opened."""
+
+    def __init__(
+        self, config: Config, journal: Journal, directory: Directory, intake: Intake, supervisor: Supervisor
+    ) -> None:
+        self._config = config
+        self._journal = journal
+        self._directory = directory
+        self._intake = intake
+        self._supervisor = supervisor
+        self._ids: list[int] = []
+        self._allotting = asyncio.Lock()
+        self._opening_count = 0
+        self._tasks: set[asyncio.Task[ConnectionRecord]] = set()
+
+    async def close(self) -> None:
+        """Give up what is being opened; the workers' answers are in the journal, or will be."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _next_id(self) -> int:
+        async with self._allotting:
+            if not self._ids:
+                await self.allot()
+            return self._ids.pop()
+
+    @property
+    def next_connection(self) -> int:
+        """The id that the next connection of a request gets; for the demo's greeting."""
+        return self._ids[-1] if self._ids else 0
+
+    async def allot(self) -> None:
+        """Reserve the next block of ids."""
+        first = await self._journal.allot_ids(ID_BLOCK)
+        self._ids = list(range(first + ID_BLOCK - 1, first - 1, -1))
+
+    async def open(
+        self,
+        request: ConnectionRequest,
+        reference: str | None,
+        begun: Callable[[int], tuple[str, bytes]] | None,
+    ) -> Opening:
+        """Begin a connection: check, store the intent, dispatch.
+
+        Args:
+            reference: The handler's ``module:attribute``, if there is one.
+            begun: Given the connection's id, the Idempotency-Key and the answer that are stored with the intent.
+
+        Raises:
+            InvalidRequest: If the handler asks for something that is not valid.
+            PolicyRefused, LimitReached, WorkerBusy, WorkerDied, Unavailable, JournalUnavailable: As they say.
+        """
+        if request.tls and not request.tls.verify and not self._config.egress.allow_insecure_tls:
+            raise PolicyRefused("tls.verify false is refused: [egress] allow_insecure_tls is not set")
+        limits = self._config.limits
+        if self._directory.live_count + self._opening_count >= limits.max_connections:
+            raise LimitReached("limits.max_connections", limits.max_connections)
+        if self._directory.live_count_of(request.worker) >= limits.max_connections_per_worker:
+            raise LimitReached("limits.max_connections_per_worker", limits.max_connections_per_worker)
+        self._opening_count += 1
+        try:
+            slot = await self._supervisor.ensure(request.worker)
+            if slot.draining:
+                raise WorkerBusy(slot.name, "Draining")
+            connection = await self._next_id()
+            created = ConnectionCreated(
+                connection,
+                request.url,
+                request.worker,
+                None if request.handler is None else request.handler.name,
+                request.data_type or "text",
+                list(request.headers or ()),
+                now_us(),
+                not request.tls or request.tls.verify,
+                request.send_timeout or DEFAULT_SEND_TIMEOUT_S,
+                request.close_timeout or DEFAULT_CLOSE_TIMEOUT_S,
+            )
+            # The intent, before anything is started: a crash from here on still ends in an onTerminate.
+            intent = Append(
+                worker=slot.name,
+                incarnation=slot.incarnation,
+                created=[created],
+                updates=[ConnectionUpdate(connection, STATUS_CONNECTING)],
+                answers=[] if begun is None else [begun(connection)],
+            )
+            dispatched = self._intake.dispatched.setdefault(slot.name, set())
+            dispatched.add(connection)
+            await self._journal.append_waiting(intent, fails_fast=True)
+        finally:
+            self._opening_count -= 1
+        done = asyncio.get_running_loop().create_task(self._open(slot, request, created, reference, dispatched))
+        self._tasks.add(done)
+        done.add_done_callback(self._done)
+        return Opening(connection, done)
+
+    def _done(self, task: asyncio.Task[ConnectionRecord]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever did not wait finds it in the record and the events
+
+    async def _open(
+        self,
+        slot: Slot,
+        request: ConnectionRequest,
+        created: ConnectionCreated,
+        reference: str | None,
+        dispatched: set[int],
+    ) -> ConnectionRecord:
+        connection = created.id
+        connect_timeout_s = request.connect_timeout or DEFAULT_CONNECT_TIMEOUT_S
+        try:
+            if not slot.linked:
+                raise WorkerDied(slot.name, "it ended before the dial")
+            number, future = slot.request()
+            slot.command(Open(number, connection, request, reference, created.created_at_us))
+            # The worker keeps connectTimeout itself; a handler's own setting may be longer than what we know of.
+            answer = await slot.answered(number, future, connect_timeout_s + 30)
+        except WorkerDied as exc:
+            await self.wait_ended(connection)
+            raise OpenError(
+                [ErrorEntry(ErrCode.WORKER_DIED, str(exc))], connection, timed_out=False, terminated=False, policy=False
+            ) from exc
+        finally:
+            dispatched.discard(connection)
+        match answer:
+            case Opened():
+                return self._directory.record(connection)
+            case OpenFailed():
+                raise OpenError(
+                    answer.errors,
+                    connection,
+                    timed_out=answer.timed_out,
+                    terminated=answer.terminated,
+                    policy=answer.policy,
+                )
+            case OpenInvalid():
+                text = "; ".join(error.detail for error in answer.errors)
+                await self._journal.append_waiting(
+                    ends([self._directory.entry(connection)], text, ErrCode.HANDLER_FAILED)
+                )
+                if answer.limit:
+                    raise LimitReached("limits.max_connections_per_worker", answer.limit)
+                raise InvalidRequest(answer.errors)
+            case _:
+                raise AssertionError(f"a worker answered Open with {type(answer).__name__}")
+
+    async def wait_ended(self, connection: int) -> None:
+        """Wait (briefly) until the supervisor has reported the end of a connection whose worker has died."""
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline and not self._directory.entry(connection).update.ended:
+            await asyncio.sleep(0.01)
