@@ -62,6 +62,7 @@ class EchoServer(_Listening):
 
     def __init__(self) -> None:
         self.peers: list[Peer] = []
+        self.sockets: list[web.WebSocketResponse] = []
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         query = request.query
@@ -76,6 +77,7 @@ class EchoServer(_Listening):
         await websocket.prepare(request)
         peer = Peer(request)
         self.peers.append(peer)
+        self.sockets.append(websocket)
         try:
             if path == "/close":
                 await websocket.close(code=int(query["code"]), message=query.get("reason", "").encode())

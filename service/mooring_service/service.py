@@ -11,6 +11,7 @@ import asyncio
 import difflib
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, assert_never
@@ -109,6 +110,7 @@ class Service:
         self._supervisor = Supervisor(config.supervisor, settings, state_dir, self._intake)
         self._intake.supervisor = self._supervisor
         self._openings = Openings(config, journal, self.directory, self._intake, self._supervisor)
+        self._asks_waiting: Counter[str] = Counter()  # by worker: calls that code in workers asked for, not yet given
         self._stopping = False
         self._started = False
 
@@ -199,16 +201,23 @@ class Service:
                 case AskCall(worker, name, params):
                     self._ask_call(slot, worker, name, params)
                 case AskKill(worker):
-                    self._background.spawn(self._ask_kill(worker))
+                    target = self._supervisor.find(worker)
+                    if target is not None:  # KILL WORKER ignores unknown names, as 4D does
+                        # Told at once, so that a call that follows waits for the next process.
+                        self._supervisor.begin_kill(target)
+                        self._background.spawn(self._supervisor.kill(worker))
                 case _:
                     assert_never(ask)
 
     def _ask_call(self, slot: Slot, worker: str, name: str, params: Any) -> None:
         target = self._supervisor.find(worker)
         reference = self.config.functions.get(name)
-        if reference is not None and target is not None and target.state is WorkerState.RUNNING and target.linked:
-            target.command(Call(0, name, reference, params))  # the common case keeps its order without a task
+        running = target is not None and target.state is WorkerState.RUNNING and target.linked
+        if target is not None and running and reference is not None and not self._asks_waiting[worker]:
+            target.command(Call(0, name, reference, params))
         else:
+            # Tasks resume in the order in which they were made; nothing may overtake them meanwhile.
+            self._asks_waiting[worker] += 1
             self._background.spawn(self._ask_call_later(slot, worker, name, params))
 
     async def _ask_call_later(self, slot: Slot, worker: str, name: str, params: Any) -> None:
@@ -221,10 +230,10 @@ class Service:
             self.journal.append(
                 Append(worker=slot.name, connections=bytes(8), kinds=bytes((Kind.callbackError,)), bodies=body)
             )
-
-    async def _ask_kill(self, worker: str) -> None:
-        if self._supervisor.find(worker) is not None:  # KILL WORKER ignores unknown names, as 4D does
-            await self._supervisor.kill(worker)
+        finally:
+            self._asks_waiting[worker] -= 1
+            if not self._asks_waiting[worker]:
+                del self._asks_waiting[worker]
 
     # ------------------------------------------------------------ connections
 

@@ -204,7 +204,16 @@ class Supervisor:
         Raises:
             UnknownWorker: If there is none.
         """
-        return await self._end(self.slot(name), "killed")
+        slot = self.slot(name)
+        self.begin_kill(slot)
+        return await self._end(slot, "killed")
+
+    def begin_kill(self, slot: Slot, reason: str = "killed") -> None:
+        """Tell a worker to end: from here on what is asked of its name waits for a new process."""
+        if slot.state not in (WorkerState.STOPPING, WorkerState.FAILED):
+            slot.set_state(WorkerEvent.STOP)
+            slot.stop_reason = reason
+            slot.stop_wanted.set()
 
     async def wait_gone(self, name: str) -> None:
         """Wait until a worker that is being killed has ended; at once if it is not."""
@@ -248,10 +257,7 @@ class Supervisor:
             slot.set_state(WorkerEvent.ENDED)
             self._forget(slot)
             return Killed(0, 0)
-        if slot.state is not WorkerState.STOPPING:
-            slot.set_state(WorkerEvent.STOP)
-            slot.stop_reason = reason
-            slot.stop_wanted.set()
+        self.begin_kill(slot, reason)
         if slot.task is not None:
             await asyncio.wait({slot.task})
         goodbye = slot.goodbye

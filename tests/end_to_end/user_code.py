@@ -2,9 +2,241 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import os
+import sys
+import threading
 import time
+from typing import Any
+
+from mooring import ConnectError, WebSocket, call_worker, kill_worker
+
+seen: list[Any] = []
+counts: dict[int, int] = {}
+overlap = {"now": 0, "most": 0}
+
+
+class Recorder:
+    """Notes every callback in a module global, and may be told to misbehave."""
+
+    def __init__(self, note: str = "") -> None:
+        self.note = note
+
+    def on_open(self, ws, event) -> None:
+        seen.append((ws.id, event.type, ws.status))
+
+    def on_message(self, ws, event) -> None:
+        seen.append((ws.id, event.type, event.data))
+
+    def on_error(self, ws, event) -> None:
+        seen.append((ws.id, event.type, event.errors[0].err_code))
+
+    def on_terminate(self, ws, event) -> None:
+        seen.append((ws.id, event.type, event.code, event.reason, event.was_clean, ws.status))
+
+
+class AsyncRecorder(Recorder):
+    async def on_open(self, ws, event) -> None:
+        await asyncio.sleep(0.01)
+        super().on_open(ws, event)
+
+    async def on_message(self, ws, event) -> None:
+        await asyncio.sleep(0.01)
+        super().on_message(ws, event)
+
+
+class OnlyMessages:
+    data_type = "object"
+    headers = {"X-From": "handler"}  # noqa: RUF012 - as handler authors write it
+
+    def on_message(self, ws, event) -> None:
+        ws.send({"got": event.data, "type": ws.data_type})
 
 
 class Stubborn:
     def on_message(self, ws, event) -> None:
         time.sleep(60)
+
+
+class Sleeper:
+    def on_open(self, ws, event) -> None:
+        time.sleep(8)
+
+
+class Counter:
+    """Counts, and checks the order."""
+
+    def on_message(self, ws, event) -> None:
+        number = int(event.data.rstrip("."))
+        assert number == counts.get(ws.id, 0) + 1, (number, counts.get(ws.id))
+        counts[ws.id] = number
+
+
+class Overlap:
+    """Is another callback of this worker running meanwhile?"""
+
+    async def on_message(self, ws, event) -> None:
+        overlap["now"] += 1
+        overlap["most"] = max(overlap["most"], overlap["now"])
+        await asyncio.sleep(0.005)
+        overlap["now"] -= 1
+
+
+class Marker:
+    """Says when it was inside its callback, on the clock that all processes share."""
+
+    def on_message(self, ws, event) -> None:
+        begin = time.monotonic()
+        time.sleep(0.3)
+        seen.append((begin, time.monotonic()))
+
+
+class Misbehaves:
+    """Does what its message says."""
+
+    def on_message(self, ws, event) -> None:
+        match event.data:
+            case "exit":
+                sys.exit(3)
+            case "base":
+                raise KeyboardInterrupt("not yours")
+            case "raise":
+                raise ValueError("user code is wrong \ud800")
+            case "flood":
+                for _ in range(20_000):
+                    print("x" * 100)
+            case "thread":
+                threading.Thread(target=ws.send, args=("from a thread",)).start()
+            case "terminate":
+                ws.terminate(4001, "enough")
+                seen.append(ws.status)
+            case "twice":
+                ws.terminate()
+                ws.terminate()
+            case "log":
+                print("printed by user code")
+                logging.getLogger("theirs").warning("logged by user code")
+            case "recursion":
+                self.on_message(ws, event)
+            case "bad terminate":
+                ws.terminate(1006)
+            case "bad send":
+                ws.send(3.5j)
+            case _:
+                ws.send("alive: " + event.data)
+
+    def on_terminate(self, ws, event) -> None:
+        ws.terminate()
+        try:
+            ws.send("late")
+        except Exception as exc:  # noqa: BLE001 - noted, for the test to look at
+            seen.append(type(exc).__name__)
+        raise RuntimeError("in on_terminate")
+
+
+class AsyncMisbehaves:
+    async def on_message(self, ws, event) -> None:
+        if event.data == "task":
+
+            async def ends() -> None:
+                sys.exit(4)
+
+            self.task = asyncio.create_task(ends())
+        else:
+            ws.send("alive: " + event.data)
+
+
+class Opens:
+    """Opens a further connection from inside a callback."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def on_open(self, ws, event) -> None:
+        inner = WebSocket.new(self.url, Recorder())
+        assert inner.status == "Connected"
+        inner.send("from the inner one")
+        seen.append(("inner", inner.id, inner.url, inner.data_type, type(inner.handler).__name__))
+
+
+class Broken:
+    def __init__(self) -> None:
+        raise OSError("no such database")
+
+
+def get_seen() -> list[Any]:
+    return seen
+
+
+def get_counts() -> dict[int, int]:
+    return counts
+
+
+def get_overlap() -> dict[str, int]:
+    return overlap
+
+
+def add(a: int, b: int = 1) -> int:
+    return a + b
+
+
+async def add_slowly(a: int, b: int) -> int:
+    await asyncio.sleep(0.05)
+    return a + b
+
+
+def remember(*values: Any) -> None:
+    seen.extend(values)
+
+
+def fail(message: str = "no") -> None:
+    raise LookupError(message)
+
+
+def pid() -> int:
+    return os.getpid()
+
+
+def sleep(seconds: float) -> str:
+    time.sleep(seconds)
+    return "slept"
+
+
+def die() -> None:
+    os._exit(7)
+
+
+def tell(worker: str, *values: Any) -> str:
+    for value in values:
+        call_worker(worker, "remember", value)
+    return "told"
+
+
+def mutate(worker: str) -> None:
+    shared = [1]
+    call_worker(worker, "remember", shared)
+    shared.append(2)
+
+
+def kill(name: str | None = None) -> str:
+    kill_worker(name)
+    time.sleep(0.3)
+    return "still here"
+
+
+def kill_then_call(name: str) -> None:
+    kill_worker(name)
+    call_worker(name, "remember", "after the kill")
+
+
+def try_new(url: str) -> list[Any]:
+    try:
+        ws = WebSocket.new(url, Recorder())
+    except ConnectError as exc:
+        return ["ConnectError", exc.errors[0].err_code]
+    return [ws.status, ws.id]
+
+
+def unserialisable() -> object:
+    return object()

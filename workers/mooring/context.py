@@ -152,8 +152,11 @@ class Context:
             self._wake_up()
 
     def _wake_up(self) -> None:
-        if self._loop is not None and self._wake is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._wake.set)
+        if self._loop is not None and self._wake is not None:
+            try:
+                self._loop.call_soon_threadsafe(self._wake.set)
+            except RuntimeError:
+                pass  # user code has ended the loop: the next one looks into the mailbox first
 
     # ------------------------------------------------------------ life
 
@@ -184,17 +187,34 @@ class Context:
     # ------------------------------------------------------------ the thread
 
     def _main(self) -> None:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(self._run())
+        while True:
+            try:
+                with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                    runner.run(self._run())
+                return
+            # A task that user code started has called sys.exit, or stopped the loop: it gets a new loop.
+            except BaseException as exc:  # noqa: BLE001 - user code
+                self.callback_errors += 1
+                error = CallbackErrorEvent(
+                    callback="a task",
+                    exception=type(exc).__qualname__,
+                    message=handlers.printable(str(exc)),
+                    traceback=handlers.format_traceback(exc),
+                )
+                self._record_error(None, error)
 
     async def _run(self) -> None:
-        # Ends when `finish` was called and the mailbox is empty; nothing cancels it.
+        # Ends when `finish` was called and the mailbox is empty. Cancelled only when user code has ended the loop;
+        # whatever is under way then goes back into the mailbox.
         self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
+        self._idle = False
         self._ready.set()
         mailbox = self._mailbox
         while True:
             while mailbox:
+                if self._runtime.outbox.full:
+                    await self._wait_for_room()
                 entry = mailbox.popleft()
                 await self._take(entry)
                 if self._runtime.paused:
@@ -237,36 +257,41 @@ class Context:
         name = f"{connection.created.handler or type(connection.handler).__name__}.on_message"
         outbox, wake = self._runtime.outbox, self._runtime.wake
         message_bytes = self._runtime.message_bytes
-        for count, (data, payload) in enumerate(entry.items, 1):
-            self._taken += 1
-            self._taken_bytes += len(payload)
-            connection.taken += 1
-            connection.taken_bytes += len(payload)
-            if self._discarding:
-                self.discarded += 1
-                continue
-            if outbox.full:
-                await self._wait_for_room()
-            connection.seq += 1
-            outbox.add(connection, b"\x02", message_bytes(connection, data, payload), connection.seq)
-            wake()
-            if callback is not None:
-                self._begin(name)
-                try:
-                    result = callback(connection.websocket, MessageEvent(data))
-                    if result is not None and inspect.isawaitable(result):
-                        await result
-                # The law of callbacks, 5: whatever it raises (SystemExit, KeyboardInterrupt too) is an event.
-                except BaseException as exc:  # noqa: BLE001 - user code
-                    self._report(connection, "on_message", exc)
-                self._end(name)
-            if not count % SLICE_ITEMS:
-                await asyncio.sleep(0)
+        done = 0
+        try:
+            for data, payload in entry.items:
+                if outbox.full and not self._discarding:
+                    await self._wait_for_room()
+                done += 1
+                self._taken += 1
+                self._taken_bytes += len(payload)
+                connection.taken += 1
+                connection.taken_bytes += len(payload)
+                if self._discarding:
+                    self.discarded += 1
+                    continue
+                connection.seq += 1
+                outbox.add(connection, b"\x02", message_bytes(connection, data, payload), connection.seq)
+                wake()
+                if callback is not None:
+                    self._begin(name)
+                    try:
+                        result = callback(connection.websocket, MessageEvent(data))
+                        if result is not None and inspect.isawaitable(result):
+                            await result
+                    # The law of callbacks, 5: whatever it raises (SystemExit, KeyboardInterrupt too) is an event.
+                    except BaseException as exc:  # noqa: BLE001 - user code
+                        self._report(connection, "on_message", exc)
+                    self._end(name)
+                    _check_loop()
+                if not done % SLICE_ITEMS:
+                    await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            self._mailbox.appendleft(_Messages(connection, entry.items[done:]))
+            raise
 
     async def _take_lifecycle(self, entry: _Lifecycle) -> None:
         connection = entry.connection
-        if self._runtime.outbox.full:
-            await self._wait_for_room()
         connection.record(entry.kind, encode_event(entry.event))
         attribute = CALLBACKS[entry.kind]
         callback = getattr(connection.handler, attribute, None)
@@ -284,6 +309,7 @@ class Context:
         if entry.kind is Kind.onTerminate:
             self._runtime.outbox.add(connection, b"", b"", connection.seq, ended=True)
             self._runtime.wake()
+        _check_loop()
 
     async def _take_call(self, call: Call) -> None:
         if call.key is not None and call.key in self._answers:
@@ -364,3 +390,14 @@ class Context:
         body = worker_body(Kind.callbackError, self._runtime.worker, now_us(), event)
         self._runtime.outbox.add(self._runtime.nobody, bytes((Kind.callbackError,)), body, 0)
         self._runtime.wake()
+
+
+def _check_loop() -> None:
+    """Stop here if user code has ended the loop, and the cancellation that came of it was taken for a callback's error.
+
+    Raises:
+        asyncio.CancelledError: If so.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError

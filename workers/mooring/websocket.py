@@ -25,11 +25,12 @@ _encode_json = msgspec.json.Encoder().encode
 class WebSocket:
     """One WebSocket client connection. Make it with `WebSocket.new`; all properties are read-only."""
 
-    __slots__ = ("_connection", "_runtime")
+    __slots__ = ("_connection", "_runtime", "_terminated")
 
     def __init__(self, runtime: Runtime, connection: Connection) -> None:
         self._runtime = runtime
         self._connection = connection
+        self._terminated = False  # `terminate` was called; the I/O loop may not have come to it yet
 
     @staticmethod
     def new(url: str, handler: object | None = None) -> WebSocket:
@@ -68,7 +69,12 @@ class WebSocket:
     @property
     def status(self) -> str:
         """``"Connecting"``, ``"Connected"``, ``"Closing"`` or ``"Closed"``."""
-        return self._connection.state.value
+        return self._state.value
+
+    @property
+    def _state(self) -> ConnectionState:
+        state = self._connection.state
+        return ConnectionState.CLOSING if self._terminated and state is ConnectionState.CONNECTED else state
 
     @property
     def data_type(self) -> str:
@@ -120,10 +126,11 @@ class WebSocket:
         wrong = check_close(code, reason)
         if wrong:
             raise InvalidRequest(wrong)
+        self._terminated = True
         self._runtime.post(self._connection.terminate, code, reason)
 
     def _check_connected(self) -> None:
-        state = self._connection.state
+        state = self._state
         if state is ConnectionState.CLOSED:
             raise ConnectionClosed(self.id)
         if state is not ConnectionState.CONNECTED:
