@@ -1,0 +1,236 @@
+"""``make bench``: our figures beside those of three gateways, in turns; medians, ratios, CPU; a table and JSON."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.bench import measure
+from tests.bench.gateways import BENCH, Aiohttp, AiohttpBatched, FastApi, Gateway, Mooring, Node, NodeBatched
+
+Row = tuple[str, str, str, str]
+
+
+class Report:
+    """Collects rows of the table, and the raw figures."""
+
+    def __init__(self) -> None:
+        self.rows: list[Row] = []
+        self.figures: dict[str, Any] = {}
+
+    def add(self, what: str, ours: str, compared: str, reach: str) -> None:
+        self.rows.append((what, ours, compared, reach))
+        print(f"{what}: {ours} · {compared}", flush=True)
+
+    def table(self) -> str:
+        head = ("what", "mooring", "compared", "to reach")
+        lines = [head, *self.rows]
+        widths = [max(len(line[column]) for line in lines) for column in range(4)]
+        out = [" | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
+        out.insert(1, "-|-".join("-" * width for width in widths))
+        return "\n".join(f"| {line} |" for line in out)
+
+
+def in_turns(rounds: int, works: dict[str, Callable[[], dict[str, float]]]) -> dict[str, list[dict[str, float]]]:
+    """Run all works in turns, so that a slow minute of the machine slows them all."""
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in works}
+    for _ in range(rounds):
+        for name, work in works.items():
+            found[name].append(work())
+    return found
+
+
+def median(results: list[dict[str, float]], key: str) -> float:
+    return statistics.median(result[key] for result in results)
+
+
+def ratio(ours: list[dict[str, float]], theirs: list[dict[str, float]], key: str = "rate") -> float:
+    """The median of the ratios of each turn."""
+    return statistics.median(a[key] / b[key] for a, b in zip(ours, theirs, strict=True))
+
+
+def thousands(value: float) -> str:
+    return f"{value / 1000:,.0f} k/s" if value >= 10_000 else f"{value:,.0f}/s"
+
+
+def peers(all_of_them: bool) -> list[type[Gateway]]:
+    found: list[type[Gateway]] = [Aiohttp]
+    if importlib.util.find_spec("fastapi") and importlib.util.find_spec("uvicorn") and importlib.util.find_spec("websockets"):
+        found.append(FastApi)
+    else:
+        print("without FastAPI: it is not installed (make bench does)")
+    if shutil.which("node") and (BENCH / "peers" / "node" / "node_modules" / "ws").exists():
+        found.append(Node)
+        if all_of_them:
+            found.append(NodeBatched)
+    else:
+        print("without Node: node or its package ws is not there (make bench installs ws where npm is)")
+    if all_of_them:
+        found.append(AiohttpBatched)
+    return found
+
+
+def events_section(report: Report, quick: bool) -> None:
+    count = 100_000 if quick else 400_000
+    rounds = 1 if quick else 5
+    others = peers(not quick)
+    works: dict[str, Callable[[], dict[str, float]]] = {"mooring": lambda: measure.events(Mooring(), count)}
+    for peer in others:
+        works[peer.name] = lambda peer=peer: measure.events(peer(), count // 2)  # type: ignore[misc]
+    works["ten"] = lambda: measure.events(Mooring(), count, connections=10, workers=2)
+    works["handler"] = lambda: measure.events(Mooring(), count // 2, handler=True)
+    works["power"] = lambda: measure.events(Mooring(env={"MOORING_JOURNAL_LEVEL": "power"}), count)
+    results = in_turns(rounds, works)
+    report.figures["events"] = results
+
+    def compared(ours: str) -> str:
+        return ", ".join(f"{ratio(results[ours], results[peer.name]):.2f} × {peer.name}" for peer in others)
+
+    for ours, what, reach in (
+        ("mooring", "events, 1 connection → 1 subscriber", "2.5 × aiohttp, 1.0 × node, ≤ 8 µs"),
+        ("ten", "events, 10 connections on 2 workers", "the same"),
+        ("handler", "events with a def on_message handler", "1.5 × aiohttp"),
+        ("power", "events, journal level power", ""),
+    ):
+        found = results[ours]
+        report.add(what, f"{thousands(median(found, 'rate'))}, {median(found, 'cpu_us'):.1f} µs CPU", compared(ours), reach)
+    for peer in others:
+        found = results[peer.name]
+        report.add(f"  {peer.name} itself", f"{thousands(median(found, 'rate'))}, {median(found, 'cpu_us'):.1f} µs CPU", "", "")
+
+
+def fan_out_section(report: Report, quick: bool) -> None:
+    seconds = 2.0 if quick else 5.0
+    results = in_turns(
+        1 if quick else 3,
+        {
+            "mooring": lambda: measure.fan_out(Mooring(), 50, 2_000, seconds),
+            "aiohttp": lambda: measure.fan_out(Aiohttp(), 50, 2_000, seconds),
+        },
+    )
+    report.figures["fan_out"] = results
+    ours, theirs = results["mooring"], results["aiohttp"]
+    report.add(
+        "50 subscribers × 2,000 messages/s",
+        f"{median(ours, 'complete'):.0%} complete, {median(ours, 'behind_s'):.2f} s behind, {median(ours, 'cpu_us'):.2f} µs each",
+        f"{ratio(ours, theirs, 'cpu_s'):.2f} × CPU of aiohttp ({median(theirs, 'behind_s'):.2f} s behind)",
+        "complete, ≤ 0.5 × aiohttp's CPU",
+    )
+
+
+def sends_section(report: Report, quick: bool) -> None:
+    count = 5_000 if quick else 30_000
+    results = in_turns(
+        1 if quick else 3,
+        {
+            "mooring": lambda: measure.sends(Mooring(), count, 32),
+            "aiohttp": lambda: measure.sends(Aiohttp(), count, 32),
+            "bare": lambda: measure.sends(Aiohttp(), count, 32, bare=True),
+            "one": lambda: measure.sends(Mooring(), count // 5, 1),
+            "ndjson": lambda: measure.ndjson(Mooring(), count * 5),
+        },
+    )
+    report.figures["sends"] = results
+    ours = results["mooring"]
+    report.add(
+        "REST send, concurrency 32",
+        f"{thousands(median(ours, 'rate'))}, p99 {median(ours, 'p99') * 1e3:.1f} ms",
+        f"{ratio(ours, results['bare']):.2f} × bare POST, {ratio(ours, results['aiohttp']):.2f} × aiohttp",
+        "0.5 × bare, 1.0 × aiohttp",
+    )
+    report.add("REST send, concurrency 1", thousands(median(results["one"], "rate")), f"p50 {median(results['one'], 'p50') * 1e3:.2f} ms", "")
+    report.add(
+        "ndjson stream of sends",
+        f"{thousands(median(results['ndjson'], 'rate'))}, {median(results['ndjson'], 'cpu_us'):.1f} µs CPU",
+        f"{ratio(results['ndjson'], results['one']):.1f} × single sends",
+        "10 × single sends at concurrency 1",
+    )
+
+
+def latency_section(report: Report, quick: bool) -> None:
+    count = 500 if quick else 3_000
+    results = in_turns(1 if quick else 3, {"mooring": lambda: measure.latency(Mooring(), count)})["mooring"]
+    report.figures["latency"] = results
+    p50, p99, bare = median(results, "p50"), median(results, "p99"), median(results, "bare_p50")
+    report.add(
+        "latency REST → echo → SSE",
+        f"p50 {p50 * 1e3:.2f} ms, p99 {p99 * 1e3:.2f} ms",
+        f"p50 {p50 / bare:.2f} × bare POST + bare echo ({bare * 1e3:.2f} ms), p99 {p99 / p50:.1f} × p50",
+        "2 ×, 5 ×",
+    )
+
+
+def idle_section(report: Report, quick: bool) -> None:
+    for count in (1_000,) if quick else (2_000, 10_000):
+        found = measure.idle(count, 4, 5 if quick else 31)
+        report.figures[f"idle_{count}"] = found
+        report.add(
+            f"{count:,} idle connections on 4 workers",
+            f"{found['bytes_each'] / 1024:.1f} KiB each, {found['cpu_percent']:.1f} % of a core",
+            f"opened at {found['open_rate']:.0f}/s",
+            "24 KiB, 5 %",
+        )
+
+
+def rest_section(report: Report, quick: bool) -> None:
+    count = 500 if quick else 3_000
+    found = in_turns(1 if quick else 3, {"mooring": lambda: measure.opens(count, 32)})["mooring"]
+    report.figures["opens"] = found
+    share = statistics.median(one["rate"] / one["plain_rate"] for one in found)
+    report.add("opens at concurrency 32", thousands(median(found, "rate")), f"{share:.2f} × plain aiohttp client ({thousands(median(found, 'plain_rate'))})", "0.5 ×")
+    started = measure.worker_start(3 if quick else 9)
+    report.figures["worker_start"] = started
+    report.add("worker start", f"{started['ms']:.0f} ms, {started['pss_bytes'] / 2**20:.0f} MiB PSS", "", "400 ms, 40 MB")
+    events = 200_000 if quick else 1_000_000
+    kept = measure.journal(events)
+    report.figures["journal"] = kept
+    report.add(
+        f"journal at {events:,} events",
+        thousands(kept["last_rate"]),
+        f"{kept['last_rate'] / kept['first_rate']:.2f} × the rate when empty; replay {thousands(kept['replay_rate'])}",
+        "0.9 ×; 150 k/s",
+    )
+
+
+SECTIONS: dict[str, Callable[[Report, bool], None]] = {
+    "events": events_section,
+    "fan-out": fan_out_section,
+    "sends": sends_section,
+    "latency": latency_section,
+    "idle": idle_section,
+    "rest": rest_section,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="under a minute; one turn, smaller counts")
+    parser.add_argument("--only", action="append", choices=SECTIONS, help="one section; repeatable")
+    parser.add_argument("--json", type=Path, default=BENCH / "results" / "last.json")
+    options = parser.parse_args()
+    report = Report()
+    begin = time.monotonic()
+    for name, section in SECTIONS.items():
+        if not options.only or name in options.only:
+            section(report, options.quick)
+    print(f"\n{report.table()}\n")
+    print(f"{time.monotonic() - begin:.0f} s, Python {platform.python_version()}, {platform.machine()}")
+    if shutil.which("node"):
+        print("Node", subprocess.run(["node", "--version"], capture_output=True, text=True, check=False).stdout.strip())
+    options.json.parent.mkdir(exist_ok=True)
+    options.json.write_text(json.dumps(report.figures, indent=1))
+    print(f"figures in {options.json.relative_to(Path.cwd()) if options.json.is_relative_to(Path.cwd()) else options.json}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,232 @@
+"""The measurements. Each returns plain figures; `__main__` repeats, compares and prints."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import time
+from typing import Any
+
+from tests.bench.gateways import Aiohttp, Gateway, Mooring, Tool, cpu_s, pss_bytes
+
+Figures = dict[str, float]
+
+
+def events(gateway: Gateway, count: int, *, connections: int = 1, handler: bool = False, workers: int = 1) -> Figures:
+    """A server floods, one subscriber reads all of it."""
+    server = Tool("server")
+    gateway.start()
+    try:
+        port = server.line()["port"]
+        share = count // connections
+        opened = []
+        for index in range(connections):
+            options: dict[str, Any] = {}
+            if isinstance(gateway, Mooring):
+                options["worker"] = f"w{index % workers}"
+                if handler:
+                    options["handler"] = {"name": "count"}
+            opened.append(gateway.open(f"ws://127.0.0.1:{port}/flood?count={share}", **options))
+        path = f"/v1/connections/{opened[0]}/events" if connections == 1 else "/v1/events"
+        subscriber = Tool("subscribe", gateway.url + path, share * connections, 1, token=gateway.token)
+        subscriber.line()
+        pids = gateway.pids()
+        before = cpu_s(pids)
+        for connection in opened:
+            gateway.send(connection, "go")
+        result = subscriber.result()
+        used = cpu_s(pids) - before
+        total = share * connections
+        return {"rate": total / (result["end"] - result["begin"]), "cpu_us": used / total * 1e6}
+    finally:
+        gateway.stop()
+        server.close()
+
+
+def fan_out(gateway: Gateway, subscribers: int, rate: int, seconds: float) -> Figures:
+    """Many subscribers of one steady connection: complete, and at what CPU."""
+    server = Tool("server")
+    gateway.start()
+    try:
+        port = server.line()["port"]
+        connection = gateway.open(f"ws://127.0.0.1:{port}/rate?rate={rate}&s={seconds}")
+        count = int(rate * seconds)
+        path = f"/v1/connections/{connection}/events"
+        reader = Tool("subscribe", gateway.url + path, count, subscribers, token=gateway.token)
+        reader.line()
+        pids = gateway.pids()
+        before = cpu_s(pids)
+        begin = time.monotonic()
+        gateway.send(connection, "go")
+        result = reader.result()
+        used = cpu_s(pids) - before
+        return {
+            "complete": min(result["seen"]) / count,
+            "behind_s": max(0.0, result["end"] - begin - seconds),
+            "cpu_s": used,
+            "cpu_us": used / (count * subscribers) * 1e6,
+        }
+    finally:
+        gateway.stop()
+        server.close()
+
+
+def sends(gateway: Gateway, count: int, concurrency: int, *, bare: bool = False) -> Figures:
+    """REST sends of 100 bytes to a connection whose server takes them."""
+    server = Tool("server")
+    gateway.start()
+    try:
+        port = server.line()["port"]
+        if bare:
+            url = gateway.url + "/bare"
+        else:
+            connection = gateway.open(f"ws://127.0.0.1:{port}/sink")
+            url = f"{gateway.url}/v1/connections/{connection}/messages"
+        pids = gateway.pids()
+        before = cpu_s(pids)
+        result = Tool("post", url, count, concurrency, "x" * 100, "text/plain", token=gateway.token).result()
+        return {**result, "cpu_us": (cpu_s(pids) - before) / count * 1e6}
+    finally:
+        gateway.stop()
+        server.close()
+
+
+def ndjson(gateway: Gateway, count: int) -> Figures:
+    """One POST of many lines."""
+    server = Tool("server")
+    gateway.start()
+    try:
+        connection = gateway.open(f"ws://127.0.0.1:{server.line()['port']}/sink")
+        pids = gateway.pids()
+        before = cpu_s(pids)
+        url = f"{gateway.url}/v1/connections/{connection}/messages"
+        result = Tool("lines", url, count, token=gateway.token).result()
+        return {**result, "cpu_us": (cpu_s(pids) - before) / count * 1e6}
+    finally:
+        gateway.stop()
+        server.close()
+
+
+def latency(gateway: Gateway, count: int) -> Figures:
+    """REST → echo → SSE; and what a bare POST and a bare echo take."""
+    server = Tool("server")
+    gateway.start()
+    peer = Aiohttp().start()
+    try:
+        port = server.line()["port"]
+        connection = gateway.open(f"ws://127.0.0.1:{port}/echo")
+        ours = Tool("latency", gateway.url, connection, count, token=gateway.token).result()
+        bare = Tool("bare-latency", peer.url + "/bare", f"ws://127.0.0.1:{port}/echo", count).result()
+        return {**ours, "bare_p50": bare["post_p50"] + bare["echo_p50"]}
+    finally:
+        gateway.stop()
+        peer.stop()
+        server.close()
+
+
+def idle(count: int, workers: int, watch_s: float) -> Figures:
+    """Idle connections: memory of each, and the CPU of their pings."""
+    gateway = Mooring(env={"MOORING_LIMITS_MAX_CONNECTIONS": str(count + 10)}).start()
+    server = Tool("server")
+    try:
+        port = server.line()["port"]
+        for index in range(workers):
+            gateway.request("PUT", f"/v1/workers/w{index}")
+        time.sleep(1.5)
+        pids = gateway.pids()
+        before = pss_bytes(pids)
+        body = {"url": f"ws://127.0.0.1:{port}/echo", "pingInterval": 30}
+
+        def open_some(worker: int) -> None:
+            # Sixteen threads with one connection each to the API: the opens are not what is measured here.
+            import http.client
+
+            api = http.client.HTTPConnection(gateway.url.removeprefix("http://"))
+            headers = {"Authorization": f"Bearer {gateway.token}", "Content-Type": "application/json"}
+            for _ in range(count // 16):
+                api.request("POST", "/v1/connections", json.dumps({**body, "worker": f"w{worker % workers}"}), headers)
+                answer = api.getresponse()
+                answer.read()
+                assert answer.status == 201, answer.status
+            api.close()
+
+        begin = time.monotonic()
+        with concurrent.futures.ThreadPoolExecutor(16) as pool:
+            list(pool.map(open_some, range(16)))
+        took = time.monotonic() - begin
+        time.sleep(3)
+        after = pss_bytes(pids)
+        used = cpu_s(pids)
+        time.sleep(watch_s)
+        return {
+            "bytes_each": (after - before) / (count // 16 * 16),
+            "cpu_percent": (cpu_s(pids) - used) / watch_s * 100,
+            "open_rate": count / took,
+        }
+    finally:
+        gateway.stop()
+        server.close()
+
+
+def opens(count: int, concurrency: int) -> Figures:
+    """Opens a second, beside a plain aiohttp client that opens the same."""
+    gateway = Mooring().start()
+    server = Tool("server")
+    try:
+        url = f"ws://127.0.0.1:{server.line()['port']}/echo"
+        gateway.request("PUT", "/v1/workers/main")
+        body = json.dumps({"url": url})
+        ours = Tool("post", gateway.url + "/v1/connections", count, concurrency, body, "application/json", token=gateway.token)
+        rate = ours.result()["rate"]
+        plain = Tool("plain-opens", url, count, concurrency).result()["rate"]
+        return {"rate": rate, "plain_rate": plain}
+    finally:
+        gateway.stop()
+        server.close()
+
+
+def worker_start(count: int) -> Figures:
+    """Milliseconds until a worker is Running, and its memory."""
+    gateway = Mooring().start()
+    try:
+        times = []
+        for index in range(count):
+            begin = time.monotonic()
+            gateway.request("PUT", f"/v1/workers/w{index}")
+            times.append(time.monotonic() - begin)
+        time.sleep(0.5)
+        pids = gateway.worker_pids()
+        return {"ms": sorted(times)[count // 2] * 1e3, "pss_bytes": pss_bytes(pids) / len(pids)}
+    finally:
+        gateway.stop()
+
+
+def journal(count: int) -> Figures:
+    """The rate with an empty journal and with `count` events in it, and the replay of all of them."""
+    gateway = Mooring().start()
+    server = Tool("server")
+    try:
+        port = server.line()["port"]
+        chunk = min(200_000, count)
+        rates = []
+        done = 0
+        while done < count + chunk:
+            connection = gateway.open(f"ws://127.0.0.1:{port}/flood?count={chunk}")
+            path = f"/v1/connections/{connection}/events"
+            subscriber = Tool("subscribe", gateway.url + path, chunk, 1, token=gateway.token)
+            subscriber.line()
+            gateway.send(connection, "go")
+            result = subscriber.result()
+            rates.append(chunk / (result["end"] - result["begin"]))
+            done += chunk
+        replay = Tool("subscribe", gateway.url + "/v1/events?after=start", done, 1, token=gateway.token)
+        replay.line()
+        result = replay.result()
+        return {
+            "first_rate": rates[0],
+            "last_rate": rates[-1],
+            "replay_rate": done / (result["end"] - result["begin"]),
+        }
+    finally:
+        gateway.stop()
+        server.close()
