@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 
-from aiohttp import web
+from aiohttp import web, web_response
 
 from mooring.errors import MooringError
 from mooring_api import connections, events, idempotency, system, workers
@@ -13,6 +13,9 @@ from mooring_api.context import API, Api
 from mooring_api.problems import Problem, problem_of
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+# No versions in the Server header, also of what the parser answers; a signal for it would cost every response.
+setattr(web_response, "SERVER_SOFTWARE", "mooring")  # noqa: B010 - not exported by its stubs
 
 log = logging.getLogger("mooring.api")
 
@@ -50,12 +53,7 @@ def make_app(api: Api) -> web.Application:
     app[API] = api
     idempotency.setup(app)
     app.add_routes(routes())
-    app.on_response_prepare.append(_plain_server_header)
     return app
-
-
-async def _plain_server_header(request: web.Request, response: web.StreamResponse) -> None:
-    response.headers["Server"] = "mooring"  # no versions
 
 
 @web.middleware

@@ -19,6 +19,60 @@ BODY_TIMEOUT_S = 30.0  # a body that trickles must have come by then
 Result = TypeVar("Result")
 
 
+class StallWatch:
+    """Cuts off subscribers that do not read: a write that takes longer than `timeout_s` has its transport aborted.
+
+    One timer serves all streams, and a write costs two assignments.
+    """
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._writing: dict[Writing, float] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def watch(self, transport: asyncio.Transport | None) -> Writing:
+        """Return what to write under: ``with writing: await response.write(…)``."""
+        return Writing(self, transport)
+
+    def begin(self, writing: Writing) -> None:
+        """A write has begun."""
+        loop = asyncio.get_running_loop()
+        self._writing[writing] = loop.time()
+        if self._timer is None:
+            self._timer = loop.call_later(self._timeout_s / 4, self._sweep)
+
+    def end(self, writing: Writing) -> None:
+        """The write has ended."""
+        self._writing.pop(writing, None)
+
+    def _sweep(self) -> None:
+        loop = asyncio.get_running_loop()
+        overdue = loop.time() - self._timeout_s
+        for writing in [writing for writing, begun_at in self._writing.items() if begun_at <= overdue]:
+            del self._writing[writing]
+            writing.abort()
+        self._timer = loop.call_later(self._timeout_s / 4, self._sweep) if self._writing else None
+
+
+class Writing:
+    """The writes of one stream."""
+
+    def __init__(self, stalls: StallWatch, transport: asyncio.Transport | None) -> None:
+        self._stalls = stalls
+        self._transport = transport
+
+    def __enter__(self) -> None:
+        self._stalls.begin(self)
+
+    def __exit__(self, *exc: object) -> None:
+        self._stalls.end(self)
+
+    def abort(self) -> None:
+        """Cut the subscriber off: its write raises."""
+        if self._transport is not None:
+            self._transport.abort()
+
+
 class Api:
     """The composed API: handed to every resource through the application."""
 
@@ -27,6 +81,7 @@ class Api:
         self.config = config
         self.access = access
         self.epoch = service.journal.epoch.encode()
+        self.stalls = StallWatch(config.api.write_timeout)
         self.stopping = False
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -50,14 +105,15 @@ class Api:
             task.cancel()
 
 
+_JSON = {"Content-Type": "application/json"}
+_encode = msgspec.json.Encoder().encode
+
 API: web.AppKey[Api] = web.AppKey("api", Api)
 
 
 def json_response(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
     """Return `value` as JSON."""
-    return web.Response(
-        body=msgspec.json.encode(value), status=status, headers=headers, content_type="application/json"
-    )
+    return web.Response(body=_encode(value), status=status, headers=_JSON if headers is None else {**_JSON, **headers})
 
 
 async def read_body(request: web.Request) -> bytes:
@@ -68,6 +124,8 @@ async def read_body(request: web.Request) -> bytes:
     """
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise Problem("unsupported-media-type", "bodies are taken uncompressed (no Content-Encoding)")
+    if request.content.is_eof():
+        return await request.read()  # all of it is here: no deadline is needed
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):
             return await request.read()

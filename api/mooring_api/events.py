@@ -9,7 +9,7 @@ from aiohttp import web
 
 from mooring.errors import UnknownWorker
 from mooring_api import sse
-from mooring_api.context import API, Api
+from mooring_api.context import API
 from mooring_api.schemas import MAX_PAGE, connection_id, invalid, kinds_of, known_only, query_int, query_wait, wants
 from mooring_service.batch import EventFilter
 from mooring_service.cursor import MAX_CURSOR_CHARS
@@ -132,9 +132,11 @@ async def _stream(
     response.enable_chunked_encoding()  # a clean end of body can then be told from a cut one
     await response.prepare(request)
     heartbeat_s = api.config.api.heartbeat
+    writing = api.stalls.watch(request.transport)
     try:
         if preamble:
-            await _write(api, response, preamble)
+            with writing:
+                await response.write(preamble)
         while True:
             try:
                 items = await subscription.next(heartbeat_s)
@@ -145,17 +147,13 @@ async def _stream(
             if items:
                 data = [render(item, api.epoch) for item in items]
                 items.clear()
-                await _write(api, response, data[0] if len(data) == 1 else b"".join(data))
+                with writing:
+                    await response.write(data[0] if len(data) == 1 else b"".join(data))
             elif keep_alive:
-                await _write(api, response, keep_alive)
-        await asyncio.wait_for(response.write_eof(), api.config.api.write_timeout)
-    except (TimeoutError, ConnectionError):
-        # The subscriber does not read, or is gone: it may resume from its last id.
-        if request.transport is not None:
-            request.transport.abort()
+                with writing:
+                    await response.write(keep_alive)
+        with writing:
+            await response.write_eof()
+    except ConnectionError:
+        pass  # it does not read, and was cut off, or is gone: it may resume from its last id
     return response
-
-
-async def _write(api: Api, response: web.StreamResponse, data: bytes) -> None:
-    async with asyncio.timeout(api.config.api.write_timeout):
-        await response.write(data)

@@ -21,6 +21,10 @@ from mooring_service.batch import Batch, EventFilter
 from mooring_service.cursor import Broken, From, parse_cursor
 from mooring_service.journal import Committed, Journal
 
+# Many subscribers are woken at most so often: what comes meanwhile reaches each of them in one write.
+PACE_ABOVE = 8
+PACE_S = 0.0002  # for each subscriber
+PACE_MAX_S = 0.05
 CHUNK_BYTES = 512 * 1024  # what one `next` hands out at most, but for a single larger batch
 
 
@@ -56,8 +60,10 @@ class Feed:
         self._max_subscribers = max_subscribers
         self._ring: deque[Batch] = deque()
         self._held_bytes = 0
-        self._waiting: set[asyncio.Future[None]] = set()
-        self._changed: asyncio.Future[None] | None = None
+        self._waiting: dict[asyncio.Future[bool], float] = {}  # who waits, and until when (loop time)
+        self._expiry: asyncio.TimerHandle | None = None
+        self._woken_at = 0.0
+        self._wake_later: asyncio.TimerHandle | None = None
         self.subscriptions: set[Subscription] = set()
         self.closed = False
 
@@ -67,7 +73,7 @@ class Feed:
         return self._ring[-1].last if self._ring else self.journal.last
 
     def publish(self, committed: list[Committed]) -> None:
-        """Take what was committed, and wake whoever waits. One future wakes them all."""
+        """Take what was committed, and wake whoever waits: at once, unless they are many and were woken just now."""
         ring = self._ring
         for item in committed:
             if item.batch is not None:
@@ -75,13 +81,56 @@ class Feed:
                 self._held_bytes += item.batch.size
         while self._held_bytes > self._ring_bytes and len(ring) > 1:
             self._held_bytes -= ring.popleft().size
-        self.wake()
+        if not self._waiting or self._wake_later is not None:
+            return
+        many = len(self.subscriptions)
+        pause_s = min(PACE_MAX_S, many * PACE_S) if many > PACE_ABOVE else 0.0
+        loop = asyncio.get_running_loop()
+        if pause_s and loop.time() < self._woken_at + pause_s:
+            self._wake_later = loop.call_at(self._woken_at + pause_s, self.wake)
+        else:
+            self.wake()
 
     def wake(self) -> None:
         """Have all subscribers look again."""
-        changed, self._changed = self._changed, None
-        if changed is not None and not changed.done():
-            changed.set_result(None)
+        if self._wake_later is not None:
+            self._wake_later.cancel()
+            self._wake_later = None
+        self._woken_at = asyncio.get_running_loop().time()
+        waiting, self._waiting = self._waiting, {}
+        for waiter in waiting:
+            if not waiter.done():
+                waiter.set_result(True)
+
+    def wait(self, deadline: float) -> asyncio.Future[bool]:
+        """Return a future that ends with True at the next `wake`, with False at `deadline` (loop time).
+
+        One timer serves all deadlines: they are mostly heartbeats, which are many and far away.
+        """
+        loop = asyncio.get_running_loop()
+        waiter: asyncio.Future[bool] = loop.create_future()
+        self._waiting[waiter] = deadline
+        if deadline != float("inf") and (self._expiry is None or deadline < self._expiry.when()):
+            if self._expiry is not None:
+                self._expiry.cancel()
+            self._expiry = loop.call_at(deadline, self._expire)
+        return waiter
+
+    def _expire(self) -> None:
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        self._expiry = None
+        for waiter in [waiter for waiter, deadline in self._waiting.items() if deadline <= now]:
+            del self._waiting[waiter]
+            if not waiter.done():
+                waiter.set_result(False)
+        earliest = min(self._waiting.values(), default=float("inf"))
+        if earliest != float("inf"):
+            self._expiry = loop.call_at(earliest, self._expire)
+
+    def forget(self, waiter: asyncio.Future[bool]) -> None:
+        """Nobody waits for `waiter` any more."""
+        self._waiting.pop(waiter, None)
 
     def close(self) -> None:
         """End all streams: the service is stopping."""
@@ -129,12 +178,6 @@ class Feed:
             found.append(batch)
             size += batch.size
         return found
-
-    def changed(self) -> asyncio.Future[None]:
-        """Return the future that ends with the next `publish`; all who wait share it."""
-        if self._changed is None:
-            self._changed = asyncio.get_running_loop().create_future()
-        return self._changed
 
 
 class Subscription:
@@ -192,27 +235,24 @@ class Subscription:
         Raises:
             Stopped: If the service is stopping.
         """
-        loop = asyncio.get_running_loop()
-        deadline = None if timeout_s is None else loop.time() + timeout_s
+        feed = self._feed
+        deadline = float("inf") if timeout_s is None else asyncio.get_running_loop().time() + timeout_s
         while True:
             found = await self.take(limit_bytes)
             if found:
                 return found
             if self.at_end:
                 return None
-            if self._feed.closed:
+            if feed.closed:
                 raise Stopped
-            if self.cursor < self._feed.last:
+            if self.cursor < feed.last:
                 continue  # all of that chunk was left out by the filter, and there is more
-            changed = self._feed.changed()
-            if deadline is None:
-                await asyncio.shield(changed)
-            else:
-                left = deadline - loop.time()
-                if left <= 0:
+            waiter = feed.wait(deadline)
+            try:
+                if not await waiter:
                     return []
-                # The future is shared: it must not be cancelled by one subscriber's deadline.
-                await asyncio.wait((changed,), timeout=left)
+            finally:
+                feed.forget(waiter)
 
     async def take_more(self) -> list[Selection | Gap]:
         """Return what there is now that is wanted, reading on past what the filter leaves out; ``[]``: nothing more."""

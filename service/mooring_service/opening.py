@@ -179,10 +179,10 @@ class Openings:
         try:
             if not slot.linked:
                 raise WorkerDied(slot.name, "it ended before the dial")
-            number, future = slot.request()
-            slot.command(Open(number, connection, request, reference, created.created_at_us))
             # The worker keeps connectTimeout itself; a handler's own setting may be longer than what we know of.
-            answer = await slot.answered(number, future, connect_timeout_s + 30)
+            number, future = slot.request(connect_timeout_s + 30)
+            slot.command(Open(number, connection, request, reference, created.created_at_us))
+            answer = await future
         except WorkerDied as exc:
             await self.wait_ended(connection)
             raise OpenError(

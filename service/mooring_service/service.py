@@ -309,9 +309,9 @@ class Service:
         if self.journal.failure is not None:
             raise JournalUnavailable(self.journal.failure)
         slot = self._holder(entry)
-        number, future = slot.request()
+        number, future = slot.request(entry.created.send_timeout_s + ANSWER_MARGIN_S)
         slot.command(Send(number, connection, binary, payloads, key))
-        answer = await slot.answered(number, future, entry.created.send_timeout_s + ANSWER_MARGIN_S)
+        answer = await future
         if isinstance(answer, Sent):
             self.directory.sent(connection, answer.messages_out, answer.bytes_out)
             return SentRecord(answer.sent, answer.bytes)
@@ -338,9 +338,9 @@ class Service:
             return self.directory.record(connection)
         try:
             slot = self._holder(entry)
-            number, future = slot.request()
+            number, future = slot.request(entry.created.close_timeout_s + ANSWER_MARGIN_S)
             slot.command(Terminate(number, connection, code, reason))
-            await slot.answered(number, future, entry.created.close_timeout_s + ANSWER_MARGIN_S)
+            await future
         except WorkerDied:
             await self._openings.wait_ended(connection)
         return self.directory.record(connection)
@@ -411,9 +411,9 @@ class Service:
             WorkerDied: If the process ended under it.
         """
         slot, reference = await self._callable(worker, function)
-        number, future = slot.request()
+        number, future = slot.request(self.config.supervisor.call_timeout)
         slot.command(Call(number, function, reference, params, key))
-        answer = await slot.answered(number, future, self.config.supervisor.call_timeout)
+        answer = await future
         if isinstance(answer, Called):
             return answer.result
         assert isinstance(answer, CallFailed), "a worker answers Call with Called or CallFailed"

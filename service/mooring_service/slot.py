@@ -28,6 +28,8 @@ from mooring_service.records import RunningItem, WorkerRecord
 from mooring_service.worker_process import WorkerProcess
 from mooring_service.worker_state import WorkerEvent, WorkerState, step
 
+SWEEP_S = 0.25
+
 log = logging.getLogger("mooring.supervisor")
 
 
@@ -79,7 +81,8 @@ class Slot:
         self.stop_wanted = asyncio.Event()
         self.stop_reason = ""
         self.closed_hard = 0  # connections that ended with the process, unreported by it
-        self._requests: dict[int, asyncio.Future[Any]] = {}
+        self._requests: dict[int, tuple[asyncio.Future[Any], float]] = {}  # by number, with their deadlines
+        self._sweep_timer: asyncio.TimerHandle | None = None
         self._next_request = 0
         self._after: deque[tuple[int, Callable[[], None]]] = deque()
 
@@ -114,36 +117,34 @@ class Slot:
 
     # ------------------------------------------------------------ requests
 
-    def request(self) -> tuple[int, asyncio.Future[Any]]:
-        """Return a new request's number, and the future of its answer."""
+    def request(self, timeout_s: float) -> tuple[int, asyncio.Future[Any]]:
+        """Return a new request's number, and the future of its answer.
+
+        The future raises `WorkerSilent` if no answer comes in time (a quarter of a second more or less), and
+        `WorkerDied` if the process ends under it.
+        """
         self._next_request += 1
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._requests[self._next_request] = future
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+        self._requests[self._next_request] = (future, loop.time() + timeout_s)
+        if self._sweep_timer is None:
+            self._sweep_timer = loop.call_later(SWEEP_S, self._sweep)
         return self._next_request, future
+
+    def _sweep(self) -> None:
+        # One timer for all requests: they are many and short, and their deadlines are long.
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for request in [number for number, (_, deadline) in self._requests.items() if deadline <= now]:
+            future, _ = self._requests.pop(request)
+            if not future.done():
+                future.set_exception(WorkerSilent(self.name, "no answer in time"))
+        self._sweep_timer = loop.call_later(SWEEP_S, self._sweep) if self._requests else None
 
     def command(self, command: Command) -> None:
         """Send a command; the caller has seen `linked`."""
         if self.channel is not None:
             self.channel.send(command)
-
-    async def answered(self, request: int, future: asyncio.Future[Any], timeout_s: float) -> Any:
-        """Wait for the answer of a request.
-
-        Raises:
-            WorkerSilent: If it does not come in time.
-            WorkerDied: If the process ends under it.
-        """
-        timer = asyncio.get_running_loop().call_later(timeout_s, self._overdue, request, timeout_s)
-        try:
-            return await future
-        finally:
-            timer.cancel()
-            self._requests.pop(request, None)
-
-    def _overdue(self, request: int, timeout_s: float) -> None:
-        future = self._requests.pop(request, None)
-        if future is not None and not future.done():
-            future.set_exception(WorkerSilent(self.name, f"no answer within {timeout_s:g} s"))
 
     def answer(self, request: int, answer: object, after: int = 0) -> None:
         """Give an answer to the request that waits for it, once `after` is stored."""
@@ -153,9 +154,9 @@ class Slot:
             self._answer_now(request, answer)
 
     def _answer_now(self, request: int, answer: object) -> None:
-        future = self._requests.pop(request, None)
-        if future is not None and not future.done():
-            future.set_result(answer)
+        waiting = self._requests.pop(request, None)
+        if waiting is not None and not waiting[0].done():
+            waiting[0].set_result(answer)
 
     def committed(self, number: int) -> list[AskCall | AskKill]:
         """The journal holds all up to `number`: release the answers that waited; return what may now be done."""
@@ -173,7 +174,7 @@ class Slot:
         """The process is gone: nobody will answer."""
         requests, self._requests = self._requests, {}
         self._after.clear()
-        for future in requests.values():
+        for future, _ in requests.values():
             if not future.done():
                 future.set_exception(WorkerDied(self.name, detail))
 

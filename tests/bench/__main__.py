@@ -65,7 +65,11 @@ def thousands(value: float) -> str:
 
 def peers(all_of_them: bool) -> list[type[Gateway]]:
     found: list[type[Gateway]] = [Aiohttp]
-    if importlib.util.find_spec("fastapi") and importlib.util.find_spec("uvicorn") and importlib.util.find_spec("websockets"):
+    if (
+        importlib.util.find_spec("fastapi")
+        and importlib.util.find_spec("uvicorn")
+        and importlib.util.find_spec("websockets")
+    ):
         found.append(FastApi)
     else:
         print("without FastAPI: it is not installed (make bench does)")
@@ -103,10 +107,14 @@ def events_section(report: Report, quick: bool) -> None:
         ("power", "events, journal level power", ""),
     ):
         found = results[ours]
-        report.add(what, f"{thousands(median(found, 'rate'))}, {median(found, 'cpu_us'):.1f} µs CPU", compared(ours), reach)
+        report.add(
+            what, f"{thousands(median(found, 'rate'))}, {median(found, 'cpu_us'):.1f} µs CPU", compared(ours), reach
+        )
     for peer in others:
         found = results[peer.name]
-        report.add(f"  {peer.name} itself", f"{thousands(median(found, 'rate'))}, {median(found, 'cpu_us'):.1f} µs CPU", "", "")
+        report.add(
+            f"  {peer.name} itself", f"{thousands(median(found, 'rate'))}, {median(found, 'cpu_us'):.1f} µs CPU", "", ""
+        )
 
 
 def fan_out_section(report: Report, quick: bool) -> None:
@@ -148,7 +156,12 @@ def sends_section(report: Report, quick: bool) -> None:
         f"{ratio(ours, results['bare']):.2f} × bare POST, {ratio(ours, results['aiohttp']):.2f} × aiohttp",
         "0.5 × bare, 1.0 × aiohttp",
     )
-    report.add("REST send, concurrency 1", thousands(median(results["one"], "rate")), f"p50 {median(results['one'], 'p50') * 1e3:.2f} ms", "")
+    report.add(
+        "REST send, concurrency 1",
+        thousands(median(results["one"], "rate")),
+        f"p50 {median(results['one'], 'p50') * 1e3:.2f} ms",
+        "",
+    )
     report.add(
         "ndjson stream of sends",
         f"{thousands(median(results['ndjson'], 'rate'))}, {median(results['ndjson'], 'cpu_us'):.1f} µs CPU",
@@ -187,10 +200,17 @@ def rest_section(report: Report, quick: bool) -> None:
     found = in_turns(1 if quick else 3, {"mooring": lambda: measure.opens(count, 32)})["mooring"]
     report.figures["opens"] = found
     share = statistics.median(one["rate"] / one["plain_rate"] for one in found)
-    report.add("opens at concurrency 32", thousands(median(found, "rate")), f"{share:.2f} × plain aiohttp client ({thousands(median(found, 'plain_rate'))})", "0.5 ×")
+    report.add(
+        "opens at concurrency 32",
+        thousands(median(found, "rate")),
+        f"{share:.2f} × plain aiohttp client ({thousands(median(found, 'plain_rate'))})",
+        "0.5 ×",
+    )
     started = measure.worker_start(3 if quick else 9)
     report.figures["worker_start"] = started
-    report.add("worker start", f"{started['ms']:.0f} ms, {started['pss_bytes'] / 2**20:.0f} MiB PSS", "", "400 ms, 40 MB")
+    report.add(
+        "worker start", f"{started['ms']:.0f} ms, {started['pss_bytes'] / 2**20:.0f} MiB PSS", "", "400 ms, 40 MB"
+    )
     events = 200_000 if quick else 1_000_000
     kept = measure.journal(events)
     report.figures["journal"] = kept
@@ -229,7 +249,9 @@ def main() -> None:
         print("Node", subprocess.run(["node", "--version"], capture_output=True, text=True, check=False).stdout.strip())
     options.json.parent.mkdir(exist_ok=True)
     options.json.write_text(json.dumps(report.figures, indent=1))
-    print(f"figures in {options.json.relative_to(Path.cwd()) if options.json.is_relative_to(Path.cwd()) else options.json}")
+    print(
+        f"figures in {options.json.relative_to(Path.cwd()) if options.json.is_relative_to(Path.cwd()) else options.json}"
+    )
 
 
 if __name__ == "__main__":

@@ -79,7 +79,9 @@ class Gateway:
         raise NotImplementedError
 
     def start(self) -> Gateway:
-        self.process = subprocess.Popen(self.command(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=ROOT, text=True)
+        self.process = subprocess.Popen(
+            self.command(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=ROOT, text=True
+        )
         assert self.process.stdout is not None
         self.url = self.process.stdout.readline().strip()
         self.wait_until_it_listens()
@@ -163,7 +165,16 @@ class Mooring(Gateway):
         self._env = env or {}
 
     def start(self) -> Mooring:
-        command = [sys.executable, "-m", "mooring_api", "serve", "--listen", "127.0.0.1:0", "--state-dir", str(self.state_dir)]
+        command = [
+            sys.executable,
+            "-m",
+            "mooring_api",
+            "serve",
+            "--listen",
+            "127.0.0.1:0",
+            "--state-dir",
+            str(self.state_dir),
+        ]
         command += ["--app-dir", str(BENCH), "--handler", "count=handler:Count", *self._options]
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env={**os.environ, **self._env}

@@ -176,7 +176,9 @@ def opens(count: int, concurrency: int) -> Figures:
         url = f"ws://127.0.0.1:{server.line()['port']}/echo"
         gateway.request("PUT", "/v1/workers/main")
         body = json.dumps({"url": url})
-        ours = Tool("post", gateway.url + "/v1/connections", count, concurrency, body, "application/json", token=gateway.token)
+        ours = Tool(
+            "post", gateway.url + "/v1/connections", count, concurrency, body, "application/json", token=gateway.token
+        )
         rate = ours.result()["rate"]
         plain = Tool("plain-opens", url, count, concurrency).result()["rate"]
         return {"rate": rate, "plain_rate": plain}

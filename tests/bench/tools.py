@@ -1,8 +1,8 @@
 """The cheap ends of the benchmark, each a process of its own: servers, subscriber, load. Results are JSON on stdout.
 
-    python -m tests.bench.tools server              a WebSocket server: /flood?count=&size=, /rate?rate=&s=, /echo
-    python -m tests.bench.tools subscribe URL N     reads a stream until N messages have come
-    python -m tests.bench.tools post URL N C        POSTs N times, C at once
+python -m tests.bench.tools server              a WebSocket server: /flood?count=&size=, /rate?rate=&s=, /echo
+python -m tests.bench.tools subscribe URL N     reads a stream until N messages have come
+python -m tests.bench.tools post URL N C        POSTs N times, C at once
 """
 
 from __future__ import annotations
@@ -232,7 +232,10 @@ async def post(url: str, count: int, concurrency: int, body: bytes, kind: str) -
     await done.wait()
     took = time.monotonic() - begin
     times.sort()
-    print(json.dumps({"rate": count / took, "p50": times[len(times) // 2], "p99": times[len(times) * 99 // 100]}), flush=True)
+    print(
+        json.dumps({"rate": count / took, "p50": times[len(times) // 2], "p99": times[len(times) * 99 // 100]}),
+        flush=True,
+    )
 
 
 async def lines(url: str, count: int) -> None:
