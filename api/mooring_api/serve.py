@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import ipaddress
 import logging
 import os
@@ -17,6 +16,7 @@ from pathlib import Path
 import msgspec
 from aiohttp import web
 
+from mooring import identity
 from mooring_api.access import Access, load_token, own_hosts
 from mooring_api.app import make_app
 from mooring_api.context import Api
@@ -221,13 +221,6 @@ class Server:
         (self.options.state_dir / "address").unlink(missing_ok=True)
 
 
-def settle_memory() -> None:
-    """What was made at the start lives for ever: the collector need not look at it again and again."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 50)
-
-
 async def serve(config: Config, options: ServeOptions) -> int:
     """Run until SIGTERM or SIGINT; return the exit code. A second signal ends at once."""
     loop = asyncio.get_running_loop()
@@ -243,7 +236,7 @@ async def serve(config: Config, options: ServeOptions) -> int:
         loop.add_signal_handler(number, on_signal, number)
     server = Server(config, options)
     await server.start()
-    settle_memory()
+    identity.settle_memory()
     print(f"mooring is ready at {server.url} (state in {options.state_dir})", flush=True)
     if options.demo:
         print_demo(server.next_connection)

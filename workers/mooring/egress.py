@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 import msgspec
@@ -109,8 +110,10 @@ class EgressPolicy:
         self._allow_networks = [entry for entry in allowed if not isinstance(entry, HostPattern)]
         self._deny_hosts = [entry for entry in denied if isinstance(entry, HostPattern)]
         self._deny_networks = [entry for entry in denied if not isinstance(entry, HostPattern)]
+        # Most dials go to few places, and the lists of one policy never change.
+        self.refusal = lru_cache(maxsize=1024)(self._refusal)
 
-    def refusal(self, host: str, port: int, address_text: str) -> str | None:
+    def _refusal(self, host: str, port: int, address_text: str) -> str | None:
         """Return why `host`, dialled as `address_text`, may not be dialled, or None when it may."""
         address = ip_address(address_text.partition("%")[0])
         forms = spellings(address)

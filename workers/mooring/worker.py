@@ -59,6 +59,7 @@ class Worker:
         link.runtime = runtime
         current.set_runtime(runtime)
         runtime.start()
+        identity.settle_memory()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._want_stop, Stop(f"signal {number.name}", SERVICE_STOP_GRACE_S))
         linked = asyncio.create_task(link.run())
