@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,10 @@ class RunningService:
         assert "mooring is ready at http" in line or "unix:" in line, f"no ready line: {line!r}\n{self.log()}"
         self.url = line.split(" at ", 1)[1].split(" ", 1)[0]
         self.token = "" if "--no-auth" in self.options else (self.state_dir / "token").read_text().strip()
+        return self.open_client()
+
+    def open_client(self) -> RunningService:
+        """Give it a client of the running event loop."""
         if self.url.startswith("http://"):
             self.client = aiohttp.ClientSession(
                 self.url, headers={"Authorization": f"Bearer {self.token}"}, connector=aiohttp.TCPConnector(limit=0)
@@ -227,6 +231,31 @@ def pytest_runtest_makereport(item: pytest.Item) -> Any:
     report = outcome.get_result()
     if report.when == "call" and report.failed:
         item.failed = True
+
+
+@pytest.fixture(scope="module")
+def module_service(request: pytest.FixtureRequest) -> Iterator[RunningService]:
+    """One service for a whole module: for tables of many rows, none of which may harm it. See `shared`."""
+    options, env = getattr(request.module, "SERVICE", ((), {}))
+    with tempfile.TemporaryDirectory(prefix="mooring-") as folder:
+        service = RunningService(Path(folder) / "state", *options, env=env)
+
+        async def start() -> None:
+            await service.start()
+            await service.client.close()
+
+        asyncio.run(start())
+        yield service
+        assert service.process.poll() is None, "the service has survived all of it"
+        asyncio.run(service.clean_up())
+
+
+@pytest.fixture
+async def shared(module_service: RunningService) -> AsyncIterator[RunningService]:
+    """The module's service, with a client for this test."""
+    module_service.open_client()
+    yield module_service
+    await module_service.client.close()
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from mooring_api.access import Access, load_token, own_hosts
 from mooring_api.app import make_app
 from mooring_api.context import Api
 from mooring_api.demo import DEMO_PORT, start_demo
+from mooring_api.gate import Gate, NoRawBytes
 from mooring_service.config import Config, ConfigError, JournalConfig
 from mooring_service.journal import Journal
 from mooring_service.journal_memory import MemoryJournal
@@ -110,6 +111,7 @@ class Server:
         self._demo: web.AppRunner | None = None
         self._api: Api | None = None
         self._service: Service | None = None
+        self._listener: asyncio.Server
 
     async def start(self) -> None:
         """Start everything; afterwards `url` is where the API is.
@@ -152,8 +154,13 @@ class Server:
             max_headers=100,
         )
         await self._runner.setup()
-        site: web.BaseSite = web.SockSite(self._runner, sock, ssl_context=tls, backlog=512)
-        await site.start()
+        assert self._runner.server is not None, "set up above"
+        gate = Gate(
+            self._runner.server,
+            max_connections=config.api.max_requests,
+            head_timeout_s=config.api.request_timeout,
+        )
+        self._listener = await asyncio.get_running_loop().create_server(gate, sock=sock, ssl=tls, backlog=512)
         if listen.path is not None:
             self.url = f"unix:{listen.path}"
         else:
@@ -210,8 +217,7 @@ class Server:
             return
         service.begin_stop()
         if self._runner is not None:
-            for site in list(self._runner.sites):
-                await site.stop()  # nothing new comes in
+            self._listener.close()  # nothing new comes in
         await service.stop(handover=self.options.handover)
         await api.close()
         if self._runner is not None:
@@ -234,6 +240,7 @@ async def serve(config: Config, options: ServeOptions) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
+    logging.getLogger("aiohttp.server").addFilter(NoRawBytes())
     server = Server(config, options)
     await server.start()
     identity.settle_memory()

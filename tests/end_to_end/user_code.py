@@ -48,7 +48,7 @@ class AsyncRecorder(Recorder):
 
 class OnlyMessages:
     data_type = "object"
-    headers = {"X-From": "handler"}  # noqa: RUF012 - as handler authors write it
+    headers = {"X-From": "handler"}
 
     def on_message(self, ws, event) -> None:
         ws.send({"got": event.data, "type": ws.data_type})

@@ -182,7 +182,7 @@ def test_settings_out_of_range_point_at_their_place(options: dict[str, object], 
 def test_what_the_request_says_beats_what_the_handler_says() -> None:
     class Handler:
         data_type = "blob"
-        headers = {"A": "handler", "B": "handler"}  # noqa: RUF012 - as handler authors write it
+        headers = {"A": "handler", "B": "handler"}
         ping_interval = 7.0
 
     options = resolve(_request(headers={"a": "request"}, data_type="object"), Handler())

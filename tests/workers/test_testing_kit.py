@@ -65,7 +65,7 @@ def test_a_script_plays_the_server_and_may_cut_the_line() -> None:
 
     class Handler:
         data_type = "object"
-        headers = {"X-Token": "t"}  # noqa: RUF012 - as handler authors write it
+        headers = {"X-Token": "t"}
 
         async def on_message(self, ws, event) -> None:
             ws.send(event.data)

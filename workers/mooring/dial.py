@@ -142,7 +142,7 @@ class Dialler:
         except (aiohttp.ClientError, HttpProcessingError, OSError, ValueError) as exc:
             if target.refusal is not None:
                 raise _failed(ErrCode.POLICY_REFUSED, target.refusal, policy=True) from None
-            raise _explain(exc, place) from None
+            raise _explain(exc, place, secure=secure) from None
         finally:
             _target.reset(token)
 
@@ -246,7 +246,7 @@ def _failed(
     return DialFailed(errors, timed_out=timed_out, policy=policy)
 
 
-def _explain(exc: Exception, place: str) -> DialFailed:
+def _explain(exc: Exception, place: str, *, secure: bool) -> DialFailed:
     """Turn what aiohttp raised into 4D's errors. URLs in its texts hold queries, so only chosen parts are passed on."""
     match exc:
         case aiohttp.ClientConnectorDNSError():
@@ -261,7 +261,7 @@ def _explain(exc: Exception, place: str) -> DialFailed:
             cause = exc.os_error
             if isinstance(cause, ConnectionRefusedError):
                 return _failed(ErrCode.REFUSED, f"{place} refused the connection", cause=_os_text(cause))
-            if isinstance(cause, ssl.SSLError):
+            if isinstance(cause, ssl.SSLError) or (secure and isinstance(cause, ConnectionResetError)):
                 return _failed(ErrCode.TLS_FAILED, f"the TLS handshake with {place} failed", cause=_os_text(cause))
             return _failed(ErrCode.UNREACHABLE, f"no connection to {place} could be made", cause=_os_text(cause))
         case aiohttp.InvalidURL():
@@ -272,6 +272,8 @@ def _explain(exc: Exception, place: str) -> DialFailed:
             return _failed(ErrCode.HANDSHAKE_INVALID, f"{place} did not answer the handshake with valid HTTP")
         case ssl.SSLError():
             return _failed(ErrCode.TLS_FAILED, f"the TLS handshake with {place} failed", cause=_os_text(exc))
+        case aiohttp.ClientOSError():  # the TCP connection had been made: it was cut
+            return _failed(ErrCode.HANDSHAKE_INVALID, f"{place} closed the connection during the handshake")
         case OSError():
             return _failed(ErrCode.UNREACHABLE, f"no connection to {place} could be made", cause=_os_text(exc))
         case _:
