@@ -41,7 +41,7 @@ def routes() -> list[web.RouteDef]:
         web.get("/readyz", system.readyz),
         web.get("/metrics", system.metrics),
         web.get("/openapi.json", system.openapi),
-        web.get("/docs", system.docs),
+        web.get("/docs", system.docs_page),
         web.get("/", system.page),
         web.get("/console/{name:[a-zA-Z0-9._/-]+}", system.page),
     ]

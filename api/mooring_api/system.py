@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
+import msgspec
 from aiohttp import web
 
+from mooring_api import docs
 from mooring_api.context import API, json_response
 from mooring_api.openapi import describe
 from mooring_api.problems import Problem
@@ -29,6 +32,11 @@ _TYPES = {
 }
 
 
+@cache
+def _description() -> bytes:
+    return msgspec.json.encode(describe())
+
+
 async def healthz(request: web.Request) -> web.Response:
     """Alive: this process answers."""
     return json_response({"status": "ok"})
@@ -47,7 +55,7 @@ async def readyz(request: web.Request) -> web.Response:
 
 async def openapi(request: web.Request) -> web.Response:
     """``GET /openapi.json``."""
-    return json_response(describe(request.app.router))
+    return web.Response(body=_description(), content_type="application/json")
 
 
 async def page(request: web.Request) -> web.Response:
@@ -59,9 +67,9 @@ async def page(request: web.Request) -> web.Response:
     return web.Response(body=path.read_bytes(), content_type=_TYPES[path.suffix], charset="utf-8", headers=PAGE_HEADERS)
 
 
-async def docs(request: web.Request) -> web.Response:
+async def docs_page(request: web.Request) -> web.Response:
     """``GET /docs``: the API's description, readable."""
-    raise Problem("not-found", "no such page")
+    return web.Response(text=docs.page(describe()), content_type="text/html", headers=PAGE_HEADERS)
 
 
 async def metrics(request: web.Request) -> web.Response:

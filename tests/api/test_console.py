@@ -1,0 +1,217 @@
+"""The console page in a real browser: Debian's chromium, driven by Playwright."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Page, async_playwright, expect
+
+from tests.conftest import ROOT, RunningService, StartService, wait_for
+from tests.servers import EchoServer
+
+CHROMIUM = shutil.which("chromium")
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="no chromium here: make test installs it where it may (apt install chromium)"
+)
+
+
+class Opened:
+    """A page, and what it has complained about and asked for."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self.complaints: list[str] = []
+        self.hosts: set[str] = set()
+        page.on("console", lambda message: self.complaints.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("request", lambda request: self.hosts.add(request.url.split("/")[2]))
+
+
+@pytest.fixture
+async def opened() -> AsyncIterator[Opened]:
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        page = await browser.new_page(viewport={"width": 1440, "height": 860})
+        page.set_default_timeout(10_000)
+        yield Opened(page)
+        await browser.close()
+
+
+async def visit(opened: Opened, service: RunningService) -> Page:
+    await opened.page.goto(f"{service.url}/#token={service.token}")
+    await expect(opened.page.locator("#state")).to_have_text("live")
+    return opened.page
+
+
+async def texts(page: Page) -> list[str]:
+    return await page.locator("#events .row:visible .text").all_text_contents()
+
+
+async def test_the_first_visit_asks_for_the_token_and_keeps_it_in_the_tab(
+    opened: Opened, service: RunningService
+) -> None:
+    page = opened.page
+    await page.goto(service.url)
+    await expect(page.locator("#token-dialog")).to_be_visible()
+    await page.fill("#token-input", "wrong")
+    await page.keyboard.press("Enter")
+    await expect(page.locator("#token-error")).to_contain_text("not (or no longer) valid")
+    await page.fill("#token-input", service.token)
+    await page.keyboard.press("Enter")
+    await expect(page.locator("#state")).to_have_text("live")
+    assert await page.evaluate("[localStorage.length, document.cookie, sessionStorage.length]") == [0, "", 1]
+
+
+async def test_the_token_in_the_fragment_leaves_the_address(opened: Opened, service: RunningService) -> None:
+    page = await visit(opened, service)
+    assert service.token not in page.url
+
+
+async def test_open_send_see_filter_and_terminate(opened: Opened, service: RunningService, echo: EchoServer) -> None:
+    page = await visit(opened, service)
+    await page.keyboard.press("o")
+    await page.fill("input[name=url]", "ws://127.0.0.1:1/")
+    await page.keyboard.press("Enter")
+    await expect(page.locator("#open-error")).to_contain_text("refused the connection")
+    await page.fill("input[name=url]", echo.url)
+    await page.fill("textarea[name=headers]", "X-Token: abc")
+    await page.locator("#open-form button.primary").click()
+    await expect(page.locator("#detail-title")).to_contain_text("Connection")
+    await expect(page.locator("#connections .row").first).to_contain_text("Connected")
+    assert echo.peers[0].headers["X-Token"] == "abc"
+
+    await page.fill("#send-text", "hello from the page")
+    await page.locator("#send-form button").click()
+    await expect(page.locator("#send-result")).to_contain_text("sent, 19 bytes")
+    await expect(page.locator("#events .row", has_text="hello from the page")).to_be_visible()
+
+    await page.locator("input[value=object]").check()
+    await page.fill("#send-text", "{not json")
+    await expect(page.locator("#send-result")).to_have_class("bad")
+    await page.fill("#send-text", '{"n": 1}')
+    await expect(page.locator("#send-result")).to_have_text("valid JSON")
+    await page.locator("#send-form button").click()
+    await wait_for(lambda: '{"n": 1}' in echo.peers[0].received)
+    await page.locator("input[value=blob]").check()
+    await page.set_input_files(
+        "#send-file", {"name": "b.bin", "mimeType": "application/octet-stream", "buffer": b"abc"}
+    )
+    await page.locator("#send-form button").click()
+    await wait_for(lambda: b"abc" in echo.peers[0].received)
+
+    await page.fill("#event-filter", "hello")
+    await expect(page.locator("#events .row:visible")).to_have_count(1)
+    await page.locator("#events .row:visible").click()
+    await expect(page.locator("#detail-json")).to_contain_text('"kind": "onMessage"')
+    await page.fill("#event-filter", "")
+
+    await page.locator("#connections .row").first.click()
+    await page.locator("#terminate").click()
+    await expect(page.locator("#detail-words")).to_contain_text("Closed normally")
+    await page.keyboard.press("Escape")
+    await expect(page.locator("#detail")).to_be_hidden()
+    assert opened.hosts == {service.url.removeprefix("http://")}, "nothing is asked of another host"
+    assert [text for text in opened.complaints if "502" not in text] == []
+
+
+async def test_pause_holds_the_events_still(opened: Opened, service: RunningService, echo: EchoServer) -> None:
+    page = await visit(opened, service)
+    record = await service.open(echo.url)
+    await service.send(record["id"], "first")
+    await expect(page.locator("#events .row", has_text="first")).to_be_visible()
+    await page.locator("#pause").click()
+    await service.send(record["id"], "second")
+    await page.wait_for_timeout(500)
+    assert "second" not in await texts(page)
+    await page.locator("#pause").click()
+    await expect(page.locator("#events .row", has_text="second")).to_be_visible()
+
+
+async def test_killing_a_worker_ends_its_connections_and_says_why(
+    opened: Opened, service: RunningService, echo: EchoServer
+) -> None:
+    page = await visit(opened, service)
+    for _ in range(3):
+        await service.open(echo.url, worker="feeds")
+    await expect(page.locator("#connections .Connected")).to_have_count(3)
+    await page.locator('[data-worker="feeds"] button').click()
+    await expect(page.locator("#confirm-text")).to_contain_text("3 connections")
+    await page.locator("#confirm-yes").click()
+    await expect(page.locator("#connections .Connected")).to_have_count(0)
+    await expect(page.locator('[data-worker="feeds"]')).to_have_count(0)
+    await page.locator("#connections .row").first.click()
+    await expect(page.locator("#detail-words")).to_contain_text("Closed")
+
+
+async def test_a_restart_of_the_service_costs_the_page_no_event(
+    opened: Opened, start_service: StartService, echo: EchoServer
+) -> None:
+    service = await start_service()
+    service.listen = f"127.0.0.1:{service.port}"
+    page = await visit(opened, service)
+    record = await service.open(echo.url)
+    await service.send(record["id"], "before")
+    await expect(page.locator("#events .row", has_text="before")).to_be_visible()
+    await service.kill()
+    await expect(page.locator("#state")).to_contain_text("away")
+    for number in range(10):
+        await echo.sockets[0].send_str(f"meanwhile {number}")
+    await service.start()
+    await expect(page.locator("#state")).to_have_text("live")
+    await page.fill("#event-filter", "meanwhile")
+    await expect(page.locator("#events .row:visible")).to_have_count(10)
+    assert await texts(page) == [f"meanwhile {number}" for number in reversed(range(10))]
+
+
+async def test_a_thousand_connections_do_not_freeze_the_page(
+    opened: Opened, service: RunningService, echo: EchoServer
+) -> None:
+    numbers = iter(range(1_000))
+
+    async def some() -> None:
+        for number in numbers:
+            await service.open(f"{echo.url}push?count=40&interval=0.5", worker=f"w{number % 4}")
+
+    opening = asyncio.gather(*(some() for _ in range(32)))
+    page = await visit(opened, service)
+    await opening
+    await expect(page.locator("#connection-count")).to_have_text("1000")
+    assert await page.locator("#connections .row").count() < 60, "only visible rows exist"
+    worst_ms = await page.evaluate(
+        """() => new Promise((resolve) => {
+            let frames = 0, worst = 0, last = performance.now();
+            const frame = (now) => {
+                worst = Math.max(worst, now - last); last = now; frames += 1;
+                if (frames < 90) requestAnimationFrame(frame); else resolve(worst);
+            };
+            requestAnimationFrame(frame);
+        })"""
+    )
+    print(f"longest frame {worst_ms:.0f} ms")
+    assert worst_ms < 1_000, "it never freezes"
+    await page.locator("#connections").focus()
+    await page.keyboard.press("ArrowDown")
+    await page.keyboard.press("PageDown")
+    await expect(page.locator("#detail-title")).to_contain_text("Connection")
+    assert opened.complaints == []
+
+
+def test_what_is_vendored_is_what_its_checksums_say() -> None:
+    folder = ROOT / "api" / "mooring_api" / "console" / "vendor" / "uplot"
+    for line in (folder / "SHA256SUMS.txt").read_text().splitlines():
+        digest, name = line.split()
+        assert hashlib.sha256(Path(folder, name).read_bytes()).hexdigest() == digest
+    assert (folder / "LICENSE.txt").exists()
