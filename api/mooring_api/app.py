@@ -37,6 +37,7 @@ def routes() -> list[web.RouteDef]:
         web.post("/v1/workers/{name}/drain", workers.drain),
         web.get("/v1/workers/{name}/events", events.of_worker, allow_head=False),
         web.get("/v1/events", events.of_everything, allow_head=False),
+        web.post("/v1/backup", system.backup),
         web.get("/healthz", system.healthz),
         web.get("/readyz", system.readyz),
         web.get("/metrics", system.metrics),

@@ -307,6 +307,20 @@ class Client:
 
     # events
 
+    async def backup(self) -> AsyncIterator[bytes]:
+        """Yield a consistent copy of the journal, in pieces."""
+        timeout = aiohttp.ClientTimeout(total=None, sock_read=600)
+        try:
+            assert self._session is not None, "use it as a context manager"
+            headers = {"Authorization": f"Bearer {self._token}"}
+            async with self._session.post(self._full("/v1/backup"), headers=headers, timeout=timeout) as response:
+                if response.status != 200:
+                    raise _error(response.status, await response.read())
+                async for chunk in response.content.iter_chunked(1024 * 1024):
+                    yield chunk
+        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) as exc:
+            raise ServiceAway(f"the copy broke off: {exc}") from None
+
     @staticmethod
     def _events_path(connection: int | None, worker: str | None) -> tuple[str, dict[str, str]]:
         if connection is not None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from mooring.version import __version__
-from mooring_api.commands import connections, service, workers
+from mooring_api.commands import connections, operate, service, workers
 from mooring_api.commands.target import Target
 
 
@@ -71,5 +71,8 @@ for command in (
     workers.top,
     service.check,
     service.console,
+    operate.restart,
+    operate.backup,
+    operate.restore,
 ):
     main.add_command(command)

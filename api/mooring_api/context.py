@@ -10,6 +10,7 @@ import msgspec
 from aiohttp import web
 
 from mooring_api.access import Access
+from mooring_api.metrics import Metrics
 from mooring_api.problems import Problem
 from mooring_service.config import Config
 from mooring_service.service import Service
@@ -81,6 +82,7 @@ class Api:
         self.config = config
         self.access = access
         self.epoch = service.journal.epoch.encode()
+        self.metrics = Metrics(service, config)
         self.stalls = StallWatch(config.api.write_timeout)
         self.stopping = False
         self._tasks: set[asyncio.Task[Any]] = set()

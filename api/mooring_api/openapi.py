@@ -239,6 +239,12 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
             "limit-reached",
         ),
     ),
+    ("POST", "/v1/backup"): Operation(
+        summary="Copy the journal",
+        detail="A consistent copy, while the service runs; `mooring restore` starts from it.",
+        answers={200: ("The copy.", {"application/octet-stream": {"type": "string", "format": "binary"}})},
+        problems=("journal-unavailable",),
+    ),
     ("GET", "/healthz"): Operation(
         summary="Alive", open=True, answers={200: ("This process answers.", {JSON: {"type": "object"}})}
     ),

@@ -11,18 +11,22 @@ import socket
 import ssl
 import stat
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from aiohttp import web
 
 from mooring import identity
+from mooring_api import systemd
 from mooring_api.access import Access, load_token, own_hosts
 from mooring_api.app import make_app
 from mooring_api.context import Api
 from mooring_api.demo import DEMO_PORT, start_demo
 from mooring_api.gate import Gate, NoRawBytes
-from mooring_service.config import Config, ConfigError, JournalConfig
+from mooring_service.config import RUNTIME_SETTINGS, Config, ConfigError, JournalConfig
 from mooring_service.journal import Journal
 from mooring_service.journal_memory import MemoryJournal
 from mooring_service.journal_sqlite import SqliteJournal
@@ -112,6 +116,7 @@ class Server:
         self._api: Api | None = None
         self._service: Service | None = None
         self._listener: asyncio.Server
+        self.socket: socket.socket
 
     async def start(self) -> None:
         """Start everything; afterwards `url` is where the API is.
@@ -129,7 +134,8 @@ class Server:
                 f"{listen.host} is not loopback: give tls_cert and tls_key, or say --allow-remote to send tokens in the clear"
             )
         prepare_state_dir(options.state_dir)
-        sock = self._bind(listen)
+        sock = systemd.inherited_socket() or self._bind(listen)
+        self.socket = sock.dup()  # `create_server` closes its own; the next program of this process may want it
         journal = make_journal(config.journal, options.state_dir, config.api.idempotency_age)
         self._service = service = Service(config, options.state_dir, journal, app_dirs=options.app_dirs)
         try:
@@ -138,6 +144,8 @@ class Server:
             sock.close()
             raise
         token = None if config.api.no_auth else load_token(options.state_dir)
+        if sock.family == socket.AF_UNIX:
+            listen = Listen(path=listen.path or str(sock.getsockname()))
         port = sock.getsockname()[1] if listen.path is None else 0
         hosts = own_hosts(listen.host, port, config.api.hosts, secure=tls is not None)
         if listen.path is not None:
@@ -169,6 +177,11 @@ class Server:
         (options.state_dir / "address").write_text(self.url + "\n")
         if options.demo:
             self._demo = await start_demo()
+
+    @property
+    def worker_count(self) -> int:
+        """How many workers there are."""
+        return 0 if self._service is None else len(self._service.slots())
 
     @property
     def next_connection(self) -> int:
@@ -210,7 +223,23 @@ class Server:
             raise
         return sock
 
-    async def stop(self) -> None:
+    def reload(self, config: Config) -> list[str]:
+        """Take over what of `config` may change at run time; return the names of what may not, and has changed."""
+        assert self._service is not None and self._api is not None, "start comes first"
+        refused = [
+            field.name
+            for field in msgspec.structs.fields(Config)
+            if field.name not in RUNTIME_SETTINGS and getattr(config, field.name) != getattr(self.config, field.name)
+        ]
+        if config.limits.max_body_bytes != self.config.limits.max_body_bytes:
+            refused.append("limits.max_body_bytes")
+        self.config = msgspec.structs.replace(self.config, **{name: getattr(config, name) for name in RUNTIME_SETTINGS})
+        self._api.config = self.config
+        self._api.access.set_tokens(config.tokens)
+        self._service.reconfigure(self.config)
+        return refused
+
+    async def stop(self, *, handover: bool = False) -> None:
         """End streams, then workers, then the API's sockets, then the journal (the table is in DESIGN.md)."""
         service, api = self._service, self._api
         if service is None or api is None:
@@ -218,7 +247,7 @@ class Server:
         service.begin_stop()
         if self._runner is not None:
             self._listener.close()  # nothing new comes in
-        await service.stop(handover=self.options.handover)
+        await service.stop(handover=handover or self.options.handover)
         await api.close()
         if self._runner is not None:
             await self._runner.cleanup()
@@ -227,29 +256,69 @@ class Server:
         (self.options.state_dir / "address").unlink(missing_ok=True)
 
 
-async def serve(config: Config, options: ServeOptions) -> int:
-    """Run until SIGTERM or SIGINT; return the exit code. A second signal ends at once."""
+class Outcome(msgspec.Struct, frozen=True):
+    """How `serve` has ended; with `socket`, the program is to be executed again, under running workers."""
+
+    code: int
+    socket: Any = None
+
+
+async def serve(config: Config, options: ServeOptions, reload: Callable[[], Config] | None = None) -> Outcome:
+    """Run until SIGTERM or SIGINT. A second signal ends at once.
+
+    SIGHUP re-reads what may change at run time. SIGUSR2 ends for a restart: the workers go on,
+    and the listening socket stays open, so that nobody is refused meanwhile.
+
+    Args:
+        reload: Reads the configuration again.
+    """
     loop = asyncio.get_running_loop()
-    wanted = asyncio.Event()
+    wanted: asyncio.Future[signal.Signals] = loop.create_future()
 
     def on_signal(number: signal.Signals) -> None:
-        if wanted.is_set():
-            log.warning("%s again: ending at once", number.name)
-            os._exit(128 + number)
-        wanted.set()
+        if wanted.done():
+            if number is not signal.SIGUSR2:
+                log.warning("%s again: ending at once", number.name)
+                os._exit(128 + number)
+        else:
+            wanted.set_result(number)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
         loop.add_signal_handler(number, on_signal, number)
     logging.getLogger("aiohttp.server").addFilter(NoRawBytes())
     server = Server(config, options)
+    loop.add_signal_handler(signal.SIGHUP, _reload, server, reload)
     await server.start()
     identity.settle_memory()
     print(f"mooring is ready at {server.url} (state in {options.state_dir})", flush=True)
     if options.demo:
         print_demo(server.next_connection)
-    await wanted.wait()
-    await server.stop()
-    return 0
+    systemd.notify(f"READY=1\nSTATUS=listening at {server.url}")
+    watchdog = asyncio.create_task(systemd.watchdog())
+    number = await wanted
+    watchdog.cancel()
+    await asyncio.gather(watchdog, return_exceptions=True)
+    restart = number is signal.SIGUSR2
+    if restart:
+        log.warning("restarting under %d running workers", server.worker_count)
+        systemd.notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+    else:
+        systemd.notify("STOPPING=1")
+    await server.stop(handover=restart)
+    return Outcome(0, server.socket if restart else None)
+
+
+def _reload(server: Server, reload: Callable[[], Config] | None) -> None:
+    if reload is None:
+        return
+    try:
+        refused = server.reload(reload())
+    except ConfigError as exc:
+        log.error("SIGHUP: nothing was changed: %s", exc)
+        return
+    for name in refused:
+        log.error("SIGHUP: [%s] has changed, but needs a restart (mooring restart)", name, extra={"setting": name})
+    log.warning("SIGHUP: %s were read again", ", ".join(sorted(RUNTIME_SETTINGS)))
 
 
 def print_demo(connection: int) -> None:

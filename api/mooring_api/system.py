@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import secrets
 from functools import cache
 from pathlib import Path
 
 import msgspec
 from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from mooring_api import docs
 from mooring_api.context import API, json_response
 from mooring_api.openapi import describe
 from mooring_api.problems import Problem
 
+BACKUP_CHUNK_BYTES = 1024 * 1024
 CONSOLE = Path(__file__).parent / "console"
 PAGE_HEADERS = {
     "Content-Security-Policy": (
@@ -74,4 +78,26 @@ async def docs_page(request: web.Request) -> web.Response:
 
 async def metrics(request: web.Request) -> web.Response:
     """``GET /metrics``."""
-    return web.Response(text="")
+    return web.Response(body=request.app[API].metrics.render(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+
+async def backup(request: web.Request) -> web.StreamResponse:
+    """``POST /v1/backup``: a consistent copy of the journal, made aside and then sent."""
+    api = request.app[API]
+    folder = api.service.state_dir
+    path = folder / f"backup-{secrets.token_hex(4)}.db"
+    try:
+        await api.service.journal.backup(str(path))
+        response = web.StreamResponse(
+            headers={"Content-Type": "application/octet-stream", "Content-Length": str(path.stat().st_size)}
+        )
+        await response.prepare(request)
+        writing = api.stalls.watch(request.transport)
+        with path.open("rb") as file:
+            while chunk := await asyncio.to_thread(file.read, BACKUP_CHUNK_BYTES):
+                with writing:
+                    await response.write(chunk)
+        await response.write_eof()
+        return response
+    finally:
+        path.unlink(missing_ok=True)

@@ -6,7 +6,7 @@ GETs are answered from here and never wait for a worker.
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
 
 from mooring.errors import UnknownConnection
@@ -164,6 +164,14 @@ class Directory:
     def live_count_of(self, worker: str) -> int:
         """How many connections of `worker` have not ended."""
         return len(self._live.get(worker, ()))
+
+    def live_counts(self) -> Counter[tuple[str, str]]:
+        """How many connections have not ended, by (worker, status)."""
+        return Counter(
+            (worker, self._entries[connection].update.status)
+            for worker, connections in self._live.items()
+            for connection in connections
+        )
 
     def workers(self) -> set[str]:
         """Return the names of workers of which a connection is known."""

@@ -57,7 +57,7 @@ class Feed:
     def __init__(self, journal: Journal, *, ring_bytes: int = 32 * 1024 * 1024, max_subscribers: int = 1_000) -> None:
         self.journal = journal
         self._ring_bytes = ring_bytes
-        self._max_subscribers = max_subscribers
+        self.max_subscribers = max_subscribers
         self._ring: deque[Batch] = deque()
         self._held_bytes = 0
         self._waiting: dict[asyncio.Future[bool], float] = {}  # who waits, and until when (loop time)
@@ -153,8 +153,8 @@ class Feed:
         Raises:
             LimitReached: If there are too many subscribers.
         """
-        if len(self.subscriptions) >= self._max_subscribers:
-            raise LimitReached("limits.max_subscribers", self._max_subscribers)
+        if len(self.subscriptions) >= self.max_subscribers:
+            raise LimitReached("limits.max_subscribers", self.max_subscribers)
         journal = self.journal
         found = parse_cursor(cursor or default, epoch=journal.epoch, first=journal.first, last=self.last)
         return Subscription(self, events, found, end_of)

@@ -32,6 +32,7 @@ from mooring.messages import (
     Stats,
     TerminateDone,
 )
+from mooring.metrics import Histogram
 from mooring_service.batch import Append
 from mooring_service.directory import Directory
 from mooring_service.endings import ends
@@ -51,6 +52,7 @@ class Intake:
 
     Attributes:
         dispatched: Ids that this service has dispatched and that no `Hello` can know of yet, by worker.
+        latency: From the socket to the subscribers, of the oldest event of each frame.
         supervisor: Set once, before anything is reported.
     """
 
@@ -70,6 +72,7 @@ class Intake:
         self._background = background
         self._on_asks = on_asks
         self._links_paused = False
+        self.latency = Histogram()
         self.dispatched: dict[str, set[int]] = {}
 
     def on_committed(self, committed: list[Committed]) -> None:
@@ -79,6 +82,10 @@ class Intake:
         for item in committed:
             fold(item)
         self._feed.publish(committed)
+        now = now_us()
+        for item in committed:
+            if item.append.began_at_us and not item.repeated:
+                self.latency.observe(max(0, now - item.append.began_at_us) / 1e6)
         for item in committed:
             append = item.append
             if append.number:
@@ -121,6 +128,7 @@ class Intake:
                             bodies=report.bodies,
                             created=report.created,
                             updates=report.updates,
+                            began_at_us=report.began_at_us,
                         )
                     )
                     if self._journal.queued_bytes > QUEUE_HIGH_BYTES and slot.channel is not None:
@@ -141,7 +149,7 @@ class Intake:
                 case Goodbye():
                     slot.goodbye = report
                 case Hello():
-                    log.warning("worker %s said hello twice", slot.name)
+                    log.warning("worker %s said hello twice", slot.name, extra=slot.tags)
                 case _:
                     assert_never(report)
 

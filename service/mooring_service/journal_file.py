@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -229,3 +230,35 @@ class JournalReader:
         finally:
             cursor.close()  # ends the read transaction
         return found, last
+
+
+def restore(copy: Path, path: Path) -> None:
+    """Make `path` the journal that continues from the backup `copy`, under a new epoch. The caller holds the lock.
+
+    Processes of that time are forgotten; connections that were open then get their ``onTerminate`` at the next start.
+
+    Raises:
+        JournalUnavailable: If `copy` is no journal, or `path` exists.
+    """
+    if path.exists():
+        raise JournalUnavailable(f"{path} exists: restore into an empty state directory, or move it away")
+    temporary = path.with_suffix(".restoring")
+    try:
+        shutil.copyfile(copy, temporary)
+        temporary.chmod(0o600)
+        connection = apsw.Connection(str(temporary))
+        try:
+            if connection.execute("PRAGMA quick_check(1)").get != "ok":
+                raise JournalUnavailable(f"{copy} is damaged")
+            _migrate(temporary, connection)
+            with connection:
+                connection.execute("UPDATE meta SET value = ? WHERE name = 'epoch'", (secrets.token_hex(4),))
+                connection.execute("DELETE FROM incarnations")
+            connection.execute("PRAGMA journal_mode = DELETE").fetchall()
+        finally:
+            connection.close()
+        temporary.replace(path)
+    except (apsw.Error, OSError) as exc:
+        raise JournalUnavailable(f"{copy} cannot be restored: {exc}") from exc
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -128,6 +128,6 @@ class LinkServer:
         if slot is None:
             return
         if exc is not None:
-            log.warning("the link of worker %s: %s", slot.name, exc)
+            log.warning("the link of worker %s: %s", slot.name, exc, extra=slot.tags)
         slot.link_lost()
         self._on_lost(slot)

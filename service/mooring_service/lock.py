@@ -50,6 +50,18 @@ class StateLock:
             self._fd = None
 
 
+def holder_of(state_dir: Path) -> int | None:
+    """Return the pid of the service that runs on `state_dir`, as the kernel knows it; None if there is none."""
+    try:
+        fd = os.open(state_dir / "lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        return int(_holder(fd) or 0) or None
+    finally:
+        os.close(fd)
+
+
 def _holder(fd: int) -> str:
     """Return the pid of the process that holds the lock on `fd`, as the kernel knows it (proc(5)); "" if it does not say."""
     inode = str(os.fstat(fd).st_ino)

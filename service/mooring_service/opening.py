@@ -70,7 +70,7 @@ class Openings:
     def __init__(
         self, config: Config, journal: Journal, directory: Directory, intake: Intake, supervisor: Supervisor
     ) -> None:
-        self._config = config
+        self.config = config
         self._journal = journal
         self._directory = directory
         self._intake = intake
@@ -118,9 +118,9 @@ class Openings:
             InvalidRequest: If the handler asks for something that is not valid.
             PolicyRefused, LimitReached, WorkerBusy, WorkerDied, Unavailable, JournalUnavailable: As they say.
         """
-        if request.tls and not request.tls.verify and not self._config.egress.allow_insecure_tls:
+        if request.tls and not request.tls.verify and not self.config.egress.allow_insecure_tls:
             raise PolicyRefused("tls.verify false is refused: [egress] allow_insecure_tls is not set")
-        limits = self._config.limits
+        limits = self.config.limits
         if self._directory.live_count + self._opening_count >= limits.max_connections:
             raise LimitReached("limits.max_connections", limits.max_connections)
         if self._directory.live_count_of(request.worker) >= limits.max_connections_per_worker:

@@ -53,6 +53,7 @@ from mooring.messages import (
     Sent,
     Terminate,
 )
+from mooring.metrics import Histogram
 from mooring.options import (
     ConnectionRequest,
     check_close,
@@ -106,7 +107,8 @@ class Service:
         self._lock = StateLock(state_dir)
         self._background = Background(log)
         self._intake = Intake(journal, self.directory, self.feed, self._background, self._do_asks)
-        settings = worker_settings(config, app_dirs or [])
+        self._app_dirs = app_dirs or []
+        settings = worker_settings(config, self._app_dirs)
         self._supervisor = Supervisor(config.supervisor, settings, state_dir, self._intake)
         self._intake.supervisor = self._supervisor
         self._openings = Openings(config, journal, self.directory, self._intake, self._supervisor)
@@ -145,6 +147,13 @@ class Service:
         self.feed.close()
         await self.journal.stop()
         self._lock.release()
+
+    def reconfigure(self, config: Config) -> None:
+        """Take over what may change at run time (`RUNTIME_SETTINGS`)."""
+        self.config = config
+        self.feed.max_subscribers = config.limits.max_subscribers
+        self._openings.config = config
+        self._supervisor.reconfigure(worker_settings(config, self._app_dirs))
 
     def begin_stop(self) -> None:
         """From now on nothing new is started, and `/readyz` says so."""
@@ -358,6 +367,20 @@ class Service:
             UnknownWorker: If there is none.
         """
         return self._supervisor.slot(name).to_record(self.directory.live_count_of(name))
+
+    def slots(self) -> list[Slot]:
+        """Return all workers as the supervisor sees them, by name; for metrics."""
+        return self._supervisor.slots()
+
+    @property
+    def adoption_s(self) -> float | None:
+        """How long the adoption of running workers took; None while it is under way."""
+        return self._supervisor.adoption_s
+
+    @property
+    def latency(self) -> Histogram:
+        """From the socket to the subscribers."""
+        return self._intake.latency
 
     def has_worker(self, name: str) -> bool:
         """Say whether a worker of that name exists, or left connections that are retained."""

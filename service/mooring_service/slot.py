@@ -90,7 +90,12 @@ class Slot:
         """Move to the next state; the one place that does."""
         old, self.state = self.state, step(self.state, event)
         if old is not self.state:
-            log.info("worker %s: %s -> %s", self.name, old.value, self.state.value)
+            log.info("worker %s: %s -> %s", self.name, old.value, self.state.value, extra=self.tags)
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """What every line of the log that concerns this worker carries."""
+        return {"worker": self.name, "incarnation": self.incarnation}
 
     @property
     def linked(self) -> bool:

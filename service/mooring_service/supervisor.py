@@ -26,6 +26,7 @@ from mooring.events import now_us
 from mooring.messages import (
     Hello,
     Probe,
+    Reconfigure,
     Report,
     Stop,
     Welcome,
@@ -156,6 +157,18 @@ class Supervisor:
                 slot.process.let_go()
         await self._links.close()
 
+    def reconfigure(self, settings: WorkerSettings) -> None:
+        """Use `settings` for workers from now on, and tell the running ones what may change under them."""
+        self._settings = settings
+        for slot in self.slots():
+            slot.command(self._reconfigure())
+
+    def _reconfigure(self) -> Reconfigure:
+        settings = self._settings
+        return Reconfigure(
+            settings.egress_allow, settings.egress_deny, settings.allow_insecure_tls, settings.max_connections
+        )
+
     # ------------------------------------------------------------ verbs
 
     async def ensure(self, name: str) -> Slot:
@@ -282,7 +295,7 @@ class Supervisor:
                 try:
                     await self._spawn(slot)
                 except (OSError, MooringError) as exc:
-                    log.error("worker %s cannot be started: %s", slot.name, exc)
+                    log.error("worker %s cannot be started: %s", slot.name, exc, extra=slot.tags)
                     slot.reason = str(exc)
                     slot.set_state(WorkerEvent.GIVEN_UP)
                     slot.ready.set_exception(WorkerDied(slot.name, f"cannot be started: {exc}"))
@@ -379,7 +392,7 @@ class Supervisor:
                         continue
                     reason = f"it did not connect for {limit:g} s"
                 if dump_at is None:
-                    log.error("worker %s: %s; its stacks go to its log", slot.name, reason)
+                    log.error("worker %s: %s; its stacks go to its log", slot.name, reason, extra=slot.tags)
                     process.send_signal(signal.SIGUSR1)
                     dump_at = now
                     await asyncio.wait({exited}, timeout=0.5)
@@ -441,12 +454,12 @@ class Supervisor:
             self._forget(slot)
             return None
         if delay is None:
-            log.error("worker %s is Failed: %s, and the restart budget is used up", slot.name, text)
+            log.error("worker %s is Failed: %s, and the restart budget is used up", slot.name, text, extra=slot.tags)
             slot.set_state(WorkerEvent.GIVEN_UP)
             slot.fail_ready(text)
             slot.gone.set()
             return None
-        log.warning("worker %s has died: %s; restart in %.2f s", slot.name, text, delay)
+        log.warning("worker %s has died: %s; restart in %.2f s", slot.name, text, delay, extra=slot.tags)
         slot.set_state(WorkerEvent.DIED)
         slot.fail_ready(text)
         slot.renew_ready()
@@ -477,10 +490,12 @@ class Supervisor:
             first = await self._reports.allot_ids(ID_BLOCK)
             await self._reports.worker_linked(slot, hello, fresh=fresh)
         except MooringError as exc:
-            log.warning("worker %s cannot be welcomed now: %s", slot.name, exc)
+            log.warning("worker %s cannot be welcomed now: %s", slot.name, exc, extra=slot.tags)
             channel.abort()
             return
         channel.send(Welcome(slot.stored, first, ID_BLOCK, os.getpid()))
+        if not fresh:
+            channel.send(self._reconfigure())  # it was started by a service that may have had other settings
         if slot.state is WorkerState.STARTING:
             slot.set_state(WorkerEvent.LINKED)
         self.adopted(slot)

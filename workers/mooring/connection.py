@@ -313,6 +313,7 @@ class Connection(asyncio.Protocol):
         self, errors: list[ErrorEntry], *, timed_out: bool = False, policy: bool = False, terminated: bool = False
     ) -> None:
         self.errors = errors
+        self._runtime.metrics.failed(errors[0].err_code)
         self._record(Kind.onError, ErrorEvent(errors=errors))
         self._end(ABNORMAL, errors[0].message, was_clean=False)
         self._answer_open(timed_out=timed_out, policy=policy, terminated=terminated)
@@ -341,6 +342,8 @@ class Connection(asyncio.Protocol):
         self._live = Liveness(self.options.ping_interval_s, self.options.ping_timeout_s, now)
         self.protocol = dialled.protocol
         self.opened_at_us = now_us()
+        self._runtime.metrics.opens += 1
+        self._runtime.metrics.dial.observe(max(0, self.opened_at_us - self.created.created_at_us) / 1e6)
         self._set_state(ConnectionEvent.HANDSHAKE_DONE)
         self._record(Kind.onOpen, OpenEvent())
         dialled.transport.set_protocol(self)
@@ -418,6 +421,9 @@ class Connection(asyncio.Protocol):
             add(connection_body(prefix, seq, time_us, event))
         self.messages_in += count
         self.bytes_in += size
+        metrics = self._runtime.metrics
+        metrics.messages_in += count
+        metrics.bytes_in += size
         self.seq = seq
         if bodies:
             self._runtime.outbox.add(self, b"\x02" * len(bodies), b"\n".join(bodies), seq)
@@ -443,6 +449,9 @@ class Connection(asyncio.Protocol):
                 failure = exc
                 break
         self.bytes_in += size
+        metrics = self._runtime.metrics
+        metrics.messages_in += len(posted)
+        metrics.bytes_in += size
         if posted:
             self._runtime.context.post_messages(self, posted, size)
         self._runtime.touch(self)
@@ -458,6 +467,7 @@ class Connection(asyncio.Protocol):
         elif payload == self._ping_payload and payload:
             # Not loop.time(): uvloop's stands still for a pass of the loop, and counts milliseconds.
             self.round_trip_us = (time.monotonic_ns() - self._ping_sent_at_ns) // 1000
+            self._runtime.metrics.round_trip.observe(self.round_trip_us / 1e6)
             self._ping_payload = b""
             self._runtime.figures_changed(self)
 
@@ -479,6 +489,7 @@ class Connection(asyncio.Protocol):
         if self._transport.is_closing() or self.state is ConnectionState.CLOSED:
             return
         self._reading_paused = True
+        self._runtime.metrics.pauses += 1
         self._transport.pause_reading()
         self._live.paused(self._runtime.loop.time())
         self._runtime.paused.add(self)
@@ -587,6 +598,9 @@ class Connection(asyncio.Protocol):
     def _count_sent(self, count: int, size: int) -> None:
         self.messages_out += count
         self.bytes_out += size
+        metrics = self._runtime.metrics
+        metrics.messages_out += count
+        metrics.bytes_out += size
 
     def _queue(self, queued: _Queued) -> None:
         self._outbound.append(queued)
@@ -632,6 +646,11 @@ class Connection(asyncio.Protocol):
             else:
                 self._runtime.release(self, queued.payload_bytes)
                 self._runtime.figures_changed(self)
+
+    @property
+    def outbound_bytes(self) -> int:
+        """Bytes that wait for the peer to read."""
+        return self._outbound_bytes
 
     def _drop_outbound(self) -> None:
         if self._outbound_timer is not None:
@@ -722,6 +741,7 @@ class Connection(asyncio.Protocol):
         if self.errors or self.state is ConnectionState.CLOSED:
             return
         self.errors = [ErrorEntry(err_code, message)]
+        self._runtime.metrics.failed(err_code)
         self._record(Kind.onError, ErrorEvent(errors=self.errors))
         self._drop_outbound()
         if close_code is not None and self.state is ConnectionState.CONNECTED:

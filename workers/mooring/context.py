@@ -97,7 +97,7 @@ class Context:
         self._ready = threading.Event()
         self.running: tuple[str, float] | None = None
         self.callback_errors = 0
-        self.observe: Callable[[str, float], None] | None = None
+        self.observe: Callable[[float], None] | None = None  # gets each item's seconds
         self._answers: dict[str, Called | CallFailed] = {}
 
     @property
@@ -282,7 +282,7 @@ class Context:
                     # The law of callbacks, 5: whatever it raises (SystemExit, KeyboardInterrupt too) is an event.
                     except BaseException as exc:  # noqa: BLE001 - user code
                         self._report(connection, "on_message", exc)
-                    self._end(name)
+                    self._end()
                     _check_loop()
                 if not done % SLICE_ITEMS:
                     await asyncio.sleep(0)
@@ -305,7 +305,7 @@ class Context:
             # As above.
             except BaseException as exc:  # noqa: BLE001 - user code
                 self._report(connection, attribute, exc)
-            self._end(name)
+            self._end()
         if entry.kind is Kind.onTerminate:
             self._runtime.outbox.add(connection, b"", b"", connection.seq, ended=True)
             self._runtime.wake()
@@ -333,7 +333,7 @@ class Context:
             answer = CallFailed(
                 call.request, type(exc).__qualname__, handlers.printable(str(exc)), handlers.format_traceback(exc)
             )
-        self._end(call.name)
+        self._end()
         if call.key is not None:
             self._remember(call.key, answer)
         if call.request:
@@ -362,10 +362,10 @@ class Context:
     def _begin(self, name: str) -> None:
         self.running = (name, time.monotonic())
 
-    def _end(self, name: str) -> None:
+    def _end(self) -> None:
         running, self.running = self.running, None
         if self.observe is not None and running is not None:
-            self.observe(name, time.monotonic() - running[1])
+            self.observe(time.monotonic() - running[1])
 
     def _answer(self, answer: Called | CallFailed) -> None:
         if answer.request:

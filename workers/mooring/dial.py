@@ -110,6 +110,12 @@ class Dialler:
             skip_auto_headers=("Accept-Encoding", "Accept", "User-Agent"),
         )
 
+    def set_policy(self, policy: EgressPolicy, *, allow_insecure_tls: bool) -> None:
+        """Decide by another policy from now on."""
+        self._policy = policy
+        self._allow_insecure_tls = allow_insecure_tls
+        self._tls_contexts.clear()
+
     async def close(self) -> None:
         """Release everything."""
         await self._session.close()
@@ -156,7 +162,7 @@ class Dialler:
         if options.protocols:
             headers["Sec-WebSocket-Protocol"] = ", ".join(options.protocols)
         if options.compress:
-            headers["Sec-WebSocket-Extensions"] = "permessage-deflate"
+            headers["Sec-WebSocket-Extensions"] = "permessage-deflate; client_max_window_bits"
         for name, value in options.headers:
             headers.add(name, value)
         # The text that was passed goes on the wire as it is: "encoded" keeps yarl from re-spelling it.
@@ -333,16 +339,20 @@ def parse_deflate(text: str) -> Deflate | None:
         if key in seen:
             return None
         seen[key] = value.strip('"') if equals else None
-    bits = 15
+    bits = {"server_max_window_bits": 15, "client_max_window_bits": 15}
     for key, given in seen.items():
         match key:
             case "server_no_context_takeover" | "client_no_context_takeover":
                 if given is not None:
                     return None
-            case "server_max_window_bits":
-                if given is None or given not in {"8", "9", "10", "11", "12", "13", "14", "15"}:
+            case "server_max_window_bits" | "client_max_window_bits":
+                # zlib cannot compress raw data with a window of 256 bytes: 8 is refused where we would have to.
+                lowest = 8 if key == "server_max_window_bits" else 9
+                if given is None or not (given.isascii() and given.isdigit() and given == str(int(given))):
                     return None
-                bits = int(given)
-            case _:  # client_max_window_bits was not offered
+                if not lowest <= int(given) <= 15:
+                    return None
+                bits[key] = int(given)
+            case _:
                 return None
-    return Deflate("server_no_context_takeover" in seen, "client_no_context_takeover" in seen, bits)
+    return Deflate("server_no_context_takeover" in seen, "client_no_context_takeover" in seen, **bits)

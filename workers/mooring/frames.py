@@ -41,6 +41,7 @@ class Deflate(msgspec.Struct, frozen=True):
     server_no_context_takeover: bool = False
     client_no_context_takeover: bool = False
     server_max_window_bits: int = 15
+    client_max_window_bits: int = 15
 
 
 class FrameParser:
@@ -313,11 +314,11 @@ class Deflater:
 
     def __init__(self, deflate: Deflate) -> None:
         self._deflate = deflate
-        self._deflater = zlib.compressobj(wbits=-15)
+        self._deflater = zlib.compressobj(wbits=-deflate.client_max_window_bits)
 
     def compress(self, payload: bytes) -> bytes:
         """Return `payload` compressed, without the tail that the receiver adds again."""
         data = self._deflater.compress(payload) + self._deflater.flush(zlib.Z_SYNC_FLUSH)
         if self._deflate.client_no_context_takeover:
-            self._deflater = zlib.compressobj(wbits=-15)
+            self._deflater = zlib.compressobj(wbits=-self._deflate.client_max_window_bits)
         return data.removesuffix(_DEFLATE_TAIL) if payload else b"\x00"

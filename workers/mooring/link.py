@@ -26,6 +26,7 @@ from mooring.messages import (
     Hello,
     Open,
     Probe,
+    Reconfigure,
     Refused,
     Report,
     Resent,
@@ -61,6 +62,9 @@ class Held(Protocol):
 
     def stats(self, probe: int = 0) -> Stats:
         """Return how the worker does."""
+
+    def reconfigure(self, command: Reconfigure) -> None:
+        """Take over settings that change at run time."""
 
 
 class Link:
@@ -208,6 +212,8 @@ class Link:
                     self._held.grant_ids(first, count)
                 case Stop():
                     self._stop(command)
+                case Reconfigure():
+                    self._held.reconfigure(command)
                 case Refused():
                     self._refused = command
                     channel.close()

@@ -152,7 +152,16 @@ class Probe(msgspec.Struct, frozen=True, tag=True, array_like=True):
     probe: int
 
 
-Command = Welcome | Refused | Stored | GrantIds | Open | Send | Terminate | Call | Stop | Probe
+class Reconfigure(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Settings that change at run time: they hold for dials from now on."""
+
+    egress_allow: list[str]
+    egress_deny: list[str]
+    allow_insecure_tls: bool
+    max_connections: int
+
+
+Command = Welcome | Refused | Stored | GrantIds | Open | Send | Terminate | Call | Stop | Probe | Reconfigure
 
 
 # ---------------------------------------------------------------- reports: worker → service
@@ -216,6 +225,8 @@ class Events(msgspec.Struct, frozen=True, tag=True, array_like=True):
     created: list[ConnectionCreated] = []
     updates: list[ConnectionUpdate] = []
     asks: list[AskCall | AskKill] = []
+    began_at_us: int = 0
+    """When the oldest of its events was recorded; 0: not known."""
 
 
 class Opened(msgspec.Struct, frozen=True, tag=True, array_like=True):

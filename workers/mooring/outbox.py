@@ -8,6 +8,7 @@ number and its bytes until it is acknowledged, so that a resend is exactly what 
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol
@@ -60,6 +61,7 @@ class Outbox:
         self._lock = threading.Lock()
         self._added_bytes = 0
         self._flushed_bytes = 0
+        self._began_at_us = 0
 
     @property
     def held_bytes(self) -> int:
@@ -89,6 +91,8 @@ class Outbox:
 
         `ended` marks that no event of this connection will follow.
         """
+        if not self._runs:
+            self._began_at_us = time.time_ns() // 1000
         with self._lock:
             self._added_bytes += len(bodies)
         self._runs.append((connection, kinds, bodies, seq, ended))
@@ -137,6 +141,7 @@ class Outbox:
                     [created for connection in changed if (created := connection.take_created()) is not None],
                     [update for connection in changed if (update := connection.update()) is not None],
                     asks,
+                    self._began_at_us if kinds else 0,
                 )
             )
             changed.clear()

@@ -34,6 +34,7 @@ from mooring.messages import (
     HeldConnection,
     Open,
     OpenInvalid,
+    Reconfigure,
     Report,
     Send,
     SendFailed,
@@ -43,6 +44,8 @@ from mooring.messages import (
     TerminateDone,
     WorkerSettings,
 )
+from mooring.metrics import WorkerMetrics
+from mooring.metrics import encode as encode_metrics
 from mooring.options import ConnectionOptions, ConnectionRequest, resolve
 from mooring.outbox import Outbox
 from mooring.websocket import WebSocket
@@ -113,7 +116,8 @@ class Runtime:
         self._ids_wanted: deque[Future[int]] = deque()
         self._room = threading.Condition()
         self._keyed: dict[str, Sent] = {}
-        self.pauses = 0
+        self.metrics = WorkerMetrics()
+        self.context.observe = self.metrics.callback.observe
 
     def start(self) -> None:
         """Start the context's thread."""
@@ -323,6 +327,13 @@ class Runtime:
         else:
             self.context.post_call(command)
 
+    def reconfigure(self, command: Reconfigure) -> None:
+        """Take over settings that change at run time."""
+        self.settings = msgspec.structs.replace(self.settings, max_connections=command.max_connections)
+        self.dialler.set_policy(
+            EgressPolicy(command.egress_allow, command.egress_deny), allow_insecure_tls=command.allow_insecure_tls
+        )
+
     # ------------------------------------------------------------ code in the worker
 
     def grant_ids(self, first: int, count: int) -> None:
@@ -432,6 +443,13 @@ class Runtime:
         """Return how the worker does."""
         figures, self._figures = self._figures, {}
         running = self.context.running
+        metrics = self.metrics
+        metrics.callback_errors = self.context.callback_errors
+        busy = [
+            connection for connection in self.connections.values() if connection.posted or connection.outbound_bytes
+        ]
+        metrics.inbound_bytes = sum(connection.posted_bytes - connection.taken_bytes for connection in busy)
+        metrics.outbound_bytes = sum(connection.outbound_bytes for connection in busy)
         return Stats(
             probe=probe,
             mailbox=self.context.length,
@@ -443,6 +461,7 @@ class Runtime:
             outbox=self.outbox.held_frames,
             outbox_bytes=self.outbox.held_bytes,
             inbound_paused=len(self.paused),
+            metrics=encode_metrics(metrics),
             updates=[connection.update() for connection in figures],
             discarded=self.context.discarded,
         )

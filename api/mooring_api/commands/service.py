@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import socket
 import sys
@@ -14,6 +13,7 @@ import uvloop
 
 from mooring import handlers as user_code
 from mooring.errors import HandlerError, MooringError
+from mooring_api import logs, systemd
 from mooring_api.access import TokenFileError, load_token, token_hash
 from mooring_api.commands.target import Failure, Target
 from mooring_api.serve import ServeOptions, parse_listen, prepare_state_dir, serve
@@ -121,18 +121,18 @@ def serve_command(target: Target, /, demo: bool, handover: bool, **values: Any) 
     state_dir = values["own_state_dir"] or target.state_dir
     try:
         config = _load(values)
-        logging.basicConfig(
-            level=config.log.level.upper(),
-            stream=sys.stderr,
-            format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        )
+        logs.set_up(config.log)
         options = ServeOptions(state_dir=state_dir.resolve(), app_dirs=_app_dirs(values), demo=demo, handover=handover)
-        code = uvloop.run(serve(config, options))
+        outcome = uvloop.run(serve(config, options, lambda: _load(values)))
     except (ConfigError, TokenFileError, StateDirectoryBusy, MooringError) as exc:
         raise Failure(str(exc)) from None
     except OSError as exc:
         raise Failure(f"cannot start: {exc}") from None
-    sys.exit(code)
+    if outcome.socket is not None:
+        systemd.hand_over(outcome.socket)  # only now: the event loop's own descriptors are closed
+        # The same process, a new program: the service manager keeps its main pid, the kernel frees the lock.
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    sys.exit(outcome.code)
 
 
 @click.command()

@@ -1,0 +1,128 @@
+"""restart, backup, restore."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from pathlib import Path
+
+import click
+
+from mooring.errors import JournalUnavailable
+from mooring_api.client import ApiError, Client, ServiceAway
+from mooring_api.commands.target import Failure, Target
+from mooring_api.serve import prepare_state_dir
+from mooring_service.config import ConfigError
+from mooring_service.journal_file import restore as restore_file
+from mooring_service.lock import StateDirectoryBusy, StateLock, holder_of
+
+RESTART_TIMEOUT_S = 30.0
+POLL_S = 0.02
+
+
+@click.command()
+@click.pass_obj
+def restart(target: Target) -> None:
+    """Replace the running service by the program of today; workers and connections go on.
+
+    \b
+    The old workers keep their code: mooring workers drain NAME renews them one by one.
+    Example:  mooring restart
+    """
+    pid = holder_of(target.state_dir)
+    if pid is None:
+        raise Failure(f"no service runs on {target.state_dir}")
+    address = target.state_dir / "address"
+    before = _stamp(address)
+    begun = time.monotonic()
+    fd = os.pidfd_open(pid)
+    try:
+        signal.pidfd_send_signal(fd, signal.SIGUSR2)
+    except PermissionError:
+        raise Failure(f"the service is process {pid} of another user") from None
+    finally:
+        os.close(fd)
+    while _stamp(address) in (before, None):
+        if holder_of(target.state_dir) is None and time.monotonic() - begun > RESTART_TIMEOUT_S / 2:
+            raise Failure("the service did not come back; its log says why")
+        if time.monotonic() - begun > RESTART_TIMEOUT_S:
+            raise Failure(f"no new service after {RESTART_TIMEOUT_S:g} s; the log says why")
+        time.sleep(POLL_S)
+    ready = target.run(_ready)
+    click.echo(f"restarted in {time.monotonic() - begun:.1f} s{'' if ready else '; it is not ready yet: see /readyz'}")
+
+
+def _stamp(path: Path) -> int | None:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return None
+
+
+async def _ready(client: Client) -> bool:
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        try:
+            await client.request("GET", "/readyz")
+            return True
+        except (ApiError, ServiceAway):
+            await asyncio.sleep(0.05)
+    return False
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.pass_obj
+def backup(target: Target, file: Path) -> None:
+    """Write a consistent copy of the journal to FILE, while the service runs.
+
+    \b
+    Example:  mooring backup journal-$(date +%F).db
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        fd = os.open(file, flags, 0o600)
+    except OSError as exc:
+        raise Failure(f"{file}: {exc.strerror}") from None
+
+    async def copy(client: Client) -> int:
+        size = 0
+        with os.fdopen(fd, "wb") as out:
+            async for chunk in client.backup():
+                size += len(chunk)
+                out.write(chunk)
+        return size
+
+    try:
+        size = target.run(copy)
+    except BaseException:
+        file.unlink(missing_ok=True)
+        raise
+    click.echo(f"{file}: {size:,} bytes")
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.pass_obj
+def restore(target: Target, file: Path) -> None:
+    """Start over from a backup: FILE becomes the journal of a state directory that has none.
+
+    \b
+    Cursors of before get a gap (the epoch is new); connections of before get their onTerminate.
+    Example:  mooring --state-dir /var/lib/mooring restore journal.db
+    """
+    try:
+        prepare_state_dir(target.state_dir)
+        lock = StateLock(target.state_dir)
+        lock.acquire()
+        try:
+            restore_file(file, target.state_dir / "journal.db")
+        finally:
+            lock.release()
+    except (ConfigError, StateDirectoryBusy) as exc:
+        raise Failure(str(exc)) from None
+    except JournalUnavailable as exc:
+        raise Failure(exc.detail) from None
+    click.echo(f"restored into {target.state_dir}; start it with: mooring --state-dir {target.state_dir} serve")

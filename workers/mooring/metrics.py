@@ -1,0 +1,48 @@
+"""What a worker counts. Plain numbers, sent with `Stats`; the service turns them into Prometheus's format. Leaf."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+
+import msgspec
+
+SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+"""Upper bounds of the histograms' buckets; one more bucket holds what is above."""
+
+
+class Histogram(msgspec.Struct):
+    """Counts by bucket of `SECONDS`, and the sum of what was observed."""
+
+    counts: list[int] = msgspec.field(default_factory=lambda: [0] * (len(SECONDS) + 1))
+    sum: float = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """Count one duration."""
+        self.counts[bisect_left(SECONDS, seconds)] += 1
+        self.sum += seconds
+
+
+class WorkerMetrics(msgspec.Struct):
+    """Totals since the process began. `failures` is by `errCode`; sizes in bytes."""
+
+    opens: int = 0
+    failures: dict[int, int] = {}
+    messages_in: int = 0
+    messages_out: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    pauses: int = 0
+    callback_errors: int = 0
+    inbound_bytes: int = 0
+    outbound_bytes: int = 0
+    dial: Histogram = msgspec.field(default_factory=Histogram)
+    round_trip: Histogram = msgspec.field(default_factory=Histogram)
+    callback: Histogram = msgspec.field(default_factory=Histogram)
+
+    def failed(self, err_code: int) -> None:
+        """Count an ``onError``."""
+        self.failures[err_code] = self.failures.get(err_code, 0) + 1
+
+
+encode = msgspec.msgpack.Encoder().encode
+decode = msgspec.msgpack.Decoder(WorkerMetrics).decode
