@@ -39,7 +39,7 @@ run: $(VENV)/.run
 	@exec $(BIN)/mooring serve --demo
 
 test: $(VENV)/.test
-	@bash tools/install-browser
+	@bash tools/install-test-tools
 	@$(BIN)/python -m pytest tests
 
 lint: $(VENV)/.test

@@ -2,6 +2,7 @@
 
 ```console  `$ ` lines are typed into one shell per page, and what follows each must come out; `…` stands for anything
 ```python   is run as a program, in the page's folder of scratch files; `# file: NAME` as first line only writes it there
+```mjs, ```php, ```go   are run where their interpreter is there
 ```toml     is a configuration that loads
 ```json     parses
 Ports 8480 and 8481 of the pages stand for those of the test's service and echo server.
@@ -13,6 +14,7 @@ import asyncio
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +27,9 @@ from tests.conftest import ROOT, StartService
 from tests.servers import EchoServer
 
 COMMAND_TIMEOUT_S = 30
+RUNNABLE = {"console", "python", "toml", "json", "mjs", "php", "go"}
 _FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
+INTERPRETERS = {"mjs": ["node"], "php": ["php"], "go": ["go", "run"]}
 _SKIP_DIRS = {".venv", "node_modules", "build", "dist"}
 
 
@@ -37,9 +41,7 @@ class Block(NamedTuple):
 
 def pages() -> list[Path]:
     found = [path for path in ROOT.rglob("*.md") if not _SKIP_DIRS & set(path.relative_to(ROOT).parts)]
-    return sorted(
-        path for path in found if any(b.language in ("console", "python", "toml", "json") for b in blocks(path))
-    )
+    return sorted(path for path in found if any(b.language in RUNNABLE for b in blocks(path)))
 
 
 def blocks(page: Path) -> list[Block]:
@@ -131,6 +133,7 @@ async def test_every_block_of_the_page_does_what_it_says(
         "PATH": f"{binaries}:{os.environ['PATH']}",
         "SCRATCH": str(scratch),
         "COLUMNS": "120",
+        "TOKEN": service.token,
     }
 
     def swap(text: str, ports: dict[str, str]) -> str:
@@ -157,9 +160,29 @@ async def test_every_block_of_the_page_does_what_it_says(
                 async with asyncio.timeout(COMMAND_TIMEOUT_S):
                     _, errors = await run.communicate()
                 assert run.returncode == 0, f"{where}: {errors.decode()}"
+            elif block.language in INTERPRETERS:
+                command = INTERPRETERS[block.language]
+                if shutil.which(command[0]) is None:
+                    print(f"{where}: not run: no {command[0]} here")
+                    continue
+                source = scratch / f"page.{block.language}"
+                source.write_text(swap(block.text, ours))
+                run = await asyncio.create_subprocess_exec(
+                    *command, str(source), cwd=scratch, env=env, stderr=subprocess.PIPE
+                )
+                async with asyncio.timeout(COMMAND_TIMEOUT_S):
+                    _, errors = await run.communicate()
+                assert run.returncode == 0, f"{where}: {errors.decode()}"
             elif block.language == "toml":
                 path = scratch / "page.toml"
                 path.write_text(block.text)
                 load(path, {})
             elif block.language == "json":
                 json.loads(block.text)
+
+
+def test_the_reference_pages_are_what_the_code_says() -> None:
+    run = subprocess.run(
+        [sys.executable, "tools/make-reference", "--check"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr

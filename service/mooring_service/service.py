@@ -102,7 +102,7 @@ class Service:
         self.config = config
         self.state_dir = state_dir
         self.journal = journal
-        self.feed = Feed(journal, max_subscribers=config.limits.max_subscribers)
+        self.feed = Feed(journal, ring_bytes=config.journal.ring_bytes, max_subscribers=config.limits.max_subscribers)
         self.directory = Directory(config.retention.closed_connections, config.retention.closed_age)
         self._lock = StateLock(state_dir)
         self._background = Background(log)
