@@ -134,9 +134,9 @@ class Intake:
                     if self._journal.queued_bytes > QUEUE_HIGH_BYTES and slot.channel is not None:
                         slot.channel.pause_reading()
                         self._links_paused = True
-                case Sent() | SendFailed() | Called() | CallFailed() | OpenInvalid():
+                case Sent() | SendFailed() | OpenInvalid():
                     slot.answer(report.request, report)
-                case Opened() | OpenFailed() | TerminateDone():
+                case Opened() | OpenFailed() | TerminateDone() | Called() | CallFailed():
                     slot.answer(report.request, report, report.after)
                 case Stats():
                     slot.stats = report

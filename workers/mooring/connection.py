@@ -11,15 +11,13 @@ How a connection ends, whatever the cause: `_fail` (at most once) records ``onEr
 from __future__ import annotations
 
 import asyncio
-import os
-import time
-from collections import deque
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from mooring.connection_state import ConnectionEvent, ConnectionState, step
+from mooring.conversion import InvalidData, convert, message_event
 from mooring.dial import DialFailed, Dialled
 from mooring.errors import ErrCode, ErrorEntry
 from mooring.events import (
@@ -27,30 +25,22 @@ from mooring.events import (
     Kind,
     OpenEvent,
     TerminateEvent,
-    blob_event,
     body_prefix,
     connection_body,
     encode_event,
     now_us,
-    object_event,
     rfc3339,
-    text_event,
 )
 from mooring.frames import (
     ABNORMAL,
     BINARY,
-    CLOSE,
     INVALID_DATA,
     PING,
-    PONG,
-    TEXT,
     TOO_BIG,
     Deflater,
     FrameParser,
     close_payload,
-    encode_frame,
 )
-from mooring.liveness import Dead, Liveness, Ping, Wait
 from mooring.messages import (
     ConnectionCreated,
     ConnectionUpdate,
@@ -63,59 +53,16 @@ from mooring.messages import (
     TerminateDone,
 )
 from mooring.options import ConnectionOptions
+from mooring.outbound import Outbound, refused
+from mooring.pulse import Pulse
 
 if TYPE_CHECKING:
     from mooring.runtime import Runtime
 
 LINGER_S = 1.0  # how long the server may take to close TCP first (RFC 6455 section 7.1.1) before we do
-CONFIRM_DEAD_S = 0.02  # bytes that wait in the socket while the loop was late must be seen before a peer is called dead
 
 _ERR_BY_CLOSE_CODE = {INVALID_DATA: ErrCode.INVALID_DATA, TOO_BIG: ErrCode.MESSAGE_TOO_BIG}
 _encode_json = msgspec.json.Encoder().encode
-_decode_json = msgspec.json.Decoder().decode
-
-
-class _Queued(msgspec.Struct, frozen=True):
-    """Messages that wait for the peer to read; `request` 0 came from code in the worker."""
-
-    request: int
-    data: bytes
-    count: int
-    payload_bytes: int
-    deadline: float
-
-
-class InvalidData(Exception):
-    """A message that cannot be turned into the connection's data type."""
-
-
-def convert(data_type: str, opcode: int, payload: bytes) -> Any:
-    """Return what a callback is handed for a received message (contract, section 2).
-
-    Raises:
-        InvalidData: If `payload` cannot be turned into `data_type`.
-    """
-    try:
-        if data_type == "object":
-            return _decode_json(payload)
-        if data_type == "text":
-            return payload.decode("utf-8")
-        if opcode == TEXT:
-            payload.decode("utf-8")  # RFC 6455 section 8.1: a text message must be UTF-8, whoever wants it
-        return payload
-    except UnicodeDecodeError:
-        raise InvalidData("a message that is not UTF-8") from None
-    except msgspec.DecodeError as exc:
-        raise InvalidData(f"a message that is not JSON: {exc}") from None
-    except RecursionError:
-        raise InvalidData("a message that is JSON nested too deeply") from None
-
-
-def message_event(data_type: str, data: Any, payload: bytes) -> bytes:
-    """Return the ``$2`` JSON of a message that `convert` has turned into `data`."""
-    if data_type == "text":
-        return text_event(data)
-    return object_event(payload) if data_type == "object" else blob_event(payload)
 
 
 class Connection(asyncio.Protocol):
@@ -129,58 +76,13 @@ class Connection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "__weakref__",
-        "_close_sent",
-        "_close_timer",
-        "_closing_waiters",
-        "_created_reported",
-        "_deflater",
-        "_dial_task",
-        "_keep",
-        "_live",
-        "_live_timer",
-        "_open_request",
-        "_opened",
-        "_outbound",
-        "_outbound_bytes",
-        "_outbound_timer",
-        "_parser",
-        "_ping_payload",
-        "_ping_sent_at_ns",
-        "_pong_owed",
-        "_reading_paused",
-        "_runtime",
-        "_transport",
-        "_want",
-        "_writing_paused",
-        "bytes_in",
-        "bytes_out",
-        "closed_at_us",
-        "created",
-        "ended",
-        "errors",
-        "handler",
-        "id",
-        "id_bytes",
-        "last_message_at_us",
-        "message_prefix",
-        "messages_in",
-        "messages_out",
-        "opened_at_us",
-        "options",
-        "posted",
-        "posted_bytes",
-        "protocol",
-        "recorded_seq",
-        "reserved",
-        "round_trip_us",
-        "seq",
-        "state",
-        "taken",
-        "taken_bytes",
-        "terminated",
-        "websocket",
-    )
+        "__weakref__", "_close_timer", "_closing_waiters", "_created_reported", "_dial_task", "_keep",
+        "_open_request", "_opened", "_outbound", "_parser", "_pulse", "_reading_paused", "_runtime",
+        "_transport", "_want", "bytes_in", "bytes_out", "closed_at_us", "created", "ended", "errors", "handler",
+        "id", "id_bytes", "last_message_at_us", "message_prefix", "messages_in", "messages_out", "opened_at_us",
+        "options", "posted", "posted_bytes", "protocol", "recorded_seq", "reserved", "round_trip_us", "seq",
+        "state", "taken", "taken_bytes", "terminated", "websocket",
+    )  # fmt: skip
 
     def __init__(
         self, runtime: Runtime, created: ConnectionCreated, options: ConnectionOptions, handler: object | None
@@ -215,20 +117,11 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._keep: Any = None
         self._parser: FrameParser | None = None
-        self._deflater: Deflater | None = None
-        self._live: Liveness | None = None
-        self._live_timer: asyncio.TimerHandle | None = None
         self._close_timer: asyncio.TimerHandle | None = None
-        self._close_sent = False
+        self._outbound: Outbound | None = None
+        self._pulse: Pulse | None = None
         self._closing_waiters: list[int] = []
-        self._outbound: deque[_Queued] = deque()
-        self._outbound_bytes = 0
-        self._outbound_timer: asyncio.TimerHandle | None = None
-        self._writing_paused = False
         self._reading_paused = False
-        self._pong_owed: bytes | None = None
-        self._ping_payload = b""
-        self._ping_sent_at_ns = 0
         self._want = options.data_type
 
     # ------------------------------------------------------------ the record
@@ -334,12 +227,15 @@ class Connection(asyncio.Protocol):
             self._runtime.answer(Opened(request, after))
 
     def _attach(self, dialled: Dialled) -> None:
-        now = self._runtime.loop.time()
         self._transport = dialled.transport
         self._keep = dialled.keep
         self._parser = FrameParser(self.options.max_message_bytes, dialled.deflate)
-        self._deflater = None if dialled.deflate is None else Deflater(dialled.deflate)
-        self._live = Liveness(self.options.ping_interval_s, self.options.ping_timeout_s, now)
+        deflater = None if dialled.deflate is None else Deflater(dialled.deflate)
+        self._outbound = outbound = Outbound(self._runtime, self, dialled.transport, deflater)
+        options = self.options
+        self._pulse = Pulse(
+            self._runtime.loop, options.ping_interval_s, options.ping_timeout_s, outbound.write, self._on_dead
+        )
         self.protocol = dialled.protocol
         self.opened_at_us = now_us()
         self._runtime.metrics.opens += 1
@@ -352,7 +248,6 @@ class Connection(asyncio.Protocol):
             self._answer_open()
             self.connection_lost(None)
             return
-        self._arm_liveness(now + self.options.ping_interval_s if self.options.ping_interval_s else float("inf"))
         self._answer_open()
         if dialled.tail:
             self.data_received(dialled.tail)
@@ -363,9 +258,9 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take bytes of the server: any of them is life."""
-        live, parser = self._live, self._parser
-        assert live is not None and parser is not None, "bytes come only after _attach"
-        live.last_byte_at = self._runtime.loop.time()
+        pulse, parser = self._pulse, self._parser
+        assert pulse is not None and parser is not None, "bytes come only after _attach"
+        pulse.live.last_byte_at = self._runtime.loop.time()
         if self.state is ConnectionState.CLOSED:
             return  # lingering: what a server says after its close frame is nothing
         items = parser.feed(data)
@@ -459,17 +354,15 @@ class Connection(asyncio.Protocol):
             self._fail(ErrCode.INVALID_DATA, f"the server sent {failure}", INVALID_DATA)
 
     def _take_control(self, opcode: int, payload: bytes) -> None:
+        assert self._outbound is not None and self._pulse is not None, "frames come only after _attach"
         if opcode == PING:
-            if self._writing_paused:
-                self._pong_owed = payload  # RFC 6455 section 5.5.3: the latest ping may be answered alone
-            else:
-                self._write(encode_frame(PONG, payload, os.urandom(4)))
-        elif payload == self._ping_payload and payload:
-            # Not loop.time(): uvloop's stands still for a pass of the loop, and counts milliseconds.
-            self.round_trip_us = (time.monotonic_ns() - self._ping_sent_at_ns) // 1000
-            self._runtime.metrics.round_trip.observe(self.round_trip_us / 1e6)
-            self._ping_payload = b""
-            self._runtime.figures_changed(self)
+            self._outbound.pong(payload)
+        else:
+            round_trip_us = self._pulse.pong(payload)
+            if round_trip_us is not None:
+                self.round_trip_us = round_trip_us
+                self._runtime.metrics.round_trip.observe(round_trip_us / 1e6)
+                self._runtime.figures_changed(self)
 
     def _may_read(self) -> bool:
         runtime = self._runtime
@@ -485,13 +378,13 @@ class Connection(asyncio.Protocol):
         )
 
     def _pause_reading(self) -> None:
-        assert self._transport is not None and self._live is not None, "only an attached connection reads"
+        assert self._transport is not None and self._pulse is not None, "only an attached connection reads"
         if self._transport.is_closing() or self.state is ConnectionState.CLOSED:
             return
         self._reading_paused = True
         self._runtime.metrics.pauses += 1
         self._transport.pause_reading()
-        self._live.paused(self._runtime.loop.time())
+        self._pulse.live.paused(self._runtime.loop.time())
         self._runtime.paused.add(self)
         # The other thread may have made room just before we were in `paused`, and will not say so again.
         self.resume_if_room()
@@ -501,168 +394,58 @@ class Connection(asyncio.Protocol):
         if self._reading_paused and (self._may_read() or self.state is ConnectionState.CLOSED):
             self._reading_paused = False
             self._runtime.paused.discard(self)
-            if self._live is not None:
-                self._live.resumed(self._runtime.loop.time())
+            if self._pulse is not None:
+                self._pulse.live.resumed(self._runtime.loop.time())
             if self._transport is not None and not self._transport.is_closing():
                 self._transport.resume_reading()
 
-    # ------------------------------------------------------------ liveness
-
-    def _arm_liveness(self, at: float) -> None:
-        if self._live_timer is not None:
-            self._live_timer.cancel()
-            self._live_timer = None
-        if at != float("inf"):
-            self._live_timer = self._runtime.loop.call_at(at, self._check_liveness)
-
-    def _check_liveness(self) -> None:
-        self._live_timer = None
-        if self.state is not ConnectionState.CONNECTED or self._live is None:
-            return
-        now = self._runtime.loop.time()
-        match self._live.check(now):
-            case Wait(at):
-                self._arm_liveness(at)
-            case Ping():
-                self._ping_payload = os.urandom(8)
-                self._ping_sent_at_ns = time.monotonic_ns()
-                self._write(encode_frame(PING, self._ping_payload, os.urandom(4)))
-                self._arm_liveness(now + self.options.ping_timeout_s)
-            case Dead():
-                self._live_timer = self._runtime.loop.call_later(CONFIRM_DEAD_S, self._confirm_dead)
-
-    def _confirm_dead(self) -> None:
-        self._live_timer = None
-        if self.state is not ConnectionState.CONNECTED or self._live is None:
-            return
-        match self._live.check(self._runtime.loop.time()):
-            case Dead(silent_s):
-                message = f"the server sent nothing for {silent_s:.1f} s after a ping"
-                self._fail(ErrCode.PING_TIMEOUT, message, None)
-                self._end(ABNORMAL, message, was_clean=False)
-            case _:
-                self._arm_liveness(self._runtime.loop.time())
+    def _on_dead(self, silent_s: float) -> None:
+        if self.state is ConnectionState.CONNECTED:
+            message = f"the server sent nothing for {silent_s:.1f} s after a ping"
+            self._fail(ErrCode.PING_TIMEOUT, message, None)
+            self._end(ABNORMAL, message, was_clean=False)
 
     # ------------------------------------------------------------ writing
 
     def send(self, command: Send) -> Sent | SendFailed | None:
         """Write messages for a request: the answer, or None when it comes once the peer reads again."""
-        if self.state is not ConnectionState.CONNECTED:
-            return SendFailed(command.request, 0, self.state.value)
-        size = sum(map(len, command.payloads))
-        data = self._frames(BINARY if command.binary else TEXT, command.payloads)
-        count = len(command.payloads)
-        if not self._writing_paused and not self._outbound:
-            self._write(data)
-            self._count_sent(count, size)
-            return Sent(command.request, count, size, self.messages_out, self.bytes_out)
-        if self._outbound and self._outbound_bytes + len(data) > self._runtime.settings.outbound_bytes:
-            return SendFailed(command.request, 0, self.state.value, stalled=True)
-        self._queue(
-            _Queued(command.request, data, count, size, self._runtime.loop.time() + self.options.send_timeout_s)
-        )
-        return None
+        if self.state is not ConnectionState.CONNECTED or self._outbound is None:
+            return refused(command, self.state)
+        return self._outbound.send(command)
 
     def send_from_worker(self, opcode: int, payload: bytes, reserved: int) -> None:
         """Write one message of code in this worker; it has reserved its room beforehand (`Runtime.reserve`)."""
-        if self.state is not ConnectionState.CONNECTED:
+        if self.state is not ConnectionState.CONNECTED or self._outbound is None:
             self._runtime.release(self, reserved)  # the connection has ended meanwhile: its onTerminate says so
-            return
-        data = self._frames(opcode, [payload])
-        if not self._writing_paused and not self._outbound:
-            self._write(data)
-            self._count_sent(1, len(payload))
-            self._runtime.release(self, reserved)
-            self._runtime.figures_changed(self)
         else:
-            self._queue(_Queued(0, data, 1, reserved, float("inf")))
+            self._outbound.send_from_worker(opcode, payload, reserved)
 
-    def _frames(self, opcode: int, payloads: list[bytes]) -> bytes:
-        masks = os.urandom(4 * len(payloads))
-        if self._deflater is not None:
-            compress = self._deflater.compress
-            return b"".join(
-                encode_frame(opcode, compress(payload), masks[4 * index : 4 * index + 4], compressed=True)
-                for index, payload in enumerate(payloads)
-            )
-        if len(payloads) == 1:
-            return encode_frame(opcode, payloads[0], masks)
-        return b"".join(
-            [encode_frame(opcode, payload, masks[4 * index : 4 * index + 4]) for index, payload in enumerate(payloads)]
-        )
-
-    def _write(self, data: bytes) -> None:
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(data)
-
-    def _count_sent(self, count: int, size: int) -> None:
+    def count_sent(self, count: int, size: int) -> None:
+        """Count messages that were written."""
         self.messages_out += count
         self.bytes_out += size
         metrics = self._runtime.metrics
         metrics.messages_out += count
         metrics.bytes_out += size
 
-    def _queue(self, queued: _Queued) -> None:
-        self._outbound.append(queued)
-        self._outbound_bytes += len(queued.data)
-        if self._outbound_timer is None and queued.deadline != float("inf"):
-            self._outbound_timer = self._runtime.loop.call_at(queued.deadline, self._drop_overdue)
-
-    def _drop_overdue(self) -> None:
-        """Answer the sends that the peer did not read in time; they were not written and will not be."""
-        self._outbound_timer = None
-        now = self._runtime.loop.time()
-        kept: deque[_Queued] = deque()
-        for queued in self._outbound:
-            if queued.deadline <= now:
-                self._outbound_bytes -= len(queued.data)
-                self._runtime.answer(SendFailed(queued.request, 0, self.state.value, stalled=True))
-            else:
-                kept.append(queued)
-        self._outbound = kept
-        due = min((queued.deadline for queued in kept), default=float("inf"))
-        if due != float("inf"):
-            self._outbound_timer = self._runtime.loop.call_at(due, self._drop_overdue)
-
     def pause_writing(self) -> None:
         """The peer reads too slowly: from here on messages queue, within bounds and deadlines."""
-        self._writing_paused = True
+        if self._outbound is not None:
+            self._outbound.paused = True
 
     def resume_writing(self) -> None:
         """The peer has caught up."""
-        self._writing_paused = False
-        if self._pong_owed is not None:
-            owed, self._pong_owed = self._pong_owed, None
-            self._write(encode_frame(PONG, owed, os.urandom(4)))
-        while self._outbound and not self._writing_paused:
-            queued = self._outbound.popleft()
-            self._outbound_bytes -= len(queued.data)
-            self._write(queued.data)
-            self._count_sent(queued.count, queued.payload_bytes)
-            if queued.request:
-                self._runtime.answer(
-                    Sent(queued.request, queued.count, queued.payload_bytes, self.messages_out, self.bytes_out)
-                )
-            else:
-                self._runtime.release(self, queued.payload_bytes)
-                self._runtime.figures_changed(self)
+        if self._outbound is not None:
+            self._outbound.resume()
 
     @property
     def outbound_bytes(self) -> int:
         """Bytes that wait for the peer to read."""
-        return self._outbound_bytes
+        return 0 if self._outbound is None else self._outbound.queued_bytes
 
     def _drop_outbound(self) -> None:
-        if self._outbound_timer is not None:
-            self._outbound_timer.cancel()
-            self._outbound_timer = None
-        while self._outbound:
-            queued = self._outbound.popleft()
-            if queued.request:
-                self._runtime.answer(SendFailed(queued.request, 0, self.state.value))
-            else:
-                self._runtime.release(self, queued.payload_bytes)
-        self._outbound_bytes = 0
+        if self._outbound is not None:
+            self._outbound.drop()
 
     # ------------------------------------------------------------ ending
 
@@ -706,22 +489,14 @@ class Connection(asyncio.Protocol):
 
     def _begin_close(self, code: int, reason: str) -> None:
         """Our close frame goes out behind what is queued; the peer has ``closeTimeout`` to answer it."""
+        assert self._outbound is not None and self._pulse is not None, "only a Connected one is closed"
         self._set_state(ConnectionEvent.CLOSE_BEGUN)
-        self._ping_payload = b""
+        self._pulse.stop()
         timeout_s = self.options.close_timeout_s
         self._close_timer = self._runtime.loop.call_later(
             timeout_s, self._close_overdue, f"the server did not answer the close frame within {timeout_s:g} s"
         )
-        self._pong_owed = None
-        self._closing_frame(close_payload(code, reason))
-
-    def _closing_frame(self, payload: bytes) -> None:
-        data = encode_frame(CLOSE, payload, os.urandom(4))
-        if self._outbound:
-            self._queue(_Queued(0, data, 0, 0, float("inf")))
-        else:
-            self._write(data)
-        self._close_sent = True
+        self._outbound.close(close_payload(code, reason))
 
     def _close_overdue(self, reason: str) -> None:
         self._close_timer = None
@@ -732,8 +507,8 @@ class Connection(asyncio.Protocol):
         if self.state is ConnectionState.CONNECTED:
             self._set_state(ConnectionEvent.CLOSE_BEGUN)
             self._drop_outbound()
-        if not self._close_sent:
-            self._closing_frame(close_payload(code))
+        if self._outbound is not None and not self._outbound.close_sent:
+            self._outbound.close(close_payload(code))
         self._end(code, reason, was_clean=code != ABNORMAL)
 
     def _fail(self, err_code: ErrCode, message: str, close_code: int | None) -> None:
@@ -755,10 +530,11 @@ class Connection(asyncio.Protocol):
         self._set_state(ConnectionEvent.ENDED)
         self.closed_at_us = now_us()
         self.terminated = Terminated(code, reason, was_clean)
-        for timer in (self._live_timer, self._close_timer):
-            if timer is not None:
-                timer.cancel()
-        self._live_timer = self._close_timer = None
+        if self._pulse is not None:
+            self._pulse.stop()
+        if self._close_timer is not None:
+            self._close_timer.cancel()
+            self._close_timer = None
         self._drop_outbound()
         self._runtime.paused.discard(self)
         self._record(Kind.onTerminate, TerminateEvent(code=code, reason=reason, was_clean=was_clean))
@@ -805,7 +581,7 @@ class Connection(asyncio.Protocol):
             self._keep.close()
             self._keep = None
         self._parser = None
-        self._deflater = None
+        self._outbound = None
         if self.ended:
             self._runtime.forget(self)
 

@@ -369,7 +369,7 @@ class Context:
 
     def _answer(self, answer: Called | CallFailed) -> None:
         if answer.request:
-            self._runtime.post(self._runtime.answer, answer)
+            self._runtime.post(self._runtime.answer_call, answer)
 
     def _report(self, connection: Connection, callback: str, exc: BaseException) -> None:
         self.callback_errors += 1

@@ -285,10 +285,11 @@ class TerminateDone(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class Called(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """A call has run; `result` is JSON."""
+    """A call has run; `result` is JSON. Show it once `after` is stored: it may speak of what the call has opened."""
 
     request: int
     result: bytes
+    after: int = 0
 
 
 class CallFailed(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -300,6 +301,7 @@ class CallFailed(msgspec.Struct, frozen=True, tag=True, array_like=True):
     traceback: str
     invalid: bool = False
     discarded: bool = False
+    after: int = 0
 
 
 class Stats(msgspec.Struct, frozen=True, tag=True, array_like=True):

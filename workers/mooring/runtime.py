@@ -16,9 +16,10 @@ from typing import Any, Protocol, assert_never
 import msgspec
 
 from mooring import handlers
-from mooring.connection import Connection, message_event
+from mooring.connection import Connection
 from mooring.connection_state import ConnectionState
 from mooring.context import Context
+from mooring.conversion import message_event
 from mooring.dial import Dialler
 from mooring.egress import EgressPolicy
 from mooring.errors import ConnectError, HandlerError, Invalid, InvalidRequest, LimitReached, MooringError, SendError
@@ -28,6 +29,7 @@ from mooring.messages import (
     AskCall,
     AskKill,
     Call,
+    Called,
     CallFailed,
     ConnectionCreated,
     ConnectionUpdate,
@@ -201,6 +203,10 @@ class Runtime:
     def answer(self, report: Report) -> None:
         """Answer a request; whatever it depends on has been flushed before."""
         self.uplink.send(report)
+
+    def answer_call(self, answer: Called | CallFailed) -> None:
+        """Answer a call, behind the events of what it did."""
+        self.answer(msgspec.structs.replace(answer, after=self.flush()))
 
     def forget(self, connection: Connection) -> None:
         """`connection` is over: no socket, no event to come."""

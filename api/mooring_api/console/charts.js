@@ -28,7 +28,7 @@ export function spark(element, width, height) {
 export function large(element, width, height) {
   const axis = { stroke: () => colour('--soft'), grid: { stroke: () => '#8883', width: 1 }, ticks: { show: false }, font: '11px system-ui', size: 34 };
   return new uPlot({
-    width, height, legend: { show: false }, cursor: { show: false }, padding: [6, 4, 0, 0],
+    width, height, legend: { show: false }, cursor: { show: false }, padding: [6, 4, 8, 0],
     scales: { x: { time: false }, y: { range: (_, low, high) => [0, Math.max(1, high)] } },
     axes: [{ show: false }, axis],
     series: [{}, { stroke, width: 1.5, points: { show: false } }],

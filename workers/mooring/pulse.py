@@ -1,0 +1,82 @@
+"""Pings and the peer's deadline: the clocks of `liveness.py`, with timers and frames. On the I/O loop only."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from mooring.frames import PING, encode_frame
+from mooring.liveness import Dead, Liveness, Ping, Wait
+
+if TYPE_CHECKING:
+    import asyncio
+
+CONFIRM_DEAD_S = 0.02  # bytes that wait in the socket while the loop was late must be seen before a peer is called dead
+
+
+class Pulse:
+    """The pings of one connection.
+
+    Args:
+        write: Writes a frame.
+        on_dead: Called once, with the seconds of silence.
+    """
+
+    __slots__ = ("_loop", "_on_dead", "_payload", "_sent_at_ns", "_timeout_s", "_timer", "_write", "live")
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        interval_s: float,
+        timeout_s: float,
+        write: Callable[[bytes], None],
+        on_dead: Callable[[float], None],
+    ) -> None:
+        self._loop = loop
+        self._timeout_s = timeout_s
+        self._write = write
+        self._on_dead = on_dead
+        self._payload = b""
+        self._sent_at_ns = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self.live = Liveness(interval_s, timeout_s, loop.time())
+        if interval_s:
+            self._timer = loop.call_later(interval_s, self._check)
+
+    def stop(self) -> None:
+        """No further ping, no deadline."""
+        self._payload = b""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def pong(self, payload: bytes) -> int | None:
+        """Take a pong: the round trip in microseconds if it answers our last ping, else None."""
+        if not self._payload or payload != self._payload:
+            return None
+        self._payload = b""
+        # Not loop.time(): uvloop's stands still for a pass of the loop, and counts milliseconds.
+        return (time.monotonic_ns() - self._sent_at_ns) // 1000
+
+    def _check(self) -> None:
+        now = self._loop.time()
+        match self.live.check(now):
+            case Wait(at):
+                self._timer = None if at == float("inf") else self._loop.call_at(at, self._check)
+            case Ping():
+                self._payload = os.urandom(8)
+                self._sent_at_ns = time.monotonic_ns()
+                self._write(encode_frame(PING, self._payload, os.urandom(4)))
+                self._timer = self._loop.call_at(now + self._timeout_s, self._check)
+            case Dead():
+                self._timer = self._loop.call_later(CONFIRM_DEAD_S, self._confirm)
+
+    def _confirm(self) -> None:
+        self._timer = None
+        match self.live.check(self._loop.time()):
+            case Dead(silent_s):
+                self._on_dead(silent_s)
+            case _:
+                self._check()
