@@ -31,6 +31,13 @@ $(VENV)/.test: $(VENV)/.run
 	@$(PIP) install -c constraints.txt -e '.[dev]'
 	@touch $@
 
+$(VENV)/.bench: $(VENV)/.test
+	@echo "installing the gateways that the benchmark compares with …"
+	@$(PIP) install -c constraints.txt -e '.[bench]'
+	@if command -v npm >/dev/null 2>&1; then cd tests/bench/peers/node && npm install --no-package-lock --silent --no-audit --no-fund; \
+	else echo "no npm here: without the Node gateway"; fi
+	@touch $@
+
 venv: $(VENV)/.run
 
 venv-test: $(VENV)/.test
@@ -54,10 +61,10 @@ format: $(VENV)/.test
 
 check: lint types test
 
-bench: $(VENV)/.test
+bench: $(VENV)/.bench
 	@$(BIN)/python -m tests.bench
 
-bench-quick: $(VENV)/.test
+bench-quick: $(VENV)/.bench
 	@$(BIN)/python -m tests.bench --quick
 
 conformance: $(VENV)/.test

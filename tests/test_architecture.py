@@ -29,7 +29,7 @@ PURE = {
     "mooring_api.sse",
 }
 IMPURE = {"asyncio", "socket", "threading", "subprocess", "os", "ssl", "aiohttp", "uvloop", "apsw", "signal", "time"}
-MAX_LINES = 800
+MAX_LINES = 550
 
 
 def modules() -> Iterator[tuple[str, Path]]:

@@ -50,35 +50,53 @@ def routes() -> list[web.RouteDef]:
 
 def make_app(api: Api) -> web.Application:
     """Return the application of `api`."""
-    app = web.Application(middlewares=[edge], client_max_size=api.config.limits.max_body_bytes)
+    app = web.Application(client_max_size=api.config.limits.max_body_bytes)
     app[API] = api
     idempotency.setup(app)
-    app.add_routes(routes())
+    # Each handler is wrapped instead of a middleware: aiohttp's machinery for those costs every request two coroutines.
+    app.add_routes([web.route(route.method, route.path, edge(route.handler), **route.kwargs) for route in routes()])
+    app.router.add_route("*", "/{path:.*}", edge(_nothing_here))
     return app
 
 
-@web.middleware
-async def edge(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Let in or refuse; turn every error into a problem."""
-    try:
-        request.app[API].access.check(request)
-        return await handler(request)
-    except Problem as problem:
-        return idempotency.problem_response(problem)
-    except MooringError as exc:
-        return idempotency.problem_response(problem_of(exc))
-    except web.HTTPException as exc:
-        return idempotency.problem_response(_http_problem(request, exc))
-    except UnicodeError:
-        return idempotency.problem_response(Problem("bad-request", "the path or query is not UTF-8"))
-    except ConnectionError:
-        raise  # the client has gone away: there is nobody to answer
-    # The top of a request: what mooring itself got wrong is logged, and told without its insides.
-    except Exception:
-        log.exception("%s %s has failed", request.method, request.path)
-        return idempotency.problem_response(
-            Problem("internal", "this is a fault of mooring; its log has the traceback")
-        )
+def edge(handler: Handler) -> Handler:
+    """Return `handler` behind the one edge of the API: let in or refuse, turn every error into a problem."""
+
+    async def guarded(request: web.Request) -> web.StreamResponse:
+        try:
+            request.app[API].access.check(request)
+            return await handler(request)
+        except Problem as problem:
+            return idempotency.problem_response(problem)
+        except MooringError as exc:
+            return idempotency.problem_response(problem_of(exc))
+        except web.HTTPException as exc:
+            return idempotency.problem_response(_http_problem(request, exc))
+        except UnicodeError:
+            return idempotency.problem_response(Problem("bad-request", "the path or query is not UTF-8"))
+        except ConnectionError:
+            raise  # the client has gone away: there is nobody to answer
+        # The top of a request: what mooring itself got wrong is logged, and told without its insides.
+        except Exception:
+            log.exception("%s %s has failed", request.method, request.path)
+            return idempotency.problem_response(
+                Problem("internal", "this is a fault of mooring; its log has the traceback")
+            )
+
+    return guarded
+
+
+async def _nothing_here(request: web.Request) -> web.StreamResponse:
+    """Answer 405 where another method is served at the path, 404 elsewhere."""
+    allowed: set[str] = set()
+    for resource in request.app.router.resources():
+        if resource.canonical == "/{path}":
+            continue
+        _, methods = await resource.resolve(request)
+        allowed |= methods
+    if allowed:
+        raise web.HTTPMethodNotAllowed(request.method, allowed)
+    raise web.HTTPNotFound
 
 
 def _http_problem(request: web.Request, exc: web.HTTPException) -> Problem:

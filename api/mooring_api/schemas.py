@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import msgspec
@@ -152,6 +153,7 @@ def check_json(body: bytes, what: str = "the body", **extra: Any) -> None:
         raise Problem("bad-request", f"{what} is JSON nested too deeply", **extra) from None
 
 
+@lru_cache(maxsize=256)
 def media_type(content_type: str | None) -> str | None:
     """Return the media type of a Content-Type header, in lower case.
 

@@ -4,8 +4,7 @@ No task lives as long as a connection: the transport calls us when bytes come, t
 we write goes out whole, frame by frame. So an idle connection costs one timer, and nothing can be cancelled in the
 middle of a frame.
 
-How a connection ends, whatever the cause: `_fail` (at most once) records ``onError``; `_end` (exactly once) records
-``onTerminate`` and decides code, reason and cleanness.
+How a connection ends: `_fail` (at most once) records ``onError``; `_end` (exactly once) records ``onTerminate``.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from mooring.connection_state import ConnectionEvent, ConnectionState, step
-from mooring.conversion import InvalidData, convert, message_event
+from mooring.conversion import convert_all, render
 from mooring.dial import DialFailed, Dialled
 from mooring.errors import ErrCode, ErrorEntry
 from mooring.events import (
@@ -29,11 +28,9 @@ from mooring.events import (
     connection_body,
     encode_event,
     now_us,
-    rfc3339,
 )
 from mooring.frames import (
     ABNORMAL,
-    BINARY,
     INVALID_DATA,
     PING,
     TOO_BIG,
@@ -62,7 +59,6 @@ if TYPE_CHECKING:
 LINGER_S = 1.0  # how long the server may take to close TCP first (RFC 6455 section 7.1.1) before we do
 
 _ERR_BY_CLOSE_CODE = {INVALID_DATA: ErrCode.INVALID_DATA, TOO_BIG: ErrCode.MESSAGE_TOO_BIG}
-_encode_json = msgspec.json.Encoder().encode
 
 
 class Connection(asyncio.Protocol):
@@ -284,72 +280,34 @@ class Connection(asyncio.Protocol):
     def _record_messages(self, items: list[tuple[int, bytes]]) -> None:
         """The hot path: from the frames of one read straight to the outbox, as one run."""
         self.last_message_at_us = time_us = now_us()
-        middle = b',"time":"%b","event":{"type":"message","data":' % rfc3339(time_us).encode()
-        prefix = self.message_prefix
-        seq = self.seq
-        size = 0
-        bodies: list[bytes] = []
-        add = bodies.append
-        text_only = self._want == "text"
-        failure: InvalidData | None = None
-        count = 0
-        for opcode, payload in items:
-            if opcode > BINARY:
-                self._take_control(opcode, payload)
-                continue
-            count += 1
-            size += len(payload)
-            try:
-                if text_only:
-                    seq += 1
-                    add(b"%b%d%b%b}}" % (prefix, seq, middle, _encode_json(payload.decode())))
-                    continue
-                event = message_event(self._want, convert(self._want, opcode, payload), payload)
-            except UnicodeDecodeError:
-                seq -= 1
-                failure = InvalidData("a message that is not UTF-8")
-                break
-            except InvalidData as exc:
-                failure = exc
-                break
-            seq += 1
-            add(connection_body(prefix, seq, time_us, event))
+        received = render(items, self._want, self.message_prefix, self.seq, time_us, self._take_control)
+        self._count_received(received.count, received.size)
+        bodies = received.bodies
+        if bodies:
+            self.seq += len(bodies)
+            self._runtime.outbox.add(self, b"\x02" * len(bodies), b"\n".join(bodies), self.seq)
+            self._runtime.wake()
+        self._check_received(received.failure)
+
+    def _post_messages(self, items: list[tuple[int, bytes]]) -> None:
+        """With a handler: hand the messages of one read to the context in one go."""
+        self.last_message_at_us = now_us()
+        received = convert_all(items, self._want, self._take_control)
+        self._count_received(received.count, received.size)
+        if received.messages:
+            size = received.size if received.failure is None else sum(len(payload) for _, payload in received.messages)
+            self._runtime.context.post_messages(self, received.messages, size)
+        self._runtime.touch(self)
+        self._check_received(received.failure)
+
+    def _count_received(self, count: int, size: int) -> None:
         self.messages_in += count
         self.bytes_in += size
         metrics = self._runtime.metrics
         metrics.messages_in += count
         metrics.bytes_in += size
-        self.seq = seq
-        if bodies:
-            self._runtime.outbox.add(self, b"\x02" * len(bodies), b"\n".join(bodies), seq)
-            self._runtime.wake()
-        if failure is not None:
-            self._fail(ErrCode.INVALID_DATA, f"the server sent {failure}", INVALID_DATA)
 
-    def _post_messages(self, items: list[tuple[int, bytes]]) -> None:
-        """With a handler: hand the messages of one read to the context in one go."""
-        self.last_message_at_us = now_us()
-        posted: list[tuple[Any, bytes]] = []
-        size = 0
-        failure: InvalidData | None = None
-        for opcode, payload in items:
-            if opcode > BINARY:
-                self._take_control(opcode, payload)
-                continue
-            self.messages_in += 1
-            size += len(payload)
-            try:
-                posted.append((convert(self._want, opcode, payload), payload))
-            except InvalidData as exc:
-                failure = exc
-                break
-        self.bytes_in += size
-        metrics = self._runtime.metrics
-        metrics.messages_in += len(posted)
-        metrics.bytes_in += size
-        if posted:
-            self._runtime.context.post_messages(self, posted, size)
-        self._runtime.touch(self)
+    def _check_received(self, failure: str | None) -> None:
         if failure is not None:
             self._fail(ErrCode.INVALID_DATA, f"the server sent {failure}", INVALID_DATA)
 

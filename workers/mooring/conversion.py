@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
-from mooring.events import blob_event, object_event, text_event
-from mooring.frames import TEXT
+from mooring.events import blob_event, connection_body, object_event, rfc3339, text_event
+from mooring.frames import BINARY, TEXT
 
+_encode_json = msgspec.json.Encoder().encode
 _decode_json = msgspec.json.Decoder().decode
 
 
@@ -43,3 +45,77 @@ def message_event(data_type: str, data: Any, payload: bytes) -> bytes:
     if data_type == "text":
         return text_event(data)
     return object_event(payload) if data_type == "object" else blob_event(payload)
+
+
+class Rendered(msgspec.Struct):
+    """The events of one read, as JSON; `failure` says what was wrong with the message after them."""
+
+    bodies: list[bytes]
+    count: int
+    size: int
+    failure: str | None = None
+
+
+def render(
+    items: list[tuple[int, bytes]],
+    data_type: str,
+    prefix: bytes,
+    seq: int,
+    time_us: int,
+    on_control: Callable[[int, bytes], None],
+) -> Rendered:
+    """Return the bodies of the ``onMessage`` events of one read; the hot path of connections without a handler.
+
+    Args:
+        prefix: `events.body_prefix` of the connection.
+        seq: Of the connection's last event before these.
+        on_control: Gets the pings and pongs between the messages.
+    """
+    middle = b',"time":"%b","event":{"type":"message","data":' % rfc3339(time_us).encode()
+    bodies: list[bytes] = []
+    add = bodies.append
+    text_only = data_type == "text"
+    size = count = 0
+    for opcode, payload in items:
+        if opcode > BINARY:
+            on_control(opcode, payload)
+            continue
+        count += 1
+        size += len(payload)
+        try:
+            if text_only:
+                add(b"%b%d%b%b}}" % (prefix, seq + count, middle, _encode_json(payload.decode())))
+            else:
+                event = message_event(data_type, convert(data_type, opcode, payload), payload)
+                add(connection_body(prefix, seq + count, time_us, event))
+        except UnicodeDecodeError:
+            return Rendered(bodies, count, size, "a message that is not UTF-8")
+        except InvalidData as exc:
+            return Rendered(bodies, count, size, str(exc))
+    return Rendered(bodies, count, size)
+
+
+class Converted(msgspec.Struct):
+    """The messages of one read, as (what a callback is handed, payload)."""
+
+    messages: list[tuple[Any, bytes]]
+    count: int
+    size: int
+    failure: str | None = None
+
+
+def convert_all(items: list[tuple[int, bytes]], data_type: str, on_control: Callable[[int, bytes], None]) -> Converted:
+    """Return the messages of one read, for a handler's callbacks; arguments as `render`."""
+    messages: list[tuple[Any, bytes]] = []
+    size = count = 0
+    for opcode, payload in items:
+        if opcode > BINARY:
+            on_control(opcode, payload)
+            continue
+        count += 1
+        size += len(payload)
+        try:
+            messages.append((convert(data_type, opcode, payload), payload))
+        except InvalidData as exc:
+            return Converted(messages, count, size, str(exc))
+    return Converted(messages, count, size)
