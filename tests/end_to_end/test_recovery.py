@@ -6,6 +6,8 @@ A fake server numbers its messages; a subscriber holds what it gets against a le
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import os
 import random
 import resource
@@ -17,6 +19,8 @@ import time
 import aiohttp
 import pytest
 
+from mooring.channel import frame
+from mooring.messages import Hello, Refused, command_decoder
 from tests.conftest import ROOT, RunningService, StartService, wait_for
 from tests.follower import Follower
 from tests.servers import EchoServer, FeedServer
@@ -62,12 +66,11 @@ async def _running(service: RunningService, name: str) -> dict[str, object] | No
     return record if record["status"] == "Running" else None
 
 
-@pytest.mark.parametrize("pause_s", [0.5, 5.0])
-@pytest.mark.parametrize("store", ["sqlite"])
+@pytest.mark.parametrize(("pause_s", "level"), [(0.5, "process"), (0.5, "power"), (5.0, "process")])
 async def test_a_killed_service_closes_nothing_and_loses_nothing(
-    start_service: StartService, pause_s: float, store: str
+    start_service: StartService, pause_s: float, level: str
 ) -> None:
-    service = await start_service()
+    service = await start_service(env={"MOORING_JOURNAL_LEVEL": level})
     async with FeedServer(rate=250) as feed, Follower(service) as follower:
         ledger = follower.ledger
         opened = [await service.open(f"{feed.url}{n}", worker=f"w{n % 4}") for n in range(8)]
@@ -246,7 +249,8 @@ async def test_a_subscriber_that_does_not_read_costs_no_memory_and_gets_everythi
         )
         await asyncio.sleep(2)
         early = _rss(service.process.pid)
-        await asyncio.sleep(6)
+        # MOORING_TEST_SOAK_S=60 is the long form of this test.
+        await asyncio.sleep(float(os.environ.get("MOORING_TEST_SOAK_S", "6")))
         late = _rss(service.process.pid)
         print(f"service rss {early / 2**20:.0f} MiB, then {late / 2**20:.0f} MiB")
         assert late < early + 128 * 2**20
@@ -255,9 +259,60 @@ async def test_a_subscriber_that_does_not_read_costs_no_memory_and_gets_everythi
         async with Follower(service) as follower:
             names = {record["id"]: f"/{n}" for n, record in enumerate(opened)}
             await wait_for(
-                lambda: all(follower.ledger.numbers.get(c) == feed.sent[name] for c, name in names.items()), 30
+                lambda: all(follower.ledger.numbers.get(c) == feed.sent[name] for c, name in names.items()), 60
             )
             assert follower.ledger.gaps == 0
+
+
+async def test_a_subscriber_that_does_not_read_is_cut_off_and_may_resume(start_service: StartService) -> None:
+    service = await start_service(env={"MOORING_API_WRITE_TIMEOUT": "0.5"})
+    async with FeedServer(rate=5_000, size=2_000) as feed:
+        record = await service.open(feed.url)
+        reader, writer = await asyncio.open_connection("127.0.0.1", service.port, limit=2**16)
+        writer.write(
+            f"GET /v1/events?after=start HTTP/1.1\r\nHost: 127.0.0.1:{service.port}\r\n"
+            f"Authorization: Bearer {service.token}\r\nAccept: application/x-ndjson\r\n\r\n".encode()
+        )
+        await wait_for(lambda: _subscribers(service, 1))
+        await wait_for(lambda: _subscribers(service, 0), 15)
+        data = b""
+        with contextlib.suppress(ConnectionError):
+            while chunk := await reader.read(2**20):
+                data += chunk
+        writer.close()
+        last = [line for line in data.split(b"\n") if line.startswith(b'{"id":"') and line.endswith(b"}}")][-1]
+        await feed.stop_sending()
+        async with Follower(service, f"/v1/connections/{record['id']}/events") as follower:
+            follower.last_id = json.loads(last)["id"]
+            follower.ledger.seqs[record["id"]] = json.loads(last)["seq"]
+            follower.ledger.numbers[record["id"]] = int(json.loads(last)["event"]["data"].rstrip("."))
+            await wait_for(lambda: follower.ledger.numbers[record["id"]] == feed.sent["/"], 20)
+
+
+async def _subscribers(service: RunningService, count: int) -> bool:
+    async with service.client.get("/metrics") as response:
+        return f"mooring_subscribers {count}.0" in await response.text()
+
+
+async def test_a_worker_of_another_version_is_refused_with_the_reason(service: RunningService) -> None:
+    def hello(version: int, incarnation: str = "0" * 16) -> bytes:
+        return frame(
+            Hello(
+                oldest_version=version, version=version, build="9", worker="main", incarnation=incarnation, secret="s",
+                pid=1, started_at_ticks=1, boot_id="b", first_unstored=1, connections=[], restarts=0,
+            )
+        )  # fmt: skip
+
+    for message, reason in ((hello(99), "link versions 99"), (hello(1), "does not know it")):
+        reader, writer = await asyncio.open_unix_connection(str(service.state_dir / "link.sock"))
+        writer.write(message)
+        data = await asyncio.wait_for(reader.read(), 5)
+        refused = command_decoder.decode(data[4:])
+        assert isinstance(refused, Refused)
+        assert reason in refused.reason
+        assert refused.drain
+        writer.close()
+    assert "is refused" in service.log()
 
 
 def _rss(pid: int) -> int:

@@ -126,7 +126,7 @@ class Link:
     async def run(self) -> str:
         """Keep the link until the worker is to end; return why. May be cancelled."""
         attempt = 0
-        orphaned_at = _boottime()
+        orphaned_at = _orphan_clock()
         while True:
             if await self._dial():
                 attempt = 0
@@ -136,7 +136,7 @@ class Link:
                 finally:
                     stats.cancel()
                 self._welcomed.clear()
-                orphaned_at = _boottime()
+                orphaned_at = _orphan_clock()
                 log.warning("the service is gone; connections stay open, events are kept")
             if self._refused is not None:
                 reason, drain = self._refused.reason, self._refused.drain
@@ -145,7 +145,7 @@ class Link:
                     return f"refused by the service: {reason}"
                 log.warning("the service refuses this worker for now: %s", reason)
             orphan_time_s = self._settings.orphan_time_s
-            if orphan_time_s and _boottime() - orphaned_at > orphan_time_s:
+            if orphan_time_s and _orphan_clock() - orphaned_at > orphan_time_s:
                 return f"no service for {orphan_time_s:g} s"
             delay_s = min(REDIAL_MAX_S, REDIAL_MIN_S * 2 ** min(attempt, 10))
             attempt += 1
@@ -266,6 +266,6 @@ class Link:
                 channel.abort()
 
 
-def _boottime() -> float:
+def _orphan_clock() -> float:
     # A suspended machine must not fire the orphan clock at once: CLOCK_MONOTONIC stands still meanwhile.
     return time.monotonic()

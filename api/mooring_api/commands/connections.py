@@ -156,11 +156,25 @@ def ls(target: Target, worker: str | None, status: str | None, everything: bool,
             show_json(record)
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("ID", justify="right", no_wrap=True)
-    table.add_column("STATUS", no_wrap=True)
-    table.add_column("WORKER", no_wrap=True, overflow="ellipsis", max_width=20)
-    table.add_column("IN", justify="right", no_wrap=True)
-    table.add_column("OUT", justify="right", no_wrap=True)
+    # Whatever a URL's length, the other columns stay whole: rich would shrink them all.
+    widest = {
+        "ID": max((len(str(record.id)) for record in found), default=0),
+        "STATUS": max((len(record.status) for record in found), default=0),
+        "WORKER": min(20, max((len(record.worker) for record in found), default=0)),
+        "IN": max((len(str(record.stats.messages_in)) for record in found), default=0),
+        "OUT": max((len(str(record.stats.messages_out)) for record in found), default=0),
+    }
+    for name, width in widest.items():
+        right = name in ("ID", "IN", "OUT")
+        fixed = max(width, len(name))
+        table.add_column(
+            name,
+            justify="right" if right else "left",
+            no_wrap=True,
+            overflow="ellipsis",
+            min_width=fixed,
+            max_width=fixed,
+        )
     table.add_column("URL", no_wrap=True, overflow="ellipsis")
     for record in found:
         style = STATUS_STYLE.get(record.status, "")

@@ -209,7 +209,8 @@ def top(target: Target, interval: float, count: int | None, as_json: bool) -> No
         before: dict[str, tuple[int, int, int]] = {}
         before_at = time.monotonic()
         looks = 0
-        with Live(console=Console(), auto_refresh=False, screen=False, transient=False) as live:
+        console = Console()
+        with Live(console=console, auto_refresh=False, screen=False, transient=not console.is_terminal) as live:
             while True:
                 found, totals = await look(client)
                 now = time.monotonic()
@@ -233,7 +234,11 @@ def top(target: Target, interval: float, count: int | None, as_json: bool) -> No
                         rates.add_column(column, justify="left" if column == "WORKER" else "right")
                     for line in lines:
                         rates.add_row(*(str(value) for value in line.values()))
-                    live.update(Group(_table(found), Text(), rates), refresh=True)
+                    group = Group(_table(found), Text(), rates)
+                    if console.is_terminal:
+                        live.update(group, refresh=True)
+                    else:
+                        console.print(group)  # one table after the other: somebody reads a pipe
                 before, before_at = totals, now
                 looks += 1
                 if looks == count:

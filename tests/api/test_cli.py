@@ -1,0 +1,208 @@
+"""The command line as people and scripts use it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from mooring_api.client import BlockingClient, Client
+from tests.conftest import RunningService, StartService, wait_for
+from tests.servers import EchoServer, FeedServer
+
+
+class Ran:
+    def __init__(self, code: int, out: str, errors: str) -> None:
+        self.code, self.out, self.errors = code, out, errors
+
+
+def command(service: RunningService, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "mooring_api", "--state-dir", str(service.state_dir), *arguments]
+
+
+async def mooring(service: RunningService, *arguments: str, stdin: bytes | None = None) -> Ran:
+    process = await asyncio.create_subprocess_exec(
+        *command(service, *arguments), stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "COLUMNS": "100"},
+    )  # fmt: skip
+    out, errors = await asyncio.wait_for(process.communicate(stdin), 30)
+    return Ran(process.returncode or 0, out.decode(), errors.decode())
+
+
+async def test_open_ls_show_send_close_for_scripts(service: RunningService, echo: EchoServer) -> None:
+    opened = json.loads((await mooring(service, "open", echo.url, "--json")).out)
+    number = str(opened["id"])
+    assert (await mooring(service, "send", number, "hi")).out == "sent 1 message, 2 bytes\n"
+    assert (await mooring(service, "send", number, "--json", '{"a": 1}')).code == 0
+    listed = [json.loads(line) for line in (await mooring(service, "ls", "--json")).out.splitlines()]
+    assert [record["id"] for record in listed] == [opened["id"]]
+    shown = json.loads((await mooring(service, "show", number, "--json")).out)
+    assert shown["stats"]["messagesOut"] == 2
+    closed = json.loads((await mooring(service, "close", number, "--json")).out)
+    assert closed["status"] == "Closed"
+    assert echo.peers[0].received == ["hi", '{"a": 1}']
+
+
+async def test_send_streams_standard_input_line_by_line(service: RunningService, echo: EchoServer) -> None:
+    record = await service.open(echo.url)
+    text = "".join(f"line {n}\n" for n in range(500))
+    ran = await mooring(service, "send", str(record["id"]), "-", stdin=text.encode())
+    assert "500 messages" in ran.out
+    await wait_for(lambda: len(echo.peers[0].received) == 500)
+    assert echo.peers[0].received == [f"line {n}" for n in range(500)]
+
+
+async def test_errors_are_one_line_on_stderr_and_name_the_nearest(service: RunningService, echo: EchoServer) -> None:
+    record = await service.open(echo.url, worker="quotes")
+    for arguments, hint in (
+        (("show", str(record["id"] + 1000)), "no connection"),
+        (("kill", "qoutes"), "quotes"),
+        (("logs", "qoutes"), "quotes"),
+        (("open", "ws://127.0.0.1:1/"), "refused"),
+        (("open", "http://x"), "ws://"),
+        (("call", "quotes", "nothing"), "functions"),
+    ):
+        ran = await mooring(service, *arguments)
+        assert ran.code == 1, arguments
+        assert hint in ran.errors, ran.errors
+        assert ran.out == ""
+        assert len(ran.errors.strip().splitlines()) == 1
+    for arguments, hint in ((("shwo",), "show"), (("ls", "--jsno"), "--json"), (("send", "1"), "TEXT")):
+        ran = await mooring(service, *arguments)
+        assert ran.code == 2, arguments
+        assert hint in ran.errors
+
+
+async def test_without_a_service_it_says_what_to_do(tmp_path: Path) -> None:
+    ran = await mooring(RunningService(tmp_path / "none"), "ls")
+    assert ran.code == 1
+    assert "mooring serve" in ran.errors
+
+
+async def test_tail_survives_a_restart_without_losing_or_repeating(start_service: StartService) -> None:
+    service = await start_service()
+    async with FeedServer(rate=200) as feed:
+        record = await service.open(feed.url)
+        tail = await asyncio.create_subprocess_exec(
+            *command(service, "tail", str(record["id"]), "--json"),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            limit=2**20,
+        )
+        lines: list[dict[str, Any]] = []
+
+        async def read() -> None:
+            while line := await tail.stdout.readline():
+                lines.append(json.loads(line))
+
+        reading = asyncio.create_task(read())
+        await wait_for(lambda: len(lines) > 100)
+        await service.restart_after_kill(0.3)
+        await asyncio.sleep(0.5)
+        await feed.stop_sending()
+        await wait_for(lambda: sum(line["kind"] == "onMessage" for line in lines) == feed.sent["/"], 10)
+        assert [line["seq"] for line in lines] == list(range(1, len(lines) + 1))
+        await service.call("DELETE", f"/v1/connections/{record['id']}")
+        assert await asyncio.wait_for(tail.wait(), 10) == 0, "it ends with the connection"
+        await reading
+
+
+async def test_open_follow_and_interactive(service: RunningService, echo: EchoServer) -> None:
+    follow = await mooring(service, "open", f"{echo.url}close?code=4000", "--follow")
+    assert "onTerminate 4000" in follow.out
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        command(service, "open", echo.url, "--interactive"), stdin=slave, stdout=slave, stderr=slave
+    )
+    os.close(slave)
+    os.set_blocking(master, False)
+    seen = b""
+
+    def screen(text: bytes) -> bool:
+        nonlocal seen
+        try:
+            seen += os.read(master, 65536)
+        except (BlockingIOError, OSError):
+            pass
+        return text in seen
+
+    await wait_for(lambda: screen(b"onOpen") or screen(b"Connected"), 10)
+    os.write(master, b"typed at a prompt\n")
+    await wait_for(lambda: "typed at a prompt" in (echo.peers[-1].received or [""])[0], 10)
+    await wait_for(lambda: seen.count(b"typed at a prompt") >= 2 or screen(b"\0never"), 10)
+    process.send_signal(signal.SIGINT)
+    await asyncio.to_thread(process.wait, 10)
+    os.close(master)
+
+
+async def test_check_says_what_is_wrong_with_each_line(start_service: StartService, tmp_path: Path) -> None:
+    config = tmp_path / "mooring.toml"
+    config.write_text('[handlers]\ngood = "hello:Hello"\nbad = "hello:Helo"\nabsent = "nothing_here:X"\n')
+    (tmp_path / "hello.py").write_text("class Hello: pass\n")
+    service = RunningService(tmp_path / "state")
+    ran = await mooring(
+        service, "check", "--config", str(config), "--app-dir", str(tmp_path), "--listen", "127.0.0.1:0"
+    )
+    assert ran.code == 1
+    lines = {
+        line.split()[1] + " " + line.split()[2].rstrip(":"): line
+        for line in ran.out.splitlines()
+        if len(line.split()) > 2
+    }
+    assert any("good" in line and line.startswith("ok") for line in ran.out.splitlines()), ran.out
+    assert any("No module named 'nothing_here'" in line for line in ran.out.splitlines()), lines
+    assert any("has no 'Helo'" in line for line in ran.out.splitlines())
+    config.write_text("[limits]\nmax_conections = 1\n")
+    ran = await mooring(service, "check", "--config", str(config))
+    assert ran.code == 1 and "max_connections" in ran.out
+
+
+async def test_top_and_tables_have_no_colours_off_a_terminal(service: RunningService, echo: EchoServer) -> None:
+    await service.open(echo.url + "x" * 200)
+    for arguments in (("top", "--count", "1"), ("ls",), ("workers",)):
+        ran = await mooring(service, *arguments)
+        assert ran.code == 0, ran.errors
+        assert "\x1b[" not in ran.out
+        assert "main" in ran.out
+        assert all(len(line) <= 100 for line in ran.out.splitlines()), "it fits the terminal"
+
+
+async def test_shell_completion_is_there(service: RunningService) -> None:
+    env = {**os.environ, "_MOORING_COMPLETE": "bash_source"}
+    run = await asyncio.create_subprocess_exec(
+        str(Path(sys.executable).parent / "mooring"), stdout=subprocess.PIPE, env=env
+    )
+    out, _ = await run.communicate()
+    assert b"complete" in out
+
+
+async def test_the_client_has_every_verb_and_events_that_resume(start_service: StartService, echo: EchoServer) -> None:
+    service = await start_service()
+    async with Client(service.url, service.token) as client:
+        record = await client.open(echo.url, worker="w")
+        await client.send(record.id, b"blob")
+        await client.send(record.id, {"n": 1})
+        assert (await client.connection(record.id)).worker == "w"
+        assert [worker.name for worker in await client.workers()] == ["w"]
+        page = await client.page(connection=record.id, after="start")
+        assert page.events[0].kind == "onOpen"
+        final = await client.terminate(record.id, 4001, "done")
+        assert final.status == "Closed"
+        kinds = [event.kind async for event in client.events(connection=record.id)]
+        assert kinds[0] == "onOpen" and kinds[-1] == "onTerminate"
+        assert (await client.kill_worker("w")).closed == 0
+
+    def blocking() -> list[str]:
+        with BlockingClient(service.url, service.token) as client:
+            record = client.open(echo.url)
+            client.send(record.id, "text")
+            client.terminate(record.id)
+            return [event.kind for event in client.events(connection=record.id)]
+
+    assert (await asyncio.to_thread(blocking))[-1] == "onTerminate"

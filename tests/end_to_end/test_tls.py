@@ -1,0 +1,149 @@
+"""TLS on both sides: private CAs and client certificates for connections, and the API behind a certificate."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import ssl
+from pathlib import Path
+from typing import NamedTuple
+
+import aiohttp
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from mooring.errors import ErrCode
+from tests.conftest import RunningService, StartService
+from tests.servers import RawConnection, RawServer, frame
+
+
+class Files(NamedTuple):
+    ca: str
+    server_cert: str
+    server_key: str
+    client_cert: str
+    client_key: str
+
+
+def _name(text: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
+
+
+def _write(folder: Path, name: str, cert: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> tuple[str, str]:
+    (folder / f"{name}.pem").write_bytes(cert.public_bytes(serialization.Encoding.PEM))
+    (folder / f"{name}.key").write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return str(folder / f"{name}.pem"), str(folder / f"{name}.key")
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    folder = tmp_path_factory.mktemp("tls")
+    now = datetime.datetime.now(datetime.UTC)
+
+    def builder(subject: str, issuer: str, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
+        return (
+            x509.CertificateBuilder()
+            .subject_name(_name(subject))
+            .issuer_name(_name(issuer))
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(days=1))
+            .not_valid_after(now + datetime.timedelta(days=1))
+        )
+
+    ca_key = ec.generate_private_key(ec.SECP256R1())
+    ca = (
+        builder("test CA", "test CA", ca_key)
+        .add_extension(x509.BasicConstraints(True, None), True)
+        .sign(ca_key, hashes.SHA256())
+    )
+    ca_file, _ = _write(folder, "ca", ca, ca_key)
+    found = [ca_file]
+    for name in ("server", "client"):
+        key = ec.generate_private_key(ec.SECP256R1())
+        names = x509.SubjectAlternativeName(
+            [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+        )
+        found += _write(
+            folder, name, builder(name, "test CA", key).add_extension(names, False).sign(ca_key, hashes.SHA256()), key
+        )
+    return Files(*found)
+
+
+def server_context(files: Files, *, client_needed: bool = False) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=files.ca)
+    context.load_cert_chain(files.server_cert, files.server_key)
+    context.verify_mode = ssl.CERT_REQUIRED if client_needed else ssl.CERT_NONE
+    return context
+
+
+async def _greets(connection: RawConnection) -> None:
+    await connection.accept(after=frame(1, b"over TLS"))
+    await connection.read_close()
+
+
+async def test_a_private_ca_is_trusted_only_where_it_is_named(service: RunningService, files: Files) -> None:
+    async with RawServer(_greets, tls=server_context(files)) as server:
+        problem = await service.open(server.url, 502)
+        assert ErrCode(problem["errors"][0]["errCode"]) is ErrCode.TLS_FAILED
+        assert "certificate" in problem["detail"]
+        record = await service.open(server.url, tls={"caFile": files.ca})
+        events = await service.events(record["id"], count=2)
+        assert events[1]["event"]["data"] == "over TLS"
+        assert record["verify"] is True
+
+
+async def test_the_name_in_the_certificate_must_be_the_one_that_is_dialled(
+    service: RunningService, files: Files
+) -> None:
+    async with RawServer(_greets, tls=server_context(files)) as server:
+        url = server.url.replace("127.0.0.1", "127.0.0.2")
+        problem = await service.open(url, 502, tls={"caFile": files.ca})
+        assert problem["type"] == "urn:mooring:problem:connect-failed"
+
+
+async def test_a_client_certificate_is_shown_where_it_is_asked_for(service: RunningService, files: Files) -> None:
+    async with RawServer(_greets, tls=server_context(files, client_needed=True)) as server:
+        await service.open(server.url, 502, tls={"caFile": files.ca})
+        tls = {"caFile": files.ca, "certFile": files.client_cert, "keyFile": files.client_key}
+        record = await service.open(server.url, tls=tls)
+        await service.events(record["id"], count=2)
+
+
+async def test_files_that_cannot_be_used_are_an_error_of_the_dial(service: RunningService, files: Files) -> None:
+    async with RawServer(_greets, tls=server_context(files)) as server:
+        for tls in ({"caFile": "/nowhere/ca.pem"}, {"caFile": files.server_key}):
+            problem = await service.open(server.url, 502, tls=tls)
+            assert ErrCode(problem["errors"][0]["errCode"]) is ErrCode.TLS_FAILED
+
+
+async def test_verify_false_needs_the_configuration_and_shows_in_the_record(
+    start_service: StartService, files: Files
+) -> None:
+    async with RawServer(_greets, tls=server_context(files)) as server:
+        strict = await start_service()
+        problem = await strict.open(server.url, 403, tls={"verify": False})
+        assert problem["type"] == "urn:mooring:problem:address-refused"
+        lax = await start_service(name="lax", env={"MOORING_EGRESS_ALLOW_INSECURE_TLS": "true"})
+        record = await lax.open(server.url, tls={"verify": False})
+        assert record["verify"] is False
+
+
+async def test_the_api_behind_a_certificate(start_service: StartService, files: Files) -> None:
+    service = await start_service(
+        "--tls-cert", files.server_cert, "--tls-key", files.server_key, listen="127.0.0.1:0"
+    )  # fmt: skip
+    assert service.url.startswith("https://127.0.0.1:")
+    context = ssl.create_default_context(cafile=files.ca)
+    async with aiohttp.ClientSession() as session:
+        headers = {"Authorization": f"Bearer {service.token}"}
+        async with session.get(f"{service.url}/v1/workers", headers=headers, ssl=context) as response:
+            assert response.status == 200
+        origin = {**headers, "Origin": service.url.replace("https", "http")}
+        async with session.get(f"{service.url}/v1/workers", headers=origin, ssl=context) as response:
+            assert response.status == 403, "the page of http:// is another origin"
