@@ -442,6 +442,8 @@ class Service:
         assert isinstance(answer, CallFailed), "a worker answers Call with Called or CallFailed"
         if answer.discarded:
             raise WorkerBusy(worker, WorkerState.STOPPING.value)
+        if answer.full:
+            raise Unavailable(answer.message)
         if answer.invalid:
             raise HandlerError(function, answer.message)
         raise CallError(answer.exception, answer.message, answer.traceback)

@@ -42,7 +42,8 @@ CALLBACKS: dict[Kind, str] = {
     Kind.onError: "on_error",
     Kind.onTerminate: "on_terminate",
 }
-CALL_COST_BYTES = 1024  # what a call counts for in the mailbox's bound, besides nothing: its params were bounded before
+CALL_COST_BYTES = 1024  # what a call counts for in the mailbox's bound, besides its parameters
+_pack = msgspec.msgpack.Encoder().encode
 SLICE_ITEMS = 200  # after so many items the loop's other tasks (those that user code started) get their turn
 
 
@@ -137,8 +138,17 @@ class Context:
     def post_call(self, call: Call) -> None:
         """Queue a call."""
         self._put += 1
-        self._put_bytes += CALL_COST_BYTES
+        self._put_bytes += _call_bytes(call)
         self._append(call)
+
+    def refuse_call(self, call: Call) -> None:
+        """The mailbox is full: who waits for the call is told, otherwise an event says so."""
+        message = f"the mailbox of worker {self._runtime.worker} is full"
+        if call.request:
+            self._runtime.answer(CallFailed(call.request, "", message, "", full=True))
+        else:
+            error = CallbackErrorEvent(callback=call.name, exception="MailboxFull", message=message, traceback="")
+            self._record_error(None, error)
 
     def post_task(self, name: str, run: Callable[[], None]) -> None:
         """Queue work of mooring itself that runs user code; `run` must not raise."""
@@ -239,7 +249,7 @@ class Context:
                 await self._take_lifecycle(entry)
             case Call():
                 self._taken += 1
-                self._taken_bytes += CALL_COST_BYTES
+                self._taken_bytes += _call_bytes(entry)
                 if self._discarding:
                     self.discarded += 1
                     self._answer(CallFailed(entry.request, "", "the worker is being killed", "", discarded=True))
@@ -401,3 +411,7 @@ def _check_loop() -> None:
     task = asyncio.current_task()
     if task is not None and task.cancelling():
         raise asyncio.CancelledError
+
+
+def _call_bytes(call: Call) -> int:
+    return CALL_COST_BYTES + len(_pack(call.params))

@@ -302,6 +302,7 @@ class CallFailed(msgspec.Struct, frozen=True, tag=True, array_like=True):
     invalid: bool = False
     discarded: bool = False
     after: int = 0
+    full: bool = False
 
 
 class Stats(msgspec.Struct, frozen=True, tag=True, array_like=True):

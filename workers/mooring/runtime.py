@@ -330,6 +330,8 @@ class Runtime:
         """Queue a call."""
         if self.stopping:
             self.answer(CallFailed(command.request, "", "the worker is being killed", "", discarded=True))
+        elif self.context.full:
+            self.context.refuse_call(command)
         else:
             self.context.post_call(command)
 
