@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from enum import Enum
 
+from mooring.state_table import next_state
+
 
 class WorkerState(Enum):
     """The value is the public spelling (contract, section 3)."""
@@ -29,17 +31,6 @@ class WorkerEvent(Enum):
     START = "a new process is being started"
     STOP = "it was told to end"
     ENDED = "the process has ended as told"
-
-
-class IllegalTransition(Exception):
-    """An event that the state does not accept; nothing was changed."""
-
-    def __init__(self, state: WorkerState, event: WorkerEvent) -> None:
-        self.state = state
-        self.event = event
-
-    def __str__(self) -> str:
-        return f"{self.state.name} does not accept {self.event.name}"
 
 
 _S, _E = WorkerState, WorkerEvent
@@ -73,7 +64,4 @@ def step(state: WorkerState, event: WorkerEvent) -> WorkerState:
     Raises:
         IllegalTransition: If `state` does not accept `event`.
     """
-    try:
-        return TRANSITIONS[state][event]
-    except KeyError:
-        raise IllegalTransition(state, event) from None
+    return next_state(TRANSITIONS, state, event)

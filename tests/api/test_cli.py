@@ -58,6 +58,31 @@ async def test_send_streams_standard_input_line_by_line(service: RunningService,
     assert echo.peers[0].received == [f"line {n}" for n in range(500)]
 
 
+async def test_send_reads_a_file_on_standard_input_too(
+    service: RunningService, echo: EchoServer, tmp_path: Path
+) -> None:
+    record = await service.open(echo.url)
+    (tmp_path / "lines").write_text("a\nb\nc\n")
+    with (tmp_path / "lines").open() as file:
+        run = await asyncio.create_subprocess_exec(*command(service, "send", str(record["id"]), "-"), stdin=file)
+        assert await asyncio.wait_for(run.wait(), 20) == 0
+    await wait_for(lambda: echo.peers[0].received == ["a", "b", "c"])
+
+
+async def test_what_takes_longer_than_a_second_says_so_on_a_terminal(service: RunningService, echo: EchoServer) -> None:
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        command(service, "open", f"{echo.url}slow?s=2"), stdout=subprocess.PIPE, stderr=slave, text=True
+    )
+    os.close(slave)
+    out, _ = await asyncio.to_thread(process.communicate, timeout=20)
+    shown = os.read(master, 65536).decode()
+    os.close(master)
+    assert "connecting … 1 s" in shown
+    assert shown.endswith("\r\x1b[K"), "it leaves no trace"
+    assert "Connected" in out
+
+
 async def test_errors_are_one_line_on_stderr_and_name_the_nearest(service: RunningService, echo: EchoServer) -> None:
     record = await service.open(echo.url, worker="quotes")
     for arguments, hint in (

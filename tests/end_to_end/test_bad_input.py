@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 from yarl import URL
 
-from mooring_api.access import token_hash
+from mooring_api.access import TokenFileError, load_token, token_hash
 from tests.conftest import RunningService, StartService
 from tests.servers import EchoServer
 
@@ -352,6 +352,42 @@ async def test_more_connections_than_allowed_are_closed(start_service: StartServ
     assert closed >= 3
     for _, writer in held:
         writer.close()
+
+
+async def test_more_subscribers_than_allowed_are_refused(start_service: StartService) -> None:
+    service = await start_service(env={"MOORING_LIMITS_MAX_SUBSCRIBERS": "2"})
+    held = [await service.client.get("/v1/events", headers={"Accept": "text/event-stream"}) for _ in range(2)]
+    async with service.client.get("/v1/events", headers={"Accept": "text/event-stream"}) as response:
+        assert response.status == 429
+        assert (await response.json())["setting"] == "limits.max_subscribers"
+    for response in held:
+        response.close()
+
+
+async def test_proxies_and_netrc_of_the_environment_are_not_used(
+    start_service: StartService, echo: EchoServer, tmp_path: Path
+) -> None:
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login someone password hunter2\n")
+    proxy = "http://127.0.0.1:1/"
+    env = {"HTTP_PROXY": proxy, "http_proxy": proxy, "ALL_PROXY": proxy, "NETRC": str(tmp_path / "netrc")}
+    service = await start_service(env=env)
+    await service.open(echo.url)
+    assert "Authorization" not in echo.peers[0].headers
+    assert "Cookie" not in echo.peers[0].headers
+
+
+def test_a_token_file_that_others_could_have_put_there_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").write_text("planted\n")
+    (tmp_path / "token").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(TokenFileError):
+        load_token(tmp_path)
+    (tmp_path / "token").unlink()
+    token = load_token(tmp_path)
+    assert len(token) >= 32 and load_token(tmp_path) == token
+    assert (tmp_path / "token").stat().st_mode & 0o777 == 0o600
+    (tmp_path / "token").chmod(0o644)
+    with pytest.raises(TokenFileError):
+        load_token(tmp_path)
 
 
 # ------------------------------------------------------------ tokens and scopes

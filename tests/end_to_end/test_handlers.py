@@ -13,7 +13,7 @@ import pytest
 from tests.conftest import ROOT, RunningService, StartService, wait_for
 from tests.servers import EchoServer, FeedServer, RawConnection, RawServer, frame
 
-HANDLERS = ("Recorder", "AsyncRecorder", "OnlyMessages", "Stubborn", "Sleeper", "Counter", "Overlap", "Marker", "Misbehaves", "AsyncMisbehaves", "Opens", "Broken")  # fmt: skip
+HANDLERS = ("Recorder", "AsyncRecorder", "OnlyMessages", "Stubborn", "Sleeper", "Busy", "Counter", "Overlap", "Marker", "Misbehaves", "AsyncMisbehaves", "Opens", "Broken")  # fmt: skip
 FUNCTIONS = ("get_seen", "get_counts", "get_overlap", "add", "add_slowly", "remember", "fail", "pid", "sleep", "die", "tell", "mutate", "kill", "kill_then_call", "try_new", "unserialisable")  # fmt: skip
 
 
@@ -161,6 +161,11 @@ async def test_a_callback_that_sleeps_costs_no_pong_and_is_shown(service: Runnin
     await asyncio.sleep(6)
     events = await service.events(record["id"], count=2)
     assert events[1]["event"]["data"] == "ponged", "what came meanwhile is not lost"
+
+
+async def test_a_callback_in_a_busy_loop_costs_no_pong(service: RunningService, echo: EchoServer) -> None:
+    await open_with(service, f"{echo.url}ping?within=2", "Busy")
+    await wait_for(lambda: echo.peers and echo.peers[0].ponged, 3)
 
 
 async def test_a_stalled_handler_pauses_its_socket_and_loses_nothing(start_service: StartService) -> None:

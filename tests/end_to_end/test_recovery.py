@@ -380,6 +380,19 @@ async def test_a_worker_that_hangs_has_its_stacks_dumped_and_is_replaced(start_s
     assert again["pid"] != record["pid"]
 
 
+async def test_a_worker_whose_loop_is_stuck_in_native_code_leaves_its_stacks_in_its_log(
+    start_service: StartService,
+) -> None:
+    service = await start_service(
+        "--function", "hold=tests.end_to_end.user_code:hold_the_lock", "--app-dir", str(ROOT),
+        env={"MOORING_SUPERVISOR_WATCHDOG_TIMEOUT": "1", "MOORING_SUPERVISOR_PROBE_INTERVAL": "0.2"},
+    )  # fmt: skip
+    problem = await service.call("POST", "/v1/workers/main/calls", 502, json={"function": "hold", "params": [20]})
+    assert problem["type"] == "urn:mooring:problem:worker-died"
+    log = service.worker_log()
+    assert "Thread 0x" in log and "hold_the_lock" in log, log
+
+
 async def _exit_event(service: RunningService) -> dict[str, object] | None:
     events = (await service.get("/v1/events?after=start&kind=workerExited"))["events"]
     return events[-1]["event"] if events else None

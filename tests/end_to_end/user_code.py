@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import logging
 import os
 import sys
@@ -62,6 +63,13 @@ class Stubborn:
 class Sleeper:
     def on_open(self, ws, event) -> None:
         time.sleep(8)
+
+
+class Busy:
+    def on_open(self, ws, event) -> None:
+        end = time.monotonic() + 4
+        while time.monotonic() < end:
+            pass
 
 
 class Counter:
@@ -245,3 +253,8 @@ def unserialisable() -> object:
 def flood() -> None:
     for _ in range(2_000):
         print("x" * 100)
+
+
+def hold_the_lock(seconds: int) -> None:
+    """What a badly written C extension does: it sleeps with the interpreter's lock held."""
+    ctypes.PyDLL(None).sleep(seconds)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mooring.channel import FrameSplitter, frame
-from mooring.connection_state import TRANSITIONS, ConnectionEvent, ConnectionState, IllegalTransition, step
+from mooring.connection_state import TRANSITIONS, ConnectionEvent, ConnectionState, step
 from mooring.dial import parse_deflate
 from mooring.egress import EgressPolicy, parse_entry
 from mooring.errors import LinkError
@@ -34,6 +34,7 @@ from mooring.options import (
     resolve,
 )
 from mooring.outbox import Outbox
+from mooring.state_table import IllegalTransition
 
 # ------------------------------------------------------------ states
 

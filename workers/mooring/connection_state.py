@@ -11,6 +11,7 @@ from __future__ import annotations
 from enum import Enum
 
 from mooring.messages import STATUS_CLOSED, STATUS_CLOSING, STATUS_CONNECTED, STATUS_CONNECTING
+from mooring.state_table import next_state
 
 
 class ConnectionState(Enum):
@@ -28,17 +29,6 @@ class ConnectionEvent(Enum):
     HANDSHAKE_DONE = "the server has answered 101 and the checks hold"
     CLOSE_BEGUN = "a close frame was sent or received, or the connection is failing"
     ENDED = "nothing more will come: the end is decided"
-
-
-class IllegalTransition(Exception):
-    """An event that the state does not accept; nothing was changed."""
-
-    def __init__(self, state: ConnectionState, event: ConnectionEvent) -> None:
-        self.state = state
-        self.event = event
-
-    def __str__(self) -> str:
-        return f"{self.state.name} does not accept {self.event.name}"
 
 
 TRANSITIONS: dict[ConnectionState, dict[ConnectionEvent, ConnectionState]] = {
@@ -63,7 +53,4 @@ def step(state: ConnectionState, event: ConnectionEvent) -> ConnectionState:
     Raises:
         IllegalTransition: If `state` does not accept `event`.
     """
-    try:
-        return TRANSITIONS[state][event]
-    except KeyError:
-        raise IllegalTransition(state, event) from None
+    return next_state(TRANSITIONS, state, event)

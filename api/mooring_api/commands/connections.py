@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import stat
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -14,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mooring_api.client import ApiError, Client, Event
-from mooring_api.commands.target import Failure, Target, as_json, explain, nearest, show_json
+from mooring_api.commands.target import Failure, Progress, Target, as_json, explain, nearest, show_json
 from mooring_service.records import ConnectionRecord
 
 STATUS_STYLE = {"Connected": "green", "Connecting": "yellow", "Closing": "yellow", "Closed": "dim"}
@@ -86,18 +88,15 @@ def open_command(
         except msgspec.DecodeError as exc:
             raise click.UsageError(f"--params: not JSON: {exc}") from None
 
-    async def work(client: Client) -> None:
-        record = await client.open(url, **options)
-        if as_json:
-            show_json(record)
-        else:
-            click.echo(f"{record.id}  {record.status}  {record.url}")
-        if interactive:
-            await _interact(client, record.id, as_json)
-        elif follow:
-            await _follow(client, record.id, None, (), None, as_json)
-
-    target.run(work)
+    record = target.run(lambda client: client.open(url, **options), waiting="connecting")
+    if as_json:
+        show_json(record)
+    else:
+        click.echo(f"{record.id}  {record.status}  {record.url}")
+    if interactive:
+        target.run(lambda client: _interact(client, record.id, as_json))
+    elif follow:
+        target.run(lambda client: _follow(client, record.id, None, (), None, as_json))
 
 
 async def _interact(client: Client, connection: int, as_json: bool) -> None:
@@ -289,20 +288,29 @@ def send(target: Target, connection: int, text: str | None, object_text: str | N
 
 async def _send_lines(client: Client, connection: int) -> tuple[int, int]:
     """Each line of standard input is one text message, sent as it comes."""
-    reader = asyncio.StreamReader(limit=64 * 1024 * 1024)
-    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     count = size = 0
-    async for line in _lines(reader):
+    typed = sys.stdin.isatty()
+    progress = Progress()
+    async for line in _lines():
         try:
             sent = await client.send_body(connection, line, "text/plain")
         except ApiError as exc:
             raise Failure(f"{explain(exc)}; {count} messages were sent before") from None
         count += 1
         size += sent.bytes
+        if not typed:
+            progress.show(f"{count} messages, {size} bytes")
+    progress.clear()
     return count, size
 
 
-async def _lines(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
+async def _lines() -> AsyncIterator[bytes]:
+    if stat.S_ISREG(os.fstat(sys.stdin.fileno()).st_mode):
+        for line in sys.stdin.buffer:  # a file never blocks, and an event loop cannot watch it
+            yield line.rstrip(b"\r\n")
+        return
+    reader = asyncio.StreamReader(limit=64 * 1024 * 1024)
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     while line := await reader.readline():
         yield line.rstrip(b"\r\n")
 
@@ -398,7 +406,9 @@ def close(target: Target, connection: int, code: int | None, reason: str | None,
     \b
     Example:  mooring close 1 --code 3001 --reason done
     """
-    record = target.run(lambda client: _known(client, connection, client.terminate(connection, code, reason)))
+    record = target.run(
+        lambda client: _known(client, connection, client.terminate(connection, code, reason)), waiting="closing"
+    )
     if as_json:
         show_json(record)
     else:

@@ -12,7 +12,7 @@ import click
 
 from mooring.errors import JournalUnavailable
 from mooring_api.client import ApiError, Client, ServiceAway
-from mooring_api.commands.target import Failure, Target
+from mooring_api.commands.target import Failure, Progress, Target
 from mooring_api.serve import prepare_state_dir
 from mooring_service.config import ConfigError
 from mooring_service.journal_file import restore as restore_file
@@ -44,12 +44,15 @@ def restart(target: Target) -> None:
         raise Failure(f"the service is process {pid} of another user") from None
     finally:
         os.close(fd)
+    progress = Progress()
     while _stamp(address) in (before, None):
+        progress.show(f"{time.monotonic() - begun:.0f} s")
         if holder_of(target.state_dir) is None and time.monotonic() - begun > RESTART_TIMEOUT_S / 2:
             raise Failure("the service did not come back; its log says why")
         if time.monotonic() - begun > RESTART_TIMEOUT_S:
             raise Failure(f"no new service after {RESTART_TIMEOUT_S:g} s; the log says why")
         time.sleep(POLL_S)
+    progress.clear()
     ready = target.run(_ready)
     click.echo(f"restarted in {time.monotonic() - begun:.1f} s{'' if ready else '; it is not ready yet: see /readyz'}")
 
@@ -89,10 +92,11 @@ def backup(target: Target, file: Path) -> None:
 
     async def copy(client: Client) -> int:
         size = 0
-        with os.fdopen(fd, "wb") as out:
+        with os.fdopen(fd, "wb") as out, Progress() as progress:
             async for chunk in client.backup():
                 size += len(chunk)
                 out.write(chunk)
+                progress.show(f"{size / 2**20:.0f} MiB")
         return size
 
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import difflib
 import sys
+import time
 from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,12 +28,23 @@ class Target:
         self.url = url
         self.state_dir = state_dir or default_state_dir()
 
-    def run(self, work: Callable[[Client], Coroutine[Any, Any, Result]]) -> Result:
-        """Run `work` with a client; what goes wrong is one line on stderr and exit status 1."""
+    def run(self, work: Callable[[Client], Coroutine[Any, Any, Result]], *, waiting: str | None = None) -> Result:
+        """Run `work` with a client; what goes wrong is one line on stderr and exit status 1.
+
+        Args:
+            waiting: What is said, with the seconds, while it takes longer than one.
+        """
 
         async def main() -> Result:
             async with Client(self.url, state_dir=self.state_dir) as client:
-                return await work(client)
+                if waiting is None:
+                    return await work(client)
+                begun = time.monotonic()
+                task = asyncio.create_task(work(client))
+                with Progress() as progress:
+                    while not (await asyncio.wait({task}, timeout=0.1))[0]:
+                        progress.show(f"{waiting} … {time.monotonic() - begun:.0f} s")
+                return await task
 
         try:
             return asyncio.run(main())
@@ -46,6 +58,38 @@ class Failure(click.ClickException):
     """Something went wrong: one line on stderr, exit status 1."""
 
     exit_code = EXIT_ERROR
+
+
+class Progress:
+    """One line on stderr that is written again and again, once something takes longer than a second; on a terminal only."""
+
+    AFTER_S = 1.0
+    EVERY_S = 0.1
+
+    def __init__(self) -> None:
+        self._begun = time.monotonic()
+        self._next = self._begun + self.AFTER_S
+        self._shown = False
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.clear()
+
+    def show(self, text: str) -> None:
+        """Say how far it is, if it is time to."""
+        now = time.monotonic()
+        if now >= self._next and sys.stderr.isatty():
+            self._next = now + self.EVERY_S
+            self._shown = True
+            click.echo(f"\r\x1b[K{text}", nl=False, err=True)
+
+    def clear(self) -> None:
+        """It has ended: leave no trace."""
+        if self._shown:
+            self._shown = False
+            click.echo("\r\x1b[K", nl=False, err=True)
 
 
 def explain(exc: ApiError | ServiceAway) -> str:

@@ -86,7 +86,7 @@ def workers(ctx: click.Context, as_json: bool) -> None:
 @click.pass_obj
 def start(target: Target, name: str, as_json: bool) -> None:
     """Have a worker Running; a Failed one is restarted."""
-    record = target.run(lambda client: client.start_worker(name))
+    record = target.run(lambda client: client.start_worker(name), waiting="starting")
     show_json(record) if as_json else click.echo(f"{record.name}  {record.status}  pid {record.pid}")
 
 
@@ -121,7 +121,7 @@ def call(target: Target, worker: str, function: str, params: str | None, no_wait
         raise click.UsageError(f"PARAMS: not JSON: {exc}") from None
     if not isinstance(given, (dict, list)):
         raise click.UsageError("PARAMS must be a JSON object or list")
-    result = target.run(lambda client: client.call(worker, function, given, wait=not no_wait))
+    result = target.run(lambda client: client.call(worker, function, given, wait=not no_wait), waiting="running")
     if not no_wait:
         show_json({"result": result} if as_json else result)
 
@@ -136,7 +136,7 @@ def kill(target: Target, worker: str, as_json: bool) -> None:
     \b
     Example:  mooring kill quotes
     """
-    killed = target.run(lambda client: _known(client, worker, client.kill_worker(worker)))
+    killed = target.run(lambda client: _known(client, worker, client.kill_worker(worker)), waiting="ending")
     if as_json:
         show_json(killed)
     else:
