@@ -49,6 +49,8 @@ def objects(item: Selection | Gap, epoch: bytes) -> list[tuple[int, bytes]]:
 
 def _shared(form: bytes, item: Selection, epoch: bytes) -> bytes:
     batch = item.batch
+    if batch.cold:
+        return (_render_sse if form == b"sse" else _render_ndjson)(batch, item.indices, epoch)
     key = (form, None if item.indices is None else tuple(item.indices))
     found = batch.rendered.get(key)
     if found is None:

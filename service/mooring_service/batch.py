@@ -51,9 +51,10 @@ class Batch:
         joined: The bodies, joined by line feeds; `bodies` splits them, once.
         time_ms: When it was committed, milliseconds since 1970.
         rendered: What renderers keep here to share between subscribers, by their own key.
+        cold: No longer among the newest: nothing is kept with it any more (`cool`).
     """
 
-    __slots__ = ("_bodies", "connections", "first", "joined", "kinds", "rendered", "time_ms", "worker")
+    __slots__ = ("_bodies", "cold", "connections", "first", "joined", "kinds", "rendered", "time_ms", "worker")
 
     def __init__(
         self, *, first: int, worker: str, connections: bytes, kinds: bytes, bodies: bytes, time_ms: int
@@ -66,6 +67,7 @@ class Batch:
         self.time_ms = time_ms
         self._bodies: list[bytes] | None = None
         self.rendered: dict[object, bytes] = {}
+        self.cold = False
 
     @property
     def last(self) -> int:
@@ -75,9 +77,18 @@ class Batch:
     @property
     def bodies(self) -> list[bytes]:
         """Per event, its JSON without the id (`mooring.events`)."""
-        if self._bodies is None:
-            self._bodies = self.joined.split(b"\n")
-        return self._bodies
+        if self._bodies is not None:
+            return self._bodies
+        bodies = self.joined.split(b"\n")
+        if not self.cold:
+            self._bodies = bodies
+        return bodies
+
+    def cool(self) -> None:
+        """Give back what was kept for subscribers that keep up; those that lag make it anew, for themselves."""
+        self.cold = True
+        self._bodies = None
+        self.rendered = {}
 
     def last_of(self, connection: int) -> int:
         """Return the position of the last event of `connection`; 0 when it has none here."""

@@ -25,6 +25,7 @@ from mooring_service.journal import Committed, Journal
 PACE_ABOVE = 8
 PACE_S = 0.0002  # for each subscriber
 PACE_MAX_S = 0.05
+HOT_BYTES = 8 * 1024 * 1024  # of the ring's newest batches, for which rendered events are kept to be shared
 CHUNK_BYTES = 512 * 1024  # what one `next` hands out at most, but for a single larger batch
 
 
@@ -60,6 +61,8 @@ class Feed:
         self.max_subscribers = max_subscribers
         self._ring: deque[Batch] = deque()
         self._held_bytes = 0
+        self._hot: deque[Batch] = deque()
+        self._hot_bytes = 0
         self._waiting: dict[asyncio.Future[bool], float] = {}  # who waits, and until when (loop time)
         self._expiry: asyncio.TimerHandle | None = None
         self._woken_at = 0.0
@@ -78,7 +81,14 @@ class Feed:
         for item in committed:
             if item.batch is not None:
                 ring.append(item.batch)
-                self._held_bytes += item.batch.size
+                self._hot.append(item.batch)
+                size = item.batch.size
+                self._held_bytes += size
+                self._hot_bytes += size
+        while self._hot_bytes > HOT_BYTES and len(self._hot) > 1:
+            old = self._hot.popleft()
+            self._hot_bytes -= old.size
+            old.cool()
         while self._held_bytes > self._ring_bytes and len(ring) > 1:
             self._held_bytes -= ring.popleft().size
         if not self._waiting or self._wake_later is not None:
