@@ -88,6 +88,8 @@ class Context:
         # What was put in is counted by the I/O loop, what was taken by the context: two writers never share a counter.
         self._put = self._taken = 0
         self._put_bytes = self._taken_bytes = 0
+        self._calls_put = self._calls_taken = 0
+        self._calls_put_bytes = self._calls_taken_bytes = 0
         self._idle = False
         self._discarding = False
         self._finish = False
@@ -116,9 +118,13 @@ class Context:
         """True when the sockets that feed the mailbox must wait."""
         return self.length >= self._max_items or self.length_bytes >= self._max_bytes
 
-    def is_current_thread(self) -> bool:
-        """Say whether the caller runs in the context."""
-        return threading.current_thread() is self._thread
+    @property
+    def full_of_calls(self) -> bool:
+        """True when a further call is refused. Messages do not count: a flood must not shut out who would end it."""
+        return (
+            self._calls_put - self._calls_taken >= self._max_items
+            or self._calls_put_bytes - self._calls_taken_bytes >= self._max_bytes
+        )
 
     # ------------------------------------------------------------ putting in (I/O loop)
 
@@ -137,8 +143,11 @@ class Context:
 
     def post_call(self, call: Call) -> None:
         """Queue a call."""
+        size = _call_bytes(call)
         self._put += 1
-        self._put_bytes += _call_bytes(call)
+        self._put_bytes += size
+        self._calls_put += 1
+        self._calls_put_bytes += size
         self._append(call)
 
     def refuse_call(self, call: Call) -> None:
@@ -249,7 +258,10 @@ class Context:
                 await self._take_lifecycle(entry)
             case Call():
                 self._taken += 1
-                self._taken_bytes += _call_bytes(entry)
+                size = _call_bytes(entry)
+                self._taken_bytes += size
+                self._calls_taken += 1
+                self._calls_taken_bytes += size
                 if self._discarding:
                     self.discarded += 1
                     self._answer(CallFailed(entry.request, "", "the worker is being killed", "", discarded=True))

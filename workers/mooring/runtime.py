@@ -330,7 +330,7 @@ class Runtime:
         """Queue a call."""
         if self.stopping:
             self.answer(CallFailed(command.request, "", "the worker is being killed", "", discarded=True))
-        elif self.context.full:
+        elif self.context.full_of_calls:
             self.context.refuse_call(command)
         else:
             self.context.post_call(command)
