@@ -109,7 +109,9 @@ class Service:
         self._intake = Intake(journal, self.directory, self.feed, self._background, self._do_asks)
         self._app_dirs = app_dirs or []
         settings = worker_settings(config, self._app_dirs)
-        self._supervisor = Supervisor(config.supervisor, settings, state_dir, self._intake)
+        self._supervisor = Supervisor(
+            config.supervisor, settings, state_dir, self._intake, max_workers=config.limits.max_workers
+        )
         self._intake.supervisor = self._supervisor
         self._openings = Openings(config, journal, self.directory, self._intake, self._supervisor)
         self._asks_waiting: Counter[str] = Counter()  # by worker: calls that code in workers asked for, not yet given
@@ -153,7 +155,7 @@ class Service:
         self.config = config
         self.feed.max_subscribers = config.limits.max_subscribers
         self._openings.config = config
-        self._supervisor.reconfigure(worker_settings(config, self._app_dirs))
+        self._supervisor.reconfigure(worker_settings(config, self._app_dirs), config.limits.max_workers)
 
     def begin_stop(self) -> None:
         """From now on nothing new is started, and `/readyz` says so."""

@@ -21,7 +21,7 @@ import msgspec
 
 from mooring.background import Background
 from mooring.channel import Channel
-from mooring.errors import MooringError, Unavailable, UnknownWorker, WorkerBusy, WorkerDied
+from mooring.errors import LimitReached, MooringError, Unavailable, UnknownWorker, WorkerBusy, WorkerDied
 from mooring.events import now_us
 from mooring.messages import (
     Hello,
@@ -74,13 +74,17 @@ class Supervisor:
         config: Deadlines and the restart budget.
         settings: What every worker is started with; name, identity and files are filled in here.
         state_dir: Holds the link's socket, the workers' logs and exit records.
+        max_workers: One more is refused; adopted ones always find a place.
     """
 
-    def __init__(self, config: SupervisorConfig, settings: WorkerSettings, state_dir: Path, reports: Reports) -> None:
+    def __init__(
+        self, config: SupervisorConfig, settings: WorkerSettings, state_dir: Path, reports: Reports, *, max_workers: int
+    ) -> None:
         self._config = config
         self._settings = settings
         self._state_dir = state_dir
         self._reports = reports
+        self.max_workers = max_workers
         self._slots: dict[str, Slot] = {}
         self._by_incarnation: dict[str, Slot] = {}
         self._background = Background(log)
@@ -157,9 +161,10 @@ class Supervisor:
                 slot.process.let_go()
         await self._links.close()
 
-    def reconfigure(self, settings: WorkerSettings) -> None:
+    def reconfigure(self, settings: WorkerSettings, max_workers: int) -> None:
         """Use `settings` for workers from now on, and tell the running ones what may change under them."""
         self._settings = settings
+        self.max_workers = max_workers
         for slot in self.slots():
             slot.command(self._reconfigure())
 
@@ -178,6 +183,7 @@ class Supervisor:
             WorkerBusy: If it is being killed, or Failed.
             WorkerDied: If it cannot be started.
             Unavailable: If the service is stopping, or the worker is still being adopted.
+            LimitReached: If there are too many workers.
         """
         slot = self._slots.get(name)
         if slot is not None and slot.state is WorkerState.RUNNING and slot.linked:
@@ -185,6 +191,8 @@ class Supervisor:
         if self._stopping:
             raise Unavailable("the service is stopping")
         if slot is None:
+            if len(self._slots) >= self.max_workers:
+                raise LimitReached("limits.max_workers", self.max_workers)
             slot = self._create(name)
         elif slot.state in (WorkerState.FAILED, WorkerState.STOPPING):
             raise WorkerBusy(name, slot.state.value)

@@ -75,11 +75,6 @@ class WorkerProcess:
         """The process id."""
         return self.identity.pid
 
-    @property
-    def is_child(self) -> bool:
-        """True when this service started it."""
-        return self._child is not None
-
     def _on_exit(self) -> None:
         self._loop.remove_reader(self._pidfd)
         os.close(self._pidfd)

@@ -54,9 +54,6 @@ TRANSITIONS: dict[WorkerState, dict[WorkerEvent, WorkerState]] = {
     _S.FAILED: {_E.START: _S.STARTING, _E.STOP: _S.STOPPING},
 }
 
-LIVE = frozenset({_S.STARTING, _S.RUNNING, _S.STOPPING})
-"""States in which there is, or may be, a process."""
-
 
 def step(state: WorkerState, event: WorkerEvent) -> WorkerState:
     """Return the state after `event`.

@@ -354,6 +354,19 @@ async def test_more_connections_than_allowed_are_closed(start_service: StartServ
         writer.close()
 
 
+async def test_more_workers_and_connections_than_allowed_are_refused(
+    start_service: StartService, echo: EchoServer
+) -> None:
+    service = await start_service(
+        env={"MOORING_LIMITS_MAX_WORKERS": "1", "MOORING_LIMITS_MAX_CONNECTIONS_PER_WORKER": "2"}
+    )
+    for _ in range(2):
+        await service.open(echo.url)
+    assert (await service.open(echo.url, 429))["setting"] == "limits.max_connections_per_worker"
+    assert (await service.open(echo.url, 429, worker="other"))["setting"] == "limits.max_workers"
+    assert (await service.call("PUT", "/v1/workers/other", 429))["setting"] == "limits.max_workers"
+
+
 async def test_more_subscribers_than_allowed_are_refused(start_service: StartService) -> None:
     service = await start_service(env={"MOORING_LIMITS_MAX_SUBSCRIBERS": "2"})
     held = [await service.client.get("/v1/events", headers={"Accept": "text/event-stream"}) for _ in range(2)]

@@ -98,7 +98,6 @@ class Link:
         self._lost = asyncio.Event()
         self._refused: Refused | None = None
         self._asked_ids = False
-        self._probe_seen = 0
         self.runtime: Held | None = None
 
     # Uplink
@@ -228,6 +227,7 @@ class Link:
     def _welcome(self, welcome: Welcome) -> None:
         self._welcomed.set()
         self._asked_ids = False
+        log.info("linked with the service, process %d", welcome.service_pid)
         outbox = self._held.outbox
         self._held.grant_ids(welcome.first_id, welcome.id_count)
         outbox.resend(welcome.stored)

@@ -388,4 +388,3 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 command_decoder = msgspec.msgpack.Decoder(Command)
 report_decoder = msgspec.msgpack.Decoder(Report)
-encoder = msgspec.msgpack.Encoder()

@@ -16,7 +16,6 @@ import msgspec
 from mooring_api.client import ApiError, Client, ServiceAway, default_state_dir
 
 EXIT_ERROR = 1
-EXIT_MISUSE = 2
 
 Result = TypeVar("Result")
 
