@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import random
 import secrets
 import signal
@@ -501,7 +500,7 @@ class Supervisor:
             log.warning("worker %s cannot be welcomed now: %s", slot.name, exc, extra=slot.tags)
             channel.abort()
             return
-        channel.send(Welcome(slot.stored, first, ID_BLOCK, os.getpid()))
+        channel.send(Welcome(slot.stored, first, ID_BLOCK))
         if not fresh:
             channel.send(self._reconfigure())  # it was started by a service that may have had other settings
         if slot.state is WorkerState.STARTING:

@@ -292,6 +292,36 @@ async def test_a_flood_of_output_goes_to_the_log_and_blocks_nothing(service: Run
     assert len(text) > 2_000_000
 
 
+async def test_what_callbacks_raise_is_in_the_workers_log_and_does_not_flood_it(
+    service: RunningService, echo: EchoServer
+) -> None:
+    record = await open_with(service, echo.url, "Misbehaves")
+    for _ in range(200):
+        await service.send(record["id"], "raise")
+    await service.send(record["id"], "hello")
+    await wait_for(lambda: _echoed(echo, "alive: hello"))
+    text = service.worker_log()
+    assert f"ERROR mooring.context: connection {record['id']}: on_message has failed: Traceback" in text
+    assert text.count("ValueError: user code is wrong") == 5
+    await call(service, "fail", status=422)
+
+
+async def test_user_code_that_breaks_logging_breaks_only_its_own(service: RunningService, echo: EchoServer) -> None:
+    record = await open_with(service, echo.url, "Misbehaves")
+    for message in ("hostile logging", "raise"):
+        await service.send(record["id"], message)
+    await service.events(record["id"], until="callbackError")
+    await service.kill()
+    await service.start()
+    await wait_for(lambda: _running(service))
+    await service.send(record["id"], "hello")
+    await wait_for(lambda: _echoed(echo, "alive: hello"))
+    assert service.worker_log().count("linked with the service again") == 1
+    begun = time.monotonic()
+    await service.call("DELETE", "/v1/workers/main")
+    assert time.monotonic() - begun < 3, "it ended by itself"
+
+
 async def test_output_after_the_service_was_killed_breaks_nothing(service: RunningService, echo: EchoServer) -> None:
     record = await open_with(service, echo.url, "Misbehaves")
     await service.kill()

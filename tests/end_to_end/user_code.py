@@ -125,6 +125,10 @@ class Misbehaves:
             case "log":
                 print("printed by user code")
                 logging.getLogger("theirs").warning("logged by user code")
+            case "hostile logging":
+                # What user code does to the root logger is its own affair, and nobody else's.
+                logging.getLogger().handlers[0].acquire()
+                logging.getLogger().addFilter(lambda record: 1 / 0)
             case "recursion":
                 self.on_message(ws, event)
             case "bad terminate":

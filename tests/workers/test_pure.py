@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import struct
+import time
 from collections.abc import Iterator
 
 import msgspec
@@ -34,6 +36,7 @@ from mooring.options import (
     resolve,
 )
 from mooring.outbox import Outbox
+from mooring.repeats import Repeats
 from mooring.state_table import IllegalTransition
 
 # ------------------------------------------------------------ states
@@ -410,3 +413,21 @@ def test_a_frame_is_kept_byte_for_byte_until_it_is_stored() -> None:
     outbox.stored(4)
     assert room == [1]
     assert outbox.held_frames == 0
+
+
+# ------------------------------------------------------------ logs
+
+
+def test_a_line_that_repeats_is_counted_instead_of_written(caplog: pytest.LogCaptureFixture) -> None:
+    log = logging.getLogger("tests.repeats")
+    log.addFilter(Repeats(window_s=0.2))
+    with caplog.at_level(logging.INFO, log.name):
+        for number in (*range(20), 20):
+            if number == 20:
+                time.sleep(0.25)
+            log.info("the same, again: %d", number)
+        log.info("another line")
+    texts = [record.getMessage() for record in caplog.records]
+    assert texts[:5] == [f"the same, again: {n}" for n in range(5)]
+    assert texts[5:] == ["the same, again: 20 (15 lines like this one were not written)", "another line"]
+    assert caplog.records[5].repeated == 15

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import threading
 
 import msgspec
 import uvloop
@@ -18,6 +19,7 @@ from mooring.worker import Worker, set_up_process
 EXIT_OK = 0
 EXIT_SETTINGS = 3
 EXIT_INTERNAL = 4
+FLUSH_TIMEOUT_S = 1.0  # for the log handlers of user code
 
 
 def main() -> int:
@@ -44,9 +46,16 @@ def main() -> int:
     return EXIT_OK
 
 
-if __name__ == "__main__":
-    code = main()
+def _flush() -> None:
     logging.shutdown()
     sys.stdout.flush()
-    # Threads of user code must not keep a worker alive that was told to end.
+
+
+if __name__ == "__main__":
+    code = main()
+    # User code may hold the locks of its log handlers for ever, and its threads may run on: neither keeps alive a worker
+    # that was told to end.
+    flush = threading.Thread(target=_flush, daemon=True)
+    flush.start()
+    flush.join(FLUSH_TIMEOUT_S)
     os._exit(code)

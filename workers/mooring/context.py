@@ -7,7 +7,9 @@ item begins. Nothing here touches a socket. An exception of user code is caught 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
+import logging
 import threading
 import time
 from collections import deque
@@ -45,6 +47,8 @@ CALLBACKS: dict[Kind, str] = {
 CALL_COST_BYTES = 1024  # what a call counts for in the mailbox's bound, besides its parameters
 _pack = msgspec.msgpack.Encoder().encode
 SLICE_ITEMS = 200  # after so many items the loop's other tasks (those that user code started) get their turn
+
+log = logging.getLogger("mooring.context")
 
 
 class _Messages(msgspec.Struct, frozen=True):
@@ -157,7 +161,7 @@ class Context:
             self._runtime.answer(CallFailed(call.request, "", message, "", full=True))
         else:
             error = CallbackErrorEvent(callback=call.name, exception="MailboxFull", message=message, traceback="")
-            self._record_error(None, error)
+            self._record(None, error)
 
     def post_task(self, name: str, run: Callable[[], None]) -> None:
         """Queue work of mooring itself that runs user code; `run` must not raise."""
@@ -213,14 +217,7 @@ class Context:
                 return
             # A task that user code started has called sys.exit, or stopped the loop: it gets a new loop.
             except BaseException as exc:  # noqa: BLE001 - user code
-                self.callback_errors += 1
-                error = CallbackErrorEvent(
-                    callback="a task",
-                    exception=type(exc).__qualname__,
-                    message=handlers.printable(str(exc)),
-                    traceback=handlers.format_traceback(exc),
-                )
-                self._record_error(None, error)
+                self._report(None, "a task", exc)
 
     async def _run(self) -> None:
         # Ends when `finish` was called and the mailbox is empty. Cancelled only when user code has ended the loop;
@@ -360,16 +357,13 @@ class Context:
             self._remember(call.key, answer)
         if call.request:
             self._answer(answer)
-        elif isinstance(answer, CallFailed):
-            self._record_error(
-                None,
-                CallbackErrorEvent(
-                    callback=call.name,
-                    exception=answer.exception,
-                    message=answer.message,
-                    traceback=answer.traceback,
-                ),
+        if isinstance(answer, CallFailed):
+            error = CallbackErrorEvent(
+                callback=call.name, exception=answer.exception, message=answer.message, traceback=answer.traceback
             )
+            self._log(None, error)
+            if not call.request:
+                self._record(None, error)
 
     def _remember(self, key: str, answer: Called | CallFailed) -> None:
         self._answers[key] = answer
@@ -393,25 +387,32 @@ class Context:
         if answer.request:
             self._runtime.post(self._runtime.answer_call, answer)
 
-    def _report(self, connection: Connection, callback: str, exc: BaseException) -> None:
+    def _report(self, connection: Connection | None, callback: str, exc: BaseException) -> None:
         self.callback_errors += 1
-        self._record_error(
-            connection,
-            CallbackErrorEvent(
-                callback=callback,
-                exception=type(exc).__qualname__,
-                message=handlers.printable(str(exc)),
-                traceback=handlers.format_traceback(exc),
-            ),
+        error = CallbackErrorEvent(
+            callback=callback,
+            exception=type(exc).__qualname__,
+            message=handlers.printable(str(exc)),
+            traceback=handlers.format_traceback(exc),
         )
+        self._log(connection, error)
+        self._record(connection, error)
 
-    def _record_error(self, connection: Connection | None, event: CallbackErrorEvent) -> None:
+    def _record(self, connection: Connection | None, error: CallbackErrorEvent) -> None:
         if connection is not None:
-            connection.record(Kind.callbackError, encode_event(event))
+            connection.record(Kind.callbackError, encode_event(error))
             return
-        body = worker_body(Kind.callbackError, self._runtime.worker, now_us(), event)
+        body = worker_body(Kind.callbackError, self._runtime.worker, now_us(), error)
         self._runtime.outbox.add(self._runtime.nobody, bytes((Kind.callbackError,)), body, 0)
         self._runtime.wake()
+
+    @staticmethod
+    def _log(connection: Connection | None, error: CallbackErrorEvent) -> None:
+        where = f"connection {connection.id}: " if connection is not None else ""
+        text = error.traceback.rstrip() or f"{error.exception}: {error.message}"
+        # User code may have put filters into logging; what they raise must not end the context.
+        with contextlib.suppress(Exception):
+            log.error("%s%s has failed: %s", where, error.callback, text)
 
 
 def _check_loop() -> None:

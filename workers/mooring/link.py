@@ -125,10 +125,13 @@ class Link:
     async def run(self) -> str:
         """Keep the link until the worker is to end; return why. May be cancelled."""
         attempt = 0
+        was_lost = False
         orphaned_at = _orphan_clock()
         while True:
             if await self._dial():
-                attempt = 0
+                if was_lost:
+                    log.info("linked with the service again")
+                attempt, was_lost = 0, True
                 stats = asyncio.create_task(self._report_stats())
                 try:
                     await self._lost.wait()
@@ -227,7 +230,6 @@ class Link:
     def _welcome(self, welcome: Welcome) -> None:
         self._welcomed.set()
         self._asked_ids = False
-        log.info("linked with the service, process %d", welcome.service_pid)
         outbox = self._held.outbox
         self._held.grant_ids(welcome.first_id, welcome.id_count)
         outbox.resend(welcome.stored)

@@ -77,7 +77,6 @@ class Welcome(msgspec.Struct, frozen=True, tag=True, array_like=True):
     stored: int
     first_id: int
     id_count: int
-    service_pid: int = 0
 
 
 class Refused(msgspec.Struct, frozen=True, tag=True, array_like=True):

@@ -16,6 +16,7 @@ import msgspec
 from mooring import current, identity
 from mooring.link import Link
 from mooring.messages import Goodbye, Stop, WorkerSettings
+from mooring.repeats import Repeats
 from mooring.runtime import Runtime, dispatch
 from mooring.version import __version__
 
@@ -74,9 +75,9 @@ class Worker:
         # Written first: if the goodbye is lost with the service, this is what its successor finds.
         self._write_exit_record(reason, pid, runtime.outbox.held_frames)
         link.send(Goodbye(runtime.context.discarded, runtime.closed_by_stop))
-        await link.close()
         linked.cancel()
         wanted.cancel()
+        await link.close()
         await asyncio.gather(linked, wanted, return_exceptions=True)
         return reason
 
@@ -104,9 +105,15 @@ def set_up_process(settings: WorkerSettings) -> None:
     # SIGUSR1: the watchdog of the service asks for a stack dump of a worker that does not answer.
     faulthandler.register(signal.SIGUSR1, file=sys.stderr, all_threads=True)
     faulthandler.enable(file=sys.stderr)
-    logging.basicConfig(
-        level=logging.INFO,
-        stream=sys.stderr,
-        format="%(asctime)s.%(msecs)03d %(levelname)s %(name)s: %(message)s",
-        datefmt="%Y-%m-%dT%H:%M:%S",
-    )
+    form = logging.Formatter("%(asctime)s.%(msecs)03d %(levelname)s %(name)s: %(message)s", datefmt="%Y-%m-%dT%H:%M:%S")
+    for name in (None, "mooring"):
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(form)
+        logger = logging.getLogger(name)
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+    # What user code does to the root logger (a handler that blocks, a lock that is held) must not reach the I/O loop.
+    own = logging.getLogger("mooring")
+    own.propagate = False
+    # A logger's filters see its own lines only: those about user code, which may fail thousands of times a second.
+    logging.getLogger("mooring.context").addFilter(Repeats())
