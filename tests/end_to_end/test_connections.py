@@ -8,9 +8,12 @@ import json
 import os
 import signal
 import time
+from collections.abc import Awaitable, Callable
 
 import aiohttp
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from tests.conftest import RunningService, StartService, wait_for
 from tests.servers import EchoServer, FeedServer, Ledger, RawConnection, RawServer, frame
@@ -367,6 +370,52 @@ async def test_a_peer_that_does_not_read_answers_503_and_memory_is_bounded(servi
                     break
         assert statuses[-1] == 503
         assert (await service.record(record["id"]))["status"] == "Connected"
+
+
+async def test_a_compressed_message_that_was_given_up_harms_none_that_follows(service: RunningService) -> None:
+    reads, received = asyncio.Event(), []
+
+    async def handle(request: web.Request) -> web.WebSocketResponse:
+        websocket = web.WebSocketResponse(max_msg_size=2**26)
+        await websocket.prepare(request)
+        await reads.wait()
+        async for message in websocket:
+            received.append(message.data)
+        return websocket
+
+    app = web.Application()
+    app.router.add_get("/", handle)
+    async with TestServer(app) as server:
+        record = await service.open(str(server.make_url("/")).replace("http", "ws"), compress=True, sendTimeout=0.3)
+
+        async def send(payload: bytes) -> int:
+            async with service.client.post(
+                f"/v1/connections/{record['id']}/messages",
+                data=payload,
+                headers={"Content-Type": "application/octet-stream"},
+            ) as response:
+                return response.status
+
+        taken, status = [], 200
+        while status == 200:
+            payload = os.urandom(512 * 1024)  # nothing that deflate could make smaller
+            status = await send(payload)
+            if status == 200:
+                taken.append(payload)
+        assert status == 503
+        given_up = payload
+        reads.set()
+        # Each repeats the end of the message that was given up: a deflate window that held it would refer to it.
+        for number in range(3):
+            taken.append(given_up[-10_000:] + bytes([number]))
+            await wait_for(lambda: _sent(send, taken[-1]))
+        await wait_for(lambda: received == taken)
+        closed = await service.call("DELETE", f"/v1/connections/{record['id']}")
+        assert closed["terminate"]["wasClean"]
+
+
+async def _sent(send: Callable[[bytes], Awaitable[int]], payload: bytes) -> bool:
+    return await send(payload) == 200
 
 
 async def test_unknown_ids_are_404(service: RunningService) -> None:

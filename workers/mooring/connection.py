@@ -371,12 +371,12 @@ class Connection(asyncio.Protocol):
             return refused(command, self.state)
         return self._outbound.send(command)
 
-    def send_from_worker(self, opcode: int, payload: bytes, reserved: int) -> None:
+    def send_from_worker(self, opcode: int, payload: bytes) -> None:
         """Write one message of code in this worker; it has reserved its room beforehand (`Runtime.reserve`)."""
         if self.state is not ConnectionState.CONNECTED or self._outbound is None:
-            self._runtime.release(self, reserved)  # the connection has ended meanwhile: its onTerminate says so
+            self._runtime.release(self, len(payload))  # the connection has ended meanwhile: its onTerminate says so
         else:
-            self._outbound.send_from_worker(opcode, payload, reserved)
+            self._outbound.send_from_worker(opcode, payload)
 
     def count_sent(self, count: int, size: int) -> None:
         """Count messages that were written."""

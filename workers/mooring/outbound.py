@@ -23,12 +23,15 @@ if TYPE_CHECKING:
 
 
 class _Queued(msgspec.Struct, frozen=True):
-    """Messages that wait for the peer to read; `request` 0 came from code in the worker."""
+    """Messages, or our close frame, that wait for the peer to read; `request` 0 came from code in the worker.
+
+    Not yet frames: what is compressed must be sent, or the peer could not inflate what follows (RFC 7692 section 7.1.1).
+    """
 
     request: int
-    data: bytes
-    count: int
-    payload_bytes: int
+    opcode: int
+    payloads: list[bytes]
+    size: int
     deadline: float
 
 
@@ -66,29 +69,28 @@ class Outbound:
         """Write messages for a request: the answer, or None when it comes once the peer reads again."""
         connection = self._connection
         size = sum(map(len, command.payloads))
-        data = self._frames(BINARY if command.binary else TEXT, command.payloads)
+        opcode = BINARY if command.binary else TEXT
         count = len(command.payloads)
         if not self.paused and not self._queue:
-            self.write(data)
+            self.write(self._frames(opcode, command.payloads))
             connection.count_sent(count, size)
             return Sent(command.request, count, size, connection.messages_out, connection.bytes_out)
-        if self._queue and self.queued_bytes + len(data) > self._runtime.settings.outbound_bytes:
+        if self._queue and self.queued_bytes + size > self._runtime.settings.outbound_bytes:
             return SendFailed(command.request, 0, connection.state.value, stalled=True)
         deadline = self._runtime.loop.time() + connection.options.send_timeout_s
-        self._put(_Queued(command.request, data, count, size, deadline))
+        self._put(_Queued(command.request, opcode, command.payloads, size, deadline))
         return None
 
-    def send_from_worker(self, opcode: int, payload: bytes, reserved: int) -> None:
+    def send_from_worker(self, opcode: int, payload: bytes) -> None:
         """Write one message of code in this worker; it has reserved its room beforehand (`Runtime.reserve`)."""
         connection = self._connection
-        data = self._frames(opcode, [payload])
         if not self.paused and not self._queue:
-            self.write(data)
+            self.write(self._frames(opcode, [payload]))
             connection.count_sent(1, len(payload))
-            self._runtime.release(connection, reserved)
+            self._runtime.release(connection, len(payload))
             self._runtime.figures_changed(connection)
         else:
-            self._put(_Queued(0, data, 1, reserved, float("inf")))
+            self._put(_Queued(0, opcode, [payload], len(payload), float("inf")))
 
     def pong(self, payload: bytes) -> None:
         """Answer a ping; while the peer does not read, only the latest one is (RFC 6455 section 5.5.3)."""
@@ -100,11 +102,10 @@ class Outbound:
     def close(self, payload: bytes) -> None:
         """Write the close frame, behind what is queued. No pong follows it."""
         self._pong_owed = None
-        data = encode_frame(CLOSE, payload, os.urandom(4))
         if self._queue:
-            self._put(_Queued(0, data, 0, 0, float("inf")))
+            self._put(_Queued(0, CLOSE, [payload], 0, float("inf")))
         else:
-            self.write(data)
+            self.write(self._frames(CLOSE, [payload]))
         self.close_sent = True
 
     def write(self, data: bytes) -> None:
@@ -114,7 +115,7 @@ class Outbound:
 
     def _frames(self, opcode: int, payloads: list[bytes]) -> bytes:
         masks = os.urandom(4 * len(payloads))
-        if self._deflater is not None:
+        if self._deflater is not None and opcode != CLOSE:
             compress = self._deflater.compress
             return b"".join(
                 encode_frame(opcode, compress(payload), masks[4 * index : 4 * index + 4], compressed=True)
@@ -128,7 +129,7 @@ class Outbound:
 
     def _put(self, queued: _Queued) -> None:
         self._queue.append(queued)
-        self.queued_bytes += len(queued.data)
+        self.queued_bytes += queued.size
         if self._timer is None and queued.deadline != float("inf"):
             self._timer = self._runtime.loop.call_at(queued.deadline, self._drop_overdue)
 
@@ -139,7 +140,7 @@ class Outbound:
         kept: deque[_Queued] = deque()
         for queued in self._queue:
             if queued.deadline <= now:
-                self.queued_bytes -= len(queued.data)
+                self.queued_bytes -= queued.size
                 self._runtime.answer(SendFailed(queued.request, 0, self._connection.state.value, stalled=True))
             else:
                 kept.append(queued)
@@ -157,21 +158,17 @@ class Outbound:
             self.write(encode_frame(PONG, owed, os.urandom(4)))
         while self._queue and not self.paused:
             queued = self._queue.popleft()
-            self.queued_bytes -= len(queued.data)
-            self.write(queued.data)
-            connection.count_sent(queued.count, queued.payload_bytes)
+            self.queued_bytes -= queued.size
+            self.write(self._frames(queued.opcode, queued.payloads))
+            if queued.opcode == CLOSE:
+                continue
+            count = len(queued.payloads)
+            connection.count_sent(count, queued.size)
             if queued.request:
-                self._runtime.answer(
-                    Sent(
-                        queued.request,
-                        queued.count,
-                        queued.payload_bytes,
-                        connection.messages_out,
-                        connection.bytes_out,
-                    )
-                )
+                sent = Sent(queued.request, count, queued.size, connection.messages_out, connection.bytes_out)
+                self._runtime.answer(sent)
             else:
-                self._runtime.release(connection, queued.payload_bytes)
+                self._runtime.release(connection, queued.size)
                 self._runtime.figures_changed(connection)
 
     def drop(self) -> None:
@@ -184,7 +181,7 @@ class Outbound:
             if queued.request:
                 self._runtime.answer(SendFailed(queued.request, 0, self._connection.state.value))
             else:
-                self._runtime.release(self._connection, queued.payload_bytes)
+                self._runtime.release(self._connection, queued.size)
         self.queued_bytes = 0
 
 

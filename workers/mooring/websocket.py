@@ -111,7 +111,7 @@ class WebSocket:
             raise TypeError(f"send takes str, bytes, dict or list, not {type(message).__name__}")
         self._check_connected()
         self._runtime.reserve(connection, len(payload))
-        self._runtime.post(connection.send_from_worker, opcode, payload, len(payload))
+        self._runtime.post(connection.send_from_worker, opcode, payload)
 
     def terminate(self, code: int | None = None, reason: str | None = None) -> None:
         """Close the connection, after what was sent before; it returns at once, ``on_terminate`` tells the end.
