@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import difflib
+import signal
 import sys
 import time
 from collections.abc import Callable, Coroutine, Iterable
@@ -16,6 +17,7 @@ import msgspec
 from mooring_api.client import ApiError, Client, ServiceAway, default_state_dir
 
 EXIT_ERROR = 1
+EXIT_INTERRUPTED = 130
 
 Result = TypeVar("Result")
 
@@ -35,6 +37,10 @@ class Target:
         """
 
         async def main() -> Result:
+            this = asyncio.current_task()
+            assert this is not None, "a coroutine runs in a task"
+            # asyncio's own handler has no wake-up descriptor: a Ctrl-C just before the loop sleeps would wait for its next event.
+            asyncio.get_running_loop().add_signal_handler(signal.SIGINT, this.cancel)
             async with Client(self.url, state_dir=self.state_dir) as client:
                 if waiting is None:
                     return await work(client)
@@ -49,8 +55,8 @@ class Target:
             return asyncio.run(main())
         except (ApiError, ServiceAway) as exc:
             raise Failure(explain(exc)) from None
-        except KeyboardInterrupt:
-            sys.exit(130)
+        except (KeyboardInterrupt, asyncio.CancelledError):
+            sys.exit(EXIT_INTERRUPTED)
 
 
 class Failure(click.ClickException):
