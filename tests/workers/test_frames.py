@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 import zlib
 
 import pytest
@@ -165,3 +166,23 @@ def test_codes_that_only_report_are_never_put_on_the_wire() -> None:
     for code in (None, 1005, 1006):
         assert close_payload(code) == b""
     assert parse_close(b"") == (1005, "")
+
+
+@pytest.mark.parametrize("fragmented", [False, True])
+def test_a_message_in_tiny_pieces_takes_little_more_memory_than_itself(fragmented: bool) -> None:
+    size = 128 * 1024
+    if fragmented:
+        pieces = [frame(2, b"", fin=False), *[frame(0, bytes((n & 255, 1)), fin=False) for n in range(size // 2)]]
+        pieces.append(frame(0, b""))
+    else:
+        whole = frame(2, os.urandom(size))
+        pieces = [whole[at : at + 2] for at in range(0, len(whole), 2)]
+    parser = FrameParser(size)
+    tracemalloc.start()
+    try:
+        items = [item for piece in pieces for item in parser.feed(piece)]
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert [len(payload) for _, payload in items] == [size]
+    assert peak < 4 * size

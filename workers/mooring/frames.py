@@ -62,28 +62,25 @@ class FrameParser:
         self._max = max_message_bytes
         self._deflate = deflate
         self._inflater = None if deflate is None else zlib.decompressobj(wbits=-15)
-        self._chunks: list[bytes] = []
-        self._held = 0  # bytes in _chunks
+        # Bytes, not pieces: what a server sends in tiny ones takes no more memory than the message.
+        self._rest = bytearray()  # of a frame that is not complete
         self._need = 2  # bytes before anything more can be parsed
         self._skip = 0  # bytes of a refused frame's payload still to be skipped
         self._opcode = 0  # of the fragmented message under way; 0: none
         self._compressed = False
-        self._parts: list[bytes] = []
-        self._parts_size = 0
+        self._parts = bytearray()  # of the fragmented message under way
 
     def feed(self, data: bytes) -> list[tuple[int, bytes]]:
         """Take bytes; return the complete messages, pings and pongs in them, in order.
 
         Never raises: what the peer did wrong is in `failure`, after the messages that came before it.
         """
-        if self._held:
-            self._chunks.append(data)
-            self._held += len(data)
-            if self._held < self._need:
+        if self._rest:
+            self._rest += data
+            if len(self._rest) < self._need:
                 return []
-            data = b"".join(self._chunks)
-            self._chunks.clear()
-            self._held = 0
+            data = bytes(self._rest)
+            self._rest.clear()
         items: list[tuple[int, bytes]] = []
         if self.peer_close is not None:
             return items
@@ -151,8 +148,7 @@ class FrameParser:
             if self.peer_close is not None:
                 return pos
         if pos < end:
-            self._chunks.append(data[pos:] if pos else data)
-            self._held = end - pos
+            self._rest += data[pos:]
         return end
 
     def _refuse(self, pos: int, code: int, detail: str) -> int:
@@ -178,7 +174,7 @@ class FrameParser:
             return FrameError(PROTOCOL_ERROR, "a continuation of nothing (section 5.4)")
         if opcode != CONTINUATION and self._opcode:
             return FrameError(PROTOCOL_ERROR, "a new message inside a fragmented one (section 5.4)")
-        if self._parts_size + length > self._max:
+        if len(self._parts) + length > self._max:
             return FrameError(TOO_BIG, f"a message of over {self._max} bytes (maxMessageSize)")
         return None
 
@@ -192,15 +188,12 @@ class FrameParser:
         if opcode != CONTINUATION:
             self._opcode = opcode
             self._compressed = bool(b0 & 0x40)
-        if payload:  # a million empty fragments take no memory
-            self._parts.append(payload)
-            self._parts_size += len(payload)
         if not b0 & 0x80:
+            self._parts += payload
             return None
-        message = b"".join(self._parts)
+        message = bytes(self._parts) + payload if self._parts else payload
         opcode = self._opcode
         self._parts.clear()
-        self._parts_size = 0
         self._opcode = 0
         if self._compressed:
             inflated = self._inflate(message)
@@ -265,8 +258,7 @@ class FrameParser:
             pos += header
             self._skip = length
         if pos < end:
-            self._chunks.append(data[pos:])
-            self._held = end - pos
+            self._rest += data[pos:]
 
 
 def parse_close(payload: bytes) -> tuple[int, str] | FrameError:
