@@ -181,6 +181,20 @@ async def test_a_stalled_handler_pauses_its_socket_and_loses_nothing(start_servi
         assert feed.ends == []
 
 
+async def test_a_stalled_handler_does_not_keep_its_connection_from_closing_in_order(start_service: StartService) -> None:
+    service = await start_service(*options(), env={"MOORING_WORKER_INBOUND_MESSAGES": "100"})
+    async with FeedServer(rate=20_000, size=500) as feed:
+        record = await open_with(service, feed.url, "Counter")
+        running = asyncio.create_task(call(service, "sleep", 4))
+        await wait_for(lambda: _paused(service))
+        closed = await service.call("DELETE", f"/v1/connections/{record['id']}")
+        assert closed["terminate"]["wasClean"], closed["terminate"]
+        assert not running.done(), "nobody waited for the handler"
+        await running
+        (end,) = (await service.events(record["id"], "onTerminate"))[-1:]
+        assert end["event"]["wasClean"]
+
+
 async def _paused(service: RunningService) -> bool:
     return (await service.get("/v1/workers/main"))["paused"] == 1
 

@@ -323,6 +323,8 @@ class Connection(asyncio.Protocol):
                 self._runtime.figures_changed(self)
 
     def _may_read(self) -> bool:
+        if self.state is ConnectionState.CLOSING:
+            return True  # nothing is recorded any more, and the peer's close frame is behind what it has sent
         runtime = self._runtime
         if runtime.outbox.full:
             return False
@@ -455,6 +457,7 @@ class Connection(asyncio.Protocol):
             timeout_s, self._close_overdue, f"the server did not answer the close frame within {timeout_s:g} s"
         )
         self._outbound.close(close_payload(code, reason))
+        self.resume_if_room()
 
     def _close_overdue(self, reason: str) -> None:
         self._close_timer = None
