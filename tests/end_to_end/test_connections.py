@@ -372,6 +372,34 @@ async def test_a_peer_that_does_not_read_answers_503_and_memory_is_bounded(servi
         assert (await service.record(record["id"]))["status"] == "Connected"
 
 
+@pytest.mark.parametrize(("how", "status"), [("reset", 410), ("protocol error", 409)])
+async def test_a_send_that_waits_is_answered_when_the_connection_ends(
+    service: RunningService, how: str, status: int
+) -> None:
+    ends = asyncio.Event()
+
+    async def script(connection: RawConnection) -> None:
+        await connection.accept()
+        await ends.wait()
+        if how == "reset":
+            connection.reset()
+        else:
+            connection.writer.write(frame(3, b""))
+            await asyncio.sleep(30)
+
+    async with RawServer(script) as server:
+        record = await service.open(server.url)
+        path = f"/v1/connections/{record['id']}/messages"
+        while True:
+            waiting = asyncio.create_task(
+                service.call("POST", path, None, data=b"x" * 1_000_000, headers={"Content-Type": "text/plain"})
+            )
+            if not (await asyncio.wait({waiting}, timeout=0.5))[0]:
+                break
+        ends.set()
+        assert (await asyncio.wait_for(waiting, 3))["status"] == status
+
+
 async def test_a_compressed_message_that_was_given_up_harms_none_that_follows(service: RunningService) -> None:
     reads, received = asyncio.Event(), []
 

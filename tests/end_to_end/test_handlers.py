@@ -181,7 +181,9 @@ async def test_a_stalled_handler_pauses_its_socket_and_loses_nothing(start_servi
         assert feed.ends == []
 
 
-async def test_a_stalled_handler_does_not_keep_its_connection_from_closing_in_order(start_service: StartService) -> None:
+async def test_a_stalled_handler_does_not_keep_its_connection_from_closing_in_order(
+    start_service: StartService,
+) -> None:
     service = await start_service(*options(), env={"MOORING_WORKER_INBOUND_MESSAGES": "100"})
     async with FeedServer(rate=20_000, size=500) as feed:
         record = await open_with(service, feed.url, "Counter")

@@ -18,6 +18,8 @@ import time
 
 import aiohttp
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from mooring.channel import frame
 from mooring.messages import Hello, Refused, command_decoder
@@ -469,6 +471,61 @@ async def test_a_send_with_a_key_reaches_the_peer_once_although_the_service_died
     await service.send(record["id"], "pay 6", **{"Idempotency-Key": "p2"})
     await wait_for(lambda: len(echo.peers[0].received) == 2)
     assert echo.peers[0].received == ["pay 5", "pay 6"]
+
+
+@pytest.mark.parametrize("read_before_the_repeat", [False, True])
+async def test_a_send_with_a_key_that_waited_for_its_peer_reaches_it_once_although_the_service_died(
+    service: RunningService, read_before_the_repeat: bool
+) -> None:
+    reads, received = asyncio.Event(), []
+
+    async def handle(request: web.Request) -> web.WebSocketResponse:
+        websocket = web.WebSocketResponse(max_msg_size=2**26)
+        await websocket.prepare(request)
+        await reads.wait()
+        async for message in websocket:
+            received.append(message.data)
+        return websocket
+
+    app = web.Application()
+    app.router.add_get("/", handle)
+    async with TestServer(app) as server:
+        record = await service.open(str(server.make_url("/")).replace("http", "ws"), sendTimeout=60)
+        # The peer does not read: sooner or later a message waits in the worker.
+        while True:
+            filler = asyncio.create_task(_try_send(service, record["id"], "x" * 1_000_000))
+            if not (await asyncio.wait({filler}, timeout=0.5))[0]:
+                break
+        first = asyncio.create_task(_try_send(service, record["id"], "pay 5", **{"Idempotency-Key": "p1"}))
+        await wait_for(lambda: _has_waiting(service, 1_000_005))
+        await service.kill()
+        await asyncio.gather(filler, first)
+        if read_before_the_repeat:
+            reads.set()
+            await wait_for(lambda: "pay 5" in received)
+        await service.start()
+        await wait_for(lambda: _adopted(service))
+        again = asyncio.create_task(service.send(record["id"], "pay 5", **{"Idempotency-Key": "p1"}))
+        await asyncio.wait({again}, timeout=0.2)
+        reads.set()
+        assert await again == {"sent": 1, "bytes": 5}
+        await service.send(record["id"], "the end")
+        await wait_for(lambda: "the end" in received)
+        assert received.count("pay 5") == 1
+        await service.call("DELETE", f"/v1/connections/{record['id']}")
+
+
+async def _try_send(service: RunningService, connection: int, text: str, **headers: str) -> None:
+    with contextlib.suppress(aiohttp.ClientError):
+        await service.send(connection, text, **headers)
+
+
+async def _has_waiting(service: RunningService, count: int) -> bool:
+    async with service.client.get("/metrics") as response:
+        for line in (await response.text()).splitlines():
+            if line.startswith("mooring_queue_bytes{") and 'queue="outbound"' in line:
+                return float(line.rsplit(" ", 1)[1]) >= count
+    return False
 
 
 async def test_two_thousand_connections_leave_nothing_behind(start_service: StartService, echo: EchoServer) -> None:

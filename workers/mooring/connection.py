@@ -370,7 +370,7 @@ class Connection(asyncio.Protocol):
     def send(self, command: Send) -> Sent | SendFailed | None:
         """Write messages for a request: the answer, or None when it comes once the peer reads again."""
         if self.state is not ConnectionState.CONNECTED or self._outbound is None:
-            return refused(command, self.state)
+            return refused(command.request, self.state)
         return self._outbound.send(command)
 
     def send_from_worker(self, opcode: int, payload: bytes) -> None:
@@ -479,8 +479,8 @@ class Connection(asyncio.Protocol):
         self.errors = [ErrorEntry(err_code, message)]
         self._runtime.metrics.failed(err_code)
         self._record(Kind.onError, ErrorEvent(errors=self.errors))
-        self._drop_outbound()
         if close_code is not None and self.state is ConnectionState.CONNECTED:
+            self._drop_outbound()
             reason = message.encode()[:120].decode("utf-8", "ignore")
             self._begin_close(close_code, reason)
 

@@ -33,6 +33,7 @@ class _Queued(msgspec.Struct, frozen=True):
     payloads: list[bytes]
     size: int
     deadline: float
+    key: str | None = None  # of an Idempotency-Key
 
 
 class Outbound:
@@ -75,10 +76,16 @@ class Outbound:
             self.write(self._frames(opcode, command.payloads))
             connection.count_sent(count, size)
             return Sent(command.request, count, size, connection.messages_out, connection.bytes_out)
+        if command.key is not None:
+            for index, queued in enumerate(self._queue):
+                if queued.key == command.key:
+                    # Asked again after a crash of the service: it waits already, and is written once.
+                    self._queue[index] = msgspec.structs.replace(queued, request=command.request)
+                    return None
         if self._queue and self.queued_bytes + size > self._runtime.settings.outbound_bytes:
             return SendFailed(command.request, 0, connection.state.value, stalled=True)
         deadline = self._runtime.loop.time() + connection.options.send_timeout_s
-        self._put(_Queued(command.request, opcode, command.payloads, size, deadline))
+        self._put(_Queued(command.request, opcode, command.payloads, size, deadline, command.key))
         return None
 
     def send_from_worker(self, opcode: int, payload: bytes) -> None:
@@ -166,7 +173,7 @@ class Outbound:
             connection.count_sent(count, queued.size)
             if queued.request:
                 sent = Sent(queued.request, count, queued.size, connection.messages_out, connection.bytes_out)
-                self._runtime.answer(sent)
+                self._runtime.answer_send(sent, queued.key)
             else:
                 self._runtime.release(connection, queued.size)
                 self._runtime.figures_changed(connection)
@@ -179,12 +186,14 @@ class Outbound:
         while self._queue:
             queued = self._queue.popleft()
             if queued.request:
-                self._runtime.answer(SendFailed(queued.request, 0, self._connection.state.value))
+                self._runtime.answer(refused(queued.request, self._connection.state))
             else:
                 self._runtime.release(self._connection, queued.size)
         self.queued_bytes = 0
 
 
-def refused(command: Send, state: ConnectionState) -> SendFailed:
-    """Return the answer to a send on a connection that is not Connected."""
-    return SendFailed(command.request, 0, state.value)
+def refused(request: int, state: ConnectionState) -> SendFailed:
+    """Return the answer to a send on a connection that is not Connected, or is just ceasing to be."""
+    if state is ConnectionState.CONNECTED:
+        state = ConnectionState.CLOSING
+    return SendFailed(request, 0, state.value)

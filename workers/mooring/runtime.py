@@ -310,10 +310,13 @@ class Runtime:
             return
         connection = self.connections.get(command.connection)
         answer = SendFailed(command.request, 0, "") if connection is None else connection.send(command)
-        if answer is None:
-            return
-        if command.key is not None and isinstance(answer, Sent):
-            self._keyed[command.key] = answer
+        if answer is not None:
+            self.answer_send(answer, command.key)
+
+    def answer_send(self, answer: Sent | SendFailed, key: str | None) -> None:
+        """Answer a send; what was written under a `key` is remembered, so that a repeat writes nothing."""
+        if key is not None and isinstance(answer, Sent):
+            self._keyed[key] = answer
             while len(self._keyed) > KEYED_ANSWERS:
                 del self._keyed[next(iter(self._keyed))]
         self.answer(answer)
