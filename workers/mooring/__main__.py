@@ -37,8 +37,10 @@ def main() -> int:
     async def run() -> None:
         await Worker(settings).run()
 
+    # Never closed, as uvloop.run would: that waits for names that are being looked up, however long nobody answers.
+    loop = uvloop.new_event_loop()
     try:
-        uvloop.run(run())
+        loop.run_until_complete(run())
     # The top of the process: whatever mooring itself got wrong is logged, and the exit code says so.
     except Exception:
         logging.getLogger("mooring.worker").exception("the worker has failed")

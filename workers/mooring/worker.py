@@ -22,6 +22,10 @@ from mooring.version import __version__
 
 SERVICE_STOP_GRACE_S = 3.0  # for connections to close when the process is told by a signal, or has no service
 
+RESOLVER_THREADS = 32
+"""Host names that are looked up at once. libuv gives look-ups half of its threads, which are two unless told otherwise: names
+whose servers do not answer would keep all others waiting."""
+
 log = logging.getLogger("mooring.worker")
 
 
@@ -96,10 +100,11 @@ class Worker:
 
 
 def set_up_process(settings: WorkerSettings) -> None:
-    """Make the process fit for user code: its own log file, the application's folders on the path, stack dumps.
+    """Make the process fit for user code: threads for names, the application's folders on the path, stack dumps, logging.
 
     Standard output and error go to the worker's own log file: a pipe to the service would break with the service.
     """
+    os.environ.setdefault("UV_THREADPOOL_SIZE", str(2 * RESOLVER_THREADS))  # read when the first thread is needed
     for folder in reversed(settings.app_dirs):
         sys.path.insert(0, folder)
     # SIGUSR1: the watchdog of the service asks for a stack dump of a worker that does not answer.
