@@ -385,9 +385,6 @@ class Supervisor:
                 if slot.linked and slot.state is WorkerState.RUNNING:
                     probe += 1
                     slot.command(Probe(probe))
-                    worker_process.rotate_log(
-                        self.log_file(slot.name), self._settings.log_max_bytes, self._settings.log_files
-                    )
                     silent = now - slot.last_report_at
                     if silent < config.watchdog_timeout:
                         dump_at = None

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -174,18 +173,3 @@ def take_exit_record(path: str) -> ExitRecord | None:
     except (OSError, msgspec.MsgspecError):
         return None
     return record
-
-
-def rotate_log(path: Path, max_bytes: int, kept: int) -> None:
-    """Rotate a worker's log above `max_bytes`: copy and truncate, so the process, which appends, never learns of it."""
-    try:
-        if path.stat().st_size < max_bytes:
-            return
-        for index in range(kept - 1, 0, -1):
-            older = path.with_suffix(f".log.{index}")
-            if older.exists():
-                older.replace(path.with_suffix(f".log.{index + 1}"))
-        shutil.copyfile(path, path.with_suffix(".log.1"))
-        os.truncate(path, 0)
-    except OSError as exc:
-        log.warning("the log %s cannot be rotated: %s", path, exc)

@@ -255,8 +255,15 @@ def unserialisable() -> object:
 
 
 def flood() -> None:
-    for _ in range(2_000):
-        print("x" * 100)
+    """Print 10 MB at once, and then 1 MB a second for as long as the worker lives."""
+    print("x" * 10_000_000)
+
+    def go_on() -> None:
+        while True:
+            print("y" * 100_000)
+            time.sleep(0.1)
+
+    threading.Thread(target=go_on, daemon=True).start()
 
 
 def hold_the_lock(seconds: int) -> None:

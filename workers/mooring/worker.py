@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from mooring import current, identity
+from mooring import current, identity, log_file
 from mooring.link import Link
 from mooring.messages import Goodbye, Stop, WorkerSettings
 from mooring.repeats import Repeats
@@ -67,6 +67,12 @@ class Worker:
         identity.settle_memory()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._want_stop, Stop(f"signal {number.name}", SERVICE_STOP_GRACE_S))
+        # Meant for the service, but a service manager may send it to all of our processes: it ends none.
+        loop.add_signal_handler(signal.SIGHUP, log.info, "SIGHUP is for the service")
+        settings = self._settings
+        rotation = asyncio.create_task(
+            log_file.keep_within(Path(settings.log_file), settings.log_max_bytes, settings.log_files)
+        )
         linked = asyncio.create_task(link.run())
         wanted = asyncio.create_task(self._stop_wanted.wait())
         await asyncio.wait({linked, wanted}, return_when=asyncio.FIRST_COMPLETED)
@@ -79,10 +85,11 @@ class Worker:
         # Written first: if the goodbye is lost with the service, this is what its successor finds.
         self._write_exit_record(reason, pid, runtime.outbox.held_frames)
         link.send(Goodbye(runtime.context.discarded, runtime.closed_by_stop))
-        linked.cancel()
-        wanted.cancel()
+        ending = (linked, wanted, rotation)
+        for task in ending:
+            task.cancel()
         await link.close()
-        await asyncio.gather(linked, wanted, return_exceptions=True)
+        await asyncio.gather(*ending, return_exceptions=True)
         return reason
 
     def _want_stop(self, stop: Stop) -> None:
@@ -110,7 +117,11 @@ def set_up_process(settings: WorkerSettings) -> None:
     # SIGUSR1: the watchdog of the service asks for a stack dump of a worker that does not answer.
     faulthandler.register(signal.SIGUSR1, file=sys.stderr, all_threads=True)
     faulthandler.enable(file=sys.stderr)
-    form = logging.Formatter("%(asctime)s.%(msecs)03d %(levelname)s %(name)s: %(message)s", datefmt="%Y-%m-%dT%H:%M:%S")
+    form = logging.Formatter(
+        f"%(asctime)s.%(msecs)03d %(levelname)s %(name)s worker={settings.worker} incarnation={settings.incarnation}: "
+        "%(message)s",
+        datefmt="%Y-%m-%dT%H:%M:%S",
+    )
     for name in (None, "mooring"):
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(form)
