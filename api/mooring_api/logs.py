@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import TextIO
+from typing import Any, TextIO
 
 import structlog
 
 from mooring.repeats import Repeats
 from mooring_service.config import LogConfig
+
+
+def _on_one_line(_logger: Any, _name: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    # What a server or user code has named may hold line breaks and escapes of the terminal; JSON spells them out anyway.
+    line["event"] = "".join(char if char.isprintable() else repr(char)[1:-1] for char in str(line["event"]))
+    return line
 
 
 def set_up(config: LogConfig, stream: TextIO = sys.stderr) -> None:
@@ -28,7 +34,11 @@ def set_up(config: LogConfig, stream: TextIO = sys.stderr) -> None:
     console = config.format == "console" or (config.format == "auto" and terminal)
     last: structlog.typing.Processor
     if console:
-        last = structlog.dev.ConsoleRenderer(colors=terminal, pad_event_to=0)
+        shared.append(_on_one_line)
+        # Plain: the default one prints the local variables of every frame, tokens and all.
+        last = structlog.dev.ConsoleRenderer(
+            colors=terminal, pad_event_to=0, exception_formatter=structlog.dev.plain_traceback
+        )
     else:
         shared.append(structlog.processors.format_exc_info)
         last = structlog.processors.JSONRenderer()

@@ -90,7 +90,13 @@ class LinkServer:
         refused = self._refusal(channel, slot, hello)
         if refused is not None or slot is None:
             reason = refused.reason if refused is not None else ""
-            log.warning("worker %s, process %d, is refused: %s", hello.worker, hello.pid, reason)
+            log.warning(
+                "worker %s, process %d, is refused: %s",
+                hello.worker,
+                hello.pid,
+                reason,
+                extra={"worker": hello.worker, "incarnation": hello.incarnation},
+            )
             if refused is not None:
                 channel.send(refused)
             channel.close()

@@ -235,7 +235,7 @@ class Service:
         try:
             await self.call_later(worker, name, params)
         except MooringError as exc:
-            log.error("worker %s asked for %s in worker %s: %s", slot.name, name, worker, exc)
+            log.error("worker %s asked for %s in worker %s: %s", slot.name, name, worker, exc, extra=slot.tags)
             event = CallbackErrorEvent(callback=name, exception=type(exc).__name__, message=str(exc), traceback="")
             body = worker_body(Kind.callbackError, slot.name, now_us(), event)
             self.journal.append(

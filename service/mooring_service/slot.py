@@ -95,7 +95,10 @@ class Slot:
     @property
     def tags(self) -> dict[str, str]:
         """What every line of the log that concerns this worker carries."""
-        return {"worker": self.name, "incarnation": self.incarnation}
+        tags = {"worker": self.name}
+        if self.incarnation:
+            tags["incarnation"] = self.incarnation
+        return tags
 
     @property
     def linked(self) -> bool:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import time
 
-REPEATS = 5  # lines from the same place …
+REPEATS = 5  # lines from the same place about the same worker …
 REPEAT_WINDOW_S = 10.0  # … within this time; the rest of them are counted
 MAX_TRACKED = 1_000
 
 
 class Repeats(logging.Filter):
     """Drops what repeats too often; the next line from that place says how many were dropped (also as ``repeated``).
+
+    What is said of another worker (``extra={"worker": …}``) is not a repeat: eight workers that fail at once are eight lines.
 
     Args:
         window_s: Seconds in which `REPEATS` lines from one place may be written.
@@ -20,11 +22,11 @@ class Repeats(logging.Filter):
     def __init__(self, window_s: float = REPEAT_WINDOW_S) -> None:
         super().__init__()
         self._window_s = window_s
-        self._seen: dict[tuple[str, int], tuple[float, int]] = {}
+        self._seen: dict[tuple[str, int, str | None], tuple[float, int]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Say whether to write `record`."""
-        key = (record.pathname, record.lineno)
+        key = (record.pathname, record.lineno, getattr(record, "worker", None))
         now = time.monotonic()
         begun, count = self._seen.get(key, (now, 0))
         if now - begun > self._window_s:
