@@ -78,7 +78,7 @@ async def docs_page(request: web.Request) -> web.Response:
 
 async def metrics(request: web.Request) -> web.Response:
     """``GET /metrics``."""
-    return web.Response(body=request.app[API].metrics.render(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+    return web.Response(body=await request.app[API].metrics.render(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
 async def backup(request: web.Request) -> web.StreamResponse:

@@ -36,6 +36,14 @@ def test_the_alert_rules_are_valid() -> None:
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
+@needs_promtool
+def test_each_alert_fires_on_what_it_is_for_and_on_nothing_less(tmp_path: Path) -> None:
+    shutil.copy(DEPLOY / "prometheus" / "alerts.yml", tmp_path)
+    (tmp_path / "tests.yml").write_text((ROOT / "tests" / "deploy" / "alerts.test.yml").read_text())
+    checked = run(str(PROMTOOL), "test", "rules", str(tmp_path / "tests.yml"))
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
 def used_metrics(text: str) -> set[str]:
     return set(re.findall(r"\bmooring_\w+", text))
 
@@ -58,11 +66,13 @@ async def test_alerts_and_dashboard_ask_for_metrics_that_exist(shared: RunningSe
         assert used_metrics(expression) <= known, expression
 
 
-def test_every_alert_is_in_the_runbook() -> None:
+def test_every_alert_is_in_the_runbook_and_is_tested() -> None:
     rules = yaml.safe_load((DEPLOY / "prometheus" / "alerts.yml").read_text())["groups"][0]["rules"]
     runbook = (DEPLOY / "README.md").read_text()
+    tested = (ROOT / "tests" / "deploy" / "alerts.test.yml").read_text()
     for rule in rules:
         assert f"**{rule['alert']}**" in runbook
+        assert f'alertname="{rule["alert"]}", alertstate="firing"' in tested
 
 
 @needs_systemd
@@ -79,6 +89,17 @@ def test_the_units_verify_and_are_hardened(tmp_path: Path) -> None:
     assert float(match[1]) < 3
 
 
+def test_the_unit_names_no_file_that_the_runbook_does_not_make_and_lets_a_new_service_see_old_workers() -> None:
+    unit = (DEPLOY / "systemd" / "mooring.service").read_text()
+    settings = [line for line in unit.splitlines() if not line.startswith("#")]
+    start = next(line for line in settings if line.startswith("ExecStart="))
+    runbook = (DEPLOY / "README.md").read_text()
+    assert [path for path in re.findall(r"/etc/\S+", start) if path not in runbook] == []
+    # Another user namespace after a crash, and a /proc that hides what one may not trace: no worker would be adopted.
+    assert not ("PrivateUsers=yes" in settings and "ProtectProc=invisible" in settings)
+    assert "KillMode=process" in settings
+
+
 def test_the_dockerfile_passes_its_linter() -> None:
     checked = run(str(BINARIES / "hadolint"), str(DEPLOY / "Dockerfile"))
     assert checked.returncode == 0, checked.stdout
@@ -89,9 +110,20 @@ def test_the_manifests_follow_the_kubernetes_schemas() -> None:
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
+def test_in_kubernetes_the_state_directory_is_below_the_volumes_root_which_is_not_ours() -> None:
+    documents = yaml.safe_load_all((DEPLOY / "kubernetes" / "mooring.yaml").read_text())
+    pod = next(document for document in documents if document["kind"] == "StatefulSet")["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    mount = next(mount["mountPath"] for mount in container["volumeMounts"] if mount["name"] == "state")
+    environment = {variable["name"]: variable["value"] for variable in container["env"]}
+    assert Path(mount) in Path(environment["MOORING_STATE_DIR"]).parents
+    # A change on each start would give the token to the group, and then it is refused.
+    assert pod["securityContext"]["fsGroupChangePolicy"] == "OnRootMismatch"
+
+
 def test_compose_is_well_formed_and_names_files_that_exist() -> None:
     compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
-    assert set(compose["services"]) == {"mooring", "prometheus", "grafana"}
+    assert set(compose["services"]) == {"mooring", "prometheus", "history-owner", "grafana"}
     for service in compose["services"].values():
         for volume in service.get("volumes", []):
             source = volume.split(":")[0]

@@ -243,6 +243,7 @@ async def test_metrics_count_what_happened_and_name_no_id_or_url(service: Runnin
     assert found["mooring_journal_events"] >= 9
     assert found["mooring_journal_failing"] == 0
     assert found['mooring_queue_limit_bytes{"queue": "outbox"}'] == 64 * 2**20
+    assert found['mooring_queue_fill_ratio{"queue": "mailbox", "worker": "main"}'] == 0
     assert not any("127.0.0.1" in name or "ws:" in name for name in found)
 
 
@@ -267,6 +268,38 @@ async def test_what_is_full_is_seen(start_service: StartService) -> None:
         resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
+async def test_a_queue_that_is_full_by_number_and_one_busy_connection_among_many_are_seen(
+    start_service: StartService, echo: EchoServer
+) -> None:
+    service = await start_service(
+        "--handler", "stubborn=tests.end_to_end.user_code:Stubborn", "--app-dir", str(Path(__file__).parents[2]),
+        env={"MOORING_WORKER_INBOUND_MESSAGES": "10", "MOORING_SUPERVISOR_PROBE_INTERVAL": "0.1"},
+    )  # fmt: skip
+    for path in ("", "push?count=50"):
+        await service.open(echo.url + path, handler={"name": "stubborn"})
+
+    async def full() -> bool:
+        found = await metrics(service)
+        return found.get('mooring_queue_fill_ratio{"queue": "inbound", "worker": "main"}', 0) >= 1
+
+    await wait_for(full)
+    found = await metrics(service)
+    assert found['mooring_queue_bytes{"queue": "inbound", "worker": "main"}'] < 10_000
+    assert found['mooring_callback_running_seconds{"worker": "main"}'] > 0
+    assert found['mooring_paused_connections{"worker": "main"}'] == 1
+    (pid,) = service.worker_pids()
+    os.kill(pid, signal.SIGKILL)
+
+    async def renewed() -> bool:
+        found = await metrics(service)
+        return found['mooring_worker_restarts_total{"worker": "main"}'] == 1
+
+    await wait_for(renewed)
+    await wait_for(lambda: _ready(service))
+    await service.call("DELETE", "/v1/workers/main")
+    assert not [name for name in await metrics(service) if '"main"' in name], "who is gone leaves no series"
+
+
 async def test_log_lines_are_json_with_worker_and_incarnation_off_a_terminal(
     service: RunningService, echo: EchoServer
 ) -> None:
@@ -280,16 +313,24 @@ async def test_log_lines_are_json_with_worker_and_incarnation_off_a_terminal(
     assert not any("GET /" in line["event"] for line in lines), "no access log by default"
 
 
-async def test_a_workers_log_is_rotated(start_service: StartService) -> None:
+async def test_a_worker_that_prints_without_end_fills_no_disk_also_without_a_service(
+    start_service: StartService,
+) -> None:
     service = await start_service(
         "--function", "flood=tests.end_to_end.user_code:flood", "--app-dir", str(Path(__file__).parents[2]),
-        env={"MOORING_WORKER_LOG_MAX_BYTES": "100000", "MOORING_SUPERVISOR_PROBE_INTERVAL": "0.1"},
+        env={"MOORING_WORKER_LOG_MAX_BYTES": "100000", "MOORING_WORKER_LOG_FILES": "2"},
     )  # fmt: skip
-    for _ in range(3):
-        await service.call("POST", "/v1/workers/main/calls", json={"function": "flood"})
-        await asyncio.sleep(0.3)
-    logs = sorted(path.name for path in (service.state_dir / "logs").iterdir())
-    assert logs[:3] == ["main.log", "main.log.1", "main.log.2"]
+    logs = service.state_dir / "logs"
+    await service.call("POST", "/v1/workers/main/calls", json={"function": "flood"})
+    await wait_for((logs / "main.log.2").exists)
+    for _ in range(2):
+        newest = (logs / "main.log.1").stat().st_mtime_ns
+        await wait_for(lambda newest=newest: (logs / "main.log.1").stat().st_mtime_ns != newest)
+        sizes = {path.name: path.stat().st_size for path in logs.iterdir()}
+        assert set(sizes) == {"main.log", "main.log.1", "main.log.2"}
+        assert max(sizes["main.log.1"], sizes["main.log.2"]) <= 100_000 + 1
+        assert sizes["main.log"] < 3_000_000, "what came since the last look"
+        await service.kill()  # the second time it is gone already: the worker is alone
 
 
 async def test_ready_names_what_is_missing(start_service: StartService) -> None:

@@ -23,7 +23,11 @@ class Histogram(msgspec.Struct):
 
 
 class WorkerMetrics(msgspec.Struct):
-    """Totals since the process began. `failures` is by `errCode`; sizes in bytes."""
+    """Totals since the process began. `failures` is by `errCode`; sizes in bytes.
+
+    The `…_fill` are shares of a bound, 1 for full: of the one, items or bytes, that is nearer to it, and for what each
+    connection has of its own, of the fullest connection.
+    """
 
     opens: int = 0
     failures: dict[int, int] = {}
@@ -35,6 +39,10 @@ class WorkerMetrics(msgspec.Struct):
     callback_errors: int = 0
     inbound_bytes: int = 0
     outbound_bytes: int = 0
+    mailbox_fill: float = 0.0
+    outbox_fill: float = 0.0
+    inbound_fill: float = 0.0
+    outbound_fill: float = 0.0
     dial: Histogram = msgspec.field(default_factory=Histogram)
     round_trip: Histogram = msgspec.field(default_factory=Histogram)
     callback: Histogram = msgspec.field(default_factory=Histogram)

@@ -454,13 +454,7 @@ class Runtime:
         """Return how the worker does."""
         figures, self._figures = self._figures, {}
         running = self.context.running
-        metrics = self.metrics
-        metrics.callback_errors = self.context.callback_errors
-        busy = [
-            connection for connection in self.connections.values() if connection.posted or connection.outbound_bytes
-        ]
-        metrics.inbound_bytes = sum(connection.posted_bytes - connection.taken_bytes for connection in busy)
-        metrics.outbound_bytes = sum(connection.outbound_bytes for connection in busy)
+        self._measure()
         return Stats(
             probe=probe,
             mailbox=self.context.length,
@@ -472,10 +466,30 @@ class Runtime:
             outbox=self.outbox.held_frames,
             outbox_bytes=self.outbox.held_bytes,
             inbound_paused=len(self.paused),
-            metrics=encode_metrics(metrics),
+            metrics=encode_metrics(self.metrics),
             updates=[connection.update() for connection in figures],
             discarded=self.context.discarded,
         )
+
+    def _measure(self) -> None:
+        """Bring what is looked at, not counted, into the metrics: how full the queues are."""
+        metrics, settings, context = self.metrics, self.settings, self.context
+        metrics.callback_errors = context.callback_errors
+        metrics.mailbox_fill = max(
+            context.length / settings.mailbox_items, context.length_bytes / settings.mailbox_bytes
+        )
+        metrics.outbox_fill = self.outbox.held_bytes / settings.outbox_bytes
+        metrics.inbound_bytes = metrics.outbound_bytes = most = most_bytes = most_out = 0
+        for connection in self.connections.values():
+            if connection.posted or connection.outbound_bytes:
+                waiting = connection.posted_bytes - connection.taken_bytes
+                metrics.inbound_bytes += waiting
+                metrics.outbound_bytes += connection.outbound_bytes
+                most = max(most, connection.posted - connection.taken)
+                most_bytes = max(most_bytes, waiting)
+                most_out = max(most_out, connection.outbound_bytes)
+        metrics.inbound_fill = max(most / settings.inbound_messages, most_bytes / settings.inbound_bytes)
+        metrics.outbound_fill = most_out / settings.outbound_bytes
 
 
 def dispatch(runtime: Runtime, command: Open | Send | Terminate | Call) -> None:
