@@ -60,8 +60,8 @@ class RunningService:
     async def start(self, *options: str) -> RunningService:
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "mooring_api", "serve", "--listen", self.listen, "--state-dir", str(self.state_dir),
-                 *self.options, *options],
+                [sys.executable, "-m", "mooring_api", "serve", "--state-dir", str(self.state_dir),
+                 *(("--listen", self.listen) if self.listen else ()), *self.options, *options],
                 stdout=subprocess.PIPE, stderr=log, env={**os.environ, **self.env},
             )  # fmt: skip
         line = (await asyncio.wait_for(asyncio.to_thread(self.process.stdout.readline), START_S)).decode()

@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import msgspec
 from aiohttp import web
@@ -116,7 +115,7 @@ class Server:
         self._api: Api | None = None
         self._service: Service | None = None
         self._listener: asyncio.Server
-        self.socket: socket.socket
+        self.inherited: systemd.Inherited  # for the next program of this process
 
     async def start(self) -> None:
         """Start everything; afterwards `url` is where the API is.
@@ -127,15 +126,16 @@ class Server:
             OSError: If the address cannot be had.
         """
         config, options = self.config, self.options
-        listen = parse_listen(config.api.listen)
         tls = self._tls()
+        listen, inherited = self._inherited()
         if listen.path is None and not is_loopback(listen.host) and tls is None and not config.api.allow_remote:
             raise ConfigError(
                 f"{listen.host} is not loopback: give tls_cert and tls_key, or say --allow-remote to send tokens in the clear"
             )
         prepare_state_dir(options.state_dir)
-        sock = systemd.inherited_socket() or self._bind(listen)
-        self.socket = sock.dup()  # `create_server` closes its own; the next program of this process may want it
+        sock = self._bind(listen) if inherited is None else inherited.socket
+        # `create_server` closes its own; the next program of this process may want it.
+        self.inherited = systemd.Inherited(sock.dup(), config.api.listen if inherited is None else inherited.listen)
         journal = make_journal(config.journal, options.state_dir, config.api.idempotency_age)
         self._service = service = Service(config, options.state_dir, journal, app_dirs=options.app_dirs)
         try:
@@ -144,8 +144,6 @@ class Server:
             sock.close()
             raise
         token = None if config.api.no_auth else load_token(options.state_dir)
-        if sock.family == socket.AF_UNIX:
-            listen = Listen(path=listen.path or str(sock.getsockname()))
         port = sock.getsockname()[1] if listen.path is None else 0
         hosts = own_hosts(listen.host, port, config.api.hosts, secure=tls is not None)
         if listen.path is not None:
@@ -177,6 +175,21 @@ class Server:
         (options.state_dir / "address").write_text(self.url + "\n")
         if options.demo:
             self._demo = await start_demo()
+
+    def _inherited(self) -> tuple[Listen, systemd.Inherited | None]:
+        """Return where to listen, and the socket that does already, if there is one."""
+        wanted = self.config.api.listen
+        listen = parse_listen(wanted)
+        inherited = systemd.inherited_socket()
+        if inherited is None or inherited.listen == wanted:
+            return listen, inherited
+        if inherited.listen is not None:
+            inherited.socket.close()  # the setting has changed since
+            return listen, None
+        # The manager's socket beats the setting; the rules are those of where it really listens.
+        name = inherited.socket.getsockname()
+        unix = inherited.socket.family == socket.AF_UNIX
+        return (Listen(path=name) if unix else Listen(name[0], name[1])), inherited
 
     @property
     def worker_count(self) -> int:
@@ -231,8 +244,11 @@ class Server:
             for field in msgspec.structs.fields(Config)
             if field.name not in RUNTIME_SETTINGS and getattr(config, field.name) != getattr(self.config, field.name)
         ]
-        if config.limits.max_body_bytes != self.config.limits.max_body_bytes:
+        size = self.config.limits.max_body_bytes
+        if config.limits.max_body_bytes != size:
             refused.append("limits.max_body_bytes")
+            limits = msgspec.structs.replace(config.limits, max_body_bytes=size)
+            config = msgspec.structs.replace(config, limits=limits)
         self.config = msgspec.structs.replace(self.config, **{name: getattr(config, name) for name in RUNTIME_SETTINGS})
         self._api.config = self.config
         self._api.access.set_tokens(config.tokens)
@@ -260,7 +276,7 @@ class Outcome(msgspec.Struct, frozen=True):
     """How `serve` has ended; with `socket`, the program is to be executed again, under running workers."""
 
     code: int
-    socket: Any = None
+    socket: systemd.Inherited | None = None
 
 
 async def serve(config: Config, options: ServeOptions, reload: Callable[[], Config] | None = None) -> Outcome:
@@ -305,12 +321,12 @@ async def serve(config: Config, options: ServeOptions, reload: Callable[[], Conf
     else:
         systemd.notify("STOPPING=1")
     await server.stop(handover=restart)
-    return Outcome(0, server.socket if restart else None)
+    return Outcome(0, server.inherited if restart else None)
 
 
 def _reload(server: Server, reload: Callable[[], Config] | None) -> None:
-    if reload is None:
-        return
+    if reload is None or not server.url:
+        return  # while it starts, the configuration has just been read
     try:
         refused = server.reload(reload())
     except ConfigError as exc:

@@ -6,8 +6,10 @@ import asyncio
 import logging
 import os
 import socket
+from typing import NamedTuple
 
 FIRST_FD = 3  # SD_LISTEN_FDS_START
+_LISTEN = "_MOORING_LISTEN"  # from one program of a process to the next: what the socket was bound for
 
 log = logging.getLogger("mooring.serve")
 
@@ -29,8 +31,19 @@ def notify(state: str) -> bool:
     return True
 
 
-def inherited_socket() -> socket.socket | None:
+class Inherited(NamedTuple):
+    """A listening socket that this process was started with.
+
+    `listen` is the setting that an earlier program of this process has bound it for; None: it is the manager's.
+    """
+
+    socket: socket.socket
+    listen: str | None
+
+
+def inherited_socket() -> Inherited | None:
     """Return the listening socket that this process was started with, or None."""
+    listen = os.environ.pop(_LISTEN, None)
     if os.environ.get("LISTEN_PID") != str(os.getpid()) or not os.environ.get("LISTEN_FDS", "").isdigit():
         return None
     count = int(os.environ["LISTEN_FDS"])
@@ -43,14 +56,17 @@ def inherited_socket() -> socket.socket | None:
     os.set_inheritable(FIRST_FD, False)
     sock = socket.socket(fileno=FIRST_FD)
     sock.setblocking(False)
-    return sock
+    return Inherited(sock, listen)
 
 
-def hand_over(sock: socket.socket) -> None:
-    """Prepare the next program of this very process (exec) to find `sock` with `inherited_socket`."""
-    os.dup2(sock.fileno(), FIRST_FD, inheritable=True)
+def hand_over(inherited: Inherited) -> None:
+    """Prepare the next program of this very process (exec) to find a socket with `inherited_socket`."""
+    os.dup2(inherited.socket.fileno(), FIRST_FD)
+    os.set_inheritable(FIRST_FD, True)  # dup2 does nothing at all when it is that descriptor already
     os.environ["LISTEN_PID"] = str(os.getpid())
     os.environ["LISTEN_FDS"] = "1"
+    if inherited.listen is not None:
+        os.environ[_LISTEN] = inherited.listen
 
 
 async def watchdog() -> None:
@@ -58,5 +74,6 @@ async def watchdog() -> None:
     period_us = os.environ.get("WATCHDOG_USEC", "")
     if not period_us.isdigit() or os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return
-    while notify("WATCHDOG=1"):
+    while True:
+        notify("WATCHDOG=1")  # whether or not it is heard: a manager that is away for a moment comes back
         await asyncio.sleep(int(period_us) / 2e6)

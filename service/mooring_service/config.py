@@ -79,9 +79,9 @@ class LimitsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     max_connections: Annotated[Count, _doc("Connections that have not ended, of all workers.")] = 20_000
     max_connections_per_worker: Annotated[Count, _doc("The same, of one worker.")] = 10_000
     max_subscribers: Annotated[Count, _doc("Event streams open at once.")] = 1_000
-    max_body_bytes: Annotated[Count, _doc("Size of a request's body; of a line, for application/x-ndjson.")] = (
-        16 * 1024**2
-    )
+    max_body_bytes: Annotated[
+        Count, _doc("Size of a request's body; of a line, for application/x-ndjson. Needs a restart.")
+    ] = 16 * 1024**2
     max_workers: Annotated[Count, _doc("Workers at once.")] = 256
 
 

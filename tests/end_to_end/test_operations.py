@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from mooring_api import systemd
 from tests.conftest import RunningService, StartService, wait_for
 from tests.follower import Follower
 from tests.servers import EchoServer, FeedServer
@@ -103,10 +104,14 @@ async def test_sighup_reads_tokens_egress_and_limits_again_and_names_the_rest(
     config.write_text("[limits]\nmax_connections = 100\n")
     service = await start_service("--config", str(config))
     record = await service.open(echo.url)
-    config.write_text("[limits]\nmax_connections = 1\n[egress]\ndeny = ['127.0.0.2']\n[journal]\nmax_events = 5\n")
+    config.write_text(
+        "[limits]\nmax_connections = 1\nmax_body_bytes = 1\n[egress]\ndeny = ['127.0.0.2']\n[journal]\nmax_events = 5\n"
+    )
     service.process.send_signal(signal.SIGHUP)
     await wait_for(lambda: "were read again" in service.log())
     assert "[journal] has changed, but needs a restart" in service.log()
+    assert "[limits.max_body_bytes] has changed, but needs a restart" in service.log()
+    await service.send(record["id"], "more than a byte")
     assert (await service.open(echo.url, 429))["setting"] == "limits.max_connections"
     await service.call("DELETE", f"/v1/connections/{record['id']}")
     problem = await service.open(f"ws://127.0.0.2:{echo.port}/", 403)
@@ -179,21 +184,39 @@ async def test_readiness_watchdog_reload_and_stop_are_told_to_the_manager(
     manager.sock.close()
 
 
-async def test_a_socket_of_the_manager_is_served(tmp_path: Path) -> None:
-    sock = socket.socket()
-    sock.bind(("127.0.0.1", 0))
-    sock.listen()
-    port = sock.getsockname()[1]
+async def test_a_manager_that_is_away_for_a_moment_hears_the_watchdog_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    monkeypatch.setenv("WATCHDOG_USEC", "20000")
+    watchdog = asyncio.create_task(systemd.watchdog())
+    await asyncio.sleep(0)
+    manager = FakeManager(tmp_path / "notify")  # only now: what was said before has failed
+    await wait_for(lambda: manager.heard("WATCHDOG=1"))
+    watchdog.cancel()
+    manager.sock.close()
+
+
+def serve_on(sock: socket.socket, state_dir: Path) -> subprocess.Popen[str]:
+    """Start a service as a manager does that holds its socket."""
     program = (
         "import os, sys\n"
         f"os.dup2({sock.fileno()}, 3); os.set_inheritable(3, True)\n"
         "os.environ.update(LISTEN_FDS='1', LISTEN_PID=str(os.getpid()))\n"
         "os.execv(sys.executable, [sys.executable, '-m', 'mooring_api', *sys.argv[1:]])\n"
     )
-    process = subprocess.Popen(
-        [sys.executable, "-c", program, "serve", "--state-dir", str(tmp_path / "s")],
-        stdout=subprocess.PIPE, pass_fds=[sock.fileno()], text=True,
+    return subprocess.Popen(
+        [sys.executable, "-c", program, "serve", "--state-dir", str(state_dir)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, pass_fds=[sock.fileno()], text=True,
     )  # fmt: skip
+
+
+async def test_a_socket_of_the_manager_is_served(tmp_path: Path) -> None:
+    sock = socket.socket()
+    sock.bind(("127.0.0.1", 0))
+    sock.listen()
+    port = sock.getsockname()[1]
+    process = serve_on(sock, tmp_path / "s")
     try:
         line = await asyncio.wait_for(asyncio.to_thread(process.stdout.readline), 10)
         assert f"http://127.0.0.1:{port}" in line
@@ -205,6 +228,41 @@ async def test_a_socket_of_the_manager_is_served(tmp_path: Path) -> None:
         process.terminate()
         await asyncio.to_thread(process.communicate)
         sock.close()
+
+
+async def test_a_socket_of_the_manager_off_loopback_needs_tls_or_the_flag_too(tmp_path: Path) -> None:
+    with socket.socket() as sock:
+        sock.bind(("0.0.0.0", 0))
+        process = serve_on(sock, tmp_path / "s")
+        try:
+            _, errors = await asyncio.wait_for(asyncio.to_thread(process.communicate), 10)
+        finally:
+            process.kill()
+    assert process.returncode == 1
+    assert "0.0.0.0 is not loopback" in errors
+
+
+async def test_a_restart_listens_where_the_configuration_says_now(start_service: StartService, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        other = free.getsockname()[1]
+    config = tmp_path / "mooring.toml"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        config.write_text(f'[api]\nlisten = "127.0.0.1:{free.getsockname()[1]}"\n')
+    service = await start_service("--config", str(config), listen="")
+    await mooring(service, "restart")
+    async with service.client.get("/healthz") as response:
+        assert response.status == 200, "nothing has changed yet"
+    config.write_text(f'[api]\nlisten = "127.0.0.1:{other}"\n')
+    await mooring(service, "restart")
+    assert (service.state_dir / "address").read_text() == f"http://127.0.0.1:{other}\n"
+    reader, writer = await asyncio.open_connection("127.0.0.1", other)
+    writer.write(f"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1:{other}\r\nConnection: close\r\n\r\n".encode())
+    assert b" 200 " in await reader.read()
+    writer.close()
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection("127.0.0.1", service.port)
 
 
 # ------------------------------------------------------------ metrics and logs
