@@ -18,7 +18,7 @@ help:
 	@echo "make release-check test-pythons   before a release"
 
 $(VENV)/.made: tools/find-python
-	@python="$$(bash tools/find-python)" && { test -x $(BIN)/python || "$$python" -m venv $(VENV); }
+	@python="$$(bash tools/find-python)" && { $(BIN)/python -m pip --version >/dev/null 2>&1 || "$$python" -m venv --clear $(VENV); }
 	@touch $@
 
 $(VENV)/.run: $(VENV)/.made $(SOURCES)
