@@ -21,6 +21,7 @@ from mooring.runtime import Runtime, dispatch
 from mooring.version import __version__
 
 SERVICE_STOP_GRACE_S = 3.0  # for connections to close when the process is told by a signal, or has no service
+LAST_RESORT_S = 60.0  # longer than any service waits that is still there
 
 RESOLVER_THREADS = 32
 """Host names that are looked up at once. libuv gives look-ups half of its threads, which are two unless told otherwise: names
@@ -81,7 +82,13 @@ class Worker:
         else:
             reason, grace_s = linked.result(), SERVICE_STOP_GRACE_S
         log.info("stopping: %s", reason)
-        await runtime.stop(reason, grace_s)
+        try:
+            # Who told us to stop kills what does not end. If it is gone, a callback that never returns must not keep
+            # this process for ever.
+            async with asyncio.timeout(2 * grace_s + LAST_RESORT_S):
+                await runtime.stop(reason, grace_s)
+        except TimeoutError:
+            log.warning("a callback does not return; ending without it")
         # Written first: if the goodbye is lost with the service, this is what its successor finds.
         self._write_exit_record(reason, pid, runtime.outbox.held_frames)
         link.send(Goodbye(runtime.context.discarded, runtime.closed_by_stop))

@@ -1,0 +1,46 @@
+"""The worker process without its service."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from mooring import current, worker
+from mooring.messages import WorkerSettings
+
+
+async def test_a_callback_that_never_returns_does_not_keep_an_orphan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "LAST_RESORT_S", 0.3)
+    monkeypatch.setattr(worker, "SERVICE_STOP_GRACE_S", 0.1)
+    settings = WorkerSettings(
+        worker="test",
+        incarnation="i",
+        secret="",
+        socket_path=str(tmp_path / "absent"),
+        log_file="",
+        exit_record=str(tmp_path / "exit.json"),
+        orphan_time_s=0.5,
+    )
+    blocked, released = threading.Event(), threading.Event()
+
+    def never_returns() -> None:
+        blocked.set()
+        released.wait(60)
+
+    running = asyncio.create_task(worker.Worker(settings).run())
+    try:
+        await asyncio.sleep(0)
+        current.runtime().context.post_task("stuck", never_returns)
+        reason = await asyncio.wait_for(running, 10)
+        assert blocked.is_set()
+    finally:
+        released.set()
+        current.set_runtime(None)
+    assert reason == "no service for 0.5 s"
+    assert msgspec.json.decode((tmp_path / "exit.json").read_bytes())["reason"] == reason
