@@ -60,6 +60,7 @@ from mooring.options import (
     check_request,
     check_worker_name,
 )
+from mooring.parameters import check_params
 from mooring_service.batch import Append, EventFilter
 from mooring_service.config import Config, worker_settings
 from mooring_service.directory import Directory, Entry
@@ -429,13 +430,13 @@ class Service:
         """Run a function in a worker's context; return its result as JSON.
 
         Raises:
-            InvalidRequest: If the worker's name is not valid.
+            InvalidRequest: If the worker's name or the parameters are not valid.
             UnknownFunction: If the function is not in the configuration.
             HandlerError: If it cannot be imported.
             CallError: If it raised.
             WorkerDied: If the process ended under it.
         """
-        slot, reference = await self._callable(worker, function)
+        slot, reference = await self._callable(worker, function, params)
         number, future = slot.request(self.config.supervisor.call_timeout)
         slot.command(Call(number, function, reference, params, key))
         answer = await future
@@ -456,11 +457,13 @@ class Service:
         Raises:
             As `call`, but what the function raises becomes a ``callbackError`` of the worker.
         """
-        slot, reference = await self._callable(worker, function)
+        slot, reference = await self._callable(worker, function, params)
         slot.command(Call(0, function, reference, params))
 
-    async def _callable(self, worker: str, function: str) -> tuple[Slot, str]:
-        self._check_name(worker)
+    async def _callable(self, worker: str, function: str, params: dict[str, Any] | list[Any]) -> tuple[Slot, str]:
+        wrong = check_worker_name(worker) + check_params(params, "/params")
+        if wrong:
+            raise InvalidRequest(wrong)
         reference = self._look_up("functions", self.config.functions, function)
         self._check_writable()
         # 4D: a call to a name that is being killed starts a new process once the old one has ended.

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +14,8 @@ import pytest
 from tests.conftest import ROOT, RunningService, StartService, wait_for
 from tests.servers import EchoServer, FeedServer, RawConnection, RawServer, frame
 
-HANDLERS = ("Recorder", "AsyncRecorder", "OnlyMessages", "Stubborn", "Sleeper", "Busy", "Counter", "Overlap", "Marker", "Misbehaves", "AsyncMisbehaves", "Opens", "Broken")  # fmt: skip
-FUNCTIONS = ("get_seen", "get_counts", "get_overlap", "add", "add_slowly", "remember", "fail", "pid", "sleep", "die", "tell", "mutate", "kill", "kill_then_call", "try_new", "unserialisable")  # fmt: skip
+HANDLERS = ("Recorder", "AsyncRecorder", "OnlyMessages", "Stubborn", "Sleeper", "Busy", "Counter", "Overlap", "Marker", "Misbehaves", "AsyncMisbehaves", "Opens", "Broken", "BrokenWithoutMessage", "BrokenOptions", "WrongOption", "make_later")  # fmt: skip
+FUNCTIONS = ("get_seen", "get_counts", "get_overlap", "add", "add_slowly", "remember", "fail", "pid", "sleep", "die", "tell", "mutate", "kill", "kill_then_call", "try_new", "unserialisable", "huge", "append_to", "kill_at_once")  # fmt: skip
 
 
 def options() -> list[str]:
@@ -392,6 +393,10 @@ async def test_in_on_terminate_the_connection_is_over(service: RunningService, e
         ("absent", "No module named 'no_such_module'"),
         ("typo", "has no 'Recoder'"),
         ("Broken", "OSError: no such database"),
+        ("BrokenWithoutMessage", "NoMessage: <its message cannot be had: RuntimeError>"),
+        ("BrokenOptions", "its options cannot be read: LookupError: no token"),
+        ("WrongOption", "WrongOption.connect_timeout: must be 0.001 to 86400 seconds"),
+        ("make_later", "it returned coroutine, not a handler"),
     ],
 )
 async def test_a_handler_that_cannot_be_used_says_why(
@@ -429,6 +434,16 @@ async def test_a_call_that_raises_is_a_problem_with_the_exception(service: Runni
     assert (await call(service, "absent", status=422))["type"] == "urn:mooring:problem:handler-error"
     assert (await call(service, "unserialisable", status=422))["exception"] == "TypeError"
     assert (await call(service, "add", 1, 2, 3, status=422))["exception"] == "TypeError"
+
+
+async def test_what_would_not_fit_the_link_is_refused_and_the_worker_goes_on(service: RunningService) -> None:
+    problem = await call(service, "add", 2**64, status=422)
+    assert problem["errors"] == [{"pointer": "/params", "detail": "an integer is beyond 64 bits"}]
+    problem = await open_with(service, "ws://127.0.0.1:1/", "Recorder", {"note": [2**64]}, status=422)
+    assert problem["errors"] == [{"pointer": "/handler/params", "detail": "an integer is beyond 64 bits"}]
+    problem = await call(service, "huge", status=422)
+    assert "70000002 bytes of JSON" in problem["message"]
+    assert await call(service, "add", 1, 1) == 2
 
 
 async def test_a_call_under_which_the_worker_dies_answers_502(service: RunningService) -> None:
@@ -477,6 +492,19 @@ async def test_kill_worker_without_a_name_ends_the_caller_after_the_running_item
     assert await call(service, "kill") == "still here", "the running item ends"
     await wait_for(lambda: _no_worker(service, "main"))
     assert await seen_by(service) == []
+
+
+async def test_nothing_of_the_mailbox_runs_after_kill_worker(service: RunningService, tmp_path: Path) -> None:
+    running = asyncio.create_task(call(service, "sleep", 3))
+    await wait_for(lambda: _is_running(service, "sleep"))
+    calls: list[dict[str, Any]] = [{"function": "append_to", "params": [str(tmp_path / "ran"), "before"]}]
+    calls += [{"function": "kill_at_once"}]
+    calls += [{"function": "append_to", "params": [str(tmp_path / "ran"), "after"]}] * 30
+    for body in calls:
+        await service.call("POST", "/v1/workers/main/calls", 202, json=body, headers={"Prefer": "respond-async"})
+    await running
+    await wait_for(lambda: _no_worker(service, "main"))
+    assert (tmp_path / "ran").read_text() == "before"
 
 
 async def _no_worker(service: RunningService, name: str) -> bool:

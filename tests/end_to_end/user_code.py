@@ -269,3 +269,40 @@ def flood() -> None:
 def hold_the_lock(seconds: int) -> None:
     """What a badly written C extension does: it sleeps with the interpreter's lock held."""
     ctypes.PyDLL(None).sleep(seconds)
+
+
+class NoMessage(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("not even a message")
+
+
+class BrokenWithoutMessage:
+    def __init__(self) -> None:
+        raise NoMessage
+
+
+class BrokenOptions:
+    @property
+    def headers(self) -> dict[str, str]:
+        raise LookupError("no token")
+
+
+class WrongOption:
+    connect_timeout = -1
+
+
+async def make_later() -> Recorder:
+    return Recorder()
+
+
+def huge() -> str:
+    return "x" * 70_000_000
+
+
+def append_to(path: str, line: str) -> None:
+    with open(path, "a") as file:
+        file.write(line)
+
+
+def kill_at_once() -> None:
+    kill_worker()

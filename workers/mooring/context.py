@@ -33,6 +33,7 @@ from mooring.events import (
     worker_body,
 )
 from mooring.messages import Call, Called, CallFailed
+from mooring.parameters import MAX_RESULT_BYTES
 
 if TYPE_CHECKING:
     from mooring.connection import Connection
@@ -82,6 +83,7 @@ class Context:
     Attributes:
         running: Name and begin (monotonic seconds) of the item under way, or None.
         callback_errors: How many items have raised.
+        emptied: True once the last item has run, after `finish`.
     """
 
     def __init__(self, runtime: Runtime, max_items: int, max_bytes: int) -> None:
@@ -97,7 +99,9 @@ class Context:
         self._idle = False
         self._discarding = False
         self._finish = False
+        self._loop_ends = False  # the runner cancels what is left
         self.discarded = 0
+        self.emptied = False
         self._thread = threading.Thread(target=self._main, name="mooring-context", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wake: asyncio.Event | None = None
@@ -213,11 +217,18 @@ class Context:
         while True:
             try:
                 with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                    runner.run(self._run())
+                    self._loop_ends = False
+                    try:
+                        runner.run(self._run())
+                        self.emptied = True  # before the runner waits for what user code has left behind
+                    finally:
+                        self._loop_ends = True
                 return
             # A task that user code started has called sys.exit, or stopped the loop: it gets a new loop.
             except BaseException as exc:  # noqa: BLE001 - user code
                 self._report(None, "a task", exc)
+                if self.emptied:
+                    return
 
     async def _run(self) -> None:
         # Ends when `finish` was called and the mailbox is empty. Cancelled only when user code has ended the loop;
@@ -272,10 +283,11 @@ class Context:
 
     async def _take_messages(self, entry: _Messages) -> None:
         connection = entry.connection
-        callback = getattr(connection.handler, "on_message", None)
-        name = f"{connection.created.handler or type(connection.handler).__name__}.on_message"
+        handler = connection.handler
+        name = f"{connection.created.handler or type(handler).__name__}.on_message"
         outbox, wake = self._runtime.outbox, self._runtime.wake
         message_bytes = self._runtime.message_bytes
+        task = _current_task()
         done = 0
         try:
             for data, payload in entry.items:
@@ -292,20 +304,22 @@ class Context:
                 connection.seq += 1
                 outbox.add(connection, b"\x02", message_bytes(connection, data, payload), connection.seq)
                 wake()
-                if callback is not None:
-                    self._begin(name)
-                    try:
+                try:
+                    callback = getattr(handler, "on_message", None)  # a property is user code too
+                    if callback is not None:
+                        self._begin(name)
                         result = callback(connection.websocket, MessageEvent(data))
                         if result is not None and inspect.isawaitable(result):
                             await result
-                    # The law of callbacks, 5: whatever it raises (SystemExit, KeyboardInterrupt too) is an event.
-                    except BaseException as exc:  # noqa: BLE001 - user code
-                        self._report(connection, "on_message", exc)
-                    self._end()
-                    _check_loop()
+                # The law of callbacks, 5: whatever it raises (SystemExit, KeyboardInterrupt too) is an event.
+                except BaseException as exc:  # noqa: BLE001 - user code
+                    self._report(connection, "on_message", exc)
+                self._end()
+                if task.cancelling():
+                    await self._go_on(task)
                 if not done % SLICE_ITEMS:
                     await asyncio.sleep(0)
-        except asyncio.CancelledError:
+        except BaseException:
             self._mailbox.appendleft(_Messages(connection, entry.items[done:]))
             raise
 
@@ -313,22 +327,21 @@ class Context:
         connection = entry.connection
         connection.record(entry.kind, encode_event(entry.event))
         attribute = CALLBACKS[entry.kind]
-        callback = getattr(connection.handler, attribute, None)
-        if callback is not None:
-            name = f"{connection.created.handler or type(connection.handler).__name__}.{attribute}"
-            self._begin(name)
-            try:
+        try:
+            callback = getattr(connection.handler, attribute, None)
+            if callback is not None:
+                self._begin(f"{connection.created.handler or type(connection.handler).__name__}.{attribute}")
                 result = callback(connection.websocket, entry.event)
                 if result is not None and inspect.isawaitable(result):
                     await result
-            # As above.
-            except BaseException as exc:  # noqa: BLE001 - user code
-                self._report(connection, attribute, exc)
-            self._end()
+        # As above.
+        except BaseException as exc:  # noqa: BLE001 - user code
+            self._report(connection, attribute, exc)
+        self._end()
         if entry.kind is Kind.onTerminate:
             self._runtime.outbox.add(connection, b"", b"", connection.seq, ended=True)
             self._runtime.wake()
-        _check_loop()
+        await self._go_on(_current_task())
 
     async def _take_call(self, call: Call) -> None:
         if call.key is not None and call.key in self._answers:
@@ -343,14 +356,17 @@ class Context:
             result = function(**params) if isinstance(params, dict) else function(*params)
             if inspect.isawaitable(result):
                 result = await result
-            answer = Called(call.request, msgspec.json.encode(result))
+            encoded = msgspec.json.encode(result)
+            if len(encoded) > MAX_RESULT_BYTES:
+                raise ValueError(f"the result is {len(encoded)} bytes of JSON; at most {MAX_RESULT_BYTES} are allowed")
+            answer = Called(call.request, encoded)
         except HandlerError as exc:
             answer = CallFailed(call.request, "HandlerError", str(exc), "", invalid=True)
         # As above: the caller is told, or an event says so.
         except BaseException as exc:  # noqa: BLE001 - user code
             self.callback_errors += 1
             answer = CallFailed(
-                call.request, type(exc).__qualname__, handlers.printable(str(exc)), handlers.format_traceback(exc)
+                call.request, type(exc).__qualname__, handlers.message_of(exc), handlers.format_traceback(exc)
             )
         self._end()
         if call.key is not None:
@@ -364,11 +380,25 @@ class Context:
             self._log(None, error)
             if not call.request:
                 self._record(None, error)
+        await self._go_on(_current_task())
 
     def _remember(self, key: str, answer: Called | CallFailed) -> None:
         self._answers[key] = answer
         while len(self._answers) > 1_000:
             del self._answers[next(iter(self._answers))]
+
+    async def _go_on(self, task: asyncio.Task[Any]) -> None:
+        """Shrug off a cancellation by the callback that has just run (it was its error, nothing more).
+
+        Raises:
+            asyncio.CancelledError: If user code has ended the loop instead, and the runner cancels everything.
+        """
+        while task.cancelling():
+            if self._loop_ends:
+                raise asyncio.CancelledError
+            task.uncancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(0)  # one that was not delivered yet comes here
 
     async def _wait_for_room(self) -> None:
         # The outbox is emptied by the journal's acknowledgements: a stalled disk stalls callbacks, and loses nothing.
@@ -392,7 +422,7 @@ class Context:
         error = CallbackErrorEvent(
             callback=callback,
             exception=type(exc).__qualname__,
-            message=handlers.printable(str(exc)),
+            message=handlers.message_of(exc),
             traceback=handlers.format_traceback(exc),
         )
         self._log(connection, error)
@@ -415,15 +445,10 @@ class Context:
             log.error("%s%s has failed: %s", where, error.callback, text)
 
 
-def _check_loop() -> None:
-    """Stop here if user code has ended the loop, and the cancellation that came of it was taken for a callback's error.
-
-    Raises:
-        asyncio.CancelledError: If so.
-    """
+def _current_task() -> asyncio.Task[Any]:
     task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError
+    assert task is not None, "the context runs in a task"
+    return task
 
 
 def _call_bytes(call: Call) -> int:

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from mooring.errors import Invalid, InvalidRequest
-from mooring.messages import AskCall, AskKill
+from mooring.messages import AskCall
 from mooring.options import check_worker_name
+from mooring.parameters import copy_params
 
 if TYPE_CHECKING:
     from mooring.runtime import Runtime
@@ -45,8 +44,9 @@ def call_worker(name: str, function: str, *params: Any) -> None:
         params: JSON values and bytes; they are copied.
 
     Raises:
-        InvalidRequest: If the name is not a worker's name.
-        TypeError: If a parameter cannot be copied.
+        InvalidRequest: If the name is not a worker's name, or the parameters are more than 16 MiB or nested more
+            than 100 deep, or hold an integer beyond 64 bits.
+        TypeError: If a parameter is not a JSON value or bytes.
         RuntimeError: If the caller is not inside a worker.
     """
     current = runtime()
@@ -56,14 +56,17 @@ def call_worker(name: str, function: str, *params: Any) -> None:
     if wrong:
         raise InvalidRequest(wrong)
     # Copied here, in the caller's thread: a later change of a list must not reach the other worker.
-    copied = msgspec.msgpack.decode(msgspec.msgpack.encode(params), type=list[Any])
-    current.ask(AskCall(name, function, copied))
+    copied, size = copy_params(list(params))
+    current.ask(AskCall(name, function, copied), size)
 
 
 def kill_worker(name: str | None = None) -> None:
     """Kill a worker (4D: ``KILL WORKER``): without a name the calling one, after the running item. Unknown names are ignored.
 
+    Whoever kills its own worker runs to its end, and nothing after it.
+
     Raises:
+        InvalidRequest: If `name` is not a worker's name.
         RuntimeError: If the caller is not inside a worker.
     """
     current = runtime()
@@ -71,4 +74,4 @@ def kill_worker(name: str | None = None) -> None:
         wrong = check_worker_name(name, "name")
         if wrong:
             raise InvalidRequest(wrong)
-    current.ask(AskKill(current.worker if name is None else name))
+    current.kill(current.worker if name is None else name)

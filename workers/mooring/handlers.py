@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import re
 import traceback
 from typing import Any
 
-from mooring.errors import HandlerError
+from mooring.errors import HandlerError, InvalidRequest
+from mooring.options import ConnectionOptions, ConnectionRequest, resolve
 
 _REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*\Z")
 
@@ -36,6 +38,9 @@ def load(reference: str) -> Any:
             found = getattr(found, name)
         except AttributeError:
             raise HandlerError(reference, f"{module_name!r} has no {path!r}") from None
+        # As above: a module's __getattr__ may raise anything.
+        except BaseException as exc:
+            raise HandlerError(reference, f"{module_name!r} does not give {path!r}: {describe(exc)}") from exc
     if not callable(found):
         raise HandlerError(reference, f"{path!r} is not callable")
     return found
@@ -49,17 +54,47 @@ def construct(reference: str, params: dict[str, Any] | list[Any]) -> Any:
     """
     factory = load(reference)
     try:
-        return factory(**params) if isinstance(params, dict) else factory(*params)
+        handler = factory(**params) if isinstance(params, dict) else factory(*params)
     # As above: a constructor may raise anything.
     except BaseException as exc:
         raise HandlerError(reference, f"cannot be constructed: {describe(exc)}") from exc
+    # A forgotten `return`, or an `async def`: without this, a connection whose callbacks never run.
+    if handler is None or inspect.iscoroutine(handler):
+        if handler is not None:
+            handler.close()
+        raise HandlerError(reference, f"cannot be constructed: it returned {type(handler).__name__}, not a handler")
+    return handler
+
+
+def options_of(reference: str, request: ConnectionRequest, handler: object) -> ConnectionOptions:
+    """Return what `request` and the attributes of `handler` ask for.
+
+    Raises:
+        InvalidRequest: If anything of it is not valid.
+        HandlerError: If an attribute (a property) raises.
+    """
+    try:
+        return resolve(request, handler)
+    except InvalidRequest:
+        raise
+    # As above.
+    except BaseException as exc:
+        raise HandlerError(reference, f"its options cannot be read: {describe(exc)}") from exc
 
 
 def describe(exc: BaseException) -> str:
     """Return type and message of `exc` on one line, fit for JSON."""
-    message = printable(str(exc))
+    message = message_of(exc)
     name = type(exc).__qualname__
     return f"{name}: {message}" if message else name
+
+
+def message_of(exc: BaseException) -> str:
+    """Return the message of `exc`, fit for JSON; its ``__str__`` is user code, and may raise as well."""
+    try:
+        return printable(str(exc))
+    except BaseException as inner:  # noqa: BLE001 - user code
+        return f"<its message cannot be had: {type(inner).__qualname__}>"
 
 
 def printable(text: str, limit: int = 16_384) -> str:

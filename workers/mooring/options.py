@@ -15,6 +15,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from mooring.errors import Invalid, InvalidRequest
+from mooring.parameters import check_params
 
 DEFAULT_WORKER = "main"
 DEFAULT_CONNECT_TIMEOUT_S = 10.0
@@ -110,7 +111,7 @@ HANDLER_OPTIONS = (
 
 def check_worker_name(name: str, pointer: str = "/worker") -> list[Invalid]:
     """Return what is wrong with a worker's name: nothing, or one entry."""
-    if WORKER_NAME.match(name):
+    if isinstance(name, str) and WORKER_NAME.match(name):
         return []
     return [
         Invalid(
@@ -243,6 +244,8 @@ def check_request(request: ConnectionRequest) -> list[Invalid]:
         wrong += check_headers(request.headers)
     if request.protocols is not UNSET:
         wrong += check_protocols(request.protocols)
+    if request.handler is not None:
+        wrong += check_params(request.handler.params, "/handler/params")
     for name, lowest, zero_ok in (
         ("connect_timeout", 0.001, False),
         ("close_timeout", 0.001, False),
@@ -277,12 +280,33 @@ def from_handler(handler: object, url: str, worker: str = DEFAULT_WORKER) -> Con
     found: dict[str, Any] = {"url": url, "worker": worker}
     for name in HANDLER_OPTIONS:
         value = getattr(handler, name, None)
+        if isinstance(value, msgspec.Struct):
+            value = msgspec.to_builtins(value)
+        if name == "tls" and isinstance(value, dict):
+            value = {camel(str(key)): item for key, item in value.items()}
         if value is not None:
-            found[camel(name)] = msgspec.to_builtins(value) if isinstance(value, msgspec.Struct) else value
+            found[camel(name)] = value
     try:
         return msgspec.convert(found, ConnectionRequest)
     except msgspec.ValidationError as exc:
-        raise InvalidRequest([Invalid("/handler", f"{type(handler).__name__}: {exc}")]) from None
+        what, _, place = str(exc).partition(" - at `$.")
+        raise InvalidRequest([_of_handler(handler, place.rstrip("`"), what)]) from None
+
+
+def _of_handler(handler: object, place: str, detail: str) -> Invalid:
+    """Return what is wrong with an attribute of `handler`; `place` names it as the create body does."""
+    option = re.split(r"\W", place)[0]
+    place = place.replace(option, _OPTION_NAMES.get(option, option), 1)
+    return Invalid("/handler", f"{type(handler).__name__}.{place}: {detail}")
+
+
+def _blame_handler(error: Invalid, asked: ConnectionRequest, handler: object | None) -> Invalid:
+    """Point at the handler's attribute where `asked` did not say what is wrong."""
+    place = error.pointer[1:]
+    name = _OPTION_NAMES.get(place.partition("/")[0])
+    if handler is None or name is None or getattr(asked, name) is not UNSET:
+        return error
+    return _of_handler(handler, place, error.detail)
 
 
 def resolve(request: ConnectionRequest, handler: object | None = None) -> ConnectionOptions:
@@ -293,6 +317,7 @@ def resolve(request: ConnectionRequest, handler: object | None = None) -> Connec
     Raises:
         InvalidRequest: If anything is not valid.
     """
+    asked = request
     if handler is not None:
         base = from_handler(handler, request.url, request.worker)
         merged = {
@@ -306,7 +331,7 @@ def resolve(request: ConnectionRequest, handler: object | None = None) -> Connec
         request = msgspec.structs.replace(request, **merged)
     wrong = check_request(request)
     if wrong:
-        raise InvalidRequest(wrong)
+        raise InvalidRequest([_blame_handler(error, asked, handler) for error in wrong])
     defaults = ConnectionOptions(url=request.url)
 
     def pick(value: Any, default: Any) -> Any:
@@ -335,6 +360,9 @@ def camel(name: str) -> str:
     """Return a ``snake_case`` name in ``camelCase``."""
     head, *rest = name.split("_")
     return head + "".join(part.capitalize() for part in rest)
+
+
+_OPTION_NAMES = {camel(name): name for name in HANDLER_OPTIONS}
 
 
 def escape_pointer(part: str) -> str:

@@ -50,7 +50,7 @@ class Outbox:
         self._on_room = on_room
         # Appended to by two threads, emptied by one: deque's append and popleft are atomic.
         self._runs: deque[tuple[Recorded, bytes, bytes, int, bool]] = deque()
-        self._asks: deque[AskCall | AskKill] = deque()
+        self._asks: deque[tuple[AskCall | AskKill, int]] = deque()
         self._changed: dict[Recorded, None] = {}
         self._frames: deque[tuple[int, bytes]] = deque()
         self._frame_bytes = 0
@@ -97,9 +97,12 @@ class Outbox:
             self._added_bytes += len(bodies)
         self._runs.append((connection, kinds, bodies, seq, ended))
 
-    def ask(self, ask: AskCall | AskKill) -> None:
-        """Add what code in the worker asks of the service, from any thread; numbered like events, so it is done once."""
-        self._asks.append(ask)
+    def ask(self, ask: AskCall | AskKill, size: int = 0) -> None:
+        """Add what code in the worker asks of the service, `size` bytes of parameters, from any thread.
+
+        It is numbered like events, so it is done once.
+        """
+        self._asks.append((ask, size))
 
     def touch(self, connection: Recorded) -> None:
         """Have the connection's record reported with the next flush. On the I/O loop only."""
@@ -110,7 +113,12 @@ class Outbox:
         runs = self._runs
         changed = self._changed
         while runs or changed or self._asks:
-            asks = [self._asks.popleft() for _ in range(len(self._asks))]
+            asks: list[AskCall | AskKill] = []
+            asked = 0
+            while self._asks and asked < FRAME_BYTES:
+                ask, ask_size = self._asks.popleft()
+                asks.append(ask)
+                asked += ask_size
             ids: list[bytes] = []
             kinds: list[bytes] = []
             bodies: list[bytes] = []

@@ -53,6 +53,8 @@ from mooring.outbox import Outbox
 from mooring.websocket import WebSocket
 
 STOP_POLL_S = 0.01
+LEFTOVER_S = 1.0  # for the tasks and executor threads that user code has left behind when its last item has run
+KILL_AGAIN_S = 5.0
 KEYED_ANSWERS = 1_000  # answers of sends with an Idempotency-Key that are kept for a repeat after a crash
 
 
@@ -252,7 +254,7 @@ class Runtime:
             # In the context: the constructor is user code, and what it opens (a database) belongs to that thread.
             try:
                 handler = handlers.construct(reference, wanted.params)
-                options = resolve(request, handler)
+                options = handlers.options_of(reference, request, handler)
             except HandlerError as exc:
                 pointer = "/handler/params" if "constructed" in exc.detail else "/handler/name"
                 self.post(self.answer, OpenInvalid(command.request, [Invalid(pointer, exc.detail)]))
@@ -380,6 +382,7 @@ class Runtime:
         Raises:
             InvalidRequest: If the url, or what the handler asks for, is not valid.
             ConnectError: If the dial fails.
+            LimitReached: If ``limits.max_connections_per_worker`` is reached.
             MooringError: If the worker is being killed, or no connection id can be had while the service is away.
         """
         options = resolve(request, handler)
@@ -404,20 +407,39 @@ class Runtime:
         self.post(begin)
         # The dial has its own deadline; this one only guards against the I/O loop itself.
         connection = opened.result(options.connect_timeout_s + 30)
-        if connection.errors:
+        if connection.opened_at_us is None:  # not `errors`: one that opened may have failed meanwhile
             raise ConnectError(connection.errors, connection_id)
         return connection.websocket or WebSocket(self, connection)
 
     # ------------------------------------------------------------ stopping and looking
 
-    def ask(self, ask: AskCall | AskKill) -> None:
-        """Ask the service for something, from any thread, in order."""
-        self.outbox.ask(ask)
+    def ask(self, ask: AskCall | AskKill, size: int = 0) -> None:
+        """Ask the service for something of `size` bytes, from any thread, in order."""
+        self.outbox.ask(ask, size)
         self.wake()
+
+    def kill(self, worker: str) -> None:
+        """Ask the service to kill `worker`, from any thread."""
+        self.ask(AskKill(worker))
+        if worker == self.worker:
+            # Nothing may run between the running item and the service's `Stop`.
+            self.context.discard()
+            self.post(self._expect_stop)
+
+    def _expect_stop(self) -> None:
+        self.loop.call_later(KILL_AGAIN_S, self._kill_again)
+
+    def _kill_again(self) -> None:
+        # Stored but not done: the service has died in between. A worker that discards everything must not live on.
+        if not self.stopping:
+            if not self.outbox.held_frames:
+                self.ask(AskKill(self.worker))
+            self._expect_stop()
 
     async def stop(self, reason: str, grace_s: float) -> None:
         """Run down: the running item ends, what is pending is discarded, connections close with 1001, each runs its
-        ``onTerminate``; then the context's thread ends. It may take as long as the running item does.
+        ``onTerminate``; then the context's thread ends. It may take as long as the running item does, but waits no
+        longer than a second for tasks and threads that user code has left behind.
         """
         self.stopping = True
         self.context.discard()
@@ -433,7 +455,10 @@ class Runtime:
         for connection in list(self.connections.values()):
             connection.abandon(reason)
         self.context.finish()
-        while self.context.alive:
+        while not self.context.emptied:
+            await asyncio.sleep(STOP_POLL_S)
+        deadline = self.loop.time() + LEFTOVER_S
+        while self.context.alive and self.loop.time() < deadline:
             await asyncio.sleep(STOP_POLL_S)
         for task in list(self._tasks):
             task.cancel()

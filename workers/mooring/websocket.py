@@ -48,6 +48,8 @@ class WebSocket:
             InvalidRequest: If `url` or an option of the handler is not valid.
             ConnectError: If the connection could not be made; `errors` is 4D's list. ``on_error`` and
                 ``on_terminate`` of the handler run as well.
+            MooringError: If the worker is being killed, holds as many connections as it may, or can have no
+                connection id because the service has been away for long.
             RuntimeError: If the caller is not inside a worker.
         """
         if not isinstance(url, str):
