@@ -98,6 +98,17 @@ async def test_a_private_ca_is_trusted_only_where_it_is_named(service: RunningSe
         assert record["verify"] is True
 
 
+async def test_a_file_that_is_exchanged_counts_from_the_next_dial(
+    service: RunningService, files: Files, tmp_path: Path
+) -> None:
+    ca = tmp_path / "ca.pem"
+    ca.write_bytes(Path(files.client_cert).read_bytes())
+    async with RawServer(_greets, tls=server_context(files)) as server:
+        await service.open(server.url, 502, tls={"caFile": str(ca)})
+        ca.write_bytes(Path(files.ca).read_bytes())
+        await service.open(server.url, tls={"caFile": str(ca)})
+
+
 async def test_the_name_in_the_certificate_must_be_the_one_that_is_dialled(
     service: RunningService, files: Files
 ) -> None:

@@ -94,7 +94,7 @@ class Dialler:
     def __init__(self, policy: EgressPolicy, *, allow_insecure_tls: bool = False) -> None:
         self._policy = policy
         self._allow_insecure_tls = allow_insecure_tls
-        self._tls_contexts: dict[TlsRequest, ssl.SSLContext] = {}
+        self._tls_contexts: dict[tuple[TlsRequest, _Stamps], ssl.SSLContext] = {}
         trace = aiohttp.TraceConfig()
         trace.on_connection_create_start.append(_refuse_second_dial)
         resolver = aiohttp.ThreadedResolver()
@@ -127,16 +127,21 @@ class Dialler:
             DialFailed: With 4D's list of errors, outermost first. No text of it holds the URL's query or a header.
         """
         parts = urlsplit(options.url)
-        host = parts.hostname or ""
         secure = parts.scheme == "wss"
         port = parts.port or (443 if secure else 80)
-        place = f"{host}:{port}"
-        target = _Target(host, port)
+        place = f"{parts.hostname}:{port}"
+        try:
+            # The text that was passed goes on the wire as it is: "encoded" keeps yarl from re-spelling it.
+            url = URL(options.url, encoded=options.url.isascii())
+        except ValueError:
+            raise _failed(ErrCode.NAME_NOT_RESOLVED, f"{place} is not a host that can be dialled") from None
+        # As it is dialled: many spellings in Unicode are the same name (RFC 5895), and the policy must see that one.
+        target = _Target(url.raw_host or "", port)
         token = _target.set(target)
         try:
             async with asyncio.timeout(options.connect_timeout_s):
                 context = await self._tls(options.tls) if secure else None
-                return await self._upgrade(options, place, context)
+                return await self._upgrade(options, url, place, context)
         except TimeoutError:
             raise _failed(
                 ErrCode.CONNECT_TIMEOUT,
@@ -152,7 +157,9 @@ class Dialler:
         finally:
             _target.reset(token)
 
-    async def _upgrade(self, options: ConnectionOptions, place: str, context: ssl.SSLContext | None) -> Dialled:
+    async def _upgrade(
+        self, options: ConnectionOptions, url: URL, place: str, context: ssl.SSLContext | None
+    ) -> Dialled:
         key = base64.b64encode(os.urandom(16))
         headers: CIMultiDict[str] = CIMultiDict()
         headers["Connection"] = "Upgrade"
@@ -165,8 +172,6 @@ class Dialler:
             headers["Sec-WebSocket-Extensions"] = "permessage-deflate; client_max_window_bits"
         for name, value in options.headers:
             headers.add(name, value)
-        # The text that was passed goes on the wire as it is: "encoded" keeps yarl from re-spelling it.
-        url = URL(options.url, encoded=options.url.isascii())
         response = await self._session.request(
             "GET",
             url.with_scheme("https" if context else "http"),
@@ -199,7 +204,8 @@ class Dialler:
         return made
 
     async def _tls(self, request: TlsRequest) -> ssl.SSLContext:
-        context = self._tls_contexts.get(request)
+        key = (request, _stamps(request))
+        context = self._tls_contexts.get(key)
         if context is None:
             if not request.verify and not self._allow_insecure_tls:
                 raise _failed(
@@ -214,7 +220,7 @@ class Dialler:
                 raise _failed(ErrCode.TLS_FAILED, f"the TLS files cannot be used: {exc}") from None
             if len(self._tls_contexts) >= 64:
                 self._tls_contexts.clear()
-            self._tls_contexts[request] = context
+            self._tls_contexts[key] = context
         return context
 
 
@@ -230,6 +236,21 @@ async def _refuse_second_dial(
 
 class _SecondDial(ConnectionError):
     """The server closed the connection during the handshake, and aiohttp was about to dial again."""
+
+
+_Stamps = tuple[tuple[int, int, int] | None, ...]
+
+
+def _stamps(request: TlsRequest) -> _Stamps:
+    """Return what tells that a file was exchanged: certificates are renewed while workers live for months."""
+    found: list[tuple[int, int, int] | None] = []
+    for path in (request.ca_file, request.cert_file, request.key_file):
+        try:
+            stat = None if path is None else os.stat(path)
+        except OSError:
+            stat = None
+        found.append(None if stat is None else (stat.st_mtime_ns, stat.st_size, stat.st_ino))
+    return tuple(found)
 
 
 def _make_tls_context(request: TlsRequest) -> ssl.SSLContext:
@@ -270,7 +291,7 @@ def _explain(exc: Exception, place: str, *, secure: bool) -> DialFailed:
             if isinstance(cause, ssl.SSLError) or (secure and isinstance(cause, ConnectionResetError)):
                 return _failed(ErrCode.TLS_FAILED, f"the TLS handshake with {place} failed", cause=_os_text(cause))
             return _failed(ErrCode.UNREACHABLE, f"no connection to {place} could be made", cause=_os_text(cause))
-        case aiohttp.InvalidURL():
+        case aiohttp.InvalidURL() | UnicodeError():  # a label that is too long, or no name at all
             return _failed(ErrCode.NAME_NOT_RESOLVED, f"{place} is not a host that can be dialled")
         case aiohttp.ServerDisconnectedError() | _SecondDial() | ConnectionError():
             return _failed(ErrCode.HANDSHAKE_INVALID, f"{place} closed the connection during the handshake")
