@@ -135,6 +135,59 @@ def test_compressed_messages_round_trip(deflate: Deflate) -> None:
         assert items == [(TEXT, payload)]
 
 
+def compressed(payload: bytes, mode: int = zlib.Z_SYNC_FLUSH, wbits: int = -15) -> bytes:
+    packer = zlib.compressobj(wbits=wbits)
+    return packer.compress(payload) + packer.flush(mode)
+
+
+HELLO = compressed(b"hello" * 20)[:-4]
+LAST = compressed(b"hello" * 20, zlib.Z_FINISH)  # BFINAL is 1 (RFC 7692 section 7.2.3.4)
+COMPRESSED = [
+    ("one frame", frame(1, HELLO, rsv=4), [(TEXT, b"hello" * 20)]),
+    ("fragments", frame(1, HELLO[:3], rsv=4, fin=False) + frame(0, HELLO[3:5], fin=False) + frame(0, HELLO[5:]), [(TEXT, b"hello" * 20)]),
+    ("control frames between", frame(1, HELLO[:3], rsv=4, fin=False) + frame(9, b"p") + frame(0, b"", fin=False) + frame(10, b"q") + frame(0, HELLO[3:]), [(PING, b"p"), (PONG, b"q"), (TEXT, b"hello" * 20)]),
+    ("not compressed all the same", frame(1, b"plain") + frame(1, HELLO, rsv=4), [(TEXT, b"plain"), (TEXT, b"hello" * 20)]),
+    ("empty", frame(1, b"\x00", rsv=4) + frame(1, b"", rsv=4), [(TEXT, b""), (TEXT, b"")]),
+    ("a last block, and one that follows", frame(1, LAST, rsv=4) + frame(1, LAST + b"\x00", rsv=4) + frame(1, HELLO, rsv=4), [(TEXT, b"hello" * 20)] * 3),
+    ("a smaller window", frame(1, compressed(b"hello" * 20, wbits=-9)[:-4], rsv=4), [(TEXT, b"hello" * 20)]),
+    ("at the limit", frame(2, compressed(b"x" * LIMIT)[:-4], rsv=4), [(BINARY, b"x" * LIMIT)]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("step", [0, 1, 4])
+@pytest.mark.parametrize(("name", "data", "expected"), COMPRESSED, ids=[row[0] for row in COMPRESSED])
+def test_compressed_messages_in_every_shape(
+    name: str, data: bytes, expected: list[tuple[int, bytes]], step: int
+) -> None:
+    parser, items = parse(data, step=step, deflate=Deflate())
+    assert items == expected
+    assert parser.failure is None
+
+
+def taken_over() -> list[bytes]:
+    packer = zlib.compressobj(wbits=-15)
+    return [(packer.compress(b"hello world") + packer.flush(zlib.Z_SYNC_FLUSH))[:-4] for _ in range(2)]
+
+
+TAKEN_OVER = taken_over()  # the second one refers to the first
+COMPRESSED_BAD = [
+    ("a compressed continuation", frame(1, HELLO[:3], rsv=4, fin=False) + frame(0, HELLO[3:], rsv=4), 1002),
+    ("a compressed ping", frame(9, b"p", rsv=4), 1002),
+    ("another RSV bit", frame(1, HELLO, rsv=6), 1002),
+    ("no deflate data", frame(1, b"\xff\xff\xff", rsv=4), 1007),
+    ("data after the last block", frame(1, LAST + HELLO, rsv=4), 1007),
+    ("over the limit", frame(2, compressed(b"x" * (LIMIT + 1))[:-4], rsv=4), 1009),
+    ("a window that the server gave up", b"".join(frame(1, data, rsv=4) for data in TAKEN_OVER), 1007),
+]
+
+
+@pytest.mark.parametrize(("name", "data", "code"), COMPRESSED_BAD, ids=[row[0] for row in COMPRESSED_BAD])
+def test_compressed_data_that_is_wrong_is_refused(name: str, data: bytes, code: int) -> None:
+    parser, _ = parse(data, deflate=Deflate(server_no_context_takeover=True))
+    assert parser.failure is not None
+    assert parser.failure.code == code
+
+
 @given(
     st.lists(st.tuples(st.sampled_from([TEXT, BINARY, PING]), st.binary(max_size=100)), max_size=8), st.integers(1, 9)
 )

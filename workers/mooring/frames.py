@@ -215,6 +215,9 @@ class FrameParser:
             return FrameError(INVALID_DATA, f"compressed data that cannot be inflated: {exc}")
         if len(inflated) > self._max:
             return FrameError(TOO_BIG, f"a message of over {self._max} bytes after inflating (maxMessageSize)")
+        if inflater.unused_data not in (b"", _DEFLATE_TAIL, b"\x00" + _DEFLATE_TAIL):
+            # A block marked as the last one (section 7.2.3.4) may end a message; what follows it would be lost silently.
+            return FrameError(INVALID_DATA, "compressed data after its last block")
         if self._deflate.server_no_context_takeover or inflater.eof:
             self._inflater = zlib.decompressobj(wbits=-15)
         return inflated
