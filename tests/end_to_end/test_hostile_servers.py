@@ -312,6 +312,39 @@ async def test_a_peer_that_never_answers_our_close_is_left_after_close_timeout(s
         assert (final["terminate"]["code"], final["terminate"]["wasClean"]) == (1006, False)
 
 
+async def test_a_close_frame_that_waits_behind_what_the_peer_does_not_read_is_sent_when_the_peer_closes(
+    shared: RunningService,
+) -> None:
+    closing = asyncio.Event()
+
+    async def script(connection: RawConnection) -> None:
+        await connection.accept()
+        connection.writer.transport.pause_reading()
+        await closing.wait()
+        connection.writer.write(close(4001))
+        connection.writer.transport.resume_reading()
+        await connection.read_close()
+
+    async with RawServer(script) as server:
+        record = await shared.open(server.url, sendTimeout=0.3)
+        big = b"x" * (4 * 2**20)
+        sends = [asyncio.create_task(shared.send(record["id"], big, status=None)) for _ in range(3)]
+        await asyncio.sleep(0.2)
+        deleting = asyncio.create_task(shared.call("DELETE", f"/v1/connections/{record['id']}"))
+
+        async def is_closing() -> bool:
+            return bool((await shared.record(record["id"]))["status"] == "Closing")
+
+        await wait_for(is_closing)
+        closing.set()
+        final = await deleting
+        await asyncio.gather(*sends)
+        assert final["terminate"] == {"code": 4001, "reason": "", "wasClean": True}
+        (peer,) = server.connections
+        await wait_for(lambda: peer.frames and peer.frames[-1][0] == 8)
+        assert server.errors == []
+
+
 async def test_a_peer_that_talks_for_ever_after_our_close_is_left_too(shared: RunningService) -> None:
     async def script(connection: RawConnection) -> None:
         await connection.accept()

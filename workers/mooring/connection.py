@@ -467,8 +467,8 @@ class Connection(asyncio.Protocol):
         """The peer's close frame: answer it if it came first (RFC 6455 section 5.5.1)."""
         if self.state is ConnectionState.CONNECTED:
             self._set_state(ConnectionEvent.CLOSE_BEGUN)
-            self._drop_outbound()
         if self._outbound is not None and not self._outbound.close_sent:
+            self._drop_outbound()  # our own close frame may be waiting there, behind what the peer did not read
             self._outbound.close(close_payload(code))
         self._end(code, reason, was_clean=code != ABNORMAL)
 

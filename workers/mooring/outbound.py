@@ -112,7 +112,10 @@ class Outbound:
         if self._queue:
             self._put(_Queued(0, CLOSE, [payload], 0, float("inf")))
         else:
-            self.write(self._frames(CLOSE, [payload]))
+            self._write_close(payload)
+
+    def _write_close(self, payload: bytes) -> None:
+        self.write(self._frames(CLOSE, [payload]))
         self.close_sent = True
 
     def write(self, data: bytes) -> None:
@@ -166,9 +169,10 @@ class Outbound:
         while self._queue and not self.paused:
             queued = self._queue.popleft()
             self.queued_bytes -= queued.size
-            self.write(self._frames(queued.opcode, queued.payloads))
             if queued.opcode == CLOSE:
+                self._write_close(queued.payloads[0])
                 continue
+            self.write(self._frames(queued.opcode, queued.payloads))
             count = len(queued.payloads)
             connection.count_sent(count, queued.size)
             if queued.request:
