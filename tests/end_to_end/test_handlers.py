@@ -71,34 +71,46 @@ async def test_callbacks_come_in_4ds_order_and_see_what_4d_shows(
     ]
 
 
-@pytest.mark.parametrize(
-    "how", ["peer closes", "reset", "protocol error", "refused", "terminate", "worker killed", "process killed"]
-)
+ENDS = ["peer closes", "reset", "protocol error", "bad data", "too big", "silence", "refused", "no handshake", "terminate", "terminate while Connecting", "worker killed", "process killed"]  # fmt: skip
+FAILED_DIALS = ("refused", "no handshake", "terminate while Connecting")
+FAILED = (*FAILED_DIALS, "reset", "protocol error", "bad data", "too big", "silence")
+
+
+@pytest.mark.parametrize("how", ENDS)
 async def test_however_a_connection_ends_on_terminate_is_the_last_and_comes_once(
-    service: RunningService, echo: EchoServer, how: str
+    service: RunningService, how: str
 ) -> None:
     async def script(connection: RawConnection) -> None:
+        if how in FAILED_DIALS:
+            await asyncio.sleep(30)
         await connection.accept(after=frame(1, b"hi"))
         if how == "reset":
             await asyncio.sleep(0.05)
             connection.reset()
-        elif how == "protocol error":
-            connection.writer.write(frame(3, b"?"))
-            await connection.read_close()
+        elif how == "silence":
+            await asyncio.sleep(30)
         elif how == "peer closes":
             connection.writer.write(frame(8, (4004).to_bytes(2, "big") + b"bye"))
-            await connection.read_close()
-        else:
-            await connection.read_close()
+        elif how in wrong:
+            connection.writer.write(wrong[how])
+        await connection.read_close()
 
+    wrong = {"protocol error": frame(3, b"?"), "bad data": frame(1, b"\xff"), "too big": frame(1, b"x" * 100)}
+    options = {"maxMessageSize": 50, "pingInterval": 0.2, "pingTimeout": 0.2} if how in ("silence", "too big") else {}
     async with RawServer(script) as server:
         if how == "refused":
-            problem = await open_with(service, "ws://127.0.0.1:1/", "Recorder", status=502)
+            number = (await open_with(service, "ws://127.0.0.1:1/", "Recorder", status=502))["connection"]
+        elif how == "no handshake":
+            problem = await open_with(service, server.url, "Recorder", status=504, connectTimeout=0.3)
             number = problem["connection"]
+        elif how == "terminate while Connecting":
+            prefer = {"Prefer": "respond-async"}
+            number = (await open_with(service, server.url, "Recorder", status=202, request_headers=prefer))["id"]
+            await wait_for(lambda: server.connections)
         else:
-            number = (await open_with(service, server.url, "Recorder"))["id"]
+            number = (await open_with(service, server.url, "Recorder", **options))["id"]
             await service.events(number, count=2)
-        if how == "terminate":
+        if how.startswith("terminate"):
             await service.call("DELETE", f"/v1/connections/{number}")
         elif how == "worker killed":
             assert await service.call("DELETE", "/v1/workers/main") == {"discarded": 0, "closed": 1}
@@ -108,14 +120,13 @@ async def test_however_a_connection_ends_on_terminate_is_the_last_and_comes_once
         kinds = [event["kind"] for event in events]
         assert kinds.count("onTerminate") == 1 and kinds[-1] == "onTerminate"
         assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
-        failed = how in ("reset", "protocol error", "refused")
-        assert ("onError" in kinds) is failed
-        if failed:
-            assert kinds[-2] == "onError", "after onError nothing but onTerminate"
+        middle = [] if how in FAILED_DIALS else ["onOpen", "onMessage"]
+        assert kinds[:-1] == middle + (["onError"] if how in FAILED else []), "after onError only onTerminate"
         end = events[-1]["event"]
-        codes = {"peer closes": 4004, "terminate": 1006, "worker killed": 1006}
         if how == "peer closes":
-            assert (end["code"], end["reason"], end["wasClean"]) == (codes[how], "bye", True)
+            assert (end["code"], end["reason"], end["wasClean"]) == (4004, "bye", True)
+        else:
+            assert (end["code"], end["wasClean"]) == (1006, False)
         if how not in ("worker killed", "process killed"):
             noted = [entry[1] for entry in await seen_by(service) if entry[0] == number]
             assert noted == [kind[2:].lower() for kind in kinds]
