@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,7 @@ from tests.conftest import RunningService
 FOLDER = Path(__file__).parent
 GOOD = {"OK", "NON-STRICT", "INFORMATIONAL"}
 CASE_TIMEOUT_S = 120
+START_TIMEOUT_S = 20
 VERBOSE = "-v" in sys.argv
 MAX_MESSAGE_SIZE = 32 * 2**20
 
@@ -32,16 +34,34 @@ async def fetch(session: aiohttp.ClientSession, url: str) -> str:
     return message.data if isinstance(message.data, str) else ""
 
 
+def free_port() -> int:
+    """Return a port that nobody listens on: another run on this machine has a fuzzing server of its own."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def case_count(session: aiohttp.ClientSession, base: str, server: subprocess.Popen[bytes]) -> int:
+    """Wait for the fuzzing server; return how many cases it has."""
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while server.poll() is None and time.monotonic() < deadline:
+        try:
+            return int(await fetch(session, f"{base}/getCaseCount"))
+        except (aiohttp.ClientError, ValueError):
+            await asyncio.sleep(0.1)
+    raise SystemExit(f"conformance: the fuzzing server did not start (exit status {server.poll()})")
+
+
 async def run(wstest: str, prefixes: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="mooring-conformance-") as folder:
-        port = 9001
+        port = free_port()
         spec = {
             "url": f"ws://127.0.0.1:{port}", "outdir": f"{folder}/reports", "cases": [f"{p}*" for p in prefixes] or ["*"],
-            "exclude-cases": [], "exclude-agent-cases": {}, "webport": 0,
+            "exclude-cases": [], "exclude-agent-cases": {},
         }  # fmt: skip
         Path(folder, "spec.json").write_text(json.dumps(spec))
         server = subprocess.Popen(
-            [wstest, "-m", "fuzzingserver", "-s", f"{folder}/spec.json"],
+            [wstest, "-m", "fuzzingserver", "--webport", "0", "-s", f"{folder}/spec.json"],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
@@ -53,12 +73,7 @@ async def run(wstest: str, prefixes: list[str]) -> int:
             await service.start()
             base = f"ws://127.0.0.1:{port}"
             async with aiohttp.ClientSession() as session:
-                for _ in range(100):
-                    try:
-                        count = int(await fetch(session, f"{base}/getCaseCount"))
-                        break
-                    except (aiohttp.ClientError, ValueError):
-                        await asyncio.sleep(0.1)
+                count = await case_count(session, base, server)
                 begun = time.monotonic()
                 for number in range(1, count + 1):
                     info = json.loads(await fetch(session, f"{base}/getCaseInfo?case={number}"))
