@@ -128,6 +128,10 @@ class Client:
                 self._token = ""
         else:
             self._token = self._given_token
+        assert self._url is not None, "given or found"
+        self._url = self._url.rstrip("/")
+        if not self._url.startswith(("http://", "https://", "unix:")):
+            raise ServiceAway(f"{self._url!r} is no address of a service: http://…, https://… or unix:PATH")
 
     async def __aenter__(self) -> Self:
         connector = None
@@ -180,7 +184,7 @@ class Client:
             ) as response:
                 data = await response.read()
         except (aiohttp.ClientError, OSError) as exc:
-            raise ServiceAway(f"no service answers at {self.url}: {exc}") from None
+            raise ServiceAway(f"no service answers at {self.url}: {_reason(exc)}") from None
         if response.status >= 400:
             raise _error(response.status, data)
         return response.status, data
@@ -360,10 +364,17 @@ class Client:
     ) -> AsyncIterator[Event]:
         """Yield events, each once, in order; it resumes by itself after a break or a restart of the service.
 
-        Ends when the stream of one connection ends.
+        Ends when the stream of one connection ends. What has been lost, if anything, is told by a `gap` event.
+
+        Args:
+            connection: One connection's events; from its start, unless `after` says otherwise.
+            worker: One worker's events; from now.
+            kinds: Only these kinds; empty: all.
+            after: An event's id, ``"start"`` or ``"now"``.
 
         Raises:
             ApiError: If the stream is refused (401, 404, …).
+            ServiceAway: If no service answers at the beginning; later breaks are bridged.
         """
         async for event, _ in self.raw_events(connection=connection, worker=worker, kinds=kinds, after=after):
             yield event
@@ -380,10 +391,13 @@ class Client:
         path, params = self._events_path(connection, worker)
         if kinds:
             params["kind"] = ",".join(kinds)
+        kinds = tuple(kinds)
         cursor = after
-        if cursor is None and connection is None:
+        if cursor == "now" or (cursor is None and connection is None):
             # "From now" must mean the moment of this call, also if the first attempt breaks before an event comes.
-            cursor = (await self.page(connection=connection, worker=worker, limit=1)).next
+            cursor = (await self.page(connection=connection, worker=worker, after="now", limit=1)).next
+        elif connection is not None:
+            await self.connection(connection)  # nobody waits for a service that was never there
         delay_s = RETRY_MIN_S
         decoder = msgspec.json.Decoder(Event)
         while True:
@@ -393,7 +407,7 @@ class Client:
                     cursor = event.id
                     delay_s = RETRY_MIN_S
                     yield event, line
-                if connection is not None and await self._ended(path, cursor):
+                if connection is not None and await self._ended(connection, kinds, cursor):
                     return
             except (ServiceAway, aiohttp.ClientError, OSError, TimeoutError):
                 pass
@@ -407,13 +421,16 @@ class Client:
             except ServiceAway:
                 pass
 
-    async def _ended(self, path: str, cursor: str | None) -> bool:
-        headers = {"Accept": "application/x-ndjson"}
-        assert self._session is not None, "use the client in `async with`"
+    async def _ended(self, connection: int, kinds: Iterable[str], cursor: str | None) -> bool:
+        """Tell a stream that has ended with its connection from one that a stopping service has ended."""
+        page = await self.page(connection=connection, kinds=kinds, after=cursor, limit=1)
+        if page.events:
+            return False
+        # The page's cursor has passed what the filter leaves out.
+        headers = {"Accept": "application/x-ndjson", "Last-Event-ID": page.next}
         headers["Authorization"] = f"Bearer {self._token}"
-        if cursor is not None:
-            headers["Last-Event-ID"] = cursor
-        async with self._session.get(self._full(path), headers=headers) as response:
+        assert self._session is not None, "use the client in `async with`"
+        async with self._session.get(self._full(f"/v1/connections/{connection}/events"), headers=headers) as response:
             if response.status >= 400:
                 raise _error(response.status, await response.read())
             return response.status == 204
@@ -437,6 +454,15 @@ class Client:
                 for line in lines:
                     if line.startswith(b"data: "):
                         yield line[6:]
+
+
+def _reason(exc: Exception) -> str:
+    """Return why there is no answer, without the library's own words round the system's."""
+    if isinstance(exc, aiohttp.ClientConnectorDNSError):
+        return exc.os_error.strerror or str(exc)
+    if isinstance(exc, aiohttp.ClientConnectorError) and not isinstance(exc, aiohttp.ClientSSLError):
+        return os.strerror(exc.os_error.errno) if exc.os_error.errno else str(exc)
+    return str(exc)
 
 
 def _error(status: int, data: bytes) -> ApiError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from itertools import zip_longest
 from pathlib import Path
 
 import click
@@ -11,9 +12,23 @@ from mooring.version import __version__
 from mooring_api.commands import connections, operate, service, workers
 from mooring_api.commands.target import Target
 
+COLUMN = 30  # cells of a description where the help has two columns of commands
+TWO_COLUMNS = 76
+
 
 class Commands(click.Group):
     """Names the nearest command when one is unknown, and keeps the order of use in the help."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the commands in two columns where there is room: the help fits one screen of 24 lines."""
+        if formatter.width < TWO_COLUMNS:
+            super().format_commands(ctx, formatter)
+            return
+        rows = [f"{name:<9}{command.short_help or '':<{COLUMN}}" for name, command in self.commands.items()]
+        half = (len(rows) + 1) // 2
+        with formatter.section("Commands"):
+            for left, right in zip_longest(rows[:half], rows[half:], fillvalue=""):
+                formatter.write(f"  {left}{right}".rstrip() + "\n")
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the commands in the order they were added."""
@@ -34,45 +49,45 @@ class Commands(click.Group):
 @click.group(
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Exit status: 0 done, 1 it failed (stderr says why), 2 wrong usage, 130 interrupted.",
+    epilog="Exit status: 0 done, 1 failed (see stderr), 2 wrong usage, 130 interrupted.",
 )
-@click.option("--url", help="The service's address. Default: what the state directory says, or $MOORING_URL.")
+@click.option("--url", help="Of the service. Default: $MOORING_URL, or found in DIR.")
 @click.option(
     "--state-dir",
+    metavar="DIR",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Where the service keeps its state, address and token. Default: $MOORING_STATE_DIR or ~/.local/state/mooring.",
+    help="Default: $MOORING_STATE_DIR or ~/.local/state/mooring.",
 )
 @click.version_option(__version__, prog_name="mooring")
 @click.pass_context
 def main(ctx: click.Context, url: str | None, state_dir: Path | None) -> None:
-    """Hold WebSocket connections for other programs.
-
+    """
     \b
-    Start a service:       mooring serve
-    Open a connection:     mooring open ws://127.0.0.1:8481/
-    Follow its events:     mooring tail 1
+    Hold WebSocket connections for other programs.
+    Example:  mooring open ws://127.0.0.1:8481/ --follow
     """
     ctx.obj = Target(url, state_dir)
 
 
-for command in (
-    service.serve_command,
-    service.token,
-    connections.open_command,
-    connections.ls,
-    connections.show,
-    connections.send,
-    connections.tail,
-    connections.close,
-    workers.workers,
-    workers.call,
-    workers.kill,
-    workers.logs,
-    workers.top,
-    service.check,
-    service.console,
-    operate.restart,
-    operate.backup,
-    operate.restore,
+for command, short_help in (
+    (service.serve_command, "Run the service"),
+    (service.token, "Print the API's token"),
+    (connections.open_command, "Open a connection"),
+    (connections.ls, "List connections"),
+    (connections.show, "Show one connection"),
+    (connections.send, "Send text, JSON, file, lines"),
+    (connections.tail, "Follow events"),
+    (connections.close, "Terminate a connection"),
+    (workers.workers, "List, start, drain workers"),
+    (workers.call, "Run a function in a worker"),
+    (workers.kill, "End a worker"),
+    (workers.logs, "Print a worker's log"),
+    (workers.top, "Watch rates, queues, memory"),
+    (service.check, "Check the configuration"),
+    (service.console, "Print the page's address"),
+    (operate.restart, "Upgrade the running service"),
+    (operate.backup, "Copy the journal"),
+    (operate.restore, "Start over from a copy"),
 ):
+    command.short_help = short_help
     main.add_command(command)

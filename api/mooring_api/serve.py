@@ -25,7 +25,7 @@ from mooring_api.app import make_app
 from mooring_api.context import Api
 from mooring_api.demo import DEMO_PORT, start_demo
 from mooring_api.gate import Gate, NoRawBytes
-from mooring_service.config import RUNTIME_SETTINGS, Config, ConfigError, JournalConfig
+from mooring_service.config import RUNTIME_SETTINGS, ApiConfig, Config, ConfigError, JournalConfig
 from mooring_service.journal import Journal
 from mooring_service.journal_memory import MemoryJournal
 from mooring_service.journal_sqlite import SqliteJournal
@@ -96,6 +96,26 @@ def prepare_state_dir(path: Path) -> None:
         raise ConfigError(f"the state directory {path} cannot be used: {exc.strerror}") from None
 
 
+def tls_of(listen: Listen, api: ApiConfig) -> ssl.SSLContext | None:
+    """Return with which certificate `listen` is served; None: without TLS.
+
+    Raises:
+        ConfigError: If the certificate cannot be used, or tokens would travel in the clear.
+    """
+    if api.tls_cert is None:
+        if listen.path is None and not is_loopback(listen.host) and not api.allow_remote:
+            raise ConfigError(
+                f"{listen.host} is not loopback: give tls_cert and tls_key, or say --allow-remote to send tokens in the clear"
+            )
+        return None
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        tls.load_cert_chain(api.tls_cert, api.tls_key, password="")
+    except (OSError, ssl.SSLError) as exc:
+        raise ConfigError(f"api.tls_cert: cannot be used: {exc}") from None
+    return tls
+
+
 def make_journal(config: JournalConfig, state_dir: Path, answer_age_s: float) -> Journal:
     """Return the configured journal, not yet started."""
     if config.store == "memory":
@@ -126,12 +146,8 @@ class Server:
             OSError: If the address cannot be had.
         """
         config, options = self.config, self.options
-        tls = self._tls()
         listen, inherited = self._inherited()
-        if listen.path is None and not is_loopback(listen.host) and tls is None and not config.api.allow_remote:
-            raise ConfigError(
-                f"{listen.host} is not loopback: give tls_cert and tls_key, or say --allow-remote to send tokens in the clear"
-            )
+        tls = tls_of(listen, config.api)
         prepare_state_dir(options.state_dir)
         sock = self._bind(listen) if inherited is None else inherited.socket
         # `create_server` closes its own; the next program of this process may want it.
@@ -201,17 +217,6 @@ class Server:
         """The id that the next connection gets, if a request asks for it."""
         assert self._service is not None, "start comes first"
         return self._service.next_connection
-
-    def _tls(self) -> ssl.SSLContext | None:
-        api = self.config.api
-        if api.tls_cert is None:
-            return None
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        try:
-            context.load_cert_chain(api.tls_cert, api.tls_key, password="")
-        except (OSError, ssl.SSLError) as exc:
-            raise ConfigError(f"api.tls_cert: cannot be used: {exc}") from None
-        return context
 
     @staticmethod
     def _bind(listen: Listen) -> socket.socket:

@@ -12,6 +12,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import click
+from click.testing import CliRunner
+
+from mooring_api.cli import main
 from mooring_api.client import BlockingClient, Client
 from tests.conftest import RunningService, StartService, wait_for
 from tests.servers import EchoServer, FeedServer
@@ -26,10 +30,12 @@ def command(service: RunningService, *arguments: str) -> list[str]:
     return [sys.executable, "-m", "mooring_api", "--state-dir", str(service.state_dir), *arguments]
 
 
-async def mooring(service: RunningService, *arguments: str, stdin: bytes | None = None) -> Ran:
+async def mooring(
+    service: RunningService, *arguments: str, stdin: bytes | None = None, env: dict[str, str] | None = None
+) -> Ran:
     process = await asyncio.create_subprocess_exec(
         *command(service, *arguments), stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "COLUMNS": "100"},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "COLUMNS": "100", **(env or {})},
     )  # fmt: skip
     out, errors = await asyncio.wait_for(process.communicate(stdin), 30)
     return Ran(process.returncode or 0, out.decode(), errors.decode())
@@ -86,8 +92,11 @@ async def test_what_takes_longer_than_a_second_says_so_on_a_terminal(service: Ru
 async def test_errors_are_one_line_on_stderr_and_name_the_nearest(service: RunningService, echo: EchoServer) -> None:
     record = await service.open(echo.url, worker="quotes")
     for arguments, hint in (
-        (("show", str(record["id"] + 1000)), "no connection"),
+        (("show", str(record["id"] + 1000)), f"the nearest is {record['id']}"),
+        (("tail", str(record["id"] + 1000)), f"the nearest is {record['id']}"),
         (("kill", "qoutes"), "quotes"),
+        (("tail", "--worker", "qoutes"), "quotes"),
+        (("ls", "--worker", "qoutes"), "quotes"),
         (("logs", "qoutes"), "quotes"),
         (("open", "ws://127.0.0.1:1/"), "refused"),
         (("open", "http://x"), "ws://"),
@@ -108,6 +117,111 @@ async def test_without_a_service_it_says_what_to_do(tmp_path: Path) -> None:
     ran = await mooring(RunningService(tmp_path / "none"), "ls")
     assert ran.code == 1
     assert "mooring serve" in ran.errors
+    gone = {"MOORING_URL": "http://127.0.0.1:1/"}
+    for arguments in (("ls",), ("tail",), ("tail", "1")):
+        ran = await mooring(RunningService(tmp_path), *arguments, env=gone)
+        assert ran.code == 1
+        assert ran.errors == "Error: no service answers at http://127.0.0.1:1: Connection refused\n"
+    ran = await mooring(RunningService(tmp_path), "ls", env={"MOORING_URL": "127.0.0.1:8480"})
+    assert "http://…" in ran.errors
+
+
+async def test_a_wrong_token_is_said_as_such_and_a_slash_at_the_end_of_the_address_is_nothing(
+    service: RunningService,
+) -> None:
+    ran = await mooring(service, "ls", env={"MOORING_TOKEN": "wrong", "MOORING_URL": f"{service.url}/"})
+    assert (ran.code, ran.out) == (1, "")
+    assert "does not accept this token" in ran.errors
+
+
+async def test_tail_shows_what_a_peer_says_as_it_is_and_lets_it_do_nothing_to_the_terminal(
+    service: RunningService, echo: EchoServer
+) -> None:
+    record = await service.open(echo.url)
+    await service.send(record["id"], "[bold]x[/bold] :warning: \\[y] 日本 \x1b[31m")
+    await wait_for(lambda: echo.peers[0].received)
+    await echo.sockets[0].close(code=4000, message=b"\x1b]0;mine\x07[red]")
+    await wait_for(echo.peers[0].gone.is_set)
+    ran = await mooring(service, "tail", str(record["id"]))
+    assert ran.code == 0
+    assert r"onMessage [bold]x[/bold] :warning: \[y] 日本 \x1b[31m" in ran.out
+    assert "\x1b" not in ran.out
+    shown = await mooring(service, "show", str(record["id"]))
+    assert r"4000 cleanly: \x1b]0;mine\x07[red]" in shown.out
+    assert "\x1b" not in shown.out
+
+
+async def test_tail_of_some_kinds_ends_with_the_connection(service: RunningService, echo: EchoServer) -> None:
+    record = await service.open(echo.url)
+    await service.send(record["id"], "one")
+    await service.call("DELETE", f"/v1/connections/{record['id']}")
+    for kind, count in (("onOpen", 1), ("onError", 0)):
+        ran = await mooring(service, "tail", str(record["id"]), "--kind", kind, "--json")
+        assert (ran.code, len(ran.out.splitlines())) == (0, count)
+
+
+async def test_standard_input_may_be_empty_and_stays_blocking(service: RunningService, echo: EchoServer) -> None:
+    record = await service.open(echo.url)
+    assert (await mooring(service, "send", str(record["id"]), "-")).out == "sent 0 messages, 0 bytes\n"
+    ran = await mooring(service, "open", echo.url, "--interactive")
+    assert (ran.code, ran.errors) == (0, "")
+    assert "onTerminate 1000" in ran.out
+    reading, writing = os.pipe()
+    run = await asyncio.create_subprocess_exec(
+        *command(service, "send", str(record["id"]), "-", "-o", "json"), stdin=reading, stdout=subprocess.PIPE
+    )
+    os.write(writing, b"first\n")
+    await wait_for(lambda: echo.peers[0].received == ["first"])
+    assert os.get_blocking(reading), "others share this descriptor"
+    os.write(writing, b"second\r\nno end of line")
+    os.close(writing)
+    out, _ = await asyncio.wait_for(run.communicate(), 20)
+    os.close(reading)
+    assert json.loads(out) == {"sent": 3, "bytes": 25}
+    assert echo.peers[0].received == ["first", "second", "no end of line"]
+
+
+async def test_a_narrow_terminal_keeps_what_matters_and_a_pipe_is_not_cut(
+    service: RunningService, echo: EchoServer
+) -> None:
+    url = f"{echo.url}{'x' * 200}"
+    record = await service.open(url, worker="a-worker-with-a-rather-long-name-of-45-letters")
+    for arguments in (("ls",), ("workers",), ("top", "--count", "1")):
+        ran = await mooring(service, *arguments, env={"COLUMNS": "60"})
+        assert all(len(line.rstrip()) <= 60 for line in ran.out.splitlines()), ran.out
+        assert "…" in ran.out
+        assert ("Connected" if arguments == ("ls",) else "Running") in ran.out
+    assert f"{record['id']}  Connected" in (await mooring(service, "ls", env={"COLUMNS": "60"})).out
+    environment = {key: value for key, value in os.environ.items() if key != "COLUMNS"}
+    run = await asyncio.create_subprocess_exec(*command(service, "ls"), stdout=subprocess.PIPE, env=environment)
+    out, _ = await asyncio.wait_for(run.communicate(), 20)
+    assert url in out.decode()
+
+
+def test_every_help_fits_one_screen_and_has_an_example() -> None:
+    def helps(group: click.Group, *path: str) -> list[tuple[str, ...]]:
+        found = [path]
+        for name, one in group.commands.items():
+            found += helps(one, *path, name) if isinstance(one, click.Group) else [(*path, name)]
+        return found
+
+    for path in helps(main):
+        ran = CliRunner().invoke(main, [*path, "--help"], terminal_width=80)
+        lines = ran.output.splitlines()
+        assert len(lines) <= 23, f"{path}: {len(lines)} lines, and the prompt needs one"
+        assert max(map(len, lines)) <= 80, path
+        assert "Example" in ran.output, path
+
+
+async def test_what_does_not_talk_to_the_api_has_json_too(service: RunningService, tmp_path: Path) -> None:
+    assert json.loads((await mooring(service, "token", "--json")).out) == {"token": service.token}
+    assert json.loads((await mooring(service, "console", "--json")).out)["url"].endswith(f"#token={service.token}")
+    checks = (await mooring(service, "check", "--listen", f"127.0.0.1:{service.port}", "--json")).out.splitlines()
+    assert [json.loads(line)["ok"] for line in checks] == [True, True, True], "the port is the running service's own"
+    copied = json.loads((await mooring(service, "backup", str(tmp_path / "copy.db"), "--json")).out)
+    assert copied["bytes"] == (tmp_path / "copy.db").stat().st_size
+    other = RunningService(tmp_path / "other")
+    assert json.loads((await mooring(other, "restore", str(tmp_path / "copy.db"), "--json")).out)["stateDir"]
 
 
 async def test_tail_survives_a_restart_without_losing_or_repeating(start_service: StartService) -> None:
@@ -161,8 +275,12 @@ async def test_open_follow_and_interactive(service: RunningService, echo: EchoSe
     os.write(master, b"typed at a prompt\n")
     await wait_for(lambda: "typed at a prompt" in (echo.peers[-1].received or [""])[0], 10)
     await wait_for(lambda: seen.count(b"typed at a prompt") >= 2 or screen(b"\0never"), 10)
+    await wait_for(lambda: screen(b"> "), 10)
+    os.write(master, b"half")
+    await echo.sockets[-1].send_str("meanwhile")
+    await wait_for(lambda: screen(b" meanwhile\r\n\x1b8"), 10)  # above the line that is being typed
     process.send_signal(signal.SIGINT)
-    await asyncio.to_thread(process.wait, 10)
+    assert await asyncio.to_thread(process.wait, 10) == 130
     os.close(master)
 
 
@@ -183,6 +301,11 @@ async def test_check_says_what_is_wrong_with_each_line(start_service: StartServi
     assert any("good" in line and line.startswith("ok") for line in ran.out.splitlines()), ran.out
     assert any("No module named 'nothing_here'" in line for line in ran.out.splitlines()), lines
     assert any("has no 'Helo'" in line for line in ran.out.splitlines())
+    (service.state_dir / "token").write_text("abc\n")
+    (service.state_dir / "token").chmod(0o644)
+    ran = await mooring(service, "check", "--listen", "0.0.0.0:0")
+    assert "it must be 600" in ran.out
+    assert "--allow-remote" in ran.out, "as serve would say"
     config.write_text("[limits]\nmax_conections = 1\n")
     ran = await mooring(service, "check", "--config", str(config))
     assert ran.code == 1 and "max_connections" in ran.out

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import stat
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,14 +10,19 @@ from typing import Any
 
 import click
 import msgspec
-from rich.console import Console
+from rich.cells import cell_len
 from rich.table import Table
+from rich.text import Text
 
 from mooring_api.client import ApiError, Client, Event
-from mooring_api.commands.target import Failure, Progress, Target, as_json, explain, nearest, show_json
-from mooring_service.records import ConnectionRecord
+from mooring_api.commands.tables import Column, console, plain, table
+from mooring_api.commands.target import Failure, Progress, Target, as_json, explain, known_worker, show_json
+from mooring_api.commands.typed import Prompt, lines
+from mooring_service.records import ConnectionRecord, SentRecord
 
 STATUS_STYLE = {"Connected": "green", "Connecting": "yellow", "Closing": "yellow", "Closed": "dim"}
+WIDE = 80  # cells; below, the worker's name is cut sooner, so that something of the URL is left
+INTERACT_END_S = 10.0
 KIND_STYLE = {"onError": "red", "callbackError": "red", "onTerminate": "yellow", "onOpen": "green", "gap": "red"}
 
 
@@ -99,29 +102,41 @@ def open_command(
         target.run(lambda client: _follow(client, record.id, None, (), None, as_json))
 
 
+async def _next(typed: AsyncIterator[bytes]) -> bytes | None:
+    return await anext(typed, None)
+
+
 async def _interact(client: Client, connection: int, as_json: bool) -> None:
     """Send the lines of standard input; print what comes; end with the connection, or with the input."""
-    reader = asyncio.StreamReader()
-    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    following = asyncio.create_task(_follow(client, connection, None, (), None, as_json))
+    prompt = Prompt()
+    if prompt.on:
+        click.echo("Enter sends a line, Ctrl-D closes the connection, Ctrl-C leaves it open.", err=True)
+        prompt.show()
+    typed = lines()
+    following = asyncio.create_task(_follow(client, connection, None, (), None, as_json, prompt=prompt))
     try:
-        while not following.done():
-            line = asyncio.create_task(reader.readline())
+        while True:
+            line = asyncio.create_task(_next(typed))
             await asyncio.wait({line, following}, return_when=asyncio.FIRST_COMPLETED)
-            if not line.done():
+            if following.done():
                 line.cancel()
                 break
-            text = line.result().decode("utf-8", "replace")
-            if not text:
+            text = line.result()
+            if text is None:
                 await client.terminate(connection)
                 break
             try:
-                await client.send(connection, text.rstrip("\n"))
+                await client.send_body(connection, text, "text/plain")
             except ApiError as exc:
-                click.echo(f"not sent: {exc}", err=True)
-        await asyncio.wait({following}, timeout=10)
+                click.echo(f"not sent: {plain(explain(exc))}", err=True)
+            prompt.show()
+        async with asyncio.timeout(INTERACT_END_S):
+            await following
+    except TimeoutError:
+        pass  # the end of the connection is known; only its last events have not come
     finally:
         following.cancel()
+        prompt.clear()
 
 
 @click.command()
@@ -138,14 +153,10 @@ def ls(target: Target, worker: str | None, status: str | None, everything: bool,
     """
 
     async def work(client: Client) -> list[ConnectionRecord]:
-        found: list[ConnectionRecord] = []
-        after = 0
-        while True:
-            page = await client.connections(worker=worker, status=status, after=after)
-            found += page.connections
-            if page.next is None:
-                return found
-            after = page.next
+        found = await _all(client, worker=worker, status=status)
+        if worker is not None and not found:
+            await known_worker(client, worker, client.worker(worker))
+        return found
 
     found = target.run(work)
     if status is None and not everything:
@@ -154,38 +165,27 @@ def ls(target: Target, worker: str | None, status: str | None, everything: bool,
         for record in found:
             show_json(record)
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    # Whatever a URL's length, the other columns stay whole: rich would shrink them all.
-    widest = {
-        "ID": max((len(str(record.id)) for record in found), default=0),
-        "STATUS": max((len(record.status) for record in found), default=0),
-        "WORKER": min(20, max((len(record.worker) for record in found), default=0)),
-        "IN": max((len(str(record.stats.messages_in)) for record in found), default=0),
-        "OUT": max((len(str(record.stats.messages_out)) for record in found), default=0),
-    }
-    for name, width in widest.items():
-        right = name in ("ID", "IN", "OUT")
-        fixed = max(width, len(name))
-        table.add_column(
-            name,
-            justify="right" if right else "left",
-            no_wrap=True,
-            overflow="ellipsis",
-            min_width=fixed,
-            max_width=fixed,
-        )
-    table.add_column("URL", no_wrap=True, overflow="ellipsis")
-    for record in found:
-        style = STATUS_STYLE.get(record.status, "")
-        table.add_row(
+    screen = console()
+    columns = (
+        Column("ID", right=True),
+        Column("STATUS"),
+        Column("WORKER", widest=20 if screen.width >= WIDE else 10),
+        Column("IN", right=True, expendable=1),
+        Column("OUT", right=True, expendable=1),
+        Column("URL", flexible=True),
+    )
+    rows = [
+        (
             str(record.id),
-            f"[{style}]{record.status}[/]",
+            Text(record.status, style=STATUS_STYLE.get(record.status, "")),
             record.worker,
             str(record.stats.messages_in),
             str(record.stats.messages_out),
-            record.url.replace("[", r"\["),
+            plain(record.url),
         )
-    Console().print(table)
+        for record in found
+    ]
+    screen.print(table(columns, rows, screen.width))
 
 
 @click.command()
@@ -202,9 +202,9 @@ def show(target: Target, connection: int, as_json: bool) -> None:
     if as_json:
         show_json(record)
         return
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
+    facts = Table(box=None, pad_edge=False, show_header=False)
+    facts.add_column(style="bold", no_wrap=True)
+    facts.add_column(overflow="fold")
     stats = record.stats
     for name, value in (
         ("id", record.id),
@@ -227,8 +227,8 @@ def show(target: Target, connection: int, as_json: bool) -> None:
         ("last event", record.last_event_id),
     ):
         if value not in (None, ""):
-            table.add_row(name, str(value).replace("[", r"\["))
-    Console().print(table)
+            facts.add_row(name, Text("\n".join(plain(line) for line in str(value).split("\n"))))
+    console().print(facts)
 
 
 def _end_in_words(record: ConnectionRecord) -> str | None:
@@ -236,7 +236,18 @@ def _end_in_words(record: ConnectionRecord) -> str | None:
     if end is None:
         return None
     how = "cleanly" if end.was_clean else "not cleanly"
-    return f"{end.code} {how}" + (f": {end.reason}" if end.reason else "")
+    return f"{end.code} {how}" + (f": {plain(end.reason)}" if end.reason else "")
+
+
+async def _all(client: Client, **filters: Any) -> list[ConnectionRecord]:
+    found: list[ConnectionRecord] = []
+    after = 0
+    while True:
+        page = await client.connections(after=after, **filters)
+        found += page.connections
+        if page.next is None:
+            return found
+        after = page.next
 
 
 async def _known(client: Client, connection: int, work: Any) -> Any:
@@ -245,9 +256,9 @@ async def _known(client: Client, connection: int, work: Any) -> Any:
         return await work
     except ApiError as exc:
         if exc.type.endswith(":connection-not-found"):
-            page = await client.connections()
-            known = [str(record.id) for record in page.connections]
-            raise Failure(explain(exc) + nearest(str(connection), known)) from None
+            ids = [record.id for record in await _all(client)]
+            hint = f"; the nearest is {min(ids, key=lambda known: abs(known - connection))}" if ids else ""
+            raise Failure(explain(exc) + hint) from None
         raise
 
 
@@ -258,8 +269,11 @@ async def _known(client: Client, connection: int, work: Any) -> Any:
 @click.option(
     "--file", "path", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Send a file as a blob."
 )
+@click.option("--output", "-o", type=click.Choice(["text", "json"]), help="How the answer is printed; default: text.")
 @click.pass_obj
-def send(target: Target, connection: int, text: str | None, object_text: str | None, path: Path | None) -> None:
+def send(
+    target: Target, connection: int, text: str | None, object_text: str | None, path: Path | None, output: str | None
+) -> None:
     """Send one message, or each line of standard input ('-').
 
     \b
@@ -271,48 +285,41 @@ def send(target: Target, connection: int, text: str | None, object_text: str | N
     if len(given) != 1:
         raise click.UsageError("give one of TEXT, --json, --file or '-'")
 
-    async def work(client: Client) -> tuple[int, int]:
+    async def work(client: Client) -> SentRecord:
         if path is not None:
-            sent = await client.send_body(connection, path.read_bytes(), "application/octet-stream")
-        elif object_text is not None:
-            sent = await client.send_body(connection, object_text.encode(), "application/json")
-        elif text == "-":
+            return await client.send_body(connection, path.read_bytes(), "application/octet-stream")
+        if object_text is not None:
+            return await client.send_body(connection, object_text.encode(), "application/json")
+        if text == "-":
             return await _send_lines(client, connection)
-        else:
-            sent = await client.send(connection, text or "")
-        return sent.sent, sent.bytes
+        return await client.send(connection, text or "")
 
-    count, size = target.run(lambda client: _known(client, connection, work(client)))
-    click.echo(f"sent {count} message{'s' if count != 1 else ''}, {size} bytes")
+    done = target.run(
+        lambda client: _known(client, connection, work(client)), waiting=None if text == "-" else "sending"
+    )
+    if output == "json":
+        show_json(done)
+    else:
+        click.echo(f"sent {done.sent} message{'s' if done.sent != 1 else ''}, {done.bytes} bytes")
 
 
-async def _send_lines(client: Client, connection: int) -> tuple[int, int]:
+async def _send_lines(client: Client, connection: int) -> SentRecord:
     """Each line of standard input is one text message, sent as it comes."""
     count = size = 0
     typed = sys.stdin.isatty()
-    progress = Progress()
-    async for line in _lines():
-        try:
-            sent = await client.send_body(connection, line, "text/plain")
-        except ApiError as exc:
-            raise Failure(f"{explain(exc)}; {count} messages were sent before") from None
-        count += 1
-        size += sent.bytes
-        if not typed:
-            progress.show(f"{count} messages, {size} bytes")
-    progress.clear()
-    return count, size
-
-
-async def _lines() -> AsyncIterator[bytes]:
-    if stat.S_ISREG(os.fstat(sys.stdin.fileno()).st_mode):
-        for line in sys.stdin.buffer:  # a file never blocks, and an event loop cannot watch it
-            yield line.rstrip(b"\r\n")
-        return
-    reader = asyncio.StreamReader(limit=64 * 1024 * 1024)
-    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    while line := await reader.readline():
-        yield line.rstrip(b"\r\n")
+    with Progress() as progress:
+        async for line in lines():
+            try:
+                sent = await client.send_body(connection, line, "text/plain")
+            except ApiError as exc:
+                if count == 0:
+                    raise
+                raise Failure(f"{explain(exc)}; {count} messages were sent before") from None
+            count += 1
+            size += sent.bytes
+            if not typed:
+                progress.show(f"{count} messages, {size} bytes")
+    return SentRecord(count, size)
 
 
 @click.command()
@@ -339,7 +346,19 @@ def tail(
     \b
     Example:  mooring tail 1
     """
-    target.run(lambda client: _follow(client, connection, worker, kinds, after, as_json, limit))
+    if connection is not None and worker is not None:
+        raise click.UsageError("give an ID or --worker, not both: a connection has one worker")
+
+    async def work(client: Client) -> None:
+        following = _follow(client, connection, worker, kinds, after, as_json, limit)
+        if connection is not None:
+            await _known(client, connection, following)
+        elif worker is not None:
+            await known_worker(client, worker, following)
+        else:
+            await following
+
+    target.run(work)
 
 
 async def _follow(
@@ -350,23 +369,36 @@ async def _follow(
     after: str | None,
     as_json: bool,
     limit: int | None = None,
+    prompt: Prompt | None = None,
 ) -> None:
-    console = Console(highlight=False, soft_wrap=True)
+    screen = console()
     count = 0
     async for event, raw in client.raw_events(connection=connection, worker=worker, kinds=kinds, after=after):
+        line = Text(raw.decode()) if as_json else _line(event)
+        rows = -(-cell_len(line.plain) // screen.width) or 1
+        if prompt is not None:
+            prompt.above(rows)
         if as_json:
             click.echo(raw.decode())
         else:
-            console.print(_line(event))
+            screen.print(line, soft_wrap=True)
+        if prompt is not None:
+            prompt.back(rows)
         count += 1
         if count == limit:
             return
 
 
-def _line(event: Event) -> str:
-    style = KIND_STYLE.get(event.kind, "cyan")
+def _line(event: Event) -> Text:
     who = str(event.connection) if event.connection is not None else (event.worker or "")
-    return f"[dim]{event.time[11:23]}[/] [bold]{who:>4}[/] [{style}]{event.kind}[/] {_text(event)}".rstrip()
+    return Text.assemble(
+        (event.time[11:23], "dim"),
+        " ",
+        (f"{who:>4}", "bold"),
+        " ",
+        (event.kind, KIND_STYLE.get(event.kind, "cyan")),
+        f" {plain(_text(event))}".rstrip(),
+    )
 
 
 def _text(event: Event) -> str:
@@ -389,9 +421,7 @@ def _text(event: Event) -> str:
             text = f"events are missing: {body.get('lost') if body.get('lost') is not None else 'an unknown number'}"
         case _:
             text = ""
-    # What a server sent must not drive the terminal.
-    clean = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
-    return clean.replace("[", r"\[")
+    return text
 
 
 @click.command()

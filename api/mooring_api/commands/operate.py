@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import signal
 import time
 from pathlib import Path
@@ -12,7 +13,7 @@ import click
 
 from mooring.errors import JournalUnavailable
 from mooring_api.client import ApiError, Client, ServiceAway
-from mooring_api.commands.target import Failure, Progress, Target
+from mooring_api.commands.target import Failure, Progress, Target, as_json, show_json
 from mooring_api.serve import prepare_state_dir
 from mooring_service.config import ConfigError
 from mooring_service.journal_file import restore as restore_file
@@ -23,12 +24,14 @@ POLL_S = 0.02
 
 
 @click.command()
+@as_json
 @click.pass_obj
-def restart(target: Target) -> None:
+def restart(target: Target, as_json: bool) -> None:
     """Replace the running service by the program of today; workers and connections go on.
 
+    The old workers keep their code: `mooring workers drain NAME` renews them one by one.
+
     \b
-    The old workers keep their code: mooring workers drain NAME renews them one by one.
     Example:  mooring restart
     """
     pid = holder_of(target.state_dir)
@@ -54,7 +57,11 @@ def restart(target: Target) -> None:
         time.sleep(POLL_S)
     progress.clear()
     ready = target.run(_ready)
-    click.echo(f"restarted in {time.monotonic() - begun:.1f} s{'' if ready else '; it is not ready yet: see /readyz'}")
+    seconds = round(time.monotonic() - begun, 1)
+    if as_json:
+        show_json({"seconds": seconds, "ready": ready})
+    else:
+        click.echo(f"restarted in {seconds} s{'' if ready else '; it is not ready yet: see /readyz'}")
 
 
 def _stamp(path: Path) -> int | None:
@@ -77,8 +84,9 @@ async def _ready(client: Client) -> bool:
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@as_json
 @click.pass_obj
-def backup(target: Target, file: Path) -> None:
+def backup(target: Target, file: Path, as_json: bool) -> None:
     """Write a consistent copy of the journal to FILE, while the service runs.
 
     \b
@@ -104,17 +112,19 @@ def backup(target: Target, file: Path) -> None:
     except BaseException:
         file.unlink(missing_ok=True)
         raise
-    click.echo(f"{file}: {size:,} bytes")
+    show_json({"file": str(file), "bytes": size}) if as_json else click.echo(f"{file}: {size:,} bytes")
 
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@as_json
 @click.pass_obj
-def restore(target: Target, file: Path) -> None:
+def restore(target: Target, file: Path, as_json: bool) -> None:
     """Start over from a backup: FILE becomes the journal of a state directory that has none.
 
-    \b
     Cursors of before get a gap (the epoch is new); connections of before get their onTerminate.
+
+    \b
     Example:  mooring --state-dir /var/lib/mooring restore journal.db
     """
     try:
@@ -129,4 +139,8 @@ def restore(target: Target, file: Path) -> None:
         raise Failure(str(exc)) from None
     except JournalUnavailable as exc:
         raise Failure(exc.detail) from None
-    click.echo(f"restored into {target.state_dir}; start it with: mooring --state-dir {target.state_dir} serve")
+    if as_json:
+        show_json({"stateDir": str(target.state_dir)})
+    else:
+        start = shlex.join(["mooring", "--state-dir", str(target.state_dir), "serve"])
+        click.echo(f"restored into {target.state_dir}; start it with: {start}")

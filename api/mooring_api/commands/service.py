@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import sys
@@ -15,10 +16,10 @@ from mooring import handlers as user_code
 from mooring.errors import HandlerError, MooringError
 from mooring_api import logs, systemd
 from mooring_api.access import TokenFileError, load_token, token_hash
-from mooring_api.commands.target import Failure, Target
-from mooring_api.serve import ServeOptions, parse_listen, prepare_state_dir, serve
+from mooring_api.commands.target import Failure, Target, as_json, show_json
+from mooring_api.serve import ServeOptions, parse_listen, prepare_state_dir, serve, tls_of
 from mooring_service.config import Config, ConfigError, load
-from mooring_service.lock import StateDirectoryBusy
+from mooring_service.lock import StateDirectoryBusy, holder_of
 
 
 def _config_options(function: Any) -> Any:
@@ -28,7 +29,7 @@ def _config_options(function: Any) -> Any:
                 "--config",
                 "config_path",
                 type=click.Path(path_type=Path, dir_okay=False),
-                help="Default: mooring.toml here, if there is one; or $MOORING_CONFIG.",
+                help="Default: $MOORING_CONFIG or ./mooring.toml.",
             ),
             click.option("--listen", metavar="HOST:PORT", help="Or unix:PATH. Default: 127.0.0.1:8480."),
             click.option(
@@ -36,21 +37,22 @@ def _config_options(function: Any) -> Any:
                 "app_dirs",
                 multiple=True,
                 type=click.Path(path_type=Path, exists=True, file_okay=False),
-                help="Where handlers and functions are imported from; repeatable.",
+                metavar="DIR",
+                help="Where code is imported from; repeatable.",
             ),
             click.option(
                 "--handler",
                 "handlers",
                 multiple=True,
                 metavar="NAME=MODULE:CLASS",
-                help="A handler that requests may name; repeatable.",
+                help="What requests may name; repeatable.",
             ),
             click.option(
                 "--function",
                 "functions",
                 multiple=True,
                 metavar="NAME=MODULE:FUNC",
-                help="A function that requests may name; repeatable.",
+                help="What calls may name; repeatable.",
             ),
             click.option("--tls-cert", help="PEM file of the certificate chain."),
             click.option("--tls-key", help="PEM file of its key."),
@@ -59,6 +61,7 @@ def _config_options(function: Any) -> Any:
             click.option(
                 "--state-dir",
                 "own_state_dir",
+                metavar="DIR",
                 type=click.Path(path_type=Path, file_okay=False),
                 help="As before the command.",
             ),
@@ -109,8 +112,8 @@ def _app_dirs(values: dict[str, Any]) -> list[str]:
 
 @click.command("serve")
 @_config_options
-@click.option("--demo", is_flag=True, help="Also run an echo server at ws://127.0.0.1:8481/.")
-@click.option("--handover", is_flag=True, help="When told to stop, leave the workers running for the next service.")
+@click.option("--demo", is_flag=True, help="Also run an echo server on port 8481.")
+@click.option("--handover", is_flag=True, help="When it stops, the workers wait for the next.")
 @click.pass_obj
 def serve_command(target: Target, /, demo: bool, handover: bool, **values: Any) -> None:
     """Run the service.
@@ -137,36 +140,45 @@ def serve_command(target: Target, /, demo: bool, handover: bool, **values: Any) 
 
 @click.command()
 @click.option(
-    "--state-dir", "own_state_dir", type=click.Path(path_type=Path, file_okay=False), help="As before the command."
+    "--state-dir",
+    "own_state_dir",
+    metavar="DIR",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="As before the command.",
 )
 @click.option(
     "--hash",
     "as_hash",
     is_flag=True,
-    help="Print what [tokens] of the configuration holds for a token read from stdin.",
+    help="Of a token read from stdin, print what [tokens] holds.",
 )
+@as_json
 @click.pass_obj
-def token(target: Target, own_state_dir: Path | None, as_hash: bool) -> None:
+def token(target: Target, own_state_dir: Path | None, as_hash: bool, as_json: bool) -> None:
     """Print the token of the state directory; it is made if there is none.
 
     \b
-    Example:  curl -H "Authorization: Bearer $(mooring token)" http://127.0.0.1:8480/v1/connections
+    Example:  curl -H "Authorization: Bearer $(mooring token)" \\
+                http://127.0.0.1:8480/v1/connections
     """
     if as_hash:
-        click.echo(token_hash(sys.stdin.readline().strip()))
+        hashed = token_hash(sys.stdin.readline().strip())
+        show_json({"hash": hashed}) if as_json else click.echo(hashed)
         return
     state_dir = own_state_dir or target.state_dir
     try:
         prepare_state_dir(state_dir)
-        click.echo(load_token(state_dir))
+        found = load_token(state_dir)
     except (ConfigError, TokenFileError) as exc:
         raise Failure(str(exc)) from None
+    show_json({"token": found}) if as_json else click.echo(found)
 
 
 @click.command()
 @_config_options
+@as_json
 @click.pass_obj
-def check(target: Target, /, **values: Any) -> None:
+def check(target: Target, /, as_json: bool, **values: Any) -> None:
     """Check configuration, handlers, functions, state directory and port; say what to do.
 
     \b
@@ -177,6 +189,9 @@ def check(target: Target, /, **values: Any) -> None:
     def report(what: str, problem: str | None) -> None:
         nonlocal failed
         failed = failed or problem is not None
+        if as_json:
+            show_json({"check": what, "ok": problem is None, "problem": problem})
+            return
         mark = click.style("ok", fg="green") if problem is None else click.style("no", fg="red")
         click.echo(f"{mark}  {what}" + (f": {problem}" if problem else ""))
 
@@ -201,17 +216,20 @@ def check(target: Target, /, **values: Any) -> None:
         probe = state_dir / ".check"
         probe.write_bytes(b"")
         probe.unlink()
-    except (ConfigError, OSError) as exc:
+        if (state_dir / "token").exists():
+            load_token(state_dir)
+    except (ConfigError, TokenFileError, OSError) as exc:
         report(f"state directory {state_dir}", str(exc))
     else:
         report(f"state directory {state_dir}", None)
-    report(f"listen {config.api.listen}", _listen_problem(config))
+    report(f"listen {config.api.listen}", _listen_problem(config, state_dir))
     sys.exit(1 if failed else 0)
 
 
-def _listen_problem(config: Config) -> str | None:
+def _listen_problem(config: Config, state_dir: Path) -> str | None:
     try:
         listen = parse_listen(config.api.listen)
+        tls_of(listen, config.api)
     except ConfigError as exc:
         return str(exc)
     if listen.path is not None:
@@ -222,13 +240,23 @@ def _listen_problem(config: Config) -> str | None:
         try:
             sock.bind((listen.host, listen.port))
         except OSError as exc:
-            return f"{exc.strerror}; is a service running already, or choose another with --listen"
+            if exc.errno == errno.EADDRINUSE and holder_of(state_dir) is not None and _is_at(state_dir, listen.port):
+                return None  # the service of this very state directory has it: the next one will, too
+            return f"{exc.strerror}; choose another with --listen, or end what has it"
     return None
 
 
+def _is_at(state_dir: Path, port: int) -> bool:
+    try:
+        return (state_dir / "address").read_text().strip().endswith(f":{port}")
+    except OSError:
+        return False
+
+
 @click.command()
+@as_json
 @click.pass_obj
-def console(target: Target) -> None:
+def console(target: Target, as_json: bool) -> None:
     """Print the address of the console page, with the token in its fragment (never sent to a server).
 
     \b
@@ -238,6 +266,7 @@ def console(target: Target) -> None:
 
     try:
         client = Client(target.url, state_dir=target.state_dir)
-        click.echo(f"{client.url}/#token={load_token(target.state_dir)}")
+        address = f"{client.url}/#token={load_token(target.state_dir)}"
     except (ServiceAway, TokenFileError) as exc:
         raise Failure(str(exc)) from None
+    show_json({"url": address}) if as_json else click.echo(address)

@@ -101,6 +101,8 @@ def explain(exc: ApiError | ServiceAway) -> str:
     """Return an error as a line for people."""
     text = str(exc)
     if isinstance(exc, ApiError):
+        if exc.status == 401:
+            return "the service does not accept this token; it is in its state directory (--state-dir), or in $MOORING_TOKEN"
         causes = [entry["message"] for entry in exc.errors[1:] if "message" in entry]
         if causes:
             text += f" ({'; '.join(causes)})"
@@ -117,6 +119,17 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """Return a hint at the nearest known name, or nothing."""
     found = difflib.get_close_matches(name, list(known), 1, cutoff=0.5)
     return f"; did you mean {found[0]!r}?" if found else ""
+
+
+async def known_worker(client: Client, name: str, work: Coroutine[Any, Any, Result]) -> Result:
+    """Await `work`; an unknown worker names the nearest known one."""
+    try:
+        return await work
+    except ApiError as exc:
+        if exc.type.endswith(":worker-not-found"):
+            known = [record.name for record in await client.workers()]
+            raise Failure(explain(exc) + nearest(name, known)) from None
+        raise
 
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON: one object, or one a line.")

@@ -4,47 +4,50 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
 
 import click
 import msgspec
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from mooring_api.client import ApiError, Client
-from mooring_api.commands.target import Failure, Target, as_json, explain, nearest, show_json
+from mooring_api.client import Client
+from mooring_api.commands.tables import Column, console, table
+from mooring_api.commands.target import Failure, Target, as_json, known_worker, nearest, show_json
 from mooring_service.records import WorkerRecord
 
 STATUS_STYLE = {"Running": "green", "Failed": "red"}
 FOLLOW_S = 0.25
 
 
-async def _known(client: Client, name: str, work: Any) -> Any:
-    """Await `work`; an unknown worker names the nearest known one."""
-    try:
-        return await work
-    except ApiError as exc:
-        if exc.type.endswith(":worker-not-found"):
-            known = [record.name for record in await client.workers()]
-            raise Failure(explain(exc) + nearest(name, known)) from None
-        raise
+COLUMNS = (
+    Column("NAME", flexible=True),
+    Column("STATUS"),
+    Column("PID", right=True, expendable=4),
+    Column("CONNS", right=True),
+    Column("MAILBOX", right=True, expendable=1),
+    Column("OUTBOX", right=True, expendable=2),
+    Column("RESTARTS", right=True, expendable=6),
+    Column("CPU", right=True, expendable=5),
+    Column("MEMORY", right=True),
+    Column("RUNNING", expendable=3, widest=30),
+)
 
 
-def _table(found: list[WorkerRecord]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name, right in (
-        ("NAME", False), ("STATUS", False), ("PID", True), ("CONNS", True), ("MAILBOX", True), ("OUTBOX", True),
-        ("RESTARTS", True), ("CPU", True), ("MEMORY", True), ("RUNNING", False),
-    ):  # fmt: skip
-        table.add_column(name, justify="right" if right else "left", no_wrap=True, overflow="ellipsis")
-    for record in found:
-        status = "Draining" if record.draining else record.status
-        running = "" if record.running is None else f"{record.running.name} {record.running.seconds:.1f}s"
-        table.add_row(
+RATE_COLUMNS = (
+    Column("WORKER", flexible=True),
+    Column("OPEN", right=True),
+    Column("IN/S", right=True),
+    Column("OUT/S", right=True),
+)
+
+
+def _table(found: list[WorkerRecord], width: int) -> Table:
+    rows = [
+        (
             record.name,
-            Text(status, style=STATUS_STYLE.get(record.status, "yellow")),
+            Text("Draining" if record.draining else record.status, style=STATUS_STYLE.get(record.status, "yellow")),
             str(record.pid or ""),
             str(record.connections),
             str(record.mailbox),
@@ -52,9 +55,11 @@ def _table(found: list[WorkerRecord]) -> Table:
             str(record.restarts),
             f"{record.cpu:.1f}s",
             f"{record.rss / 2**20:.0f}M",
-            running,
+            "" if record.running is None else f"{record.running.name} {record.running.seconds:.1f}s",
         )
-    return table
+        for record in found
+    ]
+    return table(COLUMNS, rows, width)
 
 
 class _WorkersGroup(click.Group):
@@ -77,7 +82,8 @@ def workers(ctx: click.Context, as_json: bool) -> None:
         for record in found:
             show_json(record)
     else:
-        Console().print(_table(found))
+        screen = console()
+        screen.print(_table(found, screen.width))
 
 
 @workers.command()
@@ -85,7 +91,11 @@ def workers(ctx: click.Context, as_json: bool) -> None:
 @as_json
 @click.pass_obj
 def start(target: Target, name: str, as_json: bool) -> None:
-    """Have a worker Running; a Failed one is restarted."""
+    """Have a worker Running; a Failed one is restarted.
+
+    \b
+    Example:  mooring workers start quotes
+    """
     record = target.run(lambda client: client.start_worker(name), waiting="starting")
     show_json(record) if as_json else click.echo(f"{record.name}  {record.status}  pid {record.pid}")
 
@@ -95,8 +105,12 @@ def start(target: Target, name: str, as_json: bool) -> None:
 @as_json
 @click.pass_obj
 def drain(target: Target, name: str, as_json: bool) -> None:
-    """Take no new connections; restart the process when the last one has closed."""
-    record = target.run(lambda client: _known(client, name, client.drain_worker(name)))
+    """Take no new connections; restart the process when the last one has closed.
+
+    \b
+    Example:  mooring workers drain quotes
+    """
+    record = target.run(lambda client: known_worker(client, name, client.drain_worker(name)))
     show_json(record) if as_json else click.echo(f"{record.name}  draining, {record.connections} connections left")
 
 
@@ -136,7 +150,7 @@ def kill(target: Target, worker: str, as_json: bool) -> None:
     \b
     Example:  mooring kill quotes
     """
-    killed = target.run(lambda client: _known(client, worker, client.kill_worker(worker)), waiting="ending")
+    killed = target.run(lambda client: known_worker(client, worker, client.kill_worker(worker)), waiting="ending")
     if as_json:
         show_json(killed)
     else:
@@ -163,7 +177,8 @@ def logs(target: Target, worker: str, follow: bool, lines: int) -> None:
         with path.open("rb") as file:
             for line in file.read().splitlines(keepends=True)[-lines or None :] if lines else ():
                 click.echo(line.decode("utf-8", "replace"), nl=False)
-            file.seek(0, 2)
+            if not lines:
+                file.seek(0, 2)
             while follow:
                 if path.stat().st_size < file.tell():  # rotated: it was truncated
                     file.seek(0)
@@ -209,8 +224,8 @@ def top(target: Target, interval: float, count: int | None, as_json: bool) -> No
         before: dict[str, tuple[int, int, int]] = {}
         before_at = time.monotonic()
         looks = 0
-        console = Console()
-        with Live(console=console, auto_refresh=False, screen=False, transient=not console.is_terminal) as live:
+        screen = console()
+        with Live(console=screen, auto_refresh=False, screen=False, transient=not screen.is_terminal) as live:
             while True:
                 found, totals = await look(client)
                 now = time.monotonic()
@@ -229,16 +244,14 @@ def top(target: Target, interval: float, count: int | None, as_json: bool) -> No
                 if as_json:
                     show_json({"workers": found, "rates": lines})
                 else:
-                    rates = Table(box=None, pad_edge=False, header_style="bold")
-                    for column in ("WORKER", "OPEN", "IN/S", "OUT/S"):
-                        rates.add_column(column, justify="left" if column == "WORKER" else "right")
-                    for line in lines:
-                        rates.add_row(*(str(value) for value in line.values()))
-                    group = Group(_table(found), Text(), rates)
-                    if console.is_terminal:
+                    rates = table(
+                        RATE_COLUMNS, [[str(value) for value in line.values()] for line in lines], screen.width
+                    )
+                    group = Group(_table(found, screen.width), Text(), rates)
+                    if screen.is_terminal:
                         live.update(group, refresh=True)
                     else:
-                        console.print(group)  # one table after the other: somebody reads a pipe
+                        screen.print(group)  # one table after the other: somebody reads a pipe
                 before, before_at = totals, now
                 looks += 1
                 if looks == count:
