@@ -80,6 +80,17 @@ async def test_the_token_in_the_fragment_leaves_the_address(opened: Opened, serv
     assert service.token not in page.url
 
 
+async def test_the_address_with_the_token_may_be_opened_in_the_tab_that_asks_for_it(
+    opened: Opened, service: RunningService
+) -> None:
+    page = opened.page
+    await page.goto(service.url)
+    await expect(page.locator("#token-dialog")).to_be_visible()
+    await page.goto(f"{service.url}/#token={service.token}")  # the same document: only the fragment changes
+    await expect(page.locator("#state")).to_have_text("live")
+    assert service.token not in page.url
+
+
 async def test_open_send_see_filter_and_terminate(opened: Opened, service: RunningService, echo: EchoServer) -> None:
     page = await visit(opened, service)
     await page.keyboard.press("o")
@@ -125,6 +136,80 @@ async def test_open_send_see_filter_and_terminate(opened: Opened, service: Runni
     await expect(page.locator("#detail")).to_be_hidden()
     assert opened.hosts == {service.url.removeprefix("http://")}, "nothing is asked of another host"
     assert [text for text in opened.complaints if "502" not in text] == []
+
+
+async def test_a_second_enter_opens_no_second_connection(
+    opened: Opened, service: RunningService, echo: EchoServer
+) -> None:
+    page = await visit(opened, service)
+    await page.keyboard.press("o")
+    await page.fill("input[name=url]", f"{echo.url}slow?s=0.5")
+    await page.fill("textarea[name=headers]", "X-Many: a\nX-Many: b")
+    await page.locator("#open-form button.primary").dblclick()
+    await expect(page.locator("#detail-title")).to_contain_text("Connection")
+    assert len((await service.get("/v1/connections"))["connections"]) == 1
+    assert echo.peers[0].headers.getall("X-Many") == ["a", "b"]
+
+
+async def test_what_a_peer_sends_is_shown_as_it_is_and_does_nothing(
+    opened: Opened, service: RunningService, echo: EchoServer
+) -> None:
+    page = await visit(opened, service)
+    await service.open(echo.url, dataType="object")
+    await echo.sockets[0].send_str(
+        '{"n": 12345678901234567890, "m": 1.0, "html": "<b id=mine>x</b>", "rtl": "\\u202eexe"}'
+    )
+    row = page.locator("#events .row", has_text="<b id=mine>")
+    await expect(row).to_contain_text("12345678901234567890")
+    await row.click()
+    json = page.locator("#detail-json")
+    await expect(json).to_contain_text('"n": 12345678901234567890')
+    await expect(json).to_contain_text('"m": 1.0')
+    await expect(json).to_contain_text("\\u202eexe")
+    assert await page.locator("#mine").count() == 0
+    await echo.sockets[0].send_str(f'"{"x" * 300_000}"')
+    await page.locator("#events .row", has_text="xxxxx").click()
+    await page.locator("#detail-all").click()
+    assert len(await json.text_content() or "") > 300_000
+
+
+async def test_events_that_come_do_not_move_what_somebody_reads(
+    opened: Opened, service: RunningService, echo: EchoServer
+) -> None:
+    page = await visit(opened, service)
+    await service.open(f"{echo.url}push?count=100")
+    await expect(page.locator("#events .row", has_text="100")).to_be_visible()
+    await page.locator("#events").evaluate("(list) => { list.scrollTop = 26 * 40; }")
+
+    async def first_row() -> str:
+        return str(
+            await page.locator("#events").evaluate(
+                """(list) => [...list.querySelectorAll('.row')].find((row) =>
+                    row.getBoundingClientRect().top === list.getBoundingClientRect().top).querySelector('.text').textContent"""
+            )
+        )
+
+    await wait_for(first_row)
+    before = await first_row()
+    await echo.sockets[0].send_str("later")
+    await page.fill("#connection-filter", "nothing")  # draws too; the event list has its own filter
+    await expect(page.locator("#events .space")).to_have_css("height", f"{26 * 103}px")
+    assert await first_row() == before
+
+
+async def test_the_page_keeps_so_much_of_the_events_and_no_more(opened: Opened, service: RunningService) -> None:
+    page = await visit(opened, service)
+    kept = await page.evaluate(
+        """async () => {
+            const { EventLog } = await import('/console/eventlog.js');
+            const line = (id, size) => JSON.stringify({ id, kind: 'onMessage', time: '', event: { data: 'x'.repeat(size) } });
+            const [large, small] = [new EventLog(), new EventLog()];
+            for (let id = 0; id < 50; id += 1) large.add([line(id, 2 ** 20)]);
+            for (let id = 0; id < 7000; id += 1) small.add([line(id, 1)]);
+            return [large.events.length, large.events.at(-1).id, small.events.length <= 6000, small.events.at(-1).id];
+        }"""
+    )
+    assert kept == [31, 49, True, 6999]
 
 
 async def test_pause_holds_the_events_still(opened: Opened, service: RunningService, echo: EchoServer) -> None:

@@ -10,6 +10,8 @@ export class Problem extends Error {
   }
 }
 
+export const isRefusal = (error) => error.status === 401 || error.status === 403;
+
 export const token = {
   // The fragment never travels to a server; once read it is taken out of the address.
   read() {
@@ -21,7 +23,6 @@ export const token = {
     return sessionStorage.getItem(KEY);
   },
   set(value) { sessionStorage.setItem(KEY, value); },
-  forget() { sessionStorage.removeItem(KEY); },
 };
 
 function headers(more) {
@@ -32,13 +33,19 @@ function headers(more) {
 }
 
 export async function request(method, path, { body, type, timeoutMs = 20000 } = {}) {
-  const response = await fetch(path, {
-    method,
-    body,
-    headers: headers(type ? { 'Content-Type': type } : {}),
-    signal: AbortSignal.timeout(timeoutMs),
-  });
-  const text = await response.text();
+  let response;
+  let text;
+  try {
+    response = await fetch(path, {
+      method,
+      body,
+      headers: headers(type ? { 'Content-Type': type } : {}),
+      signal: AbortSignal.timeout(timeoutMs),
+    });
+    text = await response.text();
+  } catch {
+    throw new Error('The service does not answer.'); // the browsers' own words differ, and say less
+  }
   let parsed = null;
   try { parsed = text ? JSON.parse(text) : null; } catch { /* plain text of the HTTP parser */ }
   if (!response.ok) throw new Problem(response.status, parsed);
@@ -48,16 +55,24 @@ export async function request(method, path, { body, type, timeoutMs = 20000 } = 
 export const json = (method, path, value) =>
   request(method, path, { body: JSON.stringify(value), type: 'application/json' });
 
-// Calls onEvents with the events of each read, for ever; onState with 'live' or 'away'.
-export async function follow(onEvents, onState) {
+let stream = new AbortController();
+
+// A stream can hang where requests fail (a machine that slept, a cable): the next one begins where it was.
+export const breakStream = () => stream.abort();
+
+// Calls onLines with the lines of each read (one event each), for ever; onState with 'live' or 'away'.
+// Throws when the token is refused.
+export async function follow(onLines, onState) {
   let cursor = null;
   let delay = 200;
   for (;;) {
     try {
       // Where "now" is, first: then a stream that breaks before its first event loses none either.
       cursor ??= (await request('GET', '/v1/events?after=now&limit=1')).next;
+      stream = new AbortController();
       const response = await fetch(`/v1/events?after=${cursor}`, {
         headers: headers({ Accept: 'application/x-ndjson' }),
+        signal: stream.signal,
       });
       if (!response.ok) throw new Problem(response.status, null);
       onState('live');
@@ -69,14 +84,13 @@ export async function follow(onEvents, onState) {
         if (done) break;
         const lines = (rest + value).split('\n');
         rest = lines.pop();
-        const events = lines.map((line) => JSON.parse(line));
-        if (events.length) {
-          cursor = events[events.length - 1].id;
-          onEvents(events);
+        if (lines.length) {
+          cursor = JSON.parse(lines[lines.length - 1]).id;
+          onLines(lines);
         }
       }
     } catch (error) {
-      if (error instanceof Problem && error.status === 401) throw error;
+      if (error instanceof Problem && isRefusal(error)) throw error;
     }
     onState('away');
     await new Promise((resolve) => setTimeout(resolve, delay));

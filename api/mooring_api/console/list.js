@@ -20,14 +20,23 @@ export class VirtualList {
   }
 
   set(items) {
+    // Who has scrolled reads: what comes in above must not move the rows away. At the top one sees the newest.
+    const { scrollTop } = this.element;
+    const first = Math.floor(scrollTop / this.rowHeight);
+    const key = scrollTop > 0 && this.items[first] ? this.keyOf(this.items[first]) : null;
     this.items = items;
     this.space.style.height = `${items.length * this.rowHeight}px`;
+    if (key !== null && !(items[first] && this.keyOf(items[first]) === key)) {
+      const at = items.findIndex((item) => this.keyOf(item) === key);
+      if (at !== -1) this.element.scrollTop = scrollTop + (at - first) * this.rowHeight;
+    }
     this.draw();
   }
 
   key(event) {
     const page = Math.max(1, Math.floor(this.element.clientHeight / this.rowHeight) - 1);
-    const step = { ArrowDown: 1, ArrowUp: -1, PageDown: page, PageUp: -page }[event.key];
+    const all = this.items.length;
+    const step = { ArrowDown: 1, ArrowUp: -1, PageDown: page, PageUp: -page, Home: -all, End: all }[event.key];
     if (step === undefined || !this.items.length) return;
     event.preventDefault();
     const at = this.items.findIndex((item) => this.keyOf(item) === this.chosen);
@@ -53,9 +62,11 @@ export class VirtualList {
     while (this.rows.length < count) {
       const row = this.make();
       row.setAttribute('role', 'option');
+      row.id = `${this.element.id}-row-${this.rows.length}`;
       this.rows.push(row);
       this.space.append(row);
     }
+    this.element.removeAttribute('aria-activedescendant');
     this.rows.forEach((row, at) => {
       const index = first + at;
       const item = at < count ? this.items[index] : undefined;
@@ -66,6 +77,7 @@ export class VirtualList {
       const chosen = this.keyOf(item) === this.chosen;
       row.classList.toggle('chosen', chosen);
       row.setAttribute('aria-selected', chosen);
+      if (chosen) this.element.setAttribute('aria-activedescendant', row.id);
       this.fill(row, item, index);
     });
   }

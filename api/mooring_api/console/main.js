@@ -1,23 +1,21 @@
 // The console: what is there is polled, what happens is followed; both are drawn at most ten times a second.
 
-import { Problem, follow, json, request, token } from '/console/api.js';
+import { Problem, breakStream, follow, isRefusal, json, request, token } from '/console/api.js';
 import { History, large, spark } from '/console/charts.js';
+import { EventLog } from '/console/eventlog.js';
 import { VirtualList } from '/console/list.js';
-import { bytes, rate, summary, time, why } from '/console/words.js';
+import { bytes, exactTime, pretty, rate, time, why } from '/console/words.js';
 
 const POLL_MS = 1000;
 const DRAW_MS = 100;
-const KEPT_EVENTS = 5000;
+const SHOWN_CHARS = 100_000; // of a JSON at first: millions at once would hold the page up
 const ROW_HEIGHT = 26;
 const $ = (id) => document.getElementById(id);
 
 const connections = new Map(); // id → { record, inRate, outRate, history }
 const workers = new Map(); // name → { record, cpu, history, element, … }
-const events = []; // newest last
+const log = new EventLog();
 const total = new History();
-let eventsSeen = 0;
-let paused = false;
-let frozen = [];
 let chosen = null; // { connection: id } or { event }
 let dirty = true;
 let polled = 0;
@@ -54,6 +52,7 @@ const connectionList = new VirtualList($('connections'), {
     row.status.className = `status ${record.status}`;
     write(row.status, record.status);
     write(row.worker, record.worker);
+    row.worker.title = record.worker;
     write(row.in, rate(item.inRate));
     write(row.out, rate(item.outRate));
     write(row.url, record.url);
@@ -68,11 +67,11 @@ const eventList = new VirtualList($('events'), {
   keyOf: (event) => event.id,
   make: () => cells(['time', 'number connection', 'kind', 'text']),
   fill(row, event) {
-    write(row.time, event.time.slice(11, 23));
+    write(row.time, exactTime(event.time));
     write(row.connection, event.connection ? String(event.connection) : '');
     write(row.kind, event.kind);
     row.kind.className = `kind kind-${event.kind}`;
-    write(row.text, event.summary ??= summary(event));
+    write(row.text, event.summary);
   },
   onChoose(event) { show({ event }); },
 });
@@ -106,8 +105,12 @@ async function pollConnections() {
   polled = now;
 }
 
+let workersPolled = 0;
 async function pollWorkers() {
   const found = (await request('GET', '/v1/workers')).workers;
+  const now = performance.now();
+  const elapsed = Math.max(0.2, (now - workersPolled) / 1000);
+  workersPolled = now;
   const names = new Set(found.map((record) => record.name));
   for (const [name, worker] of workers) {
     if (!names.has(name)) {
@@ -117,7 +120,7 @@ async function pollWorkers() {
   }
   for (const record of found) {
     const worker = workers.get(record.name) ?? addWorker(record);
-    const share = Math.max(0, record.cpu - worker.record.cpu) / (POLL_MS / 1000);
+    const share = Math.max(0, record.cpu - worker.record.cpu) / elapsed;
     worker.history.push(share * 100);
     worker.record = record;
     drawWorker(worker);
@@ -129,7 +132,7 @@ async function pollWorkers() {
 function addWorker(record) {
   $('workers').querySelector('.empty')?.remove();
   const element = document.createElement('li');
-  element.innerHTML = '<div><div class="name"></div><div class="facts"></div></div><div class="side"><div class="chart" title="CPU"></div><button></button></div>';
+  element.innerHTML = '<div><div class="name"></div><div class="facts"></div></div><div class="side"><div class="chart" title="CPU, last minute"></div><button></button></div>';
   element.dataset.worker = record.name;
   $('workers').append(element);
   const worker = { record, element, history: new History() };
@@ -143,7 +146,7 @@ function drawWorker({ record, element, plot, history }) {
   const name = element.querySelector('.name');
   name.className = `name status ${record.status}`;
   write(name, record.name);
-  name.title = record.reason ? `${record.status}: ${record.reason}` : record.status;
+  name.title = `${record.name}: ${record.status}${record.reason ? `, ${record.reason}` : ''}`;
   const facts = [`${record.connections} open`, `mailbox ${record.mailbox}`, bytes(record.rss)];
   if (record.restarts) facts.push(`${record.restarts} restarts`);
   if (record.running && record.running.seconds > 1) facts.push(`${record.running.name} ${record.running.seconds.toFixed(0)} s`);
@@ -171,7 +174,8 @@ async function poll() {
         await Promise.all([pollConnections(), pollWorkers()]);
         dirty = true;
       } catch (error) {
-        if (error instanceof Problem && error.status === 401) return askToken('This token is not (or no longer) valid.');
+        if (error instanceof Problem && isRefusal(error)) return askToken(refused(error));
+        if (!(error instanceof Problem)) breakStream();
       }
     }
     await new Promise((resolve) => setTimeout(resolve, POLL_MS));
@@ -194,17 +198,6 @@ function filtered() {
   return found.sort((a, b) => (a.record.status === 'Closed') - (b.record.status === 'Closed') || b.record.id - a.record.id);
 }
 
-function filteredEvents() {
-  const text = $('event-filter').value.trim().toLowerCase();
-  const source = paused ? frozen : events;
-  const found = [];
-  for (let at = source.length - 1; at >= 0; at -= 1) {
-    const event = source[at];
-    if (!text || `${event.kind} ${event.connection ?? ''} ${event.worker} ${event.summary ??= summary(event)}`.toLowerCase().includes(text)) found.push(event);
-  }
-  return found;
-}
-
 let lastSeen = 0;
 let lastSecond = performance.now();
 function draw() {
@@ -212,7 +205,7 @@ function draw() {
     dirty = false;
     const shown = filtered();
     connectionList.set(shown);
-    eventList.set(filteredEvents());
+    eventList.set(log.containing($('event-filter').value));
     let open = 0;
     let incoming = 0;
     let outgoing = 0;
@@ -227,8 +220,8 @@ function draw() {
   }
   const now = performance.now();
   if (now - lastSecond >= 1000) {
-    const perSecond = (eventsSeen - lastSeen) / ((now - lastSecond) / 1000);
-    lastSeen = eventsSeen;
+    const perSecond = (log.seen - lastSeen) / ((now - lastSecond) / 1000);
+    lastSeen = log.seen;
     lastSecond = now;
     total.push(perSecond);
     totalPlot.setData(total.data);
@@ -246,6 +239,7 @@ function setState(kind, text) {
 let detailPlot = null;
 function show(what) {
   chosen = what;
+  allShown = false;
   if (what.connection) eventList.chosen = null;
   else connectionList.chosen = null;
   $('send-result').textContent = '';
@@ -253,9 +247,11 @@ function show(what) {
   document.querySelector('main').classList.add('with-detail');
   dirty = true;
   drawDetail();
+  if (matchMedia('(max-width: 900px)').matches) $('detail').scrollIntoView(); // it stands below the lists there
 }
 
 function hideDetail() {
+  if ($('detail').contains(document.activeElement)) $(chosen.event ? 'events' : 'connections').focus();
   chosen = null;
   connectionList.chosen = eventList.chosen = null;
   $('detail').hidden = true;
@@ -263,14 +259,26 @@ function hideDetail() {
   dirty = true;
 }
 
+let allShown = false;
+function writeJson(text) {
+  const selection = getSelection();
+  if (!selection.isCollapsed && $('detail-json').contains(selection.anchorNode)) return; // somebody is about to copy it
+  const cut = !allShown && text.length > SHOWN_CHARS;
+  write($('detail-json'), cut ? `${text.slice(0, SHOWN_CHARS)}…` : text);
+  $('detail-all').hidden = !cut;
+  if (cut) write($('detail-all'), `Show all ${text.length.toLocaleString('en')} characters`);
+}
+
 function drawDetail() {
   if (!chosen) return;
   if (chosen.event) {
     const { event } = chosen;
-    const { summary: _, ...plain } = event;
+    if (chosen.drawn) return; // an event never changes
+    chosen.drawn = true;
+    getSelection().removeAllRanges();
     write($('detail-title'), event.kind);
     write($('detail-words'), event.connection ? `Connection ${event.connection}, event ${event.seq}, at ${time(event.time)}.` : `Worker ${event.worker}, at ${time(event.time)}.`);
-    write($('detail-json'), JSON.stringify(plain, null, 2));
+    writeJson(pretty(event.line));
     $('detail-chart').hidden = $('detail-actions').hidden = true;
     return;
   }
@@ -283,7 +291,7 @@ function drawDetail() {
   const { record } = item;
   write($('detail-title'), `Connection ${record.id}`);
   write($('detail-words'), why(record));
-  write($('detail-json'), JSON.stringify(record, null, 2));
+  writeJson(pretty(JSON.stringify(record)));
   $('detail-chart').hidden = false;
   $('detail-actions').hidden = record.status !== 'Connected';
   detailPlot ??= large($('detail-chart'), 314, 90);
@@ -303,7 +311,7 @@ async function act(work) {
   try {
     return await work();
   } catch (error) {
-    toast(error instanceof Problem ? error.message : 'The service does not answer.');
+    toast(error.message);
     return null;
   }
 }
@@ -340,6 +348,7 @@ function checkSend() {
   }
 }
 
+let sending = false;
 async function send(event) {
   event.preventDefault();
   if (!chosen?.connection || !checkSend()) return;
@@ -352,6 +361,8 @@ async function send(event) {
     return;
   }
   const type = { text: 'text/plain', object: 'application/json', blob: 'application/octet-stream' }[kind];
+  if (sending) return; // a second click is no second message
+  sending = true;
   try {
     const answer = await request('POST', `/v1/connections/${chosen.connection}/messages`, { body, type });
     output.className = '';
@@ -360,9 +371,12 @@ async function send(event) {
   } catch (error) {
     output.className = 'bad';
     output.textContent = error.message;
+  } finally {
+    sending = false;
   }
 }
 
+let opening = false;
 async function open(event) {
   event.preventDefault();
   const form = new FormData($('open-form'));
@@ -372,10 +386,14 @@ async function open(event) {
   const headers = {};
   for (const line of form.get('headers').split('\n')) {
     const [name, ...rest] = line.split(':');
-    if (rest.length) headers[name.trim()] = rest.join(':').trim();
+    if (!rest.length) continue;
+    const value = rest.join(':').trim();
+    headers[name.trim()] = name.trim() in headers ? [headers[name.trim()], value].flat() : value;
   }
   if (Object.keys(headers).length) body.headers = headers;
   const output = $('open-error');
+  if (opening) return; // a second Enter is no second connection
+  opening = true;
   output.className = '';
   output.textContent = 'connecting…';
   try {
@@ -388,8 +406,14 @@ async function open(event) {
   } catch (error) {
     output.className = 'bad';
     output.textContent = error.message;
+  } finally {
+    opening = false;
   }
 }
+
+const refused = (error) => (error.status === 403
+  ? 'This token may not see connections and events.'
+  : 'This token is not (or no longer) valid.');
 
 function askToken(message) {
   setState('away', 'no token');
@@ -415,19 +439,26 @@ for (const choice of document.querySelectorAll('input[name=as]')) {
   });
 }
 $('terminate').addEventListener('click', () => act(() => request('DELETE', `/v1/connections/${chosen.connection}`)));
+$('detail-all').addEventListener('click', () => { allShown = true; chosen.drawn = false; drawDetail(); });
+$('connections').addEventListener('keydown', (event) => {
+  if (event.key !== 'Enter' || !chosen?.connection) return;
+  event.preventDefault();
+  ($('detail-actions').hidden ? $('detail-json') : $('send-text')).focus();
+});
 $('detail-close').addEventListener('click', hideDetail);
 $('connection-filter').addEventListener('input', () => { dirty = true; });
 $('show-closed').addEventListener('change', () => { dirty = true; });
 $('event-filter').addEventListener('input', () => { dirty = true; });
-$('clear').addEventListener('click', () => { events.length = 0; frozen = []; dirty = true; });
+$('clear').addEventListener('click', () => { log.clear(); dirty = true; });
 $('pause').addEventListener('click', () => {
-  paused = !paused;
-  frozen = paused ? events.slice() : [];
-  $('pause').setAttribute('aria-pressed', paused);
-  write($('pause'), paused ? 'Resume' : 'Pause');
+  log.paused = !log.paused;
+  $('pause').setAttribute('aria-pressed', log.paused);
+  write($('pause'), log.paused ? 'Resume' : 'Pause');
   dirty = true;
 });
 $('token-form').addEventListener('submit', () => { token.set($('token-input').value.trim()); location.reload(); });
+// The address that `mooring console` prints, opened in this very tab, changes the fragment only.
+addEventListener('hashchange', () => { if (location.hash.includes('token=')) location.reload(); });
 $('token-dialog').addEventListener('cancel', (event) => event.preventDefault());
 document.addEventListener('keydown', (event) => {
   if (event.key === 'Escape' && chosen && !document.querySelector('dialog[open]')) hideDetail();
@@ -441,8 +472,8 @@ async function start() {
   if (!token.read()) {
     try {
       await request('GET', '/v1/workers'); // mooring serve --no-auth asks for none
-    } catch {
-      askToken();
+    } catch (error) {
+      askToken(error instanceof Problem ? '' : error.message);
       return;
     }
   }
@@ -450,16 +481,11 @@ async function start() {
   poll();
   try {
     await follow(
-      (found) => {
-        for (const event of found) events.push(event);
-        eventsSeen += found.length;
-        if (events.length > KEPT_EVENTS * 1.2) events.splice(0, events.length - KEPT_EVENTS);
-        dirty = true;
-      },
+      (lines) => { log.add(lines); dirty = true; },
       (state) => setState(state, state === 'away' ? 'service away, retrying' : 'live'),
     );
-  } catch {
-    askToken('This token is not (or no longer) valid.');
+  } catch (error) {
+    askToken(refused(error));
   }
 }
 

@@ -21,11 +21,13 @@ export function why(record) {
   return `Closed ${how}${end.wasClean ? '' : ', not cleanly'}, at ${time(record.closedAt)}.${reason}${cause}`;
 }
 
-export function summary(event) {
+export const summary = (event) => visible(inWords(event));
+
+function inWords(event) {
   const data = event.event;
   switch (event.kind) {
     case 'onMessage':
-      return data.encoding === 'base64' ? `blob ${data.data.slice(0, 200)}` : short(data.data);
+      return data.encoding === 'base64' ? `blob ${short(data.data)}` : short(data.data);
     case 'onOpen': return 'opened';
     case 'onError': return data.errors.map((error) => error.message).join('; ');
     case 'onTerminate': return `${data.code}${data.wasClean ? '' : ' not clean'} ${data.reason}`;
@@ -42,11 +44,31 @@ function short(value) {
   return text.length > 400 ? `${text.slice(0, 400)}…` : text;
 }
 
+// Characters that change the direction of the text around them, or show nothing: written as JSON writes them.
+const visible = (text) => text.replace(/[\u0080-\u009f\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g,
+  (char) => `\\u${char.charCodeAt(0).toString(16).padStart(4, '0')}`);
+
+// A number is shown as it came, also where a double cannot hold it (browsers that cannot show its rounded value).
+const exact = (key, value, context) => (typeof value === 'number' && JSON.rawJSON && context?.source !== undefined
+  && context.source !== String(value) ? JSON.rawJSON(context.source) : value);
+
+// As JSON.parse; only where a number could be too long for a double is each looked at.
+export const parse = (line) => (/\d{16}/.test(line) ? JSON.parse(line, exact) : JSON.parse(line));
+
+export const pretty = (text) => visible(JSON.stringify(JSON.parse(text, exact), null, 2));
+
 const sentence = (text) => `${text.charAt(0).toUpperCase()}${text.slice(1)}${/[.!?]$/.test(text) ? '' : '.'}`;
 
+const two = (value) => String(value).padStart(2, '0');
+
 export function time(text) {
-  return text ? new Date(text).toLocaleTimeString([], { hour12: false }) : '';
+  if (!text) return '';
+  const at = new Date(text);
+  return `${two(at.getHours())}:${two(at.getMinutes())}:${two(at.getSeconds())}`;
 }
+
+// As time(), with the milliseconds: for the list, where the order within a second counts.
+export const exactTime = (text) => `${time(text)}${text.slice(19, 23)}`;
 
 export function rate(value) {
   if (!value) return '';
