@@ -2,9 +2,10 @@
 
 ```console  `$ ` lines are typed into one shell per page, and what follows each must come out; `…` stands for anything
 ```python   is run as a program, in the page's folder of scratch files; `# file: NAME` as first line only writes it there
-```mjs, ```php, ```go   are run where their interpreter is there
+```mjs, ```php, ```go   are run where their interpreter is there; a skip names the one that is not
 ```toml     is a configuration that loads
 ```json     parses
+```text     is not run: another language, or commands that only root may type; there is no other kind of block
 Ports 8480 and 8481 of the pages stand for those of the test's service and echo server.
 """
 
@@ -27,6 +28,8 @@ from tests.conftest import ROOT, StartService
 from tests.servers import EchoServer
 
 COMMAND_TIMEOUT_S = 30
+PROGRAM_TIMEOUT_S = 120  # the first `go run` of a machine compiles the standard library
+BINARIES = Path(sys.executable).parent
 RUNNABLE = {"console", "python", "toml", "json", "mjs", "php", "go"}
 _FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
 INTERPRETERS = {"mjs": ["node"], "php": ["php"], "go": ["go", "run"]}
@@ -39,9 +42,12 @@ class Block(NamedTuple):
     line: int
 
 
+def _all_pages() -> list[Path]:
+    return sorted(path for path in ROOT.rglob("*.md") if not _SKIP_DIRS & set(path.relative_to(ROOT).parts))
+
+
 def pages() -> list[Path]:
-    found = [path for path in ROOT.rglob("*.md") if not _SKIP_DIRS & set(path.relative_to(ROOT).parts)]
-    return sorted(path for path in found if any(b.language in RUNNABLE for b in blocks(path)))
+    return [path for path in _all_pages() if any(block.language in RUNNABLE for block in blocks(path))]
 
 
 def blocks(page: Path) -> list[Block]:
@@ -113,72 +119,95 @@ class Shell:
         return "\n".join(lines).strip("\n")
 
 
-@pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
-async def test_every_block_of_the_page_does_what_it_says(
-    page: Path, start_service: StartService, echo: EchoServer, tmp_path: Path
-) -> None:
+class Scene(NamedTuple):
+    """Where the blocks of one page are run."""
+
+    scratch: Path
+    env: dict[str, str]
+    ours: dict[str, str]
+
+    def typed(self, text: str) -> str:
+        """Return `text` with the ports of the test in place of the page's."""
+        return _swap(text, self.ours)
+
+    def printed(self, text: str) -> str:
+        """Return `text` with the page's ports in place of the test's."""
+        return _swap(text, {value: key for key, value in self.ours.items()})
+
+
+def _swap(text: str, ports: dict[str, str]) -> str:
+    return re.sub("|".join(rf"\b{port}\b" for port in ports), lambda m: ports[m[0]], text)
+
+
+@pytest.fixture
+async def scene(start_service: StartService, echo: EchoServer, tmp_path: Path) -> Scene:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     examples = ROOT / "workers" / "examples"
-    arguments = ["--app-dir", str(scratch)]
-    if examples.exists():
-        arguments += ["--app-dir", str(examples), "--config", str(examples / "mooring.toml")]
-    service = await start_service(*arguments)
-    ours = {"8480": str(service.port), "8481": str(echo.port)}
-    theirs = {value: key for key, value in ours.items()}
-    binaries = Path(sys.executable).parent
+    service = await start_service(
+        "--app-dir", str(scratch), "--app-dir", str(examples), "--config", str(examples / "mooring.toml")
+    )
     env = {
         **os.environ,
         "MOORING_STATE_DIR": str(service.state_dir),
-        "PATH": f"{binaries}:{os.environ['PATH']}",
+        "PATH": f"{BINARIES}:{os.environ['PATH']}",
         "SCRATCH": str(scratch),
         "COLUMNS": "120",
         "TOKEN": service.token,
     }
+    return Scene(scratch, env, {"8480": str(service.port), "8481": str(echo.port)})
 
-    def swap(text: str, ports: dict[str, str]) -> str:
-        return re.sub("|".join(rf"\b{port}\b" for port in ports), lambda m: ports[m[0]], text)
 
-    async with Shell(env) as shell:
+async def run_program(scene: Scene, where: str, *command: str) -> None:
+    run = await asyncio.create_subprocess_exec(*command, cwd=scene.scratch, env=scene.env, stderr=subprocess.PIPE)
+    async with asyncio.timeout(PROGRAM_TIMEOUT_S):
+        _, errors = await run.communicate()
+    assert run.returncode == 0, f"{where}: {errors.decode()}"
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
+async def test_every_block_of_the_page_does_what_it_says(page: Path, scene: Scene) -> None:
+    async with Shell(scene.env) as shell:
         for block in blocks(page):
             where = f"{page.relative_to(ROOT)}:{block.line}"
             if block.language == "console":
                 for command, expected in steps(block.text):
-                    typed = swap(command, ours).replace(".venv/bin/", f"{binaries}/")
-                    output = swap(await shell.run(typed), theirs)
+                    typed = scene.typed(command).replace(".venv/bin/", f"{BINARIES}/")
+                    output = scene.printed(await shell.run(typed))
                     assert pattern(expected).fullmatch(output), (
                         f"{where}: {command}\n{output}\n--- expected\n{expected}"
                     )
             elif block.language == "python":
                 first, _, rest = block.text.partition("\n")
                 if first.startswith("# file: "):
-                    (scratch / first[8:].strip()).write_text(swap(rest, ours))
-                    continue
-                run = await asyncio.create_subprocess_exec(
-                    sys.executable, "-c", swap(block.text, ours), cwd=scratch, env=env, stderr=subprocess.PIPE
-                )
-                async with asyncio.timeout(COMMAND_TIMEOUT_S):
-                    _, errors = await run.communicate()
-                assert run.returncode == 0, f"{where}: {errors.decode()}"
-            elif block.language in INTERPRETERS:
-                command = INTERPRETERS[block.language]
-                if shutil.which(command[0]) is None:
-                    print(f"{where}: not run: no {command[0]} here")
-                    continue
-                source = scratch / f"page.{block.language}"
-                source.write_text(swap(block.text, ours))
-                run = await asyncio.create_subprocess_exec(
-                    *command, str(source), cwd=scratch, env=env, stderr=subprocess.PIPE
-                )
-                async with asyncio.timeout(COMMAND_TIMEOUT_S):
-                    _, errors = await run.communicate()
-                assert run.returncode == 0, f"{where}: {errors.decode()}"
+                    (scene.scratch / first[8:].strip()).write_text(scene.typed(rest))
+                else:
+                    await run_program(scene, where, sys.executable, "-c", scene.typed(block.text))
             elif block.language == "toml":
-                path = scratch / "page.toml"
+                path = scene.scratch / "page.toml"
                 path.write_text(block.text)
                 load(path, {})
             elif block.language == "json":
                 json.loads(block.text)
+
+
+@pytest.mark.parametrize("language", INTERPRETERS)
+async def test_the_programs_in_other_languages_run(language: str, scene: Scene) -> None:
+    command = INTERPRETERS[language]
+    if shutil.which(command[0]) is None:
+        pytest.skip(f"no {command[0]} here: the {language} blocks are not run")
+    found = [(page, block) for page in pages() for block in blocks(page) if block.language == language]
+    assert found
+    for page, block in found:
+        source = scene.scratch / f"page.{language}"
+        source.write_text(scene.typed(block.text))
+        await run_program(scene, f"{page.relative_to(ROOT)}:{block.line}", *command, str(source))
+
+
+def test_there_is_no_block_that_is_neither_run_nor_text() -> None:
+    for page in _all_pages():
+        for language in re.findall(r"^ *(?:```|~~~)(.*)\n(?:.*\n)*?^ *(?:```|~~~)$", page.read_text(), re.M):
+            assert language in RUNNABLE | {"text", ""}, f"{page.relative_to(ROOT)}: {language!r}"
 
 
 def test_the_reference_pages_are_what_the_code_says() -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from mooring_api.async_client import Client, ConnectionPage, Event, Page, Result
 from mooring_service.records import ConnectionRecord, Killed, SentRecord, WorkerRecord
+
+Item = TypeVar("Item")
 
 
 class BlockingClient:
@@ -42,25 +44,45 @@ class BlockingClient:
     def _run(self, work: Coroutine[Any, Any, Result]) -> Result:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
-    def open(self, url: str, **options: Any) -> ConnectionRecord:
-        """See `Client.open`."""
-        return self._run(self._client.open(url, **options))
+    # connections
 
-    def connections(self, **options: Any) -> ConnectionPage:
+    def open(
+        self, url: str, *, wait: bool = True, idempotency_key: str | None = None, **options: Any
+    ) -> ConnectionRecord:
+        """See `Client.open`."""
+        return self._run(self._client.open(url, wait=wait, idempotency_key=idempotency_key, **options))
+
+    def connections(
+        self, *, worker: str | None = None, status: str | None = None, after: int = 0, limit: int = 1000
+    ) -> ConnectionPage:
         """See `Client.connections`."""
-        return self._run(self._client.connections(**options))
+        return self._run(self._client.connections(worker=worker, status=status, after=after, limit=limit))
 
     def connection(self, connection: int) -> ConnectionRecord:
         """See `Client.connection`."""
         return self._run(self._client.connection(connection))
 
-    def send(self, connection: int, message: str | bytes | dict[str, Any] | list[Any], **options: Any) -> SentRecord:
+    def send(
+        self, connection: int, message: str | bytes | dict[str, Any] | list[Any], *, idempotency_key: str | None = None
+    ) -> SentRecord:
         """See `Client.send`."""
-        return self._run(self._client.send(connection, message, **options))
+        return self._run(self._client.send(connection, message, idempotency_key=idempotency_key))
+
+    def send_body(
+        self, connection: int, body: bytes, content_type: str, *, headers: dict[str, str] | None = None
+    ) -> SentRecord:
+        """See `Client.send_body`."""
+        return self._run(self._client.send_body(connection, body, content_type, headers=headers))
+
+    def send_lines(self, connection: int, lines: Iterable[bytes]) -> SentRecord:
+        """See `Client.send_lines`; `lines` is read on a thread of its own, so it may block."""
+        return self._run(self._client.send_lines(connection, _unblocked(iter(lines))))
 
     def terminate(self, connection: int, code: int | None = None, reason: str | None = None) -> ConnectionRecord:
         """See `Client.terminate`."""
         return self._run(self._client.terminate(connection, code, reason))
+
+    # workers
 
     def workers(self) -> list[WorkerRecord]:
         """See `Client.workers`."""
@@ -82,17 +104,53 @@ class BlockingClient:
         """See `Client.drain_worker`."""
         return self._run(self._client.drain_worker(name))
 
-    def call(self, worker: str, function: str, params: dict[str, Any] | list[Any] | None = None, **options: Any) -> Any:
+    def call(
+        self,
+        worker: str,
+        function: str,
+        params: dict[str, Any] | list[Any] | None = None,
+        *,
+        wait: bool = True,
+        idempotency_key: str | None = None,
+    ) -> Any:
         """See `Client.call`."""
-        return self._run(self._client.call(worker, function, params, **options))
+        return self._run(self._client.call(worker, function, params, wait=wait, idempotency_key=idempotency_key))
 
-    def page(self, **options: Any) -> Page:
+    # events
+
+    def page(
+        self,
+        *,
+        connection: int | None = None,
+        worker: str | None = None,
+        kinds: Iterable[str] = (),
+        after: str | None = None,
+        limit: int = 100,
+        wait_s: float = 0,
+    ) -> Page:
         """See `Client.page`."""
-        return self._run(self._client.page(**options))
+        return self._run(
+            self._client.page(
+                connection=connection, worker=worker, kinds=kinds, after=after, limit=limit, wait_s=wait_s
+            )
+        )
 
-    def events(self, **options: Any) -> Iterator[Event]:
+    def events(
+        self,
+        *,
+        connection: int | None = None,
+        worker: str | None = None,
+        kinds: Iterable[str] = (),
+        after: str | None = None,
+    ) -> Iterator[Event]:
         """See `Client.events`."""
-        stream = self._client.events(**options)
+        return self._iterate(self._client.events(connection=connection, worker=worker, kinds=kinds, after=after))
+
+    def backup(self) -> Iterator[bytes]:
+        """See `Client.backup`."""
+        return self._iterate(self._client.backup())
+
+    def _iterate(self, stream: AsyncIterator[Item]) -> Iterator[Item]:
         try:
             while True:
                 try:
@@ -103,9 +161,14 @@ class BlockingClient:
             self._run(_close(stream))
 
 
-async def _next(stream: AsyncIterator[Event]) -> Event:
+async def _unblocked(lines: Iterator[bytes]) -> AsyncIterator[bytes]:
+    while (line := await asyncio.to_thread(next, lines, None)) is not None:
+        yield line
+
+
+async def _next(stream: AsyncIterator[Item]) -> Item:
     return await anext(stream)
 
 
-async def _close(stream: AsyncIterator[Event]) -> None:
+async def _close(stream: AsyncIterator[Item]) -> None:
     await stream.aclose()  # type: ignore[attr-defined]  # an async generator, typed as its iterator

@@ -346,10 +346,17 @@ async def test_the_client_has_every_verb_and_events_that_resume(start_service: S
         assert kinds[0] == "onOpen" and kinds[-1] == "onTerminate"
         assert (await client.kill_worker("w")).closed == 0
 
+    def verbs(client: type) -> set[str]:
+        return {name for name in vars(client) if not name.startswith("_")} - {"raw_events", "request", "url"}
+
+    assert verbs(BlockingClient) == verbs(Client)
+
     def blocking() -> list[str]:
         with BlockingClient(service.url, service.token) as client:
             record = client.open(echo.url)
             client.send(record.id, "text")
+            assert client.send_lines(record.id, iter([b'{"n": 1}\n', b"[2]\n"])).sent == 2
+            assert b"".join(client.backup()).startswith(b"SQLite format 3")
             client.terminate(record.id)
             return [event.kind for event in client.events(connection=record.id)]
 

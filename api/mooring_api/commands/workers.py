@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mooring_api.client import Client
-from mooring_api.commands.tables import Column, console, table
+from mooring_api.commands.tables import Column, console, plain, table
 from mooring_api.commands.target import Failure, Target, as_json, known_worker, nearest, show_json
 from mooring_service.records import WorkerRecord
 
@@ -43,6 +43,12 @@ RATE_COLUMNS = (
 )
 
 
+def _now(record: WorkerRecord) -> str:
+    if record.running is not None:
+        return f"{record.running.name} {record.running.seconds:.1f}s"
+    return "" if record.status == "Running" else plain(record.reason or "")
+
+
 def _table(found: list[WorkerRecord], width: int) -> Table:
     rows = [
         (
@@ -55,7 +61,7 @@ def _table(found: list[WorkerRecord], width: int) -> Table:
             str(record.restarts),
             f"{record.cpu:.1f}s",
             f"{record.rss / 2**20:.0f}M",
-            "" if record.running is None else f"{record.running.name} {record.running.seconds:.1f}s",
+            _now(record),
         )
         for record in found
     ]
