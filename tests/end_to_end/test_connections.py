@@ -290,7 +290,9 @@ async def test_an_idle_peer_that_answers_pings_stays_and_has_a_round_trip(
 ) -> None:
     record = await service.open(echo.url, pingInterval=0.1, pingTimeout=0.5)
     await wait_for(lambda: _round_trip(service, record["id"]))
-    assert (await service.record(record["id"]))["status"] == "Connected"
+    record = await service.record(record["id"])
+    assert record["status"] == "Connected"
+    assert record["stats"]["lastMessageAt"] is None, "a pong is no message"
 
 
 async def _round_trip(service: RunningService, connection: int) -> float | None:

@@ -279,9 +279,9 @@ class Connection(asyncio.Protocol):
 
     def _record_messages(self, items: list[tuple[int, bytes]]) -> None:
         """The hot path: from the frames of one read straight to the outbox, as one run."""
-        self.last_message_at_us = time_us = now_us()
+        time_us = now_us()
         received = render(items, self._want, self.message_prefix, self.seq, time_us, self._take_control)
-        self._count_received(received.count, received.size)
+        self._count_received(received.count, received.size, time_us)
         bodies = received.bodies
         if bodies:
             self.seq += len(bodies)
@@ -291,16 +291,17 @@ class Connection(asyncio.Protocol):
 
     def _post_messages(self, items: list[tuple[int, bytes]]) -> None:
         """With a handler: hand the messages of one read to the context in one go."""
-        self.last_message_at_us = now_us()
         received = convert_all(items, self._want, self._take_control)
-        self._count_received(received.count, received.size)
+        self._count_received(received.count, received.size, now_us())
         if received.messages:
             size = received.size if received.failure is None else sum(len(payload) for _, payload in received.messages)
             self._runtime.context.post_messages(self, received.messages, size)
         self._runtime.touch(self)
         self._check_received(received.failure)
 
-    def _count_received(self, count: int, size: int) -> None:
+    def _count_received(self, count: int, size: int, time_us: int) -> None:
+        if count:  # what came may have been a pong alone
+            self.last_message_at_us = time_us
         self.messages_in += count
         self.bytes_in += size
         metrics = self._runtime.metrics
