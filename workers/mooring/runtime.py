@@ -15,14 +15,14 @@ from typing import Any, Protocol, assert_never
 
 import msgspec
 
-from mooring import handlers
 from mooring.connection import Connection
 from mooring.connection_state import ConnectionState
+from mooring.construction import Constructions
 from mooring.context import Context
 from mooring.conversion import message_event
 from mooring.dial import Dialler
 from mooring.egress import EgressPolicy
-from mooring.errors import ConnectError, HandlerError, Invalid, InvalidRequest, LimitReached, MooringError, SendError
+from mooring.errors import ConnectError, Invalid, InvalidRequest, LimitReached, MooringError, SendError
 from mooring.events import connection_body, now_us
 from mooring.identity import cpu_s, rss_bytes
 from mooring.messages import (
@@ -94,6 +94,7 @@ class Runtime:
     Attributes:
         paused: Connections whose reading we have paused.
         connections: By id, until their last event is in the outbox.
+        makings: Connections to be, whose handler is still to be made.
     """
 
     def __init__(self, settings: WorkerSettings, uplink: Uplink) -> None:
@@ -107,6 +108,7 @@ class Runtime:
             EgressPolicy(settings.egress_allow, settings.egress_deny), allow_insecure_tls=settings.allow_insecure_tls
         )
         self.connections: dict[int, Connection] = {}
+        self.constructions = Constructions(self)
         self.paused: set[Connection] = set()
         self.nobody = _Nobody()
         self.stopping = False
@@ -245,59 +247,44 @@ class Runtime:
             except InvalidRequest as exc:
                 self.answer(OpenInvalid(command.request, exc.errors))
                 return
-            self._begin(command.connection, command.created_at_us, options, None, None, command.request)
+            self.begin(command, options, None)
             return
-        reference = command.handler
-        wanted = request.handler
+        self.constructions.begin(command, command.handler)
 
-        def make() -> None:
-            # In the context: the constructor is user code, and what it opens (a database) belongs to that thread.
-            try:
-                handler = handlers.construct(reference, wanted.params)
-                options = handlers.options_of(reference, request, handler)
-            except HandlerError as exc:
-                pointer = "/handler/params" if "constructed" in exc.detail else "/handler/name"
-                self.post(self.answer, OpenInvalid(command.request, [Invalid(pointer, exc.detail)]))
-            except InvalidRequest as exc:
-                self.post(self.answer, OpenInvalid(command.request, exc.errors))
-            else:
-                self.post(
-                    self._begin,
-                    command.connection,
-                    command.created_at_us,
-                    options,
-                    handler,
-                    wanted.name,
-                    command.request,
-                )
+    def begin(self, command: Open, options: ConnectionOptions, handler: object | None) -> Connection:
+        """Dial for a request, once its handler (if it names one) is there."""
+        created = self.created(command, options)
+        return self._begin(created, options, handler, command.request)
 
-        self.context.post_task(f"{wanted.name}()", make)
+    def created(self, command: Open, options: ConnectionOptions) -> ConnectionCreated:
+        """Return the unchanging part of the record of what `command` opens."""
+        handler = command.connection_request.handler
+        name = None if handler is None else handler.name
+        return self._created(command.connection, command.created_at_us or now_us(), options, name)
 
-    def _begin(
-        self,
-        connection_id: int,
-        created_at_us: int,
-        options: ConnectionOptions,
-        handler: object | None,
-        handler_name: str | None,
-        request: int,
-    ) -> Connection:
-        created = ConnectionCreated(
-            connection_id,
+    def _created(
+        self, connection: int, created_at_us: int, options: ConnectionOptions, handler_name: str | None
+    ) -> ConnectionCreated:
+        return ConnectionCreated(
+            connection,
             options.url,
             self.worker,
             handler_name,
             options.data_type,
             list(dict.fromkeys(name for name, _ in options.headers)),
-            created_at_us or now_us(),
+            created_at_us,
             options.tls.verify,
             options.send_timeout_s,
             options.close_timeout_s,
         )
+
+    def _begin(
+        self, created: ConnectionCreated, options: ConnectionOptions, handler: object | None, request: int
+    ) -> Connection:
         connection = Connection(self, created, options, handler)
         if handler is not None:
             connection.websocket = WebSocket(self, connection)
-        self.connections[connection_id] = connection
+        self.connections[created.id] = connection
         if self.stopping:
             connection.dial(request)
             connection.stop(1001, "the worker is being killed")
@@ -326,6 +313,10 @@ class Runtime:
     def terminate(self, command: Terminate) -> None:
         """Close a connection for a request."""
         connection = self.connections.get(command.connection)
+        making = self.constructions.give_up(command.connection)
+        if making is not None:
+            # Without its handler: no callback has to wait for the context, and no other can follow.
+            connection = self.begin(making, resolve(making.connection_request), None)
         if connection is None:
             self.answer(TerminateDone(command.request, self.flush()))
         else:
@@ -401,7 +392,8 @@ class Runtime:
         opened: Future[Connection] = Future()
 
         def begin() -> None:
-            connection = self._begin(connection_id, now_us(), options, handler, name, 0)
+            created = self._created(connection_id, now_us(), options, name)
+            connection = self._begin(created, options, handler, 0)
             connection.when_opened(opened)
 
         self.post(begin)
@@ -469,7 +461,7 @@ class Runtime:
 
     def held(self) -> list[HeldConnection]:
         """Return the connections that `Hello` names."""
-        return [
+        return self.constructions.held() + [
             HeldConnection(connection.created, update)
             for connection in self.connections.values()
             if (update := connection.update()) is not None

@@ -1,0 +1,89 @@
+"""Handlers to be constructed for requests: a constructor is user code, and waits for the context behind whatever runs there.
+
+Until it has run there is no `Connection`, but the worker answers for the id: it can be terminated, and `Hello` names it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from mooring import handlers
+from mooring.connection_state import ConnectionState
+from mooring.errors import HandlerError, Invalid, InvalidRequest
+from mooring.messages import ConnectionUpdate, HeldConnection, Open, OpenInvalid
+from mooring.options import resolve
+
+if TYPE_CHECKING:
+    from mooring.options import ConnectionOptions
+    from mooring.runtime import Runtime
+
+
+class Constructions:
+    """The opens that wait for their handler. On the I/O loop, but for what `begin` has the context do."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._waiting: dict[int, Open] = {}  # by connection
+
+    def begin(self, command: Open, reference: str) -> None:
+        """Have the handler ``module:attribute`` made, and then the connection dialled."""
+        runtime = self._runtime
+        request = command.connection_request
+        wanted = request.handler
+        assert wanted is not None, "only a request that names a handler comes here"
+        self._waiting[command.connection] = command
+
+        def make() -> None:
+            # In the context: the constructor is user code, and what it opens (a database) belongs to that thread.
+            if command.connection not in self._waiting:
+                return  # terminated before its turn came
+            try:
+                handler = handlers.construct(reference, wanted.params)
+                options = handlers.options_of(reference, request, handler)
+            except HandlerError as exc:
+                pointer = "/handler/params" if "constructed" in exc.detail else "/handler/name"
+                runtime.post(self._failed, command.connection, [Invalid(pointer, exc.detail)])
+            except InvalidRequest as exc:
+                runtime.post(self._failed, command.connection, exc.errors)
+            else:
+                runtime.post(self._made, command.connection, options, handler)
+
+        runtime.context.post_task(f"{wanted.name}()", make)
+
+    def _failed(self, connection: int, errors: list[Invalid]) -> None:
+        command = self.give_up(connection)
+        if command is None:
+            return
+        if command.request:
+            self._runtime.answer(OpenInvalid(command.request, errors))
+        else:
+            # The service that would have recorded the end is gone.
+            begun = self._runtime.begin(command, resolve(command.connection_request), None)
+            begun.terminate(None, "; ".join(error.detail for error in errors))
+
+    def _made(self, connection: int, options: ConnectionOptions, handler: object) -> None:
+        command = self.give_up(connection)
+        if command is not None:
+            self._runtime.begin(command, options, handler)
+
+    def give_up(self, connection: int) -> Open | None:
+        """Make no handler for `connection`, or drop the one being made; return its open, None if none waits."""
+        return self._waiting.pop(connection, None)
+
+    def held(self) -> list[HeldConnection]:
+        """Return what `Hello` says of them: a service that did not hear of them would take them for lost.
+
+        Nobody waits for their answers any more.
+        """
+        self._waiting = {
+            connection: msgspec.structs.replace(command, request=0) for connection, command in self._waiting.items()
+        }
+        return [
+            HeldConnection(
+                self._runtime.created(command, resolve(command.connection_request)),
+                ConnectionUpdate(connection, ConnectionState.CONNECTING.value),
+            )
+            for connection, command in self._waiting.items()
+        ]
