@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from aiohttp import web
 
-from mooring.errors import UnknownWorker
+from mooring.errors import Unavailable, UnknownWorker
 from mooring_api import sse
 from mooring_api.context import API
 from mooring_api.schemas import MAX_PAGE, connection_id, invalid, kinds_of, known_only, query_int, query_wait, wants
@@ -25,6 +25,7 @@ HEADERS = {
 }
 
 Render = Callable[[Selection | Gap, bytes], bytes]
+Items = list[Selection | Gap] | None
 
 
 async def of_everything(request: web.Request) -> web.StreamResponse:
@@ -80,12 +81,18 @@ async def _answer(request: web.Request, subscribe: Callable[[str | None], Subscr
         if name in request.query:
             raise invalid(f"query:{name}", "is for pages (Accept: application/json)")
     with subscribe(cursor or None) as subscription:
-        if subscription.at_end:
-            # Resuming past the end: 204 stops an EventSource.
-            return web.Response(status=204, headers=HEADERS)
+        first: Items = []
+        if subscription.ended:
+            # Resuming past the last event that is wanted: 204 stops an EventSource, which would come again for ever.
+            try:
+                first = await subscription.next(0)
+            except Stopped:
+                raise Unavailable("the service is stopping") from None
+            if first is None:
+                return web.Response(status=204, headers=HEADERS)
         if kind == EVENT_STREAM:
-            return await _stream(request, subscription, kind, sse.sse, sse.PREAMBLE, sse.KEEP_ALIVE)
-        return await _stream(request, subscription, kind, sse.ndjson, b"", b"")
+            return await _stream(request, subscription, first, kind, sse.sse, sse.PREAMBLE, sse.KEEP_ALIVE)
+        return await _stream(request, subscription, first, kind, sse.ndjson, b"", b"")
 
 
 async def _page(
@@ -100,7 +107,7 @@ async def _page(
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait_s
         while len(found) < limit:
-            items: list[Selection | Gap] | None
+            items: Items
             try:
                 if found or not wait_s:
                     items = await subscription.take_more()
@@ -124,9 +131,15 @@ async def _page(
 
 
 async def _stream(
-    request: web.Request, subscription: Subscription, kind: str, render: Render, preamble: bytes, keep_alive: bytes
+    request: web.Request,
+    subscription: Subscription,
+    items: Items,
+    kind: str,
+    render: Render,
+    preamble: bytes,
+    keep_alive: bytes,
 ) -> web.StreamResponse:
-    """Write events as they come. A peer that goes away cancels this; one that does not read meets the deadline."""
+    """Write `items`, then events as they come. A peer that goes away cancels this; one that does not read meets the deadline."""
     api = request.app[API]
     response = web.StreamResponse(headers={**HEADERS, "Content-Type": f"{kind}; charset=utf-8"})
     response.enable_chunked_encoding()  # a clean end of body can then be told from a cut one
@@ -138,18 +151,18 @@ async def _stream(
             with writing:
                 await response.write(preamble)
         while True:
+            if items:
+                data = [render(item, api.epoch) for item in items]
+                items.clear()
+                with writing:
+                    await response.write(data[0] if len(data) == 1 else b"".join(data))
             try:
                 items = await subscription.next(heartbeat_s)
             except Stopped:
                 break
             if items is None:
                 break
-            if items:
-                data = [render(item, api.epoch) for item in items]
-                items.clear()
-                with writing:
-                    await response.write(data[0] if len(data) == 1 else b"".join(data))
-            elif keep_alive:
+            if not items and keep_alive:
                 with writing:
                     await response.write(keep_alive)
         with writing:

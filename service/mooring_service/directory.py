@@ -29,6 +29,11 @@ class Entry:
         self.incarnation = incarnation
         self.last_position = last_position
 
+    @property
+    def end(self) -> int | None:
+        """Position of its last event once it has ended, else None."""
+        return self.last_position if self.update.ended else None
+
 
 class Directory:
     """All connections that are open or retained.
@@ -149,9 +154,6 @@ class Directory:
             raise UnknownConnection(connection)
         return entry
 
-    def __contains__(self, connection: int) -> bool:
-        return connection in self._entries
-
     @property
     def live_count(self) -> int:
         """How many connections have not ended."""
@@ -188,13 +190,6 @@ class Directory:
             if status is not None and entry.update.status != status:
                 continue
             yield entry
-
-    def end_of(self, connection: int) -> int | None:
-        """Return the position of the last event of `connection` once it has ended, else None."""
-        entry = self._entries.get(connection)
-        if entry is None or not entry.update.ended:
-            return None
-        return entry.last_position
 
     def record(self, connection: int) -> ConnectionRecord:
         """Return the public record.

@@ -232,6 +232,11 @@ class Subscription:
         return f"{self._feed.journal.epoch}-{self.cursor}"
 
     @property
+    def ended(self) -> bool:
+        """True for a connection's stream when the connection has ended: nothing is added to it any more."""
+        return self._end_of is not None and self._end_of() is not None
+
+    @property
     def at_end(self) -> bool:
         """True for a connection's stream whose last event was handed out."""
         if self._end_of is None or self._broken is not None:

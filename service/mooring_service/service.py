@@ -500,11 +500,6 @@ class Service:
         Raises:
             UnknownConnection: If it never existed or is no longer retained.
         """
-        self.directory.entry(connection)
+        entry = self.directory.entry(connection)  # held: the stream goes to its end, also once it is no longer retained
         events = EventFilter(connections=frozenset((connection,)), kinds=kinds)
-        return self.feed.subscribe(
-            events,
-            cursor,
-            "start",
-            end_of=lambda: self.directory.end_of(connection) if connection in self.directory else 0,
-        )
+        return self.feed.subscribe(events, cursor, "start", end_of=lambda: entry.end)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 
+import aiohttp
 import pytest
 
 from tests.conftest import RunningService, StartService, wait_for
@@ -76,6 +77,52 @@ async def test_resuming_past_the_end_answers_204(
     path = f"/v1/connections/{connection}/events"
     assert await _text(service, path, {**form, "Last-Event-ID": last}, 204) == ""
     assert (await service.get(f"{path}?after={last}"))["events"] == []
+
+
+@pytest.mark.parametrize("form", [SSE, NDJSON])
+async def test_a_filtered_stream_of_what_has_ended_answers_204_once_nothing_wanted_is_left(
+    service: RunningService, echo: EchoServer, form: dict[str, str]
+) -> None:
+    connection = await _closed(service, echo)
+    path = f"/v1/connections/{connection}/events?kind=onMessage"
+    ids = [event["id"] for event in (await service.get(path))["events"]]
+    assert len((await _text(service, path, {**form, "Last-Event-ID": ids[1]})).splitlines()) in (1, 5)
+    assert await _text(service, path, {**form, "Last-Event-ID": ids[2]}, 204) == "", "an EventSource would loop"
+    assert await _text(service, f"/v1/connections/{connection}/events?kind=onError", form, 204) == ""
+    assert "event: gap" in await _text(service, path, {**SSE, "Last-Event-ID": "nonsense"})
+
+
+async def test_a_stream_goes_to_its_end_also_when_its_connection_is_no_longer_retained(
+    start_service: StartService, echo: EchoServer
+) -> None:
+    service = await start_service(env={"MOORING_RETENTION_CLOSED_CONNECTIONS": "1", "MOORING_API_WRITE_TIMEOUT": "30"})
+    record = await service.open(echo.url)
+    other = await service.open(echo.url, worker="other")
+    path = f"/v1/connections/{record['id']}/events"
+    # More than the buffers between us and a subscriber that does not read; what its filter leaves out; then the end.
+    async with service.client.get(path, headers=NDJSON, timeout=aiohttp.ClientTimeout(total=60)) as response:
+        await _echo_many(service, record["id"], 150)
+        await _echo_many(service, other["id"], 40)
+        await service.call("DELETE", f"/v1/connections/{record['id']}")
+        await service.call("DELETE", f"/v1/connections/{other['id']}")
+        await wait_for(lambda: _is_gone(service, record["id"]), 10)
+        lines = (await response.read()).splitlines()
+    assert [json.loads(line)["kind"] for line in lines] == ["onOpen", *["onMessage"] * 150, "onTerminate"]
+
+
+async def _echo_many(service: RunningService, connection: int, count: int) -> None:
+    for _ in range(count):
+        await service.send(connection, "x" * 100_000)
+    await wait_for(lambda: _received(service, connection, count), 20)
+
+
+async def _received(service: RunningService, connection: int, count: int) -> bool:
+    return (await service.record(connection))["stats"]["messagesIn"] == count
+
+
+async def _is_gone(service: RunningService, connection: int) -> bool:
+    async with service.client.get(f"/v1/connections/{connection}") as response:
+        return response.status == 404
 
 
 async def test_a_stream_resumes_with_exactly_what_is_later(service: RunningService, echo: EchoServer) -> None:
