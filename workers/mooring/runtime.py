@@ -94,7 +94,7 @@ class Runtime:
     Attributes:
         paused: Connections whose reading we have paused.
         connections: By id, until their last event is in the outbox.
-        makings: Connections to be, whose handler is still to be made.
+        constructions: Connections to be, whose handler is still to be constructed.
     """
 
     def __init__(self, settings: WorkerSettings, uplink: Uplink) -> None:
@@ -313,10 +313,10 @@ class Runtime:
     def terminate(self, command: Terminate) -> None:
         """Close a connection for a request."""
         connection = self.connections.get(command.connection)
-        making = self.constructions.give_up(command.connection)
-        if making is not None:
+        waiting = self.constructions.give_up(command.connection)
+        if waiting is not None:
             # Without its handler: no callback has to wait for the context, and no other can follow.
-            connection = self.begin(making, resolve(making.connection_request), None)
+            connection = self.begin(waiting, resolve(waiting.connection_request), None)
         if connection is None:
             self.answer(TerminateDone(command.request, self.flush()))
         else:
