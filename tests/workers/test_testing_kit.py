@@ -92,6 +92,19 @@ def test_what_a_callback_raises_and_asks_for_is_there_to_look_at() -> None:
         assert worker.kills == ["third"]
 
 
+def test_what_a_script_asserts_fails_the_test() -> None:
+    async def script(connection: ServerConnection) -> None:
+        assert await connection.receive() == "hello"
+
+    with pytest.raises(AssertionError, match="'goodbye' == 'hello'"), Server(script) as server, LocalWorker() as worker:
+        worker.open(server.url).send("goodbye")
+        worker.wait_for("onTerminate")
+    with pytest.raises(KeyError), Server(script) as server, LocalWorker() as worker:
+        worker.open(server.url).send("goodbye")
+        worker.wait_for("onTerminate")
+        raise KeyError("what the test itself raises comes first")
+
+
 def test_waiting_for_what_does_not_come_names_what_did() -> None:
     with Server() as server, LocalWorker() as worker:
         worker.open(server.url, object())

@@ -130,6 +130,8 @@ class _LoopThread:
 class Server:
     """A WebSocket server on 127.0.0.1 that runs `script` for each connection. Use it as ``with Server(…) as server``.
 
+    What a script raises cuts its connection, and the end of the ``with`` raises it again: so a script may assert.
+
     Args:
         script: An ``async def`` of one `ServerConnection`; when it returns, the connection is closed with 1000.
         protocols: Subprotocols that it accepts.
@@ -144,6 +146,7 @@ class Server:
         self._protocols = protocols
         self._thread = _LoopThread("mooring-test-server")
         self._runner: web.AppRunner
+        self._errors: list[Exception] = []
         self.connections: list[ServerConnection] = []
         self.url = ""
 
@@ -157,6 +160,8 @@ class Server:
     ) -> None:
         self._thread.run(self._runner.cleanup())
         self._thread.stop()
+        if exc is None and self._errors:
+            raise self._errors[0]
 
     async def _start(self) -> None:
         app = web.Application()
@@ -173,9 +178,12 @@ class Server:
         self.connections.append(connection)
         try:
             await self._script(connection)
+            await socket.close()
         except ConnectionError:
             pass  # the client has gone away while the script was sending
-        await socket.close()
+        except Exception as exc:  # noqa: BLE001 - the script is test code; `__exit__` raises it again
+            self._errors.append(exc)
+            connection.abort()
         connection.close_code = socket.close_code
         return socket
 
