@@ -330,6 +330,7 @@ async def test_what_callbacks_raise_is_in_the_workers_log_and_does_not_flood_it(
     await wait_for(lambda: _echoed(echo, "alive: hello"))
     text = service.worker_log()
     assert f"ERROR mooring.context: connection {record['id']}: on_message has failed: Traceback" in text
+    assert " worker=main incarnation=" in text
     assert text.count("ValueError: user code is wrong") == 5
     await call(service, "fail", status=422)
 

@@ -125,8 +125,8 @@ def set_up_process(settings: WorkerSettings) -> None:
     faulthandler.register(signal.SIGUSR1, file=sys.stderr, all_threads=True)
     faulthandler.enable(file=sys.stderr)
     form = logging.Formatter(
-        f"%(asctime)s.%(msecs)03d %(levelname)s %(name)s worker={settings.worker} incarnation={settings.incarnation}: "
-        "%(message)s",
+        f"%(asctime)s.%(msecs)03d worker={settings.worker} incarnation={settings.incarnation} "
+        "%(levelname)s %(name)s: %(message)s",
         datefmt="%Y-%m-%dT%H:%M:%S",
     )
     for name in (None, "mooring"):
