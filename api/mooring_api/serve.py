@@ -141,9 +141,9 @@ class Server:
         """Start everything; afterwards `url` is where the API is.
 
         Raises:
-            ConfigError: If the configuration does not allow it.
+            ConfigError: If the configuration does not allow it, or the address cannot be had.
             StateDirectoryBusy: If another service has the state directory.
-            OSError: If the address cannot be had.
+            OSError: If the demo's port, or a file, cannot be had.
         """
         config, options = self.config, self.options
         listen, inherited = self._inherited()
@@ -236,9 +236,11 @@ class Server:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             sock.bind((listen.host, listen.port))
-        except OSError:
+        except OSError as exc:
             sock.close()
-            raise
+            raise ConfigError(
+                f"cannot listen on {listen.host}:{listen.port}: {exc.strerror}; choose another with --listen, or end what has it"
+            ) from None
         return sock
 
     def reload(self, config: Config) -> list[str]:

@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -122,6 +123,13 @@ async def test_without_a_service_it_says_what_to_do(tmp_path: Path) -> None:
         ran = await mooring(RunningService(tmp_path), *arguments, env=gone)
         assert ran.code == 1
         assert ran.errors == "Error: no service answers at http://127.0.0.1:1: Connection refused\n"
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        ran = await mooring(RunningService(tmp_path / "new"), "serve", "--listen", address)
+    assert (ran.code, ran.errors.count("\n")) == (1, 1)
+    assert f"cannot listen on {address}" in ran.errors and "--listen" in ran.errors
     ran = await mooring(RunningService(tmp_path), "ls", env={"MOORING_URL": "127.0.0.1:8480"})
     assert "http://…" in ran.errors
 
