@@ -158,7 +158,8 @@ class BlockingClient:
                 except StopAsyncIteration:
                     return
         finally:
-            self._run(_close(stream))
+            if not self._loop.is_closed():  # a stream may be given up later than the client
+                self._run(_close(stream))
 
 
 async def _unblocked(lines: Iterator[bytes]) -> AsyncIterator[bytes]:

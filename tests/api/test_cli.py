@@ -369,3 +369,12 @@ async def test_the_client_has_every_verb_and_events_that_resume(start_service: S
             return [event.kind for event in client.events(connection=record.id)]
 
     assert (await asyncio.to_thread(blocking))[-1] == "onTerminate"
+
+    def given_up_late() -> str:
+        with BlockingClient(service.url, service.token) as client:
+            stream = client.events(connection=client.open(echo.url).id)
+            kind = next(stream).kind
+        stream.close()
+        return kind
+
+    assert await asyncio.to_thread(given_up_late) == "onOpen"

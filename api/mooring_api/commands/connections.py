@@ -16,7 +16,7 @@ from rich.text import Text
 
 from mooring_api.client import ApiError, Client, Event
 from mooring_api.commands.tables import Column, console, plain, table
-from mooring_api.commands.target import Failure, Progress, Target, as_json, explain, known_worker, show_json
+from mooring_api.commands.target import Failure, Progress, Target, as_json, explain, known_worker, plural, show_json
 from mooring_api.commands.typed import Prompt, lines
 from mooring_service.records import ConnectionRecord, SentRecord
 
@@ -300,7 +300,7 @@ def send(
     if output == "json":
         show_json(done)
     else:
-        click.echo(f"sent {done.sent} message{'s' if done.sent != 1 else ''}, {done.bytes} bytes")
+        click.echo(f"sent {plural(done.sent, 'message')}, {done.bytes} bytes")
 
 
 async def _send_lines(client: Client, connection: int) -> SentRecord:

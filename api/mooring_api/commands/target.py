@@ -115,6 +115,11 @@ def show_json(value: Any) -> None:
     click.echo(data.decode())
 
 
+def plural(number: int, thing: str) -> str:
+    """Return how many there are of `thing`, in words."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return a hint at the nearest known name, or nothing."""
     found = difflib.get_close_matches(name, list(known), 1, cutoff=0.5)

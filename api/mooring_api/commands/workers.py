@@ -14,7 +14,7 @@ from rich.text import Text
 
 from mooring_api.client import Client
 from mooring_api.commands.tables import Column, console, plain, table
-from mooring_api.commands.target import Failure, Target, as_json, known_worker, nearest, show_json
+from mooring_api.commands.target import Failure, Target, as_json, known_worker, nearest, plural, show_json
 from mooring_service.records import WorkerRecord
 
 STATUS_STYLE = {"Running": "green", "Failed": "red"}
@@ -117,7 +117,9 @@ def drain(target: Target, name: str, as_json: bool) -> None:
     Example:  mooring workers drain quotes
     """
     record = target.run(lambda client: known_worker(client, name, client.drain_worker(name)))
-    show_json(record) if as_json else click.echo(f"{record.name}  draining, {record.connections} connections left")
+    show_json(record) if as_json else click.echo(
+        f"{record.name}  draining, {plural(record.connections, 'connection')} left"
+    )
 
 
 @click.command()
@@ -160,7 +162,9 @@ def kill(target: Target, worker: str, as_json: bool) -> None:
     if as_json:
         show_json(killed)
     else:
-        click.echo(f"killed {worker}: {killed.closed} connections closed, {killed.discarded} pending items discarded")
+        click.echo(
+            f"killed {worker}: {plural(killed.closed, 'connection')} closed, {plural(killed.discarded, 'pending item')} discarded"
+        )
 
 
 @click.command()

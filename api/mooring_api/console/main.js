@@ -161,7 +161,8 @@ async function endOrRestart(record) {
     await act(() => request('PUT', `/v1/workers/${record.name}`));
     return;
   }
-  const text = `Its ${record.connections} connections are closed with 1001, and what waits in its mailbox is discarded.`;
+  const closed = record.connections === 1 ? '1 connection is' : `${record.connections} connections are`;
+  const text = `Its ${closed} closed with 1001, and what waits in its mailbox is discarded.`;
   if (await confirmed(`Kill worker ${record.name}?`, text, 'Kill')) {
     await act(() => request('DELETE', `/v1/workers/${record.name}`));
   }
