@@ -3,44 +3,80 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 from itertools import zip_longest
 from pathlib import Path
 
 import click
 
 from mooring.version import __version__
-from mooring_api.commands import connections, operate, service, workers
 from mooring_api.commands.target import Target
 
 COLUMN = 30  # cells of a description where the help has two columns of commands
 TWO_COLUMNS = 76
 
 
+COMMANDS = {
+    "serve": ("service:serve_command", "Run the service"),
+    "token": ("service:token", "Print the API's token"),
+    "open": ("connections:open_command", "Open a connection"),
+    "ls": ("connections:ls", "List connections"),
+    "show": ("connections:show", "Show one connection"),
+    "send": ("connections:send", "Send text, JSON, file, lines"),
+    "tail": ("connections:tail", "Follow events"),
+    "close": ("connections:close", "Terminate a connection"),
+    "workers": ("workers:workers", "List, start, drain workers"),
+    "call": ("workers:call", "Run a function in a worker"),
+    "kill": ("workers:kill", "End a worker"),
+    "logs": ("workers:logs", "Print a worker's log"),
+    "top": ("workers:top", "Watch rates, queues, memory"),
+    "check": ("service:check", "Check the configuration"),
+    "console": ("service:console", "Print the page's address"),
+    "restart": ("operate:restart", "Upgrade the running service"),
+    "backup": ("operate:backup", "Copy the journal"),
+    "restore": ("operate:restore", "Start over from a copy"),
+}
+"""Name → where it stands in `mooring_api.commands`, and its line in the help; in the order of use."""
+
+
 class Commands(click.Group):
-    """Names the nearest command when one is unknown, and keeps the order of use in the help."""
+    """Imports the command that is run, and no other: `ls` need not wait for what the service is made of.
+
+    Names the nearest command when one is unknown.
+    """
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the commands in the order of use."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the command."""
+        if cmd_name not in COMMANDS:
+            return None
+        place, short_help = COMMANDS[cmd_name]
+        module, _, attribute = place.partition(":")
+        command: click.Command = getattr(importlib.import_module(f"mooring_api.commands.{module}"), attribute)
+        command.short_help = short_help
+        return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the commands in two columns where there is room: the help fits one screen of 24 lines."""
         if formatter.width < TWO_COLUMNS:
             super().format_commands(ctx, formatter)
             return
-        rows = [f"{name:<9}{command.short_help or '':<{COLUMN}}" for name, command in self.commands.items()]
+        rows = [f"{name:<9}{short_help:<{COLUMN}}" for name, (_, short_help) in COMMANDS.items()]
         half = (len(rows) + 1) // 2
         with formatter.section("Commands"):
             for left, right in zip_longest(rows[:half], rows[half:], fillvalue=""):
                 formatter.write(f"  {left}{right}".rstrip() + "\n")
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the commands in the order they were added."""
-        return list(self.commands)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Find the command, or say which one may have been meant."""
         name = args[0]
-        if self.get_command(ctx, name) is None:
-            found = difflib.get_close_matches(name, self.commands, 1, cutoff=0.5)
+        if name not in COMMANDS:
+            found = difflib.get_close_matches(name, COMMANDS, 1, cutoff=0.5)
             hint = f" Did you mean {found[0]!r}?" if found else ""
             raise click.UsageError(f"No such command {name!r}.{hint}", ctx)
         return super().resolve_command(ctx, args)
@@ -67,27 +103,3 @@ def main(ctx: click.Context, url: str | None, state_dir: Path | None) -> None:
     Example:  mooring open ws://127.0.0.1:8481/ --follow
     """
     ctx.obj = Target(url, state_dir)
-
-
-for command, short_help in (
-    (service.serve_command, "Run the service"),
-    (service.token, "Print the API's token"),
-    (connections.open_command, "Open a connection"),
-    (connections.ls, "List connections"),
-    (connections.show, "Show one connection"),
-    (connections.send, "Send text, JSON, file, lines"),
-    (connections.tail, "Follow events"),
-    (connections.close, "Terminate a connection"),
-    (workers.workers, "List, start, drain workers"),
-    (workers.call, "Run a function in a worker"),
-    (workers.kill, "End a worker"),
-    (workers.logs, "Print a worker's log"),
-    (workers.top, "Watch rates, queues, memory"),
-    (service.check, "Check the configuration"),
-    (service.console, "Print the page's address"),
-    (operate.restart, "Upgrade the running service"),
-    (operate.backup, "Copy the journal"),
-    (operate.restore, "Start over from a copy"),
-):
-    command.short_help = short_help
-    main.add_command(command)

@@ -209,7 +209,9 @@ async def test_a_narrow_terminal_keeps_what_matters_and_a_pipe_is_not_cut(
 def test_every_help_fits_one_screen_and_has_an_example() -> None:
     def helps(group: click.Group, *path: str) -> list[tuple[str, ...]]:
         found = [path]
-        for name, one in group.commands.items():
+        context = click.Context(group)
+        for name in group.list_commands(context):
+            one = group.get_command(context, name)
             found += helps(one, *path, name) if isinstance(one, click.Group) else [(*path, name)]
         return found
 
@@ -219,6 +221,12 @@ def test_every_help_fits_one_screen_and_has_an_example() -> None:
         assert len(lines) <= 23, f"{path}: {len(lines)} lines, and the prompt needs one"
         assert max(map(len, lines)) <= 80, path
         assert "Example" in ran.output, path
+
+
+def test_a_command_does_not_load_the_service_that_it_talks_to() -> None:
+    code = "import sys, mooring_api.cli as c; c.main.get_command(None, 'ls'); print('mooring_service.service' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout == "False\n"
 
 
 async def test_what_does_not_talk_to_the_api_has_json_too(service: RunningService, tmp_path: Path) -> None:
