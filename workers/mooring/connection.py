@@ -40,7 +40,6 @@ from mooring.frames import (
 )
 from mooring.messages import (
     ConnectionCreated,
-    ConnectionUpdate,
     Opened,
     OpenFailed,
     Send,
@@ -52,6 +51,7 @@ from mooring.messages import (
 from mooring.options import ConnectionOptions
 from mooring.outbound import Outbound, refused
 from mooring.pulse import Pulse
+from mooring.recorded import RecordedConnection
 
 if TYPE_CHECKING:
     from mooring.runtime import Runtime
@@ -61,52 +61,30 @@ LINGER_S = 1.0  # how long the server may take to close TCP first (RFC 6455 sect
 _ERR_BY_CLOSE_CODE = {INVALID_DATA: ErrCode.INVALID_DATA, TOO_BIG: ErrCode.MESSAGE_TOO_BIG}
 
 
-class Connection(asyncio.Protocol):
+class Connection(RecordedConnection, asyncio.Protocol):
     """One WebSocket client connection of this worker.
 
     Attributes:
-        seq: Number of its last event; written by whoever records: the context with a handler, else the I/O loop.
-        recorded_seq: `seq` as far as the outbox has made frames of it.
-        ended: Set by the outbox once no event will follow.
         posted, taken: Messages handed to the context, and taken by it; each is written by one thread.
     """
 
     __slots__ = (
-        "__weakref__", "_close_timer", "_closing_waiters", "_created_reported", "_dial_task", "_keep",
-        "_open_request", "_opened", "_outbound", "_parser", "_pulse", "_reading_paused", "_runtime",
-        "_transport", "_want", "bytes_in", "bytes_out", "closed_at_us", "created", "ended", "errors", "handler",
-        "id", "id_bytes", "last_message_at_us", "message_prefix", "messages_in", "messages_out", "opened_at_us",
-        "options", "posted", "posted_bytes", "protocol", "recorded_seq", "reserved", "round_trip_us", "seq",
-        "state", "taken", "taken_bytes", "terminated", "websocket",
+        "_close_timer", "_closing_waiters", "_dial_task", "_keep", "_open_request", "_opened", "_outbound", "_parser",
+        "_pulse", "_reading_paused", "_runtime", "_transport", "_want", "handler", "options", "posted", "posted_bytes",
+        "reserved", "taken", "taken_bytes", "websocket",
     )  # fmt: skip
 
     def __init__(
         self, runtime: Runtime, created: ConnectionCreated, options: ConnectionOptions, handler: object | None
     ) -> None:
-        self.id = created.id
-        self.id_bytes = created.id.to_bytes(8, "little", signed=True)
-        self.created = created
+        super().__init__(created)
         self.options = options
         self.handler = handler
         self.websocket: Any = None  # the face that callbacks are handed; set by the runtime when there is a handler
-        self.state = ConnectionState.CONNECTING
-        self.seq = 0
-        self.recorded_seq = 0
-        self.ended = False
         self.posted = self.taken = 0
         self.posted_bytes = self.taken_bytes = 0
         self.reserved = 0  # bytes of messages that code in this worker has handed over; under the runtime's lock
-        self.messages_in = self.messages_out = self.bytes_in = self.bytes_out = 0
-        self.last_message_at_us: int | None = None
-        self.round_trip_us: int | None = None
-        self.opened_at_us: int | None = None
-        self.closed_at_us: int | None = None
-        self.protocol: str | None = None
-        self.terminated: Terminated | None = None
-        self.errors: list[ErrorEntry] = []
         self._runtime = runtime
-        self._created_reported = False
-        self.message_prefix = body_prefix(Kind.onMessage, created.id, created.worker)
         self._open_request = 0
         self._opened: Future[Connection] | None = None
         self._dial_task: asyncio.Task[None] | None = None
@@ -121,33 +99,6 @@ class Connection(asyncio.Protocol):
         self._want = options.data_type
 
     # ------------------------------------------------------------ the record
-
-    def take_created(self) -> ConnectionCreated | None:
-        """Return the unchanging part of the record, the first time."""
-        if self._created_reported:
-            return None
-        self._created_reported = True
-        return self.created
-
-    def update(self) -> ConnectionUpdate:
-        """Return the changing part of the record."""
-        return ConnectionUpdate(
-            self.id,
-            self.state.value,
-            self.recorded_seq,
-            self.messages_in,
-            self.messages_out,
-            self.bytes_in,
-            self.bytes_out,
-            self.last_message_at_us,
-            self.round_trip_us,
-            self.opened_at_us,
-            self.closed_at_us,
-            self.protocol,
-            self.terminated,
-            self.errors,
-            self.ended,
-        )
 
     def _set_state(self, event: ConnectionEvent) -> None:
         self.state = step(self.state, event)
