@@ -10,7 +10,17 @@ from aiohttp import web
 from mooring.errors import Unavailable, UnknownWorker
 from mooring_api import sse
 from mooring_api.context import API
-from mooring_api.schemas import MAX_PAGE, connection_id, invalid, kinds_of, known_only, query_int, query_wait, wants
+from mooring_api.schemas import (
+    MAX_PAGE,
+    connection_id,
+    invalid,
+    kinds_of,
+    known_only,
+    query_int,
+    query_wait,
+    wants,
+    worker_names,
+)
 from mooring_service.batch import EventFilter
 from mooring_service.cursor import MAX_CURSOR_CHARS
 from mooring_service.feed import Gap, Selection, Stopped, Subscription
@@ -24,6 +34,9 @@ HEADERS = {
     "X-Accel-Buffering": "no",  # nginx would hold events back
 }
 
+CURSOR = ("after", "limit", "wait")
+"""What every event stream's query may hold, once."""
+
 Render = Callable[[Selection | Gap, bytes], bytes]
 Items = list[Selection | Gap] | None
 
@@ -31,9 +44,9 @@ Items = list[Selection | Gap] | None
 async def of_everything(request: web.Request) -> web.StreamResponse:
     """``GET /v1/events``."""
     query = request.query
-    known_only(query, "connection", "worker", "kind", "after", "limit", "wait")
+    known_only(query, *CURSOR, repeatable=("connection", "worker", "kind"))
     connections = frozenset(_filter_id(part) for value in query.getall("connection", []) for part in value.split(","))
-    workers = frozenset(part for value in query.getall("worker", []) for part in value.split(","))
+    workers = worker_names(query.getall("worker", []))
     events = EventFilter(connections, workers, kinds_of(query.getall("kind", [])))
     return await _answer(request, lambda cursor: request.app[API].service.follow(events, cursor, default="now"))
 
@@ -41,7 +54,7 @@ async def of_everything(request: web.Request) -> web.StreamResponse:
 async def of_worker(request: web.Request) -> web.StreamResponse:
     """``GET /v1/workers/{name}/events``."""
     query = request.query
-    known_only(query, "connection", "kind", "after", "limit", "wait")
+    known_only(query, *CURSOR, repeatable=("connection", "kind"))
     name = request.match_info["name"]
     service = request.app[API].service
     if not service.has_worker(name):
@@ -54,7 +67,7 @@ async def of_worker(request: web.Request) -> web.StreamResponse:
 async def of_connection(request: web.Request) -> web.StreamResponse:
     """``GET /v1/connections/{id}/events``: ends when the connection has ended."""
     query = request.query
-    known_only(query, "kind", "after", "limit", "wait")
+    known_only(query, *CURSOR, repeatable=("kind",))
     connection = connection_id(request.match_info["id"])
     kinds = kinds_of(query.getall("kind", []))
     service = request.app[API].service
@@ -63,14 +76,15 @@ async def of_connection(request: web.Request) -> web.StreamResponse:
 
 
 def _filter_id(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or len(text) > 18:
+    if not text.isascii() or not text.isdigit() or len(text) > 18 or int(text) < 1:
         raise invalid("query:connection", "must be a connection's id")
     return int(text)
 
 
 async def _answer(request: web.Request, subscribe: Callable[[str | None], Subscription]) -> web.StreamResponse:
     kind = wants(request.headers.get("Accept"), (JSON, EVENT_STREAM, NDJSON))
-    cursor = request.headers.get("Last-Event-ID", request.query.get("after"))
+    # An empty header is none: some clients send it before they have seen an event.
+    cursor = request.headers.get("Last-Event-ID") or request.query.get("after")
     if cursor is not None and len(cursor) > MAX_CURSOR_CHARS:
         cursor = cursor[:MAX_CURSOR_CHARS]
     if cursor is not None:

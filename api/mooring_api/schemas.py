@@ -6,14 +6,18 @@ import json
 import re
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 from mooring.errors import Invalid
 from mooring.messages import STATUS_CLOSED, STATUS_CLOSING, STATUS_CONNECTED, STATUS_CONNECTING
+from mooring.options import check_worker_name
 from mooring_api.problems import Problem
 from mooring_service.batch import KIND_BY_NAME
+
+if TYPE_CHECKING:
+    from multidict import MultiMapping
 
 MAX_DEPTH = 100  # of a body that is a request; messages may be deeper (contract, section 4)
 MAX_PAGE = 1_000
@@ -23,6 +27,8 @@ STATUSES = (STATUS_CONNECTING, STATUS_CONNECTED, STATUS_CLOSING, STATUS_CLOSED)
 Body = TypeVar("Body")
 _PATH = re.compile(r" - at `(?P<path>\$[^`]*)`\Z")
 _INTEGER = re.compile(r"[0-9]{1,18}\Z")
+# Floats are looked at, not converted: a number that no float can hold (1e400) is JSON all the same.
+_check_json = msgspec.json.Decoder(float_hook=len).decode
 
 
 class CallRequest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -146,7 +152,7 @@ def check_json(body: bytes, what: str = "the body", **extra: Any) -> None:
         Problem: 400.
     """
     try:
-        msgspec.json.decode(body)
+        _check_json(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
         raise Problem("bad-request", f"{what} is not JSON: {exc}", **extra) from None
     except RecursionError:
@@ -233,15 +239,31 @@ def query_wait(query: Mapping[str, str]) -> float:
     return wait_s
 
 
-def known_only(query: Mapping[str, str], *names: str) -> None:
-    """A query holds nothing but `names`.
+def known_only(query: MultiMapping[str], *names: str, repeatable: tuple[str, ...] = ()) -> None:
+    """A query holds nothing but `names`, each once, and `repeatable` ones.
 
     Raises:
-        Problem: 422 naming the first other one.
+        Problem: 422 naming the first that is wrong.
     """
+    known = (*names, *repeatable)
     for name in query:
-        if name not in names:
-            raise invalid(f"query:{name}", f"unknown; known: {', '.join(names)}" if names else "this takes no query")
+        if name not in known:
+            raise invalid(f"query:{name}", f"unknown; known: {', '.join(known)}" if known else "this takes no query")
+        if name not in repeatable and len(query.getall(name)) > 1:
+            raise invalid(f"query:{name}", "stands twice")
+
+
+def worker_names(values: list[str]) -> frozenset[str]:
+    """Return the workers that ``worker=`` names, repeated or comma-separated.
+
+    Raises:
+        Problem: 422 if one can be no worker's name.
+    """
+    found = frozenset(name for value in values for name in value.split(","))
+    for name in found:
+        if check_worker_name(name):
+            raise invalid("query:worker", f"{name!r} is not a worker's name")
+    return found
 
 
 def kinds_of(values: list[str]) -> frozenset[int]:

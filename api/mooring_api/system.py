@@ -15,6 +15,7 @@ from mooring_api import docs
 from mooring_api.context import API, json_response
 from mooring_api.openapi import describe
 from mooring_api.problems import Problem
+from mooring_api.schemas import known_only
 
 BACKUP_CHUNK_BYTES = 1024 * 1024
 CONSOLE = Path(__file__).parent / "console"
@@ -84,6 +85,7 @@ async def metrics(request: web.Request) -> web.Response:
 async def backup(request: web.Request) -> web.StreamResponse:
     """``POST /v1/backup``: a consistent copy of the journal, made aside and then sent."""
     api = request.app[API]
+    known_only(request.query)
     folder = api.service.state_dir
     path = folder / f"backup-{secrets.token_hex(4)}.db"
     try:

@@ -27,6 +27,7 @@ async def show(request: web.Request) -> web.Response:
 async def start(request: web.Request) -> web.Response:
     """``PUT /v1/workers/{name}``: once Running; a Failed one is restarted."""
     api = request.app[API]
+    known_only(request.query)
     name = request.match_info["name"]
     record, created = await api.finish(api.service.start_worker(name))
     return json_response(record, 201 if created else 200, {"Location": f"/v1/workers/{name}"} if created else None)
@@ -41,6 +42,7 @@ async def kill(request: web.Request) -> web.Response:
 
 async def drain(request: web.Request) -> web.Response:
     """``POST /v1/workers/{name}/drain``: no new connections; restarted when the last one has ended."""
+    known_only(request.query)
     return json_response(await request.app[API].service.drain_worker(request.match_info["name"]), 202)
 
 

@@ -143,6 +143,14 @@ async def test_the_header_beats_the_query(service: RunningService, echo: EchoSer
     assert [event["id"] for event in page["events"]] == ids[4:]
 
 
+async def test_an_empty_header_is_none_and_the_query_counts(service: RunningService, echo: EchoServer) -> None:
+    connection = await _closed(service, echo)
+    path = f"/v1/connections/{connection}/events"
+    ids = [event["id"] for event in (await service.get(path))["events"]]
+    page = await service.get(f"{path}?after={ids[3]}", headers={"Last-Event-ID": ""})
+    assert [event["id"] for event in page["events"]] == ids[4:]
+
+
 async def test_filters_by_connection_worker_and_kind(service: RunningService, echo: EchoServer) -> None:
     first = await _three_messages(service, echo, worker="a")
     second = await _three_messages(service, echo, worker="b")
