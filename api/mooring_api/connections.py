@@ -10,7 +10,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from mooring.errors import MooringError, SendError
 from mooring.messages import STATUS_CONNECTING
-from mooring.options import ConnectionRequest
+from mooring.options import ConnectionRequest, check_worker_name
 from mooring_api import idempotency
 from mooring_api.context import API, BODY_TIMEOUT_S, Api, json_response, read_body
 from mooring_api.problems import Problem, problem_of
@@ -103,8 +103,11 @@ async def index(request: web.Request) -> web.Response:
     status = query.get("status")
     if status is not None and status not in STATUSES:
         raise invalid("query:status", f"must be one of {', '.join(STATUSES)}")
+    worker = query.get("worker")
+    if worker is not None and check_worker_name(worker):
+        raise invalid("query:worker", f"{worker!r} is not a worker's name")
     found, following = request.app[API].service.connections(
-        worker=query.get("worker"),
+        worker=worker,
         status=status,
         after=query_int(query, "after", 0, 0, 2**62),
         limit=query_int(query, "limit", 100, 1, MAX_PAGE),
@@ -122,6 +125,8 @@ async def send(request: web.Request) -> web.Response:
     """``POST /v1/connections/{id}/messages``: the body is the message."""
     api = request.app[API]
     connection = connection_id(request.match_info["id"])
+    if request.query_string:
+        known_only(request.query)
     kind = media_type(request.headers.get("Content-Type"))
     key = idempotency.key_of(request) if "Idempotency-Key" in request.headers else None
     if kind == "application/x-ndjson" and key is None:
@@ -160,54 +165,83 @@ async def send(request: web.Request) -> web.Response:
 
 
 def _check_lines(api: Api, body: bytes) -> list[bytes]:
-    payloads = [line for line in (line.strip(b"\r\t ") for line in body.split(b"\n")) if line]
-    for number, line in enumerate(payloads, 1):
-        check_json(line, f"line {number}", sent=0)
-    return payloads
+    lines = [line.strip(b"\r\t ") for line in body.split(b"\n")]
+    for number, line in enumerate(lines, 1):
+        if line:
+            check_json(line, f"line {number}", sent=0)
+    return [line for line in lines if line]
 
 
 async def _send_lines(api: Api, request: web.Request, connection: int) -> web.Response:
     """Stream objects, one a line: what has come is sent, together, before more is read."""
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise Problem("unsupported-media-type", "bodies are taken uncompressed (no Content-Encoding)")
-    api.service.directory.entry(connection)
+    api.service.check_connected(connection)
     limit = api.config.limits.max_body_bytes
-    sent = size = line_number = 0
-    rest = b""
+    loop = asyncio.get_running_loop()
+    sent = size = number = 0
+    pieces: list[bytes] = []  # of the line that has not ended yet: joined once, in however many chunks it comes
+    held = 0  # bytes of them
+    deadline = loop.time() + LINE_IDLE_S
     ended = False
     while not ended:
         try:
-            async with asyncio.timeout(LINE_IDLE_S if not rest else BODY_TIMEOUT_S):
+            async with asyncio.timeout_at(deadline):
                 chunk = await request.content.readany()
         except TimeoutError:
             raise Problem("request-timeout", "the next line did not come in time", sent=sent) from None
         except (HttpProcessingError, web.RequestPayloadError):
             raise Problem("bad-request", "the body's chunks cannot be parsed", sent=sent) from None
         ended = not chunk
-        *lines, rest = (rest + chunk).split(b"\n") if chunk else [rest, b""]
-        if len(rest) > limit:
-            raise Problem("too-large", f"a line is longer than {limit} bytes", sent=sent)
+        *lines, tail = chunk.split(b"\n")
+        if ended:
+            lines = [b"".join(pieces)]
+        elif lines:
+            lines[0] = b"".join([*pieces, lines[0]])
+        if lines:
+            pieces, held = [], 0
+        begins = not held
+        pieces.append(tail)
+        held += len(tail)
         batch: list[bytes] = []
         batch_bytes = 0
+        problem: Problem | None = None
         for line in lines:
-            line_number += 1
+            number += 1
             line = line.strip(b"\r\t ")
             if not line:
                 continue
-            if len(line) > limit:
-                raise Problem("too-large", f"a line is longer than {limit} bytes", sent=sent)
-            try:
-                check_json(line, f"line {line_number}")
-            except Problem as problem:
-                sent, size = await _send_batch(api, connection, batch, sent, size)
-                raise Problem("bad-request", problem.detail, sent=sent) from None
+            problem = _wrong_line(line, number, limit)
+            if problem is not None:
+                break
             batch.append(line)
             batch_bytes += len(line)
             if batch_bytes >= NDJSON_BATCH_BYTES or len(batch) >= NDJSON_BATCH_LINES:
                 sent, size = await _send_batch(api, connection, batch, sent, size)
                 batch, batch_bytes = [], 0
         sent, size = await _send_batch(api, connection, batch, sent, size)
+        if problem is None and held > limit:
+            problem = _too_long(number + 1, limit)
+        if problem is not None:
+            problem.extra["sent"] = sent
+            raise problem
+        if begins:
+            deadline = loop.time() + (BODY_TIMEOUT_S if tail else LINE_IDLE_S)
     return json_response({"sent": sent, "bytes": size})
+
+
+def _wrong_line(line: bytes, number: int, limit: int) -> Problem | None:
+    if len(line) > limit:
+        return _too_long(number, limit)
+    try:
+        check_json(line, f"line {number}")
+    except Problem as problem:
+        return problem
+    return None
+
+
+def _too_long(number: int, limit: int) -> Problem:
+    return Problem("too-large", f"line {number} is longer than {limit} bytes (limits.max_body_bytes)")
 
 
 async def _send_batch(api: Api, connection: int, batch: list[bytes], sent: int, size: int) -> tuple[int, int]:

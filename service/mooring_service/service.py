@@ -304,13 +304,12 @@ class Service:
             raise Unavailable(f"worker {slot.name!r} is not linked just now")
         return slot
 
-    async def send(self, connection: int, *, binary: bool, payloads: list[bytes], key: str | None = None) -> SentRecord:
-        """Write messages to a connection's socket, in order.
+    def check_connected(self, connection: int) -> Entry:
+        """Return what is known of a connection that messages can be sent to.
 
         Raises:
             UnknownConnection, WrongState, ConnectionClosed: By the connection's state.
-            SendError: If the peer is not reading.
-            WorkerSilent, WorkerDied, Unavailable: If its worker does not answer.
+            JournalUnavailable: If nothing new is taken because the journal cannot be written.
         """
         entry = self.directory.entry(connection)
         status = entry.update.status
@@ -320,6 +319,17 @@ class Service:
             raise WrongState(connection, status)
         if self.journal.failure is not None:
             raise JournalUnavailable(self.journal.failure)
+        return entry
+
+    async def send(self, connection: int, *, binary: bool, payloads: list[bytes], key: str | None = None) -> SentRecord:
+        """Write messages to a connection's socket, in order.
+
+        Raises:
+            UnknownConnection, WrongState, ConnectionClosed, JournalUnavailable: As `check_connected`.
+            SendError: If the peer is not reading.
+            WorkerSilent, WorkerDied, Unavailable: If its worker does not answer.
+        """
+        entry = self.check_connected(connection)
         slot = self._holder(entry)
         number, future = slot.request(entry.created.send_timeout_s + ANSWER_MARGIN_S)
         slot.command(Send(number, connection, binary, payloads, key))

@@ -8,7 +8,8 @@ import json
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -324,6 +325,57 @@ async def test_ndjson_says_how_many_were_sent_before_a_bad_line(service: Running
     assert problem["sent"] == 2
     assert "line 3" in problem["detail"]
     await wait_for(lambda: echo.peers[0].received == ["1", "2"])
+
+
+async def test_ndjson_line_ends_and_empty_lines_are_not_sent(service: RunningService, echo: EchoServer) -> None:
+    record = await service.open(echo.url)
+    answer = await service.send(record["id"], b'\r\n{"n": 1}\r\n\n \t\n[1e400]', "application/x-ndjson")
+    assert answer == {"sent": 2, "bytes": 15}
+    await wait_for(lambda: echo.peers[0].received == ['{"n": 1}', "[1e400]"])
+    for headers in ({}, {"Idempotency-Key": "k"}):
+        problem = await service.send(record["id"], b"\n\n{x}\n", "application/x-ndjson", 400, **headers)
+        assert "line 3" in problem["detail"] and problem["sent"] == 0
+
+
+async def test_what_a_long_ndjson_line_costs_does_not_grow_with_the_chunks_it_comes_in(
+    service: RunningService, echo: EchoServer
+) -> None:
+    record = await service.open(echo.url + "silent")
+    used: list[float] = []
+
+    async def line() -> AsyncIterator[bytes]:
+        yield b'"' + b"x" * (12 * 1024 * 1024)
+        used.append(_cpu_s(service.process.pid))
+        for _ in range(1_000):
+            yield b"y"
+            await asyncio.sleep(0.001)  # each in a packet of its own
+        used.append(_cpu_s(service.process.pid))
+        yield b'"'
+
+    assert (await service.send(record["id"], line(), "application/x-ndjson"))["sent"] == 1
+    assert used[1] - used[0] < 0.5, "seconds of CPU for a thousand bytes"
+
+
+def _cpu_s(pid: int) -> float:
+    return sum(int(field) for field in Path(f"/proc/{pid}/stat").read_text().split()[13:15]) / os.sysconf("SC_CLK_TCK")
+
+
+async def test_ndjson_to_a_connection_that_closes_meanwhile_says_how_many_were_sent(
+    service: RunningService, echo: EchoServer
+) -> None:
+    record = await service.open(echo.url)
+
+    async def lines() -> AsyncIterator[bytes]:
+        yield b"1\n2\n"
+        await wait_for(lambda: len(echo.peers[0].received) == 2)
+        await service.call("DELETE", f"/v1/connections/{record['id']}")
+        yield b"3\n"
+
+    problem = await service.send(record["id"], lines(), "application/x-ndjson", 410)
+    assert problem["type"] == "urn:mooring:problem:connection-closed"
+    assert problem["sent"] == 2
+    # Told at once, before anything is streamed.
+    await service.send(record["id"], b"", "application/x-ndjson", 410)
 
 
 @pytest.mark.parametrize(
