@@ -141,7 +141,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         detail="Idempotent. Answers within closeTimeout and a second, whatever the peer does.",
         parameters=("id", "code", "reason"),
         answers={200: ("The final record.", {JSON: ref("ConnectionRecord")})},
-        problems=("connection-not-found", "invalid", "worker-silent", "unavailable"),
+        problems=("connection-not-found", "invalid", "worker-silent", "unavailable", "journal-unavailable"),
     ),
     ("POST", "/v1/connections/{id}/messages"): Operation(
         summary="Send a message",

@@ -350,6 +350,7 @@ class Service:
         Raises:
             InvalidRequest: If code or reason may not be sent.
             UnknownConnection: If it never existed or is no longer retained.
+            JournalUnavailable: If its end cannot be recorded now; it is not begun then.
             WorkerSilent, Unavailable: If its worker does not answer.
         """
         wrong = check_close(code, reason)
@@ -358,6 +359,8 @@ class Service:
         entry = self.directory.entry(connection)
         if entry.update.status == STATUS_CLOSED:
             return self.directory.record(connection)
+        if self.journal.failure is not None:
+            raise JournalUnavailable(self.journal.failure)
         try:
             slot = self._holder(entry)
             number, future = slot.request(entry.created.close_timeout_s + ANSWER_MARGIN_S)

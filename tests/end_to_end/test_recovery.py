@@ -222,6 +222,7 @@ async def test_a_disk_that_is_full_stops_nothing_and_work_resumes_by_itself(
             assert problem["type"] == "urn:mooring:problem:journal-unavailable"
             assert echo.peers == [], "nothing was started"
             assert (await service.send(record["id"], "x", status=507))["status"] == 507
+            await service.call("DELETE", f"/v1/connections/{record['id']}", 507)
             assert (await service.record(record["id"]))["status"] == "Connected", "reading goes on"
             assert feed.ends == []
         finally:
