@@ -11,6 +11,13 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from aiohttp import web
+from aiohttp.http_exceptions import LineTooLong
+from aiohttp.web_protocol import RequestHandler
+
+from mooring_api.idempotency import problem_response
+from mooring_api.problems import Problem
+
 HEAD_END = b"\r\n\r\n"
 
 
@@ -88,6 +95,35 @@ class _Guarded(asyncio.Protocol):
         if self._inner is not None:
             inner, self._inner = self._inner, None
             inner.connection_lost(exc)
+
+
+_aiohttps = RequestHandler.handle_error
+
+
+def _refuse(
+    self: RequestHandler,
+    request: web.BaseRequest,
+    status: int = 500,
+    exc: BaseException | None = None,
+    message: str | None = None,
+) -> web.StreamResponse:
+    """Answer what aiohttp's parser has refused as a problem; its own answer quotes what a stranger has sent."""
+    _aiohttps(self, request, status, exc, message)  # logs, and raises where an answer is under way
+    if isinstance(exc, LineTooLong):
+        problem = Problem("headers-too-large", f"the request line or a header is longer than {exc.args[1]} bytes")
+    elif message is not None and message.startswith("Too many headers"):
+        problem = Problem("headers-too-large", "there are too many headers")
+    elif status < 500:
+        problem = Problem("bad-request", "this is not HTTP as RFC 9112 has it")
+    else:
+        problem = Problem("internal", "this is a fault of mooring; its log has the traceback")
+    response = problem_response(problem)
+    response.force_close()
+    return response
+
+
+# aiohttp has no seam for what never becomes a request.
+setattr(RequestHandler, "handle_error", _refuse)  # noqa: B010 - mypy takes it for a slip
 
 
 class NoRawBytes(logging.Filter):

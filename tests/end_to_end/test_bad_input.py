@@ -304,11 +304,28 @@ async def test_a_token_in_the_query_is_no_token(shared: RunningService) -> None:
     assert b" 401 " in answer.split(b"\r\n")[0]
 
 
-async def test_a_token_of_a_megabyte_is_refused_by_the_parser_in_plain_text(shared: RunningService) -> None:
+async def test_a_token_of_a_megabyte_is_refused_by_the_parser(shared: RunningService) -> None:
     answer = await raw(shared, get(shared, "Host: {host}", "Authorization: Bearer " + "x" * 1_000_000))
-    assert b" 400 " in answer.split(b"\r\n")[0] or b" 431 " in answer.split(b"\r\n")[0]
+    assert b" 431 " in answer.split(b"\r\n")[0]
     assert b"Python" not in answer and b"aiohttp/" not in answer, "no version banner"
     assert "xxxxxxxxxx" not in shared.log(), "what was sent is not logged"
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "GET /v1/workers HTTP/1.1\r\nHost: {host}\r\nX-Long: " + "secret" * 2_000,
+        "GET /v1/workers?" + "secret" * 2_000 + " HTTP/1.1\r\nHost: {host}",
+        "GET /v1/workers HTTP/1.1\r\nHost: {host}\r\n" + "\r\n".join(f"X-{n}: secret" for n in range(500)),
+    ],
+    ids=["a long header", "a long request line", "500 headers"],
+)
+async def test_headers_that_are_too_large_are_a_problem_with_431(shared: RunningService, head: str) -> None:
+    answer = await raw(shared, head.replace("{host}", host(shared).decode()).encode() + b"\r\n\r\n")
+    assert answer.split(b" ")[1] == b"431", answer[:200]
+    assert b"Content-Type: application/problem+json" in answer
+    assert json.loads(answer.split(b"\r\n\r\n", 1)[1])["type"] == "urn:mooring:problem:headers-too-large"
+    assert b"secret" not in answer, "what was sent is not quoted"
 
 
 @pytest.mark.parametrize(
@@ -323,7 +340,8 @@ async def test_a_token_of_a_megabyte_is_refused_by_the_parser_in_plain_text(shar
 async def test_what_is_not_http_is_refused_and_not_logged(shared: RunningService, request_bytes: bytes) -> None:
     answer = await raw(shared, request_bytes)
     assert b" 400 " in answer.split(b"\r\n")[0] or b" 403 " in answer.split(b"\r\n")[0] or answer == b""
-    assert "hunter2" not in shared.log()
+    assert answer == b"" or b"application/problem+json" in answer
+    assert b"hunter2" not in answer and "hunter2" not in shared.log()
 
 
 async def test_bad_chunks_and_a_lying_length_are_refused(shared: RunningService) -> None:
