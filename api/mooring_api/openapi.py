@@ -20,6 +20,15 @@ JSON = "application/json"
 PROBLEM = "application/problem+json"
 EVERYWHERE = ("unauthorized", "forbidden")
 """Problem types that every request with a token may get."""
+HEADERS: dict[str, str] = {
+    "Location": "Where the record is.",
+    "Preference-Applied": "`respond-async`",
+    "Idempotency-Replayed": "`true` where the answer is that of an earlier request with the same Idempotency-Key.",
+    "WWW-Authenticate": "`Bearer`",
+    "Retry-After": "Seconds after which to try again.",
+}
+"""Response headers, beside those that every answer has."""
+PROBLEM_HEADERS = {401: ("WWW-Authenticate",), 429: ("Retry-After",), 503: ("Retry-After",), 507: ("Retry-After",)}
 
 
 class Operation(Struct, frozen=True, kw_only=True):
@@ -146,7 +155,8 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("POST", "/v1/connections/{id}/messages"): Operation(
         summary="Send a message",
         detail="The body is the message, and its content type says how it is sent. JSON is checked, and sent byte for byte as "
-        "it came. application/x-ndjson sends one object per line, as the lines arrive.",
+        "it came. application/x-ndjson sends one object per line, as the lines arrive; with an Idempotency-Key the whole body "
+        "is taken first, and is bounded as any other.",
         parameters=("id", "key"),
         body=_MESSAGE,
         answers={200: ("Written to the socket.", {JSON: ref("SentRecord")})},
@@ -213,9 +223,9 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("POST", "/v1/workers/{name}/drain"): Operation(
         summary="Drain a worker",
         detail="It takes no new connections, and is restarted when the last one has ended.",
-        parameters=("name",),
+        parameters=("name", "key"),
         answers={202: ("It drains.", {JSON: ref("WorkerRecord")})},
-        problems=("worker-not-found",),
+        problems=("worker-not-found", "bad-request", "invalid", *_KEY, "journal-unavailable"),
     ),
     ("POST", "/v1/workers/{name}/calls"): Operation(
         summary="Call a function in a worker",
@@ -241,9 +251,10 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ),
     ("POST", "/v1/backup"): Operation(
         summary="Copy the journal",
-        detail="A consistent copy, while the service runs; `mooring restore` starts from it.",
+        detail="A consistent copy, while the service runs; `mooring restore` starts from it. It changes nothing, so an "
+        "Idempotency-Key is not looked at.",
         answers={200: ("The copy.", {"application/octet-stream": {"type": "string", "format": "binary"}})},
-        problems=("journal-unavailable",),
+        problems=("invalid", "journal-unavailable"),
     ),
     ("GET", "/healthz"): Operation(
         summary="Alive", open=True, answers={200: ("This process answers.", {JSON: {"type": "object"}})}
@@ -256,6 +267,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
             200: ("Requests can be served; `degraded` names Failed workers.", {JSON: ref("Readiness")}),
             503: ("They cannot; `reasons` says why.", {JSON: ref("Readiness")}),
         },
+        headers={503: ("Retry-After",)},
     ),
     ("GET", "/metrics"): Operation(
         summary="Metrics for Prometheus", answers={200: ("Text exposition format.", {"text/plain": {"type": "string"}})}
@@ -339,10 +351,8 @@ def _responses(operation: Operation) -> dict[str, Any]:
         responses[str(status)] = {"description": description}
         if media:
             responses[str(status)]["content"] = _content(media)
-        if status in operation.headers:
-            responses[str(status)]["headers"] = {
-                name: {"schema": {"type": "string"}} for name in operation.headers[status]
-            }
+        replayed = ("Idempotency-Replayed",) if "key" in operation.parameters else ()
+        _add_headers(responses[str(status)], (*operation.headers.get(status, ()), *replayed))
     names = operation.problems + (() if operation.open else EVERYWHERE)
     by_status: dict[int, list[str]] = {}
     for name in dict.fromkeys(names):
@@ -352,7 +362,13 @@ def _responses(operation: Operation) -> dict[str, Any]:
             "description": "; ".join(f"`{name}`: {TYPES[name].title}" for name in found),
             "content": _content({PROBLEM: ref("Problem")}),
         }
+        _add_headers(responses[str(status)], PROBLEM_HEADERS.get(status, ()))
     return responses
+
+
+def _add_headers(response: dict[str, Any], names: tuple[str, ...]) -> None:
+    if names:
+        response["headers"] = {name: {"schema": {"type": "string"}, "description": HEADERS[name]} for name in names}
 
 
 def describe() -> dict[str, Any]:

@@ -42,8 +42,21 @@ async def kill(request: web.Request) -> web.Response:
 
 async def drain(request: web.Request) -> web.Response:
     """``POST /v1/workers/{name}/drain``: no new connections; restarted when the last one has ended."""
+    api = request.app[API]
     known_only(request.query)
-    return json_response(await request.app[API].service.drain_worker(request.match_info["name"]), 202)
+    name = request.match_info["name"]
+    key = idempotency.key_of(request)
+    if key is None:
+        return await api.finish(_drain(api, name))
+    body = await read_body(request)
+    return await api.finish(idempotency.once(request, key, body, lambda begun: _drain(api, name)))
+
+
+async def _drain(api: Api, name: str) -> web.Response:
+    try:
+        return json_response(await api.service.drain_worker(name), 202)
+    except MooringError as exc:
+        raise problem_of(exc) from exc
 
 
 async def call(request: web.Request) -> web.Response:

@@ -60,3 +60,15 @@ def test_schemathesis_finds_no_server_error_and_no_undescribed_answer(module_ser
         capture_output=True, text=True, timeout=170, check=False,
     )  # fmt: skip
     assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-2000:]
+
+
+def test_answers_that_carry_a_header_say_so() -> None:
+    for path, row in describe()["paths"].items():
+        for method, operation in row.items():
+            answers = operation["responses"]
+            keyed = any(parameter["name"] == "Idempotency-Key" for parameter in operation.get("parameters", ()))
+            for status, answer in answers.items():
+                named = set(answer.get("headers", ()))
+                assert ("WWW-Authenticate" in named) is (status == "401"), (method, path, status)
+                assert ("Retry-After" in named) is (status in ("429", "503", "507")), (method, path, status)
+                assert ("Idempotency-Replayed" in named) is (keyed and status < "300"), (method, path, status)

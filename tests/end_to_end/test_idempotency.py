@@ -1,0 +1,118 @@
+"""Requests that are repeated, and clients that go away in the middle: what was begun is done once, and done whole."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from tests.conftest import RunningService, wait_for
+from tests.servers import EchoServer, RawConnection, RawServer
+
+KEY = {"Idempotency-Key": "k-1"}
+
+
+async def _post(service: RunningService, path: str, **kwargs: Any) -> tuple[int, bytes, bool]:
+    async with service.client.post(path, **kwargs) as response:
+        return response.status, await response.read(), "Idempotency-Replayed" in response.headers
+
+
+async def test_each_post_that_changes_something_answers_a_repeat_with_the_same(
+    service: RunningService, echo: EchoServer
+) -> None:
+    connection = (await service.open(echo.url, worker="w"))["id"]
+    lines = {"data": b"1\n2\n", "headers": {"Content-Type": "application/x-ndjson"}}
+    requests: list[tuple[str, dict[str, Any], int]] = [
+        ("/v1/connections", {"json": {"url": echo.url}}, 201),
+        ("/v1/connections", {"json": {"url": echo.url}, "headers": {"Prefer": "respond-async"}}, 202),
+        (f"/v1/connections/{connection}/messages", {"json": {"pay": 5}}, 200),
+        (f"/v1/connections/{connection}/messages", lines, 200),
+        ("/v1/workers/w/drain", {}, 202),
+    ]
+    for number, (path, options, status) in enumerate(requests):
+        key = {"Idempotency-Key": f"key-{number}"}
+        options = {**options, "headers": {**options.get("headers", {}), **key}}
+        first = await _post(service, path, **options)
+        again = await _post(service, path, **options)
+        assert first[0] == status and not first[2], (path, first)
+        assert again == (status, first[1], True), path
+        other = await service.call("POST", "/v1/connections", 422, json={"url": "ws://127.0.0.1:1/"}, headers=key)
+        assert other["type"] == "urn:mooring:problem:key-reused"
+    assert len((await service.get("/v1/connections"))["connections"]) == 3
+    assert echo.peers[0].received == ['{"pay": 5}', "1", "2"]
+    await service.call("POST", "/v1/workers/w/drain", 400, headers={"Idempotency-Key": "a b"})
+
+
+async def test_a_repeat_while_the_first_still_runs_answers_409(service: RunningService, echo: EchoServer) -> None:
+    slow = f"{echo.url}slow?s=1"
+    first = asyncio.create_task(service.open(slow, request_headers=KEY))
+    await wait_for(lambda: _count(service, 1))
+    problem = await service.open(slow, 409, request_headers=KEY)
+    assert problem["type"] == "urn:mooring:problem:still-running"
+    assert (await service.open(slow, request_headers=KEY | {"Idempotency-Key": "k-2"}))["id"] == 2
+    assert await service.open(slow, request_headers=KEY) == await first
+
+
+async def test_a_create_whose_client_goes_away_is_finished_and_its_repeat_finds_it(
+    service: RunningService, echo: EchoServer
+) -> None:
+    url = f"{echo.url}slow?s=0.5"
+    creating = asyncio.create_task(service.open(url, request_headers=KEY))
+    await wait_for(lambda: _count(service, 1))
+    creating.cancel()
+    await asyncio.wait({creating})
+    await service.events(1, until="onOpen")
+    assert (await wait_for(lambda: _create_again(service, url)))["id"] == 1
+    assert len(echo.peers) == 1
+
+
+async def _create_again(service: RunningService, url: str) -> dict[str, Any] | None:
+    async with service.client.post("/v1/connections", json={"url": url}, headers=KEY) as response:
+        return await response.json() if response.status == 201 else None
+
+
+async def _count(service: RunningService, count: int) -> bool:
+    return len((await service.get("/v1/connections"))["connections"]) == count
+
+
+async def test_a_delete_whose_client_goes_away_still_ends_the_connection(service: RunningService) -> None:
+    closing = asyncio.Event()
+
+    async def script(connection: RawConnection) -> None:
+        await connection.accept()
+        await connection.read_close()
+        closing.set()
+        await asyncio.sleep(5)  # and does not answer it
+
+    async with RawServer(script) as server:
+        record = await service.open(server.url, closeTimeout=0.5)
+        deleting = asyncio.create_task(service.call("DELETE", f"/v1/connections/{record['id']}"))
+        await asyncio.wait_for(closing.wait(), 5)
+        deleting.cancel()
+        await asyncio.wait({deleting})
+        events = await service.events(record["id"], until="onTerminate")
+        assert events[-1]["event"]["code"] == 1006
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-ndjson"])
+async def test_a_send_whose_client_goes_away_before_its_end_sends_nothing_half(
+    service: RunningService, echo: EchoServer, kind: str
+) -> None:
+    record = await service.open(echo.url)
+    begun = asyncio.Event()
+
+    async def body() -> Any:
+        yield b'"whole"\n"ha'
+        begun.set()
+        await asyncio.sleep(30)
+
+    sending = asyncio.create_task(service.send(record["id"], body(), kind))
+    await asyncio.wait_for(begun.wait(), 5)
+    if kind == "application/x-ndjson":
+        await wait_for(lambda: echo.peers[0].received == ['"whole"'])
+    sending.cancel()
+    await asyncio.wait({sending})
+    await service.send(record["id"], "after")
+    await wait_for(lambda: "after" in echo.peers[0].received)
+    assert echo.peers[0].received == (['"whole"', "after"] if kind == "application/x-ndjson" else ["after"])
