@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 
 from aiohttp import web
 
-from mooring.errors import Unavailable, UnknownWorker
+from mooring.errors import JournalUnavailable, Unavailable, UnknownWorker
 from mooring_api import sse
 from mooring_api.context import API
 from mooring_api.schemas import (
@@ -33,6 +34,8 @@ HEADERS = {
     "Cache-Control": "no-store",
     "X-Accel-Buffering": "no",  # nginx would hold events back
 }
+
+log = logging.getLogger("mooring.api")
 
 CURSOR = ("after", "limit", "wait")
 """What every event stream's query may hold, once."""
@@ -183,4 +186,9 @@ async def _stream(
             await response.write_eof()
     except ConnectionError:
         pass  # it does not read, and was cut off, or is gone: it may resume from its last id
+    except JournalUnavailable as exc:
+        # The answer has begun: a body that is cut, not ended, is all that can be said.
+        log.error("an event stream was cut off: %s", exc)
+        if request.transport is not None:
+            request.transport.abort()
     return response

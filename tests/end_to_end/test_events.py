@@ -251,6 +251,27 @@ async def test_what_was_pruned_is_a_gap_that_counts_what_is_lost(start_service: 
     assert gap["event"]["from"] == first
 
 
+@pytest.mark.parametrize("form", [SSE, NDJSON])
+async def test_a_stream_whose_journal_cannot_be_read_is_cut_and_not_ended(
+    service: RunningService, echo: EchoServer, form: dict[str, str]
+) -> None:
+    record = await service.open(echo.url)
+    for _ in range(20):
+        await service.send(record["id"], "x" * 100_000)
+    await wait_for(lambda: _received(service, record["id"], 20))
+    await service.stop()
+    await service.start()  # what was in memory is gone
+    with (service.state_dir / "journal.db").open("r+b") as file:
+        half = file.seek(0, 2) // 2
+        file.seek(half)
+        file.write(b"\xa5" * half)
+    async with service.client.get("/v1/events?after=start", headers=form) as response:
+        with pytest.raises(aiohttp.ClientError):
+            await asyncio.wait_for(response.read(), 5)
+    problem = await service.get("/v1/events?after=start&limit=1000", 507)
+    assert "cannot be read" in problem["detail"]
+
+
 async def test_an_idle_stream_carries_comments(start_service: StartService) -> None:
     service = await start_service(env={"MOORING_API_HEARTBEAT": "0.1"})
     async with service.client.get("/v1/events", headers=SSE) as response:
