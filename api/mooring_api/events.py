@@ -102,7 +102,7 @@ async def _answer(request: web.Request, subscribe: Callable[[str | None], Subscr
         if subscription.ended:
             # Resuming past the last event that is wanted: 204 stops an EventSource, which would come again for ever.
             try:
-                first = await subscription.next(0)
+                first = await subscription.next(None)  # it does not wait: there is an end
             except Stopped:
                 raise Unavailable("the service is stopping") from None
             if first is None:

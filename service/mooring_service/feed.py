@@ -245,13 +245,15 @@ class Subscription:
         return end is not None and self.cursor >= end
 
     async def next(self, timeout_s: float | None, limit_bytes: int = CHUNK_BYTES) -> list[Selection | Gap] | None:
-        """Return what comes next: at least one event; ``[]`` when there was none for `timeout_s`; None at the end.
+        """Return what comes next: at least one event; ``[]`` when there was none for `timeout_s`, be it that there is
+        still more to look through; None at the end.
 
         Raises:
             Stopped: If the service is stopping.
         """
         feed = self._feed
-        deadline = float("inf") if timeout_s is None else asyncio.get_running_loop().time() + timeout_s
+        loop = asyncio.get_running_loop()
+        deadline = float("inf") if timeout_s is None else loop.time() + timeout_s
         while True:
             found = await self.take(limit_bytes)
             if found:
@@ -261,6 +263,8 @@ class Subscription:
             if feed.closed:
                 raise Stopped
             if self.cursor < feed.last:
+                if loop.time() >= deadline:
+                    return []
                 continue  # all of that chunk was left out by the filter, and there is more
             waiter = feed.wait(deadline)
             try:
