@@ -175,7 +175,14 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         detail="From its start, unless told otherwise; the stream ends after its last event.",
         parameters=("id", *_EVENT_PARAMETERS),
         answers=_STREAMS,
-        problems=("connection-not-found", "invalid", "not-acceptable", "limit-reached", "journal-unavailable"),
+        problems=(
+            "connection-not-found",
+            "invalid",
+            "not-acceptable",
+            "limit-reached",
+            "unavailable",
+            "journal-unavailable",
+        ),
     ),
     ("GET", "/v1/workers/{name}/events"): Operation(
         summary="Follow a worker's events",

@@ -17,6 +17,7 @@ from mooring.errors import (
     PolicyRefused,
     WorkerBusy,
     WorkerDied,
+    WorkerSilent,
 )
 from mooring.events import now_us
 from mooring.messages import (
@@ -27,6 +28,7 @@ from mooring.messages import (
     Opened,
     OpenFailed,
     OpenInvalid,
+    Terminate,
 )
 from mooring.options import (
     DEFAULT_CLOSE_TIMEOUT_S,
@@ -43,6 +45,8 @@ from mooring_service.journal import Journal
 from mooring_service.records import ConnectionRecord
 from mooring_service.slot import Slot
 from mooring_service.supervisor import ID_BLOCK, Supervisor
+
+HANDLER_TIME_S = 30.0  # beyond connectTimeout: for a handler that is made behind what the worker is busy with
 
 
 class OpenError(ConnectError):
@@ -180,7 +184,7 @@ class Openings:
             if not slot.linked:
                 raise WorkerDied(slot.name, "it ended before the dial")
             # The worker keeps connectTimeout itself; a handler's own setting may be longer than what we know of.
-            number, future = slot.request(connect_timeout_s + 30)
+            number, future = slot.request(connect_timeout_s + HANDLER_TIME_S)
             slot.command(Open(number, connection, request, reference, created.created_at_us))
             answer = await future
         except WorkerDied as exc:
@@ -188,6 +192,12 @@ class Openings:
             raise OpenError(
                 [ErrorEntry(ErrCode.WORKER_DIED, str(exc))], connection, timed_out=False, terminated=False, policy=False
             ) from exc
+        except WorkerSilent as exc:
+            # Nobody waits any more: it must not open some day, when the worker's context comes to its handler.
+            slot.command(Terminate(0, connection, None, "the worker did not come to it in time"))
+            await self.wait_ended(connection)
+            errors = self._directory.record(connection).errors or [ErrorEntry(ErrCode.CONNECT_TIMEOUT, str(exc))]
+            raise OpenError(errors, connection, timed_out=True, terminated=False, policy=False) from exc
         finally:
             dispatched.discard(connection)
         match answer:

@@ -236,6 +236,33 @@ async def test_delete_answers_within_close_timeout_and_a_second_when_the_peer_ke
         assert final["terminate"]["wasClean"] is False
 
 
+async def test_while_it_closes_a_send_is_409_and_a_second_delete_waits_for_the_same_end(
+    service: RunningService,
+) -> None:
+    closing = asyncio.Event()
+
+    async def script(connection: RawConnection) -> None:
+        await connection.accept()
+        await connection.read_close()
+        closing.set()
+        await asyncio.sleep(5)
+
+    async with RawServer(script) as server:
+        record = await service.open(server.url, closeTimeout=1)
+        path = f"/v1/connections/{record['id']}"
+        first = asyncio.create_task(service.call("DELETE", path))
+        await asyncio.wait_for(closing.wait(), 2)
+        for body, kind in ((b"x", "text/plain"), (b"1\n", "application/x-ndjson")):
+            problem = await service.send(record["id"], body, kind, 409)
+            assert problem["type"] == "urn:mooring:problem:wrong-state"
+            assert problem["connectionStatus"] == "Closing"
+        second = await service.call("DELETE", path)
+        assert second == await first
+        assert second["status"] == "Closed" and second["terminate"]["wasClean"] is False
+        events = await service.events(record["id"], until="onTerminate")
+        assert [event["kind"] for event in events] == ["onOpen", "onTerminate"]
+
+
 @pytest.mark.parametrize(
     ("payload", "code", "clean"), [(b"\x03\xe9bye", 1001, True), (b"", 1005, True), (b"\x0f\xa0", 4000, True)]
 )
