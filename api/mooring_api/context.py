@@ -126,6 +126,9 @@ async def read_body(request: web.Request) -> bytes:
     """
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise Problem("unsupported-media-type", "bodies are taken uncompressed (no Content-Encoding)")
+    if (request.content_length or 0) > request.client_max_size:
+        # Said before it is read; what is longer than it says, or says nothing, meets the same limit on the way.
+        raise web.HTTPRequestEntityTooLarge(request.client_max_size, request.content_length or 0)
     if request.content.is_eof():
         return await request.read()  # all of it is here: no deadline is needed
     try:

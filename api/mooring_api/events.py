@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from mooring.errors import JournalUnavailable, Unavailable, UnknownWorker
 from mooring_api import sse
@@ -159,7 +159,8 @@ async def _stream(
     """Write `items`, then events as they come. A peer that goes away cancels this; one that does not read meets the deadline."""
     api = request.app[API]
     response = web.StreamResponse(headers={**HEADERS, "Content-Type": f"{kind}; charset=utf-8"})
-    response.enable_chunked_encoding()  # a clean end of body can then be told from a cut one
+    if request.version >= HttpVersion11:  # proxies may speak 1.0 to us, which ends a body by closing
+        response.enable_chunked_encoding()  # a clean end of body can then be told from a cut one
     await response.prepare(request)
     heartbeat_s = api.config.api.heartbeat
     writing = api.stalls.watch(request.transport)

@@ -352,6 +352,17 @@ async def test_bad_chunks_and_a_lying_length_are_refused(shared: RunningService)
     assert b" 400 " in answer.split(b"\r\n")[0]
 
 
+async def test_a_body_that_says_it_is_too_large_is_refused_before_it_comes(shared: RunningService) -> None:
+    for path in ("connections", "connections/1/messages"):
+        head = f"POST /v1/{path} HTTP/1.1\r\nHost: {host(shared).decode()}\r\nAuthorization: Bearer {shared.token}\r\n"
+        head += "Content-Type: application/json\r\nContent-Length: 99999999999\r\n\r\n"
+        reader, writer = await asyncio.open_connection("127.0.0.1", shared.port)
+        writer.write(head.encode())
+        status = await asyncio.wait_for(reader.readline(), 5)
+        assert status.split()[1] == b"413", status
+        writer.close()
+
+
 async def test_a_half_sent_request_is_cut_off(start_service: StartService) -> None:
     service = await start_service(env={"MOORING_API_REQUEST_TIMEOUT": "0.5"})
     for part in (b"", b"GET /v1/wor", b"GET /v1/workers HTTP/1.1\r\nHost: x\r\n"):

@@ -272,6 +272,23 @@ async def test_a_stream_whose_journal_cannot_be_read_is_cut_and_not_ended(
     assert "cannot be read" in problem["detail"]
 
 
+@pytest.mark.parametrize("form", ["text/event-stream", "application/x-ndjson"])
+async def test_a_proxy_that_speaks_http_1_0_gets_a_stream_that_ends_by_closing(
+    service: RunningService, echo: EchoServer, form: str
+) -> None:
+    connection = await _closed(service, echo)
+    path = f"/v1/connections/{connection}/events"
+    reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+    writer.write(
+        f"GET {path} HTTP/1.0\r\nHost: 127.0.0.1:{service.port}\r\nAccept: {form}\r\n"
+        f"Authorization: Bearer {service.token}\r\n\r\n".encode()
+    )
+    head, _, body = (await asyncio.wait_for(reader.read(-1), 5)).partition(b"\r\n\r\n")
+    writer.close()
+    assert head.split()[1] == b"200"
+    assert body.decode() == await _text(service, path, {"Accept": form})
+
+
 async def test_an_idle_stream_carries_comments(start_service: StartService) -> None:
     service = await start_service(env={"MOORING_API_HEARTBEAT": "0.1"})
     async with service.client.get("/v1/events", headers=SSE) as response:
