@@ -41,6 +41,8 @@ CURSOR = ("after", "limit", "wait")
 """What every event stream's query may hold, once."""
 
 Render = Callable[[Selection | Gap, bytes], bytes]
+Subscribe = Callable[[str | None, bool], Subscription]
+"""Cursor, and whether the subscription is brief."""
 Items = list[Selection | Gap] | None
 
 
@@ -51,7 +53,8 @@ async def of_everything(request: web.Request) -> web.StreamResponse:
     connections = frozenset(_filter_id(part) for value in query.getall("connection", []) for part in value.split(","))
     workers = worker_names(query.getall("worker", []))
     events = EventFilter(connections, workers, kinds_of(query.getall("kind", [])))
-    return await _answer(request, lambda cursor: request.app[API].service.follow(events, cursor, default="now"))
+    service = request.app[API].service
+    return await _answer(request, lambda cursor, brief: service.follow(events, cursor, default="now", brief=brief))
 
 
 async def of_worker(request: web.Request) -> web.StreamResponse:
@@ -64,7 +67,7 @@ async def of_worker(request: web.Request) -> web.StreamResponse:
         raise UnknownWorker(name)
     connections = frozenset(_filter_id(part) for value in query.getall("connection", []) for part in value.split(","))
     events = EventFilter(connections, frozenset((name,)), kinds_of(query.getall("kind", [])))
-    return await _answer(request, lambda cursor: service.follow(events, cursor, default="now"))
+    return await _answer(request, lambda cursor, brief: service.follow(events, cursor, default="now", brief=brief))
 
 
 async def of_connection(request: web.Request) -> web.StreamResponse:
@@ -75,7 +78,9 @@ async def of_connection(request: web.Request) -> web.StreamResponse:
     kinds = kinds_of(query.getall("kind", []))
     service = request.app[API].service
     service.connection(connection)
-    return await _answer(request, lambda cursor: service.follow_connection(connection, cursor, kinds))
+    return await _answer(
+        request, lambda cursor, brief: service.follow_connection(connection, cursor, kinds, brief=brief)
+    )
 
 
 def _filter_id(text: str) -> int:
@@ -84,8 +89,8 @@ def _filter_id(text: str) -> int:
     return int(text)
 
 
-async def _answer(request: web.Request, subscribe: Callable[[str | None], Subscription]) -> web.StreamResponse:
-    kind = wants(request.headers.get("Accept"), (JSON, EVENT_STREAM, NDJSON))
+async def _answer(request: web.Request, subscribe: Subscribe) -> web.StreamResponse:
+    kind = wants(", ".join(request.headers.getall("Accept", ())), (JSON, EVENT_STREAM, NDJSON))
     # An empty header is none: some clients send it before they have seen an event.
     cursor = request.headers.get("Last-Event-ID") or request.query.get("after")
     if cursor is not None and len(cursor) > MAX_CURSOR_CHARS:
@@ -97,7 +102,7 @@ async def _answer(request: web.Request, subscribe: Callable[[str | None], Subscr
     for name in ("limit", "wait"):
         if name in request.query:
             raise invalid(f"query:{name}", "is for pages (Accept: application/json)")
-    with subscribe(cursor or None) as subscription:
+    with subscribe(cursor or None, False) as subscription:
         first: Items = []
         if subscription.ended:
             # Resuming past the last event that is wanted: 204 stops an EventSource, which would come again for ever.
@@ -112,14 +117,12 @@ async def _answer(request: web.Request, subscribe: Callable[[str | None], Subscr
         return await _stream(request, subscription, first, kind, sse.ndjson, b"", b"")
 
 
-async def _page(
-    request: web.Request, subscribe: Callable[[str | None], Subscription], cursor: str | None
-) -> web.Response:
+async def _page(request: web.Request, subscribe: Subscribe, cursor: str | None) -> web.Response:
     api = request.app[API]
     limit = query_int(request.query, "limit", 100, 1, MAX_PAGE)
     wait_s = query_wait(request.query)
     found: list[bytes] = []
-    with subscribe(cursor) as subscription:
+    with subscribe(cursor, not wait_s) as subscription:
         following = subscription.cursor
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait_s

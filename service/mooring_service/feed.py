@@ -153,21 +153,26 @@ class Feed:
         cursor: str | None,
         default: Literal["start", "now"],
         *,
+        brief: bool = False,
         end_of: Callable[[], int | None] | None = None,
     ) -> Subscription:
         """Return a stream from `cursor` (None: `default`) on.
 
         Args:
+            brief: It takes what is there and does not wait, so it does not count as a subscriber.
             end_of: For a connection's stream: the position of its last event once it has ended, else None.
 
         Raises:
             LimitReached: If there are too many subscribers.
         """
-        if len(self.subscriptions) >= self.max_subscribers:
+        if not brief and len(self.subscriptions) >= self.max_subscribers:
             raise LimitReached("limits.max_subscribers", self.max_subscribers)
         journal = self.journal
         found = parse_cursor(cursor or default, epoch=journal.epoch, first=journal.first, last=self.last)
-        return Subscription(self, events, found, end_of)
+        subscription = Subscription(self, events, found, end_of)
+        if not brief:
+            self.subscriptions.add(subscription)
+        return subscription
 
     def ring_from(self, position: int) -> int | None:
         """Return the index in the ring of the batch that holds the event after `position`; None if it is not there."""
@@ -209,7 +214,6 @@ class Subscription:
             self.cursor = feed.journal.first - 1
         else:
             self.cursor = start.position
-        feed.subscriptions.add(self)
 
     def __enter__(self) -> Subscription:
         return self

@@ -499,15 +499,19 @@ class Service:
 
     # ------------------------------------------------------------ events
 
-    def follow(self, events: EventFilter, cursor: str | None, *, default: Literal["start", "now"]) -> Subscription:
-        """Return the stream of the events that match, from `cursor` on.
+    def follow(
+        self, events: EventFilter, cursor: str | None, *, default: Literal["start", "now"], brief: bool = False
+    ) -> Subscription:
+        """Return the stream of the events that match, from `cursor` on; `brief` as in `Feed.subscribe`.
 
         Raises:
             LimitReached: If there are too many subscribers.
         """
-        return self.feed.subscribe(events, cursor, default)
+        return self.feed.subscribe(events, cursor, default, brief=brief)
 
-    def follow_connection(self, connection: int, cursor: str | None, kinds: frozenset[int]) -> Subscription:
+    def follow_connection(
+        self, connection: int, cursor: str | None, kinds: frozenset[int], *, brief: bool = False
+    ) -> Subscription:
         """Return the stream of one connection; it ends after its last event.
 
         Raises:
@@ -515,4 +519,4 @@ class Service:
         """
         entry = self.directory.entry(connection)  # held: the stream goes to its end, also once it is no longer retained
         events = EventFilter(connections=frozenset((connection,)), kinds=kinds)
-        return self.feed.subscribe(events, cursor, "start", end_of=lambda: entry.end)
+        return self.feed.subscribe(events, cursor, "start", brief=brief, end_of=lambda: entry.end)

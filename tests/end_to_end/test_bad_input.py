@@ -406,6 +406,9 @@ async def test_more_subscribers_than_allowed_are_refused(start_service: StartSer
     async with service.client.get("/v1/events", headers={"Accept": "text/event-stream"}) as response:
         assert response.status == 429
         assert (await response.json())["setting"] == "limits.max_subscribers"
+        assert response.headers["Retry-After"]
+    assert (await service.get("/v1/events?wait=1", 429))["setting"] == "limits.max_subscribers"
+    assert (await service.get("/v1/events"))["events"] == [], "a page that does not wait is no stream"
     for response in held:
         response.close()
 

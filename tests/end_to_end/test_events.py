@@ -7,6 +7,7 @@ import json
 
 import aiohttp
 import pytest
+from multidict import CIMultiDict
 
 from tests.conftest import RunningService, StartService, wait_for
 from tests.servers import EchoServer
@@ -141,6 +142,13 @@ async def test_the_header_beats_the_query(service: RunningService, echo: EchoSer
     ids = [event["id"] for event in (await service.get(path))["events"]]
     page = await service.get(f"{path}?after={ids[0]}", headers={"Last-Event-ID": ids[3]})
     assert [event["id"] for event in page["events"]] == ids[4:]
+
+
+async def test_two_accept_headers_are_one_list(service: RunningService, echo: EchoServer) -> None:
+    connection = await _closed(service, echo)
+    headers = CIMultiDict([("Accept", "text/html"), ("Accept", "text/event-stream")])
+    async with service.client.get(f"/v1/connections/{connection}/events", headers=headers) as response:
+        assert response.headers["Content-Type"].startswith("text/event-stream")
 
 
 async def test_an_empty_header_is_none_and_the_query_counts(service: RunningService, echo: EchoServer) -> None:
