@@ -8,7 +8,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from mooring.errors import MooringError, SendError
+from mooring.errors import ErrCode, MooringError, SendError
 from mooring.messages import STATUS_CONNECTING
 from mooring.options import ConnectionRequest, check_worker_name
 from mooring_api import idempotency
@@ -31,6 +31,15 @@ from mooring_service.records import ConnectionRecord
 NDJSON_BATCH_BYTES = 256 * 1024  # lines that are there already go to the worker together, up to this size
 NDJSON_BATCH_LINES = 1_000
 LINE_IDLE_S = 300.0  # a stream of lines may pause for so long
+
+
+_DIAL_PROBLEMS: dict[int, str] = {
+    ErrCode.CONNECT_TIMEOUT: "connect-timeout",
+    ErrCode.POLICY_REFUSED: "address-refused",
+    ErrCode.TERMINATED_WHILE_CONNECTING: "terminated",
+    ErrCode.WORKER_STOPPING: "terminated",
+}
+"""What a dial that failed would have been answered with, had the service not died under it."""
 
 
 async def create(request: web.Request) -> web.Response:
@@ -76,7 +85,8 @@ async def _await_end_of_dial(api: Api, connection: int, wanted: ConnectionReques
         record = api.service.connection(connection)
     if record.opened_at is None:
         detail = record.errors[0].message if record.errors else "the dial has not ended"
-        raise Problem("connect-failed", detail, errors=record.errors, connection=connection)
+        name = _DIAL_PROBLEMS.get(record.errors[0].err_code, "connect-failed") if record.errors else "connect-timeout"
+        raise Problem(name, detail, errors=record.errors, connection=connection)
     return record
 
 

@@ -54,6 +54,22 @@ async def test_a_repeat_while_the_first_still_runs_answers_409(service: RunningS
     assert await service.open(slow, request_headers=KEY) == await first
 
 
+async def test_a_dial_that_timed_out_while_the_service_was_away_is_answered_as_one(service: RunningService) -> None:
+    async def script(connection: RawConnection) -> None:
+        await asyncio.sleep(10)
+
+    async with RawServer(script) as server:
+        request = {"url": server.url, "connectTimeout": 2}
+        creating = asyncio.create_task(_post(service, "/v1/connections", json=request, headers=KEY))
+        await wait_for(lambda: _count(service, 1))
+        await service.restart_after_kill()
+        await asyncio.wait({creating})
+        problem = await service.call("POST", "/v1/connections", 504, json=request, headers=KEY)
+        assert problem["type"] == "urn:mooring:problem:connect-timeout"
+        assert problem["connection"] == 1 and problem["errors"][0]["errCode"] == 104
+        assert creating.exception() is not None
+
+
 async def test_a_create_whose_client_goes_away_is_finished_and_its_repeat_finds_it(
     service: RunningService, echo: EchoServer
 ) -> None:
