@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import logging
 import struct
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mooring.channel import FrameSplitter, frame
+from mooring.channel import Channel, FrameSplitter, frame
 from mooring.connection_state import TRANSITIONS, ConnectionEvent, ConnectionState, step
 from mooring.dial import parse_deflate
 from mooring.egress import EgressPolicy, parse_entry
@@ -297,12 +299,18 @@ def test_a_frame_over_the_bound_is_an_error_before_it_comes() -> None:
 
 
 @given(st.binary(max_size=300))
-def test_garbage_on_the_link_is_a_decode_error_and_nothing_else(data: bytes) -> None:
+@example(bytes.fromhex("91a180"))  # a text that is not UTF-8
+@example(b"\x91" * 100_000)  # deeply nested
+def test_garbage_on_the_link_ends_the_link_and_nothing_else(data: bytes) -> None:
+    async def take(decoder: Any) -> Exception | None:
+        lost: list[Exception | None] = []
+        channel = Channel(decoder, lambda channel, messages: None, lambda channel, exc: lost.append(exc))
+        channel.data_received(struct.pack(">I", len(data)) + data)
+        channel.connection_lost(None)
+        return lost[0]
+
     for decoder in (command_decoder, report_decoder):
-        try:
-            decoder.decode(data)
-        except msgspec.MsgspecError:
-            pass
+        assert isinstance(asyncio.run(take(decoder)), LinkError | None)
 
 
 def test_the_links_first_version_is_what_old_workers_will_speak() -> None:

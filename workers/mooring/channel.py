@@ -165,7 +165,8 @@ class Channel(asyncio.Protocol, Generic[Message]):
         """Decode the frames of one read and hand them over."""
         try:
             messages = [self._decoder.decode(payload) for payload in self._splitter.feed(data)]
-        except (LinkError, msgspec.MsgspecError) as exc:
+        # A text that is not UTF-8, and values nested too deeply, are told by the interpreter's own errors.
+        except (LinkError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
             self._failure = LinkError(f"the link cannot be understood: {exc}")
             self.abort()
             return
