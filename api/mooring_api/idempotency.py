@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 from aiohttp import web
 
+from mooring.errors import JournalUnavailable
 from mooring_api.context import API
 from mooring_api.problems import Problem
 
@@ -102,12 +103,15 @@ async def once(
             response = await work(connection)
         except Problem as problem:
             response = problem_response(problem)
-        if response.status in NOT_KEPT:
-            await journal.answer_key(key, None)
-        else:
+        answer = None
+        if response.status not in NOT_KEPT:
             kept = {name: response.headers[name] for name in KEPT_HEADERS if name in response.headers}
             payload = response.body if isinstance(response.body, bytes) else b""
-            await journal.answer_key(key, encode_answer(StoredResponse(response.status, kept, payload)))
+            answer = encode_answer(StoredResponse(response.status, kept, payload))
+        try:
+            await journal.answer_key(key, answer)
+        except JournalUnavailable:
+            pass  # what was done is done; asked again, it is as after a crash: the worker, or the intent, knows
         return response
     finally:
         in_flight.discard(key)

@@ -31,6 +31,7 @@ from mooring_service.journal_memory import MemoryJournal
 from mooring_service.journal_sqlite import SqliteJournal
 from mooring_service.service import Service
 
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 SHUTDOWN_TIMEOUT_S = 1.0  # for requests under way; streams have been ended before
 
 log = logging.getLogger("mooring.serve")
@@ -149,11 +150,12 @@ class Server:
         listen, inherited = self._inherited()
         tls = tls_of(listen, config.api)
         prepare_state_dir(options.state_dir)
+        journal = make_journal(config.journal, options.state_dir, config.api.idempotency_age)
+        self._service = service = Service(config, options.state_dir, journal, app_dirs=options.app_dirs)
+        service.acquire()  # first: whoever does not get it must touch nothing, and names the holder, not the port
         sock = self._bind(listen) if inherited is None else inherited.socket
         # `create_server` closes its own; the next program of this process may want it.
         self.inherited = systemd.Inherited(sock.dup(), config.api.listen if inherited is None else inherited.listen)
-        journal = make_journal(config.journal, options.state_dir, config.api.idempotency_age)
-        self._service = service = Service(config, options.state_dir, journal, app_dirs=options.app_dirs)
         try:
             await service.start()
         except BaseException:
@@ -280,10 +282,14 @@ class Server:
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """How `serve` has ended; with `socket`, the program is to be executed again, under running workers."""
+    """How `serve` has ended; with `socket`, the program is to be executed again, under running workers.
+
+    `pending` is a signal that came too late for this one: the next program is to have it.
+    """
 
     code: int
     socket: systemd.Inherited | None = None
+    pending: signal.Signals | None = None
 
 
 async def serve(config: Config, options: ServeOptions, reload: Callable[[], Config] | None = None) -> Outcome:
@@ -298,19 +304,25 @@ async def serve(config: Config, options: ServeOptions, reload: Callable[[], Conf
     loop = asyncio.get_running_loop()
     wanted: asyncio.Future[signal.Signals] = loop.create_future()
 
-    def on_signal(number: signal.Signals) -> None:
-        if wanted.done():
-            if number is not signal.SIGUSR2:
-                log.warning("%s again: ending at once", number.name)
-                os._exit(128 + number)
-        else:
-            wanted.set_result(number)
+    pending: list[signal.Signals] = []
 
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
+    def on_signal(number: signal.Signals) -> None:
+        if not wanted.done():
+            wanted.set_result(number)
+        elif number is signal.SIGUSR2:
+            pass
+        elif wanted.result() is signal.SIGUSR2 and not pending:
+            pending.append(number)  # the workers are handed over already: the next program ends them, in order
+        else:
+            log.warning("%s again: ending at once", number.name)
+            os._exit(128 + number)
+
+    for number in SIGNALS:
         loop.add_signal_handler(number, on_signal, number)
     logging.getLogger("aiohttp.server").addFilter(NoRawBytes())
     server = Server(config, options)
     loop.add_signal_handler(signal.SIGHUP, _reload, server, reload)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (*SIGNALS, signal.SIGHUP))
     await server.start()
     identity.settle_memory()
     print(f"mooring is ready at {server.url} (state in {options.state_dir})", flush=True)
@@ -328,7 +340,10 @@ async def serve(config: Config, options: ServeOptions, reload: Callable[[], Conf
     else:
         systemd.notify("STOPPING=1")
     await server.stop(handover=restart)
-    return Outcome(0, server.inherited if restart else None)
+    if restart:
+        # From here to the next program's handlers a signal would end the process: it waits, across the exec too.
+        signal.pthread_sigmask(signal.SIG_BLOCK, (*SIGNALS, signal.SIGHUP))
+    return Outcome(0, server.inherited if restart else None, pending[0] if pending else None)
 
 
 def _reload(server: Server, reload: Callable[[], Config] | None) -> None:

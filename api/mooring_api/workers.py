@@ -80,7 +80,7 @@ async def call(request: web.Request) -> web.Response:
 async def _call(api: Api, name: str, wanted: CallRequest, later: bool, key: str | None) -> web.Response:
     try:
         if later:
-            await api.service.call_later(name, wanted.function, wanted.params)
+            await api.service.call_later(name, wanted.function, wanted.params, key=key)
             return json_response({"accepted": True}, 202, {"Preference-Applied": "respond-async"})
         result = await api.service.call(name, wanted.function, wanted.params, key=key)
     except MooringError as exc:

@@ -80,40 +80,29 @@ class Directory:
             if entry is None:
                 continue
             ended_before = entry.update.ended
+            before = entry.update
             entry.update = update
+            if before.messages_out > update.messages_out:
+                # Totals of sends may have come ahead of what is committed (`sent`, `figures`): they never go back.
+                entry.update = _with_totals(update, before.messages_out, before.bytes_out)
             if batch is not None:
                 entry.last_position = batch.last_of(update.id) or entry.last_position
             self._index(entry.created, update, ended_before=ended_before, known_before=True)
 
     def figures(self, update: ConnectionUpdate) -> None:
-        """Take figures that changed without an event; they are not in the journal."""
+        """Take figures that changed without an event: what was sent, and the round trip. They are not in the journal.
+
+        Nothing else of `update` counts: it may be ahead of what is committed, which alone says how a connection stands.
+        """
         entry = self._entries.get(update.id)
-        if entry is not None and not entry.update.ended and entry.update.seq <= update.seq:
-            entry.update = update
+        if entry is not None and not entry.update.ended:
+            entry.update = _with_totals(entry.update, update.messages_out, update.bytes_out, update.round_trip_us)
 
     def sent(self, connection: int, messages_out: int, bytes_out: int) -> None:
         """Take the totals that came with the answer to a send."""
         entry = self._entries.get(connection)
         if entry is not None:
-            update = entry.update
-            # Not a copy of the Struct: this is on the path of every send.
-            entry.update = ConnectionUpdate(
-                update.id,
-                update.status,
-                update.seq,
-                update.messages_in,
-                messages_out,
-                update.bytes_in,
-                bytes_out,
-                update.last_message_at_us,
-                update.round_trip_us,
-                update.opened_at_us,
-                update.closed_at_us,
-                update.protocol,
-                update.terminate,
-                update.errors,
-                update.ended,
-            )
+            entry.update = _with_totals(entry.update, messages_out, bytes_out)
 
     def _index(
         self, created: ConnectionCreated, update: ConnectionUpdate, *, ended_before: bool, known_before: bool
@@ -227,3 +216,27 @@ class Directory:
             last_event_id=f"{self._epoch}-{entry.last_position}" if entry.last_position else None,
             verify=created.verify,
         )
+
+
+def _with_totals(
+    update: ConnectionUpdate, messages_out: int, bytes_out: int, round_trip_us: int | None = None
+) -> ConnectionUpdate:
+    """Return `update` with these totals of what was sent, or its own if they are later: they only ever grow."""
+    # Not a copy of the Struct: this is on the path of every send.
+    return ConnectionUpdate(
+        update.id,
+        update.status,
+        update.seq,
+        update.messages_in,
+        max(update.messages_out, messages_out),
+        update.bytes_in,
+        max(update.bytes_out, bytes_out),
+        update.last_message_at_us,
+        update.round_trip_us if round_trip_us is None else round_trip_us,
+        update.opened_at_us,
+        update.closed_at_us,
+        update.protocol,
+        update.terminate,
+        update.errors,
+        update.ended,
+    )

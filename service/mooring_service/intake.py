@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from typing import assert_never
 import msgspec
 
 from mooring.background import Background
-from mooring.errors import ErrCode
+from mooring.errors import ErrCode, JournalUnavailable
 from mooring.events import Kind, WorkerExitedEvent, WorkerStartedEvent, now_us, worker_body
 from mooring.messages import (
     AskCall,
@@ -43,6 +44,7 @@ from mooring_service.supervisor import ID_BLOCK, Supervisor
 from mooring_service.worker_process import Exit
 
 QUEUE_HIGH_BYTES = 64 * 1024 * 1024  # the journal's queue: above it the links are not read
+GRANT_RETRY_S = 1.0  # while the journal cannot be written
 
 log = logging.getLogger("mooring.service")
 
@@ -143,7 +145,7 @@ class Intake:
                     for update in report.updates:
                         self._directory.figures(update)
                 case AskIds():
-                    self._background.spawn(self._grant(slot))
+                    self._background.spawn(self._grant(slot, slot.incarnation))
                 case Resent(number):
                     self._background.spawn(self._reconcile(slot, slot.incarnation, number))
                 case Goodbye():
@@ -153,10 +155,14 @@ class Intake:
                 case _:
                     assert_never(report)
 
-    async def _grant(self, slot: Slot) -> None:
-        first = await self.allot_ids(ID_BLOCK)
-        if slot.linked:
-            slot.command(GrantIds(first, ID_BLOCK))
+    async def _grant(self, slot: Slot, incarnation: str) -> None:
+        while slot.linked and slot.incarnation == incarnation:
+            try:
+                slot.command(GrantIds(await self.allot_ids(ID_BLOCK), ID_BLOCK))
+            except JournalUnavailable:
+                await asyncio.sleep(GRANT_RETRY_S)  # the worker asks once
+            else:
+                return
 
     async def save_incarnation(self, slot: Slot, *, ended: bool = False) -> None:
         """Keep who the process is."""
@@ -167,6 +173,8 @@ class Intake:
     async def worker_linked(self, slot: Slot, hello: Hello, *, fresh: bool) -> None:
         """Record that a process is Running; one that was adopted has been recorded before."""
         slot.held = {held.created.id for held in hello.connections}
+        for held in hello.connections:
+            self._directory.figures(held.update)
         if fresh and not slot.announced:
             slot.announced = True
             event = WorkerStartedEvent(pid=hello.pid, incarnation=hello.incarnation, restarts=slot.restarts)
@@ -177,7 +185,7 @@ class Intake:
 
     async def _reconcile(self, slot: Slot, incarnation: str, number: int) -> None:
         """After an adoption: what the directory holds as open, and the worker does not have, never reached it."""
-        dispatched = self.dispatched.get(slot.name, set())
+        dispatched = self.dispatched.setdefault(slot.name, set())  # itself, not a copy: it may grow meanwhile
         if number > slot.stored:
             await self._journal.append_waiting(Append())  # everything before it has been committed then
         if slot.incarnation != incarnation:
@@ -195,7 +203,7 @@ class Intake:
             )
 
     async def worker_gone(self, slot: Slot, ended: Exit, reason: str, *, restarting: bool, asked: bool) -> int:
-        """A process has ended: report what it could not, and that it has ended."""
+        """A process has ended: report what it could not, and that it has ended, in one transaction."""
         await self._journal.append_waiting(Append())  # all that it had handed over is committed and folded then
         text = reason if asked else f"the worker died: {reason}"
         lost = [entry for entry in self._directory.live_of(slot.name) if entry.incarnation == slot.incarnation]
@@ -215,6 +223,7 @@ class Intake:
                 connections=append.connections + bytes(8),
                 kinds=append.kinds + bytes((Kind.workerExited,)),
                 bodies=append.bodies + b"\n" + body if append.bodies else body,
+                ended=slot.incarnation,
             )
         )
         slot.announced = False

@@ -138,8 +138,8 @@ class Journal(Protocol):
 
         Reads at most about `limit_bytes`, and at least one batch if there is one; the caller selects within a batch
         (`EventFilter.select`). Everything wanted up to the returned position is in the returned batches; when that
-        position equals `last` (as it was at the call), there is nothing more for now. No read transaction outlives
-        the call.
+        position equals `last` (as it was at the call), there is nothing more for now. From a place that was pruned
+        nothing is read: the caller compares with `first`, and tells of the gap. No read transaction outlives the call.
         """
         ...
 

@@ -150,9 +150,12 @@ class JournalReader:
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="journal-reader")
         self._local = threading.local()
         self._connections: list[apsw.Connection] = []
+        self._checking: apsw.Connection | None = None
 
     def close(self) -> None:
-        """Wait for what is being read, and close."""
+        """Wait for what is being read, but not for a check, and close."""
+        if self._checking is not None:
+            self._checking.interrupt()
         self._threads.shutdown(wait=True, cancel_futures=True)
         for connection in self._connections:
             connection.close()
@@ -162,7 +165,15 @@ class JournalReader:
         self._threads.submit(self._check_rest)
 
     def _check_rest(self) -> None:
-        answer = self._connection().execute("PRAGMA quick_check(1)").get
+        self._checking = self._connection()
+        try:
+            answer = self._checking.execute("PRAGMA quick_check(1)").get
+        except apsw.InterruptError:
+            return  # the service is stopping
+        except apsw.Error as exc:
+            answer = str(exc)
+        finally:
+            self._checking = None
         if answer != "ok":
             log.error("the journal %s is damaged: %s; it will be set aside at the next start", self._path, answer)
 
@@ -191,7 +202,16 @@ class JournalReader:
 
     def _read(self, after: int, events: EventFilter, limit_bytes: int, last: int) -> tuple[list[Batch], int]:
         reader = self._connection()
+        with reader:  # one snapshot: what is pruned meanwhile is missing from all of it, or from nothing
+            found = self._read_snapshot(reader, after, events, limit_bytes, last)
+        return found
+
+    def _read_snapshot(
+        self, reader: apsw.Connection, after: int, events: EventFilter, limit_bytes: int, last: int
+    ) -> tuple[list[Batch], int]:
         low = reader.execute("SELECT coalesce(max(first), 0) FROM batches WHERE first <= ?", (after + 1,)).get
+        if not low and after < last:
+            return [], after  # pruned just now: whoever asks will see where the record begins, and tell of the gap
         parameters: list[Any] = []
         source = "batches"
         if events.connections:
@@ -228,7 +248,7 @@ class JournalReader:
                     found.append(batch)
                     held += batch.size
         finally:
-            cursor.close()  # ends the read transaction
+            cursor.close()
         return found, last
 
 
@@ -238,10 +258,11 @@ def restore(copy: Path, path: Path) -> None:
     Processes of that time are forgotten; connections that were open then get their ``onTerminate`` at the next start.
 
     Raises:
-        JournalUnavailable: If `copy` is no journal, or `path` exists.
+        JournalUnavailable: If `copy` is no journal, or `path` (or what SQLite keeps beside it) exists.
     """
-    if path.exists():
-        raise JournalUnavailable(f"{path} exists: restore into an empty state directory, or move it away")
+    for old in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
+        if old.exists():  # a log of another database would be replayed into this one
+            raise JournalUnavailable(f"{old} exists: restore into an empty state directory, or move it away")
     temporary = path.with_suffix(".restoring")
     try:
         shutil.copyfile(copy, temporary)

@@ -92,6 +92,7 @@ class MemoryJournal:
             self._stored[item.incarnation] = item.number
         for key, answer in item.answers:
             self._answer(key, answer)
+        self._stored.pop(item.ended, None)
         batch = None
         if item.kinds:
             batch = Batch(
@@ -142,6 +143,8 @@ class MemoryJournal:
 
     async def read(self, after: int, events: EventFilter, limit_bytes: int) -> tuple[list[Batch], int]:
         """Return batches past `after` and the position read up to."""
+        if after + 1 < self._first:
+            return [], after
         index = bisect_left(self._batches, after + 1, key=lambda batch: batch.last)
         found: list[Batch] = []
         size = 0

@@ -202,20 +202,24 @@ class SqliteJournal:
         left: list[_Item] = []  # of a transaction that failed
         while True:
             with self._wanted:
-                while not self._ending and (not (self._queue or left) or time.monotonic() < self._retry_at):
-                    self._wanted.wait(max(0.01, self._retry_at - time.monotonic()) if left or self._queue else None)
+                # While it fails it is tried again also when nothing waits: whoever asks is refused until it goes well.
+                while not self._ending and (
+                    not (self._queue or left or self._failure) or time.monotonic() < self._retry_at
+                ):
+                    busy = self._queue or left or self._failure
+                    self._wanted.wait(max(0.01, self._retry_at - time.monotonic()) if busy else None)
                 items = left + list(self._queue)
                 self._queue.clear()
                 ending = self._ending
-            if not items:
+            if ending and not items:
                 return
             left = self._transact(connection, items)
-            if left:
+            if self._failure is not None:
                 self._retry_at = time.monotonic() + RETRY_S
-                if ending:
-                    log.error("the journal stops with %d additions not written: %s", len(left), self._failure)
-                    self._refuse(left)
-                    return
+            if left and ending:
+                log.error("the journal stops with %d additions not written: %s", len(left), self._failure)
+                self._refuse(left)
+                return
 
     def _transact(self, connection: apsw.Connection, items: list[_Item]) -> list[_Item]:
         """Write `items` in one transaction; return what must be tried again."""
@@ -224,6 +228,10 @@ class SqliteJournal:
         stored: dict[str, int] = {}
         try:
             with connection:
+                if not items:
+                    connection.execute(
+                        "UPDATE meta SET value = value WHERE name = 'next_position'"
+                    )  # can it be written?
                 results = self._apply(connection, items, marks, stored)
                 if begun >= self._pruned_at + PRUNE_EVERY_S and not prune(connection, marks, self._config):
                     self._pruned_at = begun
@@ -253,6 +261,7 @@ class SqliteJournal:
         created: dict[int, tuple[ConnectionCreated, str]] = {}
         updates: dict[int, tuple[ConnectionUpdate, int]] = {}
         answers: list[tuple[bytes, str]] = []
+        ended: list[tuple[str]] = []
         for item in items:
             append = item.append
             if append is None:
@@ -294,6 +303,8 @@ class SqliteJournal:
                     last = updates[update.id][1]
                 updates[update.id] = (update, last)
             answers += [(answer, key) for key, answer in append.answers]
+            if append.ended:
+                ended.append((append.ended,))
             results.append(Committed(append, batch))
         many = connection.executemany
         if rows:
@@ -327,6 +338,13 @@ class SqliteJournal:
             )
         if answers:
             many("UPDATE answers SET answer = ? WHERE key = ?", answers)
+        if ended:
+            many("UPDATE incarnations SET ended = 1 WHERE incarnation = ?", ended)
+            connection.execute(
+                "DELETE FROM incarnations WHERE ended AND incarnation NOT IN (SELECT incarnation FROM connections)"
+                " AND (SELECT count(*) FROM incarnations) > ?",
+                (ENDED_INCARNATIONS,),
+            )
         return results
 
     def _fail(self, failure: str | None) -> None:
@@ -415,16 +433,9 @@ class SqliteJournal:
         def save(connection: apsw.Connection) -> None:
             connection.execute(
                 "INSERT INTO incarnations VALUES (?, ?, 0, ?, ?)"
-                " ON CONFLICT (incarnation) DO UPDATE SET record = excluded.record, ended = excluded.ended",
+                " ON CONFLICT (incarnation) DO UPDATE SET record = excluded.record, ended = max(ended, excluded.ended)",
                 (incarnation, worker, record, int(ended)),
             )
-            if ended:
-                connection.execute(
-                    "DELETE FROM incarnations WHERE ended AND incarnation NOT IN"
-                    " (SELECT incarnation FROM connections)"
-                    " AND (SELECT count(*) FROM incarnations) > ?",
-                    (ENDED_INCARNATIONS,),
-                )
 
         # A process that has ended must be written down, however long that takes; a new one is not started without.
         await self._do(save, fails_fast=not ended)

@@ -45,6 +45,7 @@ from mooring_service.journal import Journal
 from mooring_service.records import ConnectionRecord
 from mooring_service.slot import Slot
 from mooring_service.supervisor import ID_BLOCK, Supervisor
+from mooring_service.worker_state import WorkerState
 
 HANDLER_TIME_S = 30.0  # beyond connectTimeout: for a handler that is made behind what the worker is busy with
 
@@ -131,10 +132,11 @@ class Openings:
             raise LimitReached("limits.max_connections_per_worker", limits.max_connections_per_worker)
         self._opening_count += 1
         try:
+            connection = await self._next_id()
+            # The last wait before the intent is stored: what dies from here on reports this connection's end as well.
             slot = await self._supervisor.ensure(request.worker)
             if slot.draining:
                 raise WorkerBusy(slot.name, "Draining")
-            connection = await self._next_id()
             created = ConnectionCreated(
                 connection,
                 request.url,
@@ -157,7 +159,11 @@ class Openings:
             )
             dispatched = self._intake.dispatched.setdefault(slot.name, set())
             dispatched.add(connection)
-            await self._journal.append_waiting(intent, fails_fast=True)
+            try:
+                await self._journal.append_waiting(intent, fails_fast=True)
+            except BaseException:
+                dispatched.discard(connection)
+                raise
         finally:
             self._opening_count -= 1
         done = asyncio.get_running_loop().create_task(self._open(slot, request, created, reference, dispatched))
@@ -213,9 +219,16 @@ class Openings:
                 )
             case OpenInvalid():
                 text = "; ".join(error.detail for error in answer.errors)
+                killed = slot.state is WorkerState.STOPPING  # told before it was to dial
                 await self._journal.append_waiting(
-                    ends([self._directory.entry(connection)], text, ErrCode.HANDLER_FAILED)
+                    ends(
+                        [self._directory.entry(connection)],
+                        text,
+                        ErrCode.WORKER_STOPPING if killed else ErrCode.HANDLER_FAILED,
+                    )
                 )
+                if killed:
+                    raise WorkerBusy(slot.name, WorkerState.STOPPING.value)
                 if answer.limit:
                     raise LimitReached("limits.max_connections_per_worker", answer.limit)
                 raise InvalidRequest(answer.errors)

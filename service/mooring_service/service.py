@@ -77,6 +77,7 @@ from mooring_service.worker_state import WorkerState
 
 ANSWER_MARGIN_S = 1.0  # the worker's own deadline comes first; this is for a worker that does not answer at all
 PRUNE_INTERVAL_S = 5.0
+STOP_POLL_S = 0.1
 QUEUE_HIGH_BYTES = 64 * 1024 * 1024  # the journal's queue: above it the links are not read
 
 log = logging.getLogger("mooring.service")
@@ -121,13 +122,16 @@ class Service:
 
     # ------------------------------------------------------------ life
 
-    async def start(self) -> None:
-        """Take the lock, open the journal, adopt the workers.
+    def acquire(self) -> None:
+        """Take the state directory for this service. Must be called before `start`.
 
         Raises:
-            StateDirectoryBusy: If another service holds the state directory.
+            StateDirectoryBusy: If another service holds it.
         """
         self._lock.acquire()
+
+    async def start(self) -> None:
+        """Open the journal, adopt the workers."""
         recovered = await self.journal.start(self._intake.on_committed, self._intake.on_failure)
         self.directory.recover(self.journal.epoch, recovered.connections)
         # Taken first: the first connection of a new state directory is number 1.
@@ -135,6 +139,9 @@ class Service:
         await self._supervisor.start([stored for stored in recovered.incarnations if not stored.ended])
         known = {stored.incarnation for stored in recovered.incarnations if not stored.ended}
         await self._end_strays(known)
+        for slot in self._supervisor.slots():
+            if slot.draining:
+                self._background.spawn(self._drain(slot))
         self._background.spawn(self._prune())
         self._started = True
 
@@ -144,12 +151,24 @@ class Service:
         if handover:
             await self._supervisor.hand_over()
         else:
-            await self._supervisor.stop("the service is stopping")
+            await self._end_workers()
         await self._background.close()
         await self._openings.close()
         self.feed.close()
         await self.journal.stop()
         self._lock.release()
+
+    async def _end_workers(self) -> None:
+        ending = asyncio.create_task(self._supervisor.stop("the service is stopping"))
+        while not ending.done():
+            await asyncio.wait({ending}, timeout=STOP_POLL_S)
+            if self.journal.failure is not None and self._supervisor.all_gone:
+                # The ends wait for a disk that takes nothing. The next start finds them missing, and reports them.
+                log.error("the last events of the workers cannot be written: %s", self.journal.failure)
+                ending.cancel()
+                await asyncio.wait({ending})
+        if not ending.cancelled():
+            ending.result()
 
     def reconfigure(self, config: Config) -> None:
         """Take over what may change at run time (`RUNTIME_SETTINGS`)."""
@@ -425,17 +444,24 @@ class Service:
     async def drain_worker(self, name: str) -> WorkerRecord:
         """Take no new connections; once the last one has ended, restart the process (with the code of today)."""
         slot = self._supervisor.slot(name)
+        if slot.process is not None:  # the next service goes on with it
+            slot.record = msgspec.structs.replace(slot.record, draining=True)
+            await self._intake.save_incarnation(slot)
         if not slot.draining:
             slot.draining = True
             self._background.spawn(self._drain(slot))
-        return self.worker(name)
+        return slot.to_record(self.directory.live_count_of(name))
 
     async def _drain(self, slot: Slot) -> None:
         while self.directory.live_count_of(slot.name):
             await asyncio.sleep(0.1)
-        if self._supervisor.find(slot.name) is slot:
-            await self._supervisor.kill(slot.name)
-            await self._supervisor.ensure(slot.name)
+        # One that has died meanwhile was renewed by that.
+        if self._supervisor.find(slot.name) is slot and slot.draining:
+            try:
+                await self._supervisor.kill(slot.name)
+                await self._supervisor.ensure(slot.name)
+            except MooringError as exc:
+                log.warning("worker %s was drained, and not started again: %s", slot.name, exc, extra=slot.tags)
 
     async def call(
         self, worker: str, function: str, params: dict[str, Any] | list[Any], *, key: str | None = None
@@ -464,14 +490,16 @@ class Service:
             raise HandlerError(function, answer.message)
         raise CallError(answer.exception, answer.message, answer.traceback)
 
-    async def call_later(self, worker: str, function: str, params: dict[str, Any] | list[Any]) -> None:
+    async def call_later(
+        self, worker: str, function: str, params: dict[str, Any] | list[Any], *, key: str | None = None
+    ) -> None:
         """Have a function run in a worker's context; return once it is queued there.
 
         Raises:
             As `call`, but what the function raises becomes a ``callbackError`` of the worker.
         """
         slot, reference = await self._callable(worker, function, params)
-        slot.command(Call(0, function, reference, params))
+        slot.command(Call(0, function, reference, params, key))
 
     async def _callable(self, worker: str, function: str, params: dict[str, Any] | list[Any]) -> tuple[Slot, str]:
         wrong = check_worker_name(worker) + check_params(params, "/params")

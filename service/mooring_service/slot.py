@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 import time
 from collections import deque
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from typing import Any
 import msgspec
 
 from mooring.channel import Channel
-from mooring.errors import WorkerDied, WorkerSilent
+from mooring.errors import MooringError, WorkerDied, WorkerSilent
 from mooring.events import rfc3339
 from mooring.messages import (
     AskCall,
@@ -43,6 +44,7 @@ class IncarnationRecord(msgspec.Struct, frozen=True):
     started_at_us: int = 0
     restarts: int = 0
     exit_record: str = ""
+    draining: bool = False
 
 
 class Slot:
@@ -83,7 +85,8 @@ class Slot:
         self.closed_hard = 0  # connections that ended with the process, unreported by it
         self._requests: dict[int, tuple[asyncio.Future[Any], float]] = {}  # by number, with their deadlines
         self._sweep_timer: asyncio.TimerHandle | None = None
-        self._next_request = 0
+        # Not from 0: an answer that a worker still owes to an earlier service must not be taken for one of ours.
+        self._next_request = secrets.randbits(40) << 20
         self._after: deque[tuple[int, Callable[[], None]]] = deque()
 
     def set_state(self, event: WorkerEvent) -> None:
@@ -186,10 +189,10 @@ class Slot:
             if not future.done():
                 future.set_exception(WorkerDied(self.name, detail))
 
-    def fail_ready(self, detail: str) -> None:
-        """Nobody need wait for this worker any more."""
+    def fail_ready(self, failure: MooringError) -> None:
+        """Nobody need wait for this start any more."""
         if not self.ready.done():
-            self.ready.set_exception(WorkerDied(self.name, detail))
+            self.ready.set_exception(failure)
 
     def process_gone(self) -> None:
         """Forget the process."""

@@ -1,7 +1,7 @@
 """Many workers: adopt, start, watch, back off, stop. It knows when; `worker_process.py` knows how.
 
 One task per worker lives as long as its slot does (`_keep`); it waits on events (linked, exited, told to stop, a
-deadline), it never polls. Reports that concern requests or the journal go to the `Reports` it was given.
+deadline), it never polls (`watch.py` is the part of it that goes on while a process lives). Reports that concern requests or the journal go to the `Reports` it was given.
 """
 
 from __future__ import annotations
@@ -20,14 +20,20 @@ import msgspec
 
 from mooring.background import Background
 from mooring.channel import Channel
-from mooring.errors import LimitReached, MooringError, Unavailable, UnknownWorker, WorkerBusy, WorkerDied
+from mooring.errors import (
+    JournalUnavailable,
+    LimitReached,
+    MooringError,
+    Unavailable,
+    UnknownWorker,
+    WorkerBusy,
+    WorkerDied,
+)
 from mooring.events import now_us
 from mooring.messages import (
     Hello,
-    Probe,
     Reconfigure,
     Report,
-    Stop,
     Welcome,
     WorkerSettings,
 )
@@ -38,10 +44,13 @@ from mooring_service.journal import Incarnation
 from mooring_service.link_server import LinkServer
 from mooring_service.records import Killed
 from mooring_service.slot import IncarnationRecord, Slot
+from mooring_service.watch import watch
 from mooring_service.worker_process import Exit, ProcessIdentity
 from mooring_service.worker_state import WorkerEvent, WorkerState
 
 DRAIN_LINK_S = 2.0  # after a death: what is still in the socket is read for so long at most
+ADOPT_S = 2.0  # where something must wait for workers that are being adopted: they dial at least twice a second
+WRITE_RETRY_S = 1.0  # a restart that the journal cannot write down is tried again so often
 ID_BLOCK = 256
 
 log = logging.getLogger("mooring.supervisor")
@@ -63,7 +72,10 @@ class Reports(Protocol):
         """A process has said hello; it is welcomed next."""
 
     async def worker_gone(self, slot: Slot, ended: Exit, reason: str, *, restarting: bool, asked: bool) -> int:
-        """A process has ended: report what it could not. Returns how many connections ended with it."""
+        """A process has ended: report what it could not, and mark it as ended, all at once.
+
+        Returns how many connections ended with it.
+        """
 
 
 class Supervisor:
@@ -139,17 +151,30 @@ class Supervisor:
         slot.record = msgspec.msgpack.decode(stored.record, type=IncarnationRecord)
         slot.stored = stored.stored
         slot.restarts = slot.record.restarts
+        slot.draining = slot.record.draining
         slot.set_state(WorkerEvent.START)
         slot.gone.clear()
         self._by_incarnation[slot.incarnation] = slot
         self.adopting.add(slot.name)
         self._run(slot, self._keep(slot, adopted=True))
 
+    @property
+    def all_gone(self) -> bool:
+        """True when no worker process is left, whether or not its end has been written down."""
+        return all(slot.process is None for slot in self._slots.values())
+
     async def stop(self, reason: str) -> None:
-        """End all workers, in parallel, each under the deadlines of `kill`."""
-        self._stopping = self._links.stopping = True
-        await asyncio.gather(*(self._end(slot, reason) for slot in self.slots()))
-        await self._links.close()
+        """End all workers, in parallel, each under the deadlines of `kill`. May be cancelled once they are `all_gone`."""
+        self._stopping = True
+        if self.adopting:
+            # They hold events of the time without a service, and can hand them over only once they are linked.
+            await asyncio.wait({self._slots[name].ready for name in self.adopting}, timeout=ADOPT_S)
+        self._links.stopping = True
+        try:
+            await asyncio.gather(*(self._end(slot, reason) for slot in self.slots()))
+        finally:
+            await self._background.close()
+            await self._links.close()
 
     async def hand_over(self) -> None:
         """Leave the workers running for the next service."""
@@ -265,11 +290,13 @@ class Supervisor:
             try:
                 await asyncio.shield(slot.ready)
             except WorkerDied:
-                if slot.state in (WorkerState.FAILED, WorkerState.STOPPING, WorkerState.STOPPED):
+                if slot.state is WorkerState.FAILED:
                     raise
-                await asyncio.sleep(0)
-                continue  # it is being restarted: the next start has a future of its own
-            return
+            if slot.state is WorkerState.RUNNING and slot.linked:
+                return
+            if slot.state in (WorkerState.STOPPING, WorkerState.STOPPED):
+                raise WorkerBusy(slot.name, WorkerState.STOPPING.value)
+            await asyncio.sleep(0)  # it is being restarted: the next start has a future of its own
 
     async def _end(self, slot: Slot, reason: str) -> Killed:
         if slot.state is WorkerState.FAILED:
@@ -295,39 +322,69 @@ class Supervisor:
 
     async def _keep(self, slot: Slot, *, adopted: bool = False) -> None:
         """Start, watch and restart one worker until it is told to stop, or has failed for good."""
-        while True:
-            if not adopted:
-                if slot.stop_wanted.is_set():
-                    break
-                try:
-                    await self._spawn(slot)
-                except (OSError, MooringError) as exc:
-                    log.error("worker %s cannot be started: %s", slot.name, exc, extra=slot.tags)
-                    slot.reason = str(exc)
-                    slot.set_state(WorkerEvent.GIVEN_UP)
-                    slot.ready.set_exception(WorkerDied(slot.name, f"cannot be started: {exc}"))
-                    return
+        again = False
+        while adopted or not slot.stop_wanted.is_set():
+            delay = None
+            if adopted:
+                if slot.record.pid == 0:
+                    # Its service died before it had written down the pid: if it lives, its hello says who it is.
+                    await asyncio.wait({slot.ready}, timeout=ADOPT_S)
+                who = slot.record
+                slot.process = worker_process.adopt(ProcessIdentity(who.pid, who.started_at_ticks, who.boot_id))
+            failure = None if adopted else await self._spawn(slot)
+            if failure is not None:
+                delay = self._not_started(slot, failure, again=again)
             else:
-                pid = slot.record
-                slot.process = worker_process.adopt(ProcessIdentity(pid.pid, pid.started_at_ticks, pid.boot_id))
-            reason = await self._watch(slot, adopted=adopted)
-            adopted = False
-            delay = await self._take_leave(slot, reason)
+                reason = await watch(slot, self._config)
+                delay = await self._take_leave(slot, reason)
             if delay is None:
                 return
+            adopted, again = False, True
             stop = asyncio.create_task(slot.stop_wanted.wait())
             await asyncio.wait({stop}, timeout=delay)
             stop.cancel()
             if not slot.stop_wanted.is_set():
-                slot.restarts += 1
                 slot.set_state(WorkerEvent.START)
+        self._ended(slot)
+
+    def _ended(self, slot: Slot) -> None:
+        """`slot` has ended as told."""
         slot.set_state(WorkerEvent.ENDED)
-        slot.fail_ready("killed")
+        slot.fail_ready(WorkerDied(slot.name, "killed"))
         self._forget(slot)
 
-    async def _spawn(self, slot: Slot) -> None:
+    def _not_started(self, slot: Slot, failure: OSError | MooringError, *, again: bool) -> float | None:
+        """Take that no process could be started; return the delay before the next attempt, None when there is none."""
+        log.error("worker %s cannot be started: %s", slot.name, failure, extra=slot.tags)
+        slot.reason = str(failure)
+        self._by_incarnation.pop(slot.incarnation, None)
+        unwritable = isinstance(failure, JournalUnavailable)
+        slot.fail_ready(
+            failure
+            if isinstance(failure, JournalUnavailable)
+            else WorkerDied(slot.name, f"cannot be started: {failure}")
+        )
+        if unwritable and not again:
+            self.begin_kill(slot)  # nothing was started: the next use of the name may try anew
+        if slot.state is WorkerState.STOPPING:
+            self._ended(slot)
+            return None
+        delay = slot.budget.died(time.monotonic(), random.random()) if again and not unwritable else None
+        if unwritable:
+            delay = WRITE_RETRY_S  # no fault of the worker's: it costs nothing of its budget
+        if delay is None:
+            slot.set_state(WorkerEvent.GIVEN_UP)
+            slot.gone.set()
+            return None
+        slot.set_state(WorkerEvent.DIED)
+        slot.renew_ready()
+        return delay
+
+    async def _spawn(self, slot: Slot) -> OSError | MooringError | None:
+        """Start a process; return why there is none."""
         slot.incarnation = secrets.token_hex(8)
         slot.stored = 0
+        slot.draining = False
         slot.goodbye = None
         slot.asks.clear()
         slot.gone.clear()
@@ -340,7 +397,10 @@ class Supervisor:
             exit_record=str(self._state_dir / "exits" / f"{slot.incarnation}.json"),
         )
         # Before the process exists: a service that dies right here leaves a worker that its successor knows.
-        await self._reports.save_incarnation(slot)
+        try:
+            await self._reports.save_incarnation(slot)
+        except MooringError as exc:
+            return exc
         settings = msgspec.structs.replace(
             self._settings,
             worker=slot.name,
@@ -351,81 +411,28 @@ class Supervisor:
             exit_record=slot.record.exit_record,
             restarts=slot.restarts,
         )
-        slot.process = worker_process.start(settings)
+        try:
+            slot.process = worker_process.start(settings)
+        except OSError as exc:
+            await self._reports.save_incarnation(slot, ended=True)
+            return exc
         who = slot.process.identity
         slot.record = msgspec.structs.replace(
             slot.record, pid=who.pid, started_at_ticks=who.started_at_ticks, boot_id=who.boot_id
         )
-        await self._reports.save_incarnation(slot)
+        try:
+            await self._reports.save_incarnation(slot)
+        except MooringError as exc:
+            slot.process.send_signal(signal.SIGKILL)  # it holds nothing yet, and no successor of ours could find it
+            await slot.process.exited.wait()
+            slot.process_gone()
+            await self._reports.save_incarnation(slot, ended=True)
+            return exc
+        return None
 
     def log_file(self, name: str) -> Path:
         """Return the path of a worker's log."""
         return self._state_dir / "logs" / f"{name}.log"
-
-    async def _watch(self, slot: Slot, *, adopted: bool) -> str:
-        """Wait until the process has ended; return why, as far as we had to do with it."""
-        config = self._config
-        process = slot.process
-        if process is None:
-            return "it ended while the service was away"
-        loop = asyncio.get_running_loop()
-        started = loop.time()
-        slot.last_report_at = started
-        probe = 0
-        dump_at: float | None = None
-        exited = asyncio.create_task(process.exited.wait())
-        stop = asyncio.create_task(slot.stop_wanted.wait())
-        reason = ""
-        try:
-            while not exited.done() and not stop.done():
-                await asyncio.wait({exited, stop}, timeout=config.probe_interval, return_when=asyncio.FIRST_COMPLETED)
-                now = loop.time()
-                if exited.done() or stop.done():
-                    break
-                if slot.linked and slot.state is WorkerState.RUNNING:
-                    probe += 1
-                    slot.command(Probe(probe))
-                    silent = now - slot.last_report_at
-                    if silent < config.watchdog_timeout:
-                        dump_at = None
-                        continue
-                    reason = f"it did not answer for {silent:.0f} s"
-                else:
-                    limit = config.start_timeout
-                    if now - max(slot.last_report_at, started) < limit:
-                        continue
-                    reason = f"it did not connect for {limit:g} s"
-                if dump_at is None:
-                    log.error("worker %s: %s; its stacks go to its log", slot.name, reason, extra=slot.tags)
-                    process.send_signal(signal.SIGUSR1)
-                    dump_at = now
-                    await asyncio.wait({exited}, timeout=0.5)
-                await self._signal_until(process, exited, (signal.SIGTERM, signal.SIGKILL))
-            if stop.done() and not exited.done():
-                await self._tell_to_stop(slot, process, exited)
-        finally:
-            for task in (exited, stop):
-                task.cancel()
-        return reason
-
-    async def _tell_to_stop(
-        self, slot: Slot, process: worker_process.WorkerProcess, exited: asyncio.Task[bool]
-    ) -> None:
-        config = self._config
-        if slot.linked:
-            slot.command(Stop(slot.stop_reason, config.stop_timeout * 0.8))
-            await asyncio.wait({exited}, timeout=config.stop_timeout)
-        if not exited.done():
-            await self._signal_until(process, exited, (signal.SIGTERM, signal.SIGKILL))
-
-    async def _signal_until(
-        self, process: worker_process.WorkerProcess, exited: asyncio.Task[bool], numbers: tuple[signal.Signals, ...]
-    ) -> None:
-        for number in numbers:
-            process.send_signal(number)
-            await asyncio.wait({exited}, timeout=self._config.kill_timeout)
-            if exited.done():
-                return
 
     async def _take_leave(self, slot: Slot, reason: str) -> float | None:
         """Report a death; return the delay before the restart, or None when there is none."""
@@ -450,22 +457,19 @@ class Supervisor:
         slot.closed_hard = await self._reports.worker_gone(
             slot, ended, slot.stop_reason if asked else text, restarting=delay is not None, asked=asked
         )
-        await self._reports.save_incarnation(slot, ended=True)
         self._by_incarnation.pop(slot.incarnation, None)
-        if asked:
-            slot.set_state(WorkerEvent.ENDED)
-            slot.fail_ready("killed")
-            self._forget(slot)
+        if slot.state is WorkerState.STOPPING:  # not `asked`: it may have been told to end after it had died
+            self._ended(slot)
             return None
+        slot.fail_ready(WorkerDied(slot.name, text))
         if delay is None:
             log.error("worker %s is Failed: %s, and the restart budget is used up", slot.name, text, extra=slot.tags)
             slot.set_state(WorkerEvent.GIVEN_UP)
-            slot.fail_ready(text)
             slot.gone.set()
             return None
         log.warning("worker %s has died: %s; restart in %.2f s", slot.name, text, delay, extra=slot.tags)
+        slot.restarts += 1
         slot.set_state(WorkerEvent.DIED)
-        slot.fail_ready(text)
         slot.renew_ready()
         return delay
 
@@ -484,26 +488,27 @@ class Supervisor:
 
     async def _welcome(self, slot: Slot, channel: Channel[Report], hello: Hello) -> None:
         fresh = slot.record.pid == 0 or slot.name not in self.adopting
-        if slot.record.pid == 0:
-            # Its service died between starting it and writing down its pid.
-            slot.record = msgspec.structs.replace(
-                slot.record, pid=hello.pid, started_at_ticks=hello.started_at_ticks, boot_id=hello.boot_id
-            )
-            await self._reports.save_incarnation(slot)
         try:
+            if slot.record.pid == 0:
+                slot.record = msgspec.structs.replace(
+                    slot.record, pid=hello.pid, started_at_ticks=hello.started_at_ticks, boot_id=hello.boot_id
+                )
+                await self._reports.save_incarnation(slot)
             first = await self._reports.allot_ids(ID_BLOCK)
-            await self._reports.worker_linked(slot, hello, fresh=fresh)
         except MooringError as exc:
             log.warning("worker %s cannot be welcomed now: %s", slot.name, exc, extra=slot.tags)
             channel.abort()
             return
+        if slot.channel is not channel:
+            return  # lost again meanwhile: perhaps it has died, and its successor is being started in this slot
+        await self._reports.worker_linked(slot, hello, fresh=fresh)
         channel.send(Welcome(slot.stored, first, ID_BLOCK))
         if not fresh:
             channel.send(self._reconfigure())  # it was started by a service that may have had other settings
         if slot.state is WorkerState.STARTING:
             slot.set_state(WorkerEvent.LINKED)
         self.adopted(slot)
-        if not slot.ready.done():
+        if slot.state is WorkerState.RUNNING and not slot.ready.done():
             slot.ready.set_result(None)
 
     def _on_link_lost(self, slot: Slot) -> None:

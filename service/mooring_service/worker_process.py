@@ -49,7 +49,7 @@ class Exit(msgspec.Struct, frozen=True):
                 return f"killed by signal {self.signal}"
         if self.exit_code is not None:
             return f"exited with code {self.exit_code}"
-        return "ended while the service was away"
+        return "ended, and how is not known: an earlier service had started it"
 
 
 class WorkerProcess:
@@ -76,13 +76,11 @@ class WorkerProcess:
 
     def _on_exit(self) -> None:
         self._loop.remove_reader(self._pidfd)
+        self.exit = _reap(self._pidfd)
         os.close(self._pidfd)
         self._pidfd = -1
-        if self._child is None:
-            self.exit = Exit(None, None)
-        else:
-            code = self._child.wait()  # it has ended: this does not block
-            self.exit = Exit(code, None) if code >= 0 else Exit(None, -code)
+        if self._child is not None:
+            self._child.returncode = 0  # Popen need not look for it: it is reaped
         self.exited.set()
 
     def send_signal(self, number: signal.Signals) -> None:
@@ -102,6 +100,18 @@ class WorkerProcess:
         if self._child is not None:
             # Popen's destructor would warn; the next service holds it by its pidfd.
             self._child.returncode = 0
+
+
+def _reap(pidfd: int) -> Exit:
+    """Return how a process that has ended did so; one that is not our child does not tell."""
+    try:
+        # A worker that was adopted after `mooring restart` is our child still: the program is new, the process is not.
+        status = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+    except ChildProcessError:
+        status = None
+    if status is None:
+        return Exit(None, None)
+    return Exit(status.si_status, None) if status.si_code == os.CLD_EXITED else Exit(None, status.si_status)
 
 
 def start(settings: WorkerSettings) -> WorkerProcess:
@@ -149,18 +159,10 @@ def adopt(process_identity: ProcessIdentity) -> WorkerProcess | None:
         same = identity.started_at_ticks(process_identity.pid) == process_identity.started_at_ticks
     except ProcessLookupError:
         same = False
-    if not same or _is_zombie(process_identity.pid):
+    if not same:
         os.close(pidfd)
         return None
-    return WorkerProcess(process_identity, pidfd, None)
-
-
-def _is_zombie(pid: int) -> bool:
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return True
-    return stat.rpartition(")")[2].split()[0] == "Z"
+    return WorkerProcess(process_identity, pidfd, None)  # a zombie too: its end is seen, and reaped, at once
 
 
 def take_exit_record(path: str) -> ExitRecord | None:

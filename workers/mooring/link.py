@@ -45,6 +45,8 @@ REDIAL_MIN_S = 0.05
 REDIAL_MAX_S = 0.5  # a dial on a local socket costs nothing; a new service should not wait for its workers
 WELCOME_TIMEOUT_S = 30.0  # a service that is adopting many workers, or recovering a large journal, may take a while
 STATS_INTERVAL_S = 1.0
+CLOSE_TIMEOUT_S = 5.0  # the supervisor ends a process that takes longer to say goodbye
+CLOSE_POLL_S = 0.01
 
 log = logging.getLogger("mooring.link")
 
@@ -257,12 +259,18 @@ class Link:
                 self.send(stats)
 
     async def close(self) -> None:
-        """Flush and end the link; wait briefly for the bytes to leave."""
+        """Hand over what the outbox holds, as fast as the service takes it, then end the link; within a deadline each."""
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                while self._channel is not None and self._welcomed.is_set() and self._held.outbox.unsent:
+                    await asyncio.sleep(CLOSE_POLL_S)
+        except TimeoutError:
+            log.warning("the service did not take the last %d frames in time", self._held.outbox.unsent)
         channel = self._channel
         if channel is not None:
             channel.close()
             try:
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(CLOSE_TIMEOUT_S):
                     await self._lost.wait()
             except TimeoutError:
                 channel.abort()

@@ -74,6 +74,11 @@ class Outbox:
         return len(self._frames)
 
     @property
+    def unsent(self) -> int:
+        """Frames that no link has taken yet."""
+        return self._unsent
+
+    @property
     def full(self) -> bool:
         """True when recorders must wait."""
         if self.held_bytes < self._max_bytes:

@@ -133,6 +133,8 @@ def serve_command(target: Target, /, demo: bool, handover: bool, **values: Any) 
         raise Failure(f"cannot start: {exc}") from None
     if outcome.socket is not None:
         systemd.hand_over(outcome.socket)  # only now: the event loop's own descriptors are closed
+        if outcome.pending is not None:
+            os.kill(os.getpid(), outcome.pending)  # blocked until the next program has its handlers
         # The same process, a new program: the service manager keeps its main pid, the kernel frees the lock.
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     sys.exit(outcome.code)

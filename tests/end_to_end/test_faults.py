@@ -1,0 +1,258 @@
+"""Faults that meet: a full disk and a death, a kill and a start, a crash and a request that was asked before it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import apsw
+
+from tests.conftest import ROOT, RunningService, StartService, wait_for
+from tests.follower import Follower
+from tests.servers import EchoServer, FeedServer
+
+
+@contextlib.asynccontextmanager
+async def full_disk(service: RunningService) -> AsyncIterator[None]:
+    """No file of the service may grow: what a full disk is to it."""
+    pid = service.process.pid
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+    try:
+        yield
+    finally:
+        if service.process.poll() is None:
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
+async def _ready(service: RunningService, status: int = 200) -> bool:
+    async with service.client.get("/readyz") as response:
+        return response.status == status
+
+
+async def _worker(service: RunningService, name: str, **wanted: Any) -> dict[str, Any] | None:
+    workers = (await service.get("/v1/workers"))["workers"]
+    for record in workers:
+        if record["name"] == name and all(record[key] == value for key, value in wanted.items()):
+            return record
+    return None
+
+
+def _tracebacks(service: RunningService) -> list[str]:
+    logs = [service.log(), *(path.read_text() for path in (service.state_dir / "logs").glob("*.log"))]
+    return [line for log in logs for line in log.splitlines() if "Traceback" in line]
+
+
+async def test_a_worker_killed_for_good_after_it_died_on_a_full_disk_is_gone_and_its_name_free(
+    service: RunningService, echo: EchoServer
+) -> None:
+    async with FeedServer(rate=50) as feed:
+        await service.open(feed.url, worker="other")  # something has to be written, or nobody knows
+        await service.open(echo.url)
+        pid = (await service.get("/v1/workers/main"))["pid"]
+        async with full_disk(service):
+            await wait_for(lambda: _ready(service, 503))
+            os.kill(pid, signal.SIGKILL)
+            await wait_for(lambda: _worker(service, "main", pid=None))
+            killing = asyncio.create_task(service.call("DELETE", "/v1/workers/main"))
+            await wait_for(lambda: _worker(service, "main", status="Stopping"))
+        assert (await asyncio.wait_for(killing, 10))["closed"] == 1
+        await service.get("/v1/workers/main", 404)
+        await service.open(echo.url)
+        assert not _tracebacks(service)
+
+
+async def test_a_worker_first_used_while_the_disk_is_full_starts_once_there_is_room(
+    service: RunningService, echo: EchoServer
+) -> None:
+    await service.open(echo.url, worker="first")
+    async with full_disk(service):
+        # The one that finds out, and one that is told.
+        for name in ("a", "b"):
+            problem = await service.call("PUT", f"/v1/workers/{name}", 507)
+            assert problem["type"] == "urn:mooring:problem:journal-unavailable"
+        assert [record["name"] for record in (await service.get("/v1/workers"))["workers"]] == ["first"]
+    for name in ("a", "b"):
+        await wait_for(lambda: _ready(service))
+        await service.open(echo.url, worker=name)
+
+
+async def test_a_worker_that_is_restarted_while_the_disk_is_full_starts_once_there_is_room(
+    start_service: StartService, echo: EchoServer
+) -> None:
+    service = await start_service(env={"MOORING_SUPERVISOR_RESTART_DELAY": "1.5"})
+    record = await service.call("PUT", "/v1/workers/main", 201)
+    os.kill(record["pid"], signal.SIGKILL)
+    await wait_for(lambda: _worker(service, "main", status="Restarting"))
+    async with full_disk(service):
+        await wait_for(lambda: _ready(service, 503))
+        assert (await _worker(service, "main"))["status"] == "Restarting"
+    again = await wait_for(lambda: _worker(service, "main", status="Running"))
+    assert again["restarts"] == 1
+    await service.open(echo.url)
+
+
+async def test_a_stop_while_the_disk_is_full_takes_no_longer_and_the_next_start_tells_the_ends(
+    service: RunningService,
+) -> None:
+    async with FeedServer(rate=100) as feed:
+        record = await service.open(feed.url)
+        async with full_disk(service):
+            await wait_for(lambda: _ready(service, 503))
+            begun = time.monotonic()
+            assert await service.stop() == 0
+            print(f"stopped in {time.monotonic() - begun:.2f} s")
+        assert service.worker_pids() == []
+        assert feed.ends[0][1] == 1001
+        await service.start()
+        events = await service.events(record["id"], until="onTerminate")
+        assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
+        assert not _tracebacks(service)
+
+
+async def test_killed_while_it_starts_a_worker_is_gone_and_who_waits_is_told(
+    service: RunningService, echo: EchoServer
+) -> None:
+    for pause_s in (0.0, 0.05, 0.2, 0.3, 0.4):
+        waiting = asyncio.create_task(service.call("POST", "/v1/connections", None, json={"url": echo.url}))
+        await wait_for(lambda: _worker(service, "main"))
+        await asyncio.sleep(pause_s)
+        await service.call("DELETE", "/v1/workers/main")
+        answer = await waiting
+        assert answer["status"] in ("Connected", 409), answer
+        await service.get("/v1/workers/main", 404)
+        assert service.worker_pids() == []
+    assert not _tracebacks(service)
+
+
+async def test_an_answer_to_a_service_that_died_is_not_taken_for_one_of_the_next(start_service: StartService) -> None:
+    service = await start_service(
+        "--function", "sleep=tests.end_to_end.user_code:sleep", "--function", "add=tests.end_to_end.user_code:add",
+        "--app-dir", str(ROOT),
+    )  # fmt: skip
+    calls = "/v1/workers/main/calls"
+    await service.call("PUT", "/v1/workers/main", 201)
+    first = asyncio.create_task(_lost(service.call("POST", calls, json={"function": "sleep", "params": [2]})))
+    await wait_for(lambda: _busy(service))
+    await service.restart_after_kill()
+    await first
+    await wait_for(lambda: _ready(service))
+    # The first request of the new service, while the worker still owes an answer to the first of the old one.
+    assert await service.call("POST", calls, json={"function": "add", "params": [2, 3]}) == {"result": 5}
+
+
+async def _lost(request: Any) -> None:
+    with contextlib.suppress(aiohttp.ClientError, RuntimeError):
+        await request
+
+
+async def _busy(service: RunningService) -> object:
+    return (await service.get("/v1/workers/main"))["running"]
+
+
+async def test_an_async_call_with_a_key_runs_once_although_the_service_died(start_service: StartService) -> None:
+    service = await start_service(
+        "--function", "remember=tests.end_to_end.user_code:remember",
+        "--function", "get_seen=tests.end_to_end.user_code:get_seen",
+        "--function", "sleep=tests.end_to_end.user_code:sleep", "--app-dir", str(ROOT),
+    )  # fmt: skip
+    calls = "/v1/workers/main/calls"
+    await service.call("PUT", "/v1/workers/main", 201)
+    headers = {"Idempotency-Key": "k1", "Prefer": "respond-async"}
+    call = {"function": "remember", "params": ["once"]}
+    await service.call("POST", calls, 202, json=call, headers=headers)
+    # What a crash between dispatch and answer leaves: the key is claimed, and not answered.
+    await service.kill()
+    with contextlib.closing(apsw.Connection(str(service.state_dir / "journal.db"))) as connection:
+        connection.execute("UPDATE answers SET answer = NULL").fetchall()
+    await service.start()
+    await wait_for(lambda: _ready(service))
+    await service.call("POST", calls, 202, json=call, headers=headers)
+    seen = (await service.call("POST", calls, json={"function": "get_seen"}))["result"]
+    assert seen.count(["once"]) + seen.count("once") == 1, seen
+
+
+async def test_a_full_outbox_while_the_service_is_away_pauses_the_peers_and_loses_nothing(
+    start_service: StartService,
+) -> None:
+    service = await start_service(env={"MOORING_WORKER_OUTBOX_BYTES": "300000"})
+    async with FeedServer(rate=1_000, size=1_000) as feed, Follower(service) as follower:
+        record = await service.open(feed.url)
+        await wait_for(lambda: follower.ledger.numbers.get(record["id"], 0) > 100)
+        await service.kill()
+        # Far above the bound: what the kernel's buffers take, and no more, is sent meanwhile.
+        before = feed.sent["/"]
+
+        async def stalled() -> bool:
+            sent = feed.sent["/"]
+            await asyncio.sleep(0.5)
+            return feed.sent["/"] == sent > before
+
+        await wait_for(stalled, 30, "the feed cannot send any more")
+        (pid,) = service.worker_pids()
+        await service.start()
+        await feed.stop_sending()
+        await wait_for(lambda: follower.ledger.numbers[record["id"]] == feed.sent["/"], 20)
+        assert service.worker_pids() == [pid]
+        assert feed.ends == []
+        assert follower.ledger.gaps == 0
+
+
+async def test_a_hung_service_that_goes_on_repeats_nothing(service: RunningService) -> None:
+    async with FeedServer(rate=500) as feed, Follower(service) as follower:
+        record = await service.open(feed.url)
+        await wait_for(lambda: follower.ledger.numbers.get(record["id"], 0) > 50)
+        service.process.send_signal(signal.SIGSTOP)
+        await asyncio.sleep(2)
+        service.process.send_signal(signal.SIGCONT)
+        await feed.stop_sending()
+        await wait_for(lambda: follower.ledger.numbers[record["id"]] == feed.sent["/"], 10)
+        assert feed.ends == []
+
+
+async def test_what_a_silent_connection_has_sent_is_still_counted_after_a_restart(
+    service: RunningService, echo: EchoServer
+) -> None:
+    record = await service.open(f"{echo.url}silent")
+    for _ in range(3):
+        await service.send(record["id"], "x")
+    await service.restart_after_kill()
+    await wait_for(lambda: _ready(service))
+    stats = (await service.record(record["id"]))["stats"]
+    assert (stats["messagesOut"], stats["bytesOut"]) == (3, 3)
+
+
+async def test_a_second_service_leaves_the_socket_of_the_first_alone(
+    start_service: StartService, tmp_path: Path
+) -> None:
+    service = await start_service(listen=f"unix:{tmp_path}/api.sock")
+    path = service.url.removeprefix("unix:")
+    second = subprocess.run(
+        [*_serve(service), "--listen", service.url], capture_output=True, text=True, timeout=20, check=False
+    )
+    assert second.returncode == 1
+    assert f"in use by process {service.process.pid}" in second.stderr
+    _, writer = await asyncio.open_unix_connection(path)
+    writer.close()
+
+
+async def test_a_second_service_on_the_same_port_and_directory_names_the_holder(service: RunningService) -> None:
+    second = subprocess.run(
+        [*_serve(service), "--listen", f"127.0.0.1:{service.port}"],
+        capture_output=True, text=True, timeout=20, check=False,
+    )  # fmt: skip
+    assert second.returncode == 1
+    assert f"in use by process {service.process.pid}" in second.stderr
+
+
+def _serve(service: RunningService) -> list[str]:
+    return [sys.executable, "-m", "mooring_api", "serve", "--state-dir", str(service.state_dir)]
