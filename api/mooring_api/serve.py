@@ -19,7 +19,8 @@ import msgspec
 from aiohttp import web
 
 from mooring import identity
-from mooring_api import systemd
+from mooring.background import Background
+from mooring_api import restart, systemd
 from mooring_api.access import Access, load_token, own_hosts
 from mooring_api.app import make_app
 from mooring_api.context import Api
@@ -295,8 +296,8 @@ class Outcome(msgspec.Struct, frozen=True):
 async def serve(config: Config, options: ServeOptions, reload: Callable[[], Config] | None = None) -> Outcome:
     """Run until SIGTERM or SIGINT. A second signal ends at once.
 
-    SIGHUP re-reads what may change at run time. SIGUSR2 ends for a restart: the workers go on,
-    and the listening socket stays open, so that nobody is refused meanwhile.
+    SIGHUP re-reads what may change at run time. SIGUSR2 ends for a restart, if the next program can start: the workers
+    go on, and the listening socket stays open, so that nobody is refused meanwhile.
 
     Args:
         reload: Reads the configuration again.
@@ -305,12 +306,23 @@ async def serve(config: Config, options: ServeOptions, reload: Callable[[], Conf
     wanted: asyncio.Future[signal.Signals] = loop.create_future()
 
     pending: list[signal.Signals] = []
+    background = Background(log)
+    asking: list[asyncio.Task[None]] = []  # whether the next program can start
+
+    async def ask_to_restart() -> None:
+        refusal = await restart.refusal()
+        if refusal is not None:
+            log.error("the restart is refused, this service goes on: %s", refusal)
+            restart.tell_refused(options.state_dir, refusal)
+        elif not wanted.done():
+            wanted.set_result(signal.SIGUSR2)
 
     def on_signal(number: signal.Signals) -> None:
-        if not wanted.done():
+        if number is signal.SIGUSR2:
+            if not wanted.done() and all(task.done() for task in asking):
+                asking[:] = [background.spawn(ask_to_restart())]
+        elif not wanted.done():
             wanted.set_result(number)
-        elif number is signal.SIGUSR2:
-            pass
         elif wanted.result() is signal.SIGUSR2 and not pending:
             pending.append(number)  # the workers are handed over already: the next program ends them, in order
         else:
@@ -331,19 +343,20 @@ async def serve(config: Config, options: ServeOptions, reload: Callable[[], Conf
     systemd.notify(f"READY=1\nSTATUS=listening at {server.url}")
     watchdog = asyncio.create_task(systemd.watchdog())
     number = await wanted
+    await background.close()
     watchdog.cancel()
     await asyncio.gather(watchdog, return_exceptions=True)
-    restart = number is signal.SIGUSR2
-    if restart:
+    restarting = number is signal.SIGUSR2
+    if restarting:
         log.warning("restarting under %d running workers", server.worker_count)
         systemd.notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
     else:
         systemd.notify("STOPPING=1")
-    await server.stop(handover=restart)
-    if restart:
+    await server.stop(handover=restarting)
+    if restarting:
         # From here to the next program's handlers a signal would end the process: it waits, across the exec too.
         signal.pthread_sigmask(signal.SIG_BLOCK, (*SIGNALS, signal.SIGHUP))
-    return Outcome(0, server.inherited if restart else None, pending[0] if pending else None)
+    return Outcome(0, server.inherited if restarting else None, pending[0] if pending else None)
 
 
 def _reload(server: Server, reload: Callable[[], Config] | None) -> None:

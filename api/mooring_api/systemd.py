@@ -9,13 +9,14 @@ import socket
 from typing import NamedTuple
 
 FIRST_FD = 3  # SD_LISTEN_FDS_START
+NOTIFY_TIMEOUT_S = 1.0
 _LISTEN = "_MOORING_LISTEN"  # from one program of a process to the next: what the socket was bound for
 
 log = logging.getLogger("mooring.serve")
 
 
-def notify(state: str) -> bool:
-    """Tell the service manager; False when there is none."""
+def notify(state: str, timeout_s: float = NOTIFY_TIMEOUT_S) -> bool:
+    """Tell the service manager; False when there is none, or it does not listen for `timeout_s`."""
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return False
@@ -23,6 +24,7 @@ def notify(state: str) -> bool:
         address = "\0" + address[1:]
     try:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+            sock.settimeout(timeout_s)
             sock.connect(address)
             sock.sendall(state.encode())
     except OSError as exc:
@@ -75,5 +77,7 @@ async def watchdog() -> None:
     if not period_us.isdigit() or os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return
     while True:
-        notify("WATCHDOG=1")  # whether or not it is heard: a manager that is away for a moment comes back
+        # Whether or not it is heard: a manager that is away for a moment comes back. It waits for nothing: one that does
+        # not read must not stop the loop whose life is told.
+        notify("WATCHDOG=1", timeout_s=0.0)
         await asyncio.sleep(int(period_us) / 2e6)

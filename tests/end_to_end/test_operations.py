@@ -79,6 +79,24 @@ async def test_an_upgrade_under_load_closes_nothing_and_loses_nothing(start_serv
         assert follower.ledger.gaps == 0
 
 
+async def test_a_restart_into_a_configuration_that_cannot_be_used_is_refused_and_the_service_goes_on(
+    start_service: StartService, echo: EchoServer, tmp_path: Path
+) -> None:
+    config = tmp_path / "mooring.toml"
+    config.write_text("[limits]\nmax_workers = 5\n")
+    service = await start_service("--config", str(config))
+    record = await service.open(echo.url)
+    config.write_text("[limit]\nmax_workers = 5\n")
+    told = await mooring(service, "restart", status=1)
+    assert "the old service goes on" in told
+    assert "unknown table [limit]; did you mean limits?" in told
+    assert (await service.record(record["id"]))["status"] == "Connected"
+    assert "the restart is refused" in service.log()
+    config.write_text("[limits]\nmax_workers = 6\n")
+    assert "restarted in" in await mooring(service, "restart")
+    assert (await service.record(record["id"]))["status"] == "Connected"
+
+
 async def test_draining_renews_a_worker_once_its_connections_have_ended(
     service: RunningService, echo: EchoServer
 ) -> None:
@@ -176,11 +194,22 @@ async def test_readiness_watchdog_reload_and_stop_are_told_to_the_manager(
     await wait_for(lambda: manager.heard("READY=1"))
     await wait_for(lambda: manager.heard("WATCHDOG=1"))
     manager.said.clear()
-    await mooring(service, "restart")
+    restarting = asyncio.create_task(mooring(service, "restart"))
     await wait_for(lambda: manager.heard("RELOADING=1"))
     await wait_for(lambda: manager.heard("READY=1"))
+    await restarting
     assert await service.stop() == 0
     assert manager.heard("STOPPING=1")
+    manager.sock.close()
+
+
+async def test_a_manager_that_does_not_read_holds_up_nothing(start_service: StartService, tmp_path: Path) -> None:
+    manager = FakeManager(tmp_path / "notify")
+    service = await start_service(env={"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "2000"})
+    for _ in range(20):  # many more pings than the manager's queue takes
+        await asyncio.sleep(0.02)
+        await asyncio.wait_for(service.get("/v1/workers"), 1)
+    assert await service.stop() == 0
     manager.sock.close()
 
 

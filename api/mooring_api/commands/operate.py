@@ -14,6 +14,7 @@ import click
 from mooring.errors import JournalUnavailable
 from mooring_api.client import ApiError, Client, ServiceAway
 from mooring_api.commands.target import Failure, Progress, Target, as_json, show_json
+from mooring_api.restart import refusal_file
 from mooring_api.serve import prepare_state_dir
 from mooring_service.config import ConfigError
 from mooring_service.journal_file import restore as restore_file
@@ -29,7 +30,8 @@ POLL_S = 0.02
 def restart(target: Target, as_json: bool) -> None:
     """Replace the running service by the program of today; workers and connections go on.
 
-    The old workers keep their code: `mooring workers drain NAME` renews them one by one.
+    The old workers keep their code: `mooring workers drain NAME` renews them one by one. A program that cannot use
+    the configuration is refused, and the service goes on.
 
     \b
     Example:  mooring restart
@@ -39,6 +41,8 @@ def restart(target: Target, as_json: bool) -> None:
         raise Failure(f"no service runs on {target.state_dir}")
     address = target.state_dir / "address"
     before = _stamp(address)
+    refused = refusal_file(target.state_dir)
+    refused.unlink(missing_ok=True)
     begun = time.monotonic()
     fd = os.pidfd_open(pid)
     try:
@@ -50,6 +54,8 @@ def restart(target: Target, as_json: bool) -> None:
     progress = Progress()
     while _stamp(address) in (before, None):
         progress.show(f"{time.monotonic() - begun:.0f} s")
+        if refused.exists():
+            raise Failure(f"the restart is refused, the old service goes on: {refused.read_text().strip()}")
         if holder_of(target.state_dir) is None and time.monotonic() - begun > RESTART_TIMEOUT_S / 2:
             raise Failure("the service did not come back; its log says why")
         if time.monotonic() - begun > RESTART_TIMEOUT_S:

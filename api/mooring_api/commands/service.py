@@ -17,6 +17,7 @@ from mooring.errors import HandlerError, MooringError
 from mooring_api import logs, systemd
 from mooring_api.access import TokenFileError, load_token, token_hash
 from mooring_api.commands.target import Failure, Target, as_json, show_json
+from mooring_api.restart import DRY_RUN
 from mooring_api.serve import ServeOptions, parse_listen, prepare_state_dir, serve, tls_of
 from mooring_service.config import Config, ConfigError, load
 from mooring_service.lock import StateDirectoryBusy, holder_of
@@ -114,8 +115,9 @@ def _app_dirs(values: dict[str, Any]) -> list[str]:
 @_config_options
 @click.option("--demo", is_flag=True, help="Also run an echo server on port 8481.")
 @click.option("--handover", is_flag=True, help="When it stops, the workers wait for the next.")
+@click.option(DRY_RUN, is_flag=True, hidden=True, help="Say whether it could start: asked before a restart.")
 @click.pass_obj
-def serve_command(target: Target, /, demo: bool, handover: bool, **values: Any) -> None:
+def serve_command(target: Target, /, demo: bool, handover: bool, dry_run: bool, **values: Any) -> None:
     """Run the service.
 
     \b
@@ -124,6 +126,9 @@ def serve_command(target: Target, /, demo: bool, handover: bool, **values: Any) 
     state_dir = values["own_state_dir"] or target.state_dir
     try:
         config = _load(values)
+        if dry_run:
+            tls_of(parse_listen(config.api.listen), config.api)
+            return
         logs.set_up(config.log)
         options = ServeOptions(state_dir=state_dir.resolve(), app_dirs=_app_dirs(values), demo=demo, handover=handover)
         outcome = uvloop.run(serve(config, options, lambda: _load(values)))

@@ -1,0 +1,48 @@
+"""Before a restart: can the program of today use the configuration of today? The one that runs asks, and goes on if not."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+CHECK_TIMEOUT_S = 20.0
+DRY_RUN = "--dry-run"
+
+
+def refusal_file(state_dir: Path) -> Path:
+    """Return the file that says why the last restart was refused: whoever has asked for it by a signal looks there."""
+    return state_dir / "restart-refused"
+
+
+def tell_refused(state_dir: Path, reason: str) -> None:
+    """Write down why a restart is refused."""
+    path = refusal_file(state_dir)
+    new = path.with_suffix(".new")
+    new.write_text(f"{reason}\n")
+    new.replace(path)
+
+
+async def refusal() -> str | None:
+    """Return why the next program would not start; None when it would.
+
+    It is asked itself: it may be of another version than this one, and know other settings.
+    """
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *sys.orig_argv[1:],
+        DRY_RUN,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        _, errors = await asyncio.wait_for(process.communicate(), CHECK_TIMEOUT_S)
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+        return f"the program did not say within {CHECK_TIMEOUT_S:g} s whether it can start"
+    if process.returncode == 0:
+        return None
+    lines = errors.decode(errors="replace").strip().splitlines()
+    return lines[-1].removeprefix("Error: ") if lines else f"the program ends with code {process.returncode}"
