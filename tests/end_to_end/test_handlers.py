@@ -608,12 +608,17 @@ async def test_worker_verbs(service: RunningService) -> None:
 async def _busy_then_connecting(service: RunningService, url: str, handler: str, **params: Any) -> int:
     """Have the worker busy for two seconds, and a connection wait for its handler behind that; return its id."""
     headers = {"Prefer": "respond-async"}
-    body = {"function": "sleep", "params": [2]}
+    body = {"function": "sleep", "params": [3]}
     await service.call("POST", "/v1/workers/main/calls", 202, json=body, headers=headers)
     request = {"url": url, "handler": {"name": handler, "params": params}}
     record = await service.call("POST", "/v1/connections", 202, json=request, headers=headers)
     assert record["status"] == "Connecting"
+    await wait_for(lambda: _waits(service))
     return record["id"]
+
+
+async def _waits(service: RunningService) -> bool:
+    return (await service.get("/v1/workers/main"))["mailbox"] == 1
 
 
 async def test_a_connection_whose_handler_waits_to_be_made_can_be_terminated(
