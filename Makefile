@@ -47,7 +47,8 @@ run: $(VENV)/.run
 
 test: $(VENV)/.test
 	@bash tools/install-test-tools
-	@$(BIN)/python -m pytest tests
+	@$(BIN)/python -m pytest tests -m "not alone" -n 2 --dist loadfile
+	@$(BIN)/python -m pytest tests -m alone
 
 lint: $(VENV)/.test
 	@$(BIN)/ruff format --check --quiet . || { echo "run: make format"; exit 1; }

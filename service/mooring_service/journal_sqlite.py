@@ -202,12 +202,11 @@ class SqliteJournal:
         left: list[_Item] = []  # of a transaction that failed
         while True:
             with self._wanted:
-                # While it fails it is tried again also when nothing waits: whoever asks is refused until it goes well.
-                while not self._ending and (
-                    not (self._queue or left or self._failure) or time.monotonic() < self._retry_at
-                ):
-                    busy = self._queue or left or self._failure
-                    self._wanted.wait(max(0.01, self._retry_at - time.monotonic()) if busy else None)
+                while not self._ending:
+                    wait_s = self._retry_at - time.monotonic()
+                    if wait_s <= 0 and (self._queue or left or self._failure is not None):
+                        break
+                    self._wanted.wait(wait_s if wait_s > 0 else None)
                 items = left + list(self._queue)
                 self._queue.clear()
                 ending = self._ending
@@ -228,10 +227,11 @@ class SqliteJournal:
         stored: dict[str, int] = {}
         try:
             with connection:
-                if not items:
+                if self._failure is not None:
+                    # Also when nothing waits: while it fails nobody may add anything, and it would fail for ever.
                     connection.execute(
-                        "UPDATE meta SET value = value WHERE name = 'next_position'"
-                    )  # can it be written?
+                        "INSERT OR REPLACE INTO meta VALUES ('tried_at_ms', ?)", (time.time_ns() // 10**6,)
+                    )
                 results = self._apply(connection, items, marks, stored)
                 if begun >= self._pruned_at + PRUNE_EVERY_S and not prune(connection, marks, self._config):
                     self._pruned_at = begun

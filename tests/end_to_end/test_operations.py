@@ -21,6 +21,8 @@ from tests.conftest import RunningService, StartService, wait_for
 from tests.follower import Follower
 from tests.servers import EchoServer, FeedServer
 
+pytestmark = pytest.mark.alone
+
 
 async def mooring(service: RunningService, *arguments: str, status: int = 0) -> str:
     process = await asyncio.create_subprocess_exec(

@@ -27,6 +27,8 @@ from tests.conftest import ROOT, RunningService, StartService, wait_for
 from tests.follower import Follower
 from tests.servers import EchoServer, FeedServer
 
+pytestmark = pytest.mark.alone
+
 
 async def test_a_killed_worker_costs_its_connections_their_end_and_nobody_else_anything(
     service: RunningService,
