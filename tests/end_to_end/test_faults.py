@@ -16,13 +16,10 @@ from typing import Any
 
 import aiohttp
 import apsw
-import pytest
 
 from tests.conftest import ROOT, RunningService, StartService, wait_for
 from tests.follower import Follower
 from tests.servers import EchoServer, FeedServer
-
-pytestmark = pytest.mark.alone
 
 
 @contextlib.asynccontextmanager

@@ -21,8 +21,6 @@ from tests.conftest import RunningService, StartService, wait_for
 from tests.follower import Follower
 from tests.servers import EchoServer, FeedServer
 
-pytestmark = pytest.mark.alone
-
 
 async def mooring(service: RunningService, *arguments: str, status: int = 0) -> str:
     process = await asyncio.create_subprocess_exec(
@@ -35,6 +33,7 @@ async def mooring(service: RunningService, *arguments: str, status: int = 0) -> 
     return (out + errors).decode()
 
 
+@pytest.mark.alone
 async def test_an_upgrade_under_load_closes_nothing_and_loses_nothing(start_service: StartService) -> None:
     service = await start_service()
     async with FeedServer(rate=10) as feed, Follower(service) as follower:

@@ -27,9 +27,8 @@ from tests.conftest import ROOT, RunningService, StartService, wait_for
 from tests.follower import Follower
 from tests.servers import EchoServer, FeedServer
 
-pytestmark = pytest.mark.alone
 
-
+@pytest.mark.alone
 async def test_a_killed_worker_costs_its_connections_their_end_and_nobody_else_anything(
     service: RunningService,
 ) -> None:
@@ -70,6 +69,7 @@ async def _running(service: RunningService, name: str) -> dict[str, object] | No
     return record if record["status"] == "Running" else None
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize(("pause_s", "level"), [(0.5, "process"), (0.5, "power"), (5.0, "process")])
 async def test_a_killed_service_closes_nothing_and_loses_nothing(
     start_service: StartService, pause_s: float, level: str
@@ -127,6 +127,7 @@ async def test_killed_again_and_again_the_service_still_loses_nothing(start_serv
         assert feed.ends == []
 
 
+@pytest.mark.alone
 async def test_both_killed_each_connection_gets_its_end_after_the_restart(service: RunningService) -> None:
     async with FeedServer(rate=100) as feed, Follower(service) as follower:
         opened = [await service.open(f"{feed.url}{n}", worker=f"w{n % 2}") for n in range(4)]
@@ -325,6 +326,7 @@ def _rss(pid: int) -> int:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+@pytest.mark.alone
 async def test_stop_with_500_connections_and_50_subscribers_ten_of_them_deaf(
     start_service: StartService, echo: EchoServer
 ) -> None:
@@ -356,6 +358,7 @@ async def test_stop_with_500_connections_and_50_subscribers_ten_of_them_deaf(
     assert service.worker_pids() == []
 
 
+@pytest.mark.alone
 async def test_a_second_signal_ends_at_once(start_service: StartService) -> None:
     service = await start_service("--handler", "stubborn=tests.end_to_end.user_code:Stubborn", "--app-dir", str(ROOT))
     async with FeedServer(rate=50) as feed:
