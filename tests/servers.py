@@ -165,6 +165,22 @@ class FeedServer(_Listening):
         await asyncio.sleep(0.05)
 
 
+class DeafServer(_Listening):
+    """Reads nothing until `reads` is set; then everything goes to `received`."""
+
+    def __init__(self) -> None:
+        self.reads = asyncio.Event()
+        self.received: list[str | bytes] = []
+
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
+        websocket = web.WebSocketResponse(max_msg_size=2**26)
+        await websocket.prepare(request)
+        await self.reads.wait()
+        async for message in websocket:
+            self.received.append(message.data)
+        return websocket
+
+
 def accept_key(key: str) -> str:
     return base64.b64encode(hashlib.sha1(key.encode() + GUID).digest()).decode()
 

@@ -9,7 +9,7 @@ from aiohttp import web, web_response
 
 from mooring.errors import MooringError
 from mooring_api import connections, events, idempotency, system, workers
-from mooring_api.context import API, Api
+from mooring_api.context import API, Api, problem_response
 from mooring_api.problems import Problem, problem_of
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -67,21 +67,19 @@ def edge(handler: Handler) -> Handler:
             request.app[API].access.check(request)
             return await handler(request)
         except Problem as problem:
-            return idempotency.problem_response(problem)
+            return problem_response(problem)
         except MooringError as exc:
-            return idempotency.problem_response(problem_of(exc))
+            return problem_response(problem_of(exc))
         except web.HTTPException as exc:
-            return idempotency.problem_response(_http_problem(request, exc))
+            return problem_response(_http_problem(request, exc))
         except UnicodeError:
-            return idempotency.problem_response(Problem("bad-request", "the path or query is not UTF-8"))
+            return problem_response(Problem("bad-request", "the path or query is not UTF-8"))
         except ConnectionError:
             raise  # the client has gone away: there is nobody to answer
         # The top of a request: what mooring itself got wrong is logged, and told without its insides.
         except Exception:
             log.exception("%s %s has failed", request.method, request.path)
-            return idempotency.problem_response(
-                Problem("internal", "this is a fault of mooring; its log has the traceback")
-            )
+            return problem_response(Problem("internal", "this is a fault of mooring; its log has the traceback"))
 
     return guarded
 

@@ -118,6 +118,16 @@ def json_response(value: Any, status: int = 200, headers: dict[str, str] | None 
     return web.Response(body=_encode(value), status=status, headers=_JSON if headers is None else {**_JSON, **headers})
 
 
+def problem_response(problem: Problem) -> web.Response:
+    """Return a problem as a response."""
+    return web.Response(
+        status=problem.status,
+        body=problem.body(),
+        headers=problem.headers,
+        content_type="application/problem+json",
+    )
+
+
 async def read_body(request: web.Request) -> bytes:
     """Return the whole body.
 

@@ -15,7 +15,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
 from aiohttp.web_protocol import RequestHandler
 
-from mooring_api.idempotency import problem_response
+from mooring_api.context import problem_response
 from mooring_api.problems import Problem
 
 HEAD_END = b"\r\n\r\n"

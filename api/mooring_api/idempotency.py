@@ -16,7 +16,7 @@ import msgspec
 from aiohttp import web
 
 from mooring.errors import JournalUnavailable
-from mooring_api.context import API
+from mooring_api.context import API, problem_response
 from mooring_api.problems import Problem
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}\Z")
@@ -127,13 +127,3 @@ def _decode(data: bytes) -> StoredResponse | Running:
     if data[:1] == b"r":
         return msgspec.msgpack.decode(data[1:], type=StoredResponse)
     return msgspec.msgpack.decode(data[1:], type=Running)
-
-
-def problem_response(problem: Problem) -> web.Response:
-    """Return a problem as a response."""
-    return web.Response(
-        status=problem.status,
-        body=problem.body(),
-        headers=problem.headers,
-        content_type="application/problem+json",
-    )

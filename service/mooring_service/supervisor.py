@@ -1,7 +1,8 @@
 """Many workers: adopt, start, watch, back off, stop. It knows when; `worker_process.py` knows how.
 
 One task per worker lives as long as its slot does (`_keep`); it waits on events (linked, exited, told to stop, a
-deadline), it never polls (`watch.py` is the part of it that goes on while a process lives). Reports that concern requests or the journal go to the `Reports` it was given.
+deadline), it never polls; `watch.py` is the part of it that goes on while a process lives. Reports that concern
+requests or the journal go to the `Reports` it was given.
 """
 
 from __future__ import annotations
@@ -358,12 +359,8 @@ class Supervisor:
         log.error("worker %s cannot be started: %s", slot.name, failure, extra=slot.tags)
         slot.reason = str(failure)
         self._by_incarnation.pop(slot.incarnation, None)
-        unwritable = isinstance(failure, JournalUnavailable)
-        slot.fail_ready(
-            failure
-            if isinstance(failure, JournalUnavailable)
-            else WorkerDied(slot.name, f"cannot be started: {failure}")
-        )
+        unwritable = failure if isinstance(failure, JournalUnavailable) else None
+        slot.fail_ready(unwritable or WorkerDied(slot.name, f"cannot be started: {failure}"))
         if unwritable and not again:
             self.begin_kill(slot)  # nothing was started: the next use of the name may try anew
         if slot.state is WorkerState.STOPPING:

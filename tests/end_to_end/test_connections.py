@@ -13,11 +13,9 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from aiohttp import web
-from aiohttp.test_utils import TestServer
 
 from tests.conftest import RunningService, StartService, wait_for
-from tests.servers import EchoServer, FeedServer, Ledger, RawConnection, RawServer, frame
+from tests.servers import DeafServer, EchoServer, FeedServer, Ledger, RawConnection, RawServer, frame
 
 
 async def test_create_answers_201_with_location_and_a_connected_record(
@@ -482,20 +480,8 @@ async def test_a_send_that_waits_is_answered_when_the_connection_ends(
 
 
 async def test_a_compressed_message_that_was_given_up_harms_none_that_follows(service: RunningService) -> None:
-    reads, received = asyncio.Event(), []
-
-    async def handle(request: web.Request) -> web.WebSocketResponse:
-        websocket = web.WebSocketResponse(max_msg_size=2**26)
-        await websocket.prepare(request)
-        await reads.wait()
-        async for message in websocket:
-            received.append(message.data)
-        return websocket
-
-    app = web.Application()
-    app.router.add_get("/", handle)
-    async with TestServer(app) as server:
-        record = await service.open(str(server.make_url("/")).replace("http", "ws"), compress=True, sendTimeout=0.3)
+    async with DeafServer() as server:
+        record = await service.open(server.url, compress=True, sendTimeout=0.3)
 
         async def send(payload: bytes) -> int:
             async with service.client.post(
@@ -513,12 +499,12 @@ async def test_a_compressed_message_that_was_given_up_harms_none_that_follows(se
                 taken.append(payload)
         assert status == 503
         given_up = payload
-        reads.set()
+        server.reads.set()
         # Each repeats the end of the message that was given up: a deflate window that held it would refer to it.
         for number in range(3):
             taken.append(given_up[-10_000:] + bytes([number]))
             await wait_for(lambda: _sent(send, taken[-1]))
-        await wait_for(lambda: received == taken)
+        await wait_for(lambda: server.received == taken)
         closed = await service.call("DELETE", f"/v1/connections/{record['id']}")
         assert closed["terminate"]["wasClean"]
 

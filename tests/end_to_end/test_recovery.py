@@ -18,14 +18,12 @@ import time
 
 import aiohttp
 import pytest
-from aiohttp import web
-from aiohttp.test_utils import TestServer
 
 from mooring.channel import frame
 from mooring.messages import Hello, Refused, command_decoder
 from tests.conftest import ROOT, RunningService, StartService, wait_for
 from tests.follower import Follower
-from tests.servers import EchoServer, FeedServer
+from tests.servers import DeafServer, EchoServer, FeedServer
 
 
 @pytest.mark.alone
@@ -483,20 +481,8 @@ async def test_a_send_with_a_key_reaches_the_peer_once_although_the_service_died
 async def test_a_send_with_a_key_that_waited_for_its_peer_reaches_it_once_although_the_service_died(
     service: RunningService, read_before_the_repeat: bool
 ) -> None:
-    reads, received = asyncio.Event(), []
-
-    async def handle(request: web.Request) -> web.WebSocketResponse:
-        websocket = web.WebSocketResponse(max_msg_size=2**26)
-        await websocket.prepare(request)
-        await reads.wait()
-        async for message in websocket:
-            received.append(message.data)
-        return websocket
-
-    app = web.Application()
-    app.router.add_get("/", handle)
-    async with TestServer(app) as server:
-        record = await service.open(str(server.make_url("/")).replace("http", "ws"), sendTimeout=60)
+    async with DeafServer() as server:
+        record = await service.open(server.url, sendTimeout=60)
         # The peer does not read: sooner or later a message waits in the worker.
         while True:
             filler = asyncio.create_task(_try_send(service, record["id"], "x" * 1_000_000))
@@ -507,17 +493,17 @@ async def test_a_send_with_a_key_that_waited_for_its_peer_reaches_it_once_althou
         await service.kill()
         await asyncio.gather(filler, first)
         if read_before_the_repeat:
-            reads.set()
-            await wait_for(lambda: "pay 5" in received)
+            server.reads.set()
+            await wait_for(lambda: "pay 5" in server.received)
         await service.start()
         await wait_for(lambda: _adopted(service))
         again = asyncio.create_task(service.send(record["id"], "pay 5", **{"Idempotency-Key": "p1"}))
         await asyncio.wait({again}, timeout=0.2)
-        reads.set()
+        server.reads.set()
         assert await again == {"sent": 1, "bytes": 5}
         await service.send(record["id"], "the end")
-        await wait_for(lambda: "the end" in received)
-        assert received.count("pay 5") == 1
+        await wait_for(lambda: "the end" in server.received)
+        assert server.received.count("pay 5") == 1
         await service.call("DELETE", f"/v1/connections/{record['id']}")
 
 

@@ -105,7 +105,7 @@ class Outbox:
     def ask(self, ask: AskCall | AskKill, size: int = 0) -> None:
         """Add what code in the worker asks of the service, `size` bytes of parameters, from any thread.
 
-        It is numbered like events, so it is done once.
+        It is numbered like events, so a frame that is sent again asks for nothing twice.
         """
         self._asks.append((ask, size))
 
