@@ -61,12 +61,14 @@ class EchoServer(_Listening):
     """Echoes; paths make it behave otherwise (close, deny, push, silent, ping)."""
 
     def __init__(self) -> None:
+        self.handshakes = 0
         self.peers: list[Peer] = []
         self.sockets: list[web.WebSocketResponse] = []
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         query = request.query
         path = request.path
+        self.handshakes += 1
         if path == "/deny":
             return web.Response(status=int(query["status"]))
         if path == "/slow":

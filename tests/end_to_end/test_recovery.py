@@ -440,7 +440,7 @@ async def test_an_idempotency_key_stands_for_one_connection_across_a_crash(
     key = {"Idempotency-Key": "order-66"}
     slow = echo.url + "slow?s=1.5"
     first = asyncio.create_task(_try_open(service, slow, key))
-    await wait_for(lambda: _some_connection(service))
+    await wait_for(lambda: _dialled(echo))
     await service.kill()
     assert await first is None, "the answer died with the service"
     await service.start()
@@ -458,6 +458,32 @@ async def _try_open(service: RunningService, url: str, headers: dict[str, str]) 
         return await service.open(url, request_headers=headers)
     except (aiohttp.ClientError, RuntimeError):
         return None
+
+
+async def _dialled(echo: EchoServer) -> bool:
+    return echo.handshakes > 0
+
+
+async def test_an_idempotency_key_stands_for_one_connection_although_the_service_died_before_it_was_dialled(
+    service: RunningService, echo: EchoServer
+) -> None:
+    key = {"Idempotency-Key": "order-67"}
+    first = asyncio.create_task(_try_open(service, echo.url, key))
+    # Its worker is only being started then: most often nothing was dialled yet.
+    await wait_for(lambda: _some_connection(service))
+    await service.kill()
+    await first
+    await service.start()
+    again, repeated = [
+        await service.call("POST", "/v1/connections", None, json={"url": echo.url}, headers=key) for _ in range(2)
+    ]
+    assert again == repeated
+    assert len((await service.get("/v1/connections"))["connections"]) == 1
+    if "id" in again:
+        assert echo.handshakes == 1
+    else:
+        assert again["detail"] == "the service stopped before it was dialled"
+        assert echo.handshakes == 0
 
 
 async def _some_connection(service: RunningService) -> bool:
