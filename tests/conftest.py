@@ -28,7 +28,7 @@ START_S = 20.0
 STOP_S = 10.0
 
 
-async def wait_for(predicate: Callable[[], Any], timeout_s: float = 5.0, what: str = "") -> Any:
+async def wait_for(predicate: Callable[[], Any], timeout_s: float = 20.0, what: str = "") -> Any:
     """Wait until `predicate` (a function, or one that returns an awaitable) is true; return its value."""
     deadline = time.monotonic() + timeout_s
     while True:
