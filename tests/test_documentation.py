@@ -33,7 +33,7 @@ BINARIES = Path(sys.executable).parent
 RUNNABLE = {"console", "python", "toml", "json", "mjs", "php", "go"}
 _FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
 INTERPRETERS = {"mjs": ["node"], "php": ["php"], "go": ["go", "run"]}
-_SKIP_DIRS = {".venv", "node_modules", "build", "dist"}
+_SKIP_DIRS = {".venv", ".venv-3.11", ".venv-3.12", ".venv-3.13", "node_modules", "build", "dist"}
 
 
 class Block(NamedTuple):

@@ -54,12 +54,16 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
             .serial_number(x509.random_serial_number())
             .not_valid_before(now - datetime.timedelta(days=1))
             .not_valid_after(now + datetime.timedelta(days=1))
+            # Python 3.13 verifies strictly: without this one a certificate is refused.
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), False)
         )
 
     ca_key = ec.generate_private_key(ec.SECP256R1())
     ca = (
         builder("test CA", "test CA", ca_key)
         .add_extension(x509.BasicConstraints(True, None), True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(ca_key.public_key()), False)
+        .add_extension(x509.KeyUsage(False, False, False, False, False, True, True, False, False), True)
         .sign(ca_key, hashes.SHA256())
     )
     ca_file, _ = _write(folder, "ca", ca, ca_key)
