@@ -662,11 +662,12 @@ async def test_a_connection_whose_handler_waits_to_be_made_outlives_the_service(
     assert (await service.record(connection))["status"] == "Connected"
 
 
+@pytest.mark.parametrize("away_s", [0.0, 4.0])  # it is made after the service is back, or while it is away
 async def test_a_handler_that_cannot_be_made_ends_its_connection_also_when_the_service_was_killed_meanwhile(
-    service: RunningService, echo: EchoServer
+    service: RunningService, echo: EchoServer, away_s: float
 ) -> None:
     connection = await _busy_then_connecting(service, echo.url, "Recorder", nosuch=1)
-    await service.restart_after_kill()
+    await service.restart_after_kill(away_s)
     events = await service.events(connection, until="onTerminate")
     assert [event["kind"] for event in events] == ["onError", "onTerminate"]
     assert "nosuch" in events[0]["event"]["errors"][0]["message"]

@@ -72,14 +72,14 @@ class Constructions:
         """Make no handler for `connection`, or drop the one being made; return its open, None if none waits."""
         return self._waiting.pop(connection, None)
 
-    def held(self) -> list[HeldConnection]:
-        """Return what `Hello` says of them: a service that did not hear of them would take them for lost.
-
-        Nobody waits for their answers any more.
-        """
+    def nobody_waits(self) -> None:
+        """The link is lost, and with it who waited for the answers: what goes wrong from here on is an event."""
         self._waiting = {
             connection: msgspec.structs.replace(command, request=0) for connection, command in self._waiting.items()
         }
+
+    def held(self) -> list[HeldConnection]:
+        """Return what `Hello` says of them: a service that did not hear of them would take them for lost."""
         return [
             HeldConnection(
                 self._runtime.created(command, resolve(command.connection_request)),

@@ -59,6 +59,9 @@ class Held(Protocol):
     def held(self) -> list[HeldConnection]:
         """Return the connections for `Hello`."""
 
+    def link_lost(self) -> None:
+        """Nobody waits for answers any more."""
+
     def grant_ids(self, first: int, count: int) -> None:
         """Take a block of ids."""
 
@@ -245,6 +248,7 @@ class Link:
         if channel is self._channel:
             self._channel = None
             self._lost.set()
+            self._held.link_lost()
 
     async def _report_stats(self) -> None:
         # Ends by cancellation, when the link is lost.

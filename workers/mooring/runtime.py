@@ -459,6 +459,10 @@ class Runtime:
         self._run_posted()
         await self.dialler.close()
 
+    def link_lost(self) -> None:
+        """Nobody waits for answers any more."""
+        self.constructions.nobody_waits()
+
     def held(self) -> list[HeldConnection]:
         """Return the connections that `Hello` names."""
         return self.constructions.held() + [
