@@ -28,7 +28,7 @@ COMMANDS = {
     "workers": ("workers:workers", "List, start, drain workers"),
     "call": ("workers:call", "Run a function in a worker"),
     "kill": ("workers:kill", "End a worker"),
-    "logs": ("workers:logs", "Print a worker's log"),
+    "logs": ("logs:logs", "Print a worker's log"),
     "top": ("workers:top", "Watch rates, queues, memory"),
     "check": ("service:check", "Check the configuration"),
     "console": ("service:console", "Print the page's address"),

@@ -138,12 +138,12 @@ class EgressConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
 
 class LogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The service's own log."""
+    """The service's own log, and how workers write theirs."""
 
     level: Annotated[Literal["debug", "info", "warning", "error"], _doc("Lines below this are dropped.")] = "info"
-    format: Annotated[Literal["auto", "console", "json"], _doc("auto: key=value on a terminal, JSON otherwise.")] = (
-        "auto"
-    )
+    format: Annotated[
+        Literal["auto", "console", "json"], _doc("auto: key=value on a terminal, JSON otherwise; workers log to files.")
+    ] = "auto"
 
 
 class TokenConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -333,6 +333,7 @@ def worker_settings(config: Config, app_dirs: list[str]) -> WorkerSettings:
         egress_allow=list(egress.allow),
         egress_deny=list(egress.deny),
         allow_insecure_tls=egress.allow_insecure_tls,
+        log_format="console" if config.log.format == "console" else "json",
         log_max_bytes=worker.log_max_bytes,
         log_files=worker.log_files,
     )

@@ -88,7 +88,8 @@ class MemoryJournal:
             if item.number <= stored:
                 return Committed(item, None, repeated=True)
             if item.number != stored + 1:
-                log.error("worker %s skipped from frame %d to %d", item.worker, stored, item.number)
+                tags = {"worker": item.worker, "incarnation": item.incarnation}
+                log.error("worker %s skipped from frame %d to %d", item.worker, stored, item.number, extra=tags)
             self._stored[item.incarnation] = item.number
         for key, answer in item.answers:
             self._answer(key, answer)

@@ -274,7 +274,8 @@ class SqliteJournal:
                     results.append(Committed(append, None, repeated=True))
                     continue
                 if append.number != before + 1:
-                    log.error("worker %s skipped from frame %d to %d", append.worker, before, append.number)
+                    tags = {"worker": append.worker, "incarnation": append.incarnation}
+                    log.error("worker %s skipped from frame %d to %d", append.worker, before, append.number, extra=tags)
                 stored[append.incarnation] = append.number
             batch = None
             if append.kinds:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import pty
+import re
 import signal
 import socket
 import subprocess
@@ -298,6 +299,79 @@ async def test_open_follow_and_interactive(service: RunningService, echo: EchoSe
     process.send_signal(signal.SIGINT)
     assert await asyncio.to_thread(process.wait, 10) == 130
     os.close(master)
+
+
+NOISY = """
+import logging
+
+class Noisy:
+    def on_message(self, ws, event):
+        print("printed\\t" + event.data, flush=True)
+        logging.getLogger("app").warning("logged %s", event.data)
+        raise ValueError(event.data)
+"""
+
+
+def _on_terminal(arguments: list[str]) -> str:
+    master, slave = pty.openpty()
+    process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=slave, stderr=slave)
+    os.close(slave)
+    shown = b""
+    try:
+        while data := os.read(master, 65536):
+            shown += data
+    except OSError:  # the other side is closed
+        pass
+    os.close(master)
+    assert process.wait(20) == 0
+    return shown.decode()
+
+
+async def test_logs_are_objects_for_programs_and_text_that_drives_nothing_on_a_terminal(
+    start_service: StartService, echo: EchoServer, tmp_path: Path
+) -> None:
+    (tmp_path / "noisy.py").write_text(NOISY)
+    service = await start_service("--app-dir", str(tmp_path), "--handler", "noisy=noisy:Noisy")
+    record = await service.open(echo.url, handler={"name": "noisy"})
+    await service.send(record["id"], "\x1b[2Jx")
+    await wait_for(lambda: "on_message has failed" in service.worker_log())
+    ran = await mooring(service, "logs", "main")
+    assert (ran.code, ran.errors) == (0, "")
+    assert ran.out == service.worker_log(), "a pipe gets the file as it is"
+    lines = [json.loads(line) for line in (await mooring(service, "logs", "main", "--json")).out.splitlines()]
+    assert lines[-3] == {"event": "printed\t\x1b[2Jx", "worker": "main"}
+    assert lines[-2].items() >= {"event": "logged \x1b[2Jx", "logger": "app", "connection": record["id"]}.items()
+    assert lines[-1]["exception"].startswith("Traceback")
+    shown = await asyncio.to_thread(_on_terminal, command(service, "logs", "main"))
+    assert r"printed \x1b[2Jx" in shown
+    assert f"incarnation={lines[-1]['incarnation']} connection={record['id']}" in shown
+    assert re.search(r"\r\n  File .*noisy\.py", shown), "a traceback has its lines"
+    assert "\x1b[2J" not in shown
+    assert len((await mooring(service, "logs", "main", "-n", "2")).out.splitlines()) == 2
+
+
+async def test_logs_follow_what_is_written(start_service: StartService, echo: EchoServer, tmp_path: Path) -> None:
+    (tmp_path / "noisy.py").write_text(NOISY)
+    service = await start_service(
+        "--app-dir", str(tmp_path), "--handler", "noisy=noisy:Noisy", env={"MOORING_LOG_FORMAT": "console"}
+    )
+    record = await service.open(echo.url, handler={"name": "noisy"})
+    follow = await asyncio.create_subprocess_exec(
+        *command(service, "logs", "main", "-f", "-n", "0"), stdout=subprocess.PIPE
+    )
+    for _ in range(40):  # it may not have begun
+        await service.send(record["id"], "tick")
+        try:
+            line = await asyncio.wait_for(follow.stdout.readline(), 0.5)
+        except TimeoutError:
+            continue
+        break
+    follow.send_signal(signal.SIGINT)
+    rest, _ = await asyncio.wait_for(follow.communicate(), 20)
+    assert follow.returncode == 130
+    text = (line + rest).decode()
+    assert "printed\ttick\n" in text
+    assert f"connection={record['id']} WARNING app: logged tick\n" in text
 
 
 async def test_check_says_what_is_wrong_with_each_line(start_service: StartService, tmp_path: Path) -> None:

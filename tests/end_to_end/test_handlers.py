@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import time
@@ -316,7 +317,8 @@ async def test_a_flood_of_output_goes_to_the_log_and_blocks_nothing(service: Run
     await wait_for(lambda: _echoed(echo, "alive: end"), 15)
     text = service.worker_log()
     assert "printed by user code" in text
-    assert "WARNING theirs: logged by user code" in text
+    logged = next(json.loads(line) for line in text.splitlines() if "logged by user code" in line)
+    assert logged.items() >= {"level": "warning", "logger": "theirs", "connection": record["id"]}.items()
     assert len(text) > 2_000_000
 
 
@@ -328,10 +330,15 @@ async def test_what_callbacks_raise_is_in_the_workers_log_and_does_not_flood_it(
         await service.send(record["id"], "raise")
     await service.send(record["id"], "hello")
     await wait_for(lambda: _echoed(echo, "alive: hello"))
-    text = service.worker_log()
-    assert f"ERROR mooring.context: connection {record['id']}: on_message has failed: Traceback" in text
-    assert " worker=main incarnation=" in text
-    assert text.count("ValueError: user code is wrong") == 5
+    lines = [json.loads(line) for line in service.worker_log().splitlines() if line.startswith("{")]
+    failed = r"on_message has failed: ValueError: user code is wrong \ud800"
+    failures = [line for line in lines if line["event"] == failed]
+    assert len(failures) == 5
+    assert failures[0].items() >= {
+        "level": "error", "logger": "mooring.context", "worker": "main", "connection": record["id"],
+    }.items()  # fmt: skip
+    assert failures[0]["exception"].startswith("Traceback")
+    assert len(failures[0]["incarnation"]) == 16
     await call(service, "fail", status=422)
 
 

@@ -32,6 +32,7 @@ from mooring.events import (
     now_us,
     worker_body,
 )
+from mooring.log_lines import running_connection
 from mooring.messages import Call, Called, CallFailed
 from mooring.parameters import MAX_RESULT_BYTES
 
@@ -258,6 +259,7 @@ class Context:
             self._idle = False
 
     async def _take(self, entry: _Entry) -> None:
+        running_connection.set(entry.connection.id if isinstance(entry, _Messages | _Lifecycle) else None)
         match entry:
             case _Messages():
                 await self._take_messages(entry)
@@ -438,11 +440,10 @@ class Context:
 
     @staticmethod
     def _log(connection: Connection | None, error: CallbackErrorEvent) -> None:
-        where = f"connection {connection.id}: " if connection is not None else ""
-        text = error.traceback.rstrip() or f"{error.exception}: {error.message}"
+        extra = {"connection": connection and connection.id, "exception": error.traceback.rstrip() or None}
         # User code may have put filters into logging; what they raise must not end the context.
         with contextlib.suppress(Exception):
-            log.error("%s%s has failed: %s", where, error.callback, text)
+            log.error("%s has failed: %s: %s", error.callback, error.exception, error.message, extra=extra)
 
 
 def _current_task() -> asyncio.Task[Any]:

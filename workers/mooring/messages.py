@@ -6,7 +6,7 @@ New fields get defaults and go last; no field is ever retyped or reordered: work
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -381,6 +381,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     egress_allow: list[str] = []
     egress_deny: list[str] = []
     allow_insecure_tls: bool = False
+    log_format: Literal["json", "console"] = "json"
     log_max_bytes: int = 10 * 1024 * 1024
     log_files: int = 3
 

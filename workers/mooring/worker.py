@@ -15,6 +15,7 @@ import msgspec
 
 from mooring import current, identity, log_file
 from mooring.link import Link
+from mooring.log_lines import LogLines
 from mooring.messages import Goodbye, Stop, WorkerSettings
 from mooring.repeats import Repeats
 from mooring.runtime import Runtime, dispatch
@@ -124,11 +125,7 @@ def set_up_process(settings: WorkerSettings) -> None:
     # SIGUSR1: the watchdog of the service asks for a stack dump of a worker that does not answer.
     faulthandler.register(signal.SIGUSR1, file=sys.stderr, all_threads=True)
     faulthandler.enable(file=sys.stderr)
-    form = logging.Formatter(
-        f"%(asctime)s.%(msecs)03d worker={settings.worker} incarnation={settings.incarnation} "
-        "%(levelname)s %(name)s: %(message)s",
-        datefmt="%Y-%m-%dT%H:%M:%S",
-    )
+    form = LogLines(settings.worker, settings.incarnation, as_json=settings.log_format == "json")
     for name in (None, "mooring"):
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(form)

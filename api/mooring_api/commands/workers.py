@@ -1,4 +1,4 @@
-"""workers, call, kill, logs, top."""
+"""workers, call, kill, top."""
 
 from __future__ import annotations
 
@@ -14,12 +14,10 @@ from rich.text import Text
 
 from mooring_api.client import Client
 from mooring_api.commands.tables import Column, console, plain, table
-from mooring_api.commands.target import Failure, Target, as_json, known_worker, nearest, plural, show_json
+from mooring_api.commands.target import Target, as_json, known_worker, plural, show_json
 from mooring_service.records import WorkerRecord
 
 STATUS_STYLE = {"Running": "green", "Failed": "red"}
-FOLLOW_S = 0.25
-
 
 COLUMNS = (
     Column("NAME", flexible=True),
@@ -165,40 +163,6 @@ def kill(target: Target, worker: str, as_json: bool) -> None:
         click.echo(
             f"killed {worker}: {plural(killed.closed, 'connection')} closed, {plural(killed.discarded, 'pending item')} discarded"
         )
-
-
-@click.command()
-@click.argument("worker")
-@click.option("--follow", "-f", is_flag=True, help="Go on as the log grows.")
-@click.option("--lines", "-n", type=click.IntRange(0), default=50, show_default=True, help="So many last lines first.")
-@click.pass_obj
-def logs(target: Target, worker: str, follow: bool, lines: int) -> None:
-    """Print a worker's log: what its code printed and logged. Reads the state directory.
-
-    \b
-    Example:  mooring logs quotes --follow
-    """
-    folder = target.state_dir / "logs"
-    path = folder / f"{worker}.log"
-    if "/" in worker or not path.is_file():
-        known = [found.stem for found in folder.glob("*.log")]
-        raise Failure(f"no log of a worker {worker!r} in {folder}{nearest(worker, known)}")
-    try:
-        with path.open("rb") as file:
-            for line in file.read().splitlines(keepends=True)[-lines or None :] if lines else ():
-                click.echo(line.decode("utf-8", "replace"), nl=False)
-            if not lines:
-                file.seek(0, 2)
-            while follow:
-                if path.stat().st_size < file.tell():  # rotated: it was truncated
-                    file.seek(0)
-                data = file.read()
-                if data:
-                    click.echo(data.decode("utf-8", "replace"), nl=False)
-                else:
-                    time.sleep(FOLLOW_S)
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
 
 
 @click.command()
