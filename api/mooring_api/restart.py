@@ -6,6 +6,8 @@ import asyncio
 import sys
 from pathlib import Path
 
+from mooring_api.state_file import replace_text
+
 CHECK_TIMEOUT_S = 20.0
 DRY_RUN = "--dry-run"
 
@@ -17,10 +19,7 @@ def refusal_file(state_dir: Path) -> Path:
 
 def tell_refused(state_dir: Path, reason: str) -> None:
     """Write down why a restart is refused."""
-    path = refusal_file(state_dir)
-    new = path.with_suffix(".new")
-    new.write_text(f"{reason}\n")
-    new.replace(path)
+    replace_text(refusal_file(state_dir), f"{reason}\n")
 
 
 async def refusal() -> str | None:

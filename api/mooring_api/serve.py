@@ -26,6 +26,7 @@ from mooring_api.app import make_app
 from mooring_api.context import Api
 from mooring_api.demo import DEMO_PORT, start_demo
 from mooring_api.gate import Gate, NoRawBytes
+from mooring_api.state_file import replace_text
 from mooring_service.config import RUNTIME_SETTINGS, ApiConfig, Config, ConfigError, JournalConfig
 from mooring_service.journal import Journal
 from mooring_service.journal_memory import MemoryJournal
@@ -191,7 +192,7 @@ class Server:
         else:
             host = listen.host if listen.host not in ("0.0.0.0", "::") else "127.0.0.1"
             self.url = f"{'https' if tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
-        (options.state_dir / "address").write_text(self.url + "\n")
+        replace_text(options.state_dir / "address", f"{self.url}\n")
         if options.demo:
             self._demo = await start_demo()
 

@@ -272,6 +272,17 @@ async def test_a_socket_of_the_manager_off_loopback_needs_tls_or_the_flag_too(tm
     assert "0.0.0.0 is not loopback" in errors
 
 
+async def test_whoever_reads_the_address_while_the_service_starts_finds_a_whole_one(
+    start_service: StartService,
+) -> None:
+    service = await start_service()
+    with (service.state_dir / "address").open() as reading:
+        await service.restart_after_kill()
+        now = (service.state_dir / "address").stat()
+        assert os.fstat(reading.fileno()).st_ino != now.st_ino, "it was replaced, not written over"
+        assert reading.read().startswith("http://")
+
+
 async def test_a_restart_listens_where_the_configuration_says_now(start_service: StartService, tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
