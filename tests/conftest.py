@@ -112,6 +112,11 @@ class RunningService:
         path = self.state_dir / "logs" / f"{name}.log"
         return path.read_text(errors="replace") if path.exists() else ""
 
+    def print_logs(self) -> None:
+        print(f"---- service log\n{self.log()[-8000:]}")
+        for path in (self.state_dir / "logs").glob("*.log"):
+            print(f"---- {path.name}\n{path.read_text(errors='replace')[-4000:]}")
+
     def worker_pids(self) -> list[int]:
         """Pids of worker processes of this state directory, whoever started them."""
         found = []
@@ -220,9 +225,7 @@ async def start_service(request: pytest.FixtureRequest) -> AsyncIterator[StartSe
             await service.clean_up()
         if getattr(request.node, "failed", False):
             for service in started:
-                print(f"---- service log\n{service.log()[-8000:]}")
-                for path in (service.state_dir / "logs").glob("*.log"):
-                    print(f"---- {path.name}\n{path.read_text(errors='replace')[-4000:]}")
+                service.print_logs()
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -251,11 +254,13 @@ def module_service(request: pytest.FixtureRequest) -> Iterator[RunningService]:
 
 
 @pytest.fixture
-async def shared(module_service: RunningService) -> AsyncIterator[RunningService]:
+async def shared(request: pytest.FixtureRequest, module_service: RunningService) -> AsyncIterator[RunningService]:
     """The module's service, with a client for this test."""
     module_service.open_client()
     yield module_service
     await module_service.client.close()
+    if getattr(request.node, "failed", False):
+        module_service.print_logs()
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -20,15 +21,18 @@ from mooring_service.config import Config
 from mooring_service.service import Service
 from mooring_service.worker_state import WorkerState
 
+KNOWN = frozenset(ErrCode)
 QUEUES = ("mailbox", "outbox", "inbound", "outbound")
 
 
-def _cause(err_code: int) -> str:
-    # A worker that was adopted may be of a later version, whose codes we do not know: no reason to fail a scrape.
-    try:
-        return ErrCode(err_code).name.lower()
-    except ValueError:
-        return "other"
+def by_cause(*counts: Mapping[int, int]) -> Counter[str]:
+    """Return the sum of counts that are by `errCode`, by the names of the codes."""
+    found: Counter[str] = Counter()
+    for count in counts:
+        for err_code, number in count.items():
+            # A worker that was adopted may be of a later version, whose codes we do not know: no reason to fail a scrape.
+            found[ErrCode(err_code).name.lower() if err_code in KNOWN else "other"] += number
+    return found
 
 
 def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
@@ -108,6 +112,9 @@ class ServiceCollector(Collector):
             for state in WorkerState:
                 up.add_metric([name, state.value], float(slot.state is state))
             restarts.add_metric([name], slot.restarts)
+            counted = decode(stats.metrics) if stats.metrics and slot.process is not None else WorkerMetrics()
+            for cause, count in sorted(by_cause(counted.failures, slot.failures).items()):
+                failures.add_metric([name, cause], count)
             if slot.process is None:
                 continue
             cpu.add_metric([name], stats.cpu_s)
@@ -115,15 +122,12 @@ class ServiceCollector(Collector):
             mailbox.add_metric([name], stats.mailbox)
             paused.add_metric([name], stats.inbound_paused)
             busy.add_metric([name], stats.running_s if stats.running else 0.0)
-            counted = decode(stats.metrics) if stats.metrics else WorkerMetrics()
             sizes = (stats.mailbox_bytes, stats.outbox_bytes, counted.inbound_bytes, counted.outbound_bytes)
             fills = (counted.mailbox_fill, counted.outbox_fill, counted.inbound_fill, counted.outbound_fill)
             for queue, size_now, share in zip(QUEUES, sizes, fills, strict=True):
                 held.add_metric([name, queue], size_now)
                 fill.add_metric([name, queue], share)
             opens.add_metric([name], counted.opens)
-            for code, count in sorted(counted.failures.items()):
-                failures.add_metric([name, _cause(code)], count)
             messages.add_metric([name, "in"], counted.messages_in)
             messages.add_metric([name, "out"], counted.messages_out)
             size.add_metric([name, "in"], counted.bytes_in)

@@ -198,16 +198,17 @@ class Intake:
             and entry.created.id not in dispatched
         ]
         if lost:
-            await self._journal.append_waiting(
-                ends(lost, "the service stopped before it was dialled", ErrCode.SERVICE_STOPPED)
-            )
+            append = ends(lost, "the service stopped before it was dialled", ErrCode.SERVICE_STOPPED)
+            await self._journal.append_waiting(append)
+            slot.failures[ErrCode.SERVICE_STOPPED] += append.kinds.count(Kind.onError)
 
     async def worker_gone(self, slot: Slot, ended: Exit, reason: str, *, restarting: bool, asked: bool) -> int:
         """A process has ended: report what it could not, and that it has ended, in one transaction."""
         await self._journal.append_waiting(Append())  # all that it had handed over is committed and folded then
         text = reason if asked else f"the worker died: {reason}"
         lost = [entry for entry in self._directory.live_of(slot.name) if entry.incarnation == slot.incarnation]
-        append = ends(lost, text, ErrCode.WORKER_STOPPING if asked else ErrCode.WORKER_DIED)
+        err_code = ErrCode.WORKER_STOPPING if asked else ErrCode.WORKER_DIED
+        append = ends(lost, text, err_code)
         event = WorkerExitedEvent(
             pid=slot.record.pid,
             exit_code=ended.exit_code,
@@ -226,6 +227,7 @@ class Intake:
                 ended=slot.incarnation,
             )
         )
+        slot.failures[err_code] += append.kinds.count(Kind.onError)
         slot.announced = False
         return len(lost)
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any
 
@@ -53,6 +53,7 @@ class Slot:
     Attributes:
         stored: Number of the last of its `Events` that the journal has committed.
         asks: What its code asked for, by the number of the `Events` that held it; done when that is committed.
+        failures: onError events that the service wrote because the worker no longer could, by `errCode`.
         ready: Ends when the worker is Running; replaced at each start.
     """
 
@@ -73,6 +74,7 @@ class Slot:
         self.held: set[int] = set()  # what its last Hello named
         self.announced = False  # a workerStarted of this process is in the journal
         self.asks: dict[int, list[AskCall | AskKill]] = {}
+        self.failures: Counter[int] = Counter()
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.gone = asyncio.Event()
         self.gone.set()

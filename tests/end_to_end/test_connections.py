@@ -19,9 +19,9 @@ from tests.servers import DeafServer, EchoServer, FeedServer, Ledger, RawConnect
 
 
 async def test_create_answers_201_with_location_and_a_connected_record(
-    service: RunningService, echo: EchoServer
+    shared: RunningService, echo: EchoServer
 ) -> None:
-    async with service.client.post("/v1/connections", json={"url": echo.url + "a?b=%41c"}) as response:
+    async with shared.client.post("/v1/connections", json={"url": echo.url + "a?b=%41c"}) as response:
         record = await response.json()
         assert response.status == 201
         assert response.headers["Location"] == f"/v1/connections/{record['id']}"
@@ -37,59 +37,59 @@ async def test_the_first_id_is_1_and_ids_grow(service: RunningService, echo: Ech
     assert [(await service.open(echo.url))["id"] for _ in range(3)] == [1, 2, 3]
 
 
-async def test_text_blob_and_object_go_both_ways(service: RunningService, echo: EchoServer) -> None:
-    text = await service.open(echo.url)
-    assert await service.send(text["id"], "Grüße") == {"sent": 1, "bytes": 7}
-    events = await service.events(text["id"], count=2)
+async def test_text_blob_and_object_go_both_ways(shared: RunningService, echo: EchoServer) -> None:
+    text = await shared.open(echo.url)
+    assert await shared.send(text["id"], "Grüße") == {"sent": 1, "bytes": 7}
+    events = await shared.events(text["id"], count=2)
     assert events[1]["event"] == {"type": "message", "data": "Grüße"}
 
-    blob = await service.open(echo.url, dataType="blob")
+    blob = await shared.open(echo.url, dataType="blob")
     payload = bytes(range(256))
-    await service.send(blob["id"], payload, "application/octet-stream")
-    events = await service.events(blob["id"], count=2)
+    await shared.send(blob["id"], payload, "application/octet-stream")
+    events = await shared.events(blob["id"], count=2)
     assert base64.b64decode(events[1]["event"]["data"]) == payload
     assert events[1]["event"]["encoding"] == "base64"
 
-    thing = await service.open(echo.url, dataType="object")
+    thing = await shared.open(echo.url, dataType="object")
     raw = b'{"big": 123456789012345678901234567890, "pi": 3.14159265358979323846,\n "x": [null, true]}'
-    await service.send(thing["id"], raw, "application/json")
-    await service.events(thing["id"], count=2)
-    async with service.client.get(f"/v1/connections/{thing['id']}/events?after=start") as response:
+    await shared.send(thing["id"], raw, "application/json")
+    await shared.events(thing["id"], count=2)
+    async with shared.client.get(f"/v1/connections/{thing['id']}/events?after=start") as response:
         body = await response.read()
     assert b'"big": 123456789012345678901234567890' in body
     assert b"3.14159265358979323846" in body
     assert [peer.received[0] for peer in echo.peers] == ["Grüße", payload, raw.decode()]
 
 
-async def test_a_message_of_one_mebibyte_arrives_whole_both_ways(service: RunningService, echo: EchoServer) -> None:
-    record = await service.open(echo.url)
+async def test_a_message_of_one_mebibyte_arrives_whole_both_ways(shared: RunningService, echo: EchoServer) -> None:
+    record = await shared.open(echo.url)
     text = os.urandom(512 * 1024).hex()
-    await service.send(record["id"], text)
-    events = await service.events(record["id"], count=2)
+    await shared.send(record["id"], text)
+    events = await shared.events(record["id"], count=2)
     assert events[1]["event"]["data"] == text
 
 
 async def test_a_binary_frame_under_text_is_decoded_and_under_object_is_parsed(
-    service: RunningService, echo: EchoServer
+    shared: RunningService, echo: EchoServer
 ) -> None:
-    record = await service.open(echo.url + "binary?hex=" + "grün".encode().hex())
-    assert (await service.events(record["id"], count=2))[1]["event"]["data"] == "grün"
-    record = await service.open(echo.url + "binary?hex=" + b'{"a":1}'.hex(), dataType="object")
-    assert (await service.events(record["id"], count=2))[1]["event"]["data"] == {"a": 1}
+    record = await shared.open(echo.url + "binary?hex=" + "grün".encode().hex())
+    assert (await shared.events(record["id"], count=2))[1]["event"]["data"] == "grün"
+    record = await shared.open(echo.url + "binary?hex=" + b'{"a":1}'.hex(), dataType="object")
+    assert (await shared.events(record["id"], count=2))[1]["event"]["data"] == {"a": 1}
 
 
 @pytest.mark.parametrize(("data_type", "path"), [("text", "binary?hex=ff"), ("object", "text?text=not-json")])
 async def test_what_cannot_be_converted_is_an_error_and_closes_with_1007(
-    service: RunningService, echo: EchoServer, data_type: str, path: str
+    shared: RunningService, echo: EchoServer, data_type: str, path: str
 ) -> None:
-    record = await service.open(echo.url + path, dataType=data_type)
-    events = await service.events(record["id"], until="onTerminate")
+    record = await shared.open(echo.url + path, dataType=data_type)
+    events = await shared.events(record["id"], until="onTerminate")
     assert [event["kind"] for event in events] == ["onOpen", "onError", "onTerminate"]
     assert events[1]["event"]["errors"][0]["errCode"] == 202
     assert events[2]["event"]["wasClean"] is True
     await asyncio.wait_for(echo.peers[0].gone.wait(), 2)
     assert echo.peers[0].close_code == 1007
-    assert (await service.record(record["id"]))["stats"]["messagesIn"] == 1
+    assert (await shared.record(record["id"]))["stats"]["messagesIn"] == 1
 
 
 async def test_headers_lists_and_cookie_reach_the_server_and_are_hidden_in_the_record(
@@ -106,17 +106,17 @@ async def test_headers_lists_and_cookie_reach_the_server_and_are_hidden_in_the_r
     assert "s3cret" not in json.dumps(page) + service.log() + service.worker_log()
 
 
-async def test_subprotocol_is_negotiated(service: RunningService, echo: EchoServer) -> None:
-    record = await service.open(echo.url + "?protocols=v2,v1", protocols=["v1", "v2"])
+async def test_subprotocol_is_negotiated(shared: RunningService, echo: EchoServer) -> None:
+    record = await shared.open(echo.url + "?protocols=v2,v1", protocols=["v1", "v2"])
     assert record["protocol"] in ("v1", "v2")
 
 
 async def test_a_refused_port_answers_502_quickly_and_leaves_a_closed_record(
-    service: RunningService, echo: EchoServer
+    shared: RunningService, echo: EchoServer
 ) -> None:
-    await service.open(echo.url)
+    await shared.open(echo.url)
     begin = time.monotonic()
-    problem = await service.open("ws://127.0.0.1:1/?secret=hunter2", 502)
+    problem = await shared.open("ws://127.0.0.1:1/?secret=hunter2", 502)
     assert time.monotonic() - begin < 1
     assert problem["type"] == "urn:mooring:problem:connect-failed"
     assert "127.0.0.1:1 refused" in problem["detail"]
@@ -126,29 +126,29 @@ async def test_a_refused_port_answers_502_quickly_and_leaves_a_closed_record(
         "message": "127.0.0.1:1 refused the connection",
         "componentSignature": "MOOR",
     }
-    events = await service.events(problem["connection"], until="onTerminate")
+    events = await shared.events(problem["connection"], until="onTerminate")
     assert [event["kind"] for event in events] == ["onError", "onTerminate"]
     assert events[0]["event"]["errors"] == problem["errors"]
     assert events[1]["event"]["code"] == 1006
     assert events[1]["event"]["wasClean"] is False
-    record = await service.record(problem["connection"])
+    record = await shared.record(problem["connection"])
     assert record["status"] == "Closed"
     assert record["terminate"]["code"] == 1006
     assert record["errors"] == problem["errors"]
 
 
-async def test_a_server_that_does_not_answer_the_handshake_answers_504(service: RunningService) -> None:
+async def test_a_server_that_does_not_answer_the_handshake_answers_504(shared: RunningService) -> None:
     async def script(connection: RawConnection) -> None:
         await asyncio.sleep(30)
 
     async with RawServer(script) as server:
-        problem = await service.open(server.url, 504, connectTimeout=0.3)
+        problem = await shared.open(server.url, 504, connectTimeout=0.3)
         assert problem["type"] == "urn:mooring:problem:connect-timeout"
         assert problem["errors"][0]["errCode"] == 104
 
 
-async def test_respond_async_answers_202_at_once(service: RunningService, echo: EchoServer) -> None:
-    async with service.client.post(
+async def test_respond_async_answers_202_at_once(shared: RunningService, echo: EchoServer) -> None:
+    async with shared.client.post(
         "/v1/connections", json={"url": echo.url + "slow?s=0.5"}, headers={"Prefer": "respond-async"}
     ) as response:
         record = await response.json()
@@ -156,10 +156,10 @@ async def test_respond_async_answers_202_at_once(service: RunningService, echo: 
         assert response.headers["Preference-Applied"] == "respond-async"
         assert response.headers["Location"].endswith(f"/{record['id']}")
     assert record["status"] == "Connecting"
-    problem = await service.send(record["id"], "too early", status=409)
+    problem = await shared.send(record["id"], "too early", status=409)
     assert problem["connectionStatus"] == "Connecting"
-    await service.events(record["id"], until="onOpen")
-    assert (await service.record(record["id"]))["status"] == "Connected"
+    await shared.events(record["id"], until="onOpen")
+    assert (await shared.record(record["id"]))["status"] == "Connected"
 
 
 async def test_terminating_a_dial_answers_the_create_with_409(service: RunningService, echo: EchoServer) -> None:
@@ -189,18 +189,18 @@ async def test_list_filters_and_pages(service: RunningService, echo: EchoServer)
     assert [record["id"] for record in page["connections"]] == [3]
 
 
-async def test_delete_closes_with_code_and_reason_and_is_idempotent(service: RunningService, echo: EchoServer) -> None:
-    record = await service.open(echo.url)
+async def test_delete_closes_with_code_and_reason_and_is_idempotent(shared: RunningService, echo: EchoServer) -> None:
+    record = await shared.open(echo.url)
     path = f"/v1/connections/{record['id']}?code=3001&reason=enough%20of%20it"
-    final = await service.call("DELETE", path)
+    final = await shared.call("DELETE", path)
     assert final["status"] == "Closed"
     # The code is the peer's (contract, section 2): aiohttp's server answers every close frame with 1000.
     assert final["terminate"] == {"code": 1000, "reason": "", "wasClean": True}
     await asyncio.wait_for(echo.peers[0].gone.wait(), 2)
     assert echo.peers[0].close_code == 3001
-    assert await service.call("DELETE", path) == final
-    await service.send(record["id"], "late", status=410)
-    events = await service.events(record["id"], until="onTerminate")
+    assert await shared.call("DELETE", path) == final
+    await shared.send(record["id"], "late", status=410)
+    events = await shared.events(record["id"], until="onTerminate")
     assert [event["kind"] for event in events] == ["onOpen", "onTerminate"]
 
 
@@ -208,15 +208,15 @@ async def test_delete_closes_with_code_and_reason_and_is_idempotent(service: Run
     ("code", "status"), [("1000", 200), ("3000", 200), ("4999", 200), ("1001", 422), ("5000", 422), ("x", 422)]
 )
 async def test_terminate_takes_1000_and_3000_to_4999(
-    service: RunningService, echo: EchoServer, code: str, status: int
+    shared: RunningService, echo: EchoServer, code: str, status: int
 ) -> None:
-    record = await service.open(echo.url)
-    await service.call("DELETE", f"/v1/connections/{record['id']}?code={code}", status)
-    assert (await service.record(record["id"]))["status"] == ("Closed" if status == 200 else "Connected")
+    record = await shared.open(echo.url)
+    await shared.call("DELETE", f"/v1/connections/{record['id']}?code={code}", status)
+    assert (await shared.record(record["id"]))["status"] == ("Closed" if status == 200 else "Connected")
 
 
 async def test_delete_answers_within_close_timeout_and_a_second_when_the_peer_keeps_talking(
-    service: RunningService,
+    shared: RunningService,
 ) -> None:
     async def script(connection: RawConnection) -> None:
         await connection.accept()
@@ -226,16 +226,16 @@ async def test_delete_answers_within_close_timeout_and_a_second_when_the_peer_ke
             await asyncio.sleep(0.05)
 
     async with RawServer(script) as server:
-        record = await service.open(server.url, closeTimeout=0.5)
+        record = await shared.open(server.url, closeTimeout=0.5)
         begin = time.monotonic()
-        final = await service.call("DELETE", f"/v1/connections/{record['id']}")
+        final = await shared.call("DELETE", f"/v1/connections/{record['id']}")
         assert time.monotonic() - begin < 1.5
         assert final["terminate"]["code"] == 1006
         assert final["terminate"]["wasClean"] is False
 
 
 async def test_while_it_closes_a_send_is_409_and_a_second_delete_waits_for_the_same_end(
-    service: RunningService,
+    shared: RunningService,
 ) -> None:
     closing = asyncio.Event()
 
@@ -246,18 +246,18 @@ async def test_while_it_closes_a_send_is_409_and_a_second_delete_waits_for_the_s
         await asyncio.sleep(5)
 
     async with RawServer(script) as server:
-        record = await service.open(server.url, closeTimeout=1)
+        record = await shared.open(server.url, closeTimeout=1)
         path = f"/v1/connections/{record['id']}"
-        first = asyncio.create_task(service.call("DELETE", path))
+        first = asyncio.create_task(shared.call("DELETE", path))
         await asyncio.wait_for(closing.wait(), 2)
         for body, kind in ((b"x", "text/plain"), (b"1\n", "application/x-ndjson")):
-            problem = await service.send(record["id"], body, kind, 409)
+            problem = await shared.send(record["id"], body, kind, 409)
             assert problem["type"] == "urn:mooring:problem:wrong-state"
             assert problem["connectionStatus"] == "Closing"
-        second = await service.call("DELETE", path)
+        second = await shared.call("DELETE", path)
         assert second == await first
         assert second["status"] == "Closed" and second["terminate"]["wasClean"] is False
-        events = await service.events(record["id"], until="onTerminate")
+        events = await shared.events(record["id"], until="onTerminate")
         assert [event["kind"] for event in events] == ["onOpen", "onTerminate"]
 
 
@@ -265,7 +265,7 @@ async def test_while_it_closes_a_send_is_409_and_a_second_delete_waits_for_the_s
     ("payload", "code", "clean"), [(b"\x03\xe9bye", 1001, True), (b"", 1005, True), (b"\x0f\xa0", 4000, True)]
 )
 async def test_the_peers_close_is_answered_and_reported(
-    service: RunningService, payload: bytes, code: int, clean: bool
+    shared: RunningService, payload: bytes, code: int, clean: bool
 ) -> None:
     answered = asyncio.get_running_loop().create_future()
 
@@ -274,22 +274,22 @@ async def test_the_peers_close_is_answered_and_reported(
         answered.set_result(await connection.read_close())
 
     async with RawServer(script) as server:
-        record = await service.open(server.url)
-        events = await service.events(record["id"], until="onTerminate")
+        record = await shared.open(server.url)
+        events = await shared.events(record["id"], until="onTerminate")
         assert [event["kind"] for event in events] == ["onOpen", "onMessage", "onTerminate"]
         assert events[-1]["event"]["code"] == code
         assert events[-1]["event"]["wasClean"] is clean
         assert (await asyncio.wait_for(answered, 2))[0] == (None if code == 1005 else code)
 
 
-async def test_a_lost_connection_is_onerror_then_onterminate_1006(service: RunningService) -> None:
+async def test_a_lost_connection_is_onerror_then_onterminate_1006(shared: RunningService) -> None:
     async def script(connection: RawConnection) -> None:
         await connection.accept(after=frame(1, b"one"))
         connection.reset()
 
     async with RawServer(script) as server:
-        record = await service.open(server.url)
-        events = await service.events(record["id"], until="onTerminate")
+        record = await shared.open(server.url)
+        events = await shared.events(record["id"], until="onTerminate")
         assert [event["kind"] for event in events if event["kind"] != "onMessage"] == [
             "onOpen",
             "onError",
@@ -298,25 +298,25 @@ async def test_a_lost_connection_is_onerror_then_onterminate_1006(service: Runni
         assert events[-1]["event"]["code"] == 1006
 
 
-async def test_a_silent_peer_is_pinged_and_given_up(service: RunningService) -> None:
+async def test_a_silent_peer_is_pinged_and_given_up(shared: RunningService) -> None:
     async def script(connection: RawConnection) -> None:
         await connection.accept()
         while True:
             await connection.read_frame()
 
     async with RawServer(script) as server:
-        record = await service.open(server.url, pingInterval=0.2, pingTimeout=0.3)
-        events = await service.events(record["id"], until="onTerminate")
+        record = await shared.open(server.url, pingInterval=0.2, pingTimeout=0.3)
+        events = await shared.events(record["id"], until="onTerminate")
         assert events[1]["event"]["errors"][0]["errCode"] == 205
         assert server.connections[0].frames[0][0] == 9
 
 
 async def test_an_idle_peer_that_answers_pings_stays_and_has_a_round_trip(
-    service: RunningService, echo: EchoServer
+    shared: RunningService, echo: EchoServer
 ) -> None:
-    record = await service.open(echo.url, pingInterval=0.1, pingTimeout=0.5)
-    await wait_for(lambda: _round_trip(service, record["id"]))
-    record = await service.record(record["id"])
+    record = await shared.open(echo.url, pingInterval=0.1, pingTimeout=0.5)
+    await wait_for(lambda: _round_trip(shared, record["id"]))
+    record = await shared.record(record["id"])
     assert record["status"] == "Connected"
     assert record["stats"]["lastMessageAt"] is None, "a pong is no message"
 
@@ -325,8 +325,8 @@ async def _round_trip(service: RunningService, connection: int) -> float | None:
     return (await service.record(connection))["stats"]["roundTripMs"]
 
 
-async def test_ndjson_sends_one_object_per_line_as_it_arrives(service: RunningService, echo: EchoServer) -> None:
-    record = await service.open(echo.url)
+async def test_ndjson_sends_one_object_per_line_as_it_arrives(shared: RunningService, echo: EchoServer) -> None:
+    record = await shared.open(echo.url)
     seen_first = asyncio.Event()
 
     async def lines():
@@ -337,47 +337,47 @@ async def test_ndjson_sends_one_object_per_line_as_it_arrives(service: RunningSe
         yield b":3}\n"
         yield b"[4]"
 
-    answer = await service.send(record["id"], lines(), "application/x-ndjson")
+    answer = await shared.send(record["id"], lines(), "application/x-ndjson")
     assert answer == {"sent": 4, "bytes": 24}
     assert seen_first.is_set()
     await wait_for(lambda: len(echo.peers[0].received) == 4)
     assert echo.peers[0].received == ['{"n":1}', '{"n":2}', '{"n":3}', "[4]"]
 
 
-async def test_ndjson_says_how_many_were_sent_before_a_bad_line(service: RunningService, echo: EchoServer) -> None:
-    record = await service.open(echo.url)
-    problem = await service.send(record["id"], b'1\n2\n{"broken\n4\n', "application/x-ndjson", 400)
+async def test_ndjson_says_how_many_were_sent_before_a_bad_line(shared: RunningService, echo: EchoServer) -> None:
+    record = await shared.open(echo.url)
+    problem = await shared.send(record["id"], b'1\n2\n{"broken\n4\n', "application/x-ndjson", 400)
     assert problem["sent"] == 2
     assert "line 3" in problem["detail"]
     await wait_for(lambda: echo.peers[0].received == ["1", "2"])
 
 
-async def test_ndjson_line_ends_and_empty_lines_are_not_sent(service: RunningService, echo: EchoServer) -> None:
-    record = await service.open(echo.url)
-    answer = await service.send(record["id"], b'\r\n{"n": 1}\r\n\n \t\n[1e400]', "application/x-ndjson")
+async def test_ndjson_line_ends_and_empty_lines_are_not_sent(shared: RunningService, echo: EchoServer) -> None:
+    record = await shared.open(echo.url)
+    answer = await shared.send(record["id"], b'\r\n{"n": 1}\r\n\n \t\n[1e400]', "application/x-ndjson")
     assert answer == {"sent": 2, "bytes": 15}
     await wait_for(lambda: echo.peers[0].received == ['{"n": 1}', "[1e400]"])
     for headers in ({}, {"Idempotency-Key": "k"}):
-        problem = await service.send(record["id"], b"\n\n{x}\n", "application/x-ndjson", 400, **headers)
+        problem = await shared.send(record["id"], b"\n\n{x}\n", "application/x-ndjson", 400, **headers)
         assert "line 3" in problem["detail"] and problem["sent"] == 0
 
 
 async def test_what_a_long_ndjson_line_costs_does_not_grow_with_the_chunks_it_comes_in(
-    service: RunningService, echo: EchoServer
+    shared: RunningService, echo: EchoServer
 ) -> None:
-    record = await service.open(echo.url + "silent")
+    record = await shared.open(echo.url + "silent")
     used: list[float] = []
 
     async def line() -> AsyncIterator[bytes]:
         yield b'"' + b"x" * (12 * 1024 * 1024)
-        used.append(_cpu_s(service.process.pid))
+        used.append(_cpu_s(shared.process.pid))
         for _ in range(1_000):
             yield b"y"
             await asyncio.sleep(0.001)  # each in a packet of its own
-        used.append(_cpu_s(service.process.pid))
+        used.append(_cpu_s(shared.process.pid))
         yield b'"'
 
-    assert (await service.send(record["id"], line(), "application/x-ndjson"))["sent"] == 1
+    assert (await shared.send(record["id"], line(), "application/x-ndjson"))["sent"] == 1
     assert used[1] - used[0] < 0.5, "seconds of CPU for a thousand bytes"
 
 
@@ -386,21 +386,21 @@ def _cpu_s(pid: int) -> float:
 
 
 async def test_ndjson_to_a_connection_that_closes_meanwhile_says_how_many_were_sent(
-    service: RunningService, echo: EchoServer
+    shared: RunningService, echo: EchoServer
 ) -> None:
-    record = await service.open(echo.url)
+    record = await shared.open(echo.url)
 
     async def lines() -> AsyncIterator[bytes]:
         yield b"1\n2\n"
         await wait_for(lambda: len(echo.peers[0].received) == 2)
-        await service.call("DELETE", f"/v1/connections/{record['id']}")
+        await shared.call("DELETE", f"/v1/connections/{record['id']}")
         yield b"3\n"
 
-    problem = await service.send(record["id"], lines(), "application/x-ndjson", 410)
+    problem = await shared.send(record["id"], lines(), "application/x-ndjson", 410)
     assert problem["type"] == "urn:mooring:problem:connection-closed"
     assert problem["sent"] == 2
     # Told at once, before anything is streamed.
-    await service.send(record["id"], b"", "application/x-ndjson", 410)
+    await shared.send(record["id"], b"", "application/x-ndjson", 410)
 
 
 @pytest.mark.parametrize(
@@ -414,32 +414,32 @@ async def test_ndjson_to_a_connection_that_closes_meanwhile_says_how_many_were_s
     ],
 )
 async def test_a_body_that_is_not_what_its_type_says_is_refused(
-    service: RunningService, echo: EchoServer, body: bytes, kind: str, status: int
+    shared: RunningService, echo: EchoServer, body: bytes, kind: str, status: int
 ) -> None:
-    record = await service.open(echo.url)
-    await service.send(record["id"], body, kind, status)
+    record = await shared.open(echo.url)
+    await shared.send(record["id"], body, kind, status)
     assert echo.peers[0].received == []
 
 
-async def test_a_send_without_a_content_type_is_415(service: RunningService, echo: EchoServer) -> None:
-    record = await service.open(echo.url)
-    async with service.client.post(
+async def test_a_send_without_a_content_type_is_415(shared: RunningService, echo: EchoServer) -> None:
+    record = await shared.open(echo.url)
+    async with shared.client.post(
         f"/v1/connections/{record['id']}/messages", data=b"x", skip_auto_headers=["Content-Type"]
     ) as response:
         assert response.status == 415
 
 
-async def test_a_peer_that_does_not_read_answers_503_and_memory_is_bounded(service: RunningService) -> None:
+async def test_a_peer_that_does_not_read_answers_503_and_memory_is_bounded(shared: RunningService) -> None:
     async def script(connection: RawConnection) -> None:
         await connection.accept()
         await asyncio.sleep(30)
 
     async with RawServer(script) as server:
-        record = await service.open(server.url, sendTimeout=0.3)
+        record = await shared.open(server.url, sendTimeout=0.3)
         payload = b"x" * (1024 * 1024)
         statuses = []
         for _ in range(40):
-            async with service.client.post(
+            async with shared.client.post(
                 f"/v1/connections/{record['id']}/messages", data=payload, headers={"Content-Type": "text/plain"}
             ) as response:
                 statuses.append(response.status)
@@ -448,12 +448,12 @@ async def test_a_peer_that_does_not_read_answers_503_and_memory_is_bounded(servi
                     assert (await response.json())["type"] == "urn:mooring:problem:peer-not-reading"
                     break
         assert statuses[-1] == 503
-        assert (await service.record(record["id"]))["status"] == "Connected"
+        assert (await shared.record(record["id"]))["status"] == "Connected"
 
 
 @pytest.mark.parametrize(("how", "status"), [("reset", 410), ("protocol error", 409)])
 async def test_a_send_that_waits_is_answered_when_the_connection_ends(
-    service: RunningService, how: str, status: int
+    shared: RunningService, how: str, status: int
 ) -> None:
     ends = asyncio.Event()
 
@@ -467,11 +467,11 @@ async def test_a_send_that_waits_is_answered_when_the_connection_ends(
             await asyncio.sleep(30)
 
     async with RawServer(script) as server:
-        record = await service.open(server.url)
+        record = await shared.open(server.url)
         path = f"/v1/connections/{record['id']}/messages"
         while True:
             waiting = asyncio.create_task(
-                service.call("POST", path, None, data=b"x" * 1_000_000, headers={"Content-Type": "text/plain"})
+                shared.call("POST", path, None, data=b"x" * 1_000_000, headers={"Content-Type": "text/plain"})
             )
             if not (await asyncio.wait({waiting}, timeout=0.5))[0]:
                 break
@@ -479,12 +479,12 @@ async def test_a_send_that_waits_is_answered_when_the_connection_ends(
         assert (await asyncio.wait_for(waiting, 3))["status"] == status
 
 
-async def test_a_compressed_message_that_was_given_up_harms_none_that_follows(service: RunningService) -> None:
+async def test_a_compressed_message_that_was_given_up_harms_none_that_follows(shared: RunningService) -> None:
     async with DeafServer() as server:
-        record = await service.open(server.url, compress=True, sendTimeout=0.3)
+        record = await shared.open(server.url, compress=True, sendTimeout=0.3)
 
         async def send(payload: bytes) -> int:
-            async with service.client.post(
+            async with shared.client.post(
                 f"/v1/connections/{record['id']}/messages",
                 data=payload,
                 headers={"Content-Type": "application/octet-stream"},
@@ -505,7 +505,7 @@ async def test_a_compressed_message_that_was_given_up_harms_none_that_follows(se
             taken.append(given_up[-10_000:] + bytes([number]))
             await wait_for(lambda: _sent(send, taken[-1]))
         await wait_for(lambda: server.received == taken)
-        closed = await service.call("DELETE", f"/v1/connections/{record['id']}")
+        closed = await shared.call("DELETE", f"/v1/connections/{record['id']}")
         assert closed["terminate"]["wasClean"]
 
 
@@ -592,8 +592,8 @@ async def test_the_feed_is_complete_under_load(service: RunningService) -> None:
         assert set(ledger.numbers) == set(ids)
 
 
-async def test_a_session_of_aiohttp_sees_no_server_version(service: RunningService) -> None:
-    async with aiohttp.ClientSession() as session, session.get(service.url + "/healthz") as response:
+async def test_a_session_of_aiohttp_sees_no_server_version(shared: RunningService) -> None:
+    async with aiohttp.ClientSession() as session, session.get(shared.url + "/healthz") as response:
         assert response.headers["Server"] == "mooring"
 
 

@@ -34,9 +34,9 @@ async def _text(service: RunningService, path: str, headers: dict[str, str], sta
         return await response.text()
 
 
-async def test_sse_has_id_event_and_data_and_begins_with_retry(service: RunningService, echo: EchoServer) -> None:
-    connection = await _closed(service, echo)
-    async with service.client.get(f"/v1/connections/{connection}/events", headers=SSE) as response:
+async def test_sse_has_id_event_and_data_and_begins_with_retry(shared: RunningService, echo: EchoServer) -> None:
+    connection = await _closed(shared, echo)
+    async with shared.client.get(f"/v1/connections/{connection}/events", headers=SSE) as response:
         assert response.headers["Content-Type"] == "text/event-stream; charset=utf-8"
         assert response.headers["Cache-Control"] == "no-store"
         assert response.headers["X-Accel-Buffering"] == "no"
@@ -71,26 +71,26 @@ async def test_ndjson_sse_and_pages_carry_the_same_events(service: RunningServic
 
 @pytest.mark.parametrize("form", [SSE, NDJSON])
 async def test_resuming_past_the_end_answers_204(
-    service: RunningService, echo: EchoServer, form: dict[str, str]
+    shared: RunningService, echo: EchoServer, form: dict[str, str]
 ) -> None:
-    connection = await _closed(service, echo)
-    last = (await service.record(connection))["lastEventId"]
+    connection = await _closed(shared, echo)
+    last = (await shared.record(connection))["lastEventId"]
     path = f"/v1/connections/{connection}/events"
-    assert await _text(service, path, {**form, "Last-Event-ID": last}, 204) == ""
-    assert (await service.get(f"{path}?after={last}"))["events"] == []
+    assert await _text(shared, path, {**form, "Last-Event-ID": last}, 204) == ""
+    assert (await shared.get(f"{path}?after={last}"))["events"] == []
 
 
 @pytest.mark.parametrize("form", [SSE, NDJSON])
 async def test_a_filtered_stream_of_what_has_ended_answers_204_once_nothing_wanted_is_left(
-    service: RunningService, echo: EchoServer, form: dict[str, str]
+    shared: RunningService, echo: EchoServer, form: dict[str, str]
 ) -> None:
-    connection = await _closed(service, echo)
+    connection = await _closed(shared, echo)
     path = f"/v1/connections/{connection}/events?kind=onMessage"
-    ids = [event["id"] for event in (await service.get(path))["events"]]
-    assert len((await _text(service, path, {**form, "Last-Event-ID": ids[1]})).splitlines()) in (1, 5)
-    assert await _text(service, path, {**form, "Last-Event-ID": ids[2]}, 204) == "", "an EventSource would loop"
-    assert await _text(service, f"/v1/connections/{connection}/events?kind=onError", form, 204) == ""
-    assert "event: gap" in await _text(service, path, {**SSE, "Last-Event-ID": "nonsense"})
+    ids = [event["id"] for event in (await shared.get(path))["events"]]
+    assert len((await _text(shared, path, {**form, "Last-Event-ID": ids[1]})).splitlines()) in (1, 5)
+    assert await _text(shared, path, {**form, "Last-Event-ID": ids[2]}, 204) == "", "an EventSource would loop"
+    assert await _text(shared, f"/v1/connections/{connection}/events?kind=onError", form, 204) == ""
+    assert "event: gap" in await _text(shared, path, {**SSE, "Last-Event-ID": "nonsense"})
 
 
 async def test_a_stream_goes_to_its_end_also_when_its_connection_is_no_longer_retained(
@@ -126,36 +126,36 @@ async def _is_gone(service: RunningService, connection: int) -> bool:
         return response.status == 404
 
 
-async def test_a_stream_resumes_with_exactly_what_is_later(service: RunningService, echo: EchoServer) -> None:
-    connection = await _closed(service, echo)
+async def test_a_stream_resumes_with_exactly_what_is_later(shared: RunningService, echo: EchoServer) -> None:
+    connection = await _closed(shared, echo)
     path = f"/v1/connections/{connection}/events"
-    ids = [event["id"] for event in (await service.get(path))["events"]]
+    ids = [event["id"] for event in (await shared.get(path))["events"]]
     for at, cursor in enumerate(ids[:-1]):
-        text = await _text(service, path, {**NDJSON, "Last-Event-ID": cursor})
+        text = await _text(shared, path, {**NDJSON, "Last-Event-ID": cursor})
         assert [json.loads(line)["id"] for line in text.splitlines()] == ids[at + 1 :]
-        assert [event["id"] for event in (await service.get(f"{path}?after={cursor}"))["events"]] == ids[at + 1 :]
+        assert [event["id"] for event in (await shared.get(f"{path}?after={cursor}"))["events"]] == ids[at + 1 :]
 
 
-async def test_the_header_beats_the_query(service: RunningService, echo: EchoServer) -> None:
-    connection = await _closed(service, echo)
+async def test_the_header_beats_the_query(shared: RunningService, echo: EchoServer) -> None:
+    connection = await _closed(shared, echo)
     path = f"/v1/connections/{connection}/events"
-    ids = [event["id"] for event in (await service.get(path))["events"]]
-    page = await service.get(f"{path}?after={ids[0]}", headers={"Last-Event-ID": ids[3]})
+    ids = [event["id"] for event in (await shared.get(path))["events"]]
+    page = await shared.get(f"{path}?after={ids[0]}", headers={"Last-Event-ID": ids[3]})
     assert [event["id"] for event in page["events"]] == ids[4:]
 
 
-async def test_two_accept_headers_are_one_list(service: RunningService, echo: EchoServer) -> None:
-    connection = await _closed(service, echo)
+async def test_two_accept_headers_are_one_list(shared: RunningService, echo: EchoServer) -> None:
+    connection = await _closed(shared, echo)
     headers = CIMultiDict([("Accept", "text/html"), ("Accept", "text/event-stream")])
-    async with service.client.get(f"/v1/connections/{connection}/events", headers=headers) as response:
+    async with shared.client.get(f"/v1/connections/{connection}/events", headers=headers) as response:
         assert response.headers["Content-Type"].startswith("text/event-stream")
 
 
-async def test_an_empty_header_is_none_and_the_query_counts(service: RunningService, echo: EchoServer) -> None:
-    connection = await _closed(service, echo)
+async def test_an_empty_header_is_none_and_the_query_counts(shared: RunningService, echo: EchoServer) -> None:
+    connection = await _closed(shared, echo)
     path = f"/v1/connections/{connection}/events"
-    ids = [event["id"] for event in (await service.get(path))["events"]]
-    page = await service.get(f"{path}?after={ids[3]}", headers={"Last-Event-ID": ""})
+    ids = [event["id"] for event in (await shared.get(path))["events"]]
+    page = await shared.get(f"{path}?after={ids[3]}", headers={"Last-Event-ID": ""})
     assert [event["id"] for event in page["events"]] == ids[4:]
 
 
@@ -175,12 +175,12 @@ async def test_filters_by_connection_worker_and_kind(service: RunningService, ec
     assert [event["kind"] for event in worker["events"]] == ["onOpen", *["onMessage"] * 3]
 
 
-async def test_a_page_takes_its_limit_and_next_goes_on(service: RunningService, echo: EchoServer) -> None:
-    connection = await _closed(service, echo)
+async def test_a_page_takes_its_limit_and_next_goes_on(shared: RunningService, echo: EchoServer) -> None:
+    connection = await _closed(shared, echo)
     path = f"/v1/connections/{connection}/events"
     seqs, after = [], "start"
     while True:
-        page = await service.get(f"{path}?after={after}&limit=2")
+        page = await shared.get(f"{path}?after={after}&limit=2")
         seqs += [event["seq"] for event in page["events"]]
         after = page["next"]
         if not page["events"]:
@@ -190,29 +190,29 @@ async def test_a_page_takes_its_limit_and_next_goes_on(service: RunningService, 
 
 
 async def test_a_long_poll_answers_with_the_next_event_or_nothing_in_time(
-    service: RunningService, echo: EchoServer
+    shared: RunningService, echo: EchoServer
 ) -> None:
-    record = await service.open(echo.url)
+    record = await shared.open(echo.url)
     path = f"/v1/connections/{record['id']}/events"
-    last = (await service.get(path))["next"]
+    last = (await shared.get(path))["next"]
     loop = asyncio.get_running_loop()
     begun = loop.time()
-    empty = await service.get(f"{path}?after={last}&wait=0.3")
+    empty = await shared.get(f"{path}?after={last}&wait=0.3")
     assert empty["events"] == [] and 0.25 < loop.time() - begun < 2
-    poll = asyncio.create_task(service.get(f"{path}?after={empty['next']}&wait=20"))
-    await service.send(record["id"], "hello")
+    poll = asyncio.create_task(shared.get(f"{path}?after={empty['next']}&wait=20"))
+    await shared.send(record["id"], "hello")
     page = await asyncio.wait_for(poll, 5)
     assert [event["event"]["data"] for event in page["events"]] == ["hello"]
 
 
 async def test_defaults_all_events_from_now_a_connections_from_its_start(
-    service: RunningService, echo: EchoServer
+    shared: RunningService, echo: EchoServer
 ) -> None:
-    connection = await _three_messages(service, echo)
-    assert (await service.get("/v1/events"))["events"] == []
-    assert (await service.get("/v1/workers/main/events"))["events"] == []
-    assert len((await service.get(f"/v1/connections/{connection}/events"))["events"]) == 4
-    assert (await service.get(f"/v1/connections/{connection}/events?after=now"))["events"] == []
+    connection = await _three_messages(shared, echo)
+    assert (await shared.get("/v1/events"))["events"] == []
+    assert (await shared.get("/v1/workers/main/events"))["events"] == []
+    assert len((await shared.get(f"/v1/connections/{connection}/events"))["events"]) == 4
+    assert (await shared.get(f"/v1/connections/{connection}/events?after=now"))["events"] == []
 
 
 @pytest.mark.parametrize(
@@ -220,16 +220,16 @@ async def test_defaults_all_events_from_now_a_connections_from_its_start(
 )
 @pytest.mark.parametrize("form", ["page", "sse"])
 async def test_a_cursor_that_cannot_be_continued_gets_a_gap_and_then_everything_kept(
-    service: RunningService, echo: EchoServer, cursor: str, form: str
+    shared: RunningService, echo: EchoServer, cursor: str, form: str
 ) -> None:
-    connection = await _closed(service, echo)
-    epoch = (await service.record(connection))["lastEventId"].split("-")[0]
+    connection = await _closed(shared, echo)
+    epoch = (await shared.record(connection))["lastEventId"].split("-")[0]
     cursor = cursor.format(epoch=epoch)
     path = f"/v1/connections/{connection}/events"
     if form == "page":
-        events = (await service.get(path, headers={"Last-Event-ID": cursor}))["events"]
+        events = (await shared.get(path, headers={"Last-Event-ID": cursor}))["events"]
     else:
-        text = await _text(service, path, {**SSE, "Last-Event-ID": cursor})
+        text = await _text(shared, path, {**SSE, "Last-Event-ID": cursor})
         events = [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: ")]
     gap, *rest = events
     assert gap["kind"] == "gap"
@@ -239,7 +239,7 @@ async def test_a_cursor_that_cannot_be_continued_gets_a_gap_and_then_everything_
     assert gap["event"]["lost"] is None
     assert "connection" not in gap and "seq" not in gap
     assert [event["kind"] for event in rest] == ["onOpen", *["onMessage"] * 3, "onTerminate"]
-    again = (await service.get(f"{path}?after={gap['id']}"))["events"]
+    again = (await shared.get(f"{path}?after={gap['id']}"))["events"]
     assert again == rest, "a gap's id moves the cursor like any other"
 
 
@@ -282,19 +282,19 @@ async def test_a_stream_whose_journal_cannot_be_read_is_cut_and_not_ended(
 
 @pytest.mark.parametrize("form", ["text/event-stream", "application/x-ndjson"])
 async def test_a_proxy_that_speaks_http_1_0_gets_a_stream_that_ends_by_closing(
-    service: RunningService, echo: EchoServer, form: str
+    shared: RunningService, echo: EchoServer, form: str
 ) -> None:
-    connection = await _closed(service, echo)
+    connection = await _closed(shared, echo)
     path = f"/v1/connections/{connection}/events"
-    reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+    reader, writer = await asyncio.open_connection("127.0.0.1", shared.port)
     writer.write(
-        f"GET {path} HTTP/1.0\r\nHost: 127.0.0.1:{service.port}\r\nAccept: {form}\r\n"
-        f"Authorization: Bearer {service.token}\r\n\r\n".encode()
+        f"GET {path} HTTP/1.0\r\nHost: 127.0.0.1:{shared.port}\r\nAccept: {form}\r\n"
+        f"Authorization: Bearer {shared.token}\r\n\r\n".encode()
     )
     head, _, body = (await asyncio.wait_for(reader.read(-1), 5)).partition(b"\r\n\r\n")
     writer.close()
     assert head.split()[1] == b"200"
-    assert body.decode() == await _text(service, path, {"Accept": form})
+    assert body.decode() == await _text(shared, path, {"Accept": form})
 
 
 async def test_an_idle_stream_carries_comments(start_service: StartService) -> None:
@@ -314,14 +314,14 @@ async def test_a_stream_of_what_is_unknown_is_404(service: RunningService) -> No
                 assert response.headers["Content-Type"].startswith("application/problem+json")
 
 
-async def test_blobs_are_base64_and_objects_pass_byte_for_byte(service: RunningService, echo: EchoServer) -> None:
-    blob = await service.open(f"{echo.url}binary?hex=00ff10", dataType="blob")
-    event = (await service.events(blob["id"], count=2))[1]["event"]
+async def test_blobs_are_base64_and_objects_pass_byte_for_byte(shared: RunningService, echo: EchoServer) -> None:
+    blob = await shared.open(f"{echo.url}binary?hex=00ff10", dataType="blob")
+    event = (await shared.events(blob["id"], count=2))[1]["event"]
     assert event == {"type": "message", "data": "AP8Q", "encoding": "base64"}
     number = "12345678901234567890.123456789012345678901234567890"
-    record = await service.open(f"{echo.url}text?text=%7B%22n%22:{number}%7D", dataType="object")
-    await service.events(record["id"], count=2)
-    text = await _text(service, f"/v1/connections/{record['id']}/events", {"Accept": "application/json"})
+    record = await shared.open(f"{echo.url}text?text=%7B%22n%22:{number}%7D", dataType="object")
+    await shared.events(record["id"], count=2)
+    text = await _text(shared, f"/v1/connections/{record['id']}/events", {"Accept": "application/json"})
     assert f'"data":{{"n":{number}}}' in text, "no number is rounded"
 
 

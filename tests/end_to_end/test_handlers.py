@@ -30,6 +30,9 @@ def options() -> list[str]:
     return found
 
 
+SERVICE = (options(), {})  # of `shared`: for tests that leave nothing behind in the worker "main"
+
+
 @pytest.fixture
 async def service(start_service: StartService) -> RunningService:
     return await start_service(*options())
@@ -79,7 +82,7 @@ FAILED = (*FAILED_DIALS, "reset", "protocol error", "bad data", "too big", "sile
 
 @pytest.mark.parametrize("how", ENDS)
 async def test_however_a_connection_ends_on_terminate_is_the_last_and_comes_once(
-    service: RunningService, how: str
+    shared: RunningService, how: str
 ) -> None:
     async def script(connection: RawConnection) -> None:
         if how in FAILED_DIALS:
@@ -100,24 +103,24 @@ async def test_however_a_connection_ends_on_terminate_is_the_last_and_comes_once
     options = {"maxMessageSize": 50, "pingInterval": 0.2, "pingTimeout": 0.2} if how in ("silence", "too big") else {}
     async with RawServer(script) as server:
         if how == "refused":
-            number = (await open_with(service, "ws://127.0.0.1:1/", "Recorder", status=502))["connection"]
+            number = (await open_with(shared, "ws://127.0.0.1:1/", "Recorder", status=502))["connection"]
         elif how == "no handshake":
-            problem = await open_with(service, server.url, "Recorder", status=504, connectTimeout=0.3)
+            problem = await open_with(shared, server.url, "Recorder", status=504, connectTimeout=0.3)
             number = problem["connection"]
         elif how == "terminate while Connecting":
             prefer = {"Prefer": "respond-async"}
-            number = (await open_with(service, server.url, "Recorder", status=202, request_headers=prefer))["id"]
+            number = (await open_with(shared, server.url, "Recorder", status=202, request_headers=prefer))["id"]
             await wait_for(lambda: server.connections)
         else:
-            number = (await open_with(service, server.url, "Recorder", **options))["id"]
-            await service.events(number, count=2)
+            number = (await open_with(shared, server.url, "Recorder", **options))["id"]
+            await shared.events(number, count=2)
         if how.startswith("terminate"):
-            await service.call("DELETE", f"/v1/connections/{number}")
+            await shared.call("DELETE", f"/v1/connections/{number}")
         elif how == "worker killed":
-            assert await service.call("DELETE", "/v1/workers/main") == {"discarded": 0, "closed": 1}
+            assert await shared.call("DELETE", "/v1/workers/main") == {"discarded": 0, "closed": 1}
         elif how == "process killed":
-            os.kill((await service.get("/v1/workers/main"))["pid"], signal.SIGKILL)
-        events = await service.events(number, until="onTerminate")
+            os.kill((await shared.get("/v1/workers/main"))["pid"], signal.SIGKILL)
+        events = await shared.events(number, until="onTerminate")
         kinds = [event["kind"] for event in events]
         assert kinds.count("onTerminate") == 1 and kinds[-1] == "onTerminate"
         assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
@@ -129,7 +132,7 @@ async def test_however_a_connection_ends_on_terminate_is_the_last_and_comes_once
         else:
             assert (end["code"], end["wasClean"]) == (1006, False)
         if how not in ("worker killed", "process killed"):
-            noted = [entry[1] for entry in await seen_by(service) if entry[0] == number]
+            noted = [entry[1] for entry in await seen_by(shared) if entry[0] == number]
             assert noted == [kind[2:].lower() for kind in kinds]
 
 
@@ -232,13 +235,13 @@ async def test_100000_messages_through_a_handler_none_missing_in_order(
 
 
 async def test_a_handlers_attributes_are_create_options_and_the_body_beats_them(
-    service: RunningService, echo: EchoServer
+    shared: RunningService, echo: EchoServer
 ) -> None:
-    record = await open_with(service, echo.url, "OnlyMessages")
+    record = await open_with(shared, echo.url, "OnlyMessages")
     assert record["dataType"] == "object"
     assert record["headers"] == {"X-From": "***"}
     assert echo.peers[0].headers["X-From"] == "handler"
-    other = await open_with(service, echo.url, "OnlyMessages", dataType="text", headers={"x-from": "body", "Y": "z"})
+    other = await open_with(shared, echo.url, "OnlyMessages", dataType="text", headers={"x-from": "body", "Y": "z"})
     assert other["dataType"] == "text"
     assert (echo.peers[1].headers["X-From"], echo.peers[1].headers["Y"]) == ("body", "z")
 
@@ -258,11 +261,11 @@ async def _seen_message(service: RunningService, data: str) -> list[Any] | None:
     return seen if any(entry[1:] == ["message", data] for entry in seen) else None
 
 
-async def test_new_raises_connect_error_and_the_record_shows_it(service: RunningService, echo: EchoServer) -> None:
-    assert await call(service, "try_new", "ws://127.0.0.1:1/") == ["ConnectError", 102]
-    status, number = await call(service, "try_new", echo.url)
+async def test_new_raises_connect_error_and_the_record_shows_it(shared: RunningService, echo: EchoServer) -> None:
+    assert await call(shared, "try_new", "ws://127.0.0.1:1/") == ["ConnectError", 102]
+    status, number = await call(shared, "try_new", echo.url)
     assert status == "Connected"
-    assert (await service.record(number))["handler"] == "Recorder"
+    assert (await shared.record(number))["handler"] == "Recorder"
 
 
 # ------------------------------------------------------------ code that misbehaves
@@ -280,20 +283,21 @@ async def test_new_raises_connect_error_and_the_record_shows_it(service: Running
     ],
 )
 async def test_what_a_callback_raises_is_an_event_and_the_connection_stays(
-    service: RunningService, echo: EchoServer, message: str, exception: str
+    shared: RunningService, echo: EchoServer, message: str, exception: str
 ) -> None:
-    record = await open_with(service, echo.url, "Misbehaves")
-    await service.send(record["id"], message)
-    events = await service.events(record["id"], until="callbackError")
+    record = await open_with(shared, echo.url, "Misbehaves")
+    restarts = (await shared.get("/v1/workers/main"))["restarts"]
+    await shared.send(record["id"], message)
+    events = await shared.events(record["id"], until="callbackError")
     error = events[-1]["event"]
     assert error["type"] == "callbackError"
     assert error["callback"] == "on_message"
     assert error["exception"] == exception
     assert "user_code.py" in error["traceback"]
-    await service.send(record["id"], "hello")
+    await shared.send(record["id"], "hello")
     await wait_for(lambda: _echoed(echo, "alive: hello"))
-    assert (await service.record(record["id"]))["status"] == "Connected"
-    assert (await service.get("/v1/workers/main"))["restarts"] == 0
+    assert (await shared.record(record["id"]))["status"] == "Connected"
+    assert (await shared.get("/v1/workers/main"))["restarts"] == restarts
 
 
 def _echoed(echo: EchoServer, text: str) -> bool:
@@ -301,12 +305,12 @@ def _echoed(echo: EchoServer, text: str) -> bool:
 
 
 async def test_a_task_of_user_code_that_exits_does_not_end_the_context(
-    service: RunningService, echo: EchoServer
+    shared: RunningService, echo: EchoServer
 ) -> None:
-    record = await open_with(service, echo.url, "AsyncMisbehaves")
-    await service.send(record["id"], "task")
+    record = await open_with(shared, echo.url, "AsyncMisbehaves")
+    await shared.send(record["id"], "task")
     await asyncio.sleep(0.2)
-    await service.send(record["id"], "hello")
+    await shared.send(record["id"], "hello")
     await wait_for(lambda: _echoed(echo, "alive: hello"))
 
 
@@ -378,14 +382,14 @@ async def _running(service: RunningService) -> bool:
     return bool(workers) and workers[0]["status"] == "Running"
 
 
-async def test_send_from_a_thread_and_terminate_inside_a_callback(service: RunningService, echo: EchoServer) -> None:
-    record = await open_with(service, echo.url, "Misbehaves")
-    await service.send(record["id"], "thread")
+async def test_send_from_a_thread_and_terminate_inside_a_callback(shared: RunningService, echo: EchoServer) -> None:
+    record = await open_with(shared, echo.url, "Misbehaves")
+    await shared.send(record["id"], "thread")
     await wait_for(lambda: _echoed(echo, "from a thread"))
-    await service.send(record["id"], "terminate")
-    events = await service.events(record["id"], until="onTerminate")
+    await shared.send(record["id"], "terminate")
+    events = await shared.events(record["id"], until="onTerminate")
     await wait_for(lambda: echo.peers[0].close_code == 4001)
-    assert "Closing" in await seen_by(service), "the status says so at once"
+    assert "Closing" in await seen_by(shared), "the status says so at once"
     (end,) = (event["event"] for event in events if event["kind"] == "onTerminate")
     assert end["wasClean"] is True
 
@@ -419,50 +423,50 @@ async def test_in_on_terminate_the_connection_is_over(service: RunningService, e
     ],
 )
 async def test_a_handler_that_cannot_be_used_says_why(
-    service: RunningService, echo: EchoServer, handler: str, text: str
+    shared: RunningService, echo: EchoServer, handler: str, text: str
 ) -> None:
-    problem = await open_with(service, echo.url, handler, status=422)
+    problem = await open_with(shared, echo.url, handler, status=422)
     assert text in problem["errors"][0]["detail"]
     assert echo.peers == []
 
 
-async def test_only_names_of_the_configuration_are_taken(service: RunningService, echo: EchoServer) -> None:
-    problem = await open_with(service, echo.url, "Recordr", status=422)
+async def test_only_names_of_the_configuration_are_taken(shared: RunningService, echo: EchoServer) -> None:
+    problem = await open_with(shared, echo.url, "Recordr", status=422)
     assert "Recorder" in problem["detail"], "the nearest known name"
-    assert (await call(service, "os:system", "id", status=422))["type"] == "urn:mooring:problem:unknown-function"
-    problem = await open_with(service, echo.url, "Recorder", {"unknown": 1}, status=422)
+    assert (await call(shared, "os:system", "id", status=422))["type"] == "urn:mooring:problem:unknown-function"
+    problem = await open_with(shared, echo.url, "Recorder", {"unknown": 1}, status=422)
     assert "unexpected keyword argument 'unknown'" in problem["errors"][0]["detail"]
 
 
 # ------------------------------------------------------------ calls
 
 
-async def test_a_call_answers_with_the_result(service: RunningService) -> None:
-    assert await call(service, "add", 2, 3) == 5
-    answer = await service.call("POST", "/v1/workers/main/calls", json={"function": "add", "params": {"a": 1, "b": 5}})
+async def test_a_call_answers_with_the_result(shared: RunningService) -> None:
+    assert await call(shared, "add", 2, 3) == 5
+    answer = await shared.call("POST", "/v1/workers/main/calls", json={"function": "add", "params": {"a": 1, "b": 5}})
     assert answer == {"result": 6}
-    assert await call(service, "add_slowly", 2, 3) == 5
+    assert await call(shared, "add_slowly", 2, 3) == 5
 
 
-async def test_a_call_that_raises_is_a_problem_with_the_exception(service: RunningService) -> None:
-    problem = await call(service, "fail", "not here", status=422)
+async def test_a_call_that_raises_is_a_problem_with_the_exception(shared: RunningService) -> None:
+    problem = await call(shared, "fail", "not here", status=422)
     assert problem["type"] == "urn:mooring:problem:call-raised"
     assert problem["exception"] == "LookupError"
     assert problem["message"] == "not here"
     assert "user_code.py" in problem["traceback"]
-    assert (await call(service, "absent", status=422))["type"] == "urn:mooring:problem:handler-error"
-    assert (await call(service, "unserialisable", status=422))["exception"] == "TypeError"
-    assert (await call(service, "add", 1, 2, 3, status=422))["exception"] == "TypeError"
+    assert (await call(shared, "absent", status=422))["type"] == "urn:mooring:problem:handler-error"
+    assert (await call(shared, "unserialisable", status=422))["exception"] == "TypeError"
+    assert (await call(shared, "add", 1, 2, 3, status=422))["exception"] == "TypeError"
 
 
-async def test_what_would_not_fit_the_link_is_refused_and_the_worker_goes_on(service: RunningService) -> None:
-    problem = await call(service, "add", 2**64, status=422)
+async def test_what_would_not_fit_the_link_is_refused_and_the_worker_goes_on(shared: RunningService) -> None:
+    problem = await call(shared, "add", 2**64, status=422)
     assert problem["errors"] == [{"pointer": "/params", "detail": "an integer is beyond 64 bits"}]
-    problem = await open_with(service, "ws://127.0.0.1:1/", "Recorder", {"note": [2**64]}, status=422)
+    problem = await open_with(shared, "ws://127.0.0.1:1/", "Recorder", {"note": [2**64]}, status=422)
     assert problem["errors"] == [{"pointer": "/handler/params", "detail": "an integer is beyond 64 bits"}]
-    problem = await call(service, "huge", status=422)
+    problem = await call(shared, "huge", status=422)
     assert "70000002 bytes of JSON" in problem["message"]
-    assert await call(service, "add", 1, 1) == 2
+    assert await call(shared, "add", 1, 1) == 2
 
 
 async def test_a_call_under_which_the_worker_dies_answers_502(service: RunningService) -> None:

