@@ -57,30 +57,30 @@ async def test_open_ls_show_send_close_for_scripts(service: RunningService, echo
     assert echo.peers[0].received == ["hi", '{"a": 1}']
 
 
-async def test_send_streams_standard_input_line_by_line(service: RunningService, echo: EchoServer) -> None:
-    record = await service.open(echo.url)
+async def test_send_streams_standard_input_line_by_line(shared: RunningService, echo: EchoServer) -> None:
+    record = await shared.open(echo.url)
     text = "".join(f"line {n}\n" for n in range(500))
-    ran = await mooring(service, "send", str(record["id"]), "-", stdin=text.encode())
+    ran = await mooring(shared, "send", str(record["id"]), "-", stdin=text.encode())
     assert "500 messages" in ran.out
     await wait_for(lambda: len(echo.peers[0].received) == 500)
     assert echo.peers[0].received == [f"line {n}" for n in range(500)]
 
 
 async def test_send_reads_a_file_on_standard_input_too(
-    service: RunningService, echo: EchoServer, tmp_path: Path
+    shared: RunningService, echo: EchoServer, tmp_path: Path
 ) -> None:
-    record = await service.open(echo.url)
+    record = await shared.open(echo.url)
     (tmp_path / "lines").write_text("a\nb\nc\n")
     with (tmp_path / "lines").open() as file:
-        run = await asyncio.create_subprocess_exec(*command(service, "send", str(record["id"]), "-"), stdin=file)
+        run = await asyncio.create_subprocess_exec(*command(shared, "send", str(record["id"]), "-"), stdin=file)
         assert await asyncio.wait_for(run.wait(), 20) == 0
     await wait_for(lambda: echo.peers[0].received == ["a", "b", "c"])
 
 
-async def test_what_takes_longer_than_a_second_says_so_on_a_terminal(service: RunningService, echo: EchoServer) -> None:
+async def test_what_takes_longer_than_a_second_says_so_on_a_terminal(shared: RunningService, echo: EchoServer) -> None:
     master, slave = pty.openpty()
     process = subprocess.Popen(
-        command(service, "open", f"{echo.url}slow?s=2"), stdout=subprocess.PIPE, stderr=slave, text=True
+        command(shared, "open", f"{echo.url}slow?s=2"), stdout=subprocess.PIPE, stderr=slave, text=True
     )
     os.close(slave)
     out, _ = await asyncio.to_thread(process.communicate, timeout=20)
@@ -91,8 +91,8 @@ async def test_what_takes_longer_than_a_second_says_so_on_a_terminal(service: Ru
     assert "Connected" in out
 
 
-async def test_errors_are_one_line_on_stderr_and_name_the_nearest(service: RunningService, echo: EchoServer) -> None:
-    record = await service.open(echo.url, worker="quotes")
+async def test_errors_are_one_line_on_stderr_and_name_the_nearest(shared: RunningService, echo: EchoServer) -> None:
+    record = await shared.open(echo.url, worker="quotes")
     for arguments, hint in (
         (("show", str(record["id"] + 1000)), f"the nearest is {record['id']}"),
         (("tail", str(record["id"] + 1000)), f"the nearest is {record['id']}"),
@@ -104,13 +104,13 @@ async def test_errors_are_one_line_on_stderr_and_name_the_nearest(service: Runni
         (("open", "http://x"), "ws://"),
         (("call", "quotes", "nothing"), "functions"),
     ):
-        ran = await mooring(service, *arguments)
+        ran = await mooring(shared, *arguments)
         assert ran.code == 1, arguments
         assert hint in ran.errors, ran.errors
         assert ran.out == ""
         assert len(ran.errors.strip().splitlines()) == 1
     for arguments, hint in ((("shwo",), "show"), (("ls", "--jsno"), "--json"), (("send", "1"), "TEXT")):
-        ran = await mooring(service, *arguments)
+        ran = await mooring(shared, *arguments)
         assert ran.code == 2, arguments
         assert hint in ran.errors
 
@@ -136,48 +136,48 @@ async def test_without_a_service_it_says_what_to_do(tmp_path: Path) -> None:
 
 
 async def test_a_wrong_token_is_said_as_such_and_a_slash_at_the_end_of_the_address_is_nothing(
-    service: RunningService,
+    shared: RunningService,
 ) -> None:
-    ran = await mooring(service, "ls", env={"MOORING_TOKEN": "wrong", "MOORING_URL": f"{service.url}/"})
+    ran = await mooring(shared, "ls", env={"MOORING_TOKEN": "wrong", "MOORING_URL": f"{shared.url}/"})
     assert (ran.code, ran.out) == (1, "")
     assert "does not accept this token" in ran.errors
 
 
 async def test_tail_shows_what_a_peer_says_as_it_is_and_lets_it_do_nothing_to_the_terminal(
-    service: RunningService, echo: EchoServer
+    shared: RunningService, echo: EchoServer
 ) -> None:
-    record = await service.open(echo.url)
-    await service.send(record["id"], "[bold]x[/bold] :warning: \\[y] 日本 \x1b[31m")
+    record = await shared.open(echo.url)
+    await shared.send(record["id"], "[bold]x[/bold] :warning: \\[y] 日本 \x1b[31m")
     await wait_for(lambda: echo.peers[0].received)
     await echo.sockets[0].close(code=4000, message=b"\x1b]0;mine\x07[red]")
     await wait_for(echo.peers[0].gone.is_set)
-    ran = await mooring(service, "tail", str(record["id"]))
+    ran = await mooring(shared, "tail", str(record["id"]))
     assert ran.code == 0
     assert r"onMessage [bold]x[/bold] :warning: \[y] 日本 \x1b[31m" in ran.out
     assert "\x1b" not in ran.out
-    shown = await mooring(service, "show", str(record["id"]))
+    shown = await mooring(shared, "show", str(record["id"]))
     assert r"4000 cleanly: \x1b]0;mine\x07[red]" in shown.out
     assert "\x1b" not in shown.out
 
 
-async def test_tail_of_some_kinds_ends_with_the_connection(service: RunningService, echo: EchoServer) -> None:
-    record = await service.open(echo.url)
-    await service.send(record["id"], "one")
-    await service.call("DELETE", f"/v1/connections/{record['id']}")
+async def test_tail_of_some_kinds_ends_with_the_connection(shared: RunningService, echo: EchoServer) -> None:
+    record = await shared.open(echo.url)
+    await shared.send(record["id"], "one")
+    await shared.call("DELETE", f"/v1/connections/{record['id']}")
     for kind, count in (("onOpen", 1), ("onError", 0)):
-        ran = await mooring(service, "tail", str(record["id"]), "--kind", kind, "--json")
+        ran = await mooring(shared, "tail", str(record["id"]), "--kind", kind, "--json")
         assert (ran.code, len(ran.out.splitlines())) == (0, count)
 
 
-async def test_standard_input_may_be_empty_and_stays_blocking(service: RunningService, echo: EchoServer) -> None:
-    record = await service.open(echo.url)
-    assert (await mooring(service, "send", str(record["id"]), "-")).out == "sent 0 messages, 0 bytes\n"
-    ran = await mooring(service, "open", echo.url, "--interactive")
+async def test_standard_input_may_be_empty_and_stays_blocking(shared: RunningService, echo: EchoServer) -> None:
+    record = await shared.open(echo.url)
+    assert (await mooring(shared, "send", str(record["id"]), "-")).out == "sent 0 messages, 0 bytes\n"
+    ran = await mooring(shared, "open", echo.url, "--interactive")
     assert (ran.code, ran.errors) == (0, "")
     assert "onTerminate 1000" in ran.out
     reading, writing = os.pipe()
     run = await asyncio.create_subprocess_exec(
-        *command(service, "send", str(record["id"]), "-", "-o", "json"), stdin=reading, stdout=subprocess.PIPE
+        *command(shared, "send", str(record["id"]), "-", "-o", "json"), stdin=reading, stdout=subprocess.PIPE
     )
     os.write(writing, b"first\n")
     await wait_for(lambda: echo.peers[0].received == ["first"])
@@ -269,12 +269,12 @@ async def test_tail_survives_a_restart_without_losing_or_repeating(start_service
         await reading
 
 
-async def test_open_follow_and_interactive(service: RunningService, echo: EchoServer) -> None:
-    follow = await mooring(service, "open", f"{echo.url}close?code=4000", "--follow")
+async def test_open_follow_and_interactive(shared: RunningService, echo: EchoServer) -> None:
+    follow = await mooring(shared, "open", f"{echo.url}close?code=4000", "--follow")
     assert "onTerminate 4000" in follow.out
     master, slave = pty.openpty()
     process = subprocess.Popen(
-        command(service, "open", echo.url, "--interactive"), stdin=slave, stdout=slave, stderr=slave
+        command(shared, "open", echo.url, "--interactive"), stdin=slave, stdout=slave, stderr=slave
     )
     os.close(slave)
     os.set_blocking(master, False)
@@ -411,7 +411,7 @@ async def test_top_and_tables_have_no_colours_off_a_terminal(service: RunningSer
         assert all(len(line) <= 100 for line in ran.out.splitlines()), "it fits the terminal"
 
 
-async def test_shell_completion_is_there(service: RunningService) -> None:
+async def test_shell_completion_is_there() -> None:
     env = {**os.environ, "_MOORING_COMPLETE": "bash_source"}
     run = await asyncio.create_subprocess_exec(
         str(Path(sys.executable).parent / "mooring"), stdout=subprocess.PIPE, env=env

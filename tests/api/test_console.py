@@ -61,34 +61,34 @@ async def texts(page: Page) -> list[str]:
 
 
 async def test_the_first_visit_asks_for_the_token_and_keeps_it_in_the_tab(
-    opened: Opened, service: RunningService
+    opened: Opened, shared: RunningService
 ) -> None:
     page = opened.page
-    await page.goto(service.url)
+    await page.goto(shared.url)
     await expect(page.locator("#token-dialog")).to_be_visible()
     await page.fill("#token-input", "wrong")
     await page.keyboard.press("Enter")
     await expect(page.locator("#token-error")).to_contain_text("not (or no longer) valid")
-    await page.fill("#token-input", service.token)
+    await page.fill("#token-input", shared.token)
     await page.keyboard.press("Enter")
     await expect(page.locator("#state")).to_have_text("live")
     assert await page.evaluate("[localStorage.length, document.cookie, sessionStorage.length]") == [0, "", 1]
 
 
-async def test_the_token_in_the_fragment_leaves_the_address(opened: Opened, service: RunningService) -> None:
-    page = await visit(opened, service)
-    assert service.token not in page.url
+async def test_the_token_in_the_fragment_leaves_the_address(opened: Opened, shared: RunningService) -> None:
+    page = await visit(opened, shared)
+    assert shared.token not in page.url
 
 
 async def test_the_address_with_the_token_may_be_opened_in_the_tab_that_asks_for_it(
-    opened: Opened, service: RunningService
+    opened: Opened, shared: RunningService
 ) -> None:
     page = opened.page
-    await page.goto(service.url)
+    await page.goto(shared.url)
     await expect(page.locator("#token-dialog")).to_be_visible()
-    await page.goto(f"{service.url}/#token={service.token}")  # the same document: only the fragment changes
+    await page.goto(f"{shared.url}/#token={shared.token}")  # the same document: only the fragment changes
     await expect(page.locator("#state")).to_have_text("live")
-    assert service.token not in page.url
+    assert shared.token not in page.url
 
 
 async def test_open_send_see_filter_and_terminate(opened: Opened, service: RunningService, echo: EchoServer) -> None:
@@ -197,8 +197,8 @@ async def test_events_that_come_do_not_move_what_somebody_reads(
     assert await wait_for(first_row) == before
 
 
-async def test_the_page_keeps_so_much_of_the_events_and_no_more(opened: Opened, service: RunningService) -> None:
-    page = await visit(opened, service)
+async def test_the_page_keeps_so_much_of_the_events_and_no_more(opened: Opened, shared: RunningService) -> None:
+    page = await visit(opened, shared)
     kept = await page.evaluate(
         """async () => {
             const { EventLog } = await import('/console/eventlog.js');
