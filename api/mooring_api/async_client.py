@@ -6,6 +6,7 @@ The command line and the tests use it. Records are the Structs of `mooring_servi
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
@@ -133,6 +134,11 @@ class Client:
         if not self._url.startswith(("http://", "https://", "unix:")):
             raise ServiceAway(f"{self._url!r} is no address of a service: http://…, https://… or unix:PATH")
 
+    def _locate_again(self) -> None:
+        """After a break: the service may be back elsewhere, for the next try."""
+        with contextlib.suppress(ServiceAway):
+            self._locate()
+
     async def __aenter__(self) -> Self:
         connector = None
         if self._url is not None and self._url.startswith("unix:"):
@@ -184,7 +190,9 @@ class Client:
             ) as response:
                 data = await response.read()
         except (aiohttp.ClientError, OSError) as exc:
-            raise ServiceAway(f"no service answers at {self.url}: {_reason(exc)}") from None
+            away = ServiceAway(f"no service answers at {self.url}: {_reason(exc)}")
+            self._locate_again()
+            raise away from None
         if response.status >= 400:
             raise _error(response.status, data)
         return response.status, data
@@ -416,10 +424,7 @@ class Client:
                     raise
             await asyncio.sleep(delay_s)
             delay_s = min(RETRY_MAX_S, delay_s * 2)
-            try:
-                self._locate()
-            except ServiceAway:
-                pass
+            self._locate_again()
 
     async def _ended(self, connection: int, kinds: Iterable[str], cursor: str | None) -> bool:
         """Tell a stream that has ended with its connection from one that a stopping service has ended."""

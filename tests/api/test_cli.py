@@ -411,6 +411,25 @@ async def test_top_and_tables_have_no_colours_off_a_terminal(service: RunningSer
         assert all(len(line) <= 100 for line in ran.out.splitlines()), "it fits the terminal"
 
 
+async def test_top_goes_on_after_a_restart_of_the_service(start_service: StartService) -> None:
+    service = await start_service()
+    await service.call("PUT", "/v1/workers/w", 201)
+    top = await asyncio.create_subprocess_exec(
+        *command(service, "top", "--json", "--interval", "0.2"), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+    async def pid() -> int:
+        return json.loads(await asyncio.wait_for(top.stdout.readline(), 20))["workers"][0]["pid"]
+
+    before = await pid()
+    await service.restart_after_kill(0.5)
+    for _ in range(5):
+        assert await pid() == before
+    top.send_signal(signal.SIGINT)
+    _, errors = await asyncio.wait_for(top.communicate(), 20)
+    assert (top.returncode, errors) == (130, b"")
+
+
 async def test_shell_completion_is_there() -> None:
     env = {**os.environ, "_MOORING_COMPLETE": "bash_source"}
     run = await asyncio.create_subprocess_exec(

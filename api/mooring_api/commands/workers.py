@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from mooring_api.client import Client
+from mooring_api.client import Client, ServiceAway
 from mooring_api.commands.tables import Column, console, plain, table
 from mooring_api.commands.target import Target, as_json, known_worker, plural, show_json
 from mooring_service.records import WorkerRecord
@@ -171,7 +171,7 @@ def kill(target: Target, worker: str, as_json: bool) -> None:
 @as_json
 @click.pass_obj
 def top(target: Target, interval: float, count: int | None, as_json: bool) -> None:
-    """Show live what workers and connections do: rates, queues, memory.
+    """Show live what workers and connections do: rates, queues, memory. Goes on after a restart of the service.
 
     \b
     Example:  mooring top
@@ -199,9 +199,19 @@ def top(target: Target, interval: float, count: int | None, as_json: bool) -> No
         before_at = time.monotonic()
         looks = 0
         screen = console()
+        shown = Group()
         with Live(console=screen, auto_refresh=False, screen=False, transient=not screen.is_terminal) as live:
             while True:
-                found, totals = await look(client)
+                try:
+                    found, totals = await look(client)
+                except ServiceAway as exc:
+                    if not looks:
+                        raise
+                    # It may be restarting; on a terminal the last figures stay, with the reason why they are old.
+                    if screen.is_terminal and not as_json:
+                        live.update(Group(shown, Text(f"{exc}; trying again", style="yellow")), refresh=True)
+                    await asyncio.sleep(interval)
+                    continue
                 now = time.monotonic()
                 passed = max(now - before_at, 1e-9)
                 lines = []
@@ -221,11 +231,11 @@ def top(target: Target, interval: float, count: int | None, as_json: bool) -> No
                     rates = table(
                         RATE_COLUMNS, [[str(value) for value in line.values()] for line in lines], screen.width
                     )
-                    group = Group(_table(found, screen.width), Text(), rates)
+                    shown = Group(_table(found, screen.width), Text(), rates)
                     if screen.is_terminal:
-                        live.update(group, refresh=True)
+                        live.update(shown, refresh=True)
                     else:
-                        screen.print(group)  # one table after the other: somebody reads a pipe
+                        screen.print(shown)  # one table after the other: somebody reads a pipe
                 before, before_at = totals, now
                 looks += 1
                 if looks == count:
