@@ -359,19 +359,22 @@ async def test_logs_follow_what_is_written(start_service: StartService, echo: Ec
     follow = await asyncio.create_subprocess_exec(
         *command(service, "logs", "main", "-f", "-n", "0"), stdout=subprocess.PIPE
     )
-    for _ in range(40):  # it may not have begun
-        await service.send(record["id"], "tick")
-        try:
-            line = await asyncio.wait_for(follow.stdout.readline(), 0.5)
-        except TimeoutError:
-            continue
-        break
+    lines: list[str] = []
+
+    async def read() -> None:
+        while line := await follow.stdout.readline():
+            lines.append(line.decode())
+
+    async def shown() -> bool:
+        await service.send(record["id"], "tick")  # again and again: it may not have begun
+        return f"connection={record['id']} WARNING app: logged tick\n" in "".join(lines)
+
+    reading = asyncio.create_task(read())
+    await wait_for(shown)
     follow.send_signal(signal.SIGINT)
-    rest, _ = await asyncio.wait_for(follow.communicate(), 20)
-    assert follow.returncode == 130
-    text = (line + rest).decode()
-    assert "printed\ttick\n" in text
-    assert f"connection={record['id']} WARNING app: logged tick\n" in text
+    assert await asyncio.wait_for(follow.wait(), 20) == 130
+    await reading
+    assert "printed\ttick\n" in lines
 
 
 async def test_check_says_what_is_wrong_with_each_line(start_service: StartService, tmp_path: Path) -> None:
