@@ -216,8 +216,14 @@ def test_every_help_fits_one_screen_and_has_an_example() -> None:
             found += helps(one, *path, name) if isinstance(one, click.Group) else [(*path, name)]
         return found
 
-    for path in helps(main):
+    paths = helps(main)
+    assert {path[0] for path in paths if path} >= {
+        "serve", "token", "open", "ls", "show", "send", "tail", "close", "workers", "call", "kill", "logs", "top", "check",
+        "console", "restart", "backup", "restore",
+    }  # fmt: skip
+    for path in paths:
         ran = CliRunner().invoke(main, [*path, "--help"], terminal_width=80)
+        assert ran.exit_code == 0, path
         lines = ran.output.splitlines()
         assert len(lines) <= 23, f"{path}: {len(lines)} lines, and the prompt needs one"
         assert max(map(len, lines)) <= 80, path

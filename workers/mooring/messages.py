@@ -381,9 +381,9 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     egress_allow: list[str] = []
     egress_deny: list[str] = []
     allow_insecure_tls: bool = False
-    log_format: Literal["json", "console"] = "json"
     log_max_bytes: int = 10 * 1024 * 1024
     log_files: int = 3
+    log_format: Literal["json", "console"] = "json"
 
 
 command_decoder = msgspec.msgpack.Decoder(Command)
