@@ -9,7 +9,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from mooring.errors import ErrCode, MooringError, SendError
-from mooring.messages import STATUS_CONNECTING
+from mooring.link.messages import STATUS_CONNECTING
 from mooring.options import ConnectionRequest, check_worker_name
 from mooring_api import idempotency
 from mooring_api.context import API, BODY_TIMEOUT_S, Api, json_response, read_body

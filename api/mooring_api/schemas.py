@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from mooring.errors import Invalid
-from mooring.messages import STATUS_CLOSED, STATUS_CLOSING, STATUS_CONNECTED, STATUS_CONNECTING
+from mooring.link.messages import STATUS_CLOSED, STATUS_CLOSING, STATUS_CONNECTED, STATUS_CONNECTING
 from mooring.options import check_worker_name
 from mooring_api.problems import Problem
 from mooring_service.batch import KIND_BY_NAME

@@ -18,7 +18,7 @@ from msgspec import Meta
 
 from mooring.egress import parse_entry
 from mooring.handlers import check_reference
-from mooring.messages import WorkerSettings
+from mooring.link.messages import WorkerSettings
 
 Seconds = Annotated[float, Meta(ge=0)]
 Positive = Annotated[float, Meta(gt=0)]

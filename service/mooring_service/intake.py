@@ -13,7 +13,7 @@ import msgspec
 from mooring.background import Background
 from mooring.errors import ErrCode, JournalUnavailable
 from mooring.events import Kind, WorkerExitedEvent, WorkerStartedEvent, now_us, worker_body
-from mooring.messages import (
+from mooring.link.messages import (
     AskCall,
     AskIds,
     AskKill,

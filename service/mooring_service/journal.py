@@ -12,7 +12,7 @@ from typing import Protocol
 
 import msgspec
 
-from mooring.messages import ConnectionCreated, ConnectionUpdate
+from mooring.link.messages import ConnectionCreated, ConnectionUpdate
 from mooring_service.batch import Append, Batch, EventFilter
 
 

@@ -24,7 +24,7 @@ import apsw
 import msgspec
 
 from mooring.errors import JournalUnavailable
-from mooring.messages import STATUS_CONNECTING, ConnectionCreated, ConnectionUpdate
+from mooring.link.messages import STATUS_CONNECTING, ConnectionCreated, ConnectionUpdate
 from mooring_service.batch import Append, Batch, EventFilter
 from mooring_service.config import JournalConfig
 from mooring_service.journal import (

@@ -11,9 +11,9 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
-from mooring.channel import Channel
 from mooring.errors import MooringError
-from mooring.messages import OLDEST_PROTOCOL_VERSION, PROTOCOL_VERSION, Hello, Refused, Report, report_decoder
+from mooring.link.channel import Channel
+from mooring.link.messages import OLDEST_PROTOCOL_VERSION, PROTOCOL_VERSION, Hello, Refused, Report, report_decoder
 from mooring_service.slot import Slot
 
 HELLO_TIMEOUT_S = 10.0  # a stream that says nothing is not a worker

@@ -20,7 +20,7 @@ from mooring.errors import (
     WorkerSilent,
 )
 from mooring.events import now_us
-from mooring.messages import (
+from mooring.link.messages import (
     STATUS_CONNECTING,
     ConnectionCreated,
     ConnectionUpdate,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from mooring.errors import ErrorEntry
-from mooring.messages import Terminated
+from mooring.link.messages import Terminated
 
 
 class ConnectionStats(msgspec.Struct, frozen=True, rename="camel"):

@@ -40,7 +40,7 @@ from mooring.events import (
     now_us,
     worker_body,
 )
-from mooring.messages import (
+from mooring.link.messages import (
     STATUS_CLOSED,
     STATUS_CONNECTED,
     AskCall,

@@ -12,10 +12,10 @@ from typing import Any
 
 import msgspec
 
-from mooring.channel import Channel
 from mooring.errors import MooringError, WorkerDied, WorkerSilent
 from mooring.events import rfc3339
-from mooring.messages import (
+from mooring.link.channel import Channel
+from mooring.link.messages import (
     AskCall,
     AskKill,
     Command,

@@ -20,7 +20,6 @@ from typing import Protocol
 import msgspec
 
 from mooring.background import Background
-from mooring.channel import Channel
 from mooring.errors import (
     JournalUnavailable,
     LimitReached,
@@ -31,7 +30,8 @@ from mooring.errors import (
     WorkerDied,
 )
 from mooring.events import now_us
-from mooring.messages import (
+from mooring.link.channel import Channel
+from mooring.link.messages import (
     Hello,
     Reconfigure,
     Report,

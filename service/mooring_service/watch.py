@@ -6,7 +6,7 @@ import asyncio
 import logging
 import signal
 
-from mooring.messages import Probe, Stop
+from mooring.link.messages import Probe, Stop
 from mooring_service.config import SupervisorConfig
 from mooring_service.slot import Slot
 from mooring_service.worker_process import WorkerProcess

@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 
 from mooring import identity
-from mooring.messages import WorkerSettings
+from mooring.link.messages import WorkerSettings
 from mooring.worker import ExitRecord
 
 KEEP_ENVIRONMENT_OUT = ("MOORING_TOKEN",)  # the worker runs user code; the API's token is none of its business

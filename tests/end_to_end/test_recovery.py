@@ -19,8 +19,8 @@ import time
 import aiohttp
 import pytest
 
-from mooring.channel import frame
-from mooring.messages import Hello, Refused, command_decoder
+from mooring.link.channel import frame
+from mooring.link.messages import Hello, Refused, command_decoder
 from tests.conftest import ROOT, RunningService, StartService, wait_for
 from tests.follower import Follower
 from tests.servers import DeafServer, EchoServer, FeedServer

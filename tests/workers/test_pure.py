@@ -16,15 +16,16 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mooring.channel import Channel, FrameSplitter, frame
 from mooring.connection_state import TRANSITIONS, ConnectionEvent, ConnectionState, step
 from mooring.dial import parse_deflate
 from mooring.egress import EgressPolicy, parse_entry
 from mooring.errors import LinkError
 from mooring.events import blob_event, object_event, text_event
 from mooring.frames import Deflate
+from mooring.link.channel import Channel, FrameSplitter, frame
+from mooring.link.messages import Events, command_decoder, report_decoder
+from mooring.link.outbox import Outbox
 from mooring.liveness import Dead, Liveness, Ping, Wait
-from mooring.messages import Events, command_decoder, report_decoder
 from mooring.options import (
     ConnectionRequest,
     TlsRequest,
@@ -37,7 +38,6 @@ from mooring.options import (
     from_handler,
     resolve,
 )
-from mooring.outbox import Outbox
 from mooring.repeats import Repeats
 from mooring.state_table import IllegalTransition
 

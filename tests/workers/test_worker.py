@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from mooring import current, worker
-from mooring.messages import WorkerSettings
+from mooring.link.messages import WorkerSettings
 
 
 async def test_a_callback_that_never_returns_does_not_keep_an_orphan(

@@ -13,7 +13,7 @@ import threading
 import msgspec
 import uvloop
 
-from mooring.messages import WorkerSettings
+from mooring.link.messages import WorkerSettings
 from mooring.worker import Worker, set_up_process
 
 EXIT_OK = 0

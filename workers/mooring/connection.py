@@ -38,7 +38,7 @@ from mooring.frames import (
     FrameParser,
     close_payload,
 )
-from mooring.messages import (
+from mooring.link.messages import (
     ConnectionCreated,
     Opened,
     OpenFailed,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from mooring.messages import STATUS_CLOSED, STATUS_CLOSING, STATUS_CONNECTED, STATUS_CONNECTING
+from mooring.link.messages import STATUS_CLOSED, STATUS_CLOSING, STATUS_CONNECTED, STATUS_CONNECTING
 from mooring.state_table import next_state
 
 

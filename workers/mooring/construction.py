@@ -12,7 +12,7 @@ import msgspec
 from mooring import handlers
 from mooring.connection_state import ConnectionState
 from mooring.errors import HandlerError, Invalid, InvalidRequest
-from mooring.messages import ConnectionUpdate, HeldConnection, Open, OpenInvalid
+from mooring.link.messages import ConnectionUpdate, HeldConnection, Open, OpenInvalid
 from mooring.options import resolve
 
 if TYPE_CHECKING:

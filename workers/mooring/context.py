@@ -32,8 +32,8 @@ from mooring.events import (
     now_us,
     worker_body,
 )
+from mooring.link.messages import Call, Called, CallFailed
 from mooring.log_lines import running_connection
-from mooring.messages import Call, Called, CallFailed
 from mooring.parameters import MAX_RESULT_BYTES
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mooring.errors import Invalid, InvalidRequest
-from mooring.messages import AskCall
+from mooring.link.messages import AskCall
 from mooring.options import check_worker_name
 from mooring.parameters import copy_params
 

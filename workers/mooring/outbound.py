@@ -13,7 +13,7 @@ import msgspec
 
 from mooring.connection_state import ConnectionState
 from mooring.frames import BINARY, CLOSE, PONG, TEXT, Deflater, encode_frame
-from mooring.messages import Send, SendFailed, Sent
+from mooring.link.messages import Send, SendFailed, Sent
 
 if TYPE_CHECKING:
     import asyncio

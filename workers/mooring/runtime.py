@@ -25,7 +25,7 @@ from mooring.egress import EgressPolicy
 from mooring.errors import ConnectError, Invalid, InvalidRequest, LimitReached, MooringError, SendError
 from mooring.events import connection_body, now_us
 from mooring.identity import cpu_s, rss_bytes
-from mooring.messages import (
+from mooring.link.messages import (
     AskCall,
     AskKill,
     Call,
@@ -46,10 +46,10 @@ from mooring.messages import (
     TerminateDone,
     WorkerSettings,
 )
+from mooring.link.outbox import Outbox
 from mooring.metrics import WorkerMetrics
 from mooring.metrics import encode as encode_metrics
 from mooring.options import ConnectionOptions, ConnectionRequest, resolve
-from mooring.outbox import Outbox
 from mooring.websocket import WebSocket
 
 STOP_POLL_S = 0.01

@@ -29,7 +29,7 @@ import uvloop
 from aiohttp import WSMsgType, web
 
 from mooring import current
-from mooring.messages import AskCall, Events, Report, WorkerSettings, report_decoder
+from mooring.link.messages import AskCall, Events, Report, WorkerSettings, report_decoder
 from mooring.runtime import Runtime
 from mooring.websocket import WebSocket
 

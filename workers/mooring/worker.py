@@ -14,9 +14,9 @@ from pathlib import Path
 import msgspec
 
 from mooring import current, identity, log_file
-from mooring.link import Link
+from mooring.link.link import Link
+from mooring.link.messages import Goodbye, Stop, WorkerSettings
 from mooring.log_lines import LogLines
-from mooring.messages import Goodbye, Stop, WorkerSettings
 from mooring.repeats import Repeats
 from mooring.runtime import Runtime, dispatch
 from mooring.version import __version__

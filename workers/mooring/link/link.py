@@ -14,8 +14,8 @@ from typing import Protocol, assert_never
 
 import msgspec
 
-from mooring.channel import Channel
-from mooring.messages import (
+from mooring.link.channel import Channel
+from mooring.link.messages import (
     OLDEST_PROTOCOL_VERSION,
     PROTOCOL_VERSION,
     AskIds,
@@ -39,7 +39,7 @@ from mooring.messages import (
     WorkerSettings,
     command_decoder,
 )
-from mooring.outbox import Outbox
+from mooring.link.outbox import Outbox
 
 REDIAL_MIN_S = 0.05
 REDIAL_MAX_S = 0.5  # a dial on a local socket costs nothing; a new service should not wait for its workers

@@ -13,8 +13,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from mooring.channel import frame
-from mooring.messages import AskCall, AskKill, ConnectionCreated, ConnectionUpdate, Events
+from mooring.link.channel import frame
+from mooring.link.messages import AskCall, AskKill, ConnectionCreated, ConnectionUpdate, Events
 
 FRAME_BYTES = 1024 * 1024  # a frame is cut after the run that takes it past this
 
