@@ -18,8 +18,8 @@ ALLOWED = {"mooring": {"mooring"}, "mooring_service": {"mooring", "mooring_servi
 # Pure modules: decisions without I/O. What they may import of the standard library is short.
 PURE = {
     "mooring.connection_state",
-    "mooring.liveness",
-    "mooring.frames",
+    "mooring.wire.liveness",
+    "mooring.wire.frames",
     "mooring.options",
     "mooring.errors",
     "mooring_service.backoff",

@@ -16,9 +16,9 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import msgspec
 from msgspec import Meta
 
-from mooring.egress import parse_entry
 from mooring.handlers import check_reference
 from mooring.link.messages import WorkerSettings
+from mooring.wire.egress import parse_entry
 
 Seconds = Annotated[float, Meta(ge=0)]
 Positive = Annotated[float, Meta(gt=0)]

@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 import pytest
 
-from mooring.dial import DialFailed, Dialler
-from mooring.egress import EgressPolicy
 from mooring.errors import ErrCode
 from mooring.options import ConnectionOptions
+from mooring.wire.dial import DialFailed, Dialler
+from mooring.wire.egress import EgressPolicy
 from tests.servers import EchoServer
 
 

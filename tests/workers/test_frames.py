@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mooring.frames import (
+from mooring.wire.frames import (
     BINARY,
     CLOSE,
     PING,

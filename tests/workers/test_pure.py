@@ -17,15 +17,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mooring.connection_state import TRANSITIONS, ConnectionEvent, ConnectionState, step
-from mooring.dial import parse_deflate
-from mooring.egress import EgressPolicy, parse_entry
 from mooring.errors import LinkError
 from mooring.events import blob_event, object_event, text_event
-from mooring.frames import Deflate
 from mooring.link.channel import Channel, FrameSplitter, frame
 from mooring.link.messages import Events, command_decoder, report_decoder
 from mooring.link.outbox import Outbox
-from mooring.liveness import Dead, Liveness, Ping, Wait
 from mooring.options import (
     ConnectionRequest,
     TlsRequest,
@@ -40,6 +36,10 @@ from mooring.options import (
 )
 from mooring.repeats import Repeats
 from mooring.state_table import IllegalTransition
+from mooring.wire.dial import parse_deflate
+from mooring.wire.egress import EgressPolicy, parse_entry
+from mooring.wire.frames import Deflate
+from mooring.wire.liveness import Dead, Liveness, Ping, Wait
 
 # ------------------------------------------------------------ states
 

@@ -17,7 +17,6 @@ import msgspec
 
 from mooring.connection_state import ConnectionEvent, ConnectionState, step
 from mooring.conversion import convert_all, render
-from mooring.dial import DialFailed, Dialled
 from mooring.errors import ErrCode, ErrorEntry
 from mooring.events import (
     ErrorEvent,
@@ -28,15 +27,6 @@ from mooring.events import (
     connection_body,
     encode_event,
     now_us,
-)
-from mooring.frames import (
-    ABNORMAL,
-    INVALID_DATA,
-    PING,
-    TOO_BIG,
-    Deflater,
-    FrameParser,
-    close_payload,
 )
 from mooring.link.messages import (
     ConnectionCreated,
@@ -49,9 +39,19 @@ from mooring.link.messages import (
     TerminateDone,
 )
 from mooring.options import ConnectionOptions
-from mooring.outbound import Outbound, refused
-from mooring.pulse import Pulse
 from mooring.recorded import RecordedConnection
+from mooring.wire.dial import DialFailed, Dialled
+from mooring.wire.frames import (
+    ABNORMAL,
+    INVALID_DATA,
+    PING,
+    TOO_BIG,
+    Deflater,
+    FrameParser,
+    close_payload,
+)
+from mooring.wire.outbound import Outbound, refused
+from mooring.wire.pulse import Pulse
 
 if TYPE_CHECKING:
     from mooring.runtime import Runtime

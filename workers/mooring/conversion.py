@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from mooring.events import blob_event, connection_body, object_event, rfc3339, text_event
-from mooring.frames import BINARY, TEXT
+from mooring.wire.frames import BINARY, TEXT
 
 _encode_json = msgspec.json.Encoder().encode
 _decode_json = msgspec.json.Decoder().decode

@@ -20,8 +20,6 @@ from mooring.connection_state import ConnectionState
 from mooring.construction import Constructions
 from mooring.context import Context
 from mooring.conversion import message_event
-from mooring.dial import Dialler
-from mooring.egress import EgressPolicy
 from mooring.errors import ConnectError, Invalid, InvalidRequest, LimitReached, MooringError, SendError
 from mooring.events import connection_body, now_us
 from mooring.identity import cpu_s, rss_bytes
@@ -51,6 +49,8 @@ from mooring.metrics import WorkerMetrics
 from mooring.metrics import encode as encode_metrics
 from mooring.options import ConnectionOptions, ConnectionRequest, resolve
 from mooring.websocket import WebSocket
+from mooring.wire.dial import Dialler
+from mooring.wire.egress import EgressPolicy
 
 STOP_POLL_S = 0.01
 LEFTOVER_S = 1.0  # for the tasks and executor threads that user code has left behind when its last item has run

@@ -12,8 +12,8 @@ import msgspec
 from mooring import current as process
 from mooring.connection_state import ConnectionState
 from mooring.errors import ConnectionClosed, Invalid, InvalidRequest, WrongState
-from mooring.frames import BINARY, TEXT
 from mooring.options import ConnectionRequest, check_close
+from mooring.wire.frames import BINARY, TEXT
 
 if TYPE_CHECKING:
     from mooring.connection import Connection

@@ -23,10 +23,10 @@ from aiohttp.http_exceptions import HttpProcessingError
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from mooring.egress import EgressPolicy
 from mooring.errors import ConnectError, ErrCode, ErrorEntry
-from mooring.frames import Deflate
 from mooring.options import ConnectionOptions, TlsRequest
+from mooring.wire.egress import EgressPolicy
+from mooring.wire.frames import Deflate
 
 _ACCEPT_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
 _READ_AHEAD_BYTES = 64 * 1024

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from mooring.frames import PING, encode_frame
-from mooring.liveness import Dead, Liveness, Ping, Wait
+from mooring.wire.frames import PING, encode_frame
+from mooring.wire.liveness import Dead, Liveness, Ping, Wait
 
 if TYPE_CHECKING:
     import asyncio

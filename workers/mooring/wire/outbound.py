@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from mooring.connection_state import ConnectionState
-from mooring.frames import BINARY, CLOSE, PONG, TEXT, Deflater, encode_frame
 from mooring.link.messages import Send, SendFailed, Sent
+from mooring.wire.frames import BINARY, CLOSE, PONG, TEXT, Deflater, encode_frame
 
 if TYPE_CHECKING:
     import asyncio
