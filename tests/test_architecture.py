@@ -17,7 +17,7 @@ ALLOWED = {"mooring": {"mooring"}, "mooring_service": {"mooring", "mooring_servi
 
 # Pure modules: decisions without I/O. What they may import of the standard library is short.
 PURE = {
-    "mooring.connection_state",
+    "mooring.connection.state",
     "mooring.wire.liveness",
     "mooring.wire.frames",
     "mooring.options",

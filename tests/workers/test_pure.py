@@ -16,7 +16,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mooring.connection_state import TRANSITIONS, ConnectionEvent, ConnectionState, step
+from mooring.connection.state import TRANSITIONS, ConnectionEvent, ConnectionState, step
 from mooring.errors import LinkError
 from mooring.events import blob_event, object_event, text_event
 from mooring.link.channel import Channel, FrameSplitter, frame

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from mooring import handlers
-from mooring.connection_state import ConnectionState
+from mooring.connection.state import ConnectionState
 from mooring.errors import HandlerError, Invalid, InvalidRequest
 from mooring.link.messages import ConnectionUpdate, HeldConnection, Open, OpenInvalid
 from mooring.options import resolve

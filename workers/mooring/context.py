@@ -37,7 +37,7 @@ from mooring.log_lines import running_connection
 from mooring.parameters import MAX_RESULT_BYTES
 
 if TYPE_CHECKING:
-    from mooring.connection import Connection
+    from mooring.connection.connection import Connection
     from mooring.runtime import Runtime
 
 CALLBACKS: dict[Kind, str] = {

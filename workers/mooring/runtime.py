@@ -15,11 +15,11 @@ from typing import Any, Protocol, assert_never
 
 import msgspec
 
-from mooring.connection import Connection
-from mooring.connection_state import ConnectionState
+from mooring.connection.connection import Connection
+from mooring.connection.conversion import message_event
+from mooring.connection.state import ConnectionState
 from mooring.construction import Constructions
 from mooring.context import Context
-from mooring.conversion import message_event
 from mooring.errors import ConnectError, Invalid, InvalidRequest, LimitReached, MooringError, SendError
 from mooring.events import connection_body, now_us
 from mooring.identity import cpu_s, rss_bytes

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from mooring import current as process
-from mooring.connection_state import ConnectionState
+from mooring.connection.state import ConnectionState
 from mooring.errors import ConnectionClosed, Invalid, InvalidRequest, WrongState
 from mooring.options import ConnectionRequest, check_close
 from mooring.wire.frames import BINARY, TEXT
 
 if TYPE_CHECKING:
-    from mooring.connection import Connection
+    from mooring.connection.connection import Connection
     from mooring.runtime import Runtime
 
 _encode_json = msgspec.json.Encoder().encode

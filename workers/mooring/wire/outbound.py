@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from mooring.connection_state import ConnectionState
+from mooring.connection.state import ConnectionState
 from mooring.link.messages import Send, SendFailed, Sent
 from mooring.wire.frames import BINARY, CLOSE, PONG, TEXT, Deflater, encode_frame
 
 if TYPE_CHECKING:
     import asyncio
 
-    from mooring.connection import Connection
+    from mooring.connection.connection import Connection
     from mooring.runtime import Runtime
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mooring.connection_state import ConnectionState
+from mooring.connection.state import ConnectionState
 from mooring.errors import ErrorEntry
 from mooring.events import Kind, body_prefix
 from mooring.link.messages import ConnectionCreated, ConnectionUpdate, Terminated

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mooring.connection_state import ConnectionEvent, ConnectionState, step
-from mooring.conversion import convert_all, render
+from mooring.connection.conversion import convert_all, render
+from mooring.connection.recorded import RecordedConnection
+from mooring.connection.state import ConnectionEvent, ConnectionState, step
 from mooring.errors import ErrCode, ErrorEntry
 from mooring.events import (
     ErrorEvent,
@@ -39,7 +40,6 @@ from mooring.link.messages import (
     TerminateDone,
 )
 from mooring.options import ConnectionOptions
-from mooring.recorded import RecordedConnection
 from mooring.wire.dial import DialFailed, Dialled
 from mooring.wire.frames import (
     ABNORMAL,
