@@ -16,8 +16,8 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import msgspec
 from msgspec import Meta
 
-from mooring.handlers import check_reference
 from mooring.link.messages import WorkerSettings
+from mooring.usercode.handlers import check_reference
 from mooring.wire.egress import parse_entry
 
 Seconds = Annotated[float, Meta(ge=0)]

@@ -9,8 +9,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from mooring import current, worker
+from mooring import worker
 from mooring.link.messages import WorkerSettings
+from mooring.usercode import current
 
 
 async def test_a_callback_that_never_returns_does_not_keep_an_orphan(

@@ -4,7 +4,6 @@ The connection model is 4D's ``4D.WebSocket`` class; `call_worker` and `kill_wor
 ``KILL WORKER``.
 """
 
-from mooring.current import call_worker, kill_worker
 from mooring.errors import (
     ConnectError,
     ConnectionClosed,
@@ -17,8 +16,9 @@ from mooring.errors import (
     WrongState,
 )
 from mooring.events import ErrorEvent, MessageEvent, OpenEvent, TerminateEvent
+from mooring.usercode.current import call_worker, kill_worker
+from mooring.usercode.websocket import WebSocket
 from mooring.version import __version__
-from mooring.websocket import WebSocket
 
 __all__ = [
     "ConnectError",

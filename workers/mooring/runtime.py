@@ -18,8 +18,6 @@ import msgspec
 from mooring.connection.connection import Connection
 from mooring.connection.conversion import message_event
 from mooring.connection.state import ConnectionState
-from mooring.construction import Constructions
-from mooring.context import Context
 from mooring.errors import ConnectError, Invalid, InvalidRequest, LimitReached, MooringError, SendError
 from mooring.events import connection_body, now_us
 from mooring.identity import cpu_s, rss_bytes
@@ -48,7 +46,9 @@ from mooring.link.outbox import Outbox
 from mooring.metrics import WorkerMetrics
 from mooring.metrics import encode as encode_metrics
 from mooring.options import ConnectionOptions, ConnectionRequest, resolve
-from mooring.websocket import WebSocket
+from mooring.usercode.construction import Constructions
+from mooring.usercode.context import Context
+from mooring.usercode.websocket import WebSocket
 from mooring.wire.dial import Dialler
 from mooring.wire.egress import EgressPolicy
 

@@ -28,10 +28,10 @@ from typing import Any, Self, TypeVar
 import uvloop
 from aiohttp import WSMsgType, web
 
-from mooring import current
 from mooring.link.messages import AskCall, Events, Report, WorkerSettings, report_decoder
 from mooring.runtime import Runtime
-from mooring.websocket import WebSocket
+from mooring.usercode import current
+from mooring.usercode.websocket import WebSocket
 
 START_TIMEOUT_S = 10.0
 STOP_GRACE_S = 2.0

@@ -13,12 +13,13 @@ from pathlib import Path
 
 import msgspec
 
-from mooring import current, identity, log_file
+from mooring import identity, log_file
 from mooring.link.link import Link
 from mooring.link.messages import Goodbye, Stop, WorkerSettings
 from mooring.log_lines import LogLines
 from mooring.repeats import Repeats
 from mooring.runtime import Runtime, dispatch
+from mooring.usercode import current
 from mooring.version import __version__
 
 SERVICE_STOP_GRACE_S = 3.0  # for connections to close when the process is told by a signal, or has no service

@@ -12,8 +12,8 @@ from typing import Any
 import click
 import uvloop
 
-from mooring import handlers as user_code
 from mooring.errors import HandlerError, MooringError
+from mooring.usercode import handlers as user_code
 from mooring_api import logs, systemd
 from mooring_api.access import TokenFileError, load_token, token_hash
 from mooring_api.commands.target import Failure, Target, as_json, show_json

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from mooring import handlers
 from mooring.connection.state import ConnectionState
 from mooring.errors import HandlerError, Invalid, InvalidRequest
 from mooring.link.messages import ConnectionUpdate, HeldConnection, Open, OpenInvalid
 from mooring.options import resolve
+from mooring.usercode import handlers
 
 if TYPE_CHECKING:
     from mooring.options import ConnectionOptions

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import uvloop
 
-from mooring import handlers
 from mooring.errors import HandlerError
 from mooring.events import (
     CallbackErrorEvent,
@@ -35,6 +34,7 @@ from mooring.events import (
 from mooring.link.messages import Call, Called, CallFailed
 from mooring.log_lines import running_connection
 from mooring.parameters import MAX_RESULT_BYTES
+from mooring.usercode import handlers
 
 if TYPE_CHECKING:
     from mooring.connection.connection import Connection
