@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 import structlog
 
-from mooring.repeats import Repeats
+from mooring.process.repeats import Repeats
 from mooring_service.config import LogConfig
 
 

@@ -18,8 +18,8 @@ from pathlib import Path
 import msgspec
 from aiohttp import web
 
-from mooring import identity
 from mooring.background import Background
+from mooring.process import identity
 from mooring_api import restart, systemd
 from mooring_api.access import Access, load_token, own_hosts
 from mooring_api.app import make_app

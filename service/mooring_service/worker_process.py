@@ -16,9 +16,9 @@ from pathlib import Path
 
 import msgspec
 
-from mooring import identity
 from mooring.link.messages import WorkerSettings
-from mooring.worker import ExitRecord
+from mooring.process import identity
+from mooring.process.worker import ExitRecord
 
 KEEP_ENVIRONMENT_OUT = ("MOORING_TOKEN",)  # the worker runs user code; the API's token is none of its business
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mooring.log_file import rotate
+from mooring.process.log_file import rotate
 
 
 def test_the_end_of_each_log_is_kept_up_to_the_bound_and_the_oldest_goes(tmp_path: Path) -> None:

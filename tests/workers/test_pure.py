@@ -34,7 +34,7 @@ from mooring.options import (
     from_handler,
     resolve,
 )
-from mooring.repeats import Repeats
+from mooring.process.repeats import Repeats
 from mooring.state_table import IllegalTransition
 from mooring.wire.dial import parse_deflate
 from mooring.wire.egress import EgressPolicy, parse_entry

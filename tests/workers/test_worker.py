@@ -9,8 +9,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from mooring import worker
 from mooring.link.messages import WorkerSettings
+from mooring.process import worker
 from mooring.usercode import current
 
 

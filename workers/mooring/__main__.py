@@ -14,7 +14,7 @@ import msgspec
 import uvloop
 
 from mooring.link.messages import WorkerSettings
-from mooring.worker import Worker, set_up_process
+from mooring.process.worker import Worker, set_up_process
 
 EXIT_OK = 0
 EXIT_SETTINGS = 3

@@ -29,7 +29,7 @@ import uvloop
 from aiohttp import WSMsgType, web
 
 from mooring.link.messages import AskCall, Events, Report, WorkerSettings, report_decoder
-from mooring.runtime import Runtime
+from mooring.process.runtime import Runtime
 from mooring.usercode import current
 from mooring.usercode.websocket import WebSocket
 

@@ -54,7 +54,7 @@ from mooring.wire.outbound import Outbound, refused
 from mooring.wire.pulse import Pulse
 
 if TYPE_CHECKING:
-    from mooring.runtime import Runtime
+    from mooring.process.runtime import Runtime
 
 LINGER_S = 1.0  # how long the server may take to close TCP first (RFC 6455 section 7.1.1) before we do
 

@@ -17,7 +17,7 @@ from mooring.usercode import handlers
 
 if TYPE_CHECKING:
     from mooring.options import ConnectionOptions
-    from mooring.runtime import Runtime
+    from mooring.process.runtime import Runtime
 
 
 class Constructions:

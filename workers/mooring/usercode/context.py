@@ -38,7 +38,7 @@ from mooring.usercode import handlers
 
 if TYPE_CHECKING:
     from mooring.connection.connection import Connection
-    from mooring.runtime import Runtime
+    from mooring.process.runtime import Runtime
 
 CALLBACKS: dict[Kind, str] = {
     Kind.onOpen: "on_open",

@@ -13,7 +13,7 @@ from mooring.options import check_worker_name
 from mooring.parameters import copy_params
 
 if TYPE_CHECKING:
-    from mooring.runtime import Runtime
+    from mooring.process.runtime import Runtime
 
 _runtime: Runtime | None = None
 

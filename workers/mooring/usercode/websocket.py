@@ -17,7 +17,7 @@ from mooring.wire.frames import BINARY, TEXT
 
 if TYPE_CHECKING:
     from mooring.connection.connection import Connection
-    from mooring.runtime import Runtime
+    from mooring.process.runtime import Runtime
 
 _encode_json = msgspec.json.Encoder().encode
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import asyncio
 
     from mooring.connection.connection import Connection
-    from mooring.runtime import Runtime
+    from mooring.process.runtime import Runtime
 
 
 class _Queued(msgspec.Struct, frozen=True):

@@ -20,7 +20,6 @@ from mooring.connection.conversion import message_event
 from mooring.connection.state import ConnectionState
 from mooring.errors import ConnectError, Invalid, InvalidRequest, LimitReached, MooringError, SendError
 from mooring.events import connection_body, now_us
-from mooring.identity import cpu_s, rss_bytes
 from mooring.link.messages import (
     AskCall,
     AskKill,
@@ -46,6 +45,7 @@ from mooring.link.outbox import Outbox
 from mooring.metrics import WorkerMetrics
 from mooring.metrics import encode as encode_metrics
 from mooring.options import ConnectionOptions, ConnectionRequest, resolve
+from mooring.process.identity import cpu_s, rss_bytes
 from mooring.usercode.construction import Constructions
 from mooring.usercode.context import Context
 from mooring.usercode.websocket import WebSocket

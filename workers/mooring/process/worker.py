@@ -13,12 +13,12 @@ from pathlib import Path
 
 import msgspec
 
-from mooring import identity, log_file
 from mooring.link.link import Link
 from mooring.link.messages import Goodbye, Stop, WorkerSettings
 from mooring.log_lines import LogLines
-from mooring.repeats import Repeats
-from mooring.runtime import Runtime, dispatch
+from mooring.process import identity, log_file
+from mooring.process.repeats import Repeats
+from mooring.process.runtime import Runtime, dispatch
 from mooring.usercode import current
 from mooring.version import __version__
 
