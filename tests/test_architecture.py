@@ -24,8 +24,8 @@ PURE = {
     "mooring.errors",
     "mooring_service.backoff",
     "mooring_service.worker_state",
-    "mooring_service.cursor",
-    "mooring_service.batch",
+    "mooring_service.journal.cursor",
+    "mooring_service.journal.batch",
     "mooring_api.sse",
 }
 IMPURE = {"asyncio", "socket", "threading", "subprocess", "os", "ssl", "aiohttp", "uvloop", "apsw", "signal", "time"}
@@ -102,7 +102,7 @@ def test_pure_modules_touch_nothing(name: str) -> None:
 
 def test_only_the_journal_knows_sqlite() -> None:
     for name, path in modules():
-        if not name.startswith("mooring_service.journal_"):
+        if not name.startswith("mooring_service.journal."):
             assert not {"apsw", "sqlite3"} & {target.split(".")[0] for target, _ in imports(path)}, name
 
 

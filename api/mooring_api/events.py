@@ -22,9 +22,9 @@ from mooring_api.schemas import (
     wants,
     worker_names,
 )
-from mooring_service.batch import EventFilter
-from mooring_service.cursor import MAX_CURSOR_CHARS
 from mooring_service.feed import Gap, Selection, Stopped, Subscription
+from mooring_service.journal.batch import EventFilter
+from mooring_service.journal.cursor import MAX_CURSOR_CHARS
 
 EVENT_STREAM = "text/event-stream"
 NDJSON = "application/x-ndjson"

@@ -28,9 +28,9 @@ from mooring_api.demo import DEMO_PORT, start_demo
 from mooring_api.gate import Gate, NoRawBytes
 from mooring_api.state_file import replace_text
 from mooring_service.config import RUNTIME_SETTINGS, ApiConfig, Config, ConfigError, JournalConfig
-from mooring_service.journal import Journal
-from mooring_service.journal_memory import MemoryJournal
-from mooring_service.journal_sqlite import SqliteJournal
+from mooring_service.journal.journal import Journal
+from mooring_service.journal.memory import MemoryJournal
+from mooring_service.journal.sqlite import SqliteJournal
 from mooring_service.service import Service
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)

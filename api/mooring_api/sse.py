@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mooring.events import Kind
-from mooring_service.batch import Batch
 from mooring_service.feed import Gap, Selection
+from mooring_service.journal.batch import Batch
 
 RETRY_MS = 1_000
 PREAMBLE = b"retry: %d\n" % RETRY_MS

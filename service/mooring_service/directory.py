@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from mooring.errors import UnknownConnection
 from mooring.events import rfc3339
 from mooring.link.messages import STATUS_CLOSED, ConnectionCreated, ConnectionUpdate
-from mooring_service.journal import Committed, StoredConnection
+from mooring_service.journal.journal import Committed, StoredConnection
 from mooring_service.records import ConnectionRecord, ConnectionStats
 
 

@@ -8,8 +8,8 @@ from mooring.errors import ErrCode, ErrorEntry
 from mooring.events import ErrorEvent, Kind, TerminateEvent, body_prefix, connection_body, encode_event, now_us
 from mooring.link.messages import STATUS_CLOSED, STATUS_CONNECTING, ConnectionCreated, ConnectionUpdate, Terminated
 from mooring.wire.frames import ABNORMAL
-from mooring_service.batch import Append
 from mooring_service.directory import Entry
+from mooring_service.journal.batch import Append
 
 
 def ends(entries: list[Entry], reason: str, err_code: ErrCode) -> Append:

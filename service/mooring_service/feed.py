@@ -17,9 +17,9 @@ import msgspec
 
 from mooring.errors import LimitReached
 from mooring.events import GapEvent, gap_body, now_us
-from mooring_service.batch import Batch, EventFilter
-from mooring_service.cursor import Broken, From, parse_cursor
-from mooring_service.journal import Committed, Journal
+from mooring_service.journal.batch import Batch, EventFilter
+from mooring_service.journal.cursor import Broken, From, parse_cursor
+from mooring_service.journal.journal import Committed, Journal
 
 # Many subscribers are woken at most so often: what comes meanwhile reaches each of them in one write.
 PACE_ABOVE = 8

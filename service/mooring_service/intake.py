@@ -34,11 +34,11 @@ from mooring.link.messages import (
     TerminateDone,
 )
 from mooring.metrics import Histogram
-from mooring_service.batch import Append
 from mooring_service.directory import Directory
 from mooring_service.endings import ends
 from mooring_service.feed import Feed
-from mooring_service.journal import Committed, Journal
+from mooring_service.journal.batch import Append
+from mooring_service.journal.journal import Committed, Journal
 from mooring_service.slot import Slot
 from mooring_service.supervisor import ID_BLOCK, Supervisor
 from mooring_service.worker_process import Exit

@@ -36,12 +36,12 @@ from mooring.options import (
     DEFAULT_SEND_TIMEOUT_S,
     ConnectionRequest,
 )
-from mooring_service.batch import Append
 from mooring_service.config import Config
 from mooring_service.directory import Directory
 from mooring_service.endings import ends
 from mooring_service.intake import Intake
-from mooring_service.journal import Journal
+from mooring_service.journal.batch import Append
+from mooring_service.journal.journal import Journal
 from mooring_service.records import ConnectionRecord
 from mooring_service.slot import Slot
 from mooring_service.supervisor import ID_BLOCK, Supervisor

@@ -61,13 +61,13 @@ from mooring.options import (
     check_worker_name,
 )
 from mooring.parameters import check_params
-from mooring_service.batch import Append, EventFilter
 from mooring_service.config import Config, worker_settings
 from mooring_service.directory import Directory, Entry
 from mooring_service.endings import ends
 from mooring_service.feed import Feed, Subscription
 from mooring_service.intake import Intake
-from mooring_service.journal import Journal
+from mooring_service.journal.batch import Append, EventFilter
+from mooring_service.journal.journal import Journal
 from mooring_service.lock import StateLock
 from mooring_service.opening import Opening, Openings
 from mooring_service.records import ConnectionRecord, Killed, SentRecord, WorkerRecord

@@ -41,7 +41,7 @@ from mooring.link.messages import (
 from mooring_service import worker_process
 from mooring_service.backoff import RestartBudget
 from mooring_service.config import SupervisorConfig
-from mooring_service.journal import Incarnation
+from mooring_service.journal.journal import Incarnation
 from mooring_service.link_server import LinkServer
 from mooring_service.records import Killed
 from mooring_service.slot import IncarnationRecord, Slot

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from mooring.events import Kind
-from mooring_service.batch import Append, EventFilter
 from mooring_service.config import JournalConfig
 from mooring_service.feed import Feed
-from mooring_service.journal_sqlite import SqliteJournal
+from mooring_service.journal.batch import Append, EventFilter
+from mooring_service.journal.sqlite import SqliteJournal
 
 
 async def test_a_search_that_finds_nothing_says_so_in_time_and_goes_on_where_it_was(tmp_path: Path) -> None:

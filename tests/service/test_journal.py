@@ -14,11 +14,11 @@ import pytest
 from mooring.errors import JournalUnavailable
 from mooring.events import Kind
 from mooring.link.messages import ConnectionCreated, ConnectionUpdate
-from mooring_service.batch import Append, Batch, EventFilter
 from mooring_service.config import JournalConfig
-from mooring_service.journal import Committed, Journal, Recovered
-from mooring_service.journal_memory import MemoryJournal
-from mooring_service.journal_sqlite import SqliteJournal
+from mooring_service.journal.batch import Append, Batch, EventFilter
+from mooring_service.journal.journal import Committed, Journal, Recovered
+from mooring_service.journal.memory import MemoryJournal
+from mooring_service.journal.sqlite import SqliteJournal
 
 EVERYTHING = EventFilter()
 
@@ -155,7 +155,7 @@ async def test_an_answer_that_comes_with_an_append_is_stored_with_it(journal: Op
 async def test_old_events_go_above_each_bound_and_the_rest_reads_on(
     store: str, bound: dict[str, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mooring_service.journal_sqlite.PRUNE_EVERY_S", 0.0)
+    monkeypatch.setattr("mooring_service.journal.sqlite.PRUNE_EVERY_S", 0.0)
     opened = await make(store, tmp_path, **bound).start()
     journal = opened.journal
     for _ in range(40):

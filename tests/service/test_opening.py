@@ -10,7 +10,7 @@ import pytest
 from mooring.options import ConnectionRequest, HandlerRequest
 from mooring_service import opening
 from mooring_service.config import Config, JournalConfig
-from mooring_service.journal_memory import MemoryJournal
+from mooring_service.journal.memory import MemoryJournal
 from mooring_service.opening import OpenError
 from mooring_service.service import Service
 from tests.conftest import ROOT

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mooring.state_table import IllegalTransition
 from mooring_service.backoff import RestartBudget
 from mooring_service.config import Config, ConfigError, load
-from mooring_service.cursor import Broken, From, parse_cursor
+from mooring_service.journal.cursor import Broken, From, parse_cursor
 from mooring_service.worker_state import TRANSITIONS, WorkerEvent, WorkerState, step
 
 

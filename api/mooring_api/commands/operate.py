@@ -17,7 +17,7 @@ from mooring_api.commands.target import Failure, Progress, Target, as_json, show
 from mooring_api.restart import refusal_file
 from mooring_api.serve import prepare_state_dir
 from mooring_service.config import ConfigError
-from mooring_service.journal_file import restore as restore_file
+from mooring_service.journal.file import restore as restore_file
 from mooring_service.lock import StateDirectoryBusy, StateLock, holder_of
 
 RESTART_TIMEOUT_S = 30.0

@@ -25,9 +25,10 @@ import msgspec
 
 from mooring.errors import JournalUnavailable
 from mooring.link.messages import STATUS_CONNECTING, ConnectionCreated, ConnectionUpdate
-from mooring_service.batch import Append, Batch, EventFilter
 from mooring_service.config import JournalConfig
-from mooring_service.journal import (
+from mooring_service.journal.batch import Append, Batch, EventFilter
+from mooring_service.journal.file import JournalReader, open_file
+from mooring_service.journal.journal import (
     Committed,
     Incarnation,
     JournalStats,
@@ -35,8 +36,7 @@ from mooring_service.journal import (
     StoredAnswer,
     StoredConnection,
 )
-from mooring_service.journal_file import JournalReader, open_file
-from mooring_service.journal_retention import Marks, look_at_first, prune
+from mooring_service.journal.retention import Marks, look_at_first, prune
 
 RETRY_S = 0.5
 PRUNE_EVERY_S = 1.0

@@ -16,7 +16,7 @@ import apsw
 import msgspec
 
 from mooring.errors import JournalUnavailable
-from mooring_service.batch import Batch, EventFilter
+from mooring_service.journal.batch import Batch, EventFilter
 
 SCHEMA_VERSION = 1
 SCHEMA = """

@@ -13,7 +13,7 @@ from typing import Protocol
 import msgspec
 
 from mooring.link.messages import ConnectionCreated, ConnectionUpdate
-from mooring_service.batch import Append, Batch, EventFilter
+from mooring_service.journal.batch import Append, Batch, EventFilter
 
 
 class Committed(msgspec.Struct, frozen=True):

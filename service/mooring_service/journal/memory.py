@@ -11,9 +11,9 @@ from collections import deque
 from collections.abc import Callable
 
 from mooring.errors import JournalUnavailable
-from mooring_service.batch import Append, Batch, EventFilter
 from mooring_service.config import JournalConfig
-from mooring_service.journal import Committed, JournalStats, Recovered, StoredAnswer
+from mooring_service.journal.batch import Append, Batch, EventFilter
+from mooring_service.journal.journal import Committed, JournalStats, Recovered, StoredAnswer
 
 log = logging.getLogger("mooring.journal")
 

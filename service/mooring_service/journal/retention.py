@@ -9,8 +9,8 @@ from typing import Any
 import apsw
 import msgspec
 
-from mooring_service.batch import batch_size
 from mooring_service.config import JournalConfig
+from mooring_service.journal.batch import batch_size
 
 PRUNE_BATCHES = 2_000  # at most so many in one transaction
 
