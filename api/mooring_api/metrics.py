@@ -18,8 +18,8 @@ from mooring.errors import ErrCode
 from mooring.metrics import SECONDS, Histogram, WorkerMetrics, decode
 from mooring.version import __version__
 from mooring_service.config import Config
+from mooring_service.processes.worker_state import WorkerState
 from mooring_service.service import Service
-from mooring_service.worker_state import WorkerState
 
 KNOWN = frozenset(ErrCode)
 QUEUES = ("mailbox", "outbox", "inbound", "outbound")

@@ -39,9 +39,9 @@ from mooring_service.endings import ends
 from mooring_service.feed import Feed
 from mooring_service.journal.batch import Append
 from mooring_service.journal.journal import Committed, Journal
-from mooring_service.slot import Slot
-from mooring_service.supervisor import ID_BLOCK, Supervisor
-from mooring_service.worker_process import Exit
+from mooring_service.processes.slot import Slot
+from mooring_service.processes.supervisor import ID_BLOCK, Supervisor
+from mooring_service.processes.worker_process import Exit
 
 QUEUE_HIGH_BYTES = 64 * 1024 * 1024  # the journal's queue: above it the links are not read
 GRANT_RETRY_S = 1.0  # while the journal cannot be written

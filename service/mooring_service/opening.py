@@ -42,10 +42,10 @@ from mooring_service.endings import ends
 from mooring_service.intake import Intake
 from mooring_service.journal.batch import Append
 from mooring_service.journal.journal import Journal
+from mooring_service.processes.slot import Slot
+from mooring_service.processes.supervisor import ID_BLOCK, Supervisor
+from mooring_service.processes.worker_state import WorkerState
 from mooring_service.records import ConnectionRecord
-from mooring_service.slot import Slot
-from mooring_service.supervisor import ID_BLOCK, Supervisor
-from mooring_service.worker_state import WorkerState
 
 HANDLER_TIME_S = 30.0  # beyond connectTimeout: for a handler that is made behind what the worker is busy with
 

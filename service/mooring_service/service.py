@@ -70,10 +70,10 @@ from mooring_service.journal.batch import Append, EventFilter
 from mooring_service.journal.journal import Journal
 from mooring_service.lock import StateLock
 from mooring_service.opening import Opening, Openings
+from mooring_service.processes.slot import Slot
+from mooring_service.processes.supervisor import Supervisor
+from mooring_service.processes.worker_state import WorkerState
 from mooring_service.records import ConnectionRecord, Killed, SentRecord, WorkerRecord
-from mooring_service.slot import Slot
-from mooring_service.supervisor import Supervisor
-from mooring_service.worker_state import WorkerState
 
 ANSWER_MARGIN_S = 1.0  # the worker's own deadline comes first; this is for a worker that does not answer at all
 PRUNE_INTERVAL_S = 5.0

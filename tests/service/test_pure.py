@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mooring.state_table import IllegalTransition
-from mooring_service.backoff import RestartBudget
 from mooring_service.config import Config, ConfigError, load
 from mooring_service.journal.cursor import Broken, From, parse_cursor
-from mooring_service.worker_state import TRANSITIONS, WorkerEvent, WorkerState, step
+from mooring_service.processes.backoff import RestartBudget
+from mooring_service.processes.worker_state import TRANSITIONS, WorkerEvent, WorkerState, step
 
 
 def test_every_pair_of_worker_state_and_event_is_decided() -> None:

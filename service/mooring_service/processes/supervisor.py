@@ -38,16 +38,16 @@ from mooring.link.messages import (
     Welcome,
     WorkerSettings,
 )
-from mooring_service import worker_process
-from mooring_service.backoff import RestartBudget
 from mooring_service.config import SupervisorConfig
 from mooring_service.journal.journal import Incarnation
-from mooring_service.link_server import LinkServer
+from mooring_service.processes import worker_process
+from mooring_service.processes.backoff import RestartBudget
+from mooring_service.processes.link_server import LinkServer
+from mooring_service.processes.slot import IncarnationRecord, Slot
+from mooring_service.processes.watch import watch
+from mooring_service.processes.worker_process import Exit, ProcessIdentity
+from mooring_service.processes.worker_state import WorkerEvent, WorkerState
 from mooring_service.records import Killed
-from mooring_service.slot import IncarnationRecord, Slot
-from mooring_service.watch import watch
-from mooring_service.worker_process import Exit, ProcessIdentity
-from mooring_service.worker_state import WorkerEvent, WorkerState
 
 DRAIN_LINK_S = 2.0  # after a death: what is still in the socket is read for so long at most
 ADOPT_S = 2.0  # where something must wait for workers that are being adopted: they dial at least twice a second

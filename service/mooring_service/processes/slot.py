@@ -24,10 +24,10 @@ from mooring.link.messages import (
     Stats,
     Stored,
 )
-from mooring_service.backoff import RestartBudget
+from mooring_service.processes.backoff import RestartBudget
+from mooring_service.processes.worker_process import WorkerProcess
+from mooring_service.processes.worker_state import WorkerEvent, WorkerState, step
 from mooring_service.records import RunningItem, WorkerRecord
-from mooring_service.worker_process import WorkerProcess
-from mooring_service.worker_state import WorkerEvent, WorkerState, step
 
 SWEEP_S = 0.25
 

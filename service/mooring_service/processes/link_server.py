@@ -14,7 +14,7 @@ from pathlib import Path
 from mooring.errors import MooringError
 from mooring.link.channel import Channel
 from mooring.link.messages import OLDEST_PROTOCOL_VERSION, PROTOCOL_VERSION, Hello, Refused, Report, report_decoder
-from mooring_service.slot import Slot
+from mooring_service.processes.slot import Slot
 
 HELLO_TIMEOUT_S = 10.0  # a stream that says nothing is not a worker
 MAX_SOCKET_PATH_BYTES = 107  # sun_path of unix(7), without the closing NUL

@@ -8,9 +8,9 @@ import signal
 
 from mooring.link.messages import Probe, Stop
 from mooring_service.config import SupervisorConfig
-from mooring_service.slot import Slot
-from mooring_service.worker_process import WorkerProcess
-from mooring_service.worker_state import WorkerState
+from mooring_service.processes.slot import Slot
+from mooring_service.processes.worker_process import WorkerProcess
+from mooring_service.processes.worker_state import WorkerState
 
 log = logging.getLogger("mooring.supervisor")
 
