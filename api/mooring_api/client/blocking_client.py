@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from mooring_api.async_client import Client, ConnectionPage, Event, Page, Result
+from mooring_api.client.async_client import Client, ConnectionPage, Event, Page, Result
 from mooring_service.records import ConnectionRecord, Killed, SentRecord, WorkerRecord
 
 Item = TypeVar("Item")

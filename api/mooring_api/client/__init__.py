@@ -1,6 +1,6 @@
 """The Python client of the REST API: async `Client` and blocking `BlockingClient`."""
 
-from mooring_api.async_client import (
+from mooring_api.client.async_client import (
     ApiError,
     Client,
     ConnectionPage,
@@ -9,7 +9,7 @@ from mooring_api.async_client import (
     ServiceAway,
     default_state_dir,
 )
-from mooring_api.blocking_client import BlockingClient
+from mooring_api.client.blocking_client import BlockingClient
 
 __all__ = [
     "ApiError",
