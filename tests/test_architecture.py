@@ -26,7 +26,7 @@ PURE = {
     "mooring_service.processes.worker_state",
     "mooring_service.journal.cursor",
     "mooring_service.journal.batch",
-    "mooring_api.sse",
+    "mooring_api.rest.sse",
 }
 IMPURE = {"asyncio", "socket", "threading", "subprocess", "os", "ssl", "aiohttp", "uvloop", "apsw", "signal", "time"}
 MAX_LINES = 550

@@ -11,9 +11,9 @@ import pytest
 from aiohttp import web
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from mooring_api.app import routes
-from mooring_api.openapi import OPERATIONS, describe
-from mooring_api.problems import TYPES
+from mooring_api.rest.app import routes
+from mooring_api.rest.openapi import OPERATIONS, describe
+from mooring_api.rest.problems import TYPES
 from tests.conftest import RunningService
 
 PAGES = {"/", "/docs", "/console/{name:[a-zA-Z0-9._/-]+}"}

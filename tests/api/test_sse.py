@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mooring.events import Kind, body_prefix, connection_body, now_us, text_event
-from mooring_api.sse import PREAMBLE, ndjson, objects, sse
+from mooring_api.rest.sse import PREAMBLE, ndjson, objects, sse
 from mooring_service.feed import Selection
 from mooring_service.journal.batch import Batch
 

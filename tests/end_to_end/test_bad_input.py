@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 from yarl import URL
 
-from mooring_api.access import TokenFileError, load_token, token_hash
+from mooring_api.rest.access import TokenFileError, load_token, token_hash
 from tests.conftest import RunningService, StartService
 from tests.servers import EchoServer
 

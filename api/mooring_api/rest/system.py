@@ -11,14 +11,14 @@ import msgspec
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from mooring_api import docs
-from mooring_api.context import API, json_response
-from mooring_api.openapi import describe
-from mooring_api.problems import Problem
-from mooring_api.schemas import known_only
+from mooring_api.rest import docs
+from mooring_api.rest.context import API, json_response
+from mooring_api.rest.openapi import describe
+from mooring_api.rest.problems import Problem
+from mooring_api.rest.schemas import known_only
 
 BACKUP_CHUNK_BYTES = 1024 * 1024
-CONSOLE = Path(__file__).parent / "console"
+CONSOLE = Path(__file__).parents[1] / "console"
 PAGE_HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "

@@ -5,11 +5,11 @@ from __future__ import annotations
 from aiohttp import web
 
 from mooring.errors import MooringError
-from mooring_api import idempotency
-from mooring_api.connections import prefers_async
-from mooring_api.context import API, Api, json_response, read_body
-from mooring_api.problems import Problem, problem_of
-from mooring_api.schemas import CallRequest, decode, known_only, media_type
+from mooring_api.rest import idempotency
+from mooring_api.rest.connections import prefers_async
+from mooring_api.rest.context import API, Api, json_response, read_body
+from mooring_api.rest.problems import Problem, problem_of
+from mooring_api.rest.schemas import CallRequest, decode, known_only, media_type
 
 
 async def index(request: web.Request) -> web.Response:

@@ -6,7 +6,7 @@ import json
 from html import escape
 from typing import Any
 
-from mooring_api.problems import PREFIX, TYPES
+from mooring_api.rest.problems import PREFIX, TYPES
 
 
 def page(description: dict[str, Any]) -> str:

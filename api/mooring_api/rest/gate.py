@@ -15,8 +15,8 @@ from aiohttp import web
 from aiohttp.http_exceptions import LineTooLong
 from aiohttp.web_protocol import RequestHandler
 
-from mooring_api.context import problem_response
-from mooring_api.problems import Problem
+from mooring_api.rest.context import problem_response
+from mooring_api.rest.problems import Problem
 
 HEAD_END = b"\r\n\r\n"
 

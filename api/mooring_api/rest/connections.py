@@ -11,10 +11,10 @@ from aiohttp.http_exceptions import HttpProcessingError
 from mooring.errors import ErrCode, MooringError, SendError
 from mooring.link.messages import STATUS_CONNECTING
 from mooring.options import ConnectionRequest, check_worker_name
-from mooring_api import idempotency
-from mooring_api.context import API, BODY_TIMEOUT_S, Api, json_response, read_body
-from mooring_api.problems import Problem, problem_of
-from mooring_api.schemas import (
+from mooring_api.rest import idempotency
+from mooring_api.rest.context import API, BODY_TIMEOUT_S, Api, json_response, read_body
+from mooring_api.rest.problems import Problem, problem_of
+from mooring_api.rest.schemas import (
     MAX_PAGE,
     STATUSES,
     check_json,

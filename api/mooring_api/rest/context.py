@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 import msgspec
 from aiohttp import web
 
-from mooring_api.access import Access
-from mooring_api.metrics import Metrics
-from mooring_api.problems import Problem
+from mooring_api.rest.access import Access
+from mooring_api.rest.metrics import Metrics
+from mooring_api.rest.problems import Problem
 from mooring_service.config import Config
 from mooring_service.service import Service
 

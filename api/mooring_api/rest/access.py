@@ -11,7 +11,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from mooring_api.problems import Problem
+from mooring_api.rest.problems import Problem
 from mooring_service.config import Scope, TokenConfig
 
 OPEN_PATHS = frozenset({"/", "/docs", "/openapi.json", "/healthz", "/readyz"})

@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web, web_response
 
 from mooring.errors import MooringError
-from mooring_api import connections, events, idempotency, system, workers
-from mooring_api.context import API, Api, problem_response
-from mooring_api.problems import Problem, problem_of
+from mooring_api.rest import connections, events, idempotency, system, workers
+from mooring_api.rest.context import API, Api, problem_response
+from mooring_api.rest.problems import Problem, problem_of
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

@@ -13,7 +13,7 @@ import msgspec
 from mooring.errors import Invalid
 from mooring.link.messages import STATUS_CLOSED, STATUS_CLOSING, STATUS_CONNECTED, STATUS_CONNECTING
 from mooring.options import check_worker_name
-from mooring_api.problems import Problem
+from mooring_api.rest.problems import Problem
 from mooring_service.journal.batch import KIND_BY_NAME
 
 if TYPE_CHECKING:

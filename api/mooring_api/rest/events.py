@@ -9,9 +9,9 @@ from collections.abc import Callable
 from aiohttp import HttpVersion11, web
 
 from mooring.errors import JournalUnavailable, Unavailable, UnknownWorker
-from mooring_api import sse
-from mooring_api.context import API
-from mooring_api.schemas import (
+from mooring_api.rest import sse
+from mooring_api.rest.context import API
+from mooring_api.rest.schemas import (
     MAX_PAGE,
     connection_id,
     invalid,

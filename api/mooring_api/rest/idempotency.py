@@ -16,8 +16,8 @@ import msgspec
 from aiohttp import web
 
 from mooring.errors import JournalUnavailable
-from mooring_api.context import API, problem_response
-from mooring_api.problems import Problem
+from mooring_api.rest.context import API, problem_response
+from mooring_api.rest.problems import Problem
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}\Z")
 KEPT_HEADERS = ("Location", "Preference-Applied", "Retry-After", "Content-Type")

@@ -11,8 +11,8 @@ from mooring.errors import ErrorEntry, Invalid
 from mooring.events import Kind
 from mooring.options import ConnectionRequest
 from mooring.version import __version__
-from mooring_api.problems import PREFIX, TYPES
-from mooring_api.schemas import MAX_PAGE, MAX_WAIT_S, STATUSES, CallRequest
+from mooring_api.rest.problems import PREFIX, TYPES
+from mooring_api.rest.schemas import MAX_PAGE, MAX_WAIT_S, STATUSES, CallRequest
 from mooring_service.records import ConnectionRecord, Killed, SentRecord, WorkerRecord
 from mooring_service.service import Readiness
 
