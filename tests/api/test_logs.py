@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from mooring_api import logs
+from mooring_api.server import logs
 from mooring_service.config import LogConfig
 
 

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from mooring_api import systemd
 from mooring_api.rest.metrics import by_cause
+from mooring_api.server import systemd
 from tests.conftest import RunningService, StartService, wait_for
 from tests.follower import Follower
 from tests.servers import EchoServer, FeedServer

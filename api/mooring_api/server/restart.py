@@ -6,7 +6,7 @@ import asyncio
 import sys
 from pathlib import Path
 
-from mooring_api.state_file import replace_text
+from mooring_api.server.state_file import replace_text
 
 CHECK_TIMEOUT_S = 20.0
 DRY_RUN = "--dry-run"

@@ -20,13 +20,13 @@ from aiohttp import web
 
 from mooring.background import Background
 from mooring.process import identity
-from mooring_api import restart, systemd
-from mooring_api.demo import DEMO_PORT, start_demo
 from mooring_api.rest.access import Access, load_token, own_hosts
 from mooring_api.rest.app import make_app
 from mooring_api.rest.context import Api
 from mooring_api.rest.gate import Gate, NoRawBytes
-from mooring_api.state_file import replace_text
+from mooring_api.server import restart, systemd
+from mooring_api.server.demo import DEMO_PORT, start_demo
+from mooring_api.server.state_file import replace_text
 from mooring_service.config import RUNTIME_SETTINGS, ApiConfig, Config, ConfigError, JournalConfig
 from mooring_service.journal.journal import Journal
 from mooring_service.journal.memory import MemoryJournal
