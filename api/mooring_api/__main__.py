@@ -1,5 +1,5 @@
 """``python -m mooring_api``: the command line."""
 
-from mooring_api.cli import main
+from mooring_api.commands.cli import main
 
 main()

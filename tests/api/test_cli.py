@@ -17,8 +17,8 @@ from typing import Any
 import click
 from click.testing import CliRunner
 
-from mooring_api.cli import main
 from mooring_api.client import BlockingClient, Client
+from mooring_api.commands.cli import main
 from tests.conftest import RunningService, StartService, wait_for
 from tests.servers import EchoServer, FeedServer
 

@@ -1,1 +1,1 @@
-"""The commands of `mooring`, one file per group."""
+"""The command line: `cli` finds the command, one group a file, `target` finds the service; all of it speaks over the API."""
