@@ -21,6 +21,7 @@ PURE = {
     "mooring.wire.liveness",
     "mooring.wire.frames",
     "mooring.options",
+    "mooring.json_text",
     "mooring.errors",
     "mooring_service.processes.backoff",
     "mooring_service.processes.worker_state",

@@ -264,7 +264,7 @@ def check_request(request: ConnectionRequest) -> list[Invalid]:
         wrong.append(Invalid("/maxMessageSize", f"must be 1 to {MAX_MESSAGE_BYTES_CEILING} bytes"))
     tls = request.tls
     if tls is not UNSET:
-        if request.url.startswith("ws://"):
+        if request.url.lower().startswith("ws://"):
             wrong.append(Invalid("/tls", "tls is for wss:// URLs"))
         if tls.key_file is not None and tls.cert_file is None:
             wrong.append(Invalid("/tls/keyFile", "a key needs its certFile"))
