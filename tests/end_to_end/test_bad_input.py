@@ -222,16 +222,10 @@ async def test_close_codes_that_are_refused(shared: RunningService, echo: EchoSe
     await shared.call("DELETE", f"/v1/connections/{record['id']}?reason={'x' * 123}")
 
 
-# ------------------------------------------------------------ cursors
-
-
 @pytest.mark.parametrize("cursor", ["%00", "a%0Ab", "-1", "9223372036854775808", "x" * 5_000, "%ff", "0-0-0", "start2"])
 async def test_any_cursor_is_a_gap_and_never_an_error(shared: RunningService, cursor: str) -> None:
     page = await shared.get(f"/v1/events?after={cursor}&limit=1")
     assert page["events"][0]["kind"] == "gap"
-
-
-# ------------------------------------------------------------ strangers: raw requests
 
 
 def host(service: RunningService) -> bytes:
@@ -437,9 +431,6 @@ def test_a_token_file_that_others_could_have_put_there_is_refused(tmp_path: Path
     (tmp_path / "token").chmod(0o644)
     with pytest.raises(TokenFileError):
         load_token(tmp_path)
-
-
-# ------------------------------------------------------------ tokens and scopes
 
 
 async def test_named_tokens_have_scopes(start_service: StartService, echo: EchoServer, tmp_path: Any) -> None:

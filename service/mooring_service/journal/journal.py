@@ -1,6 +1,6 @@
 """The journal's protocol: the ordered record of all events, and of what must survive with them.
 
-Two implementations: `journal_sqlite.py` (durable) and `journal_memory.py`; the same tests run on both. Nothing outside
+Two implementations: `sqlite.py` (durable) and `memory.py`; the same tests run on both. Nothing outside
 `journal*.py` knows how events are kept.
 """
 
