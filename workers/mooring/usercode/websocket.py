@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from mooring.checks import check_close
 from mooring.connection.state import ConnectionState
 from mooring.errors import ConnectionClosed, Invalid, InvalidRequest, WrongState
-from mooring.options import ConnectionRequest, check_close
+from mooring.options import ConnectionRequest
 from mooring.usercode import current as process
 from mooring.wire.frames import BINARY, TEXT
 
