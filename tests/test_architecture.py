@@ -58,7 +58,6 @@ BEING_MENDED = {
     ("class", "mooring_service.service.Service"): _CUT,
     ("class", "mooring_api.client.async_client.Client"): _CUT,
     ("ruled", "mooring.connection.connection"): _CUT,
-    ("ruled", "mooring.link.messages"): _CUT,
     ("ruled", "mooring.process.runtime"): _CUT,
     ("ruled", "mooring.usercode.context"): _CUT,
     ("ruled", "mooring_service.directory"): _CUT,
@@ -68,8 +67,6 @@ BEING_MENDED = {
     ("ruled", "mooring_service.service"): _CUT,
     ("named", "service/mooring_service/journal/sqlite.py"): _CUT,
     ("named", "workers/mooring/connection/connection.py"): _CUT,
-    ("row", "mooring.checks"): "2026-11-28: the checks of options.py move there",
-    ("row", "mooring.bounds"): "2026-11-28: the settings of a worker move there",
     ("row", "mooring.kept_options"): "2026-11-28: comes with the kept connections",
 }
 

@@ -19,6 +19,7 @@ from typing import Any, Literal, assert_never
 import msgspec
 
 from mooring.background import Background
+from mooring.checks import check_close, check_worker_name
 from mooring.errors import (
     CallError,
     ConnectionClosed,
@@ -54,12 +55,7 @@ from mooring.link.messages import (
     Terminate,
 )
 from mooring.metrics import Histogram
-from mooring.options import (
-    ConnectionRequest,
-    check_close,
-    check_request,
-    check_worker_name,
-)
+from mooring.options import ConnectionRequest, check_request
 from mooring.parameters import check_params
 from mooring_service.config import Config, worker_settings
 from mooring_service.directory import Directory, Entry

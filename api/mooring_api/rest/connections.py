@@ -8,9 +8,10 @@ from typing import Any
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from mooring.checks import check_worker_name
 from mooring.errors import ErrCode, MooringError, SendError
 from mooring.link.messages import STATUS_CONNECTING
-from mooring.options import ConnectionRequest, check_worker_name
+from mooring.options import ConnectionRequest, effective
 from mooring_api.rest import idempotency
 from mooring_api.rest.context import API, BODY_TIMEOUT_S, Api, json_response, read_body
 from mooring_api.rest.problems import Problem, problem_of
@@ -78,7 +79,7 @@ async def _create(api: Api, wanted: ConnectionRequest, later: bool, key: str | N
 
 async def _await_end_of_dial(api: Api, connection: int, wanted: ConnectionRequest) -> ConnectionRecord:
     """After a crash: the dial was begun under this key; what became of it is in the record."""
-    deadline = asyncio.get_running_loop().time() + (wanted.connect_timeout or 10.0) + 5
+    deadline = asyncio.get_running_loop().time() + effective(wanted).connect_timeout_s + 5
     record = api.service.connection(connection)
     while record.status == STATUS_CONNECTING and asyncio.get_running_loop().time() < deadline:
         await asyncio.sleep(0.02)

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from mooring import json_text
+from mooring.checks import check_worker_name
 from mooring.errors import Invalid
 from mooring.link.messages import STATUS_CLOSED, STATUS_CLOSING, STATUS_CONNECTED, STATUS_CONNECTING
-from mooring.options import check_worker_name
 from mooring_api.rest.problems import Problem
 from mooring_service.journal.batch import KIND_BY_NAME
 

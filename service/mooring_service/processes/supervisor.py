@@ -32,6 +32,7 @@ from mooring.errors import (
 from mooring.events import now_us
 from mooring.link.channel import Channel
 from mooring.link.messages import (
+    PROTOCOL_VERSION,
     Hello,
     Reconfigure,
     Report,
@@ -480,6 +481,7 @@ class Supervisor:
     # ------------------------------------------------------------ the link
 
     def _on_hello(self, slot: Slot, channel: Channel[Report], hello: Hello) -> None:
+        slot.version = hello.version
         channel.on_messages = lambda _, reports: self._reports.take(slot, reports)
         self._background.spawn(self._welcome(slot, channel, hello), name=f"welcome {slot.name}")
 
@@ -499,7 +501,7 @@ class Supervisor:
         if slot.channel is not channel:
             return  # lost again meanwhile: perhaps it has died, and its successor is being started in this slot
         await self._reports.worker_linked(slot, hello, fresh=fresh)
-        channel.send(Welcome(slot.stored, first, ID_BLOCK))
+        channel.send(Welcome(slot.stored, first, ID_BLOCK, PROTOCOL_VERSION))
         if not fresh:
             channel.send(self._reconfigure())  # it was started by a service that may have had other settings
         if slot.state is WorkerState.STARTING:
