@@ -28,15 +28,15 @@ async def test_what_the_worker_does_not_come_to_in_time_is_given_up_and_never_op
     service = Service(config, tmp_path, MemoryJournal(JournalConfig(store="memory")), app_dirs=[str(ROOT)])
     await service.start()
     try:
-        await service.call_later("main", "sleep", [2])
+        await service.workers.call_later("main", "sleep", [2])
         request = ConnectionRequest(url=echo.url, handler=HandlerRequest(name="h"), connect_timeout=0.3)
-        begun = await service.open(request)
+        begun = await service.connections.open(request)
         with pytest.raises(OpenError) as caught:
             await asyncio.wait_for(begun.done, 1.8)
         assert caught.value.timed_out and caught.value.connection == begun.connection
-        record = service.connection(begun.connection)
+        record = service.connections.record(begun.connection)
         assert record.status == "Closed" and record.errors == caught.value.errors
-        await service.call("main", "pid", [])  # the context has come past it
+        await service.workers.call("main", "pid", [])  # the context has come past it
         assert echo.peers == []
     finally:
         await service.stop()
