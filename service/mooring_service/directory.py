@@ -132,8 +132,6 @@ class Directory:
             gone.append(connection)
         return gone
 
-    # ------------------------------------------------------------ looking
-
     def entry(self, connection: int) -> Entry:
         """Return what is known of `connection`.
 

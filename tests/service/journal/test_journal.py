@@ -155,7 +155,7 @@ async def test_an_answer_that_comes_with_an_append_is_stored_with_it(journal: Op
 async def test_old_events_go_above_each_bound_and_the_rest_reads_on(
     store: str, bound: dict[str, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mooring_service.journal.sqlite.PRUNE_EVERY_S", 0.0)
+    monkeypatch.setattr("mooring_service.journal.writer.PRUNE_EVERY_S", 0.0)
     opened = await make(store, tmp_path, **bound).start()
     journal = opened.journal
     for _ in range(40):
