@@ -13,7 +13,7 @@ import msgspec
 
 from mooring.errors import JournalUnavailable
 from mooring.link.messages import ConnectionCreated, ConnectionUpdate
-from mooring_service.journal.journal import Incarnation, Recovered, StoredAnswer, StoredConnection
+from mooring_service.journal.journal import Incarnation, Recovered, StoredConnection
 from mooring_service.journal.retention import Marks, look_at_first
 
 SCHEMA_VERSION = 1
@@ -159,10 +159,6 @@ def recover(connection: apsw.Connection, set_aside: str | None) -> tuple[str, Ma
             for incarnation, worker, stored, record, ended in connection.execute(
                 "SELECT incarnation, worker, stored, record, ended FROM incarnations"
             )
-        ],
-        answers=[
-            StoredAnswer(*row)
-            for row in connection.execute("SELECT key, fingerprint, created_at_ms, answer FROM answers")
         ],
         set_aside=set_aside,
     )
