@@ -214,13 +214,13 @@ class Server:
     @property
     def worker_count(self) -> int:
         """How many workers there are."""
-        return 0 if self._service is None else len(self._service.slots())
+        return 0 if self._service is None else len(self._service.workers.slots())
 
     @property
     def next_connection(self) -> int:
         """The id that the next connection gets, if a request asks for it."""
         assert self._service is not None, "start comes first"
-        return self._service.next_connection
+        return self._service.connections.next_connection
 
     @staticmethod
     def _bind(listen: Listen) -> socket.socket:

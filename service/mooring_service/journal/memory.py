@@ -42,7 +42,7 @@ class MemoryJournal:
     ) -> Recovered:
         """Begin, empty."""
         self._on_committed = on_committed
-        return Recovered([], [], [])
+        return Recovered([], [])
 
     async def stop(self) -> None:
         """Commit what is queued."""
