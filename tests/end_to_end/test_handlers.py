@@ -10,27 +10,22 @@ from typing import Any
 import pytest
 
 from tests.conftest import RunningService, StartService, wait_for
-from tests.end_to_end.with_user_code import SERVICE, _has_seen, _is_running, call, open_with, options, seen_by  # noqa: F401 - SERVICE is read by `module_service`
+from tests.end_to_end.with_user_code import SERVICE, call, held, is_running, open_with, options, seen_by  # noqa: F401 - SERVICE is for `shared`
 from tests.servers import EchoServer, FeedServer, RawConnection, RawServer, frame
-
-
-@pytest.fixture
-async def service(start_service: StartService) -> RunningService:
-    return await start_service(*options())
 
 
 @pytest.mark.parametrize("handler", ["Recorder", "AsyncRecorder"])
 async def test_callbacks_come_in_4ds_order_and_see_what_4d_shows(
-    service: RunningService, echo: EchoServer, handler: str
+    shared: RunningService, worker: str, echo: EchoServer, handler: str
 ) -> None:
-    record = await open_with(service, f"{echo.url}push?count=2", handler, {"note": "x"})
+    record = await open_with(shared, f"{echo.url}push?count=2", handler, {"note": "x"}, worker=worker)
     assert record["handler"] == handler
-    await service.events(record["id"], count=3)
-    await service.call("DELETE", f"/v1/connections/{record['id']}?code=4000&reason=done")
-    events = await service.events(record["id"], until="onTerminate")
+    await shared.events(record["id"], count=3)
+    await shared.call("DELETE", f"/v1/connections/{record['id']}?code=4000&reason=done")
+    events = await shared.events(record["id"], until="onTerminate")
     assert [event["kind"] for event in events] == ["onOpen", "onMessage", "onMessage", "onTerminate"]
     number = record["id"]
-    assert await seen_by(service) == [
+    assert await seen_by(shared, worker) == [
         [number, "open", "Connected"],
         [number, "message", "1"],
         [number, "message", "2"],
@@ -104,58 +99,62 @@ async def test_however_a_connection_ends_on_terminate_is_the_last_and_comes_once
 
 
 async def test_two_connections_of_one_worker_never_run_callbacks_at_once(
-    service: RunningService, echo: EchoServer
+    shared: RunningService, worker: str, echo: EchoServer
 ) -> None:
     for _ in range(2):
-        await open_with(service, f"{echo.url}push?count=20", "Overlap")
-    await wait_for(lambda: _messages(service, 40))
-    assert await call(service, "get_overlap") == {"now": 0, "most": 1}
+        await open_with(shared, f"{echo.url}push?count=20", "Overlap", worker=worker)
+    await wait_for(lambda: _messages(shared, worker, 40))
+    assert await call(shared, "get_overlap", worker=worker) == {"now": 0, "most": 1}
 
 
-async def _messages(service: RunningService, count: int) -> bool:
-    page = await service.get("/v1/events?after=start&kind=onMessage&limit=1000")
+async def _messages(service: RunningService, worker: str, count: int) -> bool:
+    page = await service.get(f"/v1/workers/{worker}/events?after=start&kind=onMessage&limit=1000")
     return len(page["events"]) >= count
 
 
-async def test_two_workers_do(service: RunningService, echo: EchoServer) -> None:
-    first = await open_with(service, echo.url, "Marker", worker="a")
-    second = await open_with(service, echo.url, "Marker", worker="b")
-    await asyncio.gather(*(service.send(record["id"], "x") for record in (first, second)))
+async def test_two_workers_do(shared: RunningService, worker: str, echo: EchoServer) -> None:
+    first = await open_with(shared, echo.url, "Marker", worker=worker)
+    second = await open_with(shared, echo.url, "Marker", worker="another")
+    await asyncio.gather(*(shared.send(record["id"], "x") for record in (first, second)))
 
     async def both() -> list[Any] | None:
-        found = [await seen_by(service, "a"), await seen_by(service, "b")]
+        found = [await seen_by(shared, worker), await seen_by(shared, "another")]
         return found if all(found) else None
 
     (((begin_a, end_a),), ((begin_b, end_b),)) = await wait_for(both)
     assert max(begin_a, begin_b) < min(end_a, end_b), "they overlap in time"
 
 
-async def test_a_callback_that_sleeps_costs_no_pong_and_is_shown(service: RunningService, echo: EchoServer) -> None:
-    record = await open_with(service, f"{echo.url}ping?within=2", "Sleeper")
-    await asyncio.sleep(2.5)
-    worker = await service.get("/v1/workers/main")
-    assert worker["running"]["name"] == "Sleeper.on_open"
-    assert worker["running"]["seconds"] > 1
+async def test_a_callback_that_sleeps_costs_no_pong_and_is_shown(
+    shared: RunningService, worker: str, echo: EchoServer
+) -> None:
+    record = await open_with(shared, f"{echo.url}ping?within=2", "Sleeper", worker=worker)
+
+    async def running() -> dict[str, Any] | None:
+        found = (await shared.get(f"/v1/workers/{worker}"))["running"]
+        return found if found and found["seconds"] > 1 else None
+
+    assert (await wait_for(running))["name"] == "Sleeper.on_open"
     assert echo.peers[0].ponged
-    assert (await service.record(record["id"]))["status"] == "Connected"
-    await asyncio.sleep(6)
-    events = await service.events(record["id"], count=2)
+    assert (await shared.record(record["id"]))["status"] == "Connected"
+    events = await shared.events(record["id"], count=2, timeout_s=10)
     assert events[1]["event"]["data"] == "ponged", "what came meanwhile is not lost"
 
 
-async def test_a_callback_in_a_busy_loop_costs_no_pong(service: RunningService, echo: EchoServer) -> None:
-    await open_with(service, f"{echo.url}ping?within=2", "Busy")
+async def test_a_callback_in_a_busy_loop_costs_no_pong(shared: RunningService, worker: str, echo: EchoServer) -> None:
+    record = await open_with(shared, f"{echo.url}ping?within=2", "Busy", worker=worker)
     await wait_for(lambda: echo.peers and echo.peers[0].ponged, 3)
+    await wait_for(lambda: is_running(shared, worker, "Busy.on_open"), 2)
+    await shared.call("DELETE", f"/v1/connections/{record['id']}")
 
 
 async def test_a_stalled_handler_pauses_its_socket_and_loses_nothing(start_service: StartService) -> None:
     service = await start_service(*options(), env={"MOORING_WORKER_INBOUND_MESSAGES": "100"})
-    async with FeedServer(rate=20_000, size=500) as feed:
+    async with FeedServer(rate=5_000, size=500) as feed:
         record = await open_with(service, feed.url, "Counter")
-        running = asyncio.create_task(call(service, "sleep", 3))
-        await wait_for(lambda: _paused(service), 5)
-        assert (await service.get("/v1/workers/main"))["rss"] < 200 * 2**20
-        await running
+        async with held(service):
+            await wait_for(lambda: _paused(service), 5)
+            assert (await service.get("/v1/workers/main"))["rss"] < 200 * 2**20
         await feed.stop_sending()
         await wait_for(lambda: _counted(service, record["id"], feed.sent["/"]), 20)
         assert feed.ends == []
@@ -165,14 +164,13 @@ async def test_a_stalled_handler_does_not_keep_its_connection_from_closing_in_or
     start_service: StartService,
 ) -> None:
     service = await start_service(*options(), env={"MOORING_WORKER_INBOUND_MESSAGES": "100"})
-    async with FeedServer(rate=20_000, size=500) as feed:
+    async with FeedServer(rate=5_000, size=500) as feed:
         record = await open_with(service, feed.url, "Counter")
-        running = asyncio.create_task(call(service, "sleep", 4))
-        await wait_for(lambda: _paused(service))
-        closed = await service.call("DELETE", f"/v1/connections/{record['id']}")
-        assert closed["terminate"]["wasClean"], closed["terminate"]
-        assert not running.done(), "nobody waited for the handler"
-        await running
+        async with held(service) as hold:
+            await wait_for(lambda: _paused(service))
+            closed = await service.call("DELETE", f"/v1/connections/{record['id']}")
+            assert closed["terminate"]["wasClean"], closed["terminate"]
+            assert not hold.call.done(), "nobody waited for the handler"
         (end,) = (await service.events(record["id"], "onTerminate"))[-1:]
         assert end["event"]["wasClean"]
 
@@ -181,18 +179,18 @@ async def _paused(service: RunningService) -> bool:
     return (await service.get("/v1/workers/main"))["paused"] == 1
 
 
-async def _counted(service: RunningService, connection: int, count: int) -> bool:
-    return (await call(service, "get_counts")).get(str(connection)) == count
+async def _counted(service: RunningService, connection: int, count: int, worker: str = "main") -> bool:
+    return (await call(service, "get_counts", worker=worker)).get(str(connection)) == count
 
 
 async def test_100000_messages_through_a_handler_none_missing_in_order(
-    service: RunningService, echo: EchoServer
+    shared: RunningService, worker: str, echo: EchoServer
 ) -> None:
-    record = await open_with(service, f"{echo.url}push?count=100000", "Counter")
-    await wait_for(lambda: _counted(service, record["id"], 100_000), 60)
-    errors = await service.get("/v1/events?after=start&kind=callbackError")
+    record = await open_with(shared, f"{echo.url}push?count=100000", "Counter", worker=worker)
+    await wait_for(lambda: _counted(shared, record["id"], 100_000, worker), 60)
+    errors = await shared.get(f"/v1/workers/{worker}/events?after=start&kind=callbackError")
     assert errors["events"] == []
-    assert (await service.record(record["id"]))["stats"]["messagesIn"] == 100_000
+    assert (await shared.record(record["id"]))["stats"]["messagesIn"] == 100_000
 
 
 async def test_a_handlers_attributes_are_create_options_and_the_body_beats_them(
@@ -207,18 +205,20 @@ async def test_a_handlers_attributes_are_create_options_and_the_body_beats_them(
     assert (echo.peers[1].headers["X-From"], echo.peers[1].headers["Y"]) == ("body", "z")
 
 
-async def test_new_works_inside_a_callback_and_its_callbacks_follow(service: RunningService, echo: EchoServer) -> None:
-    await open_with(service, echo.url, "Opens", {"url": echo.url})
-    seen = await wait_for(lambda: _seen_message(service, "from the inner one"))
+async def test_new_works_inside_a_callback_and_its_callbacks_follow(
+    shared: RunningService, worker: str, echo: EchoServer
+) -> None:
+    await open_with(shared, echo.url, "Opens", {"url": echo.url}, worker=worker)
+    seen = await wait_for(lambda: _seen_message(shared, worker, "from the inner one"))
     inner = next(entry for entry in seen if entry[0] == "inner")
     assert inner == ["inner", inner[1], echo.url, "text", "Recorder"]
-    record = await service.record(inner[1])
-    assert (record["status"], record["worker"]) == ("Connected", "main")
+    record = await shared.record(inner[1])
+    assert (record["status"], record["worker"]) == ("Connected", worker)
     assert [entry[1] for entry in seen if entry[0] == inner[1]] == ["open", "message"]
 
 
-async def _seen_message(service: RunningService, data: str) -> list[Any] | None:
-    seen = await seen_by(service)
+async def _seen_message(service: RunningService, worker: str, data: str) -> list[Any] | None:
+    seen = await seen_by(service, worker)
     return seen if any(entry[1:] == ["message", data] for entry in seen) else None
 
 

@@ -9,13 +9,8 @@ import time
 import pytest
 
 from tests.conftest import RunningService, StartService, wait_for
-from tests.end_to_end.with_user_code import SERVICE, _has_seen, _is_running, call, open_with, options, seen_by  # noqa: F401 - SERVICE is read by `module_service`
+from tests.end_to_end.with_user_code import SERVICE, call, open_with, options, seen_by  # noqa: F401 - SERVICE is for `shared`
 from tests.servers import EchoServer
-
-
-@pytest.fixture
-async def service(start_service: StartService) -> RunningService:
-    return await start_service(*options())
 
 
 @pytest.mark.parametrize(
@@ -61,12 +56,14 @@ async def test_a_task_of_user_code_that_exits_does_not_end_the_context(
     await wait_for(lambda: _echoed(echo, "alive: hello"))
 
 
-async def test_a_flood_of_output_goes_to_the_log_and_blocks_nothing(service: RunningService, echo: EchoServer) -> None:
-    record = await open_with(service, echo.url, "Misbehaves")
+async def test_a_flood_of_output_goes_to_the_log_and_blocks_nothing(
+    shared: RunningService, worker: str, echo: EchoServer
+) -> None:
+    record = await open_with(shared, echo.url, "Misbehaves", worker=worker)
     for message in ("log", "flood", "end"):
-        await service.send(record["id"], message)
+        await shared.send(record["id"], message)
     await wait_for(lambda: _echoed(echo, "alive: end"), 15)
-    text = service.worker_log()
+    text = shared.worker_log(worker)
     assert "printed by user code" in text
     logged = next(json.loads(line) for line in text.splitlines() if "logged by user code" in line)
     assert logged.items() >= {"level": "warning", "logger": "theirs", "connection": record["id"]}.items()
@@ -74,26 +71,27 @@ async def test_a_flood_of_output_goes_to_the_log_and_blocks_nothing(service: Run
 
 
 async def test_what_callbacks_raise_is_in_the_workers_log_and_does_not_flood_it(
-    service: RunningService, echo: EchoServer
+    shared: RunningService, worker: str, echo: EchoServer
 ) -> None:
-    record = await open_with(service, echo.url, "Misbehaves")
+    record = await open_with(shared, echo.url, "Misbehaves", worker=worker)
     for _ in range(200):
-        await service.send(record["id"], "raise")
-    await service.send(record["id"], "hello")
+        await shared.send(record["id"], "raise")
+    await shared.send(record["id"], "hello")
     await wait_for(lambda: _echoed(echo, "alive: hello"))
-    lines = [json.loads(line) for line in service.worker_log().splitlines() if line.startswith("{")]
+    lines = [json.loads(line) for line in shared.worker_log(worker).splitlines() if line.startswith("{")]
     failed = r"on_message has failed: ValueError: user code is wrong \ud800"
     failures = [line for line in lines if line["event"] == failed]
     assert len(failures) == 5
     assert failures[0].items() >= {
-        "level": "error", "logger": "mooring.context", "worker": "main", "connection": record["id"],
+        "level": "error", "logger": "mooring.context", "worker": worker, "connection": record["id"],
     }.items()  # fmt: skip
     assert failures[0]["exception"].startswith("Traceback")
     assert len(failures[0]["incarnation"]) == 16
-    await call(service, "fail", status=422)
+    await call(shared, "fail", worker=worker, status=422)
 
 
-async def test_user_code_that_breaks_logging_breaks_only_its_own(service: RunningService, echo: EchoServer) -> None:
+async def test_user_code_that_breaks_logging_breaks_only_its_own(start_service: StartService, echo: EchoServer) -> None:
+    service = await start_service(*options())
     record = await open_with(service, echo.url, "Misbehaves")
     for message in ("hostile logging", "raise"):
         await service.send(record["id"], message)
@@ -109,7 +107,10 @@ async def test_user_code_that_breaks_logging_breaks_only_its_own(service: Runnin
     assert time.monotonic() - begun < 3, "it ended by itself"
 
 
-async def test_output_after_the_service_was_killed_breaks_nothing(service: RunningService, echo: EchoServer) -> None:
+async def test_output_after_the_service_was_killed_breaks_nothing(
+    start_service: StartService, echo: EchoServer
+) -> None:
+    service = await start_service(*options())
     record = await open_with(service, echo.url, "Misbehaves")
     await service.kill()
     await echo_send(echo, "flood")
@@ -141,14 +142,14 @@ async def test_send_from_a_thread_and_terminate_inside_a_callback(shared: Runnin
     assert end["wasClean"] is True
 
 
-async def test_in_on_terminate_the_connection_is_over(service: RunningService, echo: EchoServer) -> None:
-    record = await open_with(service, echo.url, "Misbehaves")
-    await service.send(record["id"], "twice")
-    events = await service.events(record["id"], until="callbackError")
+async def test_in_on_terminate_the_connection_is_over(shared: RunningService, worker: str, echo: EchoServer) -> None:
+    record = await open_with(shared, echo.url, "Misbehaves", worker=worker)
+    await shared.send(record["id"], "twice")
+    events = await shared.events(record["id"], until="callbackError")
     assert [event["kind"] for event in events][-2:] == ["onTerminate", "callbackError"]
     assert events[-1]["event"]["callback"] == "on_terminate"
-    assert "ConnectionClosed" in await seen_by(service)
-    async with service.client.get(
+    assert "ConnectionClosed" in await seen_by(shared, worker)
+    async with shared.client.get(
         f"/v1/connections/{record['id']}/events", headers={"Accept": "application/x-ndjson"}
     ) as response:
         assert (await response.text()).count("callbackError") >= 1, "the stream ends after it"
