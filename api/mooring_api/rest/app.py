@@ -5,17 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 
-from aiohttp import web, web_response
+from aiohttp import web
 
 from mooring.errors import MooringError
 from mooring_api.rest import connections, events, idempotency, system, workers
-from mooring_api.rest.context import API, Api, problem_response
+from mooring_api.rest.context import API, Api
 from mooring_api.rest.problems import Problem, problem_of
+from mooring_api.rest.responses import problem_response
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-# No versions in the Server header, also of what the parser answers; a signal for it would cost every response.
-setattr(web_response, "SERVER_SOFTWARE", "mooring")  # noqa: B010 - not exported by its stubs
 
 log = logging.getLogger("mooring.api")
 

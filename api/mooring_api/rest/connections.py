@@ -12,8 +12,10 @@ from mooring.errors import ErrCode, MooringError, SendError
 from mooring.link.messages import STATUS_CONNECTING
 from mooring.options import ConnectionRequest, check_worker_name
 from mooring_api.rest import idempotency
-from mooring_api.rest.context import API, BODY_TIMEOUT_S, Api, json_response, read_body
+from mooring_api.rest.body import BODY_TIMEOUT_S, read_body
+from mooring_api.rest.context import API, Api
 from mooring_api.rest.problems import Problem, problem_of
+from mooring_api.rest.responses import json_response
 from mooring_api.rest.schemas import (
     MAX_PAGE,
     STATUSES,

@@ -16,8 +16,9 @@ import msgspec
 from aiohttp import web
 
 from mooring.errors import JournalUnavailable
-from mooring_api.rest.context import API, problem_response
+from mooring_api.rest.context import API
 from mooring_api.rest.problems import Problem
+from mooring_api.rest.responses import problem_response
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}\Z")
 KEPT_HEADERS = ("Location", "Preference-Applied", "Retry-After", "Content-Type")

@@ -12,9 +12,10 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from mooring_api.rest import docs
-from mooring_api.rest.context import API, json_response
+from mooring_api.rest.context import API
 from mooring_api.rest.openapi import describe
 from mooring_api.rest.problems import Problem
+from mooring_api.rest.responses import json_response
 from mooring_api.rest.schemas import known_only
 
 BACKUP_CHUNK_BYTES = 1024 * 1024

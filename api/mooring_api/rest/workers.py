@@ -6,9 +6,11 @@ from aiohttp import web
 
 from mooring.errors import MooringError
 from mooring_api.rest import idempotency
+from mooring_api.rest.body import read_body
 from mooring_api.rest.connections import prefers_async
-from mooring_api.rest.context import API, Api, json_response, read_body
+from mooring_api.rest.context import API, Api
 from mooring_api.rest.problems import Problem, problem_of
+from mooring_api.rest.responses import json_response
 from mooring_api.rest.schemas import CallRequest, decode, known_only, media_type
 
 
