@@ -22,8 +22,6 @@ from mooring_api.rest.responses import problem_response
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}\Z")
 KEPT_HEADERS = ("Location", "Preference-Applied", "Retry-After", "Content-Type")
-NOT_KEPT = frozenset({401, 403, 404, 408, 429, 503, 507})
-"""Answers that say nothing about the request itself: the key is given up, and the request may be sent again."""
 
 
 class StoredResponse(msgspec.Struct, frozen=True):
@@ -100,12 +98,13 @@ async def once(
             raise Problem("still-running", "the first request with this Idempotency-Key is still running")
     in_flight.add(key)
     try:
+        later = False
         try:
             response = await work(connection)
         except Problem as problem:
-            response = problem_response(problem)
-        answer = None
-        if response.status not in NOT_KEPT:
+            response, later = problem_response(problem), problem.kind.later
+        answer = None  # the key is given up: the request may be sent again
+        if not later:
             kept = {name: response.headers[name] for name in KEPT_HEADERS if name in response.headers}
             payload = response.body if isinstance(response.body, bytes) else b""
             answer = encode_answer(StoredResponse(response.status, kept, payload))

@@ -1,6 +1,6 @@
 """What never becomes a request: aiohttp's parser refuses it, and here the answer is made a problem as everywhere.
 
-aiohttp has no seam for it, so two of its own names are replaced when this is imported; ``tests/test_private_aiohttp.py``
+aiohttp has no seam for it, so two of its own names are replaced; ``tests/test_private_aiohttp.py``
 names each.
 """
 
@@ -38,6 +38,8 @@ def _refuse(
     return response
 
 
-setattr(RequestHandler, "handle_error", _refuse)  # noqa: B010 - mypy takes it for a slip
-# No versions in the Server header, also of what the parser answers; a signal for it would cost every response.
-setattr(web_response, "SERVER_SOFTWARE", "mooring")  # noqa: B010 - not exported by its stubs
+def install() -> None:
+    """Put them in place: for the whole process, once or more."""
+    setattr(RequestHandler, "handle_error", _refuse)  # noqa: B010 - mypy takes it for a slip
+    # No versions in the Server header, also of what the parser answers; a signal for it would cost every response.
+    setattr(web_response, "SERVER_SOFTWARE", "mooring")  # noqa: B010 - not exported by its stubs
