@@ -46,7 +46,6 @@ BEING_MENDED = {
     ("lines", "mooring.usercode.context"): _CUT,
     ("lines", "mooring_api.client.async_client"): _CUT,
     ("lines", "mooring_api.commands.connections"): _CUT,
-    ("lines", "mooring_api.rest.openapi"): _CUT,
     ("class", "mooring.connection.connection.Connection"): _CUT,
     ("class", "mooring.process.runtime.Runtime"): _CUT,
     ("class", "mooring.usercode.context.Context"): _CUT,
