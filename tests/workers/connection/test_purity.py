@@ -6,7 +6,9 @@ import pytest
 
 from tests.test_architecture import IMPURE, imports, modules
 
-PURE = {"mooring.kept_options"} | {f"mooring.connection.{name}" for name in ("matcher", "pointer")}
+PURE = {"mooring.kept_options"} | {
+    f"mooring.connection.{name}" for name in ("hidden", "matcher", "pointer", "template")
+}
 
 
 @pytest.mark.parametrize("name", sorted(PURE))
