@@ -6,7 +6,7 @@ import pytest
 
 from tests.test_architecture import IMPURE, imports, modules
 
-PURE = {"mooring.kept_options"} | {
+PURE = {"mooring.kept_options", "mooring.process.redial"} | {
     f"mooring.connection.{name}" for name in ("hidden", "keep", "matcher", "pointer", "template")
 }
 
