@@ -37,7 +37,7 @@ _FORBIDDEN_VALUE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # RFC 9110 section 5
 _URL_FORBIDDEN = re.compile(r"[\x00-\x20\x7f\\]")
 _FORBIDDEN_HEADERS = frozenset({"host", "connection", "upgrade", "content-length", "transfer-encoding"})
 
-DataType = Literal["text", "blob", "object"]
+DataType = Literal["text", "blob", "object", "auto"]
 HeaderValue = str | list[str]
 
 
