@@ -101,7 +101,9 @@ class WorkerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     outbox_bytes: Annotated[
         Count, _doc("Events not yet stored by the journal; above it all sockets of the worker wait.")
     ] = 64 * 1024**2
-    log_max_bytes: Annotated[Count, _doc("A worker's log is rotated at this size.")] = 10 * 1024**2
+    log_max_bytes: Annotated[
+        Count, _doc("A worker's log is rotated at this size; one that was moved away is begun anew.")
+    ] = 10 * 1024**2
     log_files: Annotated[Count, _doc("So many rotated logs are kept.")] = 3
 
 
