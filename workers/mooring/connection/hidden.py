@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from mooring.checks import escape_pointer
 from mooring.connection.template import OF_ANSWER, Hole, Text, compile_text
 from mooring.errors import Invalid
-from mooring.options import escape_pointer
 
 HIDDEN = "***"
 SECRET_WORDS = ("token", "password", "secret", "key", "auth", "signature")

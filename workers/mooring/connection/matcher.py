@@ -13,10 +13,10 @@ from typing import Any, Final
 
 import msgspec
 
+from mooring.checks import escape_pointer
 from mooring.connection.pointer import MISSING, Pointer, parse_pointer
 from mooring.errors import Invalid
 from mooring.kept_options import MatcherRequest
-from mooring.options import escape_pointer
 
 MAX_TERMS = 32  # conditions of one matcher: more is a program, and belongs into a handler
 

@@ -17,9 +17,9 @@ from urllib.parse import quote
 
 import msgspec
 
+from mooring.checks import check_headers, escape_pointer
 from mooring.connection.pointer import MISSING, Pointer, parse_pointer
 from mooring.errors import Invalid
-from mooring.options import check_headers, escape_pointer
 
 MAX_HOLES = 64  # of one template: with MAX_FILLED_BYTES what bounds the work that a peer's message can cause
 MAX_FILLED_BYTES = 1024 * 1024  # of the values in one filling: an echo of a whole large message is no answer
