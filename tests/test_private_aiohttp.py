@@ -26,6 +26,8 @@ NAMES = [
          ("keepalive_timeout", "max_headers", "auto_decompress", "access_log", "access_log_class")),
     Name("aiohttp.web_server", "Server.__init__", "server/composition.py has handlers cancelled when their client is gone",
          ("handler_cancellation",)),
+    Name("aiohttp.web_urldispatcher", "UrlDispatcher.resolve", "rest/refusals.py answers what is no path", ("self", "request")),
+    Name("aiohttp.web_protocol", "RequestHandler.log_access", "rest/access_log.py writes a line a request"),
     Name("aiohttp.client_proto", "ResponseHandler.set_parser", "wire/dial.py takes the bytes behind the 101",
          ("self", "parser", "payload")),
     Name("aiohttp.client_reqrep", "ClientResponse.connection", "wire/dial.py takes the transport of an upgraded connection"),
