@@ -137,7 +137,8 @@ async def send(request: web.Request) -> web.Response:
     kind = media_type(request.headers.get("Content-Type"))
     key = idempotency.key_of(request) if "Idempotency-Key" in request.headers else None
     if kind == NDJSON and key is None:
-        return await _send_lines(api, request, connection)
+        with api.access.held(request, "send"):
+            return await _send_lines(api, request, connection)
     body = await read_body(request)
     if kind == NDJSON:
         payloads = _check_lines(api, body)
