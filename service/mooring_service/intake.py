@@ -102,8 +102,7 @@ class Intake:
         if self._links_paused and self._journal.queued_bytes < QUEUE_HIGH_BYTES // 2:
             self._links_paused = False
             for slot in self._roster.slots():
-                if slot.channel is not None:
-                    slot.channel.resume_reading()
+                slot.resume_reading()
 
     def on_failure(self, failure: str | None) -> None:
         """Take that the journal cannot be written now, or can again."""
@@ -133,8 +132,8 @@ class Intake:
                             began_at_us=report.began_at_us,
                         )
                     )
-                    if self._journal.queued_bytes > QUEUE_HIGH_BYTES and slot.channel is not None:
-                        slot.channel.pause_reading()
+                    if self._journal.queued_bytes > QUEUE_HIGH_BYTES:
+                        slot.pause_reading()
                         self._links_paused = True
                 case Sent() | SendFailed() | OpenInvalid():
                     slot.answer(report.request, report)
