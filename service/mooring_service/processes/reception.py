@@ -36,6 +36,7 @@ class Reception:
 
     def hello(self, slot: Slot, channel: Channel[Report], hello: Hello) -> None:
         """Take the first message of a link."""
+        self._reports.hello(slot, hello)
         channel.on_messages = lambda _, reports: self._reports.take(slot, reports)
         self._background.spawn(self._welcome(slot, channel, hello), name=f"welcome {slot.name}")
 
@@ -54,7 +55,7 @@ class Reception:
             return
         if slot.channel is not channel:
             return  # lost again meanwhile: perhaps it has died, and its successor is being started in this slot
-        await self._reports.worker_linked(slot, hello, fresh=fresh)
+        self._reports.worker_linked(slot, hello, fresh=fresh)
         channel.send(Welcome(slot.stored, first, ID_BLOCK))
         if not fresh:
             channel.send(self._settings())  # it was started by a service that may have had other settings

@@ -53,6 +53,7 @@ class Slot:
     Attributes:
         stored: Number of the last of its `Events` that the journal has committed.
         asks: What its code asked for, by the number of the `Events` that held it; done when that is committed.
+        dispatched: Connections whose `Open` is on its way to the link: no hello can know of them yet.
         failures: onError events that the service wrote because the worker no longer could, by `errCode`.
         ready: Ends when the worker is Running; replaced at each start.
         reading: False while we do not read its link, because the journal's queue is full.
@@ -74,7 +75,7 @@ class Slot:
         self.draining = False
         self.stats = Stats()
         self.goodbye: Goodbye | None = None
-        self.held: set[int] = set()  # what its last Hello named
+        self.dispatched: set[int] = set()
         self.announced = False  # a workerStarted of this process is in the journal
         self.asks: dict[int, list[AskCall | AskKill]] = {}
         self.failures: Counter[int] = Counter()
@@ -137,12 +138,15 @@ class Slot:
         if self.channel is not None:
             self.channel.resume_reading()
 
-    def link_lost(self) -> None:
-        """The link has ended; the process may live."""
+    def link_lost(self, channel: Channel[Report]) -> bool:
+        """`channel` has ended; the process may live. Returns False if it was not (or is no longer) the link."""
+        if self.channel is not channel:
+            return False
         self.channel = None
         self.reading = True
         self.unlinked.set()
         self.last_report_at = time.monotonic()
+        return True
 
     def renew_ready(self) -> None:
         """Whoever waits for the worker from now on waits for its next start."""
