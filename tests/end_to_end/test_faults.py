@@ -310,3 +310,44 @@ async def test_a_second_service_on_the_same_port_and_directory_names_the_holder(
 
 def _serve(service: RunningService) -> list[str]:
     return [sys.executable, "-m", "mooring_api", "serve", "--state-dir", str(service.state_dir)]
+
+
+async def test_what_is_opened_while_workers_are_being_adopted_lives(
+    start_service: StartService, echo: EchoServer
+) -> None:
+    module = "tests.end_to_end.user_code"
+    service = await start_service(
+        "--function", f"open_until_told={module}:open_until_told", "--function", f"opened_so_far={module}:opened_so_far",
+        "--app-dir", str(ROOT),
+    )  # fmt: skip
+    await service.call("POST", "/v1/workers/main/calls", json={"function": "open_until_told", "params": [echo.url]})
+    by_request: list[int] = []
+    for _ in range(3):
+        # Events that must be sent again make the adoption long.
+        pushing = [await service.open(f"{echo.url}push?count=30&size=1000000") for _ in range(2)]
+        await service.restart_after_kill(0.5)
+        until = time.monotonic() + 1.5
+
+        async def create(until: float = until) -> None:
+            while time.monotonic() < until:
+                async with service.client.post("/v1/connections", json={"url": echo.url}) as response:
+                    if response.status == 201:
+                        by_request.append((await response.json())["id"])
+
+        await asyncio.gather(*(create() for _ in range(4)))
+        for record in pushing:
+            await service.call("DELETE", f"/v1/connections/{record['id']}")
+    inside = await service.call("POST", "/v1/workers/main/calls", json={"function": "opened_so_far"})
+    opened = dict(inside["result"])
+    print(f"{len(opened)} opened in the worker, {len(by_request)} by request")
+    assert len(opened) > 50 and len(by_request) > 50
+    recorded = {}
+    after = 0
+    while True:
+        page = await service.get(f"/v1/connections?after={after}&limit=1000")
+        recorded |= {record["id"]: record["status"] for record in page["connections"]}
+        if not page.get("next"):
+            break
+        after = page["next"]
+    assert {recorded[connection] for connection in by_request} == {"Connected"}
+    assert {connection: recorded[connection] for connection in opened} == opened
