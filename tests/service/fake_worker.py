@@ -67,6 +67,7 @@ class FakeWorker:
 
     Attributes:
         settings: What the service has started it with.
+        channel: Its last link.
         probed: The numbers of the probes that it was sent.
         silent: It answers no probe, and does not end when it is told to.
     """
@@ -80,7 +81,7 @@ class FakeWorker:
         self.linked = False
         self._control = control
         self._commands: asyncio.Queue[Command] = asyncio.Queue()
-        self._channel: Channel[Command]
+        self.channel: Channel[Command]
         self._lost = asyncio.Event()
         self._number = 0
         self._pidfd = os.pidfd_open(pid)
@@ -98,27 +99,29 @@ class FakeWorker:
             loop.remove_reader(self._control)
         _, (link,), _, _ = socket.recv_fds(self._control, 1, 1)
         self._lost.clear()
-        self._channel = Channel(command_decoder, self._take, self._on_lost)
-        await loop.create_unix_connection(lambda: self._channel, sock=socket.socket(fileno=link))
+        self.channel = Channel(command_decoder, self._take, self._on_lost)
+        await loop.create_unix_connection(lambda: self.channel, sock=socket.socket(fileno=link))
         self.linked = True
 
-    def hello(self, *held: HeldConnection, first_unstored: int = 1) -> None:
-        """Say who it is, and what it holds."""
-        self.send(
-            Hello(
-                PROTOCOL_VERSION,
-                PROTOCOL_VERSION,
-                "fake",
-                self.name,
-                self.settings["incarnation"],
-                self.settings["secret"],
-                self.pid,
-                identity.started_at_ticks(self.pid),
-                identity.boot_id(),
-                first_unstored,
-                list(held),
-            )
+    def greeting(self, *held: HeldConnection, first_unstored: int = 1) -> Hello:
+        """Return what it says first: who it is, and what it holds."""
+        return Hello(
+            PROTOCOL_VERSION,
+            PROTOCOL_VERSION,
+            "fake",
+            self.name,
+            self.settings["incarnation"],
+            self.settings["secret"],
+            self.pid,
+            identity.started_at_ticks(self.pid),
+            identity.boot_id(),
+            first_unstored,
+            list(held),
         )
+
+    def hello(self, *held: HeldConnection) -> None:
+        """Say it."""
+        self.send(self.greeting(*held))
 
     async def link(self, *held: HeldConnection, resent: bool = True) -> Welcome:
         """Dial, say hello, wait for the welcome; `resent`: say that all which was not stored has been sent again."""
@@ -131,7 +134,7 @@ class FakeWorker:
 
     def send(self, report: Report) -> None:
         """Say something."""
-        self._channel.send(report)
+        self.channel.send(report)
 
     def events(
         self,
@@ -180,7 +183,7 @@ class FakeWorker:
 
     def hang_up(self) -> None:
         """End the link; the process lives."""
-        self._channel.abort()
+        self.channel.abort()
 
     async def lost(self) -> None:
         """Wait until the link has ended."""
@@ -189,7 +192,7 @@ class FakeWorker:
     def die(self, number: signal.Signals = signal.SIGKILL) -> None:
         """End as a worker does that is killed: what it has sent is in the socket, and nothing follows."""
         if self.linked:
-            self._channel.close()
+            self.channel.close()
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, number)
 
@@ -197,7 +200,7 @@ class FakeWorker:
         # A process that ends takes its link with it; the test holds a second handle of it.
         self.let_go()
         if self.linked:
-            self._channel.close()
+            self.channel.close()
 
     def let_go(self) -> None:
         """The test ends: look at the process no longer."""

@@ -57,8 +57,9 @@ class Reception:
             return  # lost again meanwhile: perhaps it has died, and its successor is being started in this slot
         self._reports.worker_linked(slot, hello, fresh=fresh)
         channel.send(Welcome(slot.stored, first, ID_BLOCK))
-        if not fresh:
-            channel.send(self._settings())  # it was started by a service that may have had other settings
+        channel.send(
+            self._settings()
+        )  # they may have changed since it was started: told to whoever comes, not to whoever is there
         if slot.state is WorkerState.STARTING:
             slot.set_state(WorkerEvent.LINKED)
         self._roster.end_adoption(slot)
