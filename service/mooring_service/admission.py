@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import difflib
 
+from mooring.checks import check_worker_name
 from mooring.errors import InvalidRequest, JournalUnavailable, Unavailable, UnknownFunction
-from mooring.options import check_worker_name
 from mooring_service.config import Config
 from mooring_service.journal.journal import Journal
 

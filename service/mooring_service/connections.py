@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from mooring.checks import check_close
 from mooring.errors import (
     ConnectionClosed,
     InvalidRequest,
@@ -13,7 +14,7 @@ from mooring.errors import (
     WrongState,
 )
 from mooring.link.messages import STATUS_CLOSED, STATUS_CONNECTED, Send, SendFailed, Sent, Terminate
-from mooring.options import ConnectionRequest, check_close, check_request
+from mooring.options import ConnectionRequest, check_request
 from mooring_service.admission import Admission
 from mooring_service.directory import Directory, Entry
 from mooring_service.feed import Feed, Subscription

@@ -9,6 +9,8 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
 
+import msgspec
+
 from mooring.errors import UnknownConnection
 from mooring.events import rfc3339
 from mooring.link.messages import STATUS_CLOSED, STATUS_CONNECTING, ConnectionCreated, ConnectionUpdate
@@ -202,12 +204,12 @@ class Directory:
             terminate=update.terminate if update.status == STATUS_CLOSED else None,
             errors=update.errors,
             stats=ConnectionStats(
-                update.messages_in,
-                update.messages_out,
-                update.bytes_in,
-                update.bytes_out,
-                None if update.last_message_at_us is None else rfc3339(update.last_message_at_us),
-                None if update.round_trip_us is None else update.round_trip_us / 1000,
+                messages_in=update.messages_in,
+                messages_out=update.messages_out,
+                bytes_in=update.bytes_in,
+                bytes_out=update.bytes_out,
+                last_message_at=None if update.last_message_at_us is None else rfc3339(update.last_message_at_us),
+                round_trip_ms=None if update.round_trip_us is None else update.round_trip_us / 1000,
             ),
             last_event_id=f"{self._epoch}-{entry.last_position}" if entry.last_position else None,
             verify=created.verify,
@@ -218,21 +220,9 @@ def _with_totals(
     update: ConnectionUpdate, messages_out: int, bytes_out: int, round_trip_us: int | None = None
 ) -> ConnectionUpdate:
     """Return `update` with these totals of what was sent, or its own if they are later: they only ever grow."""
-    # Not a copy of the Struct: this is on the path of every send.
-    return ConnectionUpdate(
-        update.id,
-        update.status,
-        update.seq,
-        update.messages_in,
-        max(update.messages_out, messages_out),
-        update.bytes_in,
-        max(update.bytes_out, bytes_out),
-        update.last_message_at_us,
-        update.round_trip_us if round_trip_us is None else round_trip_us,
-        update.opened_at_us,
-        update.closed_at_us,
-        update.protocol,
-        update.terminate,
-        update.errors,
-        update.ended,
+    return msgspec.structs.replace(
+        update,
+        messages_out=max(update.messages_out, messages_out),
+        bytes_out=max(update.bytes_out, bytes_out),
+        round_trip_us=update.round_trip_us if round_trip_us is None else round_trip_us,
     )

@@ -18,6 +18,7 @@ from mooring.errors import (
     WorkerBusy,
     WorkerDied,
     WorkerSilent,
+    WorkerTooOld,
 )
 from mooring.events import now_us
 from mooring.link.messages import (
@@ -30,12 +31,7 @@ from mooring.link.messages import (
     OpenInvalid,
     Terminate,
 )
-from mooring.options import (
-    DEFAULT_CLOSE_TIMEOUT_S,
-    DEFAULT_CONNECT_TIMEOUT_S,
-    DEFAULT_SEND_TIMEOUT_S,
-    ConnectionRequest,
-)
+from mooring.options import ConnectionRequest, effective, too_new
 from mooring_service.admission import Admission
 from mooring_service.directory import Directory
 from mooring_service.endings import Endings
@@ -121,7 +117,7 @@ class Openings:
 
         Raises:
             InvalidRequest: If the handler asks for something that is not valid.
-            PolicyRefused, LimitReached, WorkerBusy, WorkerDied, Unavailable, JournalUnavailable: As they say.
+            PolicyRefused, LimitReached, WorkerBusy, WorkerTooOld, WorkerDied, Unavailable, JournalUnavailable: As they say.
         """
         config = self._admission.config
         if request.tls and not request.tls.verify and not config.egress.allow_insecure_tls:
@@ -138,18 +134,11 @@ class Openings:
             slot = await self._supervisor.ensure(request.worker)
             if slot.draining:
                 raise WorkerBusy(slot.name, "Draining")
-            created = ConnectionCreated(
-                connection,
-                request.url,
-                request.worker,
-                None if request.handler is None else request.handler.name,
-                request.data_type or "text",
-                list(request.headers or ()),
-                now_us(),
-                not request.tls or request.tls.verify,
-                request.send_timeout or DEFAULT_SEND_TIMEOUT_S,
-                request.close_timeout or DEFAULT_CLOSE_TIMEOUT_S,
-            )
+            unknown = too_new(request, slot.version)
+            if unknown:
+                raise WorkerTooOld(slot.name, unknown)
+            handler = None if request.handler is None else request.handler.name
+            created = ConnectionCreated.of(connection, request.worker, handler, now_us(), effective(request))
             # The intent, before anything is started: a crash from here on still ends in an onTerminate.
             intent = Append(
                 worker=slot.name,
@@ -185,7 +174,7 @@ class Openings:
         reference: str | None,
     ) -> ConnectionRecord:
         connection = created.id
-        connect_timeout_s = request.connect_timeout or DEFAULT_CONNECT_TIMEOUT_S
+        connect_timeout_s = effective(request).connect_timeout_s
         # From here on a hello knows of it, or it has not arrived.
         slot.dispatched.discard(connection)
         try:

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from mooring.background import Background
+from mooring.checks import check_worker_name
 from mooring.errors import (
     CallError,
     HandlerError,
@@ -18,7 +19,6 @@ from mooring.errors import (
     WorkerBusy,
 )
 from mooring.link.messages import Call, Called, CallFailed
-from mooring.options import check_worker_name
 from mooring.parameters import check_params
 from mooring_service.admission import Admission, check_name
 from mooring_service.directory import Directory

@@ -10,7 +10,7 @@ import msgspec
 from mooring.background import Background
 from mooring.errors import MooringError
 from mooring.link.channel import Channel
-from mooring.link.messages import Hello, Reconfigure, Report, Welcome
+from mooring.link.messages import PROTOCOL_VERSION, Hello, Reconfigure, Report, Welcome
 from mooring_service.processes.reports import ID_BLOCK, Reports
 from mooring_service.processes.roster import Roster
 from mooring_service.processes.slot import Slot
@@ -36,6 +36,7 @@ class Reception:
 
     def hello(self, slot: Slot, channel: Channel[Report], hello: Hello) -> None:
         """Take the first message of a link."""
+        slot.version = hello.version
         self._reports.hello(slot, hello)
         channel.on_messages = lambda _, reports: self._reports.take(slot, reports)
         self._background.spawn(self._welcome(slot, channel, hello), name=f"welcome {slot.name}")
@@ -56,10 +57,8 @@ class Reception:
         if slot.channel is not channel:
             return  # lost again meanwhile: perhaps it has died, and its successor is being started in this slot
         self._reports.worker_linked(slot, hello, fresh=fresh)
-        channel.send(Welcome(slot.stored, first, ID_BLOCK))
-        channel.send(
-            self._settings()
-        )  # they may have changed since it was started: told to whoever comes, not to whoever is there
+        channel.send(Welcome(slot.stored, first, ID_BLOCK, PROTOCOL_VERSION))
+        channel.send(self._settings())  # they may have changed since it was started, when it could not be told
         if slot.state is WorkerState.STARTING:
             slot.set_state(WorkerEvent.LINKED)
         self._roster.end_adoption(slot)

@@ -68,6 +68,7 @@ class Slot:
         self.process: WorkerProcess | None = None
         self.channel: Channel[Report] | None = None
         self.incarnation = ""
+        self.version = 0  # of the link, as its last Hello told it
         self.record = IncarnationRecord("")
         self.stored = 0
         self.restarts = 0

@@ -20,7 +20,9 @@ from mooring.link.messages import WorkerSettings
 from mooring.process import identity
 from mooring.process.worker import ExitRecord
 
-PROGRAM = (sys.executable, "-m", "mooring")  # the worker's name is its last argument
+# The worker's name is its last argument. -P: code comes from where the configuration says (--app-dir), never from the folder
+# we were started in.
+PROGRAM = (sys.executable, "-P", "-m", "mooring")
 KEEP_ENVIRONMENT_OUT = ("MOORING_TOKEN",)  # the worker runs user code; the API's token is none of its business
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")

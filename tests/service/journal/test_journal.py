@@ -176,9 +176,6 @@ async def test_old_events_go_above_each_bound_and_the_rest_reads_on(
     await journal.stop()
 
 
-# ------------------------------------------------------------ only the durable one
-
-
 async def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
     opened = await make("sqlite", tmp_path).start()
     journal = opened.journal
