@@ -9,6 +9,8 @@ from mooring.events import Kind
 from mooring.link.messages import ConnectionUpdate, Open, Opened, Resent, Stored, Terminated, Welcome
 from mooring.options import ConnectionRequest
 from mooring_service.adoption import unseen
+from mooring_service.journal.batch import EventFilter
+from mooring_service.journal.file import restore
 from mooring_service.service import Service
 from tests.service.fake_worker import FakeWorker, FakeWorkers, held, running_service, stalled_disk, told_of, until
 
@@ -98,6 +100,25 @@ async def test_a_worker_that_dies_while_what_it_never_saw_is_being_ended_ends_no
         await until(lambda: service.workers.record("main").status == "Restarting")
         for connection in begun:
             assert await told_of(service, connection) == [(1, "onError"), (2, "onTerminate")]
+
+
+async def test_connections_of_processes_that_nobody_knows_any_more_end_under_their_own_worker(
+    tmp_path: Path, fakes: FakeWorkers
+) -> None:
+    opened = {}
+    async with running_service(tmp_path) as service:
+        for name in ("a", "b"):
+            worker = await _start(service, fakes, name)
+            opened[name] = await _opened(service, worker)
+        await service.journal.backup(str(tmp_path / "copy.db"))
+    folder = tmp_path / "restored"
+    (folder / "state").mkdir(parents=True)
+    restore(tmp_path / "copy.db", folder / "state" / "journal.db")
+    async with running_service(folder) as service:
+        for name, connection in opened.items():
+            batches, _ = await service.journal.read(0, EventFilter(workers=frozenset((name,))), 1 << 20)
+            (last,) = [batch for batch in batches if Kind.onTerminate in batch.kinds]
+            assert list(last.connections) == [connection]
 
 
 async def test_what_was_stored_for_a_worker_that_lost_its_link_before_the_dial_has_an_end(
