@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 from mooring.events import blob_event, connection_body, object_event, rfc3339, text_event
-from mooring.wire.frames import BINARY, TEXT
+from mooring.wire.frames import TEXT
 
 _encode_json = msgspec.json.Encoder().encode
 _decode_json = msgspec.json.Decoder().decode
@@ -47,6 +46,11 @@ def message_event(data_type: str, data: Any, payload: bytes) -> bytes:
     return object_event(payload) if data_type == "object" else blob_event(payload)
 
 
+def message_body(prefix: bytes, seq: int, time_us: int, data_type: str, data: Any, payload: bytes) -> bytes:
+    """Return the body of the ``onMessage`` of one message; `prefix` is `events.body_prefix` of its connection."""
+    return connection_body(prefix, seq, time_us, message_event(data_type, data, payload))
+
+
 class Rendered(msgspec.Struct):
     """The events of one read, as JSON; `failure` says what was wrong with the message after them."""
 
@@ -56,20 +60,12 @@ class Rendered(msgspec.Struct):
     failure: str | None = None
 
 
-def render(
-    items: list[tuple[int, bytes]],
-    data_type: str,
-    prefix: bytes,
-    seq: int,
-    time_us: int,
-    on_control: Callable[[int, bytes], None],
-) -> Rendered:
+def render(items: list[tuple[int, bytes]], data_type: str, prefix: bytes, seq: int, time_us: int) -> Rendered:
     """Return the bodies of the ``onMessage`` events of one read; the hot path of connections without a handler.
 
     Args:
         prefix: `events.body_prefix` of the connection.
         seq: Of the connection's last event before these.
-        on_control: Gets the pings and pongs between the messages.
     """
     middle = b',"time":"%b","event":{"type":"message","data":' % rfc3339(time_us).encode()
     bodies: list[bytes] = []
@@ -77,9 +73,6 @@ def render(
     text_only = data_type == "text"
     size = count = 0
     for opcode, payload in items:
-        if opcode > BINARY:
-            on_control(opcode, payload)
-            continue
         count += 1
         size += len(payload)
         try:
@@ -104,14 +97,11 @@ class Converted(msgspec.Struct):
     failure: str | None = None
 
 
-def convert_all(items: list[tuple[int, bytes]], data_type: str, on_control: Callable[[int, bytes], None]) -> Converted:
+def convert_all(items: list[tuple[int, bytes]], data_type: str) -> Converted:
     """Return the messages of one read, for a handler's callbacks; arguments as `render`."""
     messages: list[tuple[Any, bytes]] = []
     size = count = 0
     for opcode, payload in items:
-        if opcode > BINARY:
-            on_control(opcode, payload)
-            continue
         count += 1
         size += len(payload)
         try:

@@ -17,6 +17,8 @@ import msgspec
 
 from mooring.connection.connection import Connection
 from mooring.connection.conversion import message_event
+from mooring.connection.host import PausedReader
+from mooring.connection.recorded import RecordedConnection
 from mooring.connection.state import ConnectionState
 from mooring.errors import ConnectError, Invalid, InvalidRequest, LimitReached, MooringError, SendError
 from mooring.events import connection_body, now_us
@@ -41,7 +43,7 @@ from mooring.link.messages import (
     TerminateDone,
     WorkerSettings,
 )
-from mooring.link.outbox import Outbox
+from mooring.link.outbox import Outbox, Recorded
 from mooring.metrics import WorkerMetrics
 from mooring.metrics import encode as encode_metrics
 from mooring.options import ConnectionOptions, ConnectionRequest, resolve
@@ -109,14 +111,15 @@ class Runtime:
         )
         self.connections: dict[int, Connection] = {}
         self.constructions = Constructions(self)
-        self.paused: set[Connection] = set()
+        self.paused: set[PausedReader] = set()
+        self.mailbox = self.context
         self.nobody = _Nobody()
         self.stopping = False
         self.closed_by_stop = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._posted: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._awake = False
-        self._figures: dict[Connection, None] = {}
+        self._figures: dict[RecordedConnection, None] = {}
         self._ids: deque[tuple[int, int]] = deque()  # (next, end) blocks
         self._ids_left = 0
         self._ids_wanted: deque[Future[int]] = deque()
@@ -153,7 +156,7 @@ class Runtime:
             function(*args)
         self.outbox.flush()
 
-    def reserve(self, connection: Connection, size: int) -> None:
+    def reserve(self, connection: RecordedConnection, size: int) -> None:
         """Wait for room for `size` bytes to `connection`; for code in the worker, on any thread but the I/O loop.
 
         Raises:
@@ -170,7 +173,7 @@ class Runtime:
                 raise SendError(connection.id)
             connection.reserved += size
 
-    def release(self, connection: Connection, size: int) -> None:
+    def release(self, connection: RecordedConnection, size: int) -> None:
         """Give reserved room back."""
         with self._room:
             connection.reserved -= size
@@ -190,12 +193,12 @@ class Runtime:
         if not task.cancelled() and (exc := task.exception()) is not None:
             self.loop.call_exception_handler({"message": "a dial has failed in mooring itself", "exception": exc})
 
-    def touch(self, connection: Connection) -> None:
+    def touch(self, connection: Recorded) -> None:
         """The record of `connection` has changed: it is reported with the next flush."""
         self.outbox.touch(connection)
         self.wake()
 
-    def figures_changed(self, connection: Connection) -> None:
+    def figures_changed(self, connection: RecordedConnection) -> None:
         """Only figures have changed: they are reported with the next `Stats`."""
         self._figures[connection] = None
 
@@ -212,7 +215,7 @@ class Runtime:
         """Answer a call, behind the events of what it did."""
         self.answer(msgspec.structs.replace(answer, after=self.flush()))
 
-    def forget(self, connection: Connection) -> None:
+    def forget(self, connection: RecordedConnection) -> None:
         """`connection` is over: no socket, no event to come."""
         self.connections.pop(connection.id, None)
         self._figures.pop(connection, None)
@@ -222,7 +225,7 @@ class Runtime:
         for connection in list(self.paused):
             connection.resume_if_room()
 
-    def message_bytes(self, connection: Connection, data: Any, payload: bytes) -> bytes:
+    def message_bytes(self, connection: RecordedConnection, data: Any, payload: bytes) -> bytes:
         """Return the body of the ``onMessage`` that the context is taking up."""
         prefix = connection.message_prefix
         return connection_body(

@@ -37,7 +37,7 @@ from mooring.parameters import MAX_RESULT_BYTES
 from mooring.usercode import handlers
 
 if TYPE_CHECKING:
-    from mooring.connection.connection import Connection
+    from mooring.connection.recorded import RecordedConnection
     from mooring.process.runtime import Runtime
 
 CALLBACKS: dict[Kind, str] = {
@@ -137,12 +137,12 @@ class Context:
 
     # ------------------------------------------------------------ putting in (I/O loop)
 
-    def post(self, connection: Connection, kind: Kind, event: Any) -> None:
+    def post(self, connection: RecordedConnection, kind: Kind, event: Any) -> None:
         """Queue the callback of an ``onOpen``, ``onError`` or ``onTerminate``."""
         self._put += 1
         self._append(_Lifecycle(connection, kind, event))
 
-    def post_messages(self, connection: Connection, items: list[tuple[Any, bytes]], size: int) -> None:
+    def post_messages(self, connection: RecordedConnection, items: list[tuple[Any, bytes]], size: int) -> None:
         """Queue the callbacks of the messages of one read."""
         connection.posted += len(items)
         connection.posted_bytes += size
@@ -327,7 +327,8 @@ class Context:
 
     async def _take_lifecycle(self, entry: _Lifecycle) -> None:
         connection = entry.connection
-        connection.record(entry.kind, encode_event(entry.event))
+        connection.record(self._runtime.outbox, entry.kind, encode_event(entry.event))
+        self._runtime.wake()
         attribute = CALLBACKS[entry.kind]
         try:
             callback = getattr(connection.handler, attribute, None)
@@ -419,7 +420,7 @@ class Context:
         if answer.request:
             self._runtime.post(self._runtime.answer_call, answer)
 
-    def _report(self, connection: Connection | None, callback: str, exc: BaseException) -> None:
+    def _report(self, connection: RecordedConnection | None, callback: str, exc: BaseException) -> None:
         self.callback_errors += 1
         error = CallbackErrorEvent(
             callback=callback,
@@ -430,16 +431,17 @@ class Context:
         self._log(connection, error)
         self._record(connection, error)
 
-    def _record(self, connection: Connection | None, error: CallbackErrorEvent) -> None:
+    def _record(self, connection: RecordedConnection | None, error: CallbackErrorEvent) -> None:
         if connection is not None:
-            connection.record(Kind.callbackError, encode_event(error))
+            connection.record(self._runtime.outbox, Kind.callbackError, encode_event(error))
+            self._runtime.wake()
             return
         body = worker_body(Kind.callbackError, self._runtime.worker, now_us(), error)
         self._runtime.outbox.add(self._runtime.nobody, bytes((Kind.callbackError,)), body, 0)
         self._runtime.wake()
 
     @staticmethod
-    def _log(connection: Connection | None, error: CallbackErrorEvent) -> None:
+    def _log(connection: RecordedConnection | None, error: CallbackErrorEvent) -> None:
         extra = {"connection": connection and connection.id, "exception": error.traceback.rstrip() or None}
         # User code may have put filters into logging; what they raise must not end the context.
         with contextlib.suppress(Exception):
