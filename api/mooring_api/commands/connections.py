@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -406,7 +407,7 @@ def _text(event: Event) -> str:
     match event.kind:
         case "onMessage":
             data = body.get("data")
-            text = data if isinstance(data, str) else msgspec.json.encode(data).decode()
+            text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False, separators=(",", ":"))
         case "onError":
             text = "; ".join(f"{error['errCode']} {error['message']}" for error in body.get("errors", []))
         case "onTerminate":

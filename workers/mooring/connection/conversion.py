@@ -6,11 +6,11 @@ from typing import Any
 
 import msgspec
 
+from mooring import json_text
 from mooring.events import blob_event, connection_body, object_event, rfc3339, text_event
 from mooring.wire.frames import TEXT
 
 _encode_json = msgspec.json.Encoder().encode
-_decode_json = msgspec.json.Decoder().decode
 
 
 class InvalidData(Exception):
@@ -25,7 +25,7 @@ def convert(data_type: str, opcode: int, payload: bytes) -> Any:
     """
     try:
         if data_type == "object":
-            return _decode_json(payload)
+            return json_text.decode(payload)
         if data_type == "text":
             return payload.decode("utf-8")
         if opcode == TEXT:
@@ -33,10 +33,8 @@ def convert(data_type: str, opcode: int, payload: bytes) -> Any:
         return payload
     except UnicodeDecodeError:
         raise InvalidData("a message that is not UTF-8") from None
-    except msgspec.DecodeError as exc:
+    except json_text.NotJson as exc:
         raise InvalidData(f"a message that is not JSON: {exc}") from None
-    except RecursionError:
-        raise InvalidData("a message that is JSON nested too deeply") from None
 
 
 def message_event(data_type: str, data: Any, payload: bytes) -> bytes:
@@ -49,6 +47,21 @@ def message_event(data_type: str, data: Any, payload: bytes) -> bytes:
 def message_body(prefix: bytes, seq: int, time_us: int, data_type: str, data: Any, payload: bytes) -> bytes:
     """Return the body of the ``onMessage`` of one message; `prefix` is `events.body_prefix` of its connection."""
     return connection_body(prefix, seq, time_us, message_event(data_type, data, payload))
+
+
+def _event(data_type: str, opcode: int, payload: bytes) -> bytes:
+    """Return the ``$2`` JSON of a message that nobody wants the value of.
+
+    Raises:
+        InvalidData: As `convert`.
+    """
+    if data_type != "object":
+        return message_event(data_type, convert(data_type, opcode, payload), payload)
+    try:
+        json_text.check(payload)
+    except json_text.NotJson as exc:
+        raise InvalidData(f"a message that is not JSON: {exc}") from None
+    return object_event(payload)
 
 
 class Rendered(msgspec.Struct):
@@ -79,8 +92,7 @@ def render(items: list[tuple[int, bytes]], data_type: str, prefix: bytes, seq: i
             if text_only:
                 add(b"%b%d%b%b}}" % (prefix, seq + count, middle, _encode_json(payload.decode())))
             else:
-                event = message_event(data_type, convert(data_type, opcode, payload), payload)
-                add(connection_body(prefix, seq + count, time_us, event))
+                add(connection_body(prefix, seq + count, time_us, _event(data_type, opcode, payload)))
         except UnicodeDecodeError:
             return Rendered(bodies, count, size, "a message that is not UTF-8")
         except InvalidData as exc:

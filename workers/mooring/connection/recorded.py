@@ -76,21 +76,21 @@ class RecordedConnection:
     def update(self) -> ConnectionUpdate:
         """Return the changing part of the record."""
         return ConnectionUpdate(
-            self.id,
-            self.state.value,
-            self.recorded_seq,
-            self.messages_in,
-            self.messages_out,
-            self.bytes_in,
-            self.bytes_out,
-            self.last_message_at_us,
-            self.round_trip_us,
-            self.opened_at_us,
-            self.closed_at_us,
-            self.protocol,
-            self.terminated,
-            self.errors,
-            self.ended,
+            id=self.id,
+            status=self.state.value,
+            seq=self.recorded_seq,
+            messages_in=self.messages_in,
+            messages_out=self.messages_out,
+            bytes_in=self.bytes_in,
+            bytes_out=self.bytes_out,
+            last_message_at_us=self.last_message_at_us,
+            round_trip_us=self.round_trip_us,
+            opened_at_us=self.opened_at_us,
+            closed_at_us=self.closed_at_us,
+            protocol=self.protocol,
+            terminate=self.terminated,
+            errors=self.errors,
+            ended=self.ended,
         )
 
     def mark_ended(self) -> None:

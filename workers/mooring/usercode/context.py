@@ -19,11 +19,11 @@ import uvloop
 from mooring.connection.conversion import message_body
 from mooring.errors import HandlerError
 from mooring.events import Kind, MessageEvent, encode_event, now_us
-from mooring.link.keyed import KeyedAnswers
 from mooring.link.messages import Call, Called, CallFailed
 from mooring.log_lines import running_connection
 from mooring.parameters import MAX_RESULT_BYTES
-from mooring.usercode import failures, handlers
+from mooring.usercode import handlers
+from mooring.usercode.calls import Calls
 from mooring.usercode.host import CodeHost
 from mooring.usercode.mailbox import Entry, Lifecycle, Mailbox, Messages, Task
 from mooring.usercode.running import Running
@@ -62,7 +62,7 @@ class Context:
         self._wake: asyncio.Event | None = None
         self._ready = threading.Event()
         self.running = Running(host)
-        self._answers: KeyedAnswers[Called | CallFailed] = KeyedAnswers()
+        self._calls = Calls(host)
 
     # For the I/O loop.
 
@@ -153,7 +153,7 @@ class Context:
                 self.mailbox.took_call(entry)
                 if self._discarding:
                     self.discarded += 1
-                    self._answer(CallFailed(entry.request, "", "the worker is being killed", "", discarded=True))
+                    self._calls.discarded(entry)
                 else:
                     await self._take_call(entry)
             case Task():
@@ -230,10 +230,7 @@ class Context:
         await self._go_on(_current_task())
 
     async def _take_call(self, call: Call) -> None:
-        known = self._answers.get(call.key)
-        if known is not None:
-            # Asked again after a crash of the service: the function has run, and runs once.
-            self._answer(msgspec.structs.replace(known, request=call.request))
+        if self._calls.repeated(call):
             return
         self.running.begin(call.name)
         answer: Called | CallFailed
@@ -256,14 +253,7 @@ class Context:
                 call.request, type(exc).__qualname__, handlers.message_of(exc), handlers.format_traceback(exc)
             )
         self.running.end()
-        self._answers.remember(call.key, answer)
-        if call.request:
-            self._answer(answer)
-        if isinstance(answer, CallFailed):
-            error = failures.of_call(call.name, answer)
-            failures.write_line(None, error)
-            if not call.request:
-                failures.record(self._host, None, error)
+        self._calls.done(call, answer)
         await self._go_on(_current_task())
 
     async def _go_on(self, task: asyncio.Task[Any]) -> None:
@@ -286,10 +276,6 @@ class Context:
         # The outbox is emptied by the journal's acknowledgements: a stalled disk stalls callbacks, and loses nothing.
         while self._host.outbox.full and not self._finish:
             await asyncio.sleep(0.005)
-
-    def _answer(self, answer: Called | CallFailed) -> None:
-        if answer.request:
-            self._host.post(self._host.answer_call, answer)
 
 
 def _current_task() -> asyncio.Task[Any]:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from mooring.checks import check_worker_name
 from mooring.errors import Invalid, InvalidRequest
 from mooring.link.messages import AskCall
-from mooring.options import check_worker_name
 from mooring.parameters import copy_params
 from mooring.usercode.host import CodeHost
 

@@ -7,17 +7,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
-
+from mooring import json_text
+from mooring.checks import check_close
 from mooring.connection.connection import Connection
 from mooring.connection.state import ConnectionState
 from mooring.errors import ConnectionClosed, Invalid, InvalidRequest, WrongState
-from mooring.options import ConnectionRequest, check_close
+from mooring.options import ConnectionRequest
 from mooring.usercode import current as process
 from mooring.usercode.host import CodeHost
 from mooring.wire.frames import BINARY, TEXT
-
-_encode_json = msgspec.json.Encoder().encode
 
 
 class WebSocket:
@@ -98,7 +96,7 @@ class WebSocket:
             ConnectionClosed: If it is Closed.
             SendError: If the peer has not read for ``send_timeout``.
             TypeError: If `message` is of another type, or not JSON.
-            UnicodeEncodeError: If text holds a lone surrogate.
+            UnicodeEncodeError: If `message` is text with a lone surrogate (inside an object it is sent escaped).
         """
         connection = self._connection
         opcode = TEXT
@@ -107,7 +105,7 @@ class WebSocket:
         elif isinstance(message, (bytes, bytearray, memoryview)):
             opcode, payload = BINARY, bytes(message)
         elif isinstance(message, (dict, list)):
-            payload = _encode_json(message)
+            payload = json_text.encode(message)
         else:
             raise TypeError(f"send takes str, bytes, dict or list, not {type(message).__name__}")
         self._check_connected()

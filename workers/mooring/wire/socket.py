@@ -218,7 +218,7 @@ class Socket(asyncio.Protocol):
             self.outbound.drop()  # our own close frame may be waiting there, behind what the peer did not read
             self.outbound.close(close_payload(code))
         # The answer may still be in the transport's buffer: `_end` gives it, and TCP, a second.
-        self._end(code, reason, was_clean=code != ABNORMAL)
+        self._end(code, reason, was_clean=True)
 
     def _on_dead(self, silent_s: float) -> None:
         message = f"the server sent nothing for {silent_s:.1f} s after a ping"
