@@ -6,6 +6,7 @@ import gzip
 import json
 from typing import NamedTuple
 
+import aiohttp
 import pytest
 from yarl import URL
 
@@ -216,6 +217,22 @@ async def test_close_codes_that_are_refused(shared: RunningService, echo: EchoSe
     await shared.call("DELETE", f"/v1/connections/{record['id']}?reason={'x' * 124}", 422)
     await shared.call("DELETE", f"/v1/connections/{record['id']}?reason={'%C3%BC' * 62}", 422)
     await shared.call("DELETE", f"/v1/connections/{record['id']}?reason={'x' * 123}")
+
+
+@pytest.mark.parametrize("reason", ["%C3", "abc%C3", "%ED%A0%80", "%ff", "%C0%AF"])
+async def test_a_reason_whose_escapes_are_not_utf_8_is_refused_and_the_socket_untouched(
+    shared: RunningService, echo: EchoServer, reason: str
+) -> None:
+    record = await shared.open(echo.url)
+    path = URL(f"{shared.url}/v1/connections/{record['id']}?code=4000&reason={reason}", encoded=True)
+    async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {shared.token}"}) as client:
+        async with client.delete(path) as response:
+            assert response.status == 400, await response.text()
+            assert (await response.json())["type"] == "urn:mooring:problem:bad-request"
+    assert (await shared.record(record["id"]))["status"] == "Connected"
+    async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {shared.token}"}) as client:
+        async with client.delete(URL(f"{path.with_query(None)}?reason=%C3%BC%25", encoded=True)) as response:
+            assert response.status == 200
 
 
 @pytest.mark.parametrize("cursor", ["%00", "a%0Ab", "-1", "9223372036854775808", "x" * 5_000, "%ff", "0-0-0", "start2"])

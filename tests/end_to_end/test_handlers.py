@@ -42,6 +42,21 @@ FAILED_DIALS = ("refused", "no handshake", "terminate while Connecting")
 FAILED = (*FAILED_DIALS, "reset", "protocol error", "bad data", "too big", "silence")
 
 
+async def test_under_auto_a_handler_gets_text_as_str_and_binary_as_bytes(
+    service: RunningService, echo: EchoServer
+) -> None:
+    record = await open_with(service, echo.url, "Sorter")
+    assert record["dataType"] == "auto", "an attribute of the handler, too"
+    await service.send(record["id"], "Grüße")
+    await service.send(record["id"], b"\xff\x00", "application/octet-stream")
+    events = await service.events(record["id"], count=3)
+    assert [event["event"] for event in events[1:]] == [
+        {"type": "message", "data": "Grüße"},
+        {"type": "message", "data": "/wA=", "encoding": "base64"},
+    ]
+    assert await seen_by(service) == [["auto", "str", "Grüße"], ["auto", "bytes", "/wA="]]
+
+
 @pytest.mark.parametrize("how", ENDS)
 async def test_however_a_connection_ends_on_terminate_is_the_last_and_comes_once(
     shared: RunningService, how: str

@@ -246,3 +246,12 @@ async def _has_waiting(service: RunningService, count: int) -> bool:
             if line.startswith("mooring_queue_bytes{") and 'queue="outbound"' in line:
                 return float(line.rsplit(" ", 1)[1]) >= count
     return False
+
+
+async def test_an_answer_that_says_later_is_not_kept_for_the_key(service: RunningService, echo: EchoServer) -> None:
+    record = await service.open(f"{echo.url}slow?s=0.5", 202, request_headers={"Prefer": "respond-async"})
+    problem = await service.send(record["id"], "x", status=409, **KEY)
+    assert problem["type"] == "urn:mooring:problem:wrong-state"
+    await service.events(record["id"], until="onOpen")
+    assert (await service.send(record["id"], "x", **KEY))["sent"] == 1
+    await wait_for(lambda: echo.peers[0].received == ["x"])

@@ -23,7 +23,7 @@ DEFAULT_WORKER = "main"
 MAX_DURATION_S = 86_400.0
 MAX_MESSAGE_BYTES_CEILING = 32 * 1024 * 1024  # a message, escaped as JSON, must fit one frame of the link
 
-DataType = Literal["text", "blob", "object"]
+DataType = Literal["text", "blob", "object", "auto"]
 
 
 class Option(msgspec.Struct, frozen=True, kw_only=True):
