@@ -16,7 +16,7 @@ from typing import Any
 
 import apsw
 
-from tests.conftest import RunningService, StartService, wait_for
+from tests.conftest import ROOT, RunningService, StartService, wait_for
 from tests.end_to_end.with_user_code import call, held, options, seen_by
 from tests.follower import Follower
 from tests.servers import EchoServer, FeedServer
