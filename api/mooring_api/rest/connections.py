@@ -10,14 +10,13 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from mooring.checks import check_worker_name
 from mooring.errors import ErrCode, MooringError, SendError
-from mooring.link.messages import STATUS_CONNECTING
+from mooring.link.messages import STATUS_CONNECTING, STATUSES
 from mooring.options import ConnectionRequest, effective
 from mooring_api.rest import idempotency
 from mooring_api.rest.context import API, BODY_TIMEOUT_S, Api, json_response, read_body
 from mooring_api.rest.problems import Problem, problem_of
 from mooring_api.rest.schemas import (
     MAX_PAGE,
-    STATUSES,
     check_json,
     check_text,
     connection_id,

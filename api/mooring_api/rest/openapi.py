@@ -7,12 +7,14 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from mooring.checks import NAME_PATTERN
 from mooring.errors import ErrorEntry, Invalid
-from mooring.events import Kind
+from mooring.events import KINDS
+from mooring.link.messages import STATUSES
 from mooring.options import ConnectionRequest
 from mooring.version import __version__
 from mooring_api.rest.problems import PREFIX, TYPES
-from mooring_api.rest.schemas import MAX_PAGE, MAX_WAIT_S, STATUSES, CallRequest
+from mooring_api.rest.schemas import MAX_PAGE, MAX_WAIT_S, CallRequest
 from mooring_service.records import ConnectionRecord, Killed, SentRecord, WorkerRecord
 from mooring_service.service import Readiness
 
@@ -65,7 +67,7 @@ PARAMETERS: dict[str, dict[str, Any]] = {
         "name": "name",
         "in": "path",
         "required": True,
-        "schema": {"type": "string", "pattern": r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"},
+        "schema": {"type": "string", "pattern": f"^{NAME_PATTERN}$"},
     },
     "worker": _query("worker", {"type": "string"}, "Only of this worker."),
     "status": _query("status", {"enum": list(STATUSES)}, "Only those with this status."),
@@ -80,7 +82,7 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "connections": _query("connection", {"type": "string"}, "Only of these connections: ids, separated by commas."),
     "workers": _query("worker", {"type": "string"}, "Only of these workers: names, separated by commas."),
     "kinds": _query(
-        "kind", {"type": "string"}, f"Only these kinds, separated by commas: {', '.join(Kind.__members__)}."
+        "kind", {"type": "string"}, f"Only these kinds, separated by commas: {', '.join(kind.name for kind in KINDS)}."
     ),
     "lastEventId": _header("Last-Event-ID", f"As `after`, which it beats: {_CURSOR}", {"type": "string"}),
     "code": _query("code", {"type": "integer"}, "1000 (the default), or 3000 to 4999."),
@@ -288,21 +290,22 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
 def _event_schema() -> dict[str, Any]:
     return {
         "type": "object",
-        "required": ["id", "kind", "worker", "time", "event"],
+        "required": ["id", "kind", "time", "event"],
         "properties": {
             "id": {"type": "string", "description": "<epoch>-<position>"},
-            "kind": {"enum": [*Kind.__members__]},
+            "kind": {"enum": [kind.name for kind in KINDS]},
             "connection": {"type": "integer"},
             "worker": {"type": "string"},
             "seq": {"type": "integer", "description": "Counts a connection's events from 1, without holes."},
             "time": {"type": "string", "format": "date-time"},
-            "event": {"type": "object", "description": "4D's $2: `type`, and the fields of the kind."},
+            "event": {"description": "4D's $2.", "oneOf": [ref(info.event.__name__) for info in KINDS.values()]},
         },
     }
 
 
 def _components() -> dict[str, Any]:
     structs = (
+        *(info.event for info in KINDS.values()),
         ConnectionRequest,
         ConnectionRecord,
         WorkerRecord,
@@ -315,6 +318,12 @@ def _components() -> dict[str, Any]:
     )
     _, found = msgspec.json.schema_components(structs, ref_template="#/components/schemas/{name}")
     found["Readiness"]["required"] = ["ready"]
+    for kind, info in KINDS.items():
+        event = found[info.event.__name__]
+        event["description"] = f"{kind.name}: {info.meaning}."
+        event["properties"]["type"] = {"const": event["properties"]["type"]["default"]}
+        event["properties"] |= {name: {"type": "string", "description": text} for name, text in info.in_json.items()}
+        event["required"] = [field for field in event["properties"] if field not in info.in_json]
     found["Event"] = _event_schema()
     found["ConnectionPage"] = {
         "type": "object",

@@ -21,6 +21,7 @@ import uvloop
 
 from mooring.errors import HandlerError
 from mooring.events import (
+    KINDS,
     CallbackErrorEvent,
     ErrorEvent,
     Kind,
@@ -40,12 +41,7 @@ if TYPE_CHECKING:
     from mooring.connection.connection import Connection
     from mooring.process.runtime import Runtime
 
-CALLBACKS: dict[Kind, str] = {
-    Kind.onOpen: "on_open",
-    Kind.onMessage: "on_message",
-    Kind.onError: "on_error",
-    Kind.onTerminate: "on_terminate",
-}
+CALLBACKS = {kind: info.callback for kind, info in KINDS.items() if info.callback}
 CALL_COST_BYTES = 1024  # what a call counts for in the mailbox's bound, besides its parameters
 _pack = msgspec.msgpack.Encoder().encode
 SLICE_ITEMS = 200  # after so many items the loop's other tasks (those that user code started) get their turn
