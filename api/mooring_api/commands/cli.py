@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 from itertools import zip_longest
 from pathlib import Path
 
@@ -16,14 +17,14 @@ COLUMN = 30  # cells of a description where the help has two columns of commands
 TWO_COLUMNS = 76
 
 
-COMMANDS = {
+COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("service:serve_command", "Run the service"),
     "token": ("service:token", "Print the API's token"),
-    "open": ("connections:open_command", "Open a connection"),
+    "open": ("open:open_command", "Open a connection"),
     "ls": ("connections:ls", "List connections"),
     "show": ("connections:show", "Show one connection"),
-    "send": ("connections:send", "Send text, JSON, file, lines"),
-    "tail": ("connections:tail", "Follow events"),
+    "send": ("exchange:send", "Send text, JSON, file, lines"),
+    "tail": ("exchange:tail", "Follow events"),
     "close": ("connections:close", "Terminate a connection"),
     "workers": ("workers:workers", "List, start, drain workers"),
     "call": ("workers:call", "Run a function in a worker"),
@@ -36,7 +37,10 @@ COMMANDS = {
     "backup": ("operate:backup", "Copy the journal"),
     "restore": ("operate:restore", "Start over from a copy"),
 }
-"""Name → where it stands in `mooring_api.commands`, and its line in the help; in the order of use."""
+"""Name → where it stands in `mooring_api.commands`, and what it does on one line; in the order of use.
+
+The line is the first one of the command's own help, too: its docstring says what else there is to say.
+"""
 
 
 class Commands(click.Group):
@@ -57,6 +61,7 @@ class Commands(click.Group):
         module, _, attribute = place.partition(":")
         command: click.Command = getattr(importlib.import_module(f"mooring_api.commands.{module}"), attribute)
         command.short_help = short_help
+        command.help = f"{short_help}.\n\n{inspect.cleandoc(command.callback.__doc__ or '')}"
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

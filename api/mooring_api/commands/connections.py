@@ -1,0 +1,162 @@
+"""ls, show, close: what there is, and its end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+from rich.table import Table
+from rich.text import Text
+
+from mooring_api.client import ApiError, Client
+from mooring_api.commands.tables import Column, console, plain, table
+from mooring_api.commands.target import Failure, Target, as_json, explain, known_worker, show_json
+from mooring_api.commands.words import status as status_text
+from mooring_service.records import STATUS_TONES, ConnectionRecord
+
+WIDE = 80  # cells; below, the worker's name is cut sooner, so that something of the URL is left
+
+
+async def every(client: Client, **filters: Any) -> list[ConnectionRecord]:
+    """Return all connections that the filters let through."""
+    found: list[ConnectionRecord] = []
+    after = 0
+    while True:
+        page = await client.connections(after=after, **filters)
+        found += page.connections
+        if page.next is None:
+            return found
+        after = page.next
+
+
+async def known(client: Client, connection: int, work: Any) -> Any:
+    """Await `work`; an unknown id names the nearest known one."""
+    try:
+        return await work
+    except ApiError as exc:
+        if exc.type.endswith(":connection-not-found"):
+            ids = [record.id for record in await every(client)]
+            hint = f"; the nearest is {min(ids, key=lambda other: abs(other - connection))}" if ids else ""
+            raise Failure(explain(exc) + hint) from None
+        raise
+
+
+@click.command()
+@click.option("--worker", help="Only of this worker.")
+@click.option("--status", type=click.Choice(list(STATUS_TONES), case_sensitive=False))
+@click.option("--all", "-a", "everything", is_flag=True, help="Closed ones too.")
+@as_json
+@click.pass_obj
+def ls(target: Target, worker: str | None, status: str | None, everything: bool, as_json: bool) -> None:
+    """Those that are not Closed, by id.
+
+    \b
+    Example:  mooring ls --worker quotes
+    """
+
+    async def work(client: Client) -> list[ConnectionRecord]:
+        found = await every(client, worker=worker, status=status)
+        if worker is not None and not found:
+            await known_worker(client, worker, client.worker(worker))
+        return found
+
+    found = target.run(work)
+    if status is None and not everything:
+        found = [record for record in found if record.status != "Closed"]
+    if as_json:
+        for record in found:
+            show_json(record)
+        return
+    screen = console()
+    columns = (
+        Column("ID", right=True),
+        Column("STATUS"),
+        Column("WORKER", widest=20 if screen.width >= WIDE else 10),
+        Column("IN", right=True, expendable=1),
+        Column("OUT", right=True, expendable=1),
+        Column("URL", flexible=True),
+    )
+    rows = [
+        (
+            str(record.id),
+            status_text(record.status),
+            record.worker,
+            str(record.stats.messages_in),
+            str(record.stats.messages_out),
+            plain(record.url),
+        )
+        for record in found
+    ]
+    screen.print(table(columns, rows, screen.width))
+
+
+@click.command()
+@click.argument("connection", metavar="ID", type=int)
+@as_json
+@click.pass_obj
+def show(target: Target, connection: int, as_json: bool) -> None:
+    """A Closed one, too, while its record is retained.
+
+    \b
+    Example:  mooring show 1
+    """
+    record = target.run(lambda client: known(client, connection, client.connection(connection)))
+    if as_json:
+        show_json(record)
+        return
+    facts = Table(box=None, pad_edge=False, show_header=False)
+    facts.add_column(style="bold", no_wrap=True)
+    facts.add_column(overflow="fold")
+    stats = record.stats
+    for name, value in (
+        ("id", record.id),
+        ("url", record.url),
+        ("status", record.status),
+        ("worker", record.worker),
+        ("handler", record.handler),
+        ("data type", record.data_type),
+        ("headers", ", ".join(record.headers)),
+        ("protocol", record.protocol),
+        ("created", record.created_at),
+        ("opened", record.opened_at),
+        ("closed", record.closed_at),
+        ("ended", _end_in_words(record)),
+        ("errors", "\n".join(f"{error.err_code} {error.message}" for error in record.errors)),
+        ("in", f"{stats.messages_in} messages, {stats.bytes_in} bytes"),
+        ("out", f"{stats.messages_out} messages, {stats.bytes_out} bytes"),
+        ("last message", stats.last_message_at),
+        ("round trip", None if stats.round_trip_ms is None else f"{stats.round_trip_ms:.1f} ms"),
+        ("last event", record.last_event_id),
+    ):
+        if value not in (None, ""):
+            facts.add_row(name, Text("\n".join(plain(line) for line in str(value).split("\n"))))
+    console().print(facts)
+
+
+def _end_in_words(record: ConnectionRecord) -> str | None:
+    end = record.terminate
+    if end is None:
+        return None
+    how = "cleanly" if end.was_clean else "not cleanly"
+    return f"{end.code} {how}" + (f": {plain(end.reason)}" if end.reason else "")
+
+
+@click.command()
+@click.argument("connection", metavar="ID", type=int)
+@click.option("--code", type=int, help="Close code: 1000 or 3000 to 4999.")
+@click.option("--reason", help="At most 123 bytes.")
+@as_json
+@click.pass_obj
+def close(target: Target, connection: int, code: int | None, reason: str | None, as_json: bool) -> None:
+    """With a close frame, and its end printed; what is Closed stays so.
+
+    \b
+    Example:  mooring close 1 --code 3001 --reason done
+    """
+    record = target.run(
+        lambda client: known(client, connection, client.terminate(connection, code, reason)), waiting="closing"
+    )
+    if as_json:
+        show_json(record)
+    else:
+        click.echo(f"{record.id}  {record.status}  {_end_in_words(record) or ''}".rstrip())
