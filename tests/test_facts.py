@@ -22,7 +22,8 @@ from mooring.options import HANDLER_OPTIONS, OPTIONS, ConnectionOptions, Connect
 from mooring_api.commands.cli import COMMANDS, main
 from mooring_api.commands.open import COMMON, body_of, open_command
 from mooring_api.commands.words import COLOURS, in_words
-from mooring_api.rest.openapi import describe
+from mooring_api.rest.app import ROUTES
+from mooring_api.rest.openapi import Description
 from mooring_service.processes.worker_state import WorkerState
 from mooring_service.records import STATUS_TONES, WORKER_TONES
 from tests.conftest import ROOT
@@ -58,7 +59,7 @@ def test_a_default_is_within_its_own_bounds_and_says_what_it_is_for() -> None:
 
 
 def test_the_api_describes_the_options_as_they_are() -> None:
-    described = describe()["components"]["schemas"]["ConnectionRequest"]["properties"]
+    described = Description(ROUTES).document["components"]["schemas"]["ConnectionRequest"]["properties"]
     assert list(described) == [option.key for option in OPTIONS.values()]
     for option in OPTIONS.values():
         schema = described[option.key]

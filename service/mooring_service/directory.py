@@ -13,7 +13,7 @@ import msgspec
 
 from mooring.errors import UnknownConnection
 from mooring.events import rfc3339
-from mooring.link.messages import STATUS_CLOSED, ConnectionCreated, ConnectionUpdate
+from mooring.link.messages import STATUS_CLOSED, STATUS_CONNECTING, ConnectionCreated, ConnectionUpdate
 from mooring_service.journal.journal import Committed, StoredConnection
 from mooring_service.records import ConnectionRecord, ConnectionStats
 
@@ -58,10 +58,7 @@ class Directory:
         """Take what the journal held."""
         self._epoch = epoch
         for stored in sorted(connections, key=lambda stored: stored.last_position):
-            self._entries[stored.created.id] = Entry(
-                stored.created, stored.update, stored.incarnation, stored.last_position
-            )
-            self._index(stored.created, stored.update, ended_before=False, known_before=False)
+            self._add(Entry(stored.created, stored.update, stored.incarnation, stored.last_position))
 
     def fold(self, committed: Committed) -> None:
         """Take one committed addition."""
@@ -71,9 +68,7 @@ class Directory:
         for created in append.created:
             entry = self._entries.get(created.id)
             if entry is None:
-                update = ConnectionUpdate(created.id, "Connecting")
-                self._entries[created.id] = Entry(created, update, append.incarnation, 0)
-                self._index(created, update, ended_before=False, known_before=False)
+                self._add(Entry(created, ConnectionUpdate(created.id, STATUS_CONNECTING), append.incarnation, 0))
             else:
                 entry.created = created
                 entry.incarnation = append.incarnation or entry.incarnation
@@ -81,7 +76,6 @@ class Directory:
             entry = self._entries.get(update.id)
             if entry is None:
                 continue
-            ended_before = entry.update.ended
             before = entry.update
             entry.update = update
             if before.messages_out > update.messages_out:
@@ -89,7 +83,8 @@ class Directory:
                 entry.update = _with_totals(update, before.messages_out, before.bytes_out)
             if batch is not None:
                 entry.last_position = batch.last_of(update.id) or entry.last_position
-            self._index(entry.created, update, ended_before=ended_before, known_before=True)
+            if update.ended and not before.ended:
+                self._end(entry.created)
 
     def figures(self, update: ConnectionUpdate) -> None:
         """Take figures that changed without an event: what was sent, and the round trip. They are not in the journal.
@@ -106,19 +101,22 @@ class Directory:
         if entry is not None:
             entry.update = _with_totals(entry.update, messages_out, bytes_out)
 
-    def _index(
-        self, created: ConnectionCreated, update: ConnectionUpdate, *, ended_before: bool, known_before: bool
-    ) -> None:
-        live = self._live.setdefault(created.worker, {})
-        if not update.ended and created.id not in live and not ended_before:
-            live[created.id] = None
+    def _add(self, entry: Entry) -> None:
+        connection = entry.created.id
+        self._entries[connection] = entry
+        if entry.update.ended:
+            self._ended[connection] = time.monotonic()
+        else:
+            self._live.setdefault(entry.created.worker, {})[connection] = None
             self._live_count += 1
-        elif update.ended and not (ended_before and known_before):
-            if live.pop(created.id, 0) is None:
-                self._live_count -= 1
-            self._ended[created.id] = time.monotonic()
-        if not live:
-            del self._live[created.worker]
+
+    def _end(self, created: ConnectionCreated) -> None:
+        live = self._live.get(created.worker, {})
+        if live.pop(created.id, 0) is None:  # 0: it was not there; user code shares the process that reports
+            self._live_count -= 1
+            if not live:
+                del self._live[created.worker]
+        self._ended[created.id] = time.monotonic()
 
     def prune(self, now: float) -> list[int]:
         """Forget ended connections that are no longer retained, and return their ids."""
@@ -131,8 +129,6 @@ class Directory:
             del self._entries[connection]
             gone.append(connection)
         return gone
-
-    # ------------------------------------------------------------ looking
 
     def entry(self, connection: int) -> Entry:
         """Return what is known of `connection`.

@@ -32,14 +32,15 @@ from mooring.link.messages import (
     Terminate,
 )
 from mooring.options import ConnectionRequest, effective, too_new
-from mooring_service.config import Config
+from mooring_service.admission import Admission
 from mooring_service.directory import Directory
 from mooring_service.endings import ends
 from mooring_service.intake import Intake
 from mooring_service.journal.batch import Append
 from mooring_service.journal.journal import Journal
+from mooring_service.processes.reports import ID_BLOCK
 from mooring_service.processes.slot import Slot
-from mooring_service.processes.supervisor import ID_BLOCK, Supervisor
+from mooring_service.processes.supervisor import Supervisor
 from mooring_service.processes.worker_state import WorkerState
 from mooring_service.records import ConnectionRecord
 
@@ -69,9 +70,9 @@ class Openings:
     """The connections that are being opened."""
 
     def __init__(
-        self, config: Config, journal: Journal, directory: Directory, intake: Intake, supervisor: Supervisor
+        self, admission: Admission, journal: Journal, directory: Directory, intake: Intake, supervisor: Supervisor
     ) -> None:
-        self.config = config
+        self._admission = admission
         self._journal = journal
         self._directory = directory
         self._intake = intake
@@ -119,9 +120,10 @@ class Openings:
             InvalidRequest: If the handler asks for something that is not valid.
             PolicyRefused, LimitReached, WorkerBusy, WorkerTooOld, WorkerDied, Unavailable, JournalUnavailable: As they say.
         """
-        if request.tls and not request.tls.verify and not self.config.egress.allow_insecure_tls:
+        config = self._admission.config
+        if request.tls and not request.tls.verify and not config.egress.allow_insecure_tls:
             raise PolicyRefused("tls.verify false is refused: [egress] allow_insecure_tls is not set")
-        limits = self.config.limits
+        limits = config.limits
         if self._directory.live_count + self._opening_count >= limits.max_connections:
             raise LimitReached("limits.max_connections", limits.max_connections)
         if self._directory.live_count_of(request.worker) >= limits.max_connections_per_worker:

@@ -311,6 +311,21 @@ async def test_a_silent_peer_is_pinged_and_given_up(shared: RunningService) -> N
         assert server.connections[0].frames[0][0] == 9
 
 
+async def test_an_idle_connection_is_pinged_every_interval_however_long_the_timeout(shared: RunningService) -> None:
+    async def script(connection: RawConnection) -> None:
+        await connection.accept()
+        while True:
+            opcode, payload = await connection.read_frame()
+            connection.writer.write(frame(10, payload) if opcode == 9 else b"")
+
+    async with RawServer(script) as server:
+        record = await shared.open(server.url, pingInterval=0.2)
+        began = asyncio.get_running_loop().time()
+        await wait_for(lambda: sum(opcode == 9 for opcode, _ in server.connections[0].frames) >= 5)
+        assert asyncio.get_running_loop().time() - began < 10.0, "not each pingTimeout, which is 20 s by default"
+        await shared.call("DELETE", f"/v1/connections/{record['id']}")
+
+
 async def test_an_idle_peer_that_answers_pings_stays_and_has_a_round_trip(
     shared: RunningService, echo: EchoServer
 ) -> None:

@@ -130,3 +130,10 @@ def test_any_headers_are_decided_and_what_passes_is_safe_on_the_wire(headers: di
         for name, value in headers.items():
             for item in [name, value] if isinstance(value, str) else [name, *value]:
                 assert not set(item) & {"\r", "\n", "\0"}
+
+
+@pytest.mark.parametrize("scheme", ["ws", "WS", "Ws"])
+def test_tls_is_for_wss_however_the_scheme_is_spelled(scheme: str) -> None:
+    asked = ConnectionRequest(url=f"{scheme}://a/", tls=TlsRequest(verify=True))
+    assert [wrong.pointer for wrong in check_request(asked)] == ["/tls"]
+    assert check_request(ConnectionRequest(url="WSS://a/", tls=TlsRequest(verify=True))) == []

@@ -18,8 +18,11 @@ from mooring.usercode import handlers as user_code
 from mooring_api.commands.target import Failure, Target, as_json, show_json
 from mooring_api.rest.access import TokenFileError, load_token, token_hash
 from mooring_api.server import logs, systemd
+from mooring_api.server.composition import ServeOptions
+from mooring_api.server.listen import parse_listen, tls_of
 from mooring_api.server.restart import DRY_RUN
-from mooring_api.server.serve import ServeOptions, parse_listen, prepare_state_dir, serve, tls_of
+from mooring_api.server.serve import serve
+from mooring_api.server.state_file import prepare_state_dir
 from mooring_service.config import Config, ConfigError, ignored_variables, load
 from mooring_service.lock import StateDirectoryBusy, holder_of
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
 from rich.text import Text
 
 from mooring.events import KINDS
@@ -18,6 +18,11 @@ COLOURS = {"good": "green", "warn": "yellow", "bad": "red", "soft": "dim", "plai
 
 _BY_NAME = {kind.name: info for kind, info in KINDS.items()}
 _FIELD = re.compile(r"\{(\w+)(?:\|([^}]*)|\?([^:}]*):([^}]*))?\}")
+
+
+def _as_json(value: Any) -> str:
+    # Not msgspec: a message may hold what it cannot write (a single surrogate).
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def kind_colour(kind: str) -> str:
@@ -35,7 +40,7 @@ def in_words(kind: str, event: Mapping[str, Any]) -> str:
     """Return what an event says on one line that cannot drive the terminal."""
     info = _BY_NAME.get(kind)
     if info is None:
-        return plain(msgspec.json.encode(event).decode())
+        return plain(_as_json(event))
 
     def filled(match: re.Match[str]) -> str:
         name, missing, yes, no = match.groups()
@@ -48,6 +53,6 @@ def in_words(kind: str, event: Mapping[str, Any]) -> str:
             return value
         if name == "errors":
             return "; ".join(f"{error['errCode']} {error['message']}" for error in value)
-        return msgspec.json.encode(value).decode()
+        return _as_json(value)
 
     return plain(_FIELD.sub(filled, info.words)).rstrip()

@@ -129,8 +129,6 @@ class Slot:
         # Nobody may be waiting for it; its failure is in the log and in the worker's record.
         self.ready.add_done_callback(lambda future: future.cancelled() or future.exception())
 
-    # ------------------------------------------------------------ requests
-
     def request(self, timeout_s: float) -> tuple[int, asyncio.Future[Any]]:
         """Return a new request's number, and the future of its answer.
 
@@ -201,8 +199,6 @@ class Slot:
         """Forget the process."""
         self.process = None
         self.channel = None
-
-    # ------------------------------------------------------------ looking
 
     def to_record(self, connections: int) -> WorkerRecord:
         """Return the public record."""

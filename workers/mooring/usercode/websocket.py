@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
+from mooring import json_text
 from mooring.checks import check_close
 from mooring.connection.state import ConnectionState
 from mooring.errors import ConnectionClosed, Invalid, InvalidRequest, WrongState
@@ -19,8 +18,6 @@ from mooring.wire.frames import BINARY, TEXT
 if TYPE_CHECKING:
     from mooring.connection.connection import Connection
     from mooring.process.runtime import Runtime
-
-_encode_json = msgspec.json.Encoder().encode
 
 
 class WebSocket:
@@ -100,7 +97,7 @@ class WebSocket:
             ConnectionClosed: If it is Closed.
             SendError: If the peer has not read for ``send_timeout``.
             TypeError: If `message` is of another type, or not JSON.
-            UnicodeEncodeError: If text holds a lone surrogate.
+            UnicodeEncodeError: If `message` is text with a lone surrogate (inside an object it is sent escaped).
         """
         connection = self._connection
         opcode = TEXT
@@ -109,7 +106,7 @@ class WebSocket:
         elif isinstance(message, (bytes, bytearray, memoryview)):
             opcode, payload = BINARY, bytes(message)
         elif isinstance(message, (dict, list)):
-            payload = _encode_json(message)
+            payload = json_text.encode(message)
         else:
             raise TypeError(f"send takes str, bytes, dict or list, not {type(message).__name__}")
         self._check_connected()
