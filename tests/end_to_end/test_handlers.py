@@ -15,7 +15,7 @@ import pytest
 from tests.conftest import ROOT, RunningService, StartService, wait_for
 from tests.servers import EchoServer, FeedServer, RawConnection, RawServer, frame
 
-HANDLERS = ("Recorder", "AsyncRecorder", "OnlyMessages", "Stubborn", "Sleeper", "Busy", "Counter", "Overlap", "Marker", "Misbehaves", "AsyncMisbehaves", "Opens", "Broken", "BrokenWithoutMessage", "BrokenOptions", "WrongOption", "make_later")  # fmt: skip
+HANDLERS = ("Recorder", "AsyncRecorder", "OnlyMessages", "Sorter", "Stubborn", "Sleeper", "Busy", "Counter", "Overlap", "Marker", "Misbehaves", "AsyncMisbehaves", "Opens", "Broken", "BrokenWithoutMessage", "BrokenOptions", "WrongOption", "make_later")  # fmt: skip
 FUNCTIONS = ("get_seen", "get_counts", "get_overlap", "add", "add_slowly", "remember", "fail", "pid", "sleep", "die", "tell", "mutate", "kill", "kill_then_call", "try_new", "unserialisable", "huge", "append_to", "kill_at_once")  # fmt: skip
 
 
@@ -75,6 +75,21 @@ async def test_callbacks_come_in_4ds_order_and_see_what_4d_shows(
 ENDS = ["peer closes", "reset", "protocol error", "bad data", "too big", "silence", "refused", "no handshake", "terminate", "terminate while Connecting", "worker killed", "process killed"]  # fmt: skip
 FAILED_DIALS = ("refused", "no handshake", "terminate while Connecting")
 FAILED = (*FAILED_DIALS, "reset", "protocol error", "bad data", "too big", "silence")
+
+
+async def test_under_auto_a_handler_gets_text_as_str_and_binary_as_bytes(
+    service: RunningService, echo: EchoServer
+) -> None:
+    record = await open_with(service, echo.url, "Sorter")
+    assert record["dataType"] == "auto", "an attribute of the handler, too"
+    await service.send(record["id"], "Grüße")
+    await service.send(record["id"], b"\xff\x00", "application/octet-stream")
+    events = await service.events(record["id"], count=3)
+    assert [event["event"] for event in events[1:]] == [
+        {"type": "message", "data": "Grüße"},
+        {"type": "message", "data": "/wA=", "encoding": "base64"},
+    ]
+    assert await seen_by(service) == [["auto", "str", "Grüße"], ["auto", "bytes", "/wA="]]
 
 
 @pytest.mark.parametrize("how", ENDS)

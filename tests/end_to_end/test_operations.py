@@ -431,6 +431,9 @@ async def test_a_worker_that_prints_without_end_fills_no_disk_also_without_a_ser
     logs = service.state_dir / "logs"
     await service.call("POST", "/v1/workers/main/calls", json={"function": "flood"})
     await wait_for((logs / "main.log.2").exists)
+    (logs / "main.log").rename(logs / "moved")
+    await wait_for((logs / "main.log").exists)
+    (logs / "moved").unlink()
     for _ in range(2):
         newest = _changed_at(logs / "main.log.1")
         await wait_for(lambda newest=newest: _changed_at(logs / "main.log.1") not in (None, newest))

@@ -40,7 +40,10 @@ class OpenEvent(msgspec.Struct, frozen=True):
 
 
 class MessageEvent(msgspec.Struct, frozen=True):
-    """What ``on_message`` gets: `data` is ``str``, ``bytes`` or any JSON value, by the connection's data type."""
+    """What ``on_message`` gets: `data` is ``str``, ``bytes`` or any JSON value, by the connection's data type.
+
+    Under ``"auto"`` it is ``str`` for a text frame and ``bytes`` for a binary one.
+    """
 
     data: Any
     type: str = "message"
@@ -134,7 +137,7 @@ KINDS: dict[Kind, KindInfo] = {
         "plain",
         "{encoding?blob :}{data}",
         "on_message",
-        {"encoding": "`base64`, for blobs"},
+        {"encoding": "`base64`, where `data` is bytes: under `blob`, and of binary frames under `auto`"},
     ),
     Kind.onError: KindInfo(
         ErrorEvent, "something failed (outermost first); `onTerminate` follows", "bad", "{errors}", "on_error"

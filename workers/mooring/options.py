@@ -24,7 +24,7 @@ DEFAULT_WORKER = "main"
 MAX_DURATION_S = 86_400.0
 MAX_MESSAGE_BYTES_CEILING = 32 * 1024 * 1024  # a message, escaped as JSON, must fit one frame of the link
 
-DataType = Literal["text", "blob", "object"]
+DataType = Literal["text", "blob", "object", "auto"]
 
 
 class Option(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,6 +42,7 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
         by_handler: Whether an attribute of a handler may say it.
         check: Given the value and its pointer, returns what is wrong with it.
         since: The version of the link that brought it: an older worker cannot be asked for it.
+        since_values: The same, of values that came later than the option.
     """
 
     name: str = ""
@@ -57,6 +58,7 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
     by_handler: bool = True
     check: Callable[[Any, str], list[Invalid]] | None = None
     since: int = 1
+    since_values: dict[str, int] = {}
 
     @property
     def key(self) -> str:
@@ -146,7 +148,11 @@ class ConnectionRequest(msgspec.Struct, forbid_unknown_fields=True, rename="came
     ] = None
     data_type: Annotated[
         DataType | UnsetType,
-        _option("what received messages become; what cannot be turned into it is an error, close code 1007", "text"),
+        _option(
+            "what received messages become, under `auto` what each is; what cannot is an error, close code 1007",
+            "text",
+            since_values={"auto": 2},
+        ),
     ] = UNSET
     headers: Annotated[
         dict[str, HeaderValue] | UnsetType,
@@ -271,12 +277,17 @@ def check_request(request: ConnectionRequest) -> list[Invalid]:
 
 
 def too_new(request: ConnectionRequest, version: int) -> list[str]:
-    """Return the keys of `request` that a worker which speaks `version` of the link does not know."""
-    return [
-        option.key
-        for option in OPTIONS.values()
-        if option.since > version and getattr(request, option.name) not in (UNSET, None)
-    ]
+    """Return what of `request` a worker which speaks `version` of the link does not know, by keys."""
+    found = []
+    for option in OPTIONS.values():
+        value = getattr(request, option.name)
+        if value is UNSET or value is None:
+            continue
+        if option.since > version:
+            found.append(option.key)
+        elif isinstance(value, str) and option.since_values.get(value, 1) > version:
+            found.append(f"{option.key} {value!r}")
+    return found
 
 
 def from_handler(handler: object, url: str, worker: str = DEFAULT_WORKER) -> ConnectionRequest:

@@ -48,7 +48,8 @@ export const TONES = {
 export const DATA_TYPES = [
   "text",
   "blob",
-  "object"
+  "object",
+  "auto"
 ];
 export const NAME_PATTERN = "[A-Za-z0-9][A-Za-z0-9._-]{0,62}";
 export const DEFAULT_WORKER = "main";

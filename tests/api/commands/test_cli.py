@@ -57,6 +57,17 @@ async def test_open_ls_show_send_close_for_scripts(service: RunningService, echo
     assert echo.peers[0].received == ["hi", '{"a": 1}']
 
 
+async def test_open_offers_every_data_type(shared: RunningService, echo: EchoServer) -> None:
+    for data_type in ("text", "blob", "object", "auto"):
+        opened = await mooring(shared, "open", echo.url, "--data-type", data_type, "--json")
+        assert json.loads(opened.out)["dataType"] == data_type
+    wrong = await mooring(shared, "open", echo.url, "--data-type", "xml")
+    assert wrong.code == 2 and "'auto'" in wrong.errors
+    description = await shared.get("/openapi.json")
+    asked = description["components"]["schemas"]["ConnectionRequest"]["properties"]["dataType"]
+    assert sorted(asked["enum"]) == ["auto", "blob", "object", "text"]
+
+
 async def test_send_streams_standard_input_line_by_line(shared: RunningService, echo: EchoServer) -> None:
     record = await shared.open(echo.url)
     text = "".join(f"line {n}\n" for n in range(500))
