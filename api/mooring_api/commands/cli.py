@@ -5,13 +5,17 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import os
+import sys
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import click
 
 from mooring.version import __version__
-from mooring_api.commands.target import Target
+from mooring_api.commands.tables import escape_what_cannot_be_shown
+from mooring_api.commands.target import EXIT_ERROR, Target
 
 COLUMN = 30  # cells of a description where the help has two columns of commands
 TWO_COLUMNS = 76
@@ -43,11 +47,34 @@ The line is the first one of the command's own help, too: its docstring says wha
 """
 
 
+def _forget_output() -> None:
+    # What is still buffered would fail again when the interpreter ends.
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)
+
+
 class Commands(click.Group):
     """Imports the command that is run, and no other: `ls` need not wait for what the service is made of.
 
     Names the nearest command when one is unknown.
     """
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run a command; what our own output meets with is one line on stderr, too."""
+        escape_what_cannot_be_shown()
+        try:
+            try:
+                return super().main(*args, **kwargs)
+            finally:
+                sys.stdout.flush()
+        except BrokenPipeError:
+            _forget_output()
+            sys.exit(EXIT_ERROR)
+        except (OSError, UnicodeError) as exc:
+            _forget_output()
+            click.echo(f"Error: {getattr(exc, 'strerror', None) or exc}", err=True)
+            sys.exit(EXIT_ERROR)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the commands in the order of use."""
