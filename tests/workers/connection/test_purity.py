@@ -7,7 +7,8 @@ import pytest
 from tests.test_architecture import IMPURE, imports, modules
 
 PURE = {"mooring.kept_options", "mooring.process.redial"} | {
-    f"mooring.connection.{name}" for name in ("hidden", "keep", "kept_state", "matcher", "pointer", "queue", "template")
+    f"mooring.connection.{name}"
+    for name in ("hidden", "keep", "kept_state", "matcher", "pointer", "queue", "requests", "template")
 }
 
 
