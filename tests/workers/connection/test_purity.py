@@ -8,7 +8,20 @@ from tests.test_architecture import IMPURE, imports, modules
 
 PURE = {"mooring.kept_options", "mooring.process.redial"} | {
     f"mooring.connection.{name}"
-    for name in ("hidden", "keep", "kept_state", "matcher", "pointer", "queue", "requests", "template")
+    for name in (
+        "hidden",
+        "keep",
+        "keep_alive",
+        "kept_rules",
+        "kept_state",
+        "matcher",
+        "pointer",
+        "queue",
+        "recipe",
+        "recipe_compiler",
+        "requests",
+        "template",
+    )
 }
 
 

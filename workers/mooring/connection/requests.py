@@ -16,8 +16,8 @@ from typing import Any
 import msgspec
 from msgspec import UNSET
 
-from mooring.connection.matcher import Frame, Matcher, compile_matcher, is_scalar, scalar_key
-from mooring.connection.pointer import MISSING, Pointer, parse_pointer, put
+from mooring.connection.matcher import Frame, Matcher, compile_matcher
+from mooring.connection.pointer import MISSING, Pointer, is_scalar, parse_pointer, put, scalar_key
 from mooring.errors import Invalid
 from mooring.kept_options import RequestsRequest
 
