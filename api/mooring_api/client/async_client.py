@@ -17,6 +17,7 @@ from urllib.parse import quote
 import aiohttp
 import msgspec
 
+from mooring import json_text
 from mooring_service.records import ConnectionRecord, Killed, SentRecord, WorkerRecord
 
 RETRY_MIN_S = 0.2
@@ -199,7 +200,7 @@ class Client:
 
     async def _json(self, kind: type[Result], method: str, path: str, **kwargs: Any) -> Result:
         _, data = await self.request(method, path, **kwargs)
-        return msgspec.json.decode(data, type=kind)
+        return _decode(data, kind)
 
     # connections
 
@@ -242,7 +243,7 @@ class Client:
         elif isinstance(message, bytes):
             body, kind = message, "application/octet-stream"
         else:
-            body, kind = msgspec.json.encode(message), "application/json"
+            body, kind = json_text.encode(message), "application/json"
         headers = {"Idempotency-Key": idempotency_key} if idempotency_key is not None else None
         return await self.send_body(connection, body, kind, headers=headers)
 
@@ -407,11 +408,10 @@ class Client:
         elif connection is not None:
             await self.connection(connection)  # nobody waits for a service that was never there
         delay_s = RETRY_MIN_S
-        decoder = msgspec.json.Decoder(Event)
         while True:
             try:
                 async for line in self._lines(path, params, cursor):
-                    event = decoder.decode(line)
+                    event = _decode(line, Event)
                     cursor = event.id
                     delay_s = RETRY_MIN_S
                     yield event, line
@@ -459,6 +459,14 @@ class Client:
                 for line in lines:
                     if line.startswith(b"data: "):
                         yield line[6:]
+
+
+def _decode(data: bytes, kind: type[Result]) -> Result:
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.DecodeError:
+        # Objects of events are passed on as they came: JSON, but not always what msgspec reads.
+        return msgspec.convert(json_text.decode(data), kind)
 
 
 def _reason(exc: Exception) -> str:

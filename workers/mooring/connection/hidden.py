@@ -11,10 +11,10 @@ from typing import Any
 
 import msgspec
 
+from mooring.checks import escape_pointer
 from mooring.connection.template import OF_ANSWER, Hole, Text, compile_text
 from mooring.errors import Invalid
 from mooring.kept_options import KeepAliveRequest, RecipeRequest
-from mooring.options import escape_pointer
 
 HIDDEN = "***"
 SECRET_WORDS = ("token", "password", "secret", "key", "auth", "signature")

@@ -13,15 +13,15 @@ from typing import Any, Final
 
 import msgspec
 
+from mooring import json_text
+from mooring.checks import escape_pointer
 from mooring.connection.pointer import MISSING, Pointer, is_scalar, parse_pointer, scalar_key
 from mooring.errors import Invalid
 from mooring.kept_options import MatcherRequest
-from mooring.options import escape_pointer
 
 MAX_TERMS = 32  # conditions of one matcher: more is a program, and belongs into a handler
 
 _OPERATORS = ("startsWith", "contains", "base64")
-_decode_json = msgspec.json.Decoder().decode
 
 
 class Frame:
@@ -48,8 +48,8 @@ class Frame:
             self.parsed = True
             if self.is_text:
                 try:
-                    self._json = _decode_json(self.payload)
-                except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                    self._json = json_text.decode(self.payload)
+                except json_text.NotJson:
                     pass  # it stays MISSING
         return self._json
 

@@ -14,6 +14,7 @@ from weakref import WeakValueDictionary
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from mooring.checks import check_headers, check_url, escape_pointer
 from mooring.connection.matcher import Matcher, compile_matcher
 from mooring.connection.pointer import Pointer, parse_pointer
 from mooring.connection.recipe import (
@@ -52,7 +53,6 @@ from mooring.kept_options import (
     RenewRequest,
     StepRequest,
 )
-from mooring.options import check_headers, check_url, escape_pointer
 from mooring.parameters import check_params
 
 MAX_RECIPE_BYTES = 64 * 1024  # as JSON: data that a person wrote

@@ -19,9 +19,10 @@ from urllib.parse import quote
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from mooring import json_text
+from mooring.checks import check_headers, escape_pointer
 from mooring.connection.pointer import MISSING, Pointer, is_scalar, parse_pointer
 from mooring.errors import Invalid
-from mooring.options import check_headers, escape_pointer
 
 MAX_HOLES = 64  # of one template: with MAX_FILLED_BYTES what bounds the work that a peer's message can cause
 MAX_FILLED_BYTES = 1024 * 1024  # of the values in one filling: an echo of a whole large message is no answer
@@ -185,7 +186,7 @@ class _Filling:
                 raise _Stop(Unfilled(hole.text))
             found = hole.fallback
         try:
-            size = len(found) if isinstance(found, str) else len(msgspec.json.encode(found))
+            size = len(found) if isinstance(found, str) else len(json_text.encode(found))
         except (TypeError, ValueError, OverflowError, RecursionError):
             raise _Stop(Unfilled(hole.text, "not a JSON value")) from None
         self._room -= size
@@ -201,7 +202,7 @@ class _Filling:
                 made.append(part)
                 continue
             value = self.value(part, in_text=True)
-            text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+            text = value if isinstance(value, str) else json_text.encode(value).decode()
             made.append(quote(text, safe="", errors="replace") if quoted and index else text)
         return "".join(made)
 
@@ -238,7 +239,7 @@ class MessageTemplate:
         try:
             if isinstance(self._node, Text):
                 return _Filling(values).text(self._node).encode()
-            return msgspec.json.encode(_Filling(values).node(self._node))
+            return json_text.encode(_Filling(values).node(self._node))
         except _Stop as stop:
             return stop.unfilled
         except (TypeError, ValueError, OverflowError, RecursionError):

@@ -16,8 +16,8 @@ from collections.abc import Hashable, Mapping
 
 import msgspec
 
+from mooring.checks import escape_pointer
 from mooring.errors import Invalid
-from mooring.options import escape_pointer
 
 DEFAULT_RATE = 50.0  # dials a second: 2,000 lost connections are back in 40 s, and a server that just came up bears it
 DEFAULT_BURST = 10  # so that a handful that was lost together does not wait for each other
