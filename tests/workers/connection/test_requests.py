@@ -131,10 +131,10 @@ def test_before_the_first_request_no_message_is_parsed() -> None:
         (
             "phoenix",
             b'["1",null,"room:1","new_msg",{}]',
-            b'["1",1,"room:1","new_msg",{}]',
-            ["1", 1, "room:1", "phx_reply", {"status": "ok", "response": {}}],
-            ["1", 1, "room:1", "phx_reply", {"status": "error", "response": {}}],
-            ["1", 1, "room:1", "presence_diff", {}],
+            b'["1","1","room:1","new_msg",{}]',
+            ["1", "1", "room:1", "phx_reply", {"status": "ok", "response": {}}],
+            ["1", "1", "room:1", "phx_reply", {"status": "error", "response": {}}],
+            ["1", "1", "room:1", "presence_diff", {}],
         ),
     ],
 )

@@ -35,7 +35,9 @@ PRESETS: dict[str, RequestsRequest] = {
     "ocpp": RequestsRequest(
         id="/1", reply="/1", when={"/0": {"in": [3, 4]}}, error={"/0": 4}, id_type="string", one_at_a_time=True
     ),
-    "phoenix": RequestsRequest(id="/1", reply="/1", when={"/3": "phx_reply"}, error={"/4/status": "error"}),
+    "phoenix": RequestsRequest(  # its references are texts
+        id="/1", reply="/1", when={"/3": "phx_reply"}, error={"/4/status": "error"}, id_type="string"
+    ),
 }
 """By name. ``when`` keeps a request of the peer, which has the same ids, from being taken for a reply."""
 

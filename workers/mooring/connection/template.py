@@ -39,7 +39,8 @@ OF_PLAIN_HEADER: frozenset[Kind] = frozenset({"secret"})
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,62}\Z")
 _RESERVED_NAMES = frozenset({"nextId", "socket"})
 SECRET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")
-_PART = re.compile(r"\$\$\{|\$\{[^}]*\}|\$\{")
+PLACEHOLDER = re.compile(r"\$\$\{|\$\{[^}]*\}|\$\{")
+"""A literal ``${``, one ``${…}``, or one that is not closed."""
 
 
 class Unfilled(msgspec.Struct, frozen=True):
@@ -103,7 +104,7 @@ def compile_text(text: str, pointer: str, wrong: list[Invalid], allowed: frozens
     literal = ""
     at = 0
     plain = allowed is OF_PLAIN_HEADER
-    for match in _PART.finditer(text):
+    for match in PLACEHOLDER.finditer(text):
         literal += text[at : match.start()]
         at = match.end()
         found = match[0]
