@@ -242,7 +242,7 @@ def test_every_help_fits_one_screen_and_has_an_example() -> None:
 
 
 def test_a_command_does_not_load_the_service_that_it_talks_to() -> None:
-    code = "import sys, mooring_api.cli as c; c.main.get_command(None, 'ls'); print('mooring_service.service' in sys.modules)"
+    code = "import sys, mooring_api.commands.cli as c; c.main.get_command(None, 'ls'); print('mooring_service.service' in sys.modules)"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout == "False\n"
 
