@@ -222,16 +222,26 @@ async def test_close_codes_that_are_refused(shared: RunningService, echo: EchoSe
     await shared.call("DELETE", f"/v1/connections/{record['id']}?reason={'x' * 123}")
 
 
-# ------------------------------------------------------------ cursors
+@pytest.mark.parametrize("reason", ["%C3", "abc%C3", "%ED%A0%80", "%ff", "%C0%AF"])
+async def test_a_reason_whose_escapes_are_not_utf_8_is_refused_and_the_socket_untouched(
+    shared: RunningService, echo: EchoServer, reason: str
+) -> None:
+    record = await shared.open(echo.url)
+    path = URL(f"{shared.url}/v1/connections/{record['id']}?code=4000&reason={reason}", encoded=True)
+    async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {shared.token}"}) as client:
+        async with client.delete(path) as response:
+            assert response.status == 400, await response.text()
+            assert (await response.json())["type"] == "urn:mooring:problem:bad-request"
+    assert (await shared.record(record["id"]))["status"] == "Connected"
+    async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {shared.token}"}) as client:
+        async with client.delete(URL(f"{path.with_query(None)}?reason=%C3%BC%25", encoded=True)) as response:
+            assert response.status == 200
 
 
 @pytest.mark.parametrize("cursor", ["%00", "a%0Ab", "-1", "9223372036854775808", "x" * 5_000, "%ff", "0-0-0", "start2"])
 async def test_any_cursor_is_a_gap_and_never_an_error(shared: RunningService, cursor: str) -> None:
     page = await shared.get(f"/v1/events?after={cursor}&limit=1")
     assert page["events"][0]["kind"] == "gap"
-
-
-# ------------------------------------------------------------ strangers: raw requests
 
 
 def host(service: RunningService) -> bytes:
@@ -437,9 +447,6 @@ def test_a_token_file_that_others_could_have_put_there_is_refused(tmp_path: Path
     (tmp_path / "token").chmod(0o644)
     with pytest.raises(TokenFileError):
         load_token(tmp_path)
-
-
-# ------------------------------------------------------------ tokens and scopes
 
 
 async def test_named_tokens_have_scopes(start_service: StartService, echo: EchoServer, tmp_path: Any) -> None:

@@ -53,9 +53,6 @@ async def seen_by(service: RunningService, worker: str = "main") -> list[Any]:
     return await call(service, "get_seen", worker=worker)
 
 
-# ------------------------------------------------------------ the order of callbacks
-
-
 @pytest.mark.parametrize("handler", ["Recorder", "AsyncRecorder"])
 async def test_callbacks_come_in_4ds_order_and_see_what_4d_shows(
     service: RunningService, echo: EchoServer, handler: str
@@ -151,9 +148,6 @@ async def test_however_a_connection_ends_on_terminate_is_the_last_and_comes_once
             assert noted == [kind[2:].lower() for kind in kinds]
 
 
-# ------------------------------------------------------------ one at a time, and blocking
-
-
 async def test_two_connections_of_one_worker_never_run_callbacks_at_once(
     service: RunningService, echo: EchoServer
 ) -> None:
@@ -246,9 +240,6 @@ async def test_100000_messages_through_a_handler_none_missing_in_order(
     assert (await service.record(record["id"]))["stats"]["messagesIn"] == 100_000
 
 
-# ------------------------------------------------------------ what the handler asks for
-
-
 async def test_a_handlers_attributes_are_create_options_and_the_body_beats_them(
     shared: RunningService, echo: EchoServer
 ) -> None:
@@ -281,9 +272,6 @@ async def test_new_raises_connect_error_and_the_record_shows_it(shared: RunningS
     status, number = await call(shared, "try_new", echo.url)
     assert status == "Connected"
     assert (await shared.record(number))["handler"] == "Recorder"
-
-
-# ------------------------------------------------------------ code that misbehaves
 
 
 @pytest.mark.parametrize(
@@ -422,9 +410,6 @@ async def test_in_on_terminate_the_connection_is_over(service: RunningService, e
         assert (await response.text()).count("callbackError") >= 1, "the stream ends after it"
 
 
-# ------------------------------------------------------------ code that cannot be had
-
-
 @pytest.mark.parametrize(
     ("handler", "text"),
     [
@@ -451,9 +436,6 @@ async def test_only_names_of_the_configuration_are_taken(shared: RunningService,
     assert (await call(shared, "os:system", "id", status=422))["type"] == "urn:mooring:problem:unknown-function"
     problem = await open_with(shared, echo.url, "Recorder", {"unknown": 1}, status=422)
     assert "unexpected keyword argument 'unknown'" in problem["errors"][0]["detail"]
-
-
-# ------------------------------------------------------------ calls
 
 
 async def test_a_call_answers_with_the_result(shared: RunningService) -> None:

@@ -22,9 +22,6 @@ MAX_RSS_GROWTH = 96 * 2**20
 Script = Callable[[RawConnection], Awaitable[None]]
 
 
-# ------------------------------------------------------------ handshakes
-
-
 class Handshake(NamedTuple):
     name: str
     script: Script
@@ -145,9 +142,6 @@ async def test_frames_in_the_packet_of_the_101_are_not_lost(shared: RunningServi
         record = await shared.open(server.url)
         events = await shared.events(record["id"], count=4)
         assert [event["event"].get("data") for event in events] == [None, "one", "two", "three"]
-
-
-# ------------------------------------------------------------ frames
 
 
 class Frames(NamedTuple):

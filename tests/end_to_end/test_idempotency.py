@@ -132,3 +132,12 @@ async def test_a_send_whose_client_goes_away_before_its_end_sends_nothing_half(
     await service.send(record["id"], "after")
     await wait_for(lambda: "after" in echo.peers[0].received)
     assert echo.peers[0].received == (['"whole"', "after"] if kind == "application/x-ndjson" else ["after"])
+
+
+async def test_an_answer_that_says_later_is_not_kept_for_the_key(service: RunningService, echo: EchoServer) -> None:
+    record = await service.open(f"{echo.url}slow?s=0.5", 202, request_headers={"Prefer": "respond-async"})
+    problem = await service.send(record["id"], "x", status=409, **KEY)
+    assert problem["type"] == "urn:mooring:problem:wrong-state"
+    await service.events(record["id"], until="onOpen")
+    assert (await service.send(record["id"], "x", **KEY))["sent"] == 1
+    await wait_for(lambda: echo.peers[0].received == ["x"])

@@ -168,9 +168,6 @@ async def test_backup_and_restore_go_on_under_a_new_epoch(
     assert "in use by process" in await mooring(service, "restore", str(copy), status=1)
 
 
-# ------------------------------------------------------------ the service manager
-
-
 class FakeManager:
     """A notify socket, as systemd has one."""
 
@@ -305,9 +302,6 @@ async def test_a_restart_listens_where_the_configuration_says_now(start_service:
     writer.close()
     with pytest.raises(ConnectionRefusedError):
         await asyncio.open_connection("127.0.0.1", service.port)
-
-
-# ------------------------------------------------------------ metrics and logs
 
 
 async def metrics(service: RunningService) -> dict[str, float]:

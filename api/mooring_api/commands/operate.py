@@ -15,7 +15,7 @@ from mooring.errors import JournalUnavailable
 from mooring_api.client import ApiError, Client, ServiceAway
 from mooring_api.commands.target import Failure, Progress, Target, as_json, show_json
 from mooring_api.server.restart import refusal_file
-from mooring_api.server.serve import prepare_state_dir
+from mooring_api.server.state_file import prepare_state_dir
 from mooring_service.config import ConfigError
 from mooring_service.journal.file import restore as restore_file
 from mooring_service.lock import StateDirectoryBusy, StateLock, holder_of

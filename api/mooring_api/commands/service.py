@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import socket
 import sys
@@ -17,10 +18,15 @@ from mooring.usercode import handlers as user_code
 from mooring_api.commands.target import Failure, Target, as_json, show_json
 from mooring_api.rest.access import TokenFileError, load_token, token_hash
 from mooring_api.server import logs, systemd
+from mooring_api.server.composition import ServeOptions
+from mooring_api.server.listen import parse_listen, tls_of
 from mooring_api.server.restart import DRY_RUN
-from mooring_api.server.serve import ServeOptions, parse_listen, prepare_state_dir, serve, tls_of
-from mooring_service.config import Config, ConfigError, load
+from mooring_api.server.serve import serve
+from mooring_api.server.state_file import prepare_state_dir
+from mooring_service.config import Config, ConfigError, ignored_variables, load
 from mooring_service.lock import StateDirectoryBusy, holder_of
+
+log = logging.getLogger("mooring.config")
 
 
 def _config_options(function: Any) -> Any:
@@ -130,6 +136,9 @@ def serve_command(target: Target, /, demo: bool, handover: bool, dry_run: bool, 
             tls_of(parse_listen(config.api.listen), config.api)
             return
         logs.set_up(config.log)
+        ignored = ignored_variables(os.environ)
+        if ignored:
+            log.info("these variables of the environment are no settings, and are ignored: %s", ", ".join(ignored))
         options = ServeOptions(state_dir=state_dir.resolve(), app_dirs=_app_dirs(values), demo=demo, handover=handover)
         outcome = uvloop.run(serve(config, options, lambda: _load(values)))
     except (ConfigError, TokenFileError, StateDirectoryBusy, MooringError) as exc:

@@ -14,8 +14,6 @@ from aiohttp import web
 from mooring_api.rest.problems import Problem
 from mooring_service.config import Scope, TokenConfig
 
-OPEN_PATHS = frozenset({"/", "/docs", "/openapi.json", "/healthz", "/readyz"})
-"""Served without a token: no data in them (`/readyz` then answers the status alone)."""
 MAX_TOKEN_CHARS = 512
 ALL_SCOPES: frozenset[Scope] = frozenset(("read", "send", "manage"))
 
@@ -133,15 +131,14 @@ class Access:
                 found = scopes
         return found
 
-    def check(self, request: web.BaseRequest) -> None:
-        """Refuse a request without the token or scope that it needs.
+    def check(self, request: web.BaseRequest, needed: Scope | None) -> None:
+        """Refuse a request without a token of the scope that it needs; None: it needs no token.
 
         Raises:
             Problem: 401 or 403.
         """
         self.check_origin(request)
-        path = request.path
-        if path in OPEN_PATHS or path.startswith("/console/"):
+        if needed is None:
             return
         scopes = self.scopes(request)
         if scopes is None:
@@ -150,18 +147,8 @@ class Access:
                 "send 'Authorization: Bearer <token>'; `mooring token` prints the token",
                 headers={"WWW-Authenticate": "Bearer"},
             )
-        needed = needed_scope(request.method, path)
         if needed not in scopes:
             raise Problem("forbidden", f"this token lacks the scope {needed!r}")
-
-
-def needed_scope(method: str, path: str) -> Scope:
-    """Return the scope that a request needs."""
-    if method in ("GET", "HEAD"):
-        return "read"
-    if method == "POST" and path.endswith("/messages"):
-        return "send"
-    return "manage"
 
 
 def own_hosts(listen_host: str, port: int, configured: list[str], *, secure: bool) -> frozenset[str]:

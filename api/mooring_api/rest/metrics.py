@@ -73,7 +73,7 @@ class ServiceCollector(Collector):
         return [family]
 
     def _workers(self) -> Iterator[Metric]:
-        slots = self._service.slots()
+        slots = self._service.workers.slots()
         label = ["worker"]
         up = GaugeMetricFamily(
             "mooring_worker_status", "1 for the status that a worker has.", labels=["worker", "status"]
@@ -152,8 +152,8 @@ class ServiceCollector(Collector):
         adoption = GaugeMetricFamily(
             "mooring_adoption_seconds", "How long the adoption of running workers took at the start."
         )
-        if self._service.adoption_s is not None:
-            adoption.add_metric([], self._service.adoption_s)
+        if self._service.workers.adoption_s is not None:
+            adoption.add_metric([], self._service.workers.adoption_s)
         yield adoption
 
     def _journal(self) -> Iterator[Metric]:

@@ -6,19 +6,19 @@ import json
 import re
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
+from urllib.parse import unquote_to_bytes
 
 import msgspec
+from multidict import MultiMapping
 
 from mooring import json_text
+from mooring.checks import check_worker_name
 from mooring.errors import Invalid
 from mooring.link.messages import STATUS_CLOSED, STATUS_CLOSING, STATUS_CONNECTED, STATUS_CONNECTING
-from mooring.options import check_worker_name
 from mooring_api.rest.problems import Problem
 from mooring_service.journal.batch import KIND_BY_NAME
-
-if TYPE_CHECKING:
-    from multidict import MultiMapping
+from mooring_service.records import ConnectionRecord, WorkerRecord
 
 MAX_DEPTH = 100  # of a body that is a request; messages may be deeper (contract, section 4)
 MAX_PAGE = 1_000
@@ -35,6 +35,19 @@ class CallRequest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
     function: str
     params: dict[str, Any] | list[Any] = msgspec.field(default_factory=dict)
+
+
+class ConnectionPage(msgspec.Struct, frozen=True):
+    """The answer of ``GET /v1/connections``; `next` is the ``after`` of the next page, None at the end."""
+
+    connections: list[ConnectionRecord]
+    next: int | None
+
+
+class WorkerList(msgspec.Struct, frozen=True):
+    """The answer of ``GET /v1/workers``."""
+
+    workers: list[WorkerRecord]
 
 
 class _DuplicateKey(ValueError):
@@ -248,6 +261,28 @@ def known_only(query: MultiMapping[str], *names: str, repeatable: tuple[str, ...
             raise invalid(f"query:{name}", f"unknown; known: {', '.join(known)}" if known else "this takes no query")
         if name not in repeatable and len(query.getall(name)) > 1:
             raise invalid(f"query:{name}", "stands twice")
+
+
+def check_escapes(raw_query: str, opaque: tuple[str, ...]) -> None:
+    """What is percent-encoded in a query is UTF-8; else it would be taken as another text than was sent.
+
+    (In a path nothing but ids and names is taken, which are ASCII.)
+
+    Args:
+        opaque: Names whose values have a meaning whatever they hold.
+
+    Raises:
+        Problem: 400.
+    """
+    if "%" not in raw_query:
+        return
+    for pair in raw_query.split("&"):
+        name, _, value = pair.partition("=")
+        try:
+            unquote_to_bytes(value).decode()
+        except UnicodeError:
+            if name not in opaque:
+                raise Problem("bad-request", f"the query's {name[:100]!r} is not UTF-8 where it is decoded") from None
 
 
 def worker_names(values: list[str]) -> frozenset[str]:

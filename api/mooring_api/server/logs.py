@@ -16,6 +16,22 @@ from mooring.process.repeats import Repeats
 from mooring_service.config import LogConfig
 
 
+class NoRawBytes(logging.Filter):
+    """Keeps what strangers sent out of the log: aiohttp quotes the bytes that it could not parse."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Replace the text, and drop the traceback, of what the parser has refused."""
+        if record.exc_info is not None and record.exc_info[1] is not None:
+            exc = record.exc_info[1]
+            record.msg, record.args = "a request could not be parsed (%s)", (type(exc).__name__,)
+            record.exc_info = record.exc_text = None
+            record.levelno, record.levelname = logging.INFO, "INFO"
+        return True
+
+
+_NO_RAW_BYTES = NoRawBytes()
+
+
 def _on_one_line(_logger: Any, _name: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
     # What a server or user code has named may hold line breaks and escapes of the terminal; JSON spells them out anyway.
     line["event"] = "".join(char if char.isprintable() else repr(char)[1:-1] for char in str(line["event"]))
@@ -50,3 +66,4 @@ def set_up(config: LogConfig, stream: TextIO = sys.stderr) -> None:
     )
     handler.addFilter(Repeats())
     logging.basicConfig(level=config.level.upper(), handlers=[handler], force=True)
+    logging.getLogger("aiohttp.server").addFilter(_NO_RAW_BYTES)

@@ -1,8 +1,12 @@
-"""Small files in the state directory by which other programs find the service, or learn what became of it."""
+"""The state directory: ours alone; and the small files in it by which other programs find the service, or learn what became of it."""
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
+
+from mooring_service.config import ConfigError
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -10,3 +14,20 @@ def replace_text(path: Path, text: str) -> None:
     new = path.with_name(f"{path.name}.new")
     new.write_text(text)
     new.replace(path)
+
+
+def prepare_state_dir(path: Path) -> None:
+    """Make the state directory, or check that it is ours alone.
+
+    Raises:
+        ConfigError: If others could write in it, or it cannot be made.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = path.stat()
+        if status.st_uid != os.getuid():
+            raise ConfigError(f"the state directory {path} belongs to another user")
+        if stat.S_IMODE(status.st_mode) & 0o077:
+            path.chmod(0o700)
+    except OSError as exc:
+        raise ConfigError(f"the state directory {path} cannot be used: {exc.strerror}") from None

@@ -71,7 +71,7 @@ class WorkerProcess:
 
     @property
     def pid(self) -> int:
-        """The process id."""
+        """Its number, which may be another process's once it has `exited`."""
         return self.identity.pid
 
     def _on_exit(self) -> None:

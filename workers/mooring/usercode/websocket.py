@@ -8,9 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mooring import json_text
+from mooring.checks import check_close
 from mooring.connection.state import ConnectionState
 from mooring.errors import ConnectionClosed, Invalid, InvalidRequest, WrongState
-from mooring.options import ConnectionRequest, check_close
+from mooring.options import ConnectionRequest
 from mooring.usercode import current as process
 from mooring.wire.frames import BINARY, TEXT
 
