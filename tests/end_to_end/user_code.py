@@ -313,3 +313,7 @@ def append_to(path: str, line: str) -> None:
 
 def kill_at_once() -> None:
     kill_worker()
+
+
+def environment() -> dict[str, str]:
+    return dict(os.environ)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 
+from mooring import private_files
 from mooring.link.messages import WorkerSettings
 from mooring.process import identity
 from mooring.process.worker import ExitRecord
@@ -122,7 +123,7 @@ def start(settings: WorkerSettings) -> WorkerProcess:
     """
     environment = {name: value for name, value in os.environ.items() if name not in KEEP_ENVIRONMENT_OUT}
     environment["PYTHONUNBUFFERED"] = "1"
-    log_fd = os.open(settings.log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    log_fd = private_files.opener(settings.log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     try:
         child = subprocess.Popen(
             # -P: code comes from where the configuration says (--app-dir), never from the folder we were started in.

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from mooring import private_files
 from mooring.link.link import Link
 from mooring.link.messages import Goodbye, Stop, WorkerSettings
 from mooring.log_lines import LogLines
@@ -110,7 +111,7 @@ class Worker:
         record = ExitRecord(self._settings.incarnation, pid, reason, unsent, time.time_ns() // 1000)
         path = Path(self._settings.exit_record)
         try:
-            path.write_bytes(msgspec.json.encode(record))
+            private_files.write_text(path, msgspec.json.encode(record).decode())
         except OSError as exc:
             log.warning("the exit record cannot be written: %s", exc)
 
