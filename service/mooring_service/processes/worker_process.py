@@ -21,7 +21,11 @@ from mooring.link.messages import WorkerSettings
 from mooring.process import identity
 from mooring.process.worker import ExitRecord
 
-KEEP_ENVIRONMENT_OUT = ("MOORING_TOKEN",)  # the worker runs user code; the API's token is none of its business
+KEEP_ENVIRONMENT_OUT = (
+    "MOORING_TOKEN", "_MOORING_LISTEN", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS",
+    "LISTEN_FDNAMES",
+)  # fmt: skip
+"""The worker runs user code: the API's token, and what the service manager says to the service alone, are none of its business."""
 
 log = logging.getLogger("mooring.supervisor")
 
