@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -121,3 +123,30 @@ async def test_a_file_that_an_earlier_version_left_open_to_others_is_closed(
     await service.start()
     await service.call("PUT", "/v1/workers/main", 201)
     assert stat.S_IMODE((service.state_dir / name).stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        {"PYTHONIOENCODING": "iso-8859-1"},
+        {"PYTHONIOENCODING": "ascii:strict"},
+        {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
+    ],
+    ids=["iso-8859-1", "ascii", "C"],
+)
+async def test_code_may_print_anything_whatever_the_locale(start_service: StartService, env: dict[str, str]) -> None:
+    functions = ("say", "say_surrogate", "environment")
+    options = [f"--function={name}=tests.end_to_end.user_code:{name}" for name in functions]
+    service = await start_service(*options, "--app-dir", str(ROOT), env=env)
+
+    async def call(function: str, *params: str) -> Any:
+        body = {"function": function, "params": list(params)}
+        return (await service.call("POST", "/v1/workers/main/calls", json=body))["result"]
+
+    await call("say", "Grüße 😀")
+    await call("say_surrogate")
+    lines = (service.state_dir / "logs" / "main.log").read_bytes().decode("utf-8").splitlines()
+    assert [line for line in lines if not line.startswith("{")] == ["Grüße 😀"] * 2 + ["\\ud800"] * 2
+    assert [json.loads(line)["event"] for line in lines if '"own"' in line] == ["Grüße 😀", "\ud800"]
+    inherited = await call("environment")
+    assert inherited.get("PYTHONIOENCODING") == env.get("PYTHONIOENCODING"), "what it starts has what the service has"

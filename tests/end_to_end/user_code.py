@@ -317,3 +317,13 @@ def kill_at_once() -> None:
 
 def environment() -> dict[str, str]:
     return dict(os.environ)
+
+
+def say(text: str) -> None:
+    print(text)
+    print(text, file=sys.stderr)
+    logging.getLogger("own").warning("%s", text)
+
+
+def say_surrogate() -> None:
+    say("\ud800")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
+import io
 import logging
 import os
 import signal
@@ -121,6 +122,11 @@ def set_up_process(settings: WorkerSettings) -> None:
 
     Standard output and error go to the worker's own log file: a pipe to the service would break with the service.
     """
+    for stream in (sys.stdout, sys.stderr):
+        # They are a file of our own: what may be printed does not depend on the locale. (Not by the environment: what user
+        # code starts may print to somebody else.)
+        assert isinstance(stream, io.TextIOWrapper), "the interpreter has just made them"
+        stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     os.environ.setdefault("UV_THREADPOOL_SIZE", str(2 * RESOLVER_THREADS))  # read when the first thread is needed
     for folder in reversed(settings.app_dirs):
         sys.path.insert(0, folder)
