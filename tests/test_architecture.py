@@ -54,7 +54,6 @@ BEING_MENDED = {
     ("ruled", "mooring.process.runtime"): _CUT,
     ("ruled", "mooring.usercode.context"): _CUT,
     ("named", "workers/mooring/connection/connection.py"): _CUT,
-    ("row", "mooring.kept_options"): "2026-11-28: comes with the kept connections",
 }
 
 

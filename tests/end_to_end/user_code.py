@@ -68,14 +68,18 @@ class Stubborn:
 
 
 class Sleeper:
+    """Sleeps longer than the peer waits for its pong."""
+
     def on_open(self, ws, event) -> None:
-        time.sleep(8)
+        time.sleep(3)
 
 
 class Busy:
+    """Is busy for longer than the peer waits for its pong, or until the connection is told to end."""
+
     def on_open(self, ws, event) -> None:
-        end = time.monotonic() + 4
-        while time.monotonic() < end:
+        end = time.monotonic() + 3
+        while time.monotonic() < end and ws.status == "Connected":
             pass
 
 
@@ -220,6 +224,13 @@ def pid() -> int:
 def sleep(seconds: float) -> str:
     time.sleep(seconds)
     return "slept"
+
+
+def hold(path: str) -> str:
+    """Keep the context for as long as the file is there."""
+    while os.path.exists(path):
+        time.sleep(0.01)
+    return "released"
 
 
 def die() -> None:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mooring.checks import escape_pointer
 from mooring.connection.pointer import MISSING, parse_pointer, put
-from mooring.options import escape_pointer
 
 DOCUMENT = {  # of RFC 6901 section 5
     "foo": ["bar", "baz"],

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import email.utils
-from datetime import UTC
 from enum import Enum
 from typing import Final, Literal
 
@@ -194,8 +193,8 @@ def parse_retry_after(text: str, wall_s: float) -> float | None:
     if text.isascii() and text.isdigit():
         return float(text)
     try:
-        when = email.utils.parsedate_to_datetime(text)
-        return max(0.0, (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() - wall_s)
+        parts = email.utils.parsedate_tz(text)  # without a zone it is UTC, as HTTP has it
+        return None if parts is None else max(0.0, email.utils.mktime_tz((*parts[:9], parts[9] or 0)) - wall_s)
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
 
