@@ -24,7 +24,7 @@ from mooring.process.runtime import Runtime, dispatch
 from mooring.usercode import current
 from mooring.version import __version__
 
-SERVICE_STOP_GRACE_S = 3.0  # for connections to close when the process is told by a signal, or has no service
+SERVICE_STOP_GRACE_S = 3.0  # for connections to close when there is no service, or none that wants this worker
 LAST_RESORT_S = 60.0  # longer than any service waits that is still there
 
 RESOLVER_THREADS = 32
@@ -71,7 +71,8 @@ class Worker:
         runtime.start()
         identity.settle_memory()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._want_stop, Stop(f"signal {number.name}", SERVICE_STOP_GRACE_S))
+            stop = Stop(f"signal {number.name}", self._settings.signal_grace_s)
+            loop.add_signal_handler(number, self._want_stop, stop)
         # Meant for the service, but a service manager may send it to all of our processes: it ends none.
         loop.add_signal_handler(signal.SIGHUP, log.info, "SIGHUP is for the service")
         settings = self._settings
