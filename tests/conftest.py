@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +45,20 @@ class RunningService:
     """One `mooring serve`, started and stopped as its users do."""
 
     def __init__(
-        self, state_dir: Path, *options: str, env: dict[str, str] | None = None, listen: str = "127.0.0.1:0"
+        self,
+        state_dir: Path,
+        *options: str,
+        env: dict[str, str] | None = None,
+        listen: str = "127.0.0.1:0",
+        program: Sequence[str] = (sys.executable, "-m", "mooring_api"),
+        cwd: Path | None = None,
     ) -> None:
         self.state_dir = state_dir
         self.options = options
         self.env = env or {}
         self.listen = listen
+        self.program = program
+        self.cwd = cwd
         self.url = ""
         self.token = ""
         self.process: subprocess.Popen[bytes] | None = None
@@ -60,9 +68,9 @@ class RunningService:
     async def start(self, *options: str) -> RunningService:
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "mooring_api", "serve", "--state-dir", str(self.state_dir),
+                [*self.program, "serve", "--state-dir", str(self.state_dir),
                  *(("--listen", self.listen) if self.listen else ()), *self.options, *options],
-                stdout=subprocess.PIPE, stderr=log, env={**os.environ, **self.env},
+                stdout=subprocess.PIPE, stderr=log, env={**os.environ, **self.env}, cwd=self.cwd,
             )  # fmt: skip
         line = (await asyncio.wait_for(asyncio.to_thread(self.process.stdout.readline), START_S)).decode()
         assert "mooring is ready at http" in line or "unix:" in line, f"no ready line: {line!r}\n{self.log()}"

@@ -39,8 +39,9 @@ from mooring_service.endings import ends
 from mooring_service.feed import Feed
 from mooring_service.journal.batch import Append
 from mooring_service.journal.journal import Committed, Journal
+from mooring_service.processes.reports import ID_BLOCK
+from mooring_service.processes.roster import Roster
 from mooring_service.processes.slot import Slot
-from mooring_service.processes.supervisor import ID_BLOCK, Supervisor
 from mooring_service.processes.worker_process import Exit
 
 QUEUE_HIGH_BYTES = 64 * 1024 * 1024  # the journal's queue: above it the links are not read
@@ -55,22 +56,21 @@ class Intake:
     Attributes:
         dispatched: Ids that this service has dispatched and that no `Hello` can know of yet, by worker.
         latency: From the socket to the subscribers, of the oldest event of each frame.
-        supervisor: Set once, before anything is reported.
     """
-
-    supervisor: Supervisor
 
     def __init__(
         self,
         journal: Journal,
         directory: Directory,
         feed: Feed,
+        roster: Roster,
         background: Background,
         on_asks: Callable[[Slot, list[AskCall | AskKill]], None],
     ) -> None:
         self._journal = journal
         self._directory = directory
         self._feed = feed
+        self._roster = roster
         self._background = background
         self._on_asks = on_asks
         self._links_paused = False
@@ -91,7 +91,7 @@ class Intake:
         for item in committed:
             append = item.append
             if append.number:
-                slot = self.supervisor.by_incarnation(append.incarnation)
+                slot = self._roster.by_incarnation(append.incarnation)
                 if slot is not None:
                     asks = slot.committed(append.number)
                     touched[slot] = None
@@ -101,7 +101,7 @@ class Intake:
             slot.acknowledge()
         if self._links_paused and self._journal.queued_bytes < QUEUE_HIGH_BYTES // 2:
             self._links_paused = False
-            for slot in self.supervisor.slots():
+            for slot in self._roster.slots():
                 if slot.channel is not None:
                     slot.channel.resume_reading()
 

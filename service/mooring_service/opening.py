@@ -18,6 +18,7 @@ from mooring.errors import (
     WorkerBusy,
     WorkerDied,
     WorkerSilent,
+    WorkerTooOld,
 )
 from mooring.events import now_us
 from mooring.link.messages import (
@@ -30,20 +31,16 @@ from mooring.link.messages import (
     OpenInvalid,
     Terminate,
 )
-from mooring.options import (
-    DEFAULT_CLOSE_TIMEOUT_S,
-    DEFAULT_CONNECT_TIMEOUT_S,
-    DEFAULT_SEND_TIMEOUT_S,
-    ConnectionRequest,
-)
-from mooring_service.config import Config
+from mooring.options import ConnectionRequest, effective, too_new
+from mooring_service.admission import Admission
 from mooring_service.directory import Directory
 from mooring_service.endings import ends
 from mooring_service.intake import Intake
 from mooring_service.journal.batch import Append
 from mooring_service.journal.journal import Journal
+from mooring_service.processes.reports import ID_BLOCK
 from mooring_service.processes.slot import Slot
-from mooring_service.processes.supervisor import ID_BLOCK, Supervisor
+from mooring_service.processes.supervisor import Supervisor
 from mooring_service.processes.worker_state import WorkerState
 from mooring_service.records import ConnectionRecord
 
@@ -73,9 +70,9 @@ class Openings:
     """The connections that are being opened."""
 
     def __init__(
-        self, config: Config, journal: Journal, directory: Directory, intake: Intake, supervisor: Supervisor
+        self, admission: Admission, journal: Journal, directory: Directory, intake: Intake, supervisor: Supervisor
     ) -> None:
-        self.config = config
+        self._admission = admission
         self._journal = journal
         self._directory = directory
         self._intake = intake
@@ -121,11 +118,12 @@ class Openings:
 
         Raises:
             InvalidRequest: If the handler asks for something that is not valid.
-            PolicyRefused, LimitReached, WorkerBusy, WorkerDied, Unavailable, JournalUnavailable: As they say.
+            PolicyRefused, LimitReached, WorkerBusy, WorkerTooOld, WorkerDied, Unavailable, JournalUnavailable: As they say.
         """
-        if request.tls and not request.tls.verify and not self.config.egress.allow_insecure_tls:
+        config = self._admission.config
+        if request.tls and not request.tls.verify and not config.egress.allow_insecure_tls:
             raise PolicyRefused("tls.verify false is refused: [egress] allow_insecure_tls is not set")
-        limits = self.config.limits
+        limits = config.limits
         if self._directory.live_count + self._opening_count >= limits.max_connections:
             raise LimitReached("limits.max_connections", limits.max_connections)
         if self._directory.live_count_of(request.worker) >= limits.max_connections_per_worker:
@@ -137,18 +135,11 @@ class Openings:
             slot = await self._supervisor.ensure(request.worker)
             if slot.draining:
                 raise WorkerBusy(slot.name, "Draining")
-            created = ConnectionCreated(
-                connection,
-                request.url,
-                request.worker,
-                None if request.handler is None else request.handler.name,
-                request.data_type or "text",
-                list(request.headers or ()),
-                now_us(),
-                not request.tls or request.tls.verify,
-                request.send_timeout or DEFAULT_SEND_TIMEOUT_S,
-                request.close_timeout or DEFAULT_CLOSE_TIMEOUT_S,
-            )
+            unknown = too_new(request, slot.version)
+            if unknown:
+                raise WorkerTooOld(slot.name, unknown)
+            handler = None if request.handler is None else request.handler.name
+            created = ConnectionCreated.of(connection, request.worker, handler, now_us(), effective(request))
             # The intent, before anything is started: a crash from here on still ends in an onTerminate.
             intent = Append(
                 worker=slot.name,
@@ -185,7 +176,7 @@ class Openings:
         dispatched: set[int],
     ) -> ConnectionRecord:
         connection = created.id
-        connect_timeout_s = request.connect_timeout or DEFAULT_CONNECT_TIMEOUT_S
+        connect_timeout_s = effective(request).connect_timeout_s
         try:
             if not slot.linked:
                 raise WorkerDied(slot.name, "it ended before the dial")

@@ -238,16 +238,10 @@ async def test_a_reason_whose_escapes_are_not_utf_8_is_refused_and_the_socket_un
             assert response.status == 200
 
 
-# ------------------------------------------------------------ cursors
-
-
 @pytest.mark.parametrize("cursor", ["%00", "a%0Ab", "-1", "9223372036854775808", "x" * 5_000, "%ff", "0-0-0", "start2"])
 async def test_any_cursor_is_a_gap_and_never_an_error(shared: RunningService, cursor: str) -> None:
     page = await shared.get(f"/v1/events?after={cursor}&limit=1")
     assert page["events"][0]["kind"] == "gap"
-
-
-# ------------------------------------------------------------ strangers: raw requests
 
 
 def host(service: RunningService) -> bytes:
@@ -482,9 +476,6 @@ async def test_expect_100_continue_is_answered_before_the_body(shared: RunningSe
     writer.write(b"{}")
     assert b" 422 " in await asyncio.wait_for(reader.readline(), 5)
     writer.close()
-
-
-# ------------------------------------------------------------ tokens and scopes
 
 
 async def test_named_tokens_have_scopes(start_service: StartService, echo: EchoServer, tmp_path: Any) -> None:

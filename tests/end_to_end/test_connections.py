@@ -282,6 +282,27 @@ async def test_the_peers_close_is_answered_and_reported(
         assert (await asyncio.wait_for(answered, 2))[0] == (None if code == 1005 else code)
 
 
+async def test_under_auto_text_and_binary_are_told_apart_in_every_form(
+    shared: RunningService, echo: EchoServer
+) -> None:
+    record = await shared.open(echo.url, dataType="auto")
+    assert record["dataType"] == "auto"
+    await shared.send(record["id"], "Grüße")
+    await shared.send(record["id"], b"\xff\x00", "application/octet-stream")
+    await shared.send(record["id"], b'{"n": 1}', "application/json")
+    messages = (await shared.events(record["id"], count=4))[1:]
+    assert [event["event"] for event in messages] == [
+        {"type": "message", "data": "Grüße"},
+        {"type": "message", "data": "/wA=", "encoding": "base64"},
+        {"type": "message", "data": '{"n": 1}'},
+    ]
+    await shared.call("DELETE", f"/v1/connections/{record['id']}")
+    path = f"/v1/connections/{record['id']}/events?after=start&kind=onMessage"
+    assert [event async for event in shared.stream(path)] == messages
+    async with shared.client.get(path, headers={"Accept": "application/x-ndjson"}) as response:
+        assert [json.loads(line) async for line in response.content] == messages
+
+
 async def test_a_lost_connection_is_onerror_then_onterminate_1006(shared: RunningService) -> None:
     async def script(connection: RawConnection) -> None:
         await connection.accept(after=frame(1, b"one"))
@@ -309,6 +330,21 @@ async def test_a_silent_peer_is_pinged_and_given_up(shared: RunningService) -> N
         events = await shared.events(record["id"], until="onTerminate")
         assert events[1]["event"]["errors"][0]["errCode"] == 205
         assert server.connections[0].frames[0][0] == 9
+
+
+async def test_an_idle_connection_is_pinged_every_interval_however_long_the_timeout(shared: RunningService) -> None:
+    async def script(connection: RawConnection) -> None:
+        await connection.accept()
+        while True:
+            opcode, payload = await connection.read_frame()
+            connection.writer.write(frame(10, payload) if opcode == 9 else b"")
+
+    async with RawServer(script) as server:
+        record = await shared.open(server.url, pingInterval=0.2)
+        began = asyncio.get_running_loop().time()
+        await wait_for(lambda: sum(opcode == 9 for opcode, _ in server.connections[0].frames) >= 5)
+        assert asyncio.get_running_loop().time() - began < 10.0, "not each pingTimeout, which is 20 s by default"
+        await shared.call("DELETE", f"/v1/connections/{record['id']}")
 
 
 async def test_an_idle_peer_that_answers_pings_stays_and_has_a_round_trip(

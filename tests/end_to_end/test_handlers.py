@@ -15,7 +15,7 @@ import pytest
 from tests.conftest import ROOT, RunningService, StartService, wait_for
 from tests.servers import EchoServer, FeedServer, RawConnection, RawServer, frame
 
-HANDLERS = ("Recorder", "AsyncRecorder", "OnlyMessages", "Stubborn", "Sleeper", "Busy", "Counter", "Overlap", "Marker", "Misbehaves", "AsyncMisbehaves", "Opens", "Broken", "BrokenWithoutMessage", "BrokenOptions", "WrongOption", "make_later")  # fmt: skip
+HANDLERS = ("Recorder", "AsyncRecorder", "OnlyMessages", "Sorter", "Stubborn", "Sleeper", "Busy", "Counter", "Overlap", "Marker", "Misbehaves", "AsyncMisbehaves", "Opens", "Broken", "BrokenWithoutMessage", "BrokenOptions", "WrongOption", "make_later")  # fmt: skip
 FUNCTIONS = ("get_seen", "get_counts", "get_overlap", "add", "add_slowly", "remember", "fail", "pid", "sleep", "die", "tell", "mutate", "kill", "kill_then_call", "try_new", "unserialisable", "huge", "append_to", "kill_at_once")  # fmt: skip
 
 
@@ -53,9 +53,6 @@ async def seen_by(service: RunningService, worker: str = "main") -> list[Any]:
     return await call(service, "get_seen", worker=worker)
 
 
-# ------------------------------------------------------------ the order of callbacks
-
-
 @pytest.mark.parametrize("handler", ["Recorder", "AsyncRecorder"])
 async def test_callbacks_come_in_4ds_order_and_see_what_4d_shows(
     service: RunningService, echo: EchoServer, handler: str
@@ -78,6 +75,21 @@ async def test_callbacks_come_in_4ds_order_and_see_what_4d_shows(
 ENDS = ["peer closes", "reset", "protocol error", "bad data", "too big", "silence", "refused", "no handshake", "terminate", "terminate while Connecting", "worker killed", "process killed"]  # fmt: skip
 FAILED_DIALS = ("refused", "no handshake", "terminate while Connecting")
 FAILED = (*FAILED_DIALS, "reset", "protocol error", "bad data", "too big", "silence")
+
+
+async def test_under_auto_a_handler_gets_text_as_str_and_binary_as_bytes(
+    service: RunningService, echo: EchoServer
+) -> None:
+    record = await open_with(service, echo.url, "Sorter")
+    assert record["dataType"] == "auto", "an attribute of the handler, too"
+    await service.send(record["id"], "Grüße")
+    await service.send(record["id"], b"\xff\x00", "application/octet-stream")
+    events = await service.events(record["id"], count=3)
+    assert [event["event"] for event in events[1:]] == [
+        {"type": "message", "data": "Grüße"},
+        {"type": "message", "data": "/wA=", "encoding": "base64"},
+    ]
+    assert await seen_by(service) == [["auto", "str", "Grüße"], ["auto", "bytes", "/wA="]]
 
 
 @pytest.mark.parametrize("how", ENDS)
@@ -134,9 +146,6 @@ async def test_however_a_connection_ends_on_terminate_is_the_last_and_comes_once
         if how not in ("worker killed", "process killed"):
             noted = [entry[1] for entry in await seen_by(shared) if entry[0] == number]
             assert noted == [kind[2:].lower() for kind in kinds]
-
-
-# ------------------------------------------------------------ one at a time, and blocking
 
 
 async def test_two_connections_of_one_worker_never_run_callbacks_at_once(
@@ -231,9 +240,6 @@ async def test_100000_messages_through_a_handler_none_missing_in_order(
     assert (await service.record(record["id"]))["stats"]["messagesIn"] == 100_000
 
 
-# ------------------------------------------------------------ what the handler asks for
-
-
 async def test_a_handlers_attributes_are_create_options_and_the_body_beats_them(
     shared: RunningService, echo: EchoServer
 ) -> None:
@@ -266,9 +272,6 @@ async def test_new_raises_connect_error_and_the_record_shows_it(shared: RunningS
     status, number = await call(shared, "try_new", echo.url)
     assert status == "Connected"
     assert (await shared.record(number))["handler"] == "Recorder"
-
-
-# ------------------------------------------------------------ code that misbehaves
 
 
 @pytest.mark.parametrize(
@@ -407,9 +410,6 @@ async def test_in_on_terminate_the_connection_is_over(service: RunningService, e
         assert (await response.text()).count("callbackError") >= 1, "the stream ends after it"
 
 
-# ------------------------------------------------------------ code that cannot be had
-
-
 @pytest.mark.parametrize(
     ("handler", "text"),
     [
@@ -436,9 +436,6 @@ async def test_only_names_of_the_configuration_are_taken(shared: RunningService,
     assert (await call(shared, "os:system", "id", status=422))["type"] == "urn:mooring:problem:unknown-function"
     problem = await open_with(shared, echo.url, "Recorder", {"unknown": 1}, status=422)
     assert "unexpected keyword argument 'unknown'" in problem["errors"][0]["detail"]
-
-
-# ------------------------------------------------------------ calls
 
 
 async def test_a_call_answers_with_the_result(shared: RunningService) -> None:

@@ -47,6 +47,13 @@ class AsyncRecorder(Recorder):
         super().on_message(ws, event)
 
 
+class Sorter:
+    data_type = "auto"
+
+    def on_message(self, ws, event) -> None:
+        seen.append([ws.data_type, type(event.data).__name__, event.data])
+
+
 class OnlyMessages:
     data_type = "object"
     headers = {"X-From": "handler"}

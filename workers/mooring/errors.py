@@ -11,9 +11,9 @@
     │   ├── WrongState            the connection is not in a state for this
     │   ├── ConnectionClosed      the connection is Closed
     │   ├── WorkerBusy            being killed, drained or Failed
+    │   │   └── WorkerTooOld      of an older program that does not know an option
     │   ├── LimitReached          a configured limit
-    │   ├── PolicyRefused         egress policy says no
-    │   └── CallingSelf           a wait that could never end (deadlock)
+    │   └── PolicyRefused         egress policy says no
     ├── ConnectError              a dial that failed (`errors` is 4D's list)
     ├── SendError                 a message that could not be written in time
     ├── HandlerError              user code that cannot be imported or constructed
@@ -189,6 +189,20 @@ class WorkerBusy(RequestError):
         return f"worker {self.worker!r} is {self.status} and takes nothing new"
 
 
+class WorkerTooOld(WorkerBusy):
+    """The worker runs an older program, which does not know what is asked for (`keys` of the create body)."""
+
+    def __init__(self, worker: str, keys: list[str]) -> None:
+        super().__init__(worker, "too old")
+        self.keys = keys
+
+    def __str__(self) -> str:
+        return (
+            f"worker {self.worker!r} runs an older program, which does not know {', '.join(self.keys)}; "
+            f"it is renewed by: mooring workers drain {self.worker}"
+        )
+
+
 class LimitReached(RequestError):
     """A configured limit is reached."""
 
@@ -208,13 +222,6 @@ class PolicyRefused(RequestError):
 
     def __str__(self) -> str:
         return self.detail
-
-
-class CallingSelf(RequestError):
-    """A wait for one's own context, which could never end."""
-
-    def __str__(self) -> str:
-        return "this would wait for the callback that is running now; use call_worker, which returns at once"
 
 
 class ConnectError(MooringError):

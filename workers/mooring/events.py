@@ -37,7 +37,10 @@ class OpenEvent(msgspec.Struct, frozen=True):
 
 
 class MessageEvent(msgspec.Struct, frozen=True):
-    """What ``on_message`` gets: `data` is ``str``, ``bytes`` or any JSON value, by the connection's data type."""
+    """What ``on_message`` gets: `data` is ``str``, ``bytes`` or any JSON value, by the connection's data type.
+
+    Under ``"auto"`` it is ``str`` for a text frame and ``bytes`` for a binary one.
+    """
 
     data: Any
     type: str = "message"

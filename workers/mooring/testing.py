@@ -28,6 +28,7 @@ from typing import Any, Self, TypeVar
 import uvloop
 from aiohttp import WSMsgType, web
 
+from mooring import json_text
 from mooring.link.messages import AskCall, Events, Report, WorkerSettings, report_decoder
 from mooring.process.runtime import Runtime
 from mooring.usercode import current
@@ -240,7 +241,7 @@ class LocalWorker:
         assert isinstance(report, Events), "the outbox sends nothing else"
         with self._changed:
             if report.kinds:
-                self.events += [json.loads(b"{" + body) for body in report.bodies.split(b"\n")]
+                self.events += [json_text.decode(b"{" + body) for body in report.bodies.split(b"\n")]
             for ask in report.asks:
                 if isinstance(ask, AskCall):
                     self.calls.append((ask.worker, ask.name, list(ask.params)))

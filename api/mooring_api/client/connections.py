@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from mooring import json_text
 from mooring_api.client.answers import ConnectionPage
 from mooring_api.client.transport import Transport
 from mooring_service.records import ConnectionRecord, SentRecord
@@ -55,7 +56,7 @@ class ConnectionVerbs(Transport):
         elif isinstance(message, bytes):
             body, kind = message, "application/octet-stream"
         else:
-            body, kind = msgspec.json.encode(message), "application/json"
+            body, kind = json_text.encode(message), "application/json"
         headers = {"Idempotency-Key": idempotency_key} if idempotency_key is not None else None
         return await self.send_body(connection, body, kind, headers=headers)
 

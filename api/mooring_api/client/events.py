@@ -7,10 +7,9 @@ from collections.abc import AsyncIterator, Iterable
 from urllib.parse import quote
 
 import aiohttp
-import msgspec
 
 from mooring_api.client.answers import ApiError, Event, Page, ServiceAway
-from mooring_api.client.transport import Transport, error_of
+from mooring_api.client.transport import Transport, decode, error_of
 
 RETRY_MIN_S = 0.2
 RETRY_MAX_S = 5.0
@@ -96,11 +95,10 @@ class EventVerbs(Transport):
                 "GET", f"/v1/connections/{connection}"
             )  # nobody waits for a service that was never there
         delay_s = RETRY_MIN_S
-        decoder = msgspec.json.Decoder(Event)
         while True:
             try:
                 async for line in self._lines(path, params, cursor):
-                    event = decoder.decode(line)
+                    event = decode(line, Event)
                     cursor = event.id
                     delay_s = RETRY_MIN_S
                     yield event, line

@@ -11,6 +11,7 @@ from typing import Any, Self, TypeVar
 import aiohttp
 import msgspec
 
+from mooring import json_text
 from mooring_api.client.answers import ApiError, ServiceAway
 
 Result = TypeVar("Result")
@@ -134,7 +135,16 @@ class Transport:
 
     async def _json(self, kind: type[Result], method: str, path: str, **kwargs: Any) -> Result:
         _, data = await self.request(method, path, **kwargs)
+        return decode(data, kind)
+
+
+def decode(data: bytes, kind: type[Result]) -> Result:
+    """Return an answer, or an event, as `kind`."""
+    try:
         return msgspec.json.decode(data, type=kind)
+    except msgspec.DecodeError:
+        # Objects of events are passed on as they came: JSON, but not always what msgspec reads.
+        return msgspec.convert(json_text.decode(data), kind)
 
 
 def _reason(exc: Exception) -> str:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 import msgspec
@@ -14,6 +15,7 @@ from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
+from mooring.options import DataType
 from mooring_api.client import ApiError, Client, Event
 from mooring_api.commands.tables import Column, console, plain, table
 from mooring_api.commands.target import Failure, Progress, Target, as_json, explain, known_worker, plural, show_json
@@ -46,7 +48,7 @@ def _headers(values: tuple[str, ...]) -> dict[str, Any]:
 @click.option("--worker", help="The worker that holds it (created by first use). Default: main.")
 @click.option("--handler", help="Public name of a handler of the configuration.")
 @click.option("--params", help="JSON for the handler's constructor.")
-@click.option("--data-type", type=click.Choice(["text", "blob", "object"]), help="What received messages become.")
+@click.option("--data-type", type=click.Choice(get_args(DataType)), help="What received messages become.")
 @click.option(
     "--header", "-H", "headers", multiple=True, metavar="'NAME: VALUE'", help="A header of the handshake; repeatable."
 )
@@ -406,7 +408,7 @@ def _text(event: Event) -> str:
     match event.kind:
         case "onMessage":
             data = body.get("data")
-            text = data if isinstance(data, str) else msgspec.json.encode(data).decode()
+            text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False, separators=(",", ":"))
         case "onError":
             text = "; ".join(f"{error['errCode']} {error['message']}" for error in body.get("errors", []))
         case "onTerminate":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import socket
 import sys
@@ -22,8 +23,10 @@ from mooring_api.server.listen import parse_listen, tls_of
 from mooring_api.server.restart import DRY_RUN
 from mooring_api.server.serve import serve
 from mooring_api.server.state_file import prepare_state_dir
-from mooring_service.config import Config, ConfigError, load
+from mooring_service.config import Config, ConfigError, ignored_variables, load
 from mooring_service.lock import StateDirectoryBusy, holder_of
+
+log = logging.getLogger("mooring.config")
 
 
 def _config_options(function: Any) -> Any:
@@ -133,6 +136,9 @@ def serve_command(target: Target, /, demo: bool, handover: bool, dry_run: bool, 
             tls_of(parse_listen(config.api.listen), config.api)
             return
         logs.set_up(config.log)
+        ignored = ignored_variables(os.environ)
+        if ignored:
+            log.info("these variables of the environment are no settings, and are ignored: %s", ", ".join(ignored))
         options = ServeOptions(state_dir=state_dir.resolve(), app_dirs=_app_dirs(values), demo=demo, handover=handover)
         outcome = uvloop.run(serve(config, options, lambda: _load(values)))
     except (ConfigError, TokenFileError, StateDirectoryBusy, MooringError) as exc:
@@ -211,13 +217,16 @@ def check(target: Target, /, as_json: bool, **values: Any) -> None:
         report("configuration", str(exc))
         sys.exit(1)
     report("configuration", None)
-    sys.path[:0] = _app_dirs(values)
+    app_dirs = _app_dirs(values)
+    if not sys.flags.safe_path:
+        del sys.path[0]  # where this program was found: a worker (`python -P`) does not look there either
+    sys.path[:0] = app_dirs
     for table, names in (("handlers", config.handlers), ("functions", config.functions)):
         for name, reference in names.items():
             try:
                 user_code.load(reference)
             except HandlerError as exc:
-                report(f"{table}.{name}", str(exc))
+                report(f"{table}.{name}", f"{exc}{_nearby(exc, [values['config_path'], Path('mooring.toml')])}")
             else:
                 report(f"{table}.{name} = {reference}", None)
     state_dir = values["own_state_dir"] or target.state_dir
@@ -234,6 +243,16 @@ def check(target: Target, /, as_json: bool, **values: Any) -> None:
         report(f"state directory {state_dir}", None)
     report(f"listen {config.api.listen}", _listen_problem(config, state_dir))
     sys.exit(1 if failed else 0)
+
+
+def _nearby(error: HandlerError, configs: list[Path | None]) -> str:
+    """Return a hint when a module that cannot be found lies beside the configuration."""
+    if not isinstance(error.__cause__, ModuleNotFoundError):
+        return ""
+    for folder in dict.fromkeys(path.resolve().parent for path in configs if path is not None):
+        if (folder / f"{error.__cause__.name}.py").is_file() or (folder / f"{error.__cause__.name}").is_dir():
+            return f"; it is in {folder}: add --app-dir {folder}"
+    return ""
 
 
 def _listen_problem(config: Config, state_dir: Path) -> str | None:

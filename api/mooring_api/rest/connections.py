@@ -8,9 +8,10 @@ from typing import Any
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from mooring.checks import check_worker_name
 from mooring.errors import ErrCode, MooringError, SendError
 from mooring.link.messages import STATUS_CONNECTING
-from mooring.options import ConnectionRequest, check_worker_name
+from mooring.options import ConnectionRequest, effective
 from mooring_api.rest import idempotency, routes
 from mooring_api.rest.body import BODY_TIMEOUT_S, read_body
 from mooring_api.rest.context import API, Api
@@ -61,16 +62,16 @@ async def _create(api: Api, wanted: ConnectionRequest, later: bool, key: str | N
     try:
         if begun is not None:
             if later:
-                return _created(api.service.connection(begun), 202)
+                return _created(api.service.connections.record(begun), 202)
             return _created(await _await_end_of_dial(api, begun, wanted), 201)
-        opening = await api.service.open(
+        opening = await api.service.connections.open(
             wanted,
             begun=None
             if key is None
             else lambda connection: (key, idempotency.encode_answer(idempotency.Running(connection))),
         )
         if later:
-            return _created(api.service.connection(opening.connection), 202)
+            return _created(api.service.connections.record(opening.connection), 202)
         return _created(await opening.done, 201)
     except MooringError as exc:
         raise problem_of(exc) from exc
@@ -78,11 +79,11 @@ async def _create(api: Api, wanted: ConnectionRequest, later: bool, key: str | N
 
 async def _await_end_of_dial(api: Api, connection: int, wanted: ConnectionRequest) -> ConnectionRecord:
     """After a crash: the dial was begun under this key; what became of it is in the record."""
-    deadline = asyncio.get_running_loop().time() + (wanted.connect_timeout or 10.0) + 5
-    record = api.service.connection(connection)
+    deadline = asyncio.get_running_loop().time() + effective(wanted).connect_timeout_s + 5
+    record = api.service.connections.record(connection)
     while record.status == STATUS_CONNECTING and asyncio.get_running_loop().time() < deadline:
         await asyncio.sleep(0.02)
-        record = api.service.connection(connection)
+        record = api.service.connections.record(connection)
     if record.opened_at is None:
         detail = record.errors[0].message if record.errors else "the dial has not ended"
         name = _DIAL_PROBLEMS.get(record.errors[0].err_code, "connect-failed") if record.errors else "connect-timeout"
@@ -115,7 +116,7 @@ async def index(request: web.Request) -> web.Response:
     worker = query.get("worker")
     if worker is not None and check_worker_name(worker):
         raise invalid("query:worker", f"{worker!r} is not a worker's name")
-    found, following = request.app[API].service.connections(
+    found, following = request.app[API].service.connections.page(
         worker=worker,
         status=status,
         after=query_int(query, "after", 0, 0, 2**62),
@@ -126,7 +127,7 @@ async def index(request: web.Request) -> web.Response:
 
 async def show(request: web.Request) -> web.Response:
     """``GET /v1/connections/{id}``."""
-    return json_response(request.app[API].service.connection(connection_id(request.match_info["id"])))
+    return json_response(request.app[API].service.connections.record(connection_id(request.match_info["id"])))
 
 
 async def send(request: web.Request) -> web.Response:
@@ -150,12 +151,14 @@ async def send(request: web.Request) -> web.Response:
                 check_json(body)
     binary = kind == BYTES
     if key is None:
-        return json_response(await api.service.send(connection, binary=binary, payloads=payloads))
+        return json_response(await api.service.connections.send(connection, binary=binary, payloads=payloads))
     worker_key = f"{connection}:{key}"
 
     async def work(begun: int | None) -> web.Response:
         try:
-            return json_response(await api.service.send(connection, binary=binary, payloads=payloads, key=worker_key))
+            return json_response(
+                await api.service.connections.send(connection, binary=binary, payloads=payloads, key=worker_key)
+            )
         except MooringError as exc:
             raise problem_of(exc) from exc
 
@@ -174,7 +177,7 @@ async def _send_lines(api: Api, request: web.Request, connection: int) -> web.Re
     """Stream objects, one a line: what has come is sent, together, before more is read."""
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise Problem("unsupported-media-type", "bodies are taken uncompressed (no Content-Encoding)")
-    api.service.check_connected(connection)
+    api.service.connections.check_connected(connection)
     limit = api.config.limits.max_body_bytes
     loop = asyncio.get_running_loop()
     sent = size = number = 0
@@ -246,7 +249,7 @@ async def _send_batch(api: Api, connection: int, batch: list[bytes], sent: int, 
     if not batch:
         return sent, size
     try:
-        record = await api.service.send(connection, binary=False, payloads=batch)
+        record = await api.service.connections.send(connection, binary=False, payloads=batch)
     except SendError as exc:
         raise problem_of(SendError(connection, sent + exc.sent)) from exc
     except MooringError as exc:
@@ -267,7 +270,7 @@ async def terminate(request: web.Request) -> web.Response:
             raise invalid("query:code", "must be 1000, or 3000 to 4999")
         code = int(code)
     try:
-        return json_response(await api.finish(api.service.terminate(connection, code, query.get("reason"))))
+        return json_response(await api.finish(api.service.connections.terminate(connection, code, query.get("reason"))))
     except MooringError as exc:
         raise problem_of(exc) from exc
 

@@ -52,7 +52,7 @@ async def of_everything(request: web.Request) -> web.StreamResponse:
     workers = worker_names(query.getall("worker", []))
     events = EventFilter(connections, workers, kinds_of(query.getall("kind", [])))
     service = request.app[API].service
-    return await _answer(request, lambda cursor, brief: service.follow(events, cursor, default="now", brief=brief))
+    return await _answer(request, lambda cursor, brief: service.feed.subscribe(events, cursor, "now", brief=brief))
 
 
 async def of_worker(request: web.Request) -> web.StreamResponse:
@@ -60,11 +60,11 @@ async def of_worker(request: web.Request) -> web.StreamResponse:
     query = request.query
     name = request.match_info["name"]
     service = request.app[API].service
-    if not service.has_worker(name):
+    if not service.workers.has(name):
         raise UnknownWorker(name)
     connections = frozenset(_filter_id(part) for value in query.getall("connection", []) for part in value.split(","))
     events = EventFilter(connections, frozenset((name,)), kinds_of(query.getall("kind", [])))
-    return await _answer(request, lambda cursor, brief: service.follow(events, cursor, default="now", brief=brief))
+    return await _answer(request, lambda cursor, brief: service.feed.subscribe(events, cursor, "now", brief=brief))
 
 
 async def of_connection(request: web.Request) -> web.StreamResponse:
@@ -73,9 +73,9 @@ async def of_connection(request: web.Request) -> web.StreamResponse:
     connection = connection_id(request.match_info["id"])
     kinds = kinds_of(query.getall("kind", []))
     service = request.app[API].service
-    service.connection(connection)
+    service.connections.record(connection)
     return await _answer(
-        request, lambda cursor, brief: service.follow_connection(connection, cursor, kinds, brief=brief)
+        request, lambda cursor, brief: service.connections.follow(connection, cursor, kinds, brief=brief)
     )
 
 

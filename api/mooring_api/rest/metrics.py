@@ -60,7 +60,7 @@ class Scrape:
         self.service = service
         self.config = config
         self.workers = [
-            Seen(slot, figures_of(slot.stats.metrics) if slot.process else None) for slot in service.slots()
+            Seen(slot, figures_of(slot.stats.metrics) if slot.process else None) for slot in service.workers.slots()
         ]
         self.journal = service.journal.stats()
         self.lags = [subscription.lag for subscription in service.feed.subscriptions]
@@ -178,7 +178,7 @@ ROWS = (
     Row("mooring_callback_running_seconds", "gauge", "Age of the running callback; 0: none.", WORKER,
         process(lambda slot: slot.stats.running_s if slot.stats.running else 0.0)),
     Row("mooring_adoption_seconds", "gauge", "How long the adoption of running workers took at the start.", (),
-        one(lambda scrape: scrape.service.adoption_s)),
+        one(lambda scrape: scrape.service.workers.adoption_s)),
     Row("mooring_journal_events", "gauge", "Events kept.", (), one(lambda scrape: scrape.journal.events)),
     Row("mooring_journal_bytes", "gauge", "Bytes of events kept.", (), one(lambda scrape: scrape.journal.bytes)),
     Row("mooring_journal_oldest_age_seconds", "gauge", "Age of the oldest event kept.", (), one(_oldest_age_s)),

@@ -12,9 +12,10 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 from multidict import MultiMapping
 
+from mooring import json_text
+from mooring.checks import check_worker_name
 from mooring.errors import Invalid
 from mooring.link.messages import STATUS_CLOSED, STATUS_CLOSING, STATUS_CONNECTED, STATUS_CONNECTING
-from mooring.options import check_worker_name
 from mooring_api.rest.problems import Problem
 from mooring_service.journal.batch import KIND_BY_NAME
 from mooring_service.records import ConnectionRecord, WorkerRecord
@@ -27,8 +28,6 @@ STATUSES = (STATUS_CONNECTING, STATUS_CONNECTED, STATUS_CLOSING, STATUS_CLOSED)
 Body = TypeVar("Body")
 _PATH = re.compile(r" - at `(?P<path>\$[^`]*)`\Z")
 _INTEGER = re.compile(r"[0-9]{1,18}\Z")
-# Floats are looked at, not converted: a number that no float can hold (1e400) is JSON all the same.
-_check_json = msgspec.json.Decoder(float_hook=len).decode
 
 
 class CallRequest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -165,11 +164,9 @@ def check_json(body: bytes, what: str = "the body", **extra: Any) -> None:
         Problem: 400.
     """
     try:
-        _check_json(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        json_text.check(body)
+    except json_text.NotJson as exc:
         raise Problem("bad-request", f"{what} is not JSON: {exc}", **extra) from None
-    except RecursionError:
-        raise Problem("bad-request", f"{what} is JSON nested too deeply", **extra) from None
 
 
 @lru_cache(maxsize=256)

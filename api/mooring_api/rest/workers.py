@@ -18,26 +18,26 @@ from mooring_service.records import Killed, WorkerRecord
 
 async def index(request: web.Request) -> web.Response:
     """``GET /v1/workers``."""
-    return json_response(WorkerList(request.app[API].service.workers()))
+    return json_response(WorkerList(request.app[API].service.workers.records()))
 
 
 async def show(request: web.Request) -> web.Response:
     """``GET /v1/workers/{name}``."""
-    return json_response(request.app[API].service.worker(request.match_info["name"]))
+    return json_response(request.app[API].service.workers.record(request.match_info["name"]))
 
 
 async def start(request: web.Request) -> web.Response:
     """``PUT /v1/workers/{name}``: once Running; a Failed one is restarted."""
     api = request.app[API]
     name = request.match_info["name"]
-    record, created = await api.finish(api.service.start_worker(name))
+    record, created = await api.finish(api.service.workers.start(name))
     return json_response(record, 201 if created else 200, {"Location": f"/v1/workers/{name}"} if created else None)
 
 
 async def kill(request: web.Request) -> web.Response:
     """``DELETE /v1/workers/{name}``."""
     api = request.app[API]
-    return json_response(await api.finish(api.service.kill_worker(request.match_info["name"])))
+    return json_response(await api.finish(api.service.workers.kill(request.match_info["name"])))
 
 
 async def drain(request: web.Request) -> web.Response:
@@ -53,7 +53,7 @@ async def drain(request: web.Request) -> web.Response:
 
 async def _drain(api: Api, name: str) -> web.Response:
     try:
-        return json_response(await api.service.drain_worker(name), 202)
+        return json_response(await api.service.workers.drain(name), 202)
     except MooringError as exc:
         raise problem_of(exc) from exc
 
@@ -76,9 +76,9 @@ async def call(request: web.Request) -> web.Response:
 async def _call(api: Api, name: str, wanted: CallRequest, later: bool, key: str | None) -> web.Response:
     try:
         if later:
-            await api.service.call_later(name, wanted.function, wanted.params, key=key)
+            await api.service.workers.call_later(name, wanted.function, wanted.params, key=key)
             return json_response({"accepted": True}, 202, {"Preference-Applied": "respond-async"})
-        result = await api.service.call(name, wanted.function, wanted.params, key=key)
+        result = await api.service.workers.call(name, wanted.function, wanted.params, key=key)
     except MooringError as exc:
         raise problem_of(exc) from exc
     return web.Response(body=b'{"result":%b}' % result, content_type="application/json")

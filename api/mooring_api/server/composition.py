@@ -118,13 +118,13 @@ class Server:
     @property
     def worker_count(self) -> int:
         """How many workers there are."""
-        return 0 if self._service is None else len(self._service.slots())
+        return 0 if self._service is None else len(self._service.workers.slots())
 
     @property
     def next_connection(self) -> int:
         """The id that the next connection gets, if a request asks for it."""
         assert self._service is not None, "start comes first"
-        return self._service.next_connection
+        return self._service.connections.next_connection
 
     def reload(self, config: Config) -> list[str]:
         """Take over what of `config` may change at run time; return the names of what may not, and has changed."""

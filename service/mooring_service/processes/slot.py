@@ -64,6 +64,7 @@ class Slot:
         self.process: WorkerProcess | None = None
         self.channel: Channel[Report] | None = None
         self.incarnation = ""
+        self.version = 0  # of the link, as its last Hello told it
         self.record = IncarnationRecord("")
         self.stored = 0
         self.restarts = 0
@@ -127,8 +128,6 @@ class Slot:
         self.ready = asyncio.get_running_loop().create_future()
         # Nobody may be waiting for it; its failure is in the log and in the worker's record.
         self.ready.add_done_callback(lambda future: future.cancelled() or future.exception())
-
-    # ------------------------------------------------------------ requests
 
     def request(self, timeout_s: float) -> tuple[int, asyncio.Future[Any]]:
         """Return a new request's number, and the future of its answer.
@@ -200,8 +199,6 @@ class Slot:
         """Forget the process."""
         self.process = None
         self.channel = None
-
-    # ------------------------------------------------------------ looking
 
     def to_record(self, connections: int) -> WorkerRecord:
         """Return the public record."""

@@ -71,7 +71,7 @@ class WorkerProcess:
 
     @property
     def pid(self) -> int:
-        """The process id."""
+        """Its number, which may be another process's once it has `exited`."""
         return self.identity.pid
 
     def _on_exit(self) -> None:
@@ -125,7 +125,8 @@ def start(settings: WorkerSettings) -> WorkerProcess:
     log_fd = os.open(settings.log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         child = subprocess.Popen(
-            [sys.executable, "-m", "mooring", settings.worker],
+            # -P: code comes from where the configuration says (--app-dir), never from the folder we were started in.
+            [sys.executable, "-P", "-m", "mooring", settings.worker],
             stdin=subprocess.PIPE,
             stdout=log_fd,
             stderr=log_fd,

@@ -57,6 +57,17 @@ async def test_open_ls_show_send_close_for_scripts(service: RunningService, echo
     assert echo.peers[0].received == ["hi", '{"a": 1}']
 
 
+async def test_open_offers_every_data_type(shared: RunningService, echo: EchoServer) -> None:
+    for data_type in ("text", "blob", "object", "auto"):
+        opened = await mooring(shared, "open", echo.url, "--data-type", data_type, "--json")
+        assert json.loads(opened.out)["dataType"] == data_type
+    wrong = await mooring(shared, "open", echo.url, "--data-type", "xml")
+    assert wrong.code == 2 and "'auto'" in wrong.errors
+    description = await shared.get("/openapi.json")
+    asked = description["components"]["schemas"]["ConnectionRequest"]["properties"]["dataType"]
+    assert sorted(asked["enum"]) == ["auto", "blob", "object", "text"]
+
+
 async def test_send_streams_standard_input_line_by_line(shared: RunningService, echo: EchoServer) -> None:
     record = await shared.open(echo.url)
     text = "".join(f"line {n}\n" for n in range(500))
@@ -231,7 +242,7 @@ def test_every_help_fits_one_screen_and_has_an_example() -> None:
 
 
 def test_a_command_does_not_load_the_service_that_it_talks_to() -> None:
-    code = "import sys, mooring_api.cli as c; c.main.get_command(None, 'ls'); print('mooring_service.service' in sys.modules)"
+    code = "import sys, mooring_api.commands.cli as c; c.main.get_command(None, 'ls'); print('mooring_service.service' in sys.modules)"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout == "False\n"
 

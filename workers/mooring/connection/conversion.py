@@ -7,11 +7,11 @@ from typing import Any
 
 import msgspec
 
+from mooring import json_text
 from mooring.events import blob_event, connection_body, object_event, rfc3339, text_event
 from mooring.wire.frames import BINARY, TEXT
 
 _encode_json = msgspec.json.Encoder().encode
-_decode_json = msgspec.json.Decoder().decode
 
 
 class InvalidData(Exception):
@@ -26,25 +26,38 @@ def convert(data_type: str, opcode: int, payload: bytes) -> Any:
     """
     try:
         if data_type == "object":
-            return _decode_json(payload)
-        if data_type == "text":
+            return json_text.decode(payload)
+        if data_type == "text" or (data_type == "auto" and opcode == TEXT):
             return payload.decode("utf-8")
         if opcode == TEXT:
             payload.decode("utf-8")  # RFC 6455 section 8.1: a text message must be UTF-8, whoever wants it
         return payload
     except UnicodeDecodeError:
         raise InvalidData("a message that is not UTF-8") from None
-    except msgspec.DecodeError as exc:
+    except json_text.NotJson as exc:
         raise InvalidData(f"a message that is not JSON: {exc}") from None
-    except RecursionError:
-        raise InvalidData("a message that is JSON nested too deeply") from None
 
 
 def message_event(data_type: str, data: Any, payload: bytes) -> bytes:
     """Return the ``$2`` JSON of a message that `convert` has turned into `data`."""
-    if data_type == "text":
+    if data_type == "text" or (data_type == "auto" and isinstance(data, str)):
         return text_event(data)
     return object_event(payload) if data_type == "object" else blob_event(payload)
+
+
+def _event(data_type: str, opcode: int, payload: bytes) -> bytes:
+    """Return the ``$2`` JSON of a message that nobody wants the value of.
+
+    Raises:
+        InvalidData: As `convert`.
+    """
+    if data_type != "object":
+        return message_event(data_type, convert(data_type, opcode, payload), payload)
+    try:
+        json_text.check(payload)
+    except json_text.NotJson as exc:
+        raise InvalidData(f"a message that is not JSON: {exc}") from None
+    return object_event(payload)
 
 
 class Rendered(msgspec.Struct):
@@ -86,8 +99,7 @@ def render(
             if text_only:
                 add(b"%b%d%b%b}}" % (prefix, seq + count, middle, _encode_json(payload.decode())))
             else:
-                event = message_event(data_type, convert(data_type, opcode, payload), payload)
-                add(connection_body(prefix, seq + count, time_us, event))
+                add(connection_body(prefix, seq + count, time_us, _event(data_type, opcode, payload)))
         except UnicodeDecodeError:
             return Rendered(bodies, count, size, "a message that is not UTF-8")
         except InvalidData as exc:

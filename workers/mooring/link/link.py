@@ -104,6 +104,7 @@ class Link:
         self._refused: Refused | None = None
         self._asked_ids = False
         self.runtime: Held | None = None
+        self.service_version = 0  # what the service that has welcomed us speaks
 
     # Uplink
 
@@ -233,6 +234,7 @@ class Link:
         return self.runtime
 
     def _welcome(self, welcome: Welcome) -> None:
+        self.service_version = welcome.version
         self._welcomed.set()
         self._asked_ids = False
         outbox = self._held.outbox

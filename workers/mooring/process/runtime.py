@@ -265,18 +265,7 @@ class Runtime:
     def _created(
         self, connection: int, created_at_us: int, options: ConnectionOptions, handler_name: str | None
     ) -> ConnectionCreated:
-        return ConnectionCreated(
-            connection,
-            options.url,
-            self.worker,
-            handler_name,
-            options.data_type,
-            list(dict.fromkeys(name for name, _ in options.headers)),
-            created_at_us,
-            options.tls.verify,
-            options.send_timeout_s,
-            options.close_timeout_s,
-        )
+        return ConnectionCreated.of(connection, self.worker, handler_name, created_at_us, options)
 
     def _begin(
         self, created: ConnectionCreated, options: ConnectionOptions, handler: object | None, request: int

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mooring.checks import check_worker_name
 from mooring.errors import Invalid, InvalidRequest
 from mooring.link.messages import AskCall
-from mooring.options import check_worker_name
 from mooring.parameters import copy_params
 
 if TYPE_CHECKING:

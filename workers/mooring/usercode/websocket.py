@@ -7,19 +7,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
+from mooring import json_text
+from mooring.checks import check_close
 from mooring.connection.state import ConnectionState
 from mooring.errors import ConnectionClosed, Invalid, InvalidRequest, WrongState
-from mooring.options import ConnectionRequest, check_close
+from mooring.options import ConnectionRequest
 from mooring.usercode import current as process
 from mooring.wire.frames import BINARY, TEXT
 
 if TYPE_CHECKING:
     from mooring.connection.connection import Connection
     from mooring.process.runtime import Runtime
-
-_encode_json = msgspec.json.Encoder().encode
 
 
 class WebSocket:
@@ -80,7 +78,7 @@ class WebSocket:
 
     @property
     def data_type(self) -> str:
-        """``"text"``, ``"blob"`` or ``"object"``: what `on_message` gets (4D: ``dataType``)."""
+        """``"text"``, ``"blob"``, ``"object"`` or ``"auto"``: what `on_message` gets (4D: ``dataType``)."""
         return self._connection.options.data_type
 
     @property
@@ -99,7 +97,7 @@ class WebSocket:
             ConnectionClosed: If it is Closed.
             SendError: If the peer has not read for ``send_timeout``.
             TypeError: If `message` is of another type, or not JSON.
-            UnicodeEncodeError: If text holds a lone surrogate.
+            UnicodeEncodeError: If `message` is text with a lone surrogate (inside an object it is sent escaped).
         """
         connection = self._connection
         opcode = TEXT
@@ -108,7 +106,7 @@ class WebSocket:
         elif isinstance(message, (bytes, bytearray, memoryview)):
             opcode, payload = BINARY, bytes(message)
         elif isinstance(message, (dict, list)):
-            payload = _encode_json(message)
+            payload = json_text.encode(message)
         else:
             raise TypeError(f"send takes str, bytes, dict or list, not {type(message).__name__}")
         self._check_connected()
