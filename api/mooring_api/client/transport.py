@@ -152,7 +152,7 @@ class Transport:
 
 
 def decode(data: bytes, kind: type[Result]) -> Result:
-    """Return what the service answered, as `kind`."""
+    """Return an answer, or an event, as `kind`."""
     try:
         return msgspec.json.decode(data, type=kind)
     except msgspec.DecodeError:

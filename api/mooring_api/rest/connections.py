@@ -81,7 +81,9 @@ async def _await_end_of_dial(api: Api, connection: int, wanted: ConnectionReques
     deadline = asyncio.get_running_loop().time() + effective(wanted).connect_timeout_s + 5
     record = api.service.connections.record(connection)
     while record.status == STATUS_CONNECTING and asyncio.get_running_loop().time() < deadline:
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(
+            0.02
+        )  # a record becomes Connected without an event: with a handler, onOpen follows its turn
         record = api.service.connections.record(connection)
     if record.opened_at is None:
         detail = record.errors[0].message if record.errors else "the dial has not ended"
