@@ -13,6 +13,8 @@ import msgspec
 
 from mooring.connection.keep_alive import KeepAlive
 
+_NONE = KeepAlive()  # one for all: each idle connection has clocks
+
 
 class Beat(msgspec.Struct, frozen=True):
     """Send ``keepAlive.send`` now."""
@@ -66,7 +68,7 @@ class Clocks:
     )
 
     def __init__(self, keep_alive: KeepAlive | None, data_timeout_s: float, now: float) -> None:
-        self._keep_alive = keep_alive or KeepAlive()
+        self._keep_alive = keep_alive or _NONE
         self._interval_s = self._keep_alive.interval_s
         self._data_timeout_s = data_timeout_s
         self._ready_at = self._beat_at = now

@@ -7,7 +7,6 @@ ready is held, and later delivered, by whoever asks. Made with the socket, and d
 from __future__ import annotations
 
 import math
-from collections import ChainMap
 from collections.abc import Mapping
 from typing import Any
 
@@ -98,9 +97,11 @@ class Session:
         "_match",
         "_memory",
         "_recipe",
+        "_renewed",
         "_resumed",
+        "_secrets",
         "_sent",
-        "_values",
+        "_socket",
     )
 
     def __init__(
@@ -116,8 +117,10 @@ class Session:
         self._recipe = recipe
         self._keep_alive = keep_alive
         self._memory = memory
-        self._values = Values(names=ChainMap(memory, dict(renewed)), secrets=secrets, socket=socket)
+        self._renewed = renewed
+        self._secrets = secrets
         self._ids = ids
+        self._socket = socket
         self._at = 0  # the step that is awaited, or the next one
         self._deadline = math.inf
         self._match: Any = MISSING  # what the newest ``expect`` matched
@@ -181,10 +184,19 @@ class Session:
 
     def fill(self, template: MessageTemplate, message: Any = MISSING) -> bytes | Unfilled:
         """Return the payload of a message of this socket: of a step, an answer or a heartbeat."""
-        self._values.message = message
-        if template.needs.next_id:
-            self._values.next_id = self._ids.take()
-        return template.fill(self._values)
+        next_id = self._ids.take() if template.needs.next_id else 0
+        return template.fill(
+            Values(
+                names={**self._renewed, **self._memory},
+                secrets=self._secrets,
+                message=message,
+                next_id=next_id,
+                socket=self._socket,
+            )
+        )
+
+    def _has(self, name: str) -> bool:
+        return self._memory.get(name, self._renewed.get(name)) is not None
 
     def _learn(self, frame: Frame) -> None:
         for one in self._recipe.remember:
@@ -238,9 +250,8 @@ class Session:
         steps = self._recipe.opening
         while self._at < len(steps):
             step = steps[self._at]
-            names = self._values.names
-            if (step.when is not None and names.get(step.when) is None) or (
-                step.unless is not None and names.get(step.unless) is not None
+            if (step.when is not None and not self._has(step.when)) or (
+                step.unless is not None and self._has(step.unless)
             ):
                 self._at += 1
                 continue
