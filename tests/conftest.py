@@ -127,6 +127,11 @@ class RunningService:
         path = self.state_dir / "logs" / f"{name}.log"
         return path.read_text(errors="replace") if path.exists() else ""
 
+    async def is_ready(self) -> bool:
+        """Is the journal written, and is every worker of an earlier service adopted?"""
+        async with self.client.get("/readyz") as response:
+            return response.status == 200
+
     def print_logs(self) -> None:
         print(f"---- service log\n{self.log()[-8000:]}")
         for path in (self.state_dir / "logs").glob("*.log"):
@@ -224,9 +229,9 @@ class RunningService:
 StartService = Callable[..., Awaitable[RunningService]]
 
 
-def rounds(short: int, long: int) -> pytest.MarkDecorator:
-    """Give a test its `rounds`: a few in `make test`, and many in `make test-long`."""
-    return pytest.mark.parametrize("rounds", [short, pytest.param(long, marks=pytest.mark.long)])
+def rounds(short: int, long: int, name: str = "rounds") -> pytest.MarkDecorator:
+    """Give a test its number of `rounds` (or of what `name` says): few in `make test`, many in `make test-long`."""
+    return pytest.mark.parametrize(name, [short, pytest.param(long, marks=pytest.mark.long)])
 
 
 NEED_A_PROCESS = {"start_service", "module_service"}

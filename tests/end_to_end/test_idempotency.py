@@ -94,7 +94,7 @@ async def _count(service: RunningService, count: int) -> bool:
     return len((await service.get("/v1/connections"))["connections"]) == count
 
 
-async def test_a_delete_whose_client_goes_away_still_ends_the_connection(service: RunningService) -> None:
+async def test_a_delete_whose_client_goes_away_still_ends_the_connection(shared: RunningService) -> None:
     closing = asyncio.Event()
 
     async def script(connection: RawConnection) -> None:
@@ -104,20 +104,20 @@ async def test_a_delete_whose_client_goes_away_still_ends_the_connection(service
         await asyncio.sleep(5)  # and does not answer it
 
     async with RawServer(script) as server:
-        record = await service.open(server.url, closeTimeout=0.5)
-        deleting = asyncio.create_task(service.call("DELETE", f"/v1/connections/{record['id']}"))
+        record = await shared.open(server.url, closeTimeout=0.5)
+        deleting = asyncio.create_task(shared.call("DELETE", f"/v1/connections/{record['id']}"))
         await asyncio.wait_for(closing.wait(), 5)
         deleting.cancel()
         await asyncio.wait({deleting})
-        events = await service.events(record["id"], until="onTerminate")
+        events = await shared.events(record["id"], until="onTerminate")
         assert events[-1]["event"]["code"] == 1006
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-ndjson"])
 async def test_a_send_whose_client_goes_away_before_its_end_sends_nothing_half(
-    service: RunningService, echo: EchoServer, kind: str
+    shared: RunningService, echo: EchoServer, kind: str
 ) -> None:
-    record = await service.open(echo.url)
+    record = await shared.open(echo.url)
     begun = asyncio.Event()
 
     async def body() -> Any:
@@ -125,13 +125,13 @@ async def test_a_send_whose_client_goes_away_before_its_end_sends_nothing_half(
         begun.set()
         await asyncio.sleep(30)
 
-    sending = asyncio.create_task(service.send(record["id"], body(), kind))
+    sending = asyncio.create_task(shared.send(record["id"], body(), kind))
     await asyncio.wait_for(begun.wait(), 5)
     if kind == "application/x-ndjson":
         await wait_for(lambda: echo.peers[0].received == ['"whole"'])
     sending.cancel()
     await asyncio.wait({sending})
-    await service.send(record["id"], "after")
+    await shared.send(record["id"], "after")
     await wait_for(lambda: "after" in echo.peers[0].received)
     assert echo.peers[0].received == (['"whole"', "after"] if kind == "application/x-ndjson" else ["after"])
 
@@ -198,7 +198,7 @@ async def test_a_send_with_a_key_reaches_the_peer_once_although_the_service_died
     record = await service.open(echo.url)
     first = await service.send(record["id"], "pay 5", **{"Idempotency-Key": "p1"})
     await service.restart_after_kill()
-    await wait_for(lambda: _adopted(service))
+    await wait_for(service.is_ready)
     assert await service.send(record["id"], "pay 5", **{"Idempotency-Key": "p1"}) == first
     await service.send(record["id"], "pay 6", **{"Idempotency-Key": "p2"})
     await wait_for(lambda: len(echo.peers[0].received) == 2)
@@ -224,7 +224,7 @@ async def test_a_send_with_a_key_that_waited_for_its_peer_reaches_it_once_althou
             server.reads.set()
             await wait_for(lambda: "pay 5" in server.received)
         await service.start()
-        await wait_for(lambda: _adopted(service))
+        await wait_for(service.is_ready)
         again = asyncio.create_task(service.send(record["id"], "pay 5", **{"Idempotency-Key": "p1"}))
         await asyncio.wait({again}, timeout=0.2)
         server.reads.set()
@@ -246,11 +246,6 @@ async def _has_waiting(service: RunningService, count: int) -> bool:
             if line.startswith("mooring_queue_bytes{") and 'queue="outbound"' in line:
                 return float(line.rsplit(" ", 1)[1]) >= count
     return False
-
-
-async def _adopted(service: RunningService) -> bool:
-    async with service.client.get("/readyz") as response:
-        return response.status == 200
 
 
 async def test_an_answer_that_says_later_is_not_kept_for_the_key(service: RunningService, echo: EchoServer) -> None:

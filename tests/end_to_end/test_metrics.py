@@ -114,7 +114,7 @@ async def test_a_queue_that_is_full_by_number_and_one_busy_connection_among_many
         return found['mooring_worker_restarts_total{"worker": "main"}'] == 1
 
     await wait_for(renewed)
-    await wait_for(lambda: _ready(service))
+    await wait_for(service.is_ready)
     await service.call("DELETE", "/v1/workers/main")
     assert not [name for name in await metrics(service) if '"main"' in name], "who is gone leaves no series"
 
@@ -160,8 +160,3 @@ def _changed_at(path: Path) -> int | None:
         return path.stat().st_mtime_ns
     except FileNotFoundError:  # the worker is just moving it
         return None
-
-
-async def _ready(service: RunningService) -> bool:
-    async with service.client.get("/readyz") as response:
-        return response.status == 200

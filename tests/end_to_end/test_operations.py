@@ -213,9 +213,4 @@ async def test_ready_names_what_is_missing(start_service: StartService) -> None:
     async with service.client.get("/readyz", headers={"Authorization": ""}) as response:
         assert await response.json() == {"ready": False}
     os.kill(pid, signal.SIGCONT)
-    await wait_for(lambda: _ready(service))
-
-
-async def _ready(service: RunningService) -> bool:
-    async with service.client.get("/readyz") as response:
-        return response.status == 200
+    await wait_for(service.is_ready)

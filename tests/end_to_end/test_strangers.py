@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 
 from mooring_api.rest.access import TokenFileError, load_token, token_hash
-from tests.conftest import RunningService, StartService
+from tests.conftest import RunningService, StartService, wait_for
 from tests.servers import EchoServer
 
 SERVICE = (("--function", "f=json:loads"), {"MOORING_LIMITS_MAX_BODY_BYTES": "1000000"})
@@ -165,24 +165,26 @@ async def test_a_body_that_says_it_is_too_large_is_refused_before_it_comes(share
 
 async def test_a_half_sent_request_is_cut_off(start_service: StartService) -> None:
     service = await start_service(env={"MOORING_API_REQUEST_TIMEOUT": "0.5"})
-    for part in (b"", b"GET /v1/wor", b"GET /v1/workers HTTP/1.1\r\nHost: x\r\n"):
+
+    async def is_closed_after(part: bytes) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
         writer.write(part)
         assert await asyncio.wait_for(reader.read(), 4) is not None, "the connection is closed"
         writer.close()
 
+    parts = (b"", b"GET /v1/wor", b"GET /v1/workers HTTP/1.1\r\nHost: x\r\n")
+    await asyncio.gather(*map(is_closed_after, parts))
+
 
 async def test_more_connections_than_allowed_are_closed(start_service: StartService) -> None:
     service = await start_service(env={"MOORING_API_MAX_REQUESTS": "5"})
     held = [await asyncio.open_connection("127.0.0.1", service.port) for _ in range(8)]
-    await asyncio.sleep(0.3)
-    closed = 0
-    for reader, _ in held:
-        try:
-            closed += await asyncio.wait_for(reader.read(1), 0.2) == b""
-        except TimeoutError:
-            pass
-    assert closed >= 3
+    reading = [asyncio.create_task(reader.read(1)) for reader, _ in held]
+    await wait_for(lambda: sum(task.done() for task in reading) >= 3)
+    assert all(task.result() == b"" for task in reading if task.done()), "they are closed"
+    for task in reading:
+        task.cancel()
+    await asyncio.gather(*reading, return_exceptions=True)
     for _, writer in held:
         writer.close()
 

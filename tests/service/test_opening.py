@@ -26,13 +26,13 @@ async def test_what_the_worker_does_not_come_to_in_time_is_given_up_and_never_op
 ) -> None:
     monkeypatch.setattr(opening, "HANDLER_TIME_S", 0.2)
     module = "tests.end_to_end.user_code"
-    config = Config(
-        handlers={"h": f"{module}:Recorder"}, functions={"sleep": f"{module}:sleep", "pid": f"{module}:pid"}
-    )
+    config = Config(handlers={"h": f"{module}:Recorder"}, functions={"hold": f"{module}:hold", "pid": f"{module}:pid"})
     service = Service(config, tmp_path, MemoryJournal(JournalConfig(store="memory")), app_dirs=[str(ROOT)])
     await service.start()
     try:
-        await service.workers.call_later("main", "sleep", [2])
+        held = tmp_path / "held"
+        held.touch()
+        await service.workers.call_later("main", "hold", [str(held)])
         request = ConnectionRequest(url=echo.url, handler=HandlerRequest(name="h"), connect_timeout=0.3)
         begun = await service.connections.open(request)
         with pytest.raises(OpenError) as caught:
@@ -40,6 +40,7 @@ async def test_what_the_worker_does_not_come_to_in_time_is_given_up_and_never_op
         assert caught.value.timed_out and caught.value.connection == begun.connection
         record = service.connections.record(begun.connection)
         assert record.status == "Closed" and record.errors == caught.value.errors
+        held.unlink()
         await service.workers.call("main", "pid", [])  # the context has come past it
         assert echo.peers == []
     finally:

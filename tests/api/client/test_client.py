@@ -5,18 +5,17 @@ from __future__ import annotations
 import asyncio
 
 from mooring_api.client import BlockingClient, Client
-from tests.conftest import StartService
+from tests.conftest import RunningService
 from tests.servers import EchoServer
 
 
-async def test_the_client_has_every_verb_and_events_that_resume(start_service: StartService, echo: EchoServer) -> None:
-    service = await start_service()
-    async with Client(service.url, service.token) as client:
+async def test_the_client_has_every_verb_and_events_that_resume(shared: RunningService, echo: EchoServer) -> None:
+    async with Client(shared.url, shared.token) as client:
         record = await client.open(echo.url, worker="w")
         await client.send(record.id, b"blob")
         await client.send(record.id, {"n": 1})
         assert (await client.connection(record.id)).worker == "w"
-        assert [worker.name for worker in await client.workers()] == ["w"]
+        assert "w" in [worker.name for worker in await client.workers()]
         page = await client.page(connection=record.id, after="start")
         assert page.events[0].kind == "onOpen"
         final = await client.terminate(record.id, 4001, "done")
@@ -31,7 +30,7 @@ async def test_the_client_has_every_verb_and_events_that_resume(start_service: S
     assert verbs(BlockingClient) == verbs(Client)
 
     def blocking() -> list[str]:
-        with BlockingClient(service.url, service.token) as client:
+        with BlockingClient(shared.url, shared.token) as client:
             record = client.open(echo.url)
             client.send(record.id, "text")
             assert client.send_lines(record.id, iter([b'{"n": 1}\n', b"[2]\n"])).sent == 2
@@ -42,7 +41,7 @@ async def test_the_client_has_every_verb_and_events_that_resume(start_service: S
     assert (await asyncio.to_thread(blocking))[-1] == "onTerminate"
 
     def given_up_late() -> str:
-        with BlockingClient(service.url, service.token) as client:
+        with BlockingClient(shared.url, shared.token) as client:
             stream = client.events(connection=client.open(echo.url).id)
             kind = next(stream).kind
         stream.close()

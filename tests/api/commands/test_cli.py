@@ -22,16 +22,18 @@ from tests.conftest import RunningService, StartService, wait_for
 from tests.servers import EchoServer, FeedServer
 
 
-async def test_open_ls_show_send_close_for_scripts(service: RunningService, echo: EchoServer) -> None:
-    opened = json.loads((await mooring(service, "open", echo.url, "--json")).out)
+async def test_open_ls_show_send_close_for_scripts(shared: RunningService, echo: EchoServer) -> None:
+    opened = json.loads((await mooring(shared, "open", echo.url, "--worker", "scripts", "--json")).out)
     number = str(opened["id"])
-    assert (await mooring(service, "send", number, "hi")).out == "sent 1 message, 2 bytes\n"
-    assert (await mooring(service, "send", number, "--json", '{"a": 1}')).code == 0
-    listed = [json.loads(line) for line in (await mooring(service, "ls", "--json")).out.splitlines()]
+    assert (await mooring(shared, "send", number, "hi")).out == "sent 1 message, 2 bytes\n"
+    assert (await mooring(shared, "send", number, "--json", '{"a": 1}')).code == 0
+    listed = [
+        json.loads(line) for line in (await mooring(shared, "ls", "--worker", "scripts", "--json")).out.splitlines()
+    ]
     assert [record["id"] for record in listed] == [opened["id"]]
-    shown = json.loads((await mooring(service, "show", number, "--json")).out)
+    shown = json.loads((await mooring(shared, "show", number, "--json")).out)
     assert shown["stats"]["messagesOut"] == 2
-    closed = json.loads((await mooring(service, "close", number, "--json")).out)
+    closed = json.loads((await mooring(shared, "close", number, "--json")).out)
     assert closed["status"] == "Closed"
     assert echo.peers[0].received == ["hi", '{"a": 1}']
 
@@ -226,12 +228,12 @@ def test_a_command_does_not_load_the_service_that_it_talks_to() -> None:
     assert ran.stdout == "False\n"
 
 
-async def test_what_does_not_talk_to_the_api_has_json_too(service: RunningService, tmp_path: Path) -> None:
-    assert json.loads((await mooring(service, "token", "--json")).out) == {"token": service.token}
-    assert json.loads((await mooring(service, "console", "--json")).out)["url"].endswith(f"#token={service.token}")
-    checks = (await mooring(service, "check", "--listen", f"127.0.0.1:{service.port}", "--json")).out.splitlines()
+async def test_what_does_not_talk_to_the_api_has_json_too(shared: RunningService, tmp_path: Path) -> None:
+    assert json.loads((await mooring(shared, "token", "--json")).out) == {"token": shared.token}
+    assert json.loads((await mooring(shared, "console", "--json")).out)["url"].endswith(f"#token={shared.token}")
+    checks = (await mooring(shared, "check", "--listen", f"127.0.0.1:{shared.port}", "--json")).out.splitlines()
     assert [json.loads(line)["ok"] for line in checks] == [True, True, True], "the port is the running service's own"
-    copied = json.loads((await mooring(service, "backup", str(tmp_path / "copy.db"), "--json")).out)
+    copied = json.loads((await mooring(shared, "backup", str(tmp_path / "copy.db"), "--json")).out)
     assert copied["bytes"] == (tmp_path / "copy.db").stat().st_size
     other = RunningService(tmp_path / "other")
     assert json.loads((await mooring(other, "restore", str(tmp_path / "copy.db"), "--json")).out)["stateDir"]
@@ -324,10 +326,10 @@ async def test_check_says_what_is_wrong_with_each_line(start_service: StartServi
     assert ran.code == 1 and "max_connections" in ran.out
 
 
-async def test_top_and_tables_have_no_colours_off_a_terminal(service: RunningService, echo: EchoServer) -> None:
-    await service.open(echo.url + "x" * 200)
+async def test_top_and_tables_have_no_colours_off_a_terminal(shared: RunningService, echo: EchoServer) -> None:
+    await shared.open(echo.url + "x" * 200)
     for arguments in (("top", "--count", "1"), ("ls",), ("workers",)):
-        ran = await mooring(service, *arguments)
+        ran = await mooring(shared, *arguments)
         assert ran.code == 0, ran.errors
         assert "\x1b[" not in ran.out
         assert "main" in ran.out
