@@ -40,5 +40,7 @@ class WorkerBounds(msgspec.Struct, frozen=True, kw_only=True):
     outbox_bytes: Annotated[
         Count, doc("Events not yet stored by the journal; above it all sockets of the worker wait.")
     ] = 64 * 1024**2
-    log_max_bytes: Annotated[Count, doc("A worker's log is rotated at this size.")] = 10 * 1024**2
+    log_max_bytes: Annotated[
+        Count, doc("A worker's log is rotated at this size; one that was moved away is begun anew.")
+    ] = 10 * 1024**2
     log_files: Annotated[Count, doc("So many rotated logs are kept.")] = 3

@@ -52,6 +52,37 @@ def test_what_is_not_json_fails_with_and_without_a_handler(payload: bytes) -> No
         convert("object", TEXT, payload)
 
 
+AUTO = [
+    (TEXT, "Grüße \n".encode(), "Grüße \n", b'{"type":"message","data":"Gr\xc3\xbc\xc3\x9fe \\n"}'),
+    (TEXT, b"", "", b'{"type":"message","data":""}'),
+    (TEXT, b'{"n": 1}', '{"n": 1}', b'{"type":"message","data":"{\\"n\\": 1}"}'),
+    (BINARY, b"text", b"text", b'{"type":"message","data":"dGV4dA==","encoding":"base64"}'),
+    (BINARY, b"\xff\x00", b"\xff\x00", b'{"type":"message","data":"/wA=","encoding":"base64"}'),
+    (BINARY, b"", b"", b'{"type":"message","data":"","encoding":"base64"}'),
+]
+
+
+@pytest.mark.parametrize(("opcode", "payload", "data", "event"), AUTO, ids=[str(row[:2]) for row in AUTO])
+def test_under_auto_each_message_is_what_it_is(opcode: int, payload: bytes, data: str | bytes, event: bytes) -> None:
+    assert rendered("auto", opcode, payload) == event
+    assert convert("auto", opcode, payload) == data
+    assert message_event("auto", data, payload) == event
+
+
+@pytest.mark.parametrize("data_type", ["text", "blob", "auto"])
+def test_a_text_frame_that_is_not_utf8_fails_under_every_type(data_type: str) -> None:
+    found = render([(TEXT, b"\xff")], data_type, PREFIX, 4, 0)
+    assert (found.bodies, found.failure) == ([], "a message that is not UTF-8")
+    assert convert_all([(TEXT, b"\xff")], data_type).failure == found.failure
+
+
+def test_the_other_types_stay_as_they_were() -> None:
+    assert rendered("text", BINARY, b"a") == rendered("text", TEXT, b"a") == b'{"type":"message","data":"a"}'
+    expected = b'{"type":"message","data":"YQ==","encoding":"base64"}'
+    assert rendered("blob", BINARY, b"a") == rendered("blob", TEXT, b"a") == expected
+    assert rendered("object", BINARY, b"[1]") == rendered("object", TEXT, b"[1]") == b'{"type":"message","data":[1]}'
+
+
 class Echo:
     data_type = "object"
 

@@ -26,7 +26,7 @@ def convert(data_type: str, opcode: int, payload: bytes) -> Any:
     try:
         if data_type == "object":
             return json_text.decode(payload)
-        if data_type == "text":
+        if data_type == "text" or (data_type == "auto" and opcode == TEXT):
             return payload.decode("utf-8")
         if opcode == TEXT:
             payload.decode("utf-8")  # RFC 6455 section 8.1: a text message must be UTF-8, whoever wants it
@@ -39,7 +39,7 @@ def convert(data_type: str, opcode: int, payload: bytes) -> Any:
 
 def message_event(data_type: str, data: Any, payload: bytes) -> bytes:
     """Return the ``$2`` JSON of a message that `convert` has turned into `data`."""
-    if data_type == "text":
+    if data_type == "text" or (data_type == "auto" and isinstance(data, str)):
         return text_event(data)
     return object_event(payload) if data_type == "object" else blob_event(payload)
 

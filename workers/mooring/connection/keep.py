@@ -6,8 +6,8 @@
 
 from __future__ import annotations
 
+import calendar
 import email.utils
-from datetime import UTC
 from enum import Enum
 from typing import Final, Literal
 
@@ -195,7 +195,7 @@ def parse_retry_after(text: str, wall_s: float) -> float | None:
         return float(text)
     try:
         when = email.utils.parsedate_to_datetime(text)
-        return max(0.0, (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() - wall_s)
+        return max(0.0, calendar.timegm(when.utctimetuple()) - wall_s)  # without a zone it is UTC, as HTTP has it
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
 

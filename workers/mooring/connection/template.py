@@ -17,7 +17,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from mooring.checks import check_headers, escape_pointer
+from mooring.checks import NAME_PATTERN, check_headers, escape_pointer
 from mooring.connection.pointer import MISSING, Pointer, parse_pointer
 from mooring.errors import Invalid
 
@@ -35,7 +35,7 @@ OF_PLAIN_HEADER: frozenset[Kind] = frozenset({"secret"})
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,62}\Z")
 _RESERVED_NAMES = frozenset({"nextId", "socket"})
-SECRET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")
+SECRET_NAME = re.compile(rf"{NAME_PATTERN}\Z")
 _PART = re.compile(r"\$\$\{|\$\{[^}]*\}|\$\{")
 
 

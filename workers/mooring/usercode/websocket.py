@@ -77,7 +77,7 @@ class WebSocket:
 
     @property
     def data_type(self) -> str:
-        """``"text"``, ``"blob"`` or ``"object"``: what `on_message` gets (4D: ``dataType``)."""
+        """``"text"``, ``"blob"``, ``"object"`` or ``"auto"``: what `on_message` gets (4D: ``dataType``)."""
         return self._connection.options.data_type
 
     @property
