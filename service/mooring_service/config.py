@@ -335,4 +335,5 @@ def worker_settings(config: Config, app_dirs: list[str]) -> WorkerSettings:
         egress_deny=list(egress.deny),
         allow_insecure_tls=egress.allow_insecure_tls,
         log_format="console" if config.log.format == "console" else "json",
+        signal_grace_s=round(0.8 * config.supervisor.kill_timeout, 3),
     )

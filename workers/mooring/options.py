@@ -180,7 +180,7 @@ class ConnectionRequest(msgspec.Struct, forbid_unknown_fields=True, rename="came
     ping_timeout: Annotated[
         float | UnsetType,
         _option(
-            "the peer is given up when nothing comes for so long after a ping",
+            "without a byte for so long after a ping, the peer is gone: a dead one after both together, at the latest",
             20.0,
             unit="s",
             low=0.01,

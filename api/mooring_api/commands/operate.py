@@ -44,8 +44,13 @@ def restart(target: Target, as_json: bool) -> None:
     refused = refusal_file(target.state_dir)
     refused.unlink(missing_ok=True)
     begun = time.monotonic()
-    fd = os.pidfd_open(pid)
     try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        raise Failure(f"no service runs on {target.state_dir}") from None
+    try:
+        if holder_of(target.state_dir) != pid:  # it has ended just now, and its number may be another's
+            raise Failure(f"no service runs on {target.state_dir}")
         signal.pidfd_send_signal(fd, signal.SIGUSR2)
     except PermissionError:
         raise Failure(f"the service is process {pid} of another user") from None

@@ -13,6 +13,7 @@ from typing import Any
 import click
 import uvloop
 
+from mooring import private_files
 from mooring.errors import HandlerError, MooringError
 from mooring.usercode import handlers as user_code
 from mooring_api.commands.target import Failure, Target, as_json, show_json
@@ -233,7 +234,7 @@ def check(target: Target, /, as_json: bool, **values: Any) -> None:
     try:
         prepare_state_dir(state_dir)
         probe = state_dir / ".check"
-        probe.write_bytes(b"")
+        private_files.make(probe)
         probe.unlink()
         if (state_dir / "token").exists():
             load_token(state_dir)

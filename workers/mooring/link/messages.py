@@ -391,6 +391,7 @@ class WorkerSettings(WorkerBounds, frozen=True, kw_only=True):
     egress_deny: list[str] = msgspec.field(default_factory=list)
     allow_insecure_tls: bool = False
     log_format: Literal["json", "console"] = "json"
+    signal_grace_s: float = 1.2  # for connections to close after a SIGTERM: whoever sent it sends SIGKILL soon
 
 
 command_decoder = msgspec.msgpack.Decoder(Command)

@@ -11,6 +11,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from mooring import private_files
+
 CHECK_S = 0.5  # what is printed within this time may stand above the bound
 
 log = logging.getLogger("mooring.worker")
@@ -54,8 +56,7 @@ def reopen(path: Path, printing: Sequence[int], held: os.stat_result) -> os.stat
         OSError: If `path` cannot be opened.
     """
     path.parent.mkdir(mode=0o700, exist_ok=True)
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    new = os.open(path, flags, 0o600)
+    new = private_files.opener(str(path), os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW)
     try:
         for descriptor in printing:
             # What user code has turned elsewhere stays there.
@@ -76,8 +77,9 @@ def rotate(path: Path, max_bytes: int, kept: int) -> None:
         older = path.with_suffix(f".log.{index}")
         if older.exists():
             older.replace(path.with_suffix(f".log.{index + 1}"))
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    with path.open("rb") as source, os.fdopen(os.open(path.with_suffix(".log.1"), flags, 0o600), "wb") as target:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+    newest = private_files.opener(str(path.with_suffix(".log.1")), flags)
+    with os.fdopen(newest, "wb") as target, path.open("rb") as source:
         size = os.fstat(source.fileno()).st_size
         # A flood between two looks may be of any size, and goes on meanwhile; of it, too, only so much is kept.
         offset = max(0, size - max_bytes)
