@@ -32,29 +32,7 @@ CLOCK_OR_IO = {
 
 # (check, file or class or module) → since when, and who mends it how. The list is to be empty.
 _CUT = "2026-11-28: is being cut along its ideas (house.md, section 2)"
-_HOST = "2026-11-28: connection/host.py ends this circle"
-BEING_MENDED = {
-    ("imports", "mooring.connection.connection"): _HOST,
-    ("imports", "mooring.usercode.construction"): _HOST,
-    ("imports", "mooring.usercode.context"): _HOST,
-    ("imports", "mooring.usercode.current"): _HOST,
-    ("imports", "mooring.usercode.websocket"): _HOST,
-    ("imports", "mooring.wire.outbound"): "2026-11-28: wire/socket.py is parted from the connection",
-    ("circle", "mooring"): _HOST,
-    ("lines", "mooring.connection.connection"): _CUT,
-    ("lines", "mooring.process.runtime"): _CUT,
-    ("lines", "mooring.usercode.context"): _CUT,
-    ("lines", "mooring_api.client.async_client"): _CUT,
-    ("lines", "mooring_api.commands.connections"): _CUT,
-    ("class", "mooring.connection.connection.Connection"): _CUT,
-    ("class", "mooring.process.runtime.Runtime"): _CUT,
-    ("class", "mooring.usercode.context.Context"): _CUT,
-    ("class", "mooring_api.client.async_client.Client"): _CUT,
-    ("ruled", "mooring.connection.connection"): _CUT,
-    ("ruled", "mooring.process.runtime"): _CUT,
-    ("ruled", "mooring.usercode.context"): _CUT,
-    ("named", "workers/mooring/connection/connection.py"): _CUT,
-}
+BEING_MENDED = {}
 
 
 class Room(NamedTuple):

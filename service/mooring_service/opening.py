@@ -34,8 +34,7 @@ from mooring.link.messages import (
 from mooring.options import ConnectionRequest, effective, too_new
 from mooring_service.admission import Admission
 from mooring_service.directory import Directory
-from mooring_service.endings import ends
-from mooring_service.intake import Intake
+from mooring_service.endings import Endings
 from mooring_service.journal.batch import Append
 from mooring_service.journal.journal import Journal
 from mooring_service.processes.reports import ID_BLOCK
@@ -70,12 +69,12 @@ class Openings:
     """The connections that are being opened."""
 
     def __init__(
-        self, admission: Admission, journal: Journal, directory: Directory, intake: Intake, supervisor: Supervisor
+        self, admission: Admission, journal: Journal, directory: Directory, endings: Endings, supervisor: Supervisor
     ) -> None:
         self._admission = admission
         self._journal = journal
         self._directory = directory
-        self._intake = intake
+        self._endings = endings
         self._supervisor = supervisor
         self._ids: list[int] = []
         self._allotting = asyncio.Lock()
@@ -148,16 +147,15 @@ class Openings:
                 updates=[ConnectionUpdate(connection, STATUS_CONNECTING)],
                 answers=[] if begun is None else [begun(connection)],
             )
-            dispatched = self._intake.dispatched.setdefault(slot.name, set())
-            dispatched.add(connection)
+            slot.dispatched.add(connection)
             try:
                 await self._journal.append_waiting(intent, fails_fast=True)
             except BaseException:
-                dispatched.discard(connection)
+                slot.dispatched.discard(connection)
                 raise
         finally:
             self._opening_count -= 1
-        done = asyncio.get_running_loop().create_task(self._open(slot, request, created, reference, dispatched))
+        done = asyncio.get_running_loop().create_task(self._open(slot, intent.incarnation, request, created, reference))
         self._tasks.add(done)
         done.add_done_callback(self._done)
         return Opening(connection, done)
@@ -170,15 +168,17 @@ class Openings:
     async def _open(
         self,
         slot: Slot,
+        incarnation: str,
         request: ConnectionRequest,
         created: ConnectionCreated,
         reference: str | None,
-        dispatched: set[int],
     ) -> ConnectionRecord:
         connection = created.id
         connect_timeout_s = effective(request).connect_timeout_s
+        # From here on a hello knows of it, or it has not arrived.
+        slot.dispatched.discard(connection)
         try:
-            if not slot.linked:
+            if not slot.linked or slot.incarnation != incarnation:
                 raise WorkerDied(slot.name, "it ended before the dial")
             # The worker keeps connectTimeout itself; a handler's own setting may be longer than what we know of.
             number, future = slot.request(connect_timeout_s + HANDLER_TIME_S)
@@ -186,6 +186,9 @@ class Openings:
             answer = await future
         except WorkerDied as exc:
             await self.wait_ended(connection)
+            if slot.process is not None and slot.incarnation == incarnation:
+                # The process lives, only its link was lost: nobody else tells the end.
+                await self._endings.write([self._directory.entry(connection)], str(exc), ErrCode.WORKER_DIED)
             raise OpenError(
                 [ErrorEntry(ErrCode.WORKER_DIED, str(exc))], connection, timed_out=False, terminated=False, policy=False
             ) from exc
@@ -195,8 +198,6 @@ class Openings:
             await self.wait_ended(connection)
             errors = self._directory.record(connection).errors or [ErrorEntry(ErrCode.CONNECT_TIMEOUT, str(exc))]
             raise OpenError(errors, connection, timed_out=True, terminated=False, policy=False) from exc
-        finally:
-            dispatched.discard(connection)
         match answer:
             case Opened():
                 return self._directory.record(connection)
@@ -211,12 +212,10 @@ class Openings:
             case OpenInvalid():
                 text = "; ".join(error.detail for error in answer.errors)
                 killed = slot.state is WorkerState.STOPPING  # told before it was to dial
-                await self._journal.append_waiting(
-                    ends(
-                        [self._directory.entry(connection)],
-                        text,
-                        ErrCode.WORKER_STOPPING if killed else ErrCode.HANDLER_FAILED,
-                    )
+                await self._endings.write(
+                    [self._directory.entry(connection)],
+                    text,
+                    ErrCode.WORKER_STOPPING if killed else ErrCode.HANDLER_FAILED,
                 )
                 if killed:
                     raise WorkerBusy(slot.name, WorkerState.STOPPING.value)

@@ -22,7 +22,7 @@ from mooring_service.asks import Asks
 from mooring_service.config import Config, worker_settings
 from mooring_service.connections import Connections
 from mooring_service.directory import Directory
-from mooring_service.endings import ends
+from mooring_service.endings import Endings
 from mooring_service.feed import Feed
 from mooring_service.intake import Intake
 from mooring_service.journal.journal import Journal
@@ -72,7 +72,10 @@ class Service:
         self._background = Background(log)
         self._app_dirs = app_dirs or []
         self._roster = roster = Roster()
-        self._intake = Intake(journal, self.directory, self.feed, roster, self._background, self._do_asks)
+        self._endings = Endings(journal)
+        self._intake = Intake(
+            journal, self.directory, self.feed, self._endings, roster, self._background, self._do_asks
+        )
         self._supervisor = Supervisor(
             config.supervisor,
             worker_settings(config, self._app_dirs),
@@ -81,7 +84,7 @@ class Service:
             self._intake,
             max_workers=config.limits.max_workers,
         )
-        self._openings = Openings(self._admission, journal, self.directory, self._intake, self._supervisor)
+        self._openings = Openings(self._admission, journal, self.directory, self._endings, self._supervisor)
         self.connections = Connections(self._admission, self.directory, self.feed, self._openings, roster)
         self.workers = Workers(
             self._admission, self.directory, roster, self._supervisor, self._intake, self._background
@@ -180,12 +183,7 @@ class Service:
 
     async def _end_strays(self, known: set[str]) -> None:
         """Connections whose worker's process is known to have ended, and that have no onTerminate: a double death."""
-        strays = [
-            entry
-            for name in self.directory.workers()
-            for entry in self.directory.live_of(name)
-            if entry.incarnation not in known
-        ]
-        if strays:
-            reason = "the worker ended while the service was away"
-            await self.journal.append_waiting(ends(strays, reason, ErrCode.WORKER_DIED))
+        reason = "the worker ended while the service was away"
+        for name in self.directory.workers():
+            strays = [entry for entry in self.directory.live_of(name) if entry.incarnation not in known]
+            await self._endings.write(strays, reason, ErrCode.WORKER_DIED)

@@ -219,6 +219,60 @@ async def test_a_hung_service_that_goes_on_repeats_nothing(service: RunningServi
         assert feed.ends == []
 
 
+WATCHFUL = {"MOORING_SUPERVISOR_WATCHDOG_TIMEOUT": "1", "MOORING_SUPERVISOR_PROBE_INTERVAL": "0.2"}
+
+
+async def test_a_service_that_stood_still_for_longer_than_its_watchdog_ends_no_worker(
+    start_service: StartService, echo: EchoServer
+) -> None:
+    service = await start_service(env=WATCHFUL)
+    records = [await service.open(echo.url, worker=name) for name in ("a", "b")]
+    pids = sorted(service.worker_pids())
+    for pause_s in (3, 1.2):
+        service.process.send_signal(signal.SIGSTOP)
+        await asyncio.sleep(pause_s)
+        service.process.send_signal(signal.SIGCONT)
+        await asyncio.sleep(2)  # long enough to judge, and to end somebody
+        assert sorted(service.worker_pids()) == pids
+        for record in records:
+            assert (await service.record(record["id"]))["status"] == "Connected"
+            await service.send(record["id"], "still there")
+    assert (await service.get("/v1/events?after=start&kind=workerExited"))["events"] == []
+
+
+async def _queued_bytes(service: RunningService) -> float:
+    async with service.client.get("/metrics") as response:
+        lines = (await response.text()).splitlines()
+    return next(float(line.split()[-1]) for line in lines if line.startswith("mooring_journal_queued_bytes "))
+
+
+async def test_a_full_disk_under_messages_of_a_megabyte_costs_no_worker_and_no_message(
+    start_service: StartService,
+) -> None:
+    service = await start_service(env=WATCHFUL)
+    async with FeedServer(rate=50, size=1_000_000) as feed:
+        records = [await service.open(f"{feed.url}{name}", worker=name) for name in ("a", "b")]
+        pids = sorted(service.worker_pids())
+        async with full_disk(service):
+
+            async def no_longer_read() -> bool:
+                return await _queued_bytes(service) > 64 * 1024 * 1024
+
+            await wait_for(no_longer_read, 30)
+            await asyncio.sleep(3)  # three times what a worker has to answer
+            assert sorted(service.worker_pids()) == pids
+            assert feed.ends == []
+        await feed.stop_sending()
+        for record, name in zip(records, ("/a", "/b"), strict=True):
+
+            async def all_stored(record: dict[str, Any] = record, name: str = name) -> bool:
+                return (await service.record(record["id"]))["stats"]["messagesIn"] == feed.sent[name]
+
+            await wait_for(all_stored, 30)
+        assert sorted(service.worker_pids()) == pids
+        assert not _tracebacks(service)
+
+
 async def test_what_a_silent_connection_has_sent_is_still_counted_after_a_restart(
     service: RunningService, echo: EchoServer
 ) -> None:
@@ -256,3 +310,44 @@ async def test_a_second_service_on_the_same_port_and_directory_names_the_holder(
 
 def _serve(service: RunningService) -> list[str]:
     return [sys.executable, "-m", "mooring_api", "serve", "--state-dir", str(service.state_dir)]
+
+
+async def test_what_is_opened_while_workers_are_being_adopted_lives(
+    start_service: StartService, echo: EchoServer
+) -> None:
+    module = "tests.end_to_end.user_code"
+    service = await start_service(
+        "--function", f"open_until_told={module}:open_until_told", "--function", f"opened_so_far={module}:opened_so_far",
+        "--app-dir", str(ROOT),
+    )  # fmt: skip
+    await service.call("POST", "/v1/workers/main/calls", json={"function": "open_until_told", "params": [echo.url]})
+    by_request: list[int] = []
+    for _ in range(3):
+        # Events that must be sent again make the adoption long.
+        pushing = [await service.open(f"{echo.url}push?count=30&size=1000000") for _ in range(2)]
+        await service.restart_after_kill(0.5)
+        until = time.monotonic() + 1.5
+
+        async def create(until: float = until) -> None:
+            while time.monotonic() < until:
+                async with service.client.post("/v1/connections", json={"url": echo.url}) as response:
+                    if response.status == 201:
+                        by_request.append((await response.json())["id"])
+
+        await asyncio.gather(*(create() for _ in range(4)))
+        for record in pushing:
+            await service.call("DELETE", f"/v1/connections/{record['id']}")
+    inside = await service.call("POST", "/v1/workers/main/calls", json={"function": "opened_so_far"})
+    opened = dict(inside["result"])
+    print(f"{len(opened)} opened in the worker, {len(by_request)} by request")
+    assert len(opened) > 50 and len(by_request) > 50
+    recorded = {}
+    after = 0
+    while True:
+        page = await service.get(f"/v1/connections?after={after}&limit=1000")
+        recorded |= {record["id"]: record["status"] for record in page["connections"]}
+        if not page.get("next"):
+            break
+        after = page["next"]
+    assert {recorded[connection] for connection in by_request} == {"Connected"}
+    assert {connection: recorded[connection] for connection in opened} == opened

@@ -314,3 +314,32 @@ async def test_a_unix_socket_serves_the_same_api(start_service: StartService) ->
 
 async def test_the_service_has_logged_no_traceback(shared: RunningService) -> None:
     assert "Traceback" not in shared.log(), shared.log()[-3000:]
+
+
+@pytest.mark.parametrize(
+    ("line", "extra"),
+    [("CONNECT example.com:443", b""), ("CONNECT /v1/workers", b""), ("OPTIONS *", b""), ("OPTIONS /v1/workers", b""),
+     ("GET http://example.com/", b""), ("GET /v1/workers", b"Expect: miracles\r\n")],
+)  # fmt: skip
+async def test_what_is_no_request_for_a_path_is_a_problem_too(shared: RunningService, line: str, extra: bytes) -> None:
+    token = f"Authorization: Bearer {shared.token}\r\n".encode()
+    request = (
+        line.encode() + b" HTTP/1.1\r\nHost: " + host(shared) + b"\r\n" + token + extra + b"Connection: close\r\n\r\n"
+    )
+    head, _, body = (await raw(shared, request)).partition(b"\r\n\r\n")
+    assert b"Content-Type: application/problem+json" in head, head
+    assert head.split(b" ")[1][:1] == b"4"
+    assert json.loads(body)["type"].startswith("urn:mooring:problem:")
+
+
+async def test_expect_100_continue_is_answered_before_the_body(shared: RunningService) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", shared.port)
+    writer.write(
+        b"POST /v1/connections HTTP/1.1\r\nHost: " + host(shared) + b"\r\nAuthorization: Bearer "
+        + shared.token.encode() + b"\r\nContent-Type: application/json\r\nContent-Length: 2\r\n"
+        b"Expect: 100-continue\r\n\r\n"
+    )  # fmt: skip
+    assert await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5) == b"HTTP/1.1 100 Continue\r\n\r\n"
+    writer.write(b"{}")
+    assert b" 422 " in await asyncio.wait_for(reader.readline(), 5)
+    writer.close()

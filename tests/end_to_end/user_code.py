@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import logging
 import os
@@ -11,11 +12,13 @@ import threading
 import time
 from typing import Any
 
-from mooring import ConnectError, WebSocket, call_worker, kill_worker
+from mooring import ConnectError, MooringError, WebSocket, call_worker, kill_worker
 
 seen: list[Any] = []
 counts: dict[int, int] = {}
 overlap = {"now": 0, "most": 0}
+_opened: list[WebSocket] = []
+_telling = threading.Event()
 
 
 class Recorder:
@@ -266,6 +269,25 @@ def try_new(url: str) -> list[Any]:
     except ConnectError as exc:
         return ["ConnectError", exc.errors[0].err_code]
     return [ws.status, ws.id]
+
+
+def open_until_told(url: str) -> None:
+    """Open connections one after the other, until `opened_so_far` asks for them."""
+    _telling.clear()
+    _opened.clear()
+
+    def work() -> None:
+        while not _telling.is_set():
+            with contextlib.suppress(MooringError, TimeoutError):
+                _opened.append(WebSocket.new(url))
+            time.sleep(0.005)
+
+    threading.Thread(target=work, daemon=True).start()
+
+
+def opened_so_far() -> list[list[Any]]:
+    _telling.set()
+    return [[ws.id, ws.status] for ws in _opened]
 
 
 def unserialisable() -> object:

@@ -31,6 +31,7 @@ from aiohttp import WSMsgType, web
 from mooring import json_text
 from mooring.link.messages import AskCall, Events, Report, WorkerSettings, report_decoder
 from mooring.process.runtime import Runtime
+from mooring.process.stopping import run_down
 from mooring.usercode import current
 from mooring.usercode.websocket import WebSocket
 
@@ -217,7 +218,7 @@ class LocalWorker:
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         try:
-            self._thread.run(self._runtime.stop("the test has ended", STOP_GRACE_S), STOP_GRACE_S + 60)
+            self._thread.run(run_down(self._runtime, "the test has ended", STOP_GRACE_S), STOP_GRACE_S + 60)
         finally:
             current.set_runtime(None)
             self._thread.stop()

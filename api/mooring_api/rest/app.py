@@ -31,8 +31,11 @@ def make_app(api: Api) -> web.Application:
     # Each handler is wrapped instead of a middleware: aiohttp's machinery for those costs every request two coroutines.
     for route in ROUTES:
         for method in ("HEAD", route.method) if route.head else (route.method,):
-            app.router.add_route(method, route.path, edge(route))
-    app.router.add_route("*", "/{path:.*}", edge(Route("*", "", _nothing_here, "read", query=None)))
+            app.router.add_route(method, route.path, edge(route), expect_handler=refusals.expect)
+    nothing_here = edge(Route("*", "", _nothing_here, "read", query=None))
+    refusals.route_without_path(
+        app, app.router.add_route("*", "/{path:.*}", nothing_here, expect_handler=refusals.expect)
+    )
     return app
 
 

@@ -10,7 +10,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from mooring.checks import check_worker_name
 from mooring.errors import ErrCode, MooringError, SendError
-from mooring.link.messages import STATUS_CONNECTING
+from mooring.link.messages import STATUS_CONNECTING, STATUSES
 from mooring.options import ConnectionRequest, effective
 from mooring_api.rest import idempotency, routes
 from mooring_api.rest.body import BODY_TIMEOUT_S, read_body
@@ -20,7 +20,6 @@ from mooring_api.rest.responses import json_response
 from mooring_api.rest.routes import BYTES, JSON, KEY, NDJSON, PREFER, TEXT, Parameter, Route, answer
 from mooring_api.rest.schemas import (
     MAX_PAGE,
-    STATUSES,
     ConnectionPage,
     check_json,
     check_text,
@@ -137,7 +136,8 @@ async def send(request: web.Request) -> web.Response:
     kind = media_type(request.headers.get("Content-Type"))
     key = idempotency.key_of(request) if "Idempotency-Key" in request.headers else None
     if kind == NDJSON and key is None:
-        return await _send_lines(api, request, connection)
+        with api.access.held(request, "send"):
+            return await _send_lines(api, request, connection)
     body = await read_body(request)
     if kind == NDJSON:
         payloads = _check_lines(api, body)

@@ -34,6 +34,9 @@ HEADERS = {
     "X-Accel-Buffering": "no",  # nginx would hold events back
 }
 
+PAGE_BYTES = 8 * 1024 * 1024
+"""A page ends before it would be larger, but for one event that is by itself; `next` goes on."""
+
 log = logging.getLogger("mooring.api")
 
 Render = Callable[[Selection | Gap, bytes], bytes]
@@ -90,12 +93,17 @@ async def _answer(request: web.Request, subscribe: Subscribe) -> web.StreamRespo
         cursor = cursor[:MAX_CURSOR_CHARS]
     if cursor is not None:
         cursor = cursor.encode("utf-8", "replace").decode()
+    with request.app[API].access.held(request, "read"):
+        return await _answer_as(kind, request, subscribe, cursor or None)
+
+
+async def _answer_as(kind: str, request: web.Request, subscribe: Subscribe, cursor: str | None) -> web.StreamResponse:
     if kind == JSON:
-        return await _page(request, subscribe, cursor or None)
+        return await _page(request, subscribe, cursor)
     for name in ("limit", "wait"):
         if name in request.query:
             raise invalid(f"query:{name}", "is for pages (Accept: application/json)")
-    with subscribe(cursor or None, False) as subscription:
+    with subscribe(cursor, False) as subscription:
         first: Items = []
         if subscription.ended:
             # Resuming past the last event that is wanted: 204 stops an EventSource, which would come again for ever.
@@ -115,11 +123,12 @@ async def _page(request: web.Request, subscribe: Subscribe, cursor: str | None) 
     limit = query_int(request.query, "limit", 100, 1, MAX_PAGE)
     wait_s = query_wait(request.query)
     found: list[bytes] = []
+    room = PAGE_BYTES
     with subscribe(cursor, not wait_s) as subscription:
         following = subscription.cursor
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait_s
-        while len(found) < limit:
+        while True:
             items: Items
             try:
                 if found or not wait_s:
@@ -128,17 +137,21 @@ async def _page(request: web.Request, subscribe: Subscribe, cursor: str | None) 
                     items = await subscription.next(max(0.0, deadline - loop.time()))
             except Stopped:
                 items = None
-            if not items:
-                following = max(following, subscription.cursor)
-                break
-            for item in items:
+            for item in items or ():
                 for position, event in sse.objects(item, api.epoch):
-                    if len(found) == limit:
+                    if len(found) == limit or (found and len(event) > room):
+                        room = -1
                         break
                     found.append(event)
+                    room -= len(event)
                     following = position
-            if len(found) < limit:
-                following = max(following, subscription.cursor)
+                if room < 0:
+                    break
+            if room < 0 or len(found) == limit:
+                break
+            following = max(following, subscription.cursor)
+            if not items:
+                break
     body = b'{"events":[%b],"next":"%b-%d"}' % (b",".join(found), api.epoch, following)
     return web.Response(body=body, content_type=JSON, headers=HEADERS)
 

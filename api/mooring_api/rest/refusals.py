@@ -1,12 +1,14 @@
-"""What never becomes a request: aiohttp's parser refuses it, and here the answer is made a problem as everywhere.
+"""What aiohttp would answer by itself, before any of our handlers: here that is made a problem as everywhere.
 
-aiohttp has no seam for it, so two of its own names are replaced; ``tests/test_private_aiohttp.py``
+It has no seam for most of it, so some of its own names are replaced; ``tests/test_private_aiohttp.py``
 names each.
 """
 
 from __future__ import annotations
 
-from aiohttp import web, web_response
+from collections.abc import Awaitable
+
+from aiohttp import HttpVersion11, web, web_response
 from aiohttp.http_exceptions import LineTooLong
 from aiohttp.web_protocol import RequestHandler
 
@@ -43,3 +45,27 @@ def install() -> None:
     setattr(RequestHandler, "handle_error", _refuse)  # noqa: B010 - mypy takes it for a slip
     # No versions in the Server header, also of what the parser answers; a signal for it would cost every response.
     setattr(web_response, "SERVER_SOFTWARE", "mooring")  # noqa: B010 - not exported by its stubs
+
+
+def route_without_path(app: web.Application, route: web.AbstractRoute) -> None:
+    """Have what is no path (``OPTIONS *``, ``CONNECT host:port``) answered by `route`: resources are found by path only."""
+    by_path = app.router.resolve
+
+    async def anywhere(request: web.Request) -> web.UrlMappingMatchInfo:
+        return web.UrlMappingMatchInfo({}, route)
+
+    def resolve(request: web.Request) -> Awaitable[web.UrlMappingMatchInfo]:
+        return by_path(request) if request.rel_url.raw_path.startswith("/") else anywhere(request)
+
+    setattr(app.router, "resolve", resolve)  # noqa: B010 - mypy takes it for a slip
+
+
+async def expect(request: web.Request) -> web.StreamResponse | None:
+    """Answer an ``Expect`` header (RFC 9110 section 10.1.1)."""
+    if request.version < HttpVersion11:
+        return None
+    if request.headers["Expect"].lower() != "100-continue":
+        return problem_response(Problem("bad-request", "Expect can ask for nothing but 100-continue"))
+    await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    request.writer.output_size = 0  # as aiohttp's own: it was not the answer
+    return None

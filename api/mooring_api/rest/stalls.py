@@ -15,17 +15,22 @@ class StallWatch:
         self._timeout_s = timeout_s
         self._writing: dict[Writing, float] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._due_at = 0.0
 
     def watch(self, transport: asyncio.Transport | None) -> Writing:
         """Return what to write under: ``with writing: await response.write(…)``."""
         return Writing(self, transport)
 
+    @property
+    def pending(self) -> bool:
+        """Whether its timer runs."""
+        return self._timer is not None
+
     def begin(self, writing: Writing) -> None:
         """A write has begun."""
-        loop = asyncio.get_running_loop()
-        self._writing[writing] = loop.time()
+        self._writing[writing] = now = asyncio.get_running_loop().time()
         if self._timer is None:
-            self._timer = loop.call_later(self._timeout_s / 4, self._sweep)
+            self._look_later(now)
 
     def end(self, writing: Writing) -> None:
         """The write has ended."""
@@ -33,11 +38,21 @@ class StallWatch:
 
     def _sweep(self) -> None:
         loop = asyncio.get_running_loop()
-        overdue = loop.time() - self._timeout_s
+        now = loop.time()
+        if now - self._due_at > self._timeout_s / 4:
+            # We were away ourselves: what they have read meanwhile was not seen yet, so each clock begins anew.
+            self._writing = dict.fromkeys(self._writing, now)
+        overdue = now - self._timeout_s
         for writing in [writing for writing, begun_at in self._writing.items() if begun_at <= overdue]:
             del self._writing[writing]
             writing.abort()
-        self._timer = loop.call_later(self._timeout_s / 4, self._sweep) if self._writing else None
+        self._timer = None
+        if self._writing:
+            self._look_later(now)
+
+    def _look_later(self, now: float) -> None:
+        self._due_at = now + self._timeout_s / 4
+        self._timer = asyncio.get_running_loop().call_at(self._due_at, self._sweep)
 
 
 class Writing:

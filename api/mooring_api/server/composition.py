@@ -10,12 +10,13 @@ import msgspec
 from aiohttp import web
 
 from mooring_api.rest.access import Access, load_token, own_hosts
+from mooring_api.rest.access_log import ACCESS, AccessLog
 from mooring_api.rest.app import make_app
 from mooring_api.rest.context import Api
 from mooring_api.rest.gate import Gate
 from mooring_api.server import systemd
 from mooring_api.server.demo import start_demo
-from mooring_api.server.listen import bind, inherited_or_wanted, tls_of
+from mooring_api.server.listen import SocketFile, bind, inherited_or_wanted, tls_of
 from mooring_api.server.state_file import prepare_state_dir, replace_text
 from mooring_service.config import RUNTIME_SETTINGS, Config, JournalConfig
 from mooring_service.journal.journal import Journal
@@ -55,7 +56,8 @@ class Server:
         self._demo: web.AppRunner | None = None
         self._api: Api | None = None
         self._service: Service | None = None
-        self._listener: asyncio.Server
+        self._listener: asyncio.Server | None = None
+        self._path: SocketFile | None = None
         self.inherited: systemd.Inherited  # for the next program of this process
 
     async def start(self) -> None:
@@ -74,23 +76,28 @@ class Server:
         self._service = service = Service(config, options.state_dir, journal, app_dirs=options.app_dirs)
         service.acquire()  # first: whoever does not get it must touch nothing, and names the holder, not the port
         sock = bind(listen) if inherited is None else inherited.socket
+        if listen.path is not None and (inherited is None or inherited.listen is not None):
+            self._path = SocketFile(listen.path)  # ours, not the manager's
         # `create_server` closes its own; the next program of this process may want it.
         self.inherited = systemd.Inherited(sock.dup(), config.api.listen if inherited is None else inherited.listen)
         try:
+            if options.demo:  # first: its port may be taken, and then nothing else was begun
+                self._demo = await start_demo()
             await service.start()
         except BaseException:
             sock.close()
             raise
         token = None if config.api.no_auth else load_token(options.state_dir)
         port = sock.getsockname()[1] if listen.path is None else 0
-        hosts = own_hosts(listen.host, port, config.api.hosts, secure=tls is not None)
+        own = own_hosts(listen.host, port, secure=tls is not None)
         if listen.path is not None:
-            hosts |= {"localhost"}
-        self._api = api = Api(service, config, Access(token, config.tokens, hosts, secure=tls is not None))
+            own |= {"localhost"}
+        access = Access(token, config.tokens, own, config.api.hosts, secure=tls is not None)
+        self._api = api = Api(service, config, access)
         self._runner = web.AppRunner(
             make_app(api),
-            access_log=log if config.api.access_log else None,
-            access_log_format="%a %s %b %Tf",  # never the request line: a query may hold a secret
+            access_log=ACCESS if config.api.access_log else None,
+            access_log_class=AccessLog,
             handler_cancellation=True,
             shutdown_timeout=SHUTDOWN_TIMEOUT_S,
             auto_decompress=False,
@@ -107,8 +114,6 @@ class Server:
         self._listener = await asyncio.get_running_loop().create_server(gate, sock=sock, ssl=tls, backlog=512)
         self.url = listen.url(port, secure=tls is not None)
         replace_text(options.state_dir / "address", f"{self.url}\n")
-        if options.demo:
-            self._demo = await start_demo()
 
     @property
     def worker_count(self) -> int:
@@ -146,8 +151,13 @@ class Server:
         if service is None or api is None:
             return
         service.begin_stop()
-        if self._runner is not None:
+        if self._listener is not None:
             self._listener.close()  # nothing new comes in
+        if not handover:
+            # Nor into the copy that a next program would have got: whoever comes is refused at once, and not forgotten.
+            self.inherited.socket.close()
+            if self._path is not None:
+                self._path.remove()
         await service.stop(handover=handover or self.options.handover)
         await api.close()
         if self._runner is not None:

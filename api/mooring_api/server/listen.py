@@ -81,19 +81,9 @@ def bind(listen: Listen) -> socket.socket:
 
     Raises:
         ConfigError: If the address cannot be had.
-        OSError: If the path cannot.
     """
     if listen.path is not None:
-        path = Path(listen.path)
-        if path.exists() and stat.S_ISSOCK(path.stat().st_mode):
-            path.unlink()
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        old = os.umask(0o177)
-        try:
-            sock.bind(listen.path)
-        finally:
-            os.umask(old)
-        return sock
+        return _bind_path(listen.path)
     family = socket.AF_INET6 if ":" in listen.host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -105,6 +95,64 @@ def bind(listen: Listen) -> socket.socket:
             f"cannot listen on {listen.host}:{listen.port}: {exc.strerror}; choose another with --listen, or end what has it"
         ) from None
     return sock
+
+
+def _bind_path(path: str) -> socket.socket:
+    if _is_socket(path):
+        if _somebody_listens(path):
+            raise ConfigError(
+                f"cannot listen on unix:{path}: it is in use; choose another with --listen, or end what has it"
+            )
+        Path(path).unlink()  # left behind by one that was killed
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    old = os.umask(0o177)
+    try:
+        sock.bind(path)
+    except OSError as exc:
+        sock.close()
+        raise ConfigError(f"cannot listen on unix:{path}: {exc.strerror or exc}") from None
+    finally:
+        os.umask(old)
+    return sock
+
+
+def _is_socket(path: str) -> bool:
+    try:
+        return stat.S_ISSOCK(os.stat(path).st_mode)
+    except OSError:
+        return False
+
+
+def _somebody_listens(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except BlockingIOError:
+            return True  # its queue is full
+        except OSError:
+            return False
+        return True
+
+
+class SocketFile:
+    """The file of a Unix socket that is ours: whoever has it meanwhile keeps it."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._made = self._identity()
+
+    def _identity(self) -> tuple[int, int] | None:
+        try:
+            status = os.lstat(self._path)
+        except OSError:
+            return None
+        return status.st_dev, status.st_ino
+
+    def remove(self) -> None:
+        """Remove it, if it is still the one that was there."""
+        if self._made is not None and self._identity() == self._made:
+            Path(self._path).unlink(missing_ok=True)
 
 
 def inherited_or_wanted(wanted: str) -> tuple[Listen, systemd.Inherited | None]:
@@ -119,6 +167,9 @@ def inherited_or_wanted(wanted: str) -> tuple[Listen, systemd.Inherited | None]:
         return listen, inherited
     if inherited.listen is not None:
         inherited.socket.close()  # the setting has changed since
+        before = parse_listen(inherited.listen)
+        if before.path is not None:
+            SocketFile(before.path).remove()
         return listen, None
     # The manager's socket beats the setting; the rules are those of where it really listens.
     name = inherited.socket.getsockname()

@@ -13,6 +13,7 @@ from typing import Any, TextIO
 import structlog
 
 from mooring.process.repeats import Repeats
+from mooring_api.rest.access_log import ACCESS
 from mooring_service.config import LogConfig
 
 
@@ -64,6 +65,8 @@ def set_up(config: LogConfig, stream: TextIO = sys.stderr) -> None:
             foreign_pre_chain=shared, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, last]
         )
     )
-    handler.addFilter(Repeats())
+    repeats = Repeats()
+    handler.addFilter(lambda record: record.name == ACCESS.name or repeats.filter(record))
     logging.basicConfig(level=config.level.upper(), handlers=[handler], force=True)
+    ACCESS.setLevel(logging.INFO)  # it was asked for by its own setting
     logging.getLogger("aiohttp.server").addFilter(_NO_RAW_BYTES)

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 
@@ -15,7 +16,7 @@ from mooring.background import Background
 from mooring.process import identity
 from mooring_api.server import restart, systemd
 from mooring_api.server.composition import ServeOptions, Server
-from mooring_api.server.demo import print_demo
+from mooring_api.server.demo import demo_words
 from mooring_service.config import RUNTIME_SETTINGS, Config, ConfigError
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
@@ -77,9 +78,9 @@ async def serve(config: Config, options: ServeOptions, reload: Callable[[], Conf
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (*SIGNALS, signal.SIGHUP))
     await server.start()
     identity.settle_memory()
-    print(f"mooring is ready at {server.url} (state in {options.state_dir})", flush=True)
+    say(f"mooring is ready at {server.url} (state in {options.state_dir})")
     if options.demo:
-        print_demo(server.next_connection)
+        say(demo_words(server.next_connection))
     systemd.notify(f"READY=1\nSTATUS=listening at {server.url}")
     watchdog = asyncio.create_task(systemd.watchdog())
     number = await wanted
@@ -97,6 +98,16 @@ async def serve(config: Config, options: ServeOptions, reload: Callable[[], Conf
         # From here to the next program's handlers a signal would end the process: it waits, across the exec too.
         signal.pthread_sigmask(signal.SIG_BLOCK, (*SIGNALS, signal.SIGHUP))
     return Outcome(0, server.inherited if restarting else None, pending[0] if pending else None)
+
+
+def say(text: str) -> None:
+    """Print a courtesy: that nobody reads it (a wrapper that has gone away) ends nothing, now or at a restart."""
+    try:
+        print(text, flush=True)
+    except OSError as exc:
+        log.warning("standard output takes nothing: %s", exc.strerror)
+        # Or the interpreter would try again at its end, and make that the exit code.
+        os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), sys.stdout.fileno())
 
 
 def _reload(server: Server, reload: Callable[[], Config] | None) -> None:

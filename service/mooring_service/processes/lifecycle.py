@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
 import time
 
@@ -18,6 +19,7 @@ from mooring_service.processes.reports import Reports
 from mooring_service.processes.roster import Roster
 from mooring_service.processes.slot import Slot
 from mooring_service.processes.starter import Starter
+from mooring_service.processes.turns import Turns
 from mooring_service.processes.watch import watch
 from mooring_service.processes.worker_process import Exit, ProcessIdentity
 from mooring_service.processes.worker_state import WorkerEvent, WorkerState
@@ -38,28 +40,26 @@ class Lifecycle:
         self._starter = starter
         self._reports = reports
         self._roster = roster
+        # Many that start at once only keep each other from it: a start is work for a whole core.
+        self._turns = Turns(len(os.sched_getaffinity(0)) + 1)
 
     async def run(self, slot: Slot, *, adopted: bool = False) -> None:
         """Start (but for an `adopted` one), watch and restart one worker until it is told to end, or has failed for good."""
-        again = False
-        while adopted or not slot.stop_wanted.is_set():
-            delay = await (self._adopted(slot) if adopted else self._one_process(slot, again=again))
-            if delay is None:
+        delay = await (self._adopted(slot) if adopted else self._one_process(slot, again=False))
+        while delay is not None:
+            await asyncio.wait({slot.stop_wanted}, timeout=delay)
+            if slot.stop_wanted.done():
+                self._ended(slot)
                 return
-            adopted, again = False, True
-            stop = asyncio.create_task(slot.stop_wanted.wait())
-            await asyncio.wait({stop}, timeout=delay)
-            stop.cancel()
-            if not slot.stop_wanted.is_set():
-                slot.set_state(WorkerEvent.START)
-        self._ended(slot)
+            slot.set_state(WorkerEvent.START)
+            delay = await self._one_process(slot, again=True)
 
     def begin_end(self, slot: Slot, reason: str) -> None:
         """Tell a worker to end: from here on what is asked of its name waits for a new process."""
         if slot.state not in (WorkerState.STOPPING, WorkerState.FAILED):
             slot.set_state(WorkerEvent.STOP)
             slot.stop_reason = reason
-            slot.stop_wanted.set()
+            slot.stop_wanted.set_result(None)
 
     async def end(self, slot: Slot, reason: str) -> Killed:
         """Tell a worker to end, and wait until it has."""
@@ -86,12 +86,23 @@ class Lifecycle:
         return await self._take_leave(slot, await watch(slot, self._config))
 
     async def _one_process(self, slot: Slot, *, again: bool) -> float | None:
-        """Start a process, and watch it to its end; return as `_take_leave`."""
+        """Start a process when it is its turn, and watch it to its end; return as `_take_leave`."""
+        turn = self._turns.take()
         try:
-            await self._starter.start(slot)
-        except (OSError, MooringError) as exc:
-            return self._not_started(slot, exc, again=again)
-        return await self._take_leave(slot, await watch(slot, self._config))
+            await asyncio.wait({turn.come, slot.stop_wanted}, return_when=asyncio.FIRST_COMPLETED)
+            if slot.stop_wanted.done():
+                self._ended(slot)
+                return None
+            try:
+                await self._starter.start(slot)
+            except (OSError, MooringError) as exc:
+                return self._not_started(slot, exc, again=again)
+            # Until it is Running, but no longer than a start has: one that hangs does not hold up the others.
+            slot.ready.add_done_callback(lambda _: turn.give_back())
+            asyncio.get_running_loop().call_later(self._config.start_timeout, turn.give_back)
+            return await self._take_leave(slot, await watch(slot, self._config))
+        finally:
+            turn.give_back()
 
     def _not_started(self, slot: Slot, failure: OSError | MooringError, *, again: bool) -> float | None:
         """Take that no process could be started; return the delay before the next attempt, None when there is none."""
@@ -113,13 +124,15 @@ class Lifecycle:
     async def _take_leave(self, slot: Slot, reason: str) -> float | None:
         """Report a death; return the delay before the restart, or None when there is none."""
         self._roster.end_adoption(slot)
+        slot.resume_reading()
         try:
             # What the process wrote before it died is still in the socket.
             await asyncio.wait_for(slot.unlinked.wait(), DRAIN_LINK_S)
         except TimeoutError:
             if slot.channel is not None:
                 slot.channel.abort()
-        ended = slot.process.exit if slot.process is not None and slot.process.exit is not None else Exit(None, None)
+        process = slot.process
+        ended = process.exited.result() if process is not None and process.exited.done() else Exit(None, None)
         record = worker_process.take_exit_record(slot.record.exit_record)
         # What the process wrote down itself is the truth, unless a signal ended it first.
         text = record.reason if record is not None and ended.signal is None else reason or ended.text

@@ -37,6 +37,7 @@ class Reception:
     def hello(self, slot: Slot, channel: Channel[Report], hello: Hello) -> None:
         """Take the first message of a link."""
         slot.version = hello.version
+        self._reports.hello(slot, hello)
         channel.on_messages = lambda _, reports: self._reports.take(slot, reports)
         self._background.spawn(self._welcome(slot, channel, hello), name=f"welcome {slot.name}")
 
@@ -55,10 +56,9 @@ class Reception:
             return
         if slot.channel is not channel:
             return  # lost again meanwhile: perhaps it has died, and its successor is being started in this slot
-        await self._reports.worker_linked(slot, hello, fresh=fresh)
+        self._reports.worker_linked(slot, hello, fresh=fresh)
         channel.send(Welcome(slot.stored, first, ID_BLOCK, PROTOCOL_VERSION))
-        if not fresh:
-            channel.send(self._settings())  # it was started by a service that may have had other settings
+        channel.send(self._settings())  # they may have changed since it was started, when it could not be told
         if slot.state is WorkerState.STARTING:
             slot.set_state(WorkerEvent.LINKED)
         self._roster.end_adoption(slot)

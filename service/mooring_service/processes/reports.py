@@ -23,8 +23,11 @@ class Reports(Protocol):
     async def save_incarnation(self, slot: Slot, *, ended: bool = False) -> None:
         """Keep who the process is."""
 
-    async def worker_linked(self, slot: Slot, hello: Hello, *, fresh: bool) -> None:
-        """A process has said hello; it is welcomed next."""
+    def hello(self, slot: Slot, hello: Hello) -> None:
+        """A process has said hello, this moment; nothing that is open now and not in it can have reached it."""
+
+    def worker_linked(self, slot: Slot, hello: Hello, *, fresh: bool) -> None:
+        """A process that has said hello is welcomed next; `fresh`: it has not been Running before."""
 
     async def worker_gone(self, slot: Slot, ended: Exit, reason: str, *, restarting: bool, asked: bool) -> int:
         """A process has ended: report what it could not, and mark it as ended, all at once.

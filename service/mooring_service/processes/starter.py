@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import signal
 from pathlib import Path
@@ -78,7 +79,7 @@ class Starter:
             await self._reports.save_incarnation(slot)
         except MooringError:
             process.send_signal(signal.SIGKILL)  # it holds nothing yet, and no successor of ours could find it
-            await process.exited.wait()
+            await asyncio.wait({process.exited})
             slot.process_gone()
             await self._reports.save_incarnation(slot, ended=True)
             raise

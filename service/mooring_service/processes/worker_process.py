@@ -22,6 +22,9 @@ from mooring.link.messages import WorkerSettings
 from mooring.process import identity
 from mooring.process.worker import ExitRecord
 
+# The worker's name is its last argument. -P: code comes from where the configuration says (--app-dir), never from the folder
+# we were started in.
+PROGRAM = (sys.executable, "-P", "-m", "mooring")
 KEEP_ENVIRONMENT_OUT = (
     "MOORING_TOKEN", "_MOORING_LISTEN", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS",
     "LISTEN_FDNAMES",
@@ -29,6 +32,8 @@ KEEP_ENVIRONMENT_OUT = (
 """The worker runs user code: the API's token, and what the service manager says to the service alone, are none of its business."""
 
 _MFD_NOEXEC_SEAL = 8  # memfd_create(2): a hardened system makes no other files of this kind (vm.memfd_noexec)
+
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 log = logging.getLogger("mooring.supervisor")
 
@@ -61,7 +66,7 @@ class Exit(msgspec.Struct, frozen=True):
 
 
 class WorkerProcess:
-    """A running worker process. `exited` is set, with `exit`, when it has ended.
+    """A running worker process. `exited` ends with how it did. It is for waiting (`asyncio.wait`), never to be cancelled.
 
     Args:
         identity: Of the process; it must be alive.
@@ -70,11 +75,10 @@ class WorkerProcess:
 
     def __init__(self, process_identity: ProcessIdentity, pidfd: int, child: subprocess.Popen[bytes] | None) -> None:
         self.identity = process_identity
-        self.exit: Exit | None = None
-        self.exited = asyncio.Event()
         self._pidfd = pidfd
         self._child = child
         self._loop = asyncio.get_running_loop()
+        self.exited: asyncio.Future[Exit] = self._loop.create_future()
         self._loop.add_reader(pidfd, self._on_exit)
 
     @property
@@ -84,12 +88,21 @@ class WorkerProcess:
 
     def _on_exit(self) -> None:
         self._loop.remove_reader(self._pidfd)
-        self.exit = _reap(self._pidfd)
+        ended = _reap(self._pidfd)
         os.close(self._pidfd)
         self._pidfd = -1
         if self._child is not None:
             self._child.returncode = 0  # Popen need not look for it: it is reaped
-        self.exited.set()
+        self.exited.set_result(ended)
+
+    def cpu_s(self) -> float:
+        """CPU seconds that the process has used; 0 when it has just ended."""
+        try:
+            stat = Path(f"/proc/{self.pid}/stat").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            return 0.0
+        fields = stat.rpartition(")")[2].split()  # the name, in parentheses, may hold anything
+        return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
 
     def send_signal(self, number: signal.Signals) -> None:
         """Signal the process, if it is still there."""
@@ -151,8 +164,7 @@ def start(settings: WorkerSettings) -> WorkerProcess:
     settings_fd = _in_memory(msgspec.json.encode(settings))
     try:
         child = subprocess.Popen(
-            # -P: code comes from where the configuration says (--app-dir), never from the folder we were started in.
-            [sys.executable, "-P", "-m", "mooring", settings.worker],
+            [*PROGRAM, settings.worker],
             stdin=settings_fd,
             stdout=log_fd,
             stderr=log_fd,

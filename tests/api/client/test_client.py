@@ -26,7 +26,7 @@ async def test_the_client_has_every_verb_and_events_that_resume(start_service: S
         assert (await client.kill_worker("w")).closed == 0
 
     def verbs(client: type) -> set[str]:
-        return {name for name in vars(client) if not name.startswith("_")} - {"raw_events", "request", "url"}
+        return {name for name in dir(client) if not name.startswith("_")} - {"raw_events", "request", "url"}
 
     assert verbs(BlockingClient) == verbs(Client)
 

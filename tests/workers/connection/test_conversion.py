@@ -18,7 +18,7 @@ PREFIX = body_prefix(Kind.onMessage, 1, "main")
 
 def rendered(data_type: str, opcode: int, payload: bytes) -> bytes:
     """Return the event of one message to a connection without a handler."""
-    found = render([(opcode, payload)], data_type, PREFIX, 4, 0, lambda opcode, payload: None)
+    found = render([(opcode, payload)], data_type, PREFIX, 4, 0)
     assert (found.failure, found.count, found.size) == (None, 1, len(payload))
     return found.bodies[0].split(b'"event":', 1)[1].removesuffix(b"}")
 
@@ -43,8 +43,8 @@ def test_json_that_others_accept_passes_as_it_came(payload: bytes, value: Any, o
 @pytest.mark.parametrize("payload", [b"{a}", b"\xff", b'"\\ud800', b"[1,]", b"[" * 100_000])
 def test_what_is_not_json_fails_with_and_without_a_handler(payload: bytes) -> None:
     items = [(TEXT, b"1"), (TEXT, payload), (TEXT, b"2")]
-    without = render(items, "object", PREFIX, 4, 0, lambda opcode, payload: None)
-    with_handler = convert_all(items, "object", lambda opcode, payload: None)
+    without = render(items, "object", PREFIX, 4, 0)
+    with_handler = convert_all(items, "object")
     assert without.failure == with_handler.failure
     assert without.failure is not None and without.failure.startswith("a message that is not JSON: ")
     assert len(without.bodies) == len(with_handler.messages) == 1
@@ -71,9 +71,9 @@ def test_under_auto_each_message_is_what_it_is(opcode: int, payload: bytes, data
 
 @pytest.mark.parametrize("data_type", ["text", "blob", "auto"])
 def test_a_text_frame_that_is_not_utf8_fails_under_every_type(data_type: str) -> None:
-    found = render([(TEXT, b"\xff")], data_type, PREFIX, 4, 0, lambda opcode, payload: None)
+    found = render([(TEXT, b"\xff")], data_type, PREFIX, 4, 0)
     assert (found.bodies, found.failure) == ([], "a message that is not UTF-8")
-    assert convert_all([(TEXT, b"\xff")], data_type, lambda opcode, payload: None).failure == found.failure
+    assert convert_all([(TEXT, b"\xff")], data_type).failure == found.failure
 
 
 def test_the_other_types_stay_as_they_were() -> None:

@@ -1,5 +1,6 @@
-"""One id: its law of callbacks, its record, its socket.
+"""One id: its law of callbacks, its record, its sockets, one after the other.
 
-`state` is the table of states, `connection` decides, `recorded` is what the journal learns, `conversion` turns frames into what
-callbacks are handed. It must not know the process round it. Read state first, then connection.
+`state` is the table of states, `recorded` what others may know of a connection, `connection` decides; `received` takes what came
+in one read to where it is recorded (`conversion` says as what), `sends` is who waits for what is written. What a connection asks
+of the worker round it is `host`, a protocol: this room must not know the process, nor user code. Read state, host, connection.
 """

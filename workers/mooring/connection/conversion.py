@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 from mooring import json_text
 from mooring.events import blob_event, connection_body, object_event, rfc3339, text_event
-from mooring.wire.frames import BINARY, TEXT
+from mooring.wire.frames import TEXT
 
 _encode_json = msgspec.json.Encoder().encode
 
@@ -45,6 +44,11 @@ def message_event(data_type: str, data: Any, payload: bytes) -> bytes:
     return object_event(payload) if data_type == "object" else blob_event(payload)
 
 
+def message_body(prefix: bytes, seq: int, time_us: int, data_type: str, data: Any, payload: bytes) -> bytes:
+    """Return the body of the ``onMessage`` of one message; `prefix` is `events.body_prefix` of its connection."""
+    return connection_body(prefix, seq, time_us, message_event(data_type, data, payload))
+
+
 def _event(data_type: str, opcode: int, payload: bytes) -> bytes:
     """Return the ``$2`` JSON of a message that nobody wants the value of.
 
@@ -69,20 +73,12 @@ class Rendered(msgspec.Struct):
     failure: str | None = None
 
 
-def render(
-    items: list[tuple[int, bytes]],
-    data_type: str,
-    prefix: bytes,
-    seq: int,
-    time_us: int,
-    on_control: Callable[[int, bytes], None],
-) -> Rendered:
+def render(items: list[tuple[int, bytes]], data_type: str, prefix: bytes, seq: int, time_us: int) -> Rendered:
     """Return the bodies of the ``onMessage`` events of one read; the hot path of connections without a handler.
 
     Args:
         prefix: `events.body_prefix` of the connection.
         seq: Of the connection's last event before these.
-        on_control: Gets the pings and pongs between the messages.
     """
     middle = b',"time":"%b","event":{"type":"message","data":' % rfc3339(time_us).encode()
     bodies: list[bytes] = []
@@ -90,9 +86,6 @@ def render(
     text_only = data_type == "text"
     size = count = 0
     for opcode, payload in items:
-        if opcode > BINARY:
-            on_control(opcode, payload)
-            continue
         count += 1
         size += len(payload)
         try:
@@ -116,14 +109,11 @@ class Converted(msgspec.Struct):
     failure: str | None = None
 
 
-def convert_all(items: list[tuple[int, bytes]], data_type: str, on_control: Callable[[int, bytes], None]) -> Converted:
+def convert_all(items: list[tuple[int, bytes]], data_type: str) -> Converted:
     """Return the messages of one read, for a handler's callbacks; arguments as `render`."""
     messages: list[tuple[Any, bytes]] = []
     size = count = 0
     for opcode, payload in items:
-        if opcode > BINARY:
-            on_control(opcode, payload)
-            continue
         count += 1
         size += len(payload)
         try:

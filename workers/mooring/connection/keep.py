@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import calendar
 import email.utils
 from enum import Enum
 from typing import Final, Literal
@@ -193,8 +194,8 @@ def parse_retry_after(text: str, wall_s: float) -> float | None:
     if text.isascii() and text.isdigit():
         return float(text)
     try:
-        parts = email.utils.parsedate_tz(text)  # without a zone it is UTC, as HTTP has it
-        return None if parts is None else max(0.0, email.utils.mktime_tz((*parts[:9], parts[9] or 0)) - wall_s)
+        when = email.utils.parsedate_to_datetime(text)
+        return max(0.0, calendar.timegm(when.utctimetuple()) - wall_s)  # without a zone it is UTC, as HTTP has it
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
 

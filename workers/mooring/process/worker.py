@@ -19,8 +19,10 @@ from mooring.link.link import Link
 from mooring.link.messages import Goodbye, Stop, WorkerSettings
 from mooring.log_lines import LogLines
 from mooring.process import identity, log_file
+from mooring.process.commands import obey
 from mooring.process.repeats import Repeats
-from mooring.process.runtime import Runtime, dispatch
+from mooring.process.runtime import Runtime
+from mooring.process.stopping import run_down
 from mooring.usercode import current
 from mooring.version import __version__
 
@@ -63,7 +65,7 @@ class Worker:
             started_at_ticks=identity.started_at_ticks(pid),
             boot_id=identity.boot_id(),
             build=__version__,
-            obey=lambda command: dispatch(runtime, command),
+            obey=lambda command: obey(runtime, command),
             stop=self._want_stop,
         )
         runtime = Runtime(self._settings, link)
@@ -92,7 +94,7 @@ class Worker:
             # Who told us to stop kills what does not end. If it is gone, a callback that never returns must not keep
             # this process for ever.
             async with asyncio.timeout(2 * grace_s + LAST_RESORT_S):
-                await runtime.stop(reason, grace_s)
+                await run_down(runtime, reason, grace_s)
         except TimeoutError:
             log.warning("a callback does not return; ending without it")
         # Written first: if the goodbye is lost with the service, this is what its successor finds.

@@ -62,11 +62,13 @@ class FrameParser:
     Attributes:
         failure: Set once the peer has broken the protocol. From then on everything is skipped but a valid close frame.
         peer_close: ``(code, reason)`` of the peer's close frame, once it has come; what follows it is ignored.
+        controls: How many pings and pongs were among the messages; whoever takes them out sets it back to 0.
     """
 
     def __init__(self, max_message_bytes: int, deflate: Deflate | None = None) -> None:
         self.failure: FrameError | None = None
         self.peer_close: tuple[int, str] | None = None
+        self.controls = 0
         self._max = max_message_bytes
         self._max_deflated = max_deflated(max_message_bytes)
         self._deflate = deflate
@@ -193,6 +195,7 @@ class FrameParser:
         if opcode >= CLOSE:
             if opcode == CLOSE:
                 return self._take_close(payload)
+            self.controls += 1
             items.append((opcode, payload))
             return None
         if opcode != CONTINUATION:
