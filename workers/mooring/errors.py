@@ -23,7 +23,7 @@
     │   └── WorkerSilent          the process did not answer in time
     ├── Unavailable               stopping or adopting; try again
     ├── JournalUnavailable        the journal cannot be written
-    └── LinkError                 bytes on the link that are not ours
+    └── LinkError                 bytes on the link that are not ours, or too many at once
 
 An error keeps its facts as attributes and builds its text in ``__str__``.
 """
@@ -313,4 +313,4 @@ class JournalUnavailable(MooringError):
 
 
 class LinkError(MooringError):
-    """Bytes on the link between service and worker that break its protocol."""
+    """Bytes on the link between service and worker that break its protocol, or would."""

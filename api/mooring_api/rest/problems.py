@@ -152,5 +152,7 @@ def problem_of(exc: MooringError) -> Problem:
             return Problem("unavailable", text, headers={"Retry-After": str(exc.retry_after_s)})
         case e.JournalUnavailable():
             return Problem("journal-unavailable", text, headers={"Retry-After": "5"})
+        case e.LinkError():
+            return Problem("too-large", text)
         case _:
             return Problem("internal", type(exc).__name__)

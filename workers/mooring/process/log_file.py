@@ -22,15 +22,17 @@ async def keep_within(path: Path, max_bytes: int, kept: int, printing: Sequence[
     """Rotate the log whenever it is larger than `max_bytes`; begin a new one when it was moved away. Ends by cancellation.
 
     Args:
-        printing: Descriptors that the log is open as.
+        printing: Descriptors that the log may be open as.
     """
-    held = os.fstat(printing[-1])
+    # Who does not print into it (a worker inside another program) has nothing to be led back.
+    printing = [descriptor for descriptor in printing if _is(path, os.fstat(descriptor))]
+    held = os.fstat(printing[-1]) if printing else None
     told = ""
     while True:
         await asyncio.sleep(CHECK_S)
         try:
             # In threads: the disk may be slow, and the I/O loop waits for nobody.
-            if not _is(path, held):
+            if held is not None and not _is(path, held):
                 held = await asyncio.to_thread(reopen, path, printing, held)
                 log.info("the log was moved away, or removed: this is a new one")
             elif path.stat().st_size > max_bytes:

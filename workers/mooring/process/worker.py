@@ -27,6 +27,7 @@ from mooring.usercode import current
 from mooring.version import __version__
 
 SERVICE_STOP_GRACE_S = 3.0  # for connections to close when there is no service, or none that wants this worker
+SIGNAL_SHARE = 0.8  # of the time after which a SIGTERM is followed by a SIGKILL; the rest is for the last report
 LAST_RESORT_S = 60.0  # longer than any service waits that is still there
 
 RESOLVER_THREADS = 32
@@ -73,7 +74,7 @@ class Worker:
         runtime.start()
         identity.settle_memory()
         for number in (signal.SIGTERM, signal.SIGINT):
-            stop = Stop(f"signal {number.name}", self._settings.signal_grace_s)
+            stop = Stop(f"signal {number.name}", SIGNAL_SHARE * self._settings.kill_timeout_s)
             loop.add_signal_handler(number, self._want_stop, stop)
         # Meant for the service, but a service manager may send it to all of our processes: it ends none.
         loop.add_signal_handler(signal.SIGHUP, log.info, "SIGHUP is for the service")
