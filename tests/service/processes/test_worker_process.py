@@ -34,7 +34,7 @@ async def test_settings_of_any_length_keep_nobody_waiting_for_the_child(
     process = worker_process.start(settings(tmp_path, egress_deny=deny, orphan_time_s=0.5))
     try:
         assert time.monotonic() - began < 2.0, "the child's interpreter takes three seconds to start"
-        await asyncio.wait_for(process.exited.wait(), 60)
+        await asyncio.wait_for(asyncio.shield(process.exited), 60)
     finally:
         process.send_signal(signal.SIGKILL)
     record = worker_process.take_exit_record(str(tmp_path / "exit.json"))
@@ -49,6 +49,6 @@ async def test_a_worker_reads_its_settings_on_every_kernel(
     if not known:
         monkeypatch.setattr(worker_process, "_MFD_NOEXEC_SEAL", 1 << 30)  # a flag that this kernel does not know
     process = worker_process.start(settings(tmp_path, orphan_time_s=0.1))
-    await asyncio.wait_for(process.exited.wait(), 60)
+    await asyncio.wait_for(asyncio.shield(process.exited), 60)
     assert json.loads((tmp_path / "exit.json").read_text())["reason"] == "no service for 0.1 s"
     assert process.exit is not None and process.exit.exit_code == 0
