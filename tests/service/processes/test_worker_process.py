@@ -39,7 +39,7 @@ async def test_settings_of_any_length_keep_nobody_waiting_for_the_child(
         process.send_signal(signal.SIGKILL)
     record = worker_process.take_exit_record(str(tmp_path / "exit.json"))
     assert record is not None and record.reason == "no service for 0.5 s", "it has read all of them"
-    assert process.exit is not None and process.exit.exit_code == 0
+    assert process.exited.result().exit_code == 0
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["kernel of today", "kernel before 6.3"])
@@ -51,4 +51,4 @@ async def test_a_worker_reads_its_settings_on_every_kernel(
     process = worker_process.start(settings(tmp_path, orphan_time_s=0.1))
     await asyncio.wait_for(asyncio.shield(process.exited), 60)
     assert json.loads((tmp_path / "exit.json").read_text())["reason"] == "no service for 0.1 s"
-    assert process.exit is not None and process.exit.exit_code == 0
+    assert process.exited.result().exit_code == 0
