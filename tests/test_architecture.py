@@ -32,9 +32,7 @@ CLOCK_OR_IO = {
 
 # (check, file or class or module) → since when, and who mends it how. The list is to be empty.
 _CUT = "2026-11-28: is being cut along its ideas (house.md, section 2)"
-BEING_MENDED = {
-    ("lines", "mooring_api.commands.connections"): _CUT,
-}
+BEING_MENDED = {}
 
 
 class Room(NamedTuple):

@@ -20,10 +20,12 @@ import msgspec
 from mooring.bounds import MAX_CONNECTIONS, Count, Positive, WorkerBounds
 from mooring.bounds import doc as _doc
 from mooring.checks import is_name
+from mooring.link.channel import MAX_COMMAND_BYTES
 from mooring.link.messages import WorkerSettings
 from mooring.usercode.handlers import check_reference
 from mooring.wire.egress import parse_entry
 
+BodySize = Annotated[int, msgspec.Meta(ge=1, le=MAX_COMMAND_BYTES)]
 Scope = Literal["read", "send", "manage"]
 
 
@@ -77,7 +79,7 @@ class LimitsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     max_connections_per_worker: Annotated[Count, _doc("The same, of one worker.")] = MAX_CONNECTIONS
     max_subscribers: Annotated[Count, _doc("Event streams open at once.")] = 1_000
     max_body_bytes: Annotated[
-        Count, _doc("Size of a request's body; of a line, for application/x-ndjson. Needs a restart.")
+        BodySize, _doc("Size of a request's body; of a line, for application/x-ndjson. Needs a restart.")
     ] = 16 * 1024**2
     max_workers: Annotated[Count, _doc("Workers at once.")] = 256
 
@@ -335,4 +337,5 @@ def worker_settings(config: Config, app_dirs: list[str]) -> WorkerSettings:
         egress_deny=list(egress.deny),
         allow_insecure_tls=egress.allow_insecure_tls,
         log_format="console" if config.log.format == "console" else "json",
+        kill_timeout_s=config.supervisor.kill_timeout,
     )

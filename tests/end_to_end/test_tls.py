@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import ipaddress
 import ssl
@@ -165,3 +166,15 @@ async def test_the_api_behind_a_certificate(start_service: StartService, files: 
         origin = {**headers, "Origin": service.url.replace("https", "http")}
         async with session.get(f"{service.url}/v1/workers", headers=origin, ssl=context) as response:
             assert response.status == 403, "the page of http:// is another origin"
+
+
+async def test_a_client_that_never_finishes_its_tls_handshake_is_cut_off_like_one_without_a_head(
+    start_service: StartService, files: Files
+) -> None:
+    service = await start_service(
+        "--tls-cert", files.server_cert, "--tls-key", files.server_key,
+        listen="127.0.0.1:0", env={"MOORING_API_REQUEST_TIMEOUT": "1"},
+    )  # fmt: skip
+    silent, writer = await asyncio.open_connection("127.0.0.1", service.port)
+    assert await asyncio.wait_for(silent.read(), 10) == b"", "the default of the library is a minute"
+    writer.close()

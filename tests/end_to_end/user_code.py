@@ -346,3 +346,17 @@ def append_to(path: str, line: str) -> None:
 
 def kill_at_once() -> None:
     kill_worker()
+
+
+def environment() -> dict[str, str]:
+    return dict(os.environ)
+
+
+def say(text: str) -> None:
+    print(text)
+    print(text, file=sys.stderr)
+    logging.getLogger("own").warning("%s", text)
+
+
+def say_surrogate() -> None:
+    say("\ud800")

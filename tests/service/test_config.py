@@ -33,6 +33,7 @@ def test_later_sources_win(tmp_path: Path) -> None:
         ("[journal]\nlevel = 'powr'", "level"),
         ("[limits]\nmax_connections = -5", "max_connections"),
         ("[limits]\nmax_connections = '5'", "max_connections"),
+        ("[limits]\nmax_body_bytes = 251658241", "max_body_bytes"),  # one frame of the link could not hold it
         ("[handlers]\nx = 'no colon'", "x"),
         ("[egress]\nallow = ['10.0.0.0/99']", "egress.allow"),
         ("[tokens.ci]\nhash = 'plain'", "ci"),

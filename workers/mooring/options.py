@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
 from msgspec import NODEFAULT, UNSET, Meta, UnsetType
@@ -31,6 +32,7 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         name: As a field and as an attribute of a handler; `key` is its name in JSON.
+        kind: The type of its value.
         default: What stands for it when nobody says it, as JSON has it; `NODEFAULT`: it is required.
         doc: Its line in the documentation; `why`: the reason for the default.
         low: The bounds of a number, both included.
@@ -40,9 +42,11 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
         by_handler: Whether an attribute of a handler may say it.
         check: Given the value and its pointer, returns what is wrong with it.
         since: The version of the link that brought it: an older worker cannot be asked for it.
+        since_values: The same, of values that came later than the option.
     """
 
     name: str = ""
+    kind: Any = None
     default: Any = NODEFAULT
     doc: str
     why: str = ""
@@ -54,6 +58,7 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
     by_handler: bool = True
     check: Callable[[Any, str], list[Invalid]] | None = None
     since: int = 1
+    since_values: dict[str, int] = {}
 
     @property
     def key(self) -> str:
@@ -82,7 +87,8 @@ def _option(doc: str, default: Any = NODEFAULT, *, examples: list[Any] | None = 
         schema |= {"minimum": 0 if option.zero else option.low, "maximum": option.high}
     notes = [f"0: {option.zero}"] if option.zero else []
     notes += {"s": ["seconds"], "bytes": ["bytes"]}.get(option.unit, [])
-    description = f"{doc} ({'; '.join(notes)})." if notes else f"{doc}."
+    text = doc[0].upper() + doc[1:]
+    description = f"{text} ({'; '.join(notes)})." if notes else f"{text}."
     return Meta(description=description, examples=examples, extra_json_schema=schema, extra={"option": option})
 
 
@@ -118,8 +124,9 @@ class HandlerRequest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 
 class ConnectionRequest(msgspec.Struct, forbid_unknown_fields=True, rename="camel", frozen=True, kw_only=True):
-    """The body of ``POST /v1/connections``: only `url` is required. The link has its own, lenient form of it."""
+    """The body of ``POST /v1/connections``: only `url` is required."""
 
+    # The link has its own, lenient form of it: `messages.LinkRequest`.
     url: Annotated[
         str,
         _option(
@@ -141,7 +148,11 @@ class ConnectionRequest(msgspec.Struct, forbid_unknown_fields=True, rename="came
     ] = None
     data_type: Annotated[
         DataType | UnsetType,
-        _option("what received messages become; what cannot be turned into it is an error, close code 1007", "text"),
+        _option(
+            "what received messages become, under `auto` what each is; what cannot is an error, close code 1007",
+            "text",
+            since_values={"auto": 2},
+        ),
     ] = UNSET
     headers: Annotated[
         dict[str, HeaderValue] | UnsetType,
@@ -157,7 +168,7 @@ class ConnectionRequest(msgspec.Struct, forbid_unknown_fields=True, rename="came
     ping_interval: Annotated[
         float | UnsetType,
         _option(
-            "an idle connection is pinged this often",
+            "a ping goes out this long after the last byte that came",
             20.0,
             why="common proxies drop what is idle for 30 s",
             unit="s",
@@ -169,7 +180,11 @@ class ConnectionRequest(msgspec.Struct, forbid_unknown_fields=True, rename="came
     ping_timeout: Annotated[
         float | UnsetType,
         _option(
-            "without a byte for so long after a ping, the peer is gone", 20.0, unit="s", low=0.01, high=MAX_DURATION_S
+            "without a byte for so long after a ping, the peer is gone: a dead one after both together, at the latest",
+            20.0,
+            unit="s",
+            low=0.01,
+            high=MAX_DURATION_S,
         ),
     ] = UNSET
     max_message_size: Annotated[
@@ -207,9 +222,15 @@ def camel(name: str) -> str:
 def _table(kind: type[msgspec.Struct]) -> dict[str, Option]:
     found = {}
     for field in msgspec.structs.fields(kind):
-        option: Option = field.type.__metadata__[0].extra["option"]
-        becomes = option.becomes or (f"{field.name}_s" if option.unit == "s" else field.name)
-        found[field.name] = msgspec.structs.replace(option, name=field.name, becomes=becomes)
+        declared, meta = get_args(field.type)
+        option: Option = meta.extra["option"]
+        kinds = [one for one in get_args(declared) if one not in (UnsetType, type(None))]
+        found[field.name] = msgspec.structs.replace(
+            option,
+            name=field.name,
+            kind=kinds[0] if get_origin(declared) in (Union, UnionType) else declared,
+            becomes=option.becomes or (f"{field.name}_s" if option.unit == "s" else field.name),
+        )
     return found
 
 
@@ -256,12 +277,17 @@ def check_request(request: ConnectionRequest) -> list[Invalid]:
 
 
 def too_new(request: ConnectionRequest, version: int) -> list[str]:
-    """Return the keys of `request` that a worker which speaks `version` of the link does not know."""
-    return [
-        option.key
-        for option in OPTIONS.values()
-        if option.since > version and getattr(request, option.name) not in (UNSET, None)
-    ]
+    """Return what of `request` a worker which speaks `version` of the link does not know, by keys."""
+    found = []
+    for option in OPTIONS.values():
+        value = getattr(request, option.name)
+        if value is UNSET or value is None:
+            continue
+        if option.since > version:
+            found.append(option.key)
+        elif isinstance(value, str) and option.since_values.get(value, 1) > version:
+            found.append(f"{option.key} {value!r}")
+    return found
 
 
 def from_handler(handler: object, url: str, worker: str = DEFAULT_WORKER) -> ConnectionRequest:

@@ -18,10 +18,17 @@ Result = TypeVar("Result")
 
 
 def default_state_dir() -> Path:
-    """Return where the state is kept unless told otherwise."""
+    """Return where the state is kept unless told otherwise.
+
+    Raises:
+        ServiceAway: If that would be in a home directory, and there is none.
+    """
     if "MOORING_STATE_DIR" in os.environ:
         return Path(os.environ["MOORING_STATE_DIR"])
-    base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    try:
+        base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    except RuntimeError:
+        raise ServiceAway("there is no home directory to keep the state in: name one with --state-dir") from None
     return Path(base) / "mooring"
 
 
@@ -31,9 +38,15 @@ class Transport:
     def __init__(
         self, url: str | None = None, token: str | None = None, *, state_dir: Path | None = None, ssl: Any = True
     ) -> None:
-        state_dir = state_dir or default_state_dir()
         self._url = url or os.environ.get("MOORING_URL")
         self._given_url = self._url
+        if state_dir is None:
+            try:
+                state_dir = default_state_dir()
+            except ServiceAway:
+                if self._given_url is None:
+                    raise
+                state_dir = Path(os.devnull)  # nothing is in it: the token is given, or there is none
         self._given_token = token or os.environ.get("MOORING_TOKEN")
         self._state_dir = state_dir
         self._ssl = ssl
@@ -139,7 +152,7 @@ class Transport:
 
 
 def decode(data: bytes, kind: type[Result]) -> Result:
-    """Return what the service answered, as `kind`."""
+    """Return an answer, or an event, as `kind`."""
     try:
         return msgspec.json.decode(data, type=kind)
     except msgspec.DecodeError:

@@ -13,6 +13,7 @@ from typing import Any
 import click
 import uvloop
 
+from mooring import private_files
 from mooring.errors import HandlerError, MooringError
 from mooring.usercode import handlers as user_code
 from mooring_api.commands.target import Failure, Target, as_json, show_json
@@ -124,7 +125,7 @@ def _app_dirs(values: dict[str, Any]) -> list[str]:
 @click.option(DRY_RUN, is_flag=True, hidden=True, help="Say whether it could start: asked before a restart.")
 @click.pass_obj
 def serve_command(target: Target, /, demo: bool, handover: bool, dry_run: bool, **values: Any) -> None:
-    """Run the service.
+    """It ends on SIGTERM, in order; `mooring restart` replaces it, SIGHUP has it read the configuration again.
 
     \b
     Example:  mooring serve --app-dir . --handler quotes=feeds:Quotes
@@ -171,7 +172,7 @@ def serve_command(target: Target, /, demo: bool, handover: bool, dry_run: bool, 
 @as_json
 @click.pass_obj
 def token(target: Target, own_state_dir: Path | None, as_hash: bool, as_json: bool) -> None:
-    """Print the token of the state directory; it is made if there is none.
+    """That of the state directory; it is made if there is none.
 
     \b
     Example:  curl -H "Authorization: Bearer $(mooring token)" \\
@@ -195,7 +196,7 @@ def token(target: Target, own_state_dir: Path | None, as_hash: bool, as_json: bo
 @as_json
 @click.pass_obj
 def check(target: Target, /, as_json: bool, **values: Any) -> None:
-    """Check configuration, handlers, functions, state directory and port; say what to do.
+    """Handlers, functions, state directory and port are looked at, too; what is wrong says what to do.
 
     \b
     Example:  mooring check --config mooring.toml --app-dir .
@@ -233,7 +234,7 @@ def check(target: Target, /, as_json: bool, **values: Any) -> None:
     try:
         prepare_state_dir(state_dir)
         probe = state_dir / ".check"
-        probe.write_bytes(b"")
+        private_files.make(probe)
         probe.unlink()
         if (state_dir / "token").exists():
             load_token(state_dir)
@@ -286,7 +287,7 @@ def _is_at(state_dir: Path, port: int) -> bool:
 @as_json
 @click.pass_obj
 def console(target: Target, as_json: bool) -> None:
-    """Print the address of the console page, with the token in its fragment (never sent to a server).
+    """With the token in its fragment, which is never sent to a server.
 
     \b
     Example:  mooring console

@@ -10,7 +10,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from mooring.checks import check_worker_name
 from mooring.errors import ErrCode, MooringError, SendError
-from mooring.link.messages import STATUS_CONNECTING
+from mooring.link.messages import STATUS_CONNECTING, STATUSES
 from mooring.options import ConnectionRequest, effective
 from mooring_api.rest import idempotency, routes
 from mooring_api.rest.body import BODY_TIMEOUT_S, read_body
@@ -20,7 +20,6 @@ from mooring_api.rest.responses import json_response
 from mooring_api.rest.routes import BYTES, JSON, KEY, NDJSON, PREFER, TEXT, Parameter, Route, answer
 from mooring_api.rest.schemas import (
     MAX_PAGE,
-    STATUSES,
     ConnectionPage,
     check_json,
     check_text,
@@ -82,7 +81,9 @@ async def _await_end_of_dial(api: Api, connection: int, wanted: ConnectionReques
     deadline = asyncio.get_running_loop().time() + effective(wanted).connect_timeout_s + 5
     record = api.service.connections.record(connection)
     while record.status == STATUS_CONNECTING and asyncio.get_running_loop().time() < deadline:
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(
+            0.02
+        )  # a record becomes Connected without an event: with a handler, onOpen follows its turn
         record = api.service.connections.record(connection)
     if record.opened_at is None:
         detail = record.errors[0].message if record.errors else "the dial has not ended"

@@ -237,9 +237,9 @@ _ANSWERS = {
     200: Answer(
         "One page (application/json), or a stream of events (text/event-stream, application/x-ndjson).",
         {JSON: _PAGE, EVENT_STREAM: {"type": "string"}, NDJSON: ref("Event")},
-    ),
-    204: Answer("The stream has ended, and everything of it is known: do not come back."),
+    )
 }
+_END = {204: Answer("The stream has ended, and everything of it is known: do not come back.")}
 _PROBLEMS = ("not-acceptable", "limit-reached", "unavailable", "journal-unavailable")
 
 ROUTES = (
@@ -249,7 +249,7 @@ ROUTES = (
         detail="From its start, unless told otherwise; the stream ends after its last event.",
         query=_QUERY,
         headers=(_LAST_EVENT_ID,),
-        answers=_ANSWERS,
+        answers=_ANSWERS | _END,
         problems=("connection-not-found", *_PROBLEMS),
     ),
     Route(

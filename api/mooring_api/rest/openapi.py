@@ -10,7 +10,7 @@ import msgspec
 from aiohttp import web
 
 from mooring.errors import ErrorEntry, Invalid
-from mooring.events import Kind
+from mooring.events import KINDS
 from mooring.version import __version__
 from mooring_api.rest.problems import PREFIX, TYPES
 from mooring_api.rest.routes import KEY, Parameter, Route, Shape, ref
@@ -30,12 +30,12 @@ _EVENT = {
     "required": ["id", "kind", "time", "event"],
     "properties": {
         "id": {"type": "string", "description": "<epoch>-<position>"},
-        "kind": {"enum": [*Kind.__members__]},
+        "kind": {"enum": [kind.name for kind in KINDS]},
         "connection": {"type": "integer", "description": "Not in events of a worker as a whole, nor in a gap."},
         "worker": {"type": "string", "description": "Not in a gap."},
         "seq": {"type": "integer", "description": "Counts a connection's events from 1, without holes."},
         "time": {"type": "string", "format": "date-time"},
-        "event": {"type": "object", "description": "4D's $2: `type`, and the fields of the kind."},
+        "event": {"description": "4D's $2.", "oneOf": [ref(info.event.__name__) for info in KINDS.values()]},
     },
 }
 _PROBLEM = {
@@ -165,7 +165,13 @@ def _structs(routes: tuple[Route, ...]) -> Iterator[type]:
 
 
 def _components(routes: tuple[Route, ...]) -> dict[str, Any]:
-    structs = dict.fromkeys((*_structs(routes), ErrorEntry, Invalid))
+    structs = dict.fromkeys((*_structs(routes), ErrorEntry, Invalid, *(info.event for info in KINDS.values())))
     _, found = msgspec.json.schema_components(structs, ref_template="#/components/schemas/{name}")
     found["Readiness"]["required"] = ["ready"]  # without a token it is all that is told
+    for kind, info in KINDS.items():
+        event = found[info.event.__name__]
+        event["description"] = f"{kind.name}: {info.meaning}."
+        event["properties"]["type"] = {"const": event["properties"]["type"]["default"]}
+        event["properties"] |= {name: {"type": "string", "description": text} for name, text in info.in_json.items()}
+        event["required"] = [field for field in event["properties"] if field not in info.in_json]
     return {**found, "Event": _EVENT, "Problem": _PROBLEM}

@@ -42,7 +42,7 @@ PROBLEMS = (
     ProblemType("not-acceptable", 406, "None of the accepted media types can be served", "`Accept` names nothing that this is served as."),
     ProblemType("request-timeout", 408, "The request's body did not come in time", "The body, or the next line of it, has stopped.", later=True),
     ProblemType("wrong-state", 409, "The connection is not Connected", "It is still Connecting, or Closing already.", later=True),
-    ProblemType("worker-busy", 409, "The worker takes nothing new", "It is being killed or drained, or is Failed.", later=True),
+    ProblemType("worker-busy", 409, "The worker takes nothing new", "It is being killed or drained, is Failed, or is of an older program that does not know an option.", later=True),
     ProblemType("terminated", 409, "The connection was terminated before it was open", "Somebody has ended it, or its worker, while it was dialled."),
     ProblemType("still-running", 409, "The first request with this Idempotency-Key is still running", "Ask again when it has ended.", later=True),
     ProblemType("connection-closed", 410, "The connection is Closed", "It has ended; its record says how."),
@@ -152,5 +152,7 @@ def problem_of(exc: MooringError) -> Problem:
             return Problem("unavailable", text, headers={"Retry-After": str(exc.retry_after_s)})
         case e.JournalUnavailable():
             return Problem("journal-unavailable", text, headers={"Retry-After": "5"})
+        case e.LinkError():
+            return Problem("too-large", text)
         case _:
             return Problem("internal", type(exc).__name__)

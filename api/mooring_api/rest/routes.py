@@ -13,6 +13,7 @@ from typing import Any
 from aiohttp import web
 from msgspec import Struct
 
+from mooring.checks import NAME_PATTERN
 from mooring_api.rest.problems import TYPES, ProblemType
 from mooring_service.config import Scope
 
@@ -60,7 +61,7 @@ def ref(name: str) -> dict[str, Any]:
 
 PATH_PARAMETERS = {
     "id": Parameter("id", {"type": "integer", "minimum": 1}),
-    "name": Parameter("name", {"type": "string", "pattern": r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"}),
+    "name": Parameter("name", {"type": "string", "pattern": f"^{NAME_PATTERN}$"}),
 }
 PREFER = Parameter("Prefer", {"type": "string"}, "`respond-async`: answer 202 at once.")
 KEY = Parameter(

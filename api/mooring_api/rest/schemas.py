@@ -15,7 +15,6 @@ from multidict import MultiMapping
 from mooring import json_text
 from mooring.checks import check_worker_name
 from mooring.errors import Invalid
-from mooring.link.messages import STATUS_CLOSED, STATUS_CLOSING, STATUS_CONNECTED, STATUS_CONNECTING
 from mooring_api.rest.problems import Problem
 from mooring_service.journal.batch import KIND_BY_NAME
 from mooring_service.records import ConnectionRecord, WorkerRecord
@@ -23,7 +22,6 @@ from mooring_service.records import ConnectionRecord, WorkerRecord
 MAX_DEPTH = 100  # of a body that is a request; messages may be deeper (contract, section 4)
 MAX_PAGE = 1_000
 MAX_WAIT_S = 300.0
-STATUSES = (STATUS_CONNECTING, STATUS_CONNECTED, STATUS_CLOSING, STATUS_CLOSED)
 
 Body = TypeVar("Body")
 _PATH = re.compile(r" - at `(?P<path>\$[^`]*)`\Z")

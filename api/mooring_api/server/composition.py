@@ -111,7 +111,14 @@ class Server:
             max_connections=config.api.max_requests,
             head_timeout_s=config.api.request_timeout,
         )
-        self._listener = await asyncio.get_running_loop().create_server(gate, sock=sock, ssl=tls, backlog=512)
+        self._listener = await asyncio.get_running_loop().create_server(
+            gate,
+            sock=sock,
+            ssl=tls,
+            # A handshake is not counted by the gate yet: it must not hold its descriptor for long.
+            ssl_handshake_timeout=None if tls is None else config.api.request_timeout,
+            backlog=512,
+        )
         self.url = listen.url(port, secure=tls is not None)
         replace_text(options.state_dir / "address", f"{self.url}\n")
 

@@ -6,13 +6,14 @@ import os
 import stat
 from pathlib import Path
 
+from mooring import private_files
 from mooring_service.config import ConfigError
 
 
 def replace_text(path: Path, text: str) -> None:
     """Give `path` a new text: whoever reads it meanwhile finds all of the old one or all of the new one."""
     new = path.with_name(f"{path.name}.new")
-    new.write_text(text)
+    private_files.write_text(new, text)
     new.replace(path)
 
 
@@ -23,7 +24,8 @@ def prepare_state_dir(path: Path) -> None:
         ConfigError: If others could write in it, or it cannot be made.
     """
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in (*reversed(path.parents), path):
+            folder.mkdir(mode=0o700, exist_ok=True)  # `parents=True` would leave those to the umask
         status = path.stat()
         if status.st_uid != os.getuid():
             raise ConfigError(f"the state directory {path} belongs to another user")

@@ -11,6 +11,7 @@ from pathlib import Path
 import apsw
 import msgspec
 
+from mooring import private_files
 from mooring.errors import JournalUnavailable
 from mooring.link.messages import ConnectionCreated, ConnectionUpdate
 from mooring_service.journal.journal import Incarnation, Recovered, StoredConnection
@@ -78,14 +79,14 @@ def open_file(path: Path, level: str) -> OpenFile:
 
 def _connect(path: Path, level: str) -> apsw.Connection:
     try:
+        private_files.make(path)
         connection = apsw.Connection(str(path), statementcachesize=64)
         connection.set_busy_timeout(1_000)
         pragma(connection, page_size=4096, journal_mode="WAL")
     except (apsw.CorruptError, apsw.NotADBError):
         raise
-    except apsw.Error as exc:
+    except (apsw.Error, OSError) as exc:
         raise JournalUnavailable(f"{path}: {exc}") from exc
-    path.chmod(0o600)
     synchronous = "FULL" if level == "power" else "NORMAL"
     pragma(connection, synchronous=synchronous, wal_autocheckpoint=WAL_PAGES, mmap_size=0, cache_size=-8000)
     return connection
@@ -178,8 +179,8 @@ def restore(copy: Path, path: Path) -> None:
             raise JournalUnavailable(f"{old} exists: restore into an empty state directory, or move it away")
     temporary = path.with_suffix(".restoring")
     try:
+        private_files.make(temporary)
         shutil.copyfile(copy, temporary)
-        temporary.chmod(0o600)
         connection = apsw.Connection(str(temporary))
         try:
             if connection.execute("PRAGMA quick_check(1)").get != "ok":

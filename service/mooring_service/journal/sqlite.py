@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import apsw
 
+from mooring import private_files
 from mooring.errors import JournalUnavailable
 from mooring_service.config import JournalConfig
 from mooring_service.journal.batch import Append, Batch, EventFilter
@@ -174,7 +175,7 @@ class SqliteJournal:
                 beside = 1
             first = max(int(row[0]) if row else 1, beside)
             temporary = self._ids_path.with_suffix(".ids.new")
-            with temporary.open("w") as file:
+            with open(temporary, "w", opener=private_files.opener) as file:
                 file.write(f"{first + count}\n")
                 if self._config.level == "power":
                     file.flush()
@@ -232,6 +233,7 @@ class SqliteJournal:
         """Write a consistent copy of everything to the new file `path`."""
 
         def copy() -> None:
+            private_files.make(Path(path))
             connection = apsw.Connection(str(self._path))
             try:
                 connection.set_busy_timeout(5_000)
@@ -241,7 +243,7 @@ class SqliteJournal:
 
         try:
             await asyncio.to_thread(copy)
-        except apsw.Error as exc:
+        except (apsw.Error, OSError) as exc:
             raise JournalUnavailable(f"the copy failed: {exc}") from exc
 
     def stats(self) -> JournalStats:

@@ -7,6 +7,7 @@ never reaches another process that got its number. Linux only, and this is the s
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import signal
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import msgspec
 
+from mooring import private_files
 from mooring.link.messages import WorkerSettings
 from mooring.process import identity
 from mooring.process.worker import ExitRecord
@@ -23,7 +25,13 @@ from mooring.process.worker import ExitRecord
 # The worker's name is its last argument. -P: code comes from where the configuration says (--app-dir), never from the folder
 # we were started in.
 PROGRAM = (sys.executable, "-P", "-m", "mooring")
-KEEP_ENVIRONMENT_OUT = ("MOORING_TOKEN",)  # the worker runs user code; the API's token is none of its business
+KEEP_ENVIRONMENT_OUT = (
+    "MOORING_TOKEN", "_MOORING_LISTEN", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS",
+    "LISTEN_FDNAMES",
+)  # fmt: skip
+"""The worker runs user code: the API's token, and what the service manager says to the service alone, are none of its business."""
+
+_MFD_NOEXEC_SEAL = 8  # memfd_create(2): a hardened system makes no other files of this kind (vm.memfd_noexec)
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
@@ -127,6 +135,23 @@ def _reap(pidfd: int) -> Exit:
     return Exit(status.si_status, None) if status.si_code == os.CLD_EXITED else Exit(None, status.si_status)
 
 
+def _in_memory(data: bytes) -> int:
+    """Return the descriptor of a file without a name that holds `data`: whoever reads it needs nobody who writes it.
+
+    (A pipe holds 64 KiB, and what is longer would keep the event loop waiting for the child's interpreter.)
+    """
+    try:
+        descriptor = os.memfd_create("mooring-settings", os.MFD_CLOEXEC | _MFD_NOEXEC_SEAL)
+    except OSError as exc:
+        if exc.errno != errno.EINVAL:
+            raise
+        descriptor = os.memfd_create("mooring-settings")  # a kernel before 6.3 does not know the flag
+    with open(descriptor, "wb", closefd=False) as file:
+        file.write(data)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
+
+
 def start(settings: WorkerSettings) -> WorkerProcess:
     """Start a worker process: exec, never fork alone (a fork would hold our lock, port and database).
 
@@ -135,11 +160,12 @@ def start(settings: WorkerSettings) -> WorkerProcess:
     """
     environment = {name: value for name, value in os.environ.items() if name not in KEEP_ENVIRONMENT_OUT}
     environment["PYTHONUNBUFFERED"] = "1"
-    log_fd = os.open(settings.log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    log_fd = private_files.opener(settings.log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    settings_fd = _in_memory(msgspec.json.encode(settings))
     try:
         child = subprocess.Popen(
             [*PROGRAM, settings.worker],
-            stdin=subprocess.PIPE,
+            stdin=settings_fd,
             stdout=log_fd,
             stderr=log_fd,
             close_fds=True,
@@ -148,13 +174,7 @@ def start(settings: WorkerSettings) -> WorkerProcess:
         )
     finally:
         os.close(log_fd)
-    assert child.stdin is not None, "stdin is a pipe"
-    try:
-        # At most some kilobytes: they fit the pipe, whatever the child does.
-        child.stdin.write(msgspec.json.encode(settings))
-        child.stdin.close()
-    except BrokenPipeError:
-        pass  # it died at once: its exit says more
+        os.close(settings_fd)
     pidfd = os.pidfd_open(child.pid)
     ticks = identity.started_at_ticks(child.pid)
     return WorkerProcess(ProcessIdentity(child.pid, ticks, identity.boot_id()), pidfd, child)

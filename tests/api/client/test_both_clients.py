@@ -40,9 +40,9 @@ async def test_ctrl_c_while_events_are_awaited_is_keyboard_interrupt_and_a_quiet
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     assert process.stdout is not None
-    assert await asyncio.wait_for(process.stdout.readline(), 20) == b"onOpen\n"
+    assert await asyncio.wait_for(process.stdout.readline(), 60) == b"onOpen\n"
     process.send_signal(signal.SIGINT)
-    _, errors = await asyncio.wait_for(process.communicate(), 10)
+    _, errors = await asyncio.wait_for(process.communicate(), 30)
     assert process.returncode == -signal.SIGINT
     text = errors.decode()
     assert text.splitlines()[-1] == "KeyboardInterrupt", text

@@ -103,7 +103,9 @@ async def test_streams_of_a_token_that_is_taken_back_end_and_those_of_others_go_
         )
     )  # fmt: skip
     waiting = asyncio.create_task(
-        service.client.get("/v1/events?wait=60", headers={**bearer("a-token"), "Accept": "application/json"})
+        service.client.get(
+            "/v1/events?wait=60&kind=workerExited", headers={**bearer("a-token"), "Accept": "application/json"}
+        )
     )
     await lines.put(b"1\n")
     await wait_for(lambda: echo.peers[0].received == ["1"])

@@ -71,9 +71,9 @@ def test_under_auto_each_message_is_what_it_is(opcode: int, payload: bytes, data
 
 @pytest.mark.parametrize("data_type", ["text", "blob", "auto"])
 def test_a_text_frame_that_is_not_utf8_fails_under_every_type(data_type: str) -> None:
-    found = render([(TEXT, b"\xff")], data_type, PREFIX, 4, 0, lambda opcode, payload: None)
+    found = render([(TEXT, b"\xff")], data_type, PREFIX, 4, 0)
     assert (found.bodies, found.failure) == ([], "a message that is not UTF-8")
-    assert convert_all([(TEXT, b"\xff")], data_type, lambda opcode, payload: None).failure == found.failure
+    assert convert_all([(TEXT, b"\xff")], data_type).failure == found.failure
 
 
 def test_the_other_types_stay_as_they_were() -> None:

@@ -121,13 +121,16 @@ def test_json_is_parsed_once_and_only_where_a_matcher_asks() -> None:
     assert not first.parsed, "the text was compared first"
 
 
-@pytest.mark.parametrize(
-    "payload", [b"[" * 100_000, b'{"a":1e999}', b'"\\ud800"', b"\xff", b"", b"{", b"NaN", b'{"a":1}x', b"\x00" * 9]
-)
+@pytest.mark.parametrize("payload", [b"[" * 100_000, b"\xff", b"", b"{", b"NaN", b'{"a":1}x', b"\x00" * 9])
 def test_a_hostile_frame_is_no_json_and_raises_nothing(payload: bytes) -> None:
     frame = Frame(payload, True)
     assert not compiled({"/a": {"exists": False}}).matches(frame)
     assert frame.json is MISSING
+
+
+def test_json_beyond_our_decoder_is_seen_as_a_user_sees_it() -> None:
+    assert matches({"/a": 1}, '{"a":1,"b":1e999}')
+    assert matches({"/a": "\ud800"}, '{"a":"\\ud800"}')
 
 
 @pytest.mark.parametrize(

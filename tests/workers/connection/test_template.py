@@ -105,7 +105,9 @@ def test_what_a_peer_can_make_us_send_has_a_bound() -> None:
 
 
 def test_a_value_of_user_code_that_is_no_json_is_named_and_raises_nothing() -> None:
-    for value in ("\ud800", {"a": object()}, {"a": "\ud800"}, object()):
+    assert filled({"v": "${v}"}, Values(names={"v": "\ud800"})) == b'{"v":"\\ud800"}', "JSON can say it, UTF-8 cannot"
+    assert isinstance(filled("${v}", Values(names={"v": "\ud800"})), Unfilled)
+    for value in ({"a": object()}, object()):
         unfilled = filled({"v": "${v}"}, Values(names={"v": value}))
         assert isinstance(unfilled, Unfilled)
         assert unfilled.why == "not a JSON value"

@@ -183,6 +183,9 @@ def test_an_option_is_asked_only_of_a_worker_that_knows_it(monkeypatch: pytest.M
     assert too_new(FULL, 2) == ["compress"]
     assert too_new(FULL, 3) == []
     assert too_new(ConnectionRequest(url="ws://a"), 1) == []
+    # A value that came later breaks the link of an older worker as a key does.
+    assert too_new(ConnectionRequest(url="ws://a", data_type="auto"), 1) == ["dataType 'auto'"]
+    assert too_new(ConnectionRequest(url="ws://a", data_type="auto"), 2) == []
 
 
 def test_the_record_of_what_is_opened_is_the_same_on_both_floors() -> None:

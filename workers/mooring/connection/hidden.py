@@ -9,12 +9,19 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import msgspec
+
 from mooring.checks import escape_pointer
 from mooring.connection.template import OF_ANSWER, Hole, Text, compile_text
 from mooring.errors import Invalid
+from mooring.kept_options import KeepAliveRequest, RecipeRequest
 
 HIDDEN = "***"
 SECRET_WORDS = ("token", "password", "secret", "key", "auth", "signature")
+
+PLAIN_HEADERS = frozenset({"origin", "user-agent", "accept-language"})
+"""Headers that say nothing secret: what is persisted may hold their values as literals."""
+_PLAIN_HTTP_HEADERS = PLAIN_HEADERS | {"accept", "content-type"}
 
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 
@@ -27,6 +34,44 @@ def is_secret_key(key: str) -> bool:
 def hide(value: Any, pointer: str = "", found: list[str] | None = None) -> Any:
     """Return `value` with each literal under a secret key as ``***``; `found` gets the pointer of each of these."""
     return _hide(value, pointer, [] if found is None else found, secret=False)
+
+
+def show(request: RecipeRequest | KeepAliveRequest) -> dict[str, Any]:
+    """Return `request` as the record shows it: values of headers never, nor literals under secret keys."""
+    return _show(request, "", [])
+
+
+def hidden_places(request: RecipeRequest | KeepAliveRequest, pointer: str) -> list[str]:
+    """Return the places of the literals that `show` hides; a header's value with a ``${secret:…}`` in it is none."""
+    found: list[str] = []
+    _show(request, pointer, found)
+    return found
+
+
+def _show(request: RecipeRequest | KeepAliveRequest, pointer: str, found: list[str]) -> dict[str, Any]:
+    shown: dict[str, Any] = msgspec.to_builtins(request)
+    http = shown.get("renew", {}).get("http", {})
+    for name, value in http.get("headers", {}).items():
+        texts = [value] if isinstance(value, str) else value
+        if name.lower() not in _PLAIN_HTTP_HEADERS and not all(map(_has_secret, texts)):
+            found.append(f"{pointer}/renew/http/headers/{escape_pointer(name)[:100]}")
+        http["headers"][name] = HIDDEN
+    for place, holder, key in (
+        *((f"/opening/{index}/send", step, "send") for index, step in enumerate(shown.get("opening", []))),
+        *((f"/answers/{index}/send", one, "send") for index, one in enumerate(shown.get("answers", []))),
+        ("/send", shown, "send"),
+        ("/renew/http/body", http, "body"),
+        ("/renew/params", shown.get("renew", {}), "params"),
+        ("/catchUp/params", shown.get("catchUp", {}), "params"),
+        ("/values", shown, "values"),
+    ):
+        if key in holder:
+            holder[key] = hide(holder[key], pointer + place, found)
+    return shown
+
+
+def _has_secret(text: str) -> bool:
+    return any(hole.kind == "secret" for hole in compile_text(text, "", [], OF_ANSWER).holes)
 
 
 def _hide(value: Any, pointer: str, found: list[str], *, secret: bool) -> Any:

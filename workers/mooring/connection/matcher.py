@@ -13,16 +13,15 @@ from typing import Any, Final
 
 import msgspec
 
+from mooring import json_text
 from mooring.checks import escape_pointer
-from mooring.connection.pointer import MISSING, Pointer, parse_pointer
+from mooring.connection.pointer import MISSING, Pointer, is_scalar, parse_pointer, scalar_key
 from mooring.errors import Invalid
 from mooring.kept_options import MatcherRequest
 
 MAX_TERMS = 32  # conditions of one matcher: more is a program, and belongs into a handler
 
-_SCALARS = (str, int, float, bool)
 _OPERATORS = ("startsWith", "contains", "base64")
-_decode_json = msgspec.json.Decoder().decode
 
 
 class Frame:
@@ -49,8 +48,8 @@ class Frame:
             self.parsed = True
             if self.is_text:
                 try:
-                    self._json = _decode_json(self.payload)
-                except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+                    self._json = json_text.decode(self.payload)
+                except json_text.NotJson:
                     pass  # it stays MISSING
         return self._json
 
@@ -103,16 +102,6 @@ class Matcher:
 
 NEVER: Final = Matcher()
 """Matches no frame; stands where a matcher was not valid."""
-
-
-def is_scalar(value: Any) -> bool:
-    """Say whether `value` is a JSON value that is neither object nor array."""
-    return value is None or type(value) in _SCALARS
-
-
-def scalar_key(value: Any) -> tuple[bool, Any]:
-    """Return what makes two scalars equal as JSON values: 1 is 1.0, and ``true`` is not 1 as it would be in Python."""
-    return type(value) is bool, value
 
 
 def compile_matcher(request: MatcherRequest, pointer: str, wrong: list[Invalid]) -> Matcher:

@@ -1,4 +1,4 @@
-"""JSON pointers (RFC 6901): read once, then followed into any JSON value, and back to put one in. Pure, total."""
+"""JSON values by JSON pointers (RFC 6901): read once, then followed into any JSON value, and back to put one in. Pure, total."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import msgspec
 MAX_POINTER_CHARS = 1_000  # far above any real one; what is followed on each message has a bound
 
 _BAD_ESCAPE = re.compile(r"~(?![01])")
+_SCALARS = (str, int, float, bool)
 _ARRAY_INDEX = re.compile(r"(0|[1-9][0-9]{0,9})\Z", re.ASCII)  # section 4; no array of ours has 10^10 elements
 
 
@@ -21,6 +22,16 @@ class Missing(Enum):
 
 
 MISSING: Final = Missing.MISSING
+
+
+def is_scalar(value: Any) -> bool:
+    """Say whether `value` is a JSON value that is neither object nor array."""
+    return value is None or type(value) in _SCALARS
+
+
+def scalar_key(value: Any) -> tuple[bool, Any]:
+    """Return what makes two scalars equal as JSON values: 1 is 1.0, and ``true`` is not 1 as it would be in Python."""
+    return type(value) is bool, value
 
 
 class Pointer(msgspec.Struct, frozen=True):

@@ -5,7 +5,7 @@ On the I/O loop only. The messages are counted here, and nowhere else.
 
 from __future__ import annotations
 
-from mooring.connection.conversion import convert_all, render
+from mooring.connection.conversion import Converted, Rendered, convert_all, render
 from mooring.connection.host import Host
 from mooring.connection.recorded import RecordedConnection
 from mooring.events import now_us
@@ -17,35 +17,32 @@ def take(host: Host, connection: RecordedConnection, items: list[tuple[int, byte
     The hot path: without a handler they go from their frames straight to the outbox, as one run.
     """
     connection.last_message_at_us = time_us = now_us()
-    if connection.handler is not None:
-        return _hand_over(host, connection, items)
-    received = render(items, connection.options.data_type, connection.message_prefix, connection.seq, time_us)
-    _count(host, connection, received.count, received.size)
-    bodies = received.bodies
-    if bodies:
-        connection.seq += len(bodies)
-        host.outbox.add(connection, b"\x02" * len(bodies), b"\n".join(bodies), connection.seq)
-        host.wake()
-    return received.failure
-
-
-def _hand_over(host: Host, connection: RecordedConnection, items: list[tuple[int, bytes]]) -> str | None:
-    """With a handler: give the messages of one read to the context in one go."""
-    received = convert_all(items, connection.options.data_type)
-    _count(host, connection, received.count, received.size)
-    if received.messages:
-        size = received.size if received.failure is None else sum(len(payload) for _, payload in received.messages)
-        host.mailbox.post_messages(connection, received.messages, size)
-    host.touch(connection)
-    return received.failure
-
-
-def _count(host: Host, connection: RecordedConnection, count: int, size: int) -> None:
-    connection.messages_in += count
-    connection.bytes_in += size
+    taken: Rendered | Converted
+    if connection.handler is None:
+        taken = render(items, connection.options.data_type, connection.message_prefix, connection.seq, time_us)
+        bodies = taken.bodies
+        if bodies:
+            connection.seq += len(bodies)
+            host.outbox.add(connection, b"\x02" * len(bodies), b"\n".join(bodies), connection.seq)
+            host.wake()
+    else:
+        taken = _hand_over(host, connection, items)
+    connection.messages_in += taken.count
+    connection.bytes_in += taken.size
     metrics = host.metrics
-    metrics.messages_in += count
-    metrics.bytes_in += size
+    metrics.messages_in += taken.count
+    metrics.bytes_in += taken.size
+    return taken.failure
+
+
+def _hand_over(host: Host, connection: RecordedConnection, items: list[tuple[int, bytes]]) -> Converted:
+    """With a handler: give the messages of one read to the context in one go."""
+    taken = convert_all(items, connection.options.data_type)
+    if taken.messages:
+        size = taken.size if taken.failure is None else sum(len(payload) for _, payload in taken.messages)
+        host.mailbox.post_messages(connection, taken.messages, size)
+    host.touch(connection)
+    return taken
 
 
 def has_room(host: Host, connection: RecordedConnection) -> bool:

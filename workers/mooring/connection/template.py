@@ -10,15 +10,18 @@ value can break out of its string. Object keys are never filled.
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 from urllib.parse import quote
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
-from mooring.checks import check_headers, escape_pointer
-from mooring.connection.pointer import MISSING, Pointer, parse_pointer
+from mooring import json_text
+from mooring.checks import NAME_PATTERN, check_headers, escape_pointer
+from mooring.connection.pointer import MISSING, Pointer, is_scalar, parse_pointer
 from mooring.errors import Invalid
 
 MAX_HOLES = 64  # of one template: with MAX_FILLED_BYTES what bounds the work that a peer's message can cause
@@ -35,8 +38,9 @@ OF_PLAIN_HEADER: frozenset[Kind] = frozenset({"secret"})
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,62}\Z")
 _RESERVED_NAMES = frozenset({"nextId", "socket"})
-SECRET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")
-_PART = re.compile(r"\$\$\{|\$\{[^}]*\}|\$\{")
+SECRET_NAME = re.compile(rf"{NAME_PATTERN}\Z")
+PLACEHOLDER = re.compile(r"\$\$\{|\$\{[^}]*\}|\$\{")
+"""A literal ``${``, one ``${…}``, or one that is not closed."""
 
 
 class Unfilled(msgspec.Struct, frozen=True):
@@ -100,7 +104,7 @@ def compile_text(text: str, pointer: str, wrong: list[Invalid], allowed: frozens
     literal = ""
     at = 0
     plain = allowed is OF_PLAIN_HEADER
-    for match in _PART.finditer(text):
+    for match in PLACEHOLDER.finditer(text):
         literal += text[at : match.start()]
         at = match.end()
         found = match[0]
@@ -183,7 +187,7 @@ class _Filling:
                 raise _Stop(Unfilled(hole.text))
             found = hole.fallback
         try:
-            size = len(found) if isinstance(found, str) else len(msgspec.json.encode(found))
+            size = len(found) if isinstance(found, str) else len(json_text.encode(found))
         except (TypeError, ValueError, OverflowError, RecursionError):
             raise _Stop(Unfilled(hole.text, "not a JSON value")) from None
         self._room -= size
@@ -199,7 +203,7 @@ class _Filling:
                 made.append(part)
                 continue
             value = self.value(part, in_text=True)
-            text = value if isinstance(value, str) else msgspec.json.encode(value).decode()
+            text = value if isinstance(value, str) else json_text.encode(value).decode()
             made.append(quote(text, safe="", errors="replace") if quoted and index else text)
         return "".join(made)
 
@@ -215,27 +219,28 @@ class _Filling:
 
 
 class MessageTemplate:
-    """A message: text, or JSON that goes out as its text. `needs` says what it is filled from."""
+    """A message: text, or JSON that goes out as its text, or bytes as they are. `needs` says what it is filled from."""
 
-    __slots__ = ("_node", "_static", "needs")
+    __slots__ = ("_node", "_static", "binary", "needs")
 
     def __init__(self, node: Any) -> None:
+        self.binary = isinstance(node, bytes)
         holes = [hole for text in _texts(node) for hole in text.holes]
         self.needs = needs_of(holes)
         self._node = node
-        self._static: bytes | None = None
-        if not holes:
+        self._static: bytes | None = node if isinstance(node, bytes) else None
+        if not holes and not self.binary:
             filled = self.fill(Values())
             self._static = filled if isinstance(filled, bytes) else None
 
     def fill(self, values: Values) -> bytes | Unfilled:
-        """Return the payload of the text frame."""
+        """Return the payload of the frame."""
         if self._static is not None:
             return self._static
         try:
             if isinstance(self._node, Text):
                 return _Filling(values).text(self._node).encode()
-            return msgspec.json.encode(_Filling(values).node(self._node))
+            return json_text.encode(_Filling(values).node(self._node))
         except _Stop as stop:
             return stop.unfilled
         except (TypeError, ValueError, OverflowError, RecursionError):
@@ -272,6 +277,9 @@ class TextTemplate:
 
 def compile_message(value: Any, pointer: str, wrong: list[Invalid], allowed: frozenset[Kind]) -> MessageTemplate:
     """Return the template of a message: text, or any other JSON value."""
+    if isinstance(value, (bytes, bytearray)):
+        value = None
+        wrong.append(Invalid(pointer, "is not a JSON value; bytes belong into sendBase64"))
     made = MessageTemplate(
         compile_text(value, pointer, wrong, allowed)
         if isinstance(value, str)
@@ -280,6 +288,30 @@ def compile_message(value: Any, pointer: str, wrong: list[Invalid], allowed: fro
     if sum(1 for text in _texts(made._node) for _ in text.holes) > MAX_HOLES:
         wrong.append(Invalid(pointer, f"has more than {MAX_HOLES} ${{…}}"))
     return made
+
+
+def compile_base64(text: str, pointer: str, wrong: list[Invalid]) -> MessageTemplate:
+    """Return the template of a binary message. Nothing is filled into it: where would a text go in bytes?"""
+    try:
+        return MessageTemplate(base64.b64decode(text, validate=True))
+    except ValueError:  # binascii.Error is one
+        wrong.append(Invalid(pointer, "is not base64"))
+        return MessageTemplate(b"")
+
+
+def compile_outgoing(
+    send: Any,
+    send_base64: str | UnsetType,
+    pointer: str,
+    wrong: list[Invalid],
+    allowed: frozenset[Kind] = OF_MESSAGE,
+) -> MessageTemplate | None:
+    """Return what ``send`` or ``sendBase64`` says, or None where neither is given."""
+    if send is not UNSET and send_base64 is not UNSET:
+        wrong.append(Invalid(f"{pointer}/sendBase64", "stands beside send: one of the two"))
+    if send is not UNSET:
+        return compile_message(send, f"{pointer}/send", wrong, allowed)
+    return None if isinstance(send_base64, UnsetType) else compile_base64(send_base64, f"{pointer}/sendBase64", wrong)
 
 
 def compile_url(text: str, pointer: str, wrong: list[Invalid]) -> TextTemplate:
@@ -304,8 +336,10 @@ def _node(value: Any, pointer: str, wrong: list[Invalid], allowed: frozenset[Kin
                 wrong.append(Invalid(place, "the name of a member is not filled in"))
             made[key] = _node(item, place, wrong, allowed)
         return made
-    if isinstance(value, list):
+    if isinstance(value, (list, tuple)):
         return [_node(item, f"{pointer}/{index}", wrong, allowed) for index, item in enumerate(value)]
+    if not is_scalar(value):
+        wrong.append(Invalid(pointer, "is not a JSON value"))  # of a handler's attribute: bytes belong into sendBase64
     return value
 
 

@@ -197,7 +197,7 @@ Command = Welcome | Refused | Stored | GrantIds | Open | Send | Terminate | Call
 
 
 class HeldConnection(msgspec.Struct, frozen=True, array_like=True):
-    """A connection that the worker holds, in `Hello`."""
+    """A connection that the worker holds, in `Hello`, which says neither URL nor header names: all must fit one frame."""
 
     created: ConnectionCreated
     update: ConnectionUpdate
@@ -391,6 +391,7 @@ class WorkerSettings(WorkerBounds, frozen=True, kw_only=True):
     egress_deny: list[str] = msgspec.field(default_factory=list)
     allow_insecure_tls: bool = False
     log_format: Literal["json", "console"] = "json"
+    kill_timeout_s: float = 1.5  # whoever has sent a SIGTERM sends SIGKILL after so long
 
 
 command_decoder = msgspec.msgpack.Decoder(Command)

@@ -11,6 +11,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from mooring import private_files
+
 CHECK_S = 0.5  # what is printed within this time may stand above the bound
 
 log = logging.getLogger("mooring.worker")
@@ -20,15 +22,17 @@ async def keep_within(path: Path, max_bytes: int, kept: int, printing: Sequence[
     """Rotate the log whenever it is larger than `max_bytes`; begin a new one when it was moved away. Ends by cancellation.
 
     Args:
-        printing: Descriptors that the log is open as.
+        printing: Descriptors that the log may be open as.
     """
-    held = os.fstat(printing[-1])
+    # Who does not print into it (a worker inside another program) has nothing to be led back.
+    printing = [descriptor for descriptor in printing if _is(path, os.fstat(descriptor))]
+    held = os.fstat(printing[-1]) if printing else None
     told = ""
     while True:
         await asyncio.sleep(CHECK_S)
         try:
             # In threads: the disk may be slow, and the I/O loop waits for nobody.
-            if not _is(path, held):
+            if held is not None and not _is(path, held):
                 held = await asyncio.to_thread(reopen, path, printing, held)
                 log.info("the log was moved away, or removed: this is a new one")
             elif path.stat().st_size > max_bytes:
@@ -54,8 +58,7 @@ def reopen(path: Path, printing: Sequence[int], held: os.stat_result) -> os.stat
         OSError: If `path` cannot be opened.
     """
     path.parent.mkdir(mode=0o700, exist_ok=True)
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    new = os.open(path, flags, 0o600)
+    new = private_files.opener(str(path), os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW)
     try:
         for descriptor in printing:
             # What user code has turned elsewhere stays there.
@@ -76,8 +79,9 @@ def rotate(path: Path, max_bytes: int, kept: int) -> None:
         older = path.with_suffix(f".log.{index}")
         if older.exists():
             older.replace(path.with_suffix(f".log.{index + 1}"))
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-    with path.open("rb") as source, os.fdopen(os.open(path.with_suffix(".log.1"), flags, 0o600), "wb") as target:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+    newest = private_files.opener(str(path.with_suffix(".log.1")), flags)
+    with os.fdopen(newest, "wb") as target, path.open("rb") as source:
         size = os.fstat(source.fileno()).st_size
         # A flood between two looks may be of any size, and goes on meanwhile; of it, too, only so much is kept.
         offset = max(0, size - max_bytes)

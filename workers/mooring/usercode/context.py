@@ -18,7 +18,7 @@ import uvloop
 
 from mooring.connection.conversion import message_body
 from mooring.errors import HandlerError
-from mooring.events import Kind, MessageEvent, encode_event, now_us
+from mooring.events import KINDS, Kind, MessageEvent, encode_event, now_us
 from mooring.link.messages import Call, Called, CallFailed
 from mooring.log_lines import running_connection
 from mooring.parameters import MAX_RESULT_BYTES
@@ -28,12 +28,7 @@ from mooring.usercode.host import CodeHost
 from mooring.usercode.mailbox import Entry, Lifecycle, Mailbox, Messages, Task
 from mooring.usercode.running import Running
 
-CALLBACKS: dict[Kind, str] = {
-    Kind.onOpen: "on_open",
-    Kind.onMessage: "on_message",
-    Kind.onError: "on_error",
-    Kind.onTerminate: "on_terminate",
-}
+CALLBACKS = {kind: info.callback for kind, info in KINDS.items() if info.callback}
 SLICE_ITEMS = 200
 """After so many messages of one read the loop's other tasks (those that user code started) get their turn: a read can hold
 thousands of small ones, and callbacks that never await would keep them all waiting."""

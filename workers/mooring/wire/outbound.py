@@ -82,7 +82,8 @@ class Outbound:
         """Write messages if nothing waits before them, and say whether they were written."""
         if self.paused or self._queue:
             return False
-        self.write(self._frames(opcode, payloads))
+        if not self._transport.is_closing():
+            self._transport.write(self._frames(opcode, payloads))
         return True
 
     def has_room(self, size: int) -> bool:
