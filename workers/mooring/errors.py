@@ -53,6 +53,10 @@ class ErrCode(IntEnum):
     REDIRECT_REFUSED = 109
     TERMINATED_WHILE_CONNECTING = 110
     HANDLER_FAILED = 111
+    PROXY_UNREACHABLE = 121
+    PROXY_REFUSED = 122
+    PROXY_AUTH_FAILED = 123
+    PROXY_INVALID = 124
     # The open connection.
     PROTOCOL_ERROR = 201
     INVALID_DATA = 202
@@ -78,6 +82,10 @@ ERR_CODES: dict[ErrCode, str] = {
     ErrCode.REDIRECT_REFUSED: "the server answered the handshake with a redirect; redirects are not followed",
     ErrCode.TERMINATED_WHILE_CONNECTING: "the connection was terminated before it was open",
     ErrCode.HANDLER_FAILED: "the handler could not be imported or constructed",
+    ErrCode.PROXY_UNREACHABLE: "no connection to the proxy: its name, TCP or TLS failed",
+    ErrCode.PROXY_REFUSED: "the proxy refused to connect to the target",
+    ErrCode.PROXY_AUTH_FAILED: "the proxy did not accept the credentials, or wants some",
+    ErrCode.PROXY_INVALID: "the proxy's answer is neither HTTP nor SOCKS5 as asked for",
     ErrCode.PROTOCOL_ERROR: "the peer broke RFC 6455 (close code 1002)",
     ErrCode.INVALID_DATA: "a message could not be turned into dataType (close code 1007)",
     ErrCode.MESSAGE_TOO_BIG: "a message was larger than maxMessageSize (close code 1009)",
