@@ -76,7 +76,6 @@ async def test_what_is_allowed_is_dialled(row: Row, echo: EchoServer) -> None:
     try:
         dialled = await dialler.dial(ConnectionOptions(url=f"ws://{row.host}:{echo.port}/"))
         dialled.transport.abort()
-        dialled.keep.close()
     finally:
         await dialler.close()
     assert len(echo.peers) == 1
