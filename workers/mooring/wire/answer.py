@@ -87,10 +87,14 @@ class AnswerReader:
                     return True
 
     @property
+    def is_text(self) -> bool:
+        """Whether its body is for people; one without a type may be."""
+        kind = self.headers.get("Content-Type", "text/plain")
+        return "Content-Encoding" not in self.headers and _TEXT_TYPES.match(kind) is not None
+
+    @property
     def wants_body(self) -> bool:
-        """Whether it has a body that is text, of which more should be fed."""
-        if "Content-Encoding" in self.headers or not _TEXT_TYPES.match(self.headers.get("Content-Type", "text/")):
-            return False
+        """Whether there is more of the body that should be fed."""
         return not self._body.is_eof() and self._body_bytes < _MAX_BODY_BYTES
 
     def feed_body(self, data: bytes) -> None:

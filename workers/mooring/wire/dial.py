@@ -144,13 +144,14 @@ async def _refused(
         # Its body names the place, query and all.
         message = f"{place} answered the handshake with a redirect (status {status})"
         return DialFailed([ErrorEntry(ErrCode.REDIRECT_REFUSED, message)], status=status)
-    answer.feed_body(answer.rest)
-    try:
-        async with asyncio.timeout_at(until):
-            while answer.wants_body and (data := await exchange.receive()):
-                answer.feed_body(data)
-    except OSError:  # the time is over (TimeoutError is one), or the connection
-        pass
+    if answer.is_text:
+        answer.feed_body(answer.rest)
+        try:
+            async with asyncio.timeout_at(until):
+                while answer.wants_body and (data := await exchange.receive()):
+                    answer.feed_body(data)
+        except OSError:  # the time is over (TimeoutError is one), or the connection
+            pass
     reason = without_secrets(one_line(answer.reason), options)[:MAX_REASON_CHARS]
     text = without_secrets(answer.body_text(), options)[:MAX_TEXT_CHARS]
     message = f"{place} answered the handshake with status {status} {reason}".rstrip()

@@ -32,7 +32,7 @@ class Exchange(asyncio.Protocol):
             OSError: If the connection was cut.
         """
         if not self._data and not self._ended:
-            if not self.transport.is_reading():
+            if not self.transport.is_reading() and not self.transport.is_closing():
                 self.transport.resume_reading()
             self._waiter = self._loop.create_future()
             try:

@@ -74,6 +74,9 @@ class Routes:
             raise ValueError(f"[dial] proxy: no {settings.proxy!r} in [proxies]")
         self._default = self._proxies.get(settings.proxy or "")
         self._bypass = [parse_entry(text) for text in settings.bypass]
+        for host, addresses in settings.hosts.items():
+            if not addresses or not all(map(_is_address, addresses)):
+                raise ValueError(f"[dial] hosts: {host!r} needs a list of addresses")
         self._hosts = {_plain(ascii_host(host)): addresses for host, addresses in settings.hosts.items()}
 
     def addresses_of(self, host: str) -> list[str]:
@@ -138,6 +141,14 @@ def _proxy(asked: ProxyRequest, label: str) -> Proxy:
         is_configured=configured,
         label=label,
     )
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _plain(host: str) -> str:

@@ -22,16 +22,14 @@ IDLE_S = 10.0  # a thread without work ends
 
 
 class _Job(Generic[T]):
-    __slots__ = ("begun_at", "function", "waiters")
+    __slots__ = ("begun_at", "function", "is_dropped", "is_started", "waiters")
 
     def __init__(self, function: Callable[[], T], begun_at: float) -> None:
         self.function = function
         self.begun_at = begun_at
-        self.waiters: list[asyncio.Future[_Outcome]] = []
-
-    @property
-    def is_wanted(self) -> bool:
-        return not all(waiter.done() for waiter in self.waiters)
+        self.waiters: set[asyncio.Future[_Outcome]] = set()
+        self.is_started = False  # at most one of these two becomes true
+        self.is_dropped = False
 
 
 class Threads:
@@ -41,7 +39,7 @@ class Threads:
         self._loop = asyncio.get_running_loop()
         self._most = most
         self._latest: dict[Hashable, _Job[Any]] = {}
-        self._changed = threading.Condition()  # guards the four below
+        self._changed = threading.Condition()  # guards the four below, and a job's two flags
         self._queue: deque[tuple[Hashable, _Job[Any]]] = deque()
         self._count = 0
         self._idle = 0
@@ -60,8 +58,13 @@ class Threads:
             self._put(key, job)
             self._latest[key] = job
         waiter: asyncio.Future[_Outcome] = self._loop.create_future()
-        job.waiters.append(waiter)
-        result, error = await waiter
+        job.waiters.add(waiter)
+        try:
+            result, error = await waiter
+        finally:
+            job.waiters.discard(waiter)
+            if not job.waiters:
+                self._drop(key, job)
         if error is not None:
             raise error
         return cast("T", result)
@@ -85,6 +88,13 @@ class Threads:
                         raise
             self._queue.append((key, job))
 
+    def _drop(self, key: Hashable, job: _Job[Any]) -> None:
+        """Nobody waits for it any more: it is not begun, if it has not been."""
+        with self._changed:
+            job.is_dropped = not job.is_started
+        if job.is_dropped and self._latest.get(key) is job:
+            del self._latest[key]
+
     def _work(self) -> None:
         while True:
             with self._changed:
@@ -95,12 +105,14 @@ class Threads:
                     self._count -= 1
                     return
                 key, job = self._queue.popleft()
-            outcome: _Outcome = (None, None)
-            if job.is_wanted:
-                try:
-                    outcome = (job.function(), None)
-                except Exception as exc:  # noqa: BLE001 - raised again where the result is waited for
-                    outcome = (None, exc)
+                if job.is_dropped:
+                    continue
+                job.is_started = True
+            outcome: _Outcome
+            try:
+                outcome = (job.function(), None)
+            except Exception as exc:  # noqa: BLE001 - raised again where the result is waited for
+                outcome = (None, exc)
             try:
                 self._loop.call_soon_threadsafe(self._settle, key, job, outcome)
             except RuntimeError:  # the loop is closed: nobody waits
