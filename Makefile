@@ -1,16 +1,21 @@
-# make run: try it. make test: all tests. Everything is set up on the way; see CONTRIBUTING.md.
+# make run: try it. make test: the tests. Everything is set up on the way; see CONTRIBUTING.md.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := pyproject.toml constraints.txt workers/mooring/version.py
+PYTEST := $(BIN)/python -m pytest tests
+# One more than a small machine has cores, since most tests wait; those of one service stay together (tests/conftest.py).
+SIDE_BY_SIDE := -n 3 --dist loadgroup
 
-.PHONY: help run venv venv-test test lint types format check bench bench-quick conformance release-check test-pythons clean
+.PHONY: help run venv venv-test test test-quick test-long lint types format check bench bench-quick conformance release-check test-pythons clean
 
 help:
 	@echo "make run            start a demo service on 127.0.0.1:8480"
-	@echo "make test           run all tests"
+	@echo "make test-quick     run what starts no service, and one path through everything: under two minutes"
+	@echo "make test           run all tests but the long ones"
+	@echo "make test-long      run what repeats a fault many times"
 	@echo "make venv           make the environment alone (.venv/bin/mooring)"
 	@echo "make lint types format   linters, type checker, formatter"
 	@echo "make bench bench-quick   measure"
@@ -47,8 +52,15 @@ run: $(VENV)/.run
 
 test: $(VENV)/.test
 	@bash tools/install-test-tools
-	@$(BIN)/python -m pytest tests -m "not alone" -n 2 --dist loadfile
-	@$(BIN)/python -m pytest tests -m alone
+	@$(PYTEST) -m "not alone and not long" $(SIDE_BY_SIDE)
+	@$(PYTEST) -m "alone and not long"
+
+test-quick: $(VENV)/.test
+	@$(PYTEST) -q -m "quick and not alone and not long" $(SIDE_BY_SIDE)
+
+test-long: $(VENV)/.test
+	@$(PYTEST) -m "long and not alone" $(SIDE_BY_SIDE)
+	@$(PYTEST) -m "long and alone"
 
 lint: $(VENV)/.test
 	@$(BIN)/ruff format --check --quiet . || { echo "run: make format"; exit 1; }

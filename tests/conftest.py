@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import os
 import signal
@@ -10,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,10 @@ hypothesis.settings.load_profile("mooring")
 ROOT = Path(__file__).parents[1]
 START_S = 20.0
 STOP_S = 10.0
+
+# Each process that imports aiohttp reads the machine's certificate authorities: 50 ms of CPU, several hundred times. Only
+# the tests of TLS need them.
+os.environ["SSL_CERT_FILE"] = os.devnull
 
 
 async def wait_for(predicate: Callable[[], Any], timeout_s: float = 20.0, what: str = "") -> Any:
@@ -45,12 +50,21 @@ class RunningService:
     """One `mooring serve`, started and stopped as its users do."""
 
     def __init__(
-        self, state_dir: Path, *options: str, env: dict[str, str] | None = None, listen: str = "127.0.0.1:0"
+        self,
+        state_dir: Path,
+        *options: str,
+        env: dict[str, str | None] | None = None,
+        listen: str = "127.0.0.1:0",
+        program: Sequence[str] = (sys.executable, "-m", "mooring_api"),
+        cwd: Path | None = None,
     ) -> None:
+        """`env` is laid over the environment; None takes a variable out of it."""
         self.state_dir = state_dir
         self.options = options
         self.env = env or {}
         self.listen = listen
+        self.program = program
+        self.cwd = cwd
         self.url = ""
         self.token = ""
         self.process: subprocess.Popen[bytes] | None = None
@@ -60,9 +74,10 @@ class RunningService:
     async def start(self, *options: str) -> RunningService:
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "mooring_api", "serve", "--state-dir", str(self.state_dir),
+                [*self.program, "serve", "--state-dir", str(self.state_dir),
                  *(("--listen", self.listen) if self.listen else ()), *self.options, *options],
-                stdout=subprocess.PIPE, stderr=log, env={**os.environ, **self.env},
+                stdout=subprocess.PIPE, stderr=log, cwd=self.cwd,
+                env={name: value for name, value in {**os.environ, **self.env}.items() if value is not None},
             )  # fmt: skip
         line = (await asyncio.wait_for(asyncio.to_thread(self.process.stdout.readline), START_S)).decode()
         assert "mooring is ready at http" in line or "unix:" in line, f"no ready line: {line!r}\n{self.log()}"
@@ -111,6 +126,11 @@ class RunningService:
     def worker_log(self, name: str = "main") -> str:
         path = self.state_dir / "logs" / f"{name}.log"
         return path.read_text(errors="replace") if path.exists() else ""
+
+    async def is_ready(self) -> bool:
+        """Is the journal written, and is every worker of an earlier service adopted?"""
+        async with self.client.get("/readyz") as response:
+            return response.status == 200
 
     def print_logs(self) -> None:
         print(f"---- service log\n{self.log()[-8000:]}")
@@ -209,6 +229,25 @@ class RunningService:
 StartService = Callable[..., Awaitable[RunningService]]
 
 
+def rounds(short: int, long: int, name: str = "rounds") -> pytest.MarkDecorator:
+    """Give a test its number of `rounds` (or of what `name` says): few in `make test`, many in `make test-long`."""
+    return pytest.mark.parametrize(name, [short, pytest.param(long, marks=pytest.mark.long)])
+
+
+NEED_A_PROCESS = {"start_service", "module_service"}
+
+
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep tests of one `module_service` together, and mark as `quick` what starts no service."""
+    for item in items:
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if "module_service" in fixtures:
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+        if not fixtures & NEED_A_PROCESS:
+            item.add_marker(pytest.mark.quick)
+
+
 @pytest.fixture
 async def start_service(request: pytest.FixtureRequest) -> AsyncIterator[StartService]:
     """Start services; all are stopped, and their workers gone, at the end."""
@@ -261,6 +300,17 @@ async def shared(request: pytest.FixtureRequest, module_service: RunningService)
     await module_service.client.close()
     if getattr(request.node, "failed", False):
         module_service.print_logs()
+
+
+@pytest.fixture
+async def worker(shared: RunningService) -> AsyncIterator[str]:
+    """The name of a worker of `shared` that no other test uses; it is gone at the end."""
+    name = f"w{next(_names)}"
+    yield name
+    await shared.call("DELETE", f"/v1/workers/{name}", None)
+
+
+_names = itertools.count(1)
 
 
 @pytest.fixture

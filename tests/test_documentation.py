@@ -26,6 +26,7 @@ import pytest
 from mooring_service.config import load
 from tests.conftest import ROOT, StartService
 from tests.servers import EchoServer
+from tests.test_architecture import tracked
 
 COMMAND_TIMEOUT_S = 30
 PROGRAM_TIMEOUT_S = 120  # the first `go run` of a machine compiles the standard library
@@ -33,7 +34,6 @@ BINARIES = Path(sys.executable).parent
 RUNNABLE = {"console", "python", "toml", "json", "mjs", "php", "go"}
 _FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
 INTERPRETERS = {"mjs": ["node"], "php": ["php"], "go": ["go", "run"]}
-_SKIP_DIRS = {".venv", ".venv-3.11", ".venv-3.12", ".venv-3.13", "node_modules", "build", "dist"}
 
 
 class Block(NamedTuple):
@@ -43,7 +43,7 @@ class Block(NamedTuple):
 
 
 def _all_pages() -> list[Path]:
-    return sorted(path for path in ROOT.rglob("*.md") if not _SKIP_DIRS & set(path.relative_to(ROOT).parts))
+    return sorted(path for path in tracked() if path.suffix == ".md")
 
 
 def pages() -> list[Path]:

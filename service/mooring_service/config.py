@@ -1,12 +1,14 @@
 """The configuration: frozen Structs by owner, read once, passed to constructors.
 
-Order: ``mooring.toml``, then ``MOORING_*`` of the environment, then flags; a later one wins. An unknown key is an error
-that names the nearest known one. Durations are seconds, sizes bytes.
+Order: ``mooring.toml``, then ``MOORING_<TABLE>_<KEY>`` of the environment, then flags; a later one wins. An unknown key
+is an error that names the nearest known one. Durations are seconds, sizes bytes. A setting is one row of its table's
+Struct: what reads it, checks it and documents it follows from that.
 """
 
 from __future__ import annotations
 
 import difflib
+import math
 import re
 import tomllib
 from collections.abc import Mapping
@@ -14,20 +16,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import msgspec
-from msgspec import Meta
 
+from mooring.bounds import MAX_CONNECTIONS, Count, Positive, WorkerBounds
+from mooring.bounds import doc as _doc
+from mooring.checks import is_name
+from mooring.link.channel import MAX_COMMAND_BYTES
 from mooring.link.messages import WorkerSettings
 from mooring.usercode.handlers import check_reference
 from mooring.wire.egress import parse_entry
 
-Seconds = Annotated[float, Meta(ge=0)]
-Positive = Annotated[float, Meta(gt=0)]
-Count = Annotated[int, Meta(ge=1)]
+BodySize = Annotated[int, msgspec.Meta(ge=1, le=MAX_COMMAND_BYTES)]
 Scope = Literal["read", "send", "manage"]
-
-
-def _doc(text: str) -> Meta:
-    return Meta(description=text)
 
 
 class ConfigError(Exception):
@@ -77,32 +76,16 @@ class LimitsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """What one service takes on."""
 
     max_connections: Annotated[Count, _doc("Connections that have not ended, of all workers.")] = 20_000
-    max_connections_per_worker: Annotated[Count, _doc("The same, of one worker.")] = 10_000
+    max_connections_per_worker: Annotated[Count, _doc("The same, of one worker.")] = MAX_CONNECTIONS
     max_subscribers: Annotated[Count, _doc("Event streams open at once.")] = 1_000
     max_body_bytes: Annotated[
-        Count, _doc("Size of a request's body; of a line, for application/x-ndjson. Needs a restart.")
+        BodySize, _doc("Size of a request's body; of a line, for application/x-ndjson. Needs a restart.")
     ] = 16 * 1024**2
     max_workers: Annotated[Count, _doc("Workers at once.")] = 256
 
 
-class WorkerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class WorkerConfig(WorkerBounds, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The bounds of each worker process."""
-
-    orphan_time: Annotated[
-        Seconds, _doc("Without a service for so long, a worker closes its connections and ends; 0: never.")
-    ] = 300.0
-    mailbox_items: Annotated[Count, _doc("Callbacks and calls waiting; above it the sockets wait.")] = 10_000
-    mailbox_bytes: Annotated[Count, _doc("The same, in bytes.")] = 64 * 1024**2
-    inbound_messages: Annotated[
-        Count, _doc("Messages of one connection waiting for its handler; above it its socket waits.")
-    ] = 1_000
-    inbound_bytes: Annotated[Count, _doc("The same, in bytes.")] = 4 * 1024**2
-    outbound_bytes: Annotated[Count, _doc("Bytes waiting for a peer that does not read.")] = 4 * 1024**2
-    outbox_bytes: Annotated[
-        Count, _doc("Events not yet stored by the journal; above it all sockets of the worker wait.")
-    ] = 64 * 1024**2
-    log_max_bytes: Annotated[Count, _doc("A worker's log is rotated at this size.")] = 10 * 1024**2
-    log_files: Annotated[Count, _doc("So many rotated logs are kept.")] = 3
 
 
 class SupervisorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -172,17 +155,19 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 TABLES: dict[str, type[msgspec.Struct]] = {
-    "api": ApiConfig,
-    "journal": JournalConfig,
-    "limits": LimitsConfig,
-    "worker": WorkerConfig,
-    "supervisor": SupervisorConfig,
-    "retention": RetentionConfig,
-    "egress": EgressConfig,
-    "log": LogConfig,
+    field.name: field.type
+    for field in msgspec.structs.fields(Config)
+    if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct)
 }
+"""The tables that hold settings; the others hold names."""
+
 NOT_SETTINGS = frozenset({"MOORING_TOKEN", "MOORING_URL", "MOORING_STATE_DIR", "MOORING_CONFIG"})
 """Variables of the environment that begin with MOORING_ and are not settings: the command line's."""
+
+_SERVICE_LINK = re.compile(
+    r"MOORING_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)\Z"
+)
+"""What Kubernetes sets in each pod for a Service whose name begins with ``mooring``, and Docker for a link."""
 
 RUNTIME_SETTINGS = frozenset({"tokens", "egress", "limits"})
 """Tables that SIGHUP may change; the rest needs a restart."""
@@ -211,7 +196,7 @@ def load(path: Path | None, environ: Mapping[str, str], overrides: Mapping[str, 
 
 def _read_file(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors begin a file with a byte order mark
     except OSError as exc:
         raise ConfigError(f"{path}: cannot be read: {exc.strerror}") from None
     except UnicodeDecodeError:
@@ -241,6 +226,10 @@ def _nearest(name: str, known: list[str], table: str = "") -> str:
 
 
 def _convert(tree: dict[str, Any], where: str) -> Config:
+    for name, table in tree.items():
+        for key, value in table.items() if isinstance(table, dict) else ():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ConfigError(f"{where}: {name}.{key}: must be a finite number, not {value}")
     try:
         return msgspec.convert(tree, Config)
     except msgspec.ValidationError as exc:
@@ -248,25 +237,50 @@ def _convert(tree: dict[str, Any], where: str) -> Config:
         raise ConfigError(f"{where}: {place.rstrip('`') or 'the file'}: {text}") from None
 
 
+_SETTINGS = {
+    f"MOORING_{table}_{field.encode_name}".upper(): (table, field)
+    for table, struct in TABLES.items()
+    for field in msgspec.structs.fields(struct)
+}
+"""Variable of the environment → the setting that it is."""
+
+
+def ignored_variables(environ: Mapping[str, str]) -> list[str]:
+    """Return the variables that begin like a setting and are none: they belong to somebody else."""
+    return sorted(
+        variable
+        for variable, text in environ.items()
+        if variable.startswith("MOORING_")
+        and variable not in NOT_SETTINGS
+        and not variable.startswith("MOORING_TEST_")
+        and variable not in _SETTINGS
+        and not _meant_for_us(variable, text)
+    )
+
+
+def _meant_for_us(variable: str, text: str) -> bool:
+    """Say whether an unknown variable is a setting spelled wrongly: it names one of our tables.
+
+    A Service named ``mooring-api`` makes variables that do so too: they are known by their form.
+    """
+    if not variable.startswith(tuple(f"MOORING_{table.upper()}_" for table in TABLES)):
+        return False
+    return _SERVICE_LINK.match(variable) is None and not (variable.endswith("_PORT") and "://" in text)
+
+
 def _variables(environ: Mapping[str, str]) -> list[tuple[str, str, str, str]]:
     found: list[tuple[str, str, str, str]] = []
-    names = {
-        f"MOORING_{table.upper()}_{field.name.upper()}": (table, field.name)
-        for table, struct in TABLES.items()
-        for field in msgspec.structs.fields(struct)
-    }
     for variable, text in environ.items():
-        if not variable.startswith("MOORING_") or variable in NOT_SETTINGS or variable.startswith("MOORING_TEST_"):
-            continue
-        if variable not in names:
-            raise ConfigError(f"unknown variable {variable}{_nearest(variable, list(names))}")
-        table, key = names[variable]
-        found.append((table, key, text, variable))
+        if variable in _SETTINGS:
+            table, field = _SETTINGS[variable]
+            found.append((table, field.encode_name, text, variable))
+        elif _meant_for_us(variable, text):
+            raise ConfigError(f"unknown variable {variable}{_nearest(variable, list(_SETTINGS))}")
     return found
 
 
 def _parse_text(table: type[msgspec.Struct], key: str, text: str, variable: str) -> Any:
-    kind = next(field.type for field in msgspec.structs.fields(table) if field.name == key)
+    kind = next(field.type for field in msgspec.structs.fields(table) if field.encode_name == key)
     while get_origin(kind) is Annotated:
         kind = get_args(kind)[0]
     if kind is list or get_origin(kind) is list:
@@ -285,13 +299,10 @@ def _parse_text(table: type[msgspec.Struct], key: str, text: str, variable: str)
     return text
 
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}\Z")
-
-
 def _check_values(config: Config) -> Config:
     for table, names in (("handlers", config.handlers), ("functions", config.functions)):
         for name, reference in names.items():
-            if not _NAME.match(name):
+            if not is_name(name):
                 raise ConfigError(f"{table}.{name}: a public name is 1 to 63 letters, digits, '.', '_' or '-'")
             if not check_reference(reference):
                 raise ConfigError(f"{table}.{name}: {reference!r} is not of the form module:attribute")
@@ -311,8 +322,9 @@ def _check_values(config: Config) -> Config:
 
 def worker_settings(config: Config, app_dirs: list[str]) -> WorkerSettings:
     """Return what every worker is started with; the supervisor fills in name, identity and files."""
-    worker, egress = config.worker, config.egress
+    egress = config.egress
     return WorkerSettings(
+        **msgspec.structs.asdict(config.worker),
         worker="",
         incarnation="",
         secret="",
@@ -320,20 +332,10 @@ def worker_settings(config: Config, app_dirs: list[str]) -> WorkerSettings:
         log_file="",
         exit_record="",
         app_dirs=app_dirs,
-        functions=config.functions,
-        handlers=config.handlers,
-        orphan_time_s=worker.orphan_time,
-        mailbox_items=worker.mailbox_items,
-        mailbox_bytes=worker.mailbox_bytes,
-        inbound_messages=worker.inbound_messages,
-        inbound_bytes=worker.inbound_bytes,
-        outbound_bytes=worker.outbound_bytes,
-        outbox_bytes=worker.outbox_bytes,
         max_connections=config.limits.max_connections_per_worker,
         egress_allow=list(egress.allow),
         egress_deny=list(egress.deny),
         allow_insecure_tls=egress.allow_insecure_tls,
         log_format="console" if config.log.format == "console" else "json",
-        log_max_bytes=worker.log_max_bytes,
-        log_files=worker.log_files,
+        kill_timeout_s=config.supervisor.kill_timeout,
     )

@@ -9,9 +9,11 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import Iterator
 
+import msgspec
+
 from mooring.errors import UnknownConnection
 from mooring.events import rfc3339
-from mooring.link.messages import STATUS_CLOSED, ConnectionCreated, ConnectionUpdate
+from mooring.link.messages import STATUS_CLOSED, STATUS_CONNECTING, ConnectionCreated, ConnectionUpdate
 from mooring_service.journal.journal import Committed, StoredConnection
 from mooring_service.records import ConnectionRecord, ConnectionStats
 
@@ -56,10 +58,7 @@ class Directory:
         """Take what the journal held."""
         self._epoch = epoch
         for stored in sorted(connections, key=lambda stored: stored.last_position):
-            self._entries[stored.created.id] = Entry(
-                stored.created, stored.update, stored.incarnation, stored.last_position
-            )
-            self._index(stored.created, stored.update, ended_before=False, known_before=False)
+            self._add(Entry(stored.created, stored.update, stored.incarnation, stored.last_position))
 
     def fold(self, committed: Committed) -> None:
         """Take one committed addition."""
@@ -69,9 +68,7 @@ class Directory:
         for created in append.created:
             entry = self._entries.get(created.id)
             if entry is None:
-                update = ConnectionUpdate(created.id, "Connecting")
-                self._entries[created.id] = Entry(created, update, append.incarnation, 0)
-                self._index(created, update, ended_before=False, known_before=False)
+                self._add(Entry(created, ConnectionUpdate(created.id, STATUS_CONNECTING), append.incarnation, 0))
             else:
                 entry.created = created
                 entry.incarnation = append.incarnation or entry.incarnation
@@ -79,7 +76,6 @@ class Directory:
             entry = self._entries.get(update.id)
             if entry is None:
                 continue
-            ended_before = entry.update.ended
             before = entry.update
             entry.update = update
             if before.messages_out > update.messages_out:
@@ -87,7 +83,8 @@ class Directory:
                 entry.update = _with_totals(update, before.messages_out, before.bytes_out)
             if batch is not None:
                 entry.last_position = batch.last_of(update.id) or entry.last_position
-            self._index(entry.created, update, ended_before=ended_before, known_before=True)
+            if update.ended and not before.ended:
+                self._end(entry.created)
 
     def figures(self, update: ConnectionUpdate) -> None:
         """Take figures that changed without an event: what was sent, and the round trip. They are not in the journal.
@@ -104,19 +101,22 @@ class Directory:
         if entry is not None:
             entry.update = _with_totals(entry.update, messages_out, bytes_out)
 
-    def _index(
-        self, created: ConnectionCreated, update: ConnectionUpdate, *, ended_before: bool, known_before: bool
-    ) -> None:
-        live = self._live.setdefault(created.worker, {})
-        if not update.ended and created.id not in live and not ended_before:
-            live[created.id] = None
+    def _add(self, entry: Entry) -> None:
+        connection = entry.created.id
+        self._entries[connection] = entry
+        if entry.update.ended:
+            self._ended[connection] = time.monotonic()
+        else:
+            self._live.setdefault(entry.created.worker, {})[connection] = None
             self._live_count += 1
-        elif update.ended and not (ended_before and known_before):
-            if live.pop(created.id, 0) is None:
-                self._live_count -= 1
-            self._ended[created.id] = time.monotonic()
-        if not live:
-            del self._live[created.worker]
+
+    def _end(self, created: ConnectionCreated) -> None:
+        live = self._live.get(created.worker, {})
+        if live.pop(created.id, 0) is None:  # 0: it was not there; user code shares the process that reports
+            self._live_count -= 1
+            if not live:
+                del self._live[created.worker]
+        self._ended[created.id] = time.monotonic()
 
     def prune(self, now: float) -> list[int]:
         """Forget ended connections that are no longer retained, and return their ids."""
@@ -129,8 +129,6 @@ class Directory:
             del self._entries[connection]
             gone.append(connection)
         return gone
-
-    # ------------------------------------------------------------ looking
 
     def entry(self, connection: int) -> Entry:
         """Return what is known of `connection`.
@@ -206,12 +204,12 @@ class Directory:
             terminate=update.terminate if update.status == STATUS_CLOSED else None,
             errors=update.errors,
             stats=ConnectionStats(
-                update.messages_in,
-                update.messages_out,
-                update.bytes_in,
-                update.bytes_out,
-                None if update.last_message_at_us is None else rfc3339(update.last_message_at_us),
-                None if update.round_trip_us is None else update.round_trip_us / 1000,
+                messages_in=update.messages_in,
+                messages_out=update.messages_out,
+                bytes_in=update.bytes_in,
+                bytes_out=update.bytes_out,
+                last_message_at=None if update.last_message_at_us is None else rfc3339(update.last_message_at_us),
+                round_trip_ms=None if update.round_trip_us is None else update.round_trip_us / 1000,
             ),
             last_event_id=f"{self._epoch}-{entry.last_position}" if entry.last_position else None,
             verify=created.verify,
@@ -222,21 +220,9 @@ def _with_totals(
     update: ConnectionUpdate, messages_out: int, bytes_out: int, round_trip_us: int | None = None
 ) -> ConnectionUpdate:
     """Return `update` with these totals of what was sent, or its own if they are later: they only ever grow."""
-    # Not a copy of the Struct: this is on the path of every send.
-    return ConnectionUpdate(
-        update.id,
-        update.status,
-        update.seq,
-        update.messages_in,
-        max(update.messages_out, messages_out),
-        update.bytes_in,
-        max(update.bytes_out, bytes_out),
-        update.last_message_at_us,
-        update.round_trip_us if round_trip_us is None else round_trip_us,
-        update.opened_at_us,
-        update.closed_at_us,
-        update.protocol,
-        update.terminate,
-        update.errors,
-        update.ended,
+    return msgspec.structs.replace(
+        update,
+        messages_out=max(update.messages_out, messages_out),
+        bytes_out=max(update.bytes_out, bytes_out),
+        round_trip_us=update.round_trip_us if round_trip_us is None else round_trip_us,
     )

@@ -1,6 +1,8 @@
-"""What is recorded for connections whose worker cannot tell their end any more. Pure, but for the time of day."""
+"""The ends that the service writes, for connections whose worker cannot tell them any more: one for each, whoever asks first."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import msgspec
 
@@ -10,9 +12,51 @@ from mooring.link.messages import STATUS_CLOSED, STATUS_CONNECTING, ConnectionCr
 from mooring.wire.frames import ABNORMAL
 from mooring_service.directory import Entry
 from mooring_service.journal.batch import Append
+from mooring_service.journal.journal import Journal
 
 
-def ends(entries: list[Entry], reason: str, err_code: ErrCode) -> Append:
+class Endings:
+    """Writes ends, and owns which of them are on their way: what is live in the directory may have one already."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._on_their_way: set[int] = set()
+
+    async def write(
+        self, entries: Iterable[Entry], reason: str, err_code: ErrCode, *, then: Append | None = None
+    ) -> Append:
+        """Record the ends of `entries`, but of those that have ended, or whose end is on its way; wait until they are committed.
+
+        Args:
+            entries: Connections of one worker.
+            then: Is recorded behind them, in the same transaction; its events belong to the same worker.
+
+        Returns:
+            The ends alone: an `updates` for each connection that has ended by this.
+        """
+        due = [entry for entry in entries if not entry.update.ended and entry.created.id not in self._on_their_way]
+        append = _ends(due, reason, err_code)
+        if due or then is not None:
+            ids = {entry.created.id for entry in due}
+            self._on_their_way |= ids
+            await self._journal.append_waiting(append if then is None else _joined(append, then))
+            # Only now: whoever was cancelled above has left a queue in which they still are.
+            self._on_their_way -= ids
+        return append
+
+
+def _joined(first: Append, then: Append) -> Append:
+    """Return `then` with the events and updates of `first` before its own."""
+    return msgspec.structs.replace(
+        then,
+        connections=first.connections + then.connections,
+        kinds=first.kinds + then.kinds,
+        bodies=first.bodies + b"\n" + then.bodies if first.bodies else then.bodies,
+        updates=[*first.updates, *then.updates],
+    )
+
+
+def _ends(entries: list[Entry], reason: str, err_code: ErrCode) -> Append:
     """Return what ends `entries`: the onTerminates (and onErrors of dials) that their worker could not report."""
     ids: list[bytes] = []
     kinds: list[int] = []

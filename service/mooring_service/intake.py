@@ -34,13 +34,15 @@ from mooring.link.messages import (
     TerminateDone,
 )
 from mooring.metrics import Histogram
-from mooring_service.directory import Directory
-from mooring_service.endings import ends
+from mooring_service.adoption import unseen
+from mooring_service.directory import Directory, Entry
+from mooring_service.endings import Endings
 from mooring_service.feed import Feed
 from mooring_service.journal.batch import Append
 from mooring_service.journal.journal import Committed, Journal
+from mooring_service.processes.reports import ID_BLOCK
+from mooring_service.processes.roster import Roster
 from mooring_service.processes.slot import Slot
-from mooring_service.processes.supervisor import ID_BLOCK, Supervisor
 from mooring_service.processes.worker_process import Exit
 
 QUEUE_HIGH_BYTES = 64 * 1024 * 1024  # the journal's queue: above it the links are not read
@@ -53,29 +55,29 @@ class Intake:
     """Takes the reports of all workers. It is the supervisor's `Reports`, and the journal's listener.
 
     Attributes:
-        dispatched: Ids that this service has dispatched and that no `Hello` can know of yet, by worker.
         latency: From the socket to the subscribers, of the oldest event of each frame.
-        supervisor: Set once, before anything is reported.
     """
-
-    supervisor: Supervisor
 
     def __init__(
         self,
         journal: Journal,
         directory: Directory,
         feed: Feed,
+        endings: Endings,
+        roster: Roster,
         background: Background,
         on_asks: Callable[[Slot, list[AskCall | AskKill]], None],
     ) -> None:
         self._journal = journal
         self._directory = directory
         self._feed = feed
+        self._endings = endings
+        self._roster = roster
         self._background = background
         self._on_asks = on_asks
         self._links_paused = False
         self.latency = Histogram()
-        self.dispatched: dict[str, set[int]] = {}
+        self._unseen: dict[str, frozenset[int]] = {}  # by incarnation: what its last hello did not know of
 
     def on_committed(self, committed: list[Committed]) -> None:
         """Take what one transaction has committed: fold, show, do what was asked for, acknowledge."""
@@ -91,7 +93,7 @@ class Intake:
         for item in committed:
             append = item.append
             if append.number:
-                slot = self.supervisor.by_incarnation(append.incarnation)
+                slot = self._roster.by_incarnation(append.incarnation)
                 if slot is not None:
                     asks = slot.committed(append.number)
                     touched[slot] = None
@@ -101,9 +103,8 @@ class Intake:
             slot.acknowledge()
         if self._links_paused and self._journal.queued_bytes < QUEUE_HIGH_BYTES // 2:
             self._links_paused = False
-            for slot in self.supervisor.slots():
-                if slot.channel is not None:
-                    slot.channel.resume_reading()
+            for slot in self._roster.slots():
+                slot.resume_reading()
 
     def on_failure(self, failure: str | None) -> None:
         """Take that the journal cannot be written now, or can again."""
@@ -133,8 +134,8 @@ class Intake:
                             began_at_us=report.began_at_us,
                         )
                     )
-                    if self._journal.queued_bytes > QUEUE_HIGH_BYTES and slot.channel is not None:
-                        slot.channel.pause_reading()
+                    if self._journal.queued_bytes > QUEUE_HIGH_BYTES:
+                        slot.pause_reading()
                         self._links_paused = True
                 case Sent() | SendFailed() | OpenInvalid():
                     slot.answer(report.request, report)
@@ -170,11 +171,16 @@ class Intake:
             slot.incarnation, slot.name, msgspec.msgpack.encode(slot.record), ended=ended
         )
 
-    async def worker_linked(self, slot: Slot, hello: Hello, *, fresh: bool) -> None:
-        """Record that a process is Running; one that was adopted has been recorded before."""
-        slot.held = {held.created.id for held in hello.connections}
+    def hello(self, slot: Slot, hello: Hello) -> None:
+        """Take what a process says of its connections, and note which of them it does not know of."""
+        live = (entry.created.id for entry in self._live_of(slot))
+        named = (held.created.id for held in hello.connections)
+        self._unseen[slot.incarnation] = unseen(live, named, slot.dispatched)
         for held in hello.connections:
             self._directory.figures(held.update)
+
+    def worker_linked(self, slot: Slot, hello: Hello, *, fresh: bool) -> None:
+        """Record that a process is Running; one that was adopted has been recorded before."""
         if fresh and not slot.announced:
             slot.announced = True
             event = WorkerStartedEvent(pid=hello.pid, incarnation=hello.incarnation, restarts=slot.restarts)
@@ -184,31 +190,30 @@ class Intake:
             )
 
     async def _reconcile(self, slot: Slot, incarnation: str, number: int) -> None:
-        """After an adoption: what the directory holds as open, and the worker does not have, never reached it."""
-        dispatched = self.dispatched.setdefault(slot.name, set())  # itself, not a copy: it may grow meanwhile
+        """All is sent again: what its hello did not know of, and is live even now, never reached the process."""
+        candidates = self._unseen.pop(incarnation, frozenset())
+        if not candidates:
+            return
         if number > slot.stored:
             await self._journal.append_waiting(Append())  # everything before it has been committed then
         if slot.incarnation != incarnation:
             return
-        lost = [
-            entry
-            for entry in self._directory.live_of(slot.name)
-            if entry.incarnation == incarnation
-            and entry.created.id not in slot.held
-            and entry.created.id not in dispatched
-        ]
-        if lost:
-            append = ends(lost, "the service stopped before it was dialled", ErrCode.SERVICE_STOPPED)
-            await self._journal.append_waiting(append)
-            slot.failures[ErrCode.SERVICE_STOPPED] += append.kinds.count(Kind.onError)
+        lost = [entry for entry in self._live_of(slot) if entry.created.id in candidates]
+        reason = "the service stopped before it was dialled"
+        written = await self._endings.write(lost, reason, ErrCode.SERVICE_STOPPED)
+        slot.failures[ErrCode.SERVICE_STOPPED] += written.kinds.count(Kind.onError)
+
+    def _live_of(self, slot: Slot) -> list[Entry]:
+        """Return the connections of the process of `slot` that have not ended."""
+        return [entry for entry in self._directory.live_of(slot.name) if entry.incarnation == slot.incarnation]
 
     async def worker_gone(self, slot: Slot, ended: Exit, reason: str, *, restarting: bool, asked: bool) -> int:
         """A process has ended: report what it could not, and that it has ended, in one transaction."""
         await self._journal.append_waiting(Append())  # all that it had handed over is committed and folded then
         text = reason if asked else f"the worker died: {reason}"
-        lost = [entry for entry in self._directory.live_of(slot.name) if entry.incarnation == slot.incarnation]
+        self._unseen.pop(slot.incarnation, None)
+        lost = self._live_of(slot)
         err_code = ErrCode.WORKER_STOPPING if asked else ErrCode.WORKER_DIED
-        append = ends(lost, text, err_code)
         event = WorkerExitedEvent(
             pid=slot.record.pid,
             exit_code=ended.exit_code,
@@ -217,19 +222,17 @@ class Intake:
             restarting=restarting,
         )
         body = worker_body(Kind.workerExited, slot.name, now_us(), event)
-        await self._journal.append_waiting(
-            msgspec.structs.replace(
-                append,
-                worker=slot.name,
-                connections=append.connections + bytes(8),
-                kinds=append.kinds + bytes((Kind.workerExited,)),
-                bodies=append.bodies + b"\n" + body if append.bodies else body,
-                ended=slot.incarnation,
-            )
+        exited = Append(
+            worker=slot.name,
+            connections=bytes(8),
+            kinds=bytes((Kind.workerExited,)),
+            bodies=body,
+            ended=slot.incarnation,
         )
-        slot.failures[err_code] += append.kinds.count(Kind.onError)
+        written = await self._endings.write(lost, text, err_code, then=exited)
+        slot.failures[err_code] += written.kinds.count(Kind.onError)
         slot.announced = False
-        return len(lost)
+        return len(written.updates)
 
     async def allot_ids(self, count: int) -> int:
         """Reserve connection ids for ever; return the first."""

@@ -10,7 +10,7 @@ from pathlib import Path
 class StateDirectoryBusy(Exception):
     """Another service holds the state directory."""
 
-    def __init__(self, path: Path, holder: str) -> None:
+    def __init__(self, path: Path, holder: int | None) -> None:
         self.path = path
         self.holder = holder
 
@@ -57,20 +57,43 @@ def holder_of(state_dir: Path) -> int | None:
     except OSError:
         return None
     try:
-        return int(_holder(fd) or 0) or None
+        return _holder(fd)
     finally:
         os.close(fd)
 
 
-def _holder(fd: int) -> str:
-    """Return the pid of the process that holds the lock on `fd`, as the kernel knows it (proc(5)); "" if it does not say."""
-    inode = str(os.fstat(fd).st_ino)
+def _holder(fd: int) -> int | None:
+    """Return the pid of the process that holds the lock on `fd`, as the kernel knows it (proc(5)); None if it does not say.
+
+    Its list tells files by inode, and by a device that is not always the one of stat(2) (btrfs, overlays): so whoever is in it
+    must also have this very file open.
+    """
+    ours = os.fstat(fd)
     try:
         with open("/proc/locks") as file:
-            for line in file:
-                fields = line.split()  # 1: FLOCK ADVISORY WRITE 1234 00:2f:5678 0 EOF
-                if len(fields) >= 6 and fields[1] == "FLOCK" and fields[5].rsplit(":", 1)[-1] == inode:
-                    return fields[4]
+            lines = [line.split() for line in file]  # 1: FLOCK ADVISORY WRITE 1234 00:2f:5678 0 EOF
     except OSError:
-        pass
-    return ""
+        return None
+    for fields in lines:
+        if len(fields) < 6 or fields[1] != "FLOCK" or not fields[4].isdecimal():
+            continue
+        device, _, inode = fields[5].rpartition(":")
+        if inode == str(ours.st_ino) and _has_open(int(fields[4]), ours, device):
+            return int(fields[4])
+    return None
+
+
+def _has_open(pid: int, ours: os.stat_result, device: str) -> bool:
+    try:
+        return any(_is(f"/proc/{pid}/fd/{name}", ours) for name in os.listdir(f"/proc/{pid}/fd"))
+    except PermissionError:  # of another user, who does not show what is open
+        return device == f"{os.major(ours.st_dev):02x}:{os.minor(ours.st_dev):02x}"
+    except OSError:
+        return False
+
+
+def _is(path: str, ours: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), ours)
+    except OSError:
+        return False

@@ -18,6 +18,7 @@ from mooring.errors import (
     WorkerBusy,
     WorkerDied,
     WorkerSilent,
+    WorkerTooOld,
 )
 from mooring.events import now_us
 from mooring.link.messages import (
@@ -30,20 +31,15 @@ from mooring.link.messages import (
     OpenInvalid,
     Terminate,
 )
-from mooring.options import (
-    DEFAULT_CLOSE_TIMEOUT_S,
-    DEFAULT_CONNECT_TIMEOUT_S,
-    DEFAULT_SEND_TIMEOUT_S,
-    ConnectionRequest,
-)
-from mooring_service.config import Config
+from mooring.options import ConnectionRequest, effective, too_new
+from mooring_service.admission import Admission
 from mooring_service.directory import Directory
-from mooring_service.endings import ends
-from mooring_service.intake import Intake
+from mooring_service.endings import Endings
 from mooring_service.journal.batch import Append
 from mooring_service.journal.journal import Journal
+from mooring_service.processes.reports import ID_BLOCK
 from mooring_service.processes.slot import Slot
-from mooring_service.processes.supervisor import ID_BLOCK, Supervisor
+from mooring_service.processes.supervisor import Supervisor
 from mooring_service.processes.worker_state import WorkerState
 from mooring_service.records import ConnectionRecord
 
@@ -73,12 +69,12 @@ class Openings:
     """The connections that are being opened."""
 
     def __init__(
-        self, config: Config, journal: Journal, directory: Directory, intake: Intake, supervisor: Supervisor
+        self, admission: Admission, journal: Journal, directory: Directory, endings: Endings, supervisor: Supervisor
     ) -> None:
-        self.config = config
+        self._admission = admission
         self._journal = journal
         self._directory = directory
-        self._intake = intake
+        self._endings = endings
         self._supervisor = supervisor
         self._ids: list[int] = []
         self._allotting = asyncio.Lock()
@@ -121,11 +117,12 @@ class Openings:
 
         Raises:
             InvalidRequest: If the handler asks for something that is not valid.
-            PolicyRefused, LimitReached, WorkerBusy, WorkerDied, Unavailable, JournalUnavailable: As they say.
+            PolicyRefused, LimitReached, WorkerBusy, WorkerTooOld, WorkerDied, Unavailable, JournalUnavailable: As they say.
         """
-        if request.tls and not request.tls.verify and not self.config.egress.allow_insecure_tls:
+        config = self._admission.config
+        if request.tls and not request.tls.verify and not config.egress.allow_insecure_tls:
             raise PolicyRefused("tls.verify false is refused: [egress] allow_insecure_tls is not set")
-        limits = self.config.limits
+        limits = config.limits
         if self._directory.live_count + self._opening_count >= limits.max_connections:
             raise LimitReached("limits.max_connections", limits.max_connections)
         if self._directory.live_count_of(request.worker) >= limits.max_connections_per_worker:
@@ -137,18 +134,11 @@ class Openings:
             slot = await self._supervisor.ensure(request.worker)
             if slot.draining:
                 raise WorkerBusy(slot.name, "Draining")
-            created = ConnectionCreated(
-                connection,
-                request.url,
-                request.worker,
-                None if request.handler is None else request.handler.name,
-                request.data_type or "text",
-                list(request.headers or ()),
-                now_us(),
-                not request.tls or request.tls.verify,
-                request.send_timeout or DEFAULT_SEND_TIMEOUT_S,
-                request.close_timeout or DEFAULT_CLOSE_TIMEOUT_S,
-            )
+            unknown = too_new(request, slot.version)
+            if unknown:
+                raise WorkerTooOld(slot.name, unknown)
+            handler = None if request.handler is None else request.handler.name
+            created = ConnectionCreated.of(connection, request.worker, handler, now_us(), effective(request))
             # The intent, before anything is started: a crash from here on still ends in an onTerminate.
             intent = Append(
                 worker=slot.name,
@@ -157,16 +147,15 @@ class Openings:
                 updates=[ConnectionUpdate(connection, STATUS_CONNECTING)],
                 answers=[] if begun is None else [begun(connection)],
             )
-            dispatched = self._intake.dispatched.setdefault(slot.name, set())
-            dispatched.add(connection)
+            slot.dispatched.add(connection)
             try:
                 await self._journal.append_waiting(intent, fails_fast=True)
             except BaseException:
-                dispatched.discard(connection)
+                slot.dispatched.discard(connection)
                 raise
         finally:
             self._opening_count -= 1
-        done = asyncio.get_running_loop().create_task(self._open(slot, request, created, reference, dispatched))
+        done = asyncio.get_running_loop().create_task(self._open(slot, intent.incarnation, request, created, reference))
         self._tasks.add(done)
         done.add_done_callback(self._done)
         return Opening(connection, done)
@@ -179,15 +168,17 @@ class Openings:
     async def _open(
         self,
         slot: Slot,
+        incarnation: str,
         request: ConnectionRequest,
         created: ConnectionCreated,
         reference: str | None,
-        dispatched: set[int],
     ) -> ConnectionRecord:
         connection = created.id
-        connect_timeout_s = request.connect_timeout or DEFAULT_CONNECT_TIMEOUT_S
+        connect_timeout_s = effective(request).connect_timeout_s
+        # From here on a hello knows of it, or it has not arrived.
+        slot.dispatched.discard(connection)
         try:
-            if not slot.linked:
+            if not slot.linked or slot.incarnation != incarnation:
                 raise WorkerDied(slot.name, "it ended before the dial")
             # The worker keeps connectTimeout itself; a handler's own setting may be longer than what we know of.
             number, future = slot.request(connect_timeout_s + HANDLER_TIME_S)
@@ -195,6 +186,9 @@ class Openings:
             answer = await future
         except WorkerDied as exc:
             await self.wait_ended(connection)
+            if slot.process is not None and slot.incarnation == incarnation:
+                # The process lives, only its link was lost: nobody else tells the end.
+                await self._endings.write([self._directory.entry(connection)], str(exc), ErrCode.WORKER_DIED)
             raise OpenError(
                 [ErrorEntry(ErrCode.WORKER_DIED, str(exc))], connection, timed_out=False, terminated=False, policy=False
             ) from exc
@@ -204,8 +198,6 @@ class Openings:
             await self.wait_ended(connection)
             errors = self._directory.record(connection).errors or [ErrorEntry(ErrCode.CONNECT_TIMEOUT, str(exc))]
             raise OpenError(errors, connection, timed_out=True, terminated=False, policy=False) from exc
-        finally:
-            dispatched.discard(connection)
         match answer:
             case Opened():
                 return self._directory.record(connection)
@@ -220,12 +212,10 @@ class Openings:
             case OpenInvalid():
                 text = "; ".join(error.detail for error in answer.errors)
                 killed = slot.state is WorkerState.STOPPING  # told before it was to dial
-                await self._journal.append_waiting(
-                    ends(
-                        [self._directory.entry(connection)],
-                        text,
-                        ErrCode.WORKER_STOPPING if killed else ErrCode.HANDLER_FAILED,
-                    )
+                await self._endings.write(
+                    [self._directory.entry(connection)],
+                    text,
+                    ErrCode.WORKER_STOPPING if killed else ErrCode.HANDLER_FAILED,
                 )
                 if killed:
                     raise WorkerBusy(slot.name, WorkerState.STOPPING.value)

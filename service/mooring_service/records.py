@@ -5,7 +5,25 @@ from __future__ import annotations
 import msgspec
 
 from mooring.errors import ErrorEntry
-from mooring.link.messages import Terminated
+from mooring.link.messages import STATUS_CLOSED, STATUS_CLOSING, STATUS_CONNECTED, STATUS_CONNECTING, Terminated
+
+STATUS_TONES = {
+    STATUS_CONNECTING: "warn",
+    STATUS_CONNECTED: "good",
+    STATUS_CLOSING: "warn",
+    STATUS_CLOSED: "soft",
+}
+"""Status of a connection → what it is for whoever watches, on the command line and the console."""
+
+WORKER_TONES = {
+    "Starting": "warn",
+    "Running": "good",
+    "Restarting": "warn",
+    "Stopping": "warn",
+    "Stopped": "soft",
+    "Failed": "bad",
+}
+"""Status of a worker → the same."""
 
 
 class ConnectionStats(msgspec.Struct, frozen=True, rename="camel"):

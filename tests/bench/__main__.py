@@ -222,7 +222,72 @@ def rest_section(report: Report, quick: bool) -> None:
     )
 
 
+def sparse_section(report: Report, quick: bool) -> None:
+    count, seconds, rounds = (400, 3.0, 1) if quick else (2_000, 10.0, 3)
+    peers: dict[str, type[Gateway]] = {"aiohttp": Aiohttp}
+    if shutil.which("node") and (BENCH / "peers" / "node" / "node_modules" / "ws").exists():
+        peers["node"] = Node
+
+    def compared(what: str, ours: Callable[[], dict[str, float]], **theirs: Any) -> None:
+        works = {"mooring": ours}
+        for name, peer in peers.items():
+            works[name] = lambda peer=peer: measure.sparse(peer(), count, seconds=seconds, **theirs)  # type: ignore[misc]
+        found = in_turns(rounds, works)
+        report.figures[f"sparse {what}"] = found
+        mine = found["mooring"]
+        versus = ", ".join(
+            f"{ratio(mine, found[name], 'cpu_us'):.2f} × CPU and {ratio(mine, found[name], 'p99'):.1f} × p99 of {name}"
+            f" ({median(found[name], 'cpu_us'):.0f} µs, {median(found[name], 'p99'):.1f} ms)"
+            for name in peers
+        )
+        report.add(
+            f"{what}, {count:,} connections",
+            f"{median(mine, 'cpu_us'):.0f} µs CPU (service {median(mine, 'service_us'):.0f}), p50 {median(mine, 'p50'):.1f} ms, "
+            f"p99 {median(mine, 'p99'):.1f} ms, {median(mine, 'written_bytes') / 1024:.1f} KiB written",
+            versus,
+            "",
+        )
+
+    for rate, workers in ((1_000, 2), (1_000, 4), (5_000, 2)):
+        compared(
+            f"{rate:,} scattered messages/s, {workers} workers",
+            lambda rate=rate, workers=workers: measure.sparse(Mooring(), count, rate, seconds, workers=workers),  # type: ignore[misc]
+            rate=rate,
+        )
+    compared(
+        "1,000 scattered messages/s with a def on_message",
+        lambda: measure.sparse(Mooring(), count, 1_000, seconds, handler=True),
+        rate=1_000,
+    )
+    compared(
+        "1,000 scattered messages/s, 20 narrow subscribers beside",
+        lambda: measure.sparse(Mooring(), count, 1_000, seconds, narrow=20),
+        rate=1_000,
+        narrow=20,
+    )
+    compared(
+        "all connections at once, each second",
+        lambda: measure.sparse(Mooring(), count, 0, seconds, wide=True),
+        rate=0,
+        wide=True,
+    )
+    if shutil.which("strace"):
+        works = {
+            "mooring": lambda: measure.sparse(Mooring(), count, 1_000, seconds, trace=True),
+            "aiohttp": lambda: measure.sparse(Aiohttp(), count, 1_000, seconds, trace=True),
+        }
+        found = in_turns(1, works)
+        report.figures["sparse calls"] = found
+        report.add(
+            "  system calls per scattered message",
+            f"{median(found['mooring'], 'calls'):.1f}",
+            f"{median(found['aiohttp'], 'calls'):.1f} of aiohttp",
+            "",
+        )
+
+
 SECTIONS: dict[str, Callable[[Report, bool], None]] = {
+    "sparse": sparse_section,
     "events": events_section,
     "fan-out": fan_out_section,
     "sends": sends_section,

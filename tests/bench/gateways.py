@@ -29,6 +29,16 @@ def cpu_s(pids: list[int]) -> float:
     return total
 
 
+def written_bytes(pids: list[int]) -> int:
+    """Bytes that the processes have caused to be written to disk."""
+    total = 0
+    for pid in pids:
+        for line in Path(f"/proc/{pid}/io").read_text().splitlines():
+            if line.startswith("write_bytes:"):
+                total += int(line.split()[1])
+    return total
+
+
 def pss_bytes(pids: list[int]) -> int:
     """Proportional set size of the processes together."""
     total = 0
@@ -40,13 +50,19 @@ def pss_bytes(pids: list[int]) -> int:
 
 
 class Tool:
-    """One of `tools.py`, as a process."""
+    """One of `tools.py` (or of another `module` of this folder), as a process."""
 
-    def __init__(self, *arguments: object, token: str = "") -> None:
+    def __init__(self, *arguments: object, token: str = "", module: str = "tools") -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.bench.tools", *map(str, arguments)],
-            stdout=subprocess.PIPE, cwd=ROOT, env={**os.environ, "BENCH_TOKEN": token}, text=True,
+            [sys.executable, "-m", f"tests.bench.{module}", *map(str, arguments)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT, env={**os.environ, "BENCH_TOKEN": token}, text=True,
         )  # fmt: skip
+
+    def tell(self, **order: object) -> None:
+        """Write one line of JSON to its standard input."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(order) + "\n")
+        self.process.stdin.flush()
 
     def line(self) -> dict[str, Any]:
         assert self.process.stdout is not None
@@ -58,8 +74,9 @@ class Tool:
     def close(self) -> None:
         self.process.kill()
         self.process.wait()
-        if self.process.stdout is not None:
-            self.process.stdout.close()
+        for stream in (self.process.stdin, self.process.stdout):
+            if stream is not None:
+                stream.close()
 
     def result(self) -> dict[str, Any]:
         found = self.line()

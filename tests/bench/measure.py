@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import concurrent.futures
+import http.client
 import json
+import shutil
+import signal
+import subprocess
+import tempfile
 import time
 from typing import Any
 
-from tests.bench.gateways import Aiohttp, Gateway, Mooring, Tool, cpu_s, pss_bytes
+from tests.bench.gateways import Aiohttp, Gateway, Mooring, Tool, cpu_s, pss_bytes, written_bytes
 
 Figures = dict[str, float]
 
@@ -124,6 +129,113 @@ def latency(gateway: Gateway, count: int) -> Figures:
         server.close()
 
 
+def open_many(gateway: Gateway, url: str, count: int, workers: int, **options: Any) -> list[int]:
+    """Open `count` connections, spread over `workers`; return their ids."""
+
+    def open_some(worker: int) -> list[int]:
+        # Sixteen threads with one connection each to the API: the opens are not what is measured here.
+        api = http.client.HTTPConnection(gateway.url.removeprefix("http://"))
+        headers = {"Authorization": f"Bearer {gateway.token}", "Content-Type": "application/json"}
+        body: dict[str, Any] = {"url": url}
+        if isinstance(gateway, Mooring):
+            body = {"url": url, **options, "worker": f"w{worker % workers}"}
+        opened = []
+        for _ in range(count // 16):
+            api.request("POST", "/v1/connections", json.dumps(body), headers)
+            answer = api.getresponse()
+            text = answer.read()
+            assert answer.status == 201, (answer.status, text)
+            opened.append(json.loads(text)["id"])
+        api.close()
+        return opened
+
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        return [connection for some in pool.map(open_some, range(16)) for connection in some]
+
+
+def sparse(
+    gateway: Gateway,
+    connections: int,
+    rate: int,
+    seconds: float,
+    *,
+    workers: int = 2,
+    handler: bool = False,
+    narrow: int = 0,
+    wide: bool = False,
+    seed: int = 1,
+    trace: bool = False,
+) -> Figures:
+    """Messages at random times on many connections, one subscriber of all: CPU by process, latency, bytes written.
+
+    Args:
+        narrow: So many further subscribers, each of one connection.
+        wide: All connections at once, each second, instead of at random times.
+        trace: Count system calls too, which slows everything: no other figure of such a run means anything.
+    """
+    server = Tool("server", module="sparse")
+    gateway.start()
+    others: list[Tool] = []
+    try:
+        port = server.line()["port"]
+        options = {"handler": {"name": "count"}} if handler else {}
+        opened = open_many(gateway, f"ws://127.0.0.1:{port}/quiet", connections, workers, **options)
+        if narrow:
+            urls = [f"{gateway.url}/v1/connections/{connection}/events" for connection in opened[:narrow]]
+            others.append(Tool("drain", *urls, token=gateway.token, module="sparse"))
+            others[0].line()
+        count = int(seconds) * len(opened) if wide else 1 << 30
+        reader = Tool("subscribe", gateway.url + "/v1/events", count, token=gateway.token, module="sparse")
+        reader.line()
+        time.sleep(1)
+        pids = gateway.pids()
+        tracer = Tracer(pids) if trace else None
+        before = [cpu_s([pid]) for pid in pids]
+        written = written_bytes(pids)
+        order = {"rounds": int(seconds)} if wide else {"rate": rate, "seconds": seconds, "seed": seed}
+        server.tell(**order)
+        sent = server.line()["sent"]
+        result = reader.result()
+        assert result["seen"] == sent, (result, sent)
+        used = [cpu_s([pid]) - past for pid, past in zip(pids, before, strict=True)]
+        figures = {
+            "cpu_us": sum(used) / sent * 1e6,
+            "service_us": used[0] / sent * 1e6,
+            "workers_us": sum(used[1:]) / sent * 1e6,
+            "written_bytes": (written_bytes(pids) - written) / sent,
+            "p50": result["p50_ms"],
+            "p99": result["p99_ms"],
+            "max": result["max_ms"],
+        }
+        if tracer is not None:
+            figures["calls"] = tracer.stop() / sent
+        return figures
+    finally:
+        for tool in (server, *others):
+            tool.close()
+        gateway.stop()
+
+
+class Tracer:
+    """Counts the system calls of processes with ``strace -c``."""
+
+    def __init__(self, pids: list[int]) -> None:
+        self._file = tempfile.NamedTemporaryFile("r")  # noqa: SIM115 - lives until `stop`
+        strace = shutil.which("strace")
+        assert strace is not None, "asked for only where strace is there"
+        self._process = subprocess.Popen(
+            [strace, "-c", "-f", "-q", "-o", self._file.name, *(f"-p{pid}" for pid in pids)], stderr=subprocess.DEVNULL
+        )
+        time.sleep(1)
+
+    def stop(self) -> int:
+        self._process.send_signal(signal.SIGINT)
+        self._process.wait(30)
+        with self._file:
+            total = next(line for line in self._file.read().splitlines() if line.endswith("total"))
+        return int(total.split()[3])
+
+
 def idle(count: int, workers: int, watch_s: float) -> Figures:
     """Idle connections: memory of each, and the CPU of their pings."""
     gateway = Mooring(env={"MOORING_LIMITS_MAX_CONNECTIONS": str(count + 10)}).start()
@@ -135,24 +247,8 @@ def idle(count: int, workers: int, watch_s: float) -> Figures:
         time.sleep(1.5)
         pids = gateway.pids()
         before = pss_bytes(pids)
-        body = {"url": f"ws://127.0.0.1:{port}/echo", "pingInterval": 30}
-
-        def open_some(worker: int) -> None:
-            # Sixteen threads with one connection each to the API: the opens are not what is measured here.
-            import http.client
-
-            api = http.client.HTTPConnection(gateway.url.removeprefix("http://"))
-            headers = {"Authorization": f"Bearer {gateway.token}", "Content-Type": "application/json"}
-            for _ in range(count // 16):
-                api.request("POST", "/v1/connections", json.dumps({**body, "worker": f"w{worker % workers}"}), headers)
-                answer = api.getresponse()
-                answer.read()
-                assert answer.status == 201, answer.status
-            api.close()
-
         begin = time.monotonic()
-        with concurrent.futures.ThreadPoolExecutor(16) as pool:
-            list(pool.map(open_some, range(16)))
+        open_many(gateway, f"ws://127.0.0.1:{port}/echo", count, workers, pingInterval=30)
         took = time.monotonic() - begin
         time.sleep(3)
         after = pss_bytes(pids)

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
-import os
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
 
 import aiohttp
 import pytest
 
-from tests.conftest import RunningService, StartService, wait_for
-from tests.servers import DeafServer, EchoServer, FeedServer, Ledger, RawConnection, RawServer, frame
+from tests.conftest import RunningService, wait_for
+from tests.servers import EchoServer, FeedServer, Ledger, RawConnection, RawServer, frame
 
 
 async def test_create_answers_201_with_location_and_a_connected_record(
@@ -35,38 +31,6 @@ async def test_create_answers_201_with_location_and_a_connected_record(
 
 async def test_the_first_id_is_1_and_ids_grow(service: RunningService, echo: EchoServer) -> None:
     assert [(await service.open(echo.url))["id"] for _ in range(3)] == [1, 2, 3]
-
-
-async def test_text_blob_and_object_go_both_ways(shared: RunningService, echo: EchoServer) -> None:
-    text = await shared.open(echo.url)
-    assert await shared.send(text["id"], "Grüße") == {"sent": 1, "bytes": 7}
-    events = await shared.events(text["id"], count=2)
-    assert events[1]["event"] == {"type": "message", "data": "Grüße"}
-
-    blob = await shared.open(echo.url, dataType="blob")
-    payload = bytes(range(256))
-    await shared.send(blob["id"], payload, "application/octet-stream")
-    events = await shared.events(blob["id"], count=2)
-    assert base64.b64decode(events[1]["event"]["data"]) == payload
-    assert events[1]["event"]["encoding"] == "base64"
-
-    thing = await shared.open(echo.url, dataType="object")
-    raw = b'{"big": 123456789012345678901234567890, "pi": 3.14159265358979323846,\n "x": [null, true]}'
-    await shared.send(thing["id"], raw, "application/json")
-    await shared.events(thing["id"], count=2)
-    async with shared.client.get(f"/v1/connections/{thing['id']}/events?after=start") as response:
-        body = await response.read()
-    assert b'"big": 123456789012345678901234567890' in body
-    assert b"3.14159265358979323846" in body
-    assert [peer.received[0] for peer in echo.peers] == ["Grüße", payload, raw.decode()]
-
-
-async def test_a_message_of_one_mebibyte_arrives_whole_both_ways(shared: RunningService, echo: EchoServer) -> None:
-    record = await shared.open(echo.url)
-    text = os.urandom(512 * 1024).hex()
-    await shared.send(record["id"], text)
-    events = await shared.events(record["id"], count=2)
-    assert events[1]["event"]["data"] == text
 
 
 async def test_a_binary_frame_under_text_is_decoded_and_under_object_is_parsed(
@@ -93,17 +57,17 @@ async def test_what_cannot_be_converted_is_an_error_and_closes_with_1007(
 
 
 async def test_headers_lists_and_cookie_reach_the_server_and_are_hidden_in_the_record(
-    service: RunningService, echo: EchoServer
+    shared: RunningService, echo: EchoServer
 ) -> None:
-    record = await service.open(echo.url, headers={"X-Token": "s3cret", "X-Many": ["a", "b"], "Cookie": "a=1; b=2"})
+    record = await shared.open(echo.url, headers={"X-Token": "s3cret", "X-Many": ["a", "b"], "Cookie": "a=1; b=2"})
     assert record["headers"] == {"X-Token": "***", "X-Many": "***", "Cookie": "***"}
     headers = echo.peers[0].headers
     assert headers["X-Token"] == "s3cret"
     assert headers.getall("X-Many") == ["a", "b"]
     assert headers["Cookie"] == "a=1; b=2"
-    await service.call("DELETE", f"/v1/connections/{record['id']}")
-    page = await service.get("/v1/events?after=start")
-    assert "s3cret" not in json.dumps(page) + service.log() + service.worker_log()
+    await shared.call("DELETE", f"/v1/connections/{record['id']}")
+    page = await shared.get(f"/v1/connections/{record['id']}/events")
+    assert "s3cret" not in json.dumps(page) + shared.log() + shared.worker_log()
 
 
 async def test_subprotocol_is_negotiated(shared: RunningService, echo: EchoServer) -> None:
@@ -162,18 +126,18 @@ async def test_respond_async_answers_202_at_once(shared: RunningService, echo: E
     assert (await shared.record(record["id"]))["status"] == "Connected"
 
 
-async def test_terminating_a_dial_answers_the_create_with_409(service: RunningService, echo: EchoServer) -> None:
-    creating = asyncio.create_task(service.open(echo.url + "slow?s=5", 409))
-    listed = await wait_for(lambda: _connections(service))
-    await service.call("DELETE", f"/v1/connections/{listed[0]['id']}")
+async def test_terminating_a_dial_answers_the_create_with_409(shared: RunningService, echo: EchoServer) -> None:
+    creating = asyncio.create_task(shared.open(echo.url + "slow?s=5", 409, worker="dialling"))
+    listed = await wait_for(lambda: _connections(shared, "dialling"))
+    await shared.call("DELETE", f"/v1/connections/{listed[0]['id']}")
     problem = await creating
     assert problem["type"] == "urn:mooring:problem:terminated"
-    events = await service.events(listed[0]["id"], until="onTerminate")
+    events = await shared.events(listed[0]["id"], until="onTerminate")
     assert [event["kind"] for event in events] == ["onError", "onTerminate"]
 
 
-async def _connections(service: RunningService) -> list[dict]:
-    return (await service.get("/v1/connections"))["connections"]
+async def _connections(service: RunningService, worker: str) -> list[dict]:
+    return (await service.get(f"/v1/connections?worker={worker}"))["connections"]
 
 
 async def test_list_filters_and_pages(service: RunningService, echo: EchoServer) -> None:
@@ -282,6 +246,27 @@ async def test_the_peers_close_is_answered_and_reported(
         assert (await asyncio.wait_for(answered, 2))[0] == (None if code == 1005 else code)
 
 
+async def test_under_auto_text_and_binary_are_told_apart_in_every_form(
+    shared: RunningService, echo: EchoServer
+) -> None:
+    record = await shared.open(echo.url, dataType="auto")
+    assert record["dataType"] == "auto"
+    await shared.send(record["id"], "Grüße")
+    await shared.send(record["id"], b"\xff\x00", "application/octet-stream")
+    await shared.send(record["id"], b'{"n": 1}', "application/json")
+    messages = (await shared.events(record["id"], count=4))[1:]
+    assert [event["event"] for event in messages] == [
+        {"type": "message", "data": "Grüße"},
+        {"type": "message", "data": "/wA=", "encoding": "base64"},
+        {"type": "message", "data": '{"n": 1}'},
+    ]
+    await shared.call("DELETE", f"/v1/connections/{record['id']}")
+    path = f"/v1/connections/{record['id']}/events?after=start&kind=onMessage"
+    assert [event async for event in shared.stream(path)] == messages
+    async with shared.client.get(path, headers={"Accept": "application/x-ndjson"}) as response:
+        assert [json.loads(line) async for line in response.content] == messages
+
+
 async def test_a_lost_connection_is_onerror_then_onterminate_1006(shared: RunningService) -> None:
     async def script(connection: RawConnection) -> None:
         await connection.accept(after=frame(1, b"one"))
@@ -311,6 +296,21 @@ async def test_a_silent_peer_is_pinged_and_given_up(shared: RunningService) -> N
         assert server.connections[0].frames[0][0] == 9
 
 
+async def test_an_idle_connection_is_pinged_every_interval_however_long_the_timeout(shared: RunningService) -> None:
+    async def script(connection: RawConnection) -> None:
+        await connection.accept()
+        while True:
+            opcode, payload = await connection.read_frame()
+            connection.writer.write(frame(10, payload) if opcode == 9 else b"")
+
+    async with RawServer(script) as server:
+        record = await shared.open(server.url, pingInterval=0.2)
+        began = asyncio.get_running_loop().time()
+        await wait_for(lambda: sum(opcode == 9 for opcode, _ in server.connections[0].frames) >= 5)
+        assert asyncio.get_running_loop().time() - began < 10.0, "not each pingTimeout, which is 20 s by default"
+        await shared.call("DELETE", f"/v1/connections/{record['id']}")
+
+
 async def test_an_idle_peer_that_answers_pings_stays_and_has_a_round_trip(
     shared: RunningService, echo: EchoServer
 ) -> None:
@@ -325,232 +325,13 @@ async def _round_trip(service: RunningService, connection: int) -> float | None:
     return (await service.record(connection))["stats"]["roundTripMs"]
 
 
-async def test_ndjson_sends_one_object_per_line_as_it_arrives(shared: RunningService, echo: EchoServer) -> None:
-    record = await shared.open(echo.url)
-    seen_first = asyncio.Event()
-
-    async def lines():
-        yield b'{"n":1}\n{"n":2}\n'
-        await wait_for(lambda: len(echo.peers[0].received) == 2)
-        seen_first.set()
-        yield b'{"n"'
-        yield b":3}\n"
-        yield b"[4]"
-
-    answer = await shared.send(record["id"], lines(), "application/x-ndjson")
-    assert answer == {"sent": 4, "bytes": 24}
-    assert seen_first.is_set()
-    await wait_for(lambda: len(echo.peers[0].received) == 4)
-    assert echo.peers[0].received == ['{"n":1}', '{"n":2}', '{"n":3}', "[4]"]
-
-
-async def test_ndjson_says_how_many_were_sent_before_a_bad_line(shared: RunningService, echo: EchoServer) -> None:
-    record = await shared.open(echo.url)
-    problem = await shared.send(record["id"], b'1\n2\n{"broken\n4\n', "application/x-ndjson", 400)
-    assert problem["sent"] == 2
-    assert "line 3" in problem["detail"]
-    await wait_for(lambda: echo.peers[0].received == ["1", "2"])
-
-
-async def test_ndjson_line_ends_and_empty_lines_are_not_sent(shared: RunningService, echo: EchoServer) -> None:
-    record = await shared.open(echo.url)
-    answer = await shared.send(record["id"], b'\r\n{"n": 1}\r\n\n \t\n[1e400]', "application/x-ndjson")
-    assert answer == {"sent": 2, "bytes": 15}
-    await wait_for(lambda: echo.peers[0].received == ['{"n": 1}', "[1e400]"])
-    for headers in ({}, {"Idempotency-Key": "k"}):
-        problem = await shared.send(record["id"], b"\n\n{x}\n", "application/x-ndjson", 400, **headers)
-        assert "line 3" in problem["detail"] and problem["sent"] == 0
-
-
-async def test_what_a_long_ndjson_line_costs_does_not_grow_with_the_chunks_it_comes_in(
-    shared: RunningService, echo: EchoServer
-) -> None:
-    record = await shared.open(echo.url + "silent")
-    used: list[float] = []
-
-    async def line() -> AsyncIterator[bytes]:
-        yield b'"' + b"x" * (12 * 1024 * 1024)
-        used.append(_cpu_s(shared.process.pid))
-        for _ in range(1_000):
-            yield b"y"
-            await asyncio.sleep(0.001)  # each in a packet of its own
-        used.append(_cpu_s(shared.process.pid))
-        yield b'"'
-
-    assert (await shared.send(record["id"], line(), "application/x-ndjson"))["sent"] == 1
-    assert used[1] - used[0] < 0.5, "seconds of CPU for a thousand bytes"
-
-
-def _cpu_s(pid: int) -> float:
-    return sum(int(field) for field in Path(f"/proc/{pid}/stat").read_text().split()[13:15]) / os.sysconf("SC_CLK_TCK")
-
-
-async def test_ndjson_to_a_connection_that_closes_meanwhile_says_how_many_were_sent(
-    shared: RunningService, echo: EchoServer
-) -> None:
-    record = await shared.open(echo.url)
-
-    async def lines() -> AsyncIterator[bytes]:
-        yield b"1\n2\n"
-        await wait_for(lambda: len(echo.peers[0].received) == 2)
-        await shared.call("DELETE", f"/v1/connections/{record['id']}")
-        yield b"3\n"
-
-    problem = await shared.send(record["id"], lines(), "application/x-ndjson", 410)
-    assert problem["type"] == "urn:mooring:problem:connection-closed"
-    assert problem["sent"] == 2
-    # Told at once, before anything is streamed.
-    await shared.send(record["id"], b"", "application/x-ndjson", 410)
-
-
-@pytest.mark.parametrize(
-    ("body", "kind", "status"),
-    [
-        (b"\xff", "text/plain", 400),
-        (b"{", "application/json", 400),
-        (b"NaN", "application/json", 400),
-        (b"x", "image/png", 415),
-        (b"x", "text/plain; charset=latin-1", 415),
-    ],
-)
-async def test_a_body_that_is_not_what_its_type_says_is_refused(
-    shared: RunningService, echo: EchoServer, body: bytes, kind: str, status: int
-) -> None:
-    record = await shared.open(echo.url)
-    await shared.send(record["id"], body, kind, status)
-    assert echo.peers[0].received == []
-
-
-async def test_a_send_without_a_content_type_is_415(shared: RunningService, echo: EchoServer) -> None:
-    record = await shared.open(echo.url)
-    async with shared.client.post(
-        f"/v1/connections/{record['id']}/messages", data=b"x", skip_auto_headers=["Content-Type"]
-    ) as response:
-        assert response.status == 415
-
-
-async def test_a_peer_that_does_not_read_answers_503_and_memory_is_bounded(shared: RunningService) -> None:
-    async def script(connection: RawConnection) -> None:
-        await connection.accept()
-        await asyncio.sleep(30)
-
-    async with RawServer(script) as server:
-        record = await shared.open(server.url, sendTimeout=0.3)
-        payload = b"x" * (1024 * 1024)
-        statuses = []
-        for _ in range(40):
-            async with shared.client.post(
-                f"/v1/connections/{record['id']}/messages", data=payload, headers={"Content-Type": "text/plain"}
-            ) as response:
-                statuses.append(response.status)
-                if response.status == 503:
-                    assert response.headers["Retry-After"]
-                    assert (await response.json())["type"] == "urn:mooring:problem:peer-not-reading"
-                    break
-        assert statuses[-1] == 503
-        assert (await shared.record(record["id"]))["status"] == "Connected"
-
-
-@pytest.mark.parametrize(("how", "status"), [("reset", 410), ("protocol error", 409)])
-async def test_a_send_that_waits_is_answered_when_the_connection_ends(
-    shared: RunningService, how: str, status: int
-) -> None:
-    ends = asyncio.Event()
-
-    async def script(connection: RawConnection) -> None:
-        await connection.accept()
-        await ends.wait()
-        if how == "reset":
-            connection.reset()
-        else:
-            connection.writer.write(frame(3, b""))
-            await asyncio.sleep(30)
-
-    async with RawServer(script) as server:
-        record = await shared.open(server.url)
-        path = f"/v1/connections/{record['id']}/messages"
-        while True:
-            waiting = asyncio.create_task(
-                shared.call("POST", path, None, data=b"x" * 1_000_000, headers={"Content-Type": "text/plain"})
-            )
-            if not (await asyncio.wait({waiting}, timeout=0.5))[0]:
-                break
-        ends.set()
-        assert (await asyncio.wait_for(waiting, 3))["status"] == status
-
-
-async def test_a_compressed_message_that_was_given_up_harms_none_that_follows(shared: RunningService) -> None:
-    async with DeafServer() as server:
-        record = await shared.open(server.url, compress=True, sendTimeout=0.3)
-
-        async def send(payload: bytes) -> int:
-            async with shared.client.post(
-                f"/v1/connections/{record['id']}/messages",
-                data=payload,
-                headers={"Content-Type": "application/octet-stream"},
-            ) as response:
-                return response.status
-
-        taken, status = [], 200
-        while status == 200:
-            payload = os.urandom(512 * 1024)  # nothing that deflate could make smaller
-            status = await send(payload)
-            if status == 200:
-                taken.append(payload)
-        assert status == 503
-        given_up = payload
-        server.reads.set()
-        # Each repeats the end of the message that was given up: a deflate window that held it would refer to it.
-        for number in range(3):
-            taken.append(given_up[-10_000:] + bytes([number]))
-            await wait_for(lambda: _sent(send, taken[-1]))
-        await wait_for(lambda: server.received == taken)
-        closed = await shared.call("DELETE", f"/v1/connections/{record['id']}")
-        assert closed["terminate"]["wasClean"]
-
-
-async def _sent(send: Callable[[bytes], Awaitable[int]], payload: bytes) -> bool:
-    return await send(payload) == 200
-
-
-async def test_unknown_ids_are_404(service: RunningService) -> None:
+async def test_unknown_ids_are_404(shared: RunningService) -> None:
     for method, path in (("GET", ""), ("DELETE", ""), ("GET", "/events")):
-        for wrong in ("9", "0", "x", "99999999999999999999"):
-            await service.call(method, f"/v1/connections/{wrong}{path}", 404)
-    await service.send(9, "x", status=404)
-    await service.get("/v1/workers/nobody", 404)
-    await service.get("/v1/workers/nobody/events", 404)
-
-
-async def test_200_connections_on_4_workers_100_messages_each_way_exactly_once(
-    service: RunningService, echo: EchoServer
-) -> None:
-    workers = ["w1", "w2", "w3", "w4"]
-    opened = await asyncio.gather(*(service.open(echo.url, worker=workers[number % 4]) for number in range(200)))
-    ids = [record["id"] for record in opened]
-    assert len(set(ids)) == 200
-    ledger = Ledger()
-
-    async def subscribe() -> None:
-        async for event in service.stream("/v1/events?after=start"):
-            ledger.take(event)
-            if sum(ledger.numbers.values()) == 200 * 100:
-                return
-
-    subscriber = asyncio.create_task(subscribe())
-    lines = "\n".join(str(number) for number in range(1, 101)).encode()
-    gate = asyncio.Semaphore(50)
-
-    async def send_all(connection: int) -> None:
-        async with gate:
-            assert (await service.send(connection, lines, "application/x-ndjson"))["sent"] == 100
-
-    await asyncio.gather(*(send_all(connection) for connection in ids))
-    await asyncio.wait_for(subscriber, 30)
-    assert set(ledger.numbers) == set(ids)
-    assert set(ledger.numbers.values()) == {100}
-    record = await service.record(ids[0])
-    assert record["stats"]["messagesOut"] == record["stats"]["messagesIn"] == 100
+        for wrong in ("99999", "0", "x", "99999999999999999999"):
+            await shared.call(method, f"/v1/connections/{wrong}{path}", 404)
+    await shared.send(99999, "x", status=404)
+    await shared.get("/v1/workers/nobody", 404)
+    await shared.get("/v1/workers/nobody/events", 404)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -595,12 +376,3 @@ async def test_the_feed_is_complete_under_load(service: RunningService) -> None:
 async def test_a_session_of_aiohttp_sees_no_server_version(shared: RunningService) -> None:
     async with aiohttp.ClientSession() as session, session.get(shared.url + "/healthz") as response:
         assert response.headers["Server"] == "mooring"
-
-
-async def test_two_services_in_one_state_directory_are_refused(
-    service: RunningService, start_service: StartService
-) -> None:
-    second = RunningService(service.state_dir)
-    with pytest.raises(AssertionError, match="no ready line"):
-        await second.start()
-    assert f"process {service.process.pid}" in second.log()

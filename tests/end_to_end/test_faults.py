@@ -14,10 +14,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import apsw
 
 from tests.conftest import ROOT, RunningService, StartService, wait_for
+from tests.end_to_end.with_user_code import call, held, options, seen_by
 from tests.follower import Follower
 from tests.servers import EchoServer, FeedServer
 
@@ -34,9 +34,8 @@ async def full_disk(service: RunningService) -> AsyncIterator[None]:
             resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
 
-async def _ready(service: RunningService, status: int = 200) -> bool:
-    async with service.client.get("/readyz") as response:
-        return response.status == status
+async def _unready(service: RunningService) -> bool:
+    return not await service.is_ready()
 
 
 async def _worker(service: RunningService, name: str, **wanted: Any) -> dict[str, Any] | None:
@@ -60,7 +59,7 @@ async def test_a_worker_killed_for_good_after_it_died_on_a_full_disk_is_gone_and
         await service.open(echo.url)
         pid = (await service.get("/v1/workers/main"))["pid"]
         async with full_disk(service):
-            await wait_for(lambda: _ready(service, 503))
+            await wait_for(lambda: _unready(service))
             os.kill(pid, signal.SIGKILL)
             await wait_for(lambda: _worker(service, "main", pid=None))
             killing = asyncio.create_task(service.call("DELETE", "/v1/workers/main"))
@@ -82,7 +81,7 @@ async def test_a_worker_first_used_while_the_disk_is_full_starts_once_there_is_r
             assert problem["type"] == "urn:mooring:problem:journal-unavailable"
         assert [record["name"] for record in (await service.get("/v1/workers"))["workers"]] == ["first"]
     for name in ("a", "b"):
-        await wait_for(lambda: _ready(service))
+        await wait_for(service.is_ready)
         await service.open(echo.url, worker=name)
 
 
@@ -94,7 +93,7 @@ async def test_a_worker_that_is_restarted_while_the_disk_is_full_starts_once_the
     os.kill(record["pid"], signal.SIGKILL)
     await wait_for(lambda: _worker(service, "main", status="Restarting"))
     async with full_disk(service):
-        await wait_for(lambda: _ready(service, 503))
+        await wait_for(lambda: _unready(service))
         assert (await _worker(service, "main"))["status"] == "Restarting"
     again = await wait_for(lambda: _worker(service, "main", status="Running"))
     assert again["restarts"] == 1
@@ -107,7 +106,7 @@ async def test_a_stop_while_the_disk_is_full_takes_no_longer_and_the_next_start_
     async with FeedServer(rate=100) as feed:
         record = await service.open(feed.url)
         async with full_disk(service):
-            await wait_for(lambda: _ready(service, 503))
+            await wait_for(lambda: _unready(service))
             begun = time.monotonic()
             assert await service.stop() == 0
             print(f"stopped in {time.monotonic() - begun:.2f} s")
@@ -135,57 +134,39 @@ async def test_killed_while_it_starts_a_worker_is_gone_and_who_waits_is_told(
 
 
 async def test_an_answer_to_a_service_that_died_is_not_taken_for_one_of_the_next(start_service: StartService) -> None:
-    service = await start_service(
-        "--function", "sleep=tests.end_to_end.user_code:sleep", "--function", "add=tests.end_to_end.user_code:add",
-        "--app-dir", str(ROOT),
-    )  # fmt: skip
-    calls = "/v1/workers/main/calls"
+    service = await start_service(*options())
     await service.call("PUT", "/v1/workers/main", 201)
-    first = asyncio.create_task(_lost(service.call("POST", calls, json={"function": "sleep", "params": [2]})))
-    await wait_for(lambda: _busy(service))
-    await service.restart_after_kill()
-    await first
-    await wait_for(lambda: _ready(service))
-    # The first request of the new service, while the worker still owes an answer to the first of the old one.
-    assert await service.call("POST", calls, json={"function": "add", "params": [2, 3]}) == {"result": 5}
-
-
-async def _lost(request: Any) -> None:
-    with contextlib.suppress(aiohttp.ClientError, RuntimeError):
-        await request
-
-
-async def _busy(service: RunningService) -> object:
-    return (await service.get("/v1/workers/main"))["running"]
+    async with held(service):
+        await service.restart_after_kill()
+        await wait_for(service.is_ready)
+        # The first request of the new service, while the worker still owes an answer to the first of the old one.
+        adding = asyncio.create_task(call(service, "add", 2, 3))
+        await wait_for(lambda: _worker(service, "main", mailbox=1))
+    assert await adding == 5
 
 
 async def test_an_async_call_with_a_key_runs_once_although_the_service_died(start_service: StartService) -> None:
-    service = await start_service(
-        "--function", "remember=tests.end_to_end.user_code:remember",
-        "--function", "get_seen=tests.end_to_end.user_code:get_seen",
-        "--function", "sleep=tests.end_to_end.user_code:sleep", "--app-dir", str(ROOT),
-    )  # fmt: skip
+    service = await start_service(*options())
     calls = "/v1/workers/main/calls"
     await service.call("PUT", "/v1/workers/main", 201)
     headers = {"Idempotency-Key": "k1", "Prefer": "respond-async"}
-    call = {"function": "remember", "params": ["once"]}
-    await service.call("POST", calls, 202, json=call, headers=headers)
+    once = {"function": "remember", "params": ["once"]}
+    await service.call("POST", calls, 202, json=once, headers=headers)
     # What a crash between dispatch and answer leaves: the key is claimed, and not answered.
     await service.kill()
     with contextlib.closing(apsw.Connection(str(service.state_dir / "journal.db"))) as connection:
         connection.execute("UPDATE answers SET answer = NULL").fetchall()
     await service.start()
-    await wait_for(lambda: _ready(service))
-    await service.call("POST", calls, 202, json=call, headers=headers)
-    seen = (await service.call("POST", calls, json={"function": "get_seen"}))["result"]
-    assert seen.count(["once"]) + seen.count("once") == 1, seen
+    await wait_for(service.is_ready)
+    await service.call("POST", calls, 202, json=once, headers=headers)
+    assert (await seen_by(service)).count("once") == 1
 
 
 async def test_a_full_outbox_while_the_service_is_away_pauses_the_peers_and_loses_nothing(
     start_service: StartService,
 ) -> None:
     service = await start_service(env={"MOORING_WORKER_OUTBOX_BYTES": "300000"})
-    async with FeedServer(rate=1_000, size=1_000) as feed, Follower(service) as follower:
+    async with FeedServer(rate=2_500, size=8_000) as feed, Follower(service) as follower:
         record = await service.open(feed.url)
         await wait_for(lambda: follower.ledger.numbers.get(record["id"], 0) > 100)
         await service.kill()
@@ -219,6 +200,60 @@ async def test_a_hung_service_that_goes_on_repeats_nothing(service: RunningServi
         assert feed.ends == []
 
 
+WATCHFUL = {"MOORING_SUPERVISOR_WATCHDOG_TIMEOUT": "1", "MOORING_SUPERVISOR_PROBE_INTERVAL": "0.2"}
+
+
+async def test_a_service_that_stood_still_for_longer_than_its_watchdog_ends_no_worker(
+    start_service: StartService, echo: EchoServer
+) -> None:
+    service = await start_service(env=WATCHFUL)
+    records = [await service.open(echo.url, worker=name) for name in ("a", "b")]
+    pids = sorted(service.worker_pids())
+    for pause_s in (3, 1.2):
+        service.process.send_signal(signal.SIGSTOP)
+        await asyncio.sleep(pause_s)
+        service.process.send_signal(signal.SIGCONT)
+        await asyncio.sleep(2)  # long enough to judge, and to end somebody
+        assert sorted(service.worker_pids()) == pids
+        for record in records:
+            assert (await service.record(record["id"]))["status"] == "Connected"
+            await service.send(record["id"], "still there")
+    assert (await service.get("/v1/events?after=start&kind=workerExited"))["events"] == []
+
+
+async def _queued_bytes(service: RunningService) -> float:
+    async with service.client.get("/metrics") as response:
+        lines = (await response.text()).splitlines()
+    return next(float(line.split()[-1]) for line in lines if line.startswith("mooring_journal_queued_bytes "))
+
+
+async def test_a_full_disk_under_messages_of_a_megabyte_costs_no_worker_and_no_message(
+    start_service: StartService,
+) -> None:
+    service = await start_service(env=WATCHFUL)
+    async with FeedServer(rate=50, size=1_000_000) as feed:
+        records = [await service.open(f"{feed.url}{name}", worker=name) for name in ("a", "b")]
+        pids = sorted(service.worker_pids())
+        async with full_disk(service):
+
+            async def no_longer_read() -> bool:
+                return await _queued_bytes(service) > 64 * 1024 * 1024
+
+            await wait_for(no_longer_read, 30)
+            await asyncio.sleep(3)  # three times what a worker has to answer
+            assert sorted(service.worker_pids()) == pids
+            assert feed.ends == []
+        await feed.stop_sending()
+        for record, name in zip(records, ("/a", "/b"), strict=True):
+
+            async def all_stored(record: dict[str, Any] = record, name: str = name) -> bool:
+                return (await service.record(record["id"]))["stats"]["messagesIn"] == feed.sent[name]
+
+            await wait_for(all_stored, 30)
+        assert sorted(service.worker_pids()) == pids
+        assert not _tracebacks(service)
+
+
 async def test_what_a_silent_connection_has_sent_is_still_counted_after_a_restart(
     service: RunningService, echo: EchoServer
 ) -> None:
@@ -226,7 +261,7 @@ async def test_what_a_silent_connection_has_sent_is_still_counted_after_a_restar
     for _ in range(3):
         await service.send(record["id"], "x")
     await service.restart_after_kill()
-    await wait_for(lambda: _ready(service))
+    await wait_for(service.is_ready)
     stats = (await service.record(record["id"]))["stats"]
     assert (stats["messagesOut"], stats["bytesOut"]) == (3, 3)
 
@@ -256,3 +291,44 @@ async def test_a_second_service_on_the_same_port_and_directory_names_the_holder(
 
 def _serve(service: RunningService) -> list[str]:
     return [sys.executable, "-m", "mooring_api", "serve", "--state-dir", str(service.state_dir)]
+
+
+async def test_what_is_opened_while_workers_are_being_adopted_lives(
+    start_service: StartService, echo: EchoServer
+) -> None:
+    module = "tests.end_to_end.user_code"
+    service = await start_service(
+        "--function", f"open_until_told={module}:open_until_told", "--function", f"opened_so_far={module}:opened_so_far",
+        "--app-dir", str(ROOT),
+    )  # fmt: skip
+    await service.call("POST", "/v1/workers/main/calls", json={"function": "open_until_told", "params": [echo.url]})
+    by_request: list[int] = []
+    for _ in range(3):
+        # Events that must be sent again make the adoption long.
+        pushing = [await service.open(f"{echo.url}push?count=30&size=1000000") for _ in range(2)]
+        await service.restart_after_kill(0.5)
+        until = time.monotonic() + 1.5
+
+        async def create(until: float = until) -> None:
+            while time.monotonic() < until:
+                async with service.client.post("/v1/connections", json={"url": echo.url}) as response:
+                    if response.status == 201:
+                        by_request.append((await response.json())["id"])
+
+        await asyncio.gather(*(create() for _ in range(4)))
+        for record in pushing:
+            await service.call("DELETE", f"/v1/connections/{record['id']}")
+    inside = await service.call("POST", "/v1/workers/main/calls", json={"function": "opened_so_far"})
+    opened = dict(inside["result"])
+    print(f"{len(opened)} opened in the worker, {len(by_request)} by request")
+    assert len(opened) > 50 and len(by_request) > 50
+    recorded = {}
+    after = 0
+    while True:
+        page = await service.get(f"/v1/connections?after={after}&limit=1000")
+        recorded |= {record["id"]: record["status"] for record in page["connections"]}
+        if not page.get("next"):
+            break
+        after = page["next"]
+    assert {recorded[connection] for connection in by_request} == {"Connected"}
+    assert {connection: recorded[connection] for connection in opened} == opened

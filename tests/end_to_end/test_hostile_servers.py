@@ -22,9 +22,6 @@ MAX_RSS_GROWTH = 96 * 2**20
 Script = Callable[[RawConnection], Awaitable[None]]
 
 
-# ------------------------------------------------------------ handshakes
-
-
 class Handshake(NamedTuple):
     name: str
     script: Script
@@ -147,9 +144,6 @@ async def test_frames_in_the_packet_of_the_101_are_not_lost(shared: RunningServi
         assert [event["event"].get("data") for event in events] == [None, "one", "two", "three"]
 
 
-# ------------------------------------------------------------ frames
-
-
 class Frames(NamedTuple):
     name: str
     data: bytes | Script
@@ -232,6 +226,7 @@ FRAMES = [
     *(Frames(f"rsv {bits}", frame(1, b"hi", rsv=bits), PROTOCOL, 1002, close_sent=1002) for bits in (1, 2, 4, 7)),
     *(Frames(f"opcode {code}", frame(code, b"hi"), PROTOCOL, 1002, close_sent=1002) for code in (3, 7, 11, 15)),
     Frames("fragmented ping", frame(9, b"hi", fin=False), PROTOCOL, 1002, close_sent=1002),
+    Frames("fragmented close, then silence", frame(8, b"\x03\xe8", fin=False), PROTOCOL, 1002, close_sent=1002, clean=False, options={"closeTimeout": 0.5}),
     Frames("ping of 126 bytes", frame(9, b"x" * 126), PROTOCOL, 1002, close_sent=1002),
     Frames("continuation first", frame(0, b"hi"), PROTOCOL, 1002, close_sent=1002),
     Frames("text inside a fragmented message", frame(1, b"a", fin=False) + frame(1, b"b"), PROTOCOL, 1002, close_sent=1002),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
+import aiohttp
 import pytest
 
 from tests.conftest import RunningService, wait_for
-from tests.servers import EchoServer, RawConnection, RawServer
+from tests.servers import DeafServer, EchoServer, RawConnection, RawServer
 
 KEY = {"Idempotency-Key": "k-1"}
 
@@ -92,7 +94,7 @@ async def _count(service: RunningService, count: int) -> bool:
     return len((await service.get("/v1/connections"))["connections"]) == count
 
 
-async def test_a_delete_whose_client_goes_away_still_ends_the_connection(service: RunningService) -> None:
+async def test_a_delete_whose_client_goes_away_still_ends_the_connection(shared: RunningService) -> None:
     closing = asyncio.Event()
 
     async def script(connection: RawConnection) -> None:
@@ -102,20 +104,20 @@ async def test_a_delete_whose_client_goes_away_still_ends_the_connection(service
         await asyncio.sleep(5)  # and does not answer it
 
     async with RawServer(script) as server:
-        record = await service.open(server.url, closeTimeout=0.5)
-        deleting = asyncio.create_task(service.call("DELETE", f"/v1/connections/{record['id']}"))
+        record = await shared.open(server.url, closeTimeout=0.5)
+        deleting = asyncio.create_task(shared.call("DELETE", f"/v1/connections/{record['id']}"))
         await asyncio.wait_for(closing.wait(), 5)
         deleting.cancel()
         await asyncio.wait({deleting})
-        events = await service.events(record["id"], until="onTerminate")
+        events = await shared.events(record["id"], until="onTerminate")
         assert events[-1]["event"]["code"] == 1006
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-ndjson"])
 async def test_a_send_whose_client_goes_away_before_its_end_sends_nothing_half(
-    service: RunningService, echo: EchoServer, kind: str
+    shared: RunningService, echo: EchoServer, kind: str
 ) -> None:
-    record = await service.open(echo.url)
+    record = await shared.open(echo.url)
     begun = asyncio.Event()
 
     async def body() -> Any:
@@ -123,12 +125,133 @@ async def test_a_send_whose_client_goes_away_before_its_end_sends_nothing_half(
         begun.set()
         await asyncio.sleep(30)
 
-    sending = asyncio.create_task(service.send(record["id"], body(), kind))
+    sending = asyncio.create_task(shared.send(record["id"], body(), kind))
     await asyncio.wait_for(begun.wait(), 5)
     if kind == "application/x-ndjson":
         await wait_for(lambda: echo.peers[0].received == ['"whole"'])
     sending.cancel()
     await asyncio.wait({sending})
-    await service.send(record["id"], "after")
+    await shared.send(record["id"], "after")
     await wait_for(lambda: "after" in echo.peers[0].received)
     assert echo.peers[0].received == (['"whole"', "after"] if kind == "application/x-ndjson" else ["after"])
+
+
+async def test_an_idempotency_key_stands_for_one_connection_across_a_crash(
+    service: RunningService, echo: EchoServer
+) -> None:
+    key = {"Idempotency-Key": "order-66"}
+    slow = echo.url + "slow?s=1.5"
+    first = asyncio.create_task(_try_open(service, slow, key))
+    await wait_for(lambda: _dialled(echo))
+    await service.kill()
+    assert await first is None, "the answer died with the service"
+    await service.start()
+    again = await service.open(slow, request_headers=key)
+    repeated = await service.open(slow, request_headers=key)
+    assert again["id"] == repeated["id"]
+    assert len((await service.get("/v1/connections"))["connections"]) == 1
+    assert len(echo.peers) == 1, "dialled once"
+    other = await service.call("POST", "/v1/connections", 422, json={"url": echo.url}, headers=key)
+    assert other["type"] == "urn:mooring:problem:key-reused"
+
+
+async def _try_open(service: RunningService, url: str, headers: dict[str, str]) -> dict[str, object] | None:
+    try:
+        return await service.open(url, request_headers=headers)
+    except (aiohttp.ClientError, RuntimeError):
+        return None
+
+
+async def _dialled(echo: EchoServer) -> bool:
+    return echo.handshakes > 0
+
+
+async def test_an_idempotency_key_stands_for_one_connection_although_the_service_died_before_it_was_dialled(
+    service: RunningService, echo: EchoServer
+) -> None:
+    key = {"Idempotency-Key": "order-67"}
+    first = asyncio.create_task(_try_open(service, echo.url, key))
+    # Its worker is only being started then: most often nothing was dialled yet.
+    await wait_for(lambda: _some_connection(service))
+    await service.kill()
+    await first
+    await service.start()
+    again, repeated = [
+        await service.call("POST", "/v1/connections", None, json={"url": echo.url}, headers=key) for _ in range(2)
+    ]
+    assert again == repeated
+    assert len((await service.get("/v1/connections"))["connections"]) == 1
+    if "id" in again:
+        assert echo.handshakes == 1
+    else:
+        assert again["detail"] == "the service stopped before it was dialled"
+        assert echo.handshakes == 0
+
+
+async def _some_connection(service: RunningService) -> bool:
+    return bool((await service.get("/v1/connections"))["connections"])
+
+
+async def test_a_send_with_a_key_reaches_the_peer_once_although_the_service_died(
+    service: RunningService, echo: EchoServer
+) -> None:
+    record = await service.open(echo.url)
+    first = await service.send(record["id"], "pay 5", **{"Idempotency-Key": "p1"})
+    await service.restart_after_kill()
+    await wait_for(service.is_ready)
+    assert await service.send(record["id"], "pay 5", **{"Idempotency-Key": "p1"}) == first
+    await service.send(record["id"], "pay 6", **{"Idempotency-Key": "p2"})
+    await wait_for(lambda: len(echo.peers[0].received) == 2)
+    assert echo.peers[0].received == ["pay 5", "pay 6"]
+
+
+@pytest.mark.parametrize("read_before_the_repeat", [False, True])
+async def test_a_send_with_a_key_that_waited_for_its_peer_reaches_it_once_although_the_service_died(
+    service: RunningService, read_before_the_repeat: bool
+) -> None:
+    async with DeafServer() as server:
+        record = await service.open(server.url, sendTimeout=60)
+        # The peer does not read: sooner or later a message waits in the worker.
+        while True:
+            filler = asyncio.create_task(_try_send(service, record["id"], "x" * 1_000_000))
+            if not (await asyncio.wait({filler}, timeout=0.5))[0]:
+                break
+        first = asyncio.create_task(_try_send(service, record["id"], "pay 5", **{"Idempotency-Key": "p1"}))
+        await wait_for(lambda: _has_waiting(service, 1_000_005))
+        await service.kill()
+        await asyncio.gather(filler, first)
+        if read_before_the_repeat:
+            server.reads.set()
+            await wait_for(lambda: "pay 5" in server.received)
+        await service.start()
+        await wait_for(service.is_ready)
+        again = asyncio.create_task(service.send(record["id"], "pay 5", **{"Idempotency-Key": "p1"}))
+        await asyncio.wait({again}, timeout=0.2)
+        server.reads.set()
+        assert await again == {"sent": 1, "bytes": 5}
+        await service.send(record["id"], "the end")
+        await wait_for(lambda: "the end" in server.received)
+        assert server.received.count("pay 5") == 1
+        await service.call("DELETE", f"/v1/connections/{record['id']}")
+
+
+async def _try_send(service: RunningService, connection: int, text: str, **headers: str) -> None:
+    with contextlib.suppress(aiohttp.ClientError):
+        await service.send(connection, text, **headers)
+
+
+async def _has_waiting(service: RunningService, count: int) -> bool:
+    async with service.client.get("/metrics") as response:
+        for line in (await response.text()).splitlines():
+            if line.startswith("mooring_queue_bytes{") and 'queue="outbound"' in line:
+                return float(line.rsplit(" ", 1)[1]) >= count
+    return False
+
+
+async def test_an_answer_that_says_later_is_not_kept_for_the_key(service: RunningService, echo: EchoServer) -> None:
+    record = await service.open(f"{echo.url}slow?s=0.5", 202, request_headers={"Prefer": "respond-async"})
+    problem = await service.send(record["id"], "x", status=409, **KEY)
+    assert problem["type"] == "urn:mooring:problem:wrong-state"
+    await service.events(record["id"], until="onOpen")
+    assert (await service.send(record["id"], "x", **KEY))["sent"] == 1
+    await wait_for(lambda: echo.peers[0].received == ["x"])

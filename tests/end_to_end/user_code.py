@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import logging
 import os
@@ -11,11 +12,13 @@ import threading
 import time
 from typing import Any
 
-from mooring import ConnectError, WebSocket, call_worker, kill_worker
+from mooring import ConnectError, MooringError, WebSocket, call_worker, kill_worker
 
 seen: list[Any] = []
 counts: dict[int, int] = {}
 overlap = {"now": 0, "most": 0}
+_opened: list[WebSocket] = []
+_telling = threading.Event()
 
 
 class Recorder:
@@ -47,6 +50,13 @@ class AsyncRecorder(Recorder):
         super().on_message(ws, event)
 
 
+class Sorter:
+    data_type = "auto"
+
+    def on_message(self, ws, event) -> None:
+        seen.append([ws.data_type, type(event.data).__name__, event.data])
+
+
 class OnlyMessages:
     data_type = "object"
     headers = {"X-From": "handler"}
@@ -61,14 +71,18 @@ class Stubborn:
 
 
 class Sleeper:
+    """Sleeps longer than the peer waits for its pong."""
+
     def on_open(self, ws, event) -> None:
-        time.sleep(8)
+        time.sleep(3)
 
 
 class Busy:
+    """Is busy for longer than the peer waits for its pong, or until the connection is told to end."""
+
     def on_open(self, ws, event) -> None:
-        end = time.monotonic() + 4
-        while time.monotonic() < end:
+        end = time.monotonic() + 3
+        while time.monotonic() < end and ws.status == "Connected":
             pass
 
 
@@ -215,6 +229,13 @@ def sleep(seconds: float) -> str:
     return "slept"
 
 
+def hold(path: str) -> str:
+    """Keep the context for as long as the file is there."""
+    while os.path.exists(path):
+        time.sleep(0.01)
+    return "released"
+
+
 def die() -> None:
     os._exit(7)
 
@@ -248,6 +269,25 @@ def try_new(url: str) -> list[Any]:
     except ConnectError as exc:
         return ["ConnectError", exc.errors[0].err_code]
     return [ws.status, ws.id]
+
+
+def open_until_told(url: str) -> None:
+    """Open connections one after the other, until `opened_so_far` asks for them."""
+    _telling.clear()
+    _opened.clear()
+
+    def work() -> None:
+        while not _telling.is_set():
+            with contextlib.suppress(MooringError, TimeoutError):
+                _opened.append(WebSocket.new(url))
+            time.sleep(0.005)
+
+    threading.Thread(target=work, daemon=True).start()
+
+
+def opened_so_far() -> list[list[Any]]:
+    _telling.set()
+    return [[ws.id, ws.status] for ws in _opened]
 
 
 def unserialisable() -> object:
@@ -306,3 +346,17 @@ def append_to(path: str, line: str) -> None:
 
 def kill_at_once() -> None:
     kill_worker()
+
+
+def environment() -> dict[str, str]:
+    return dict(os.environ)
+
+
+def say(text: str) -> None:
+    print(text)
+    print(text, file=sys.stderr)
+    logging.getLogger("own").warning("%s", text)
+
+
+def say_surrogate() -> None:
+    say("\ud800")

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from mooring_service.config import Config, ConfigError, load
+from mooring.bounds import WorkerBounds
+from mooring.link.messages import WorkerSettings
+from mooring_service.config import TABLES, Config, ConfigError, ignored_variables, load, worker_settings
 
 
 def _load(tmp_path: Path, text: str, **environ: str) -> Config:
@@ -30,6 +33,7 @@ def test_later_sources_win(tmp_path: Path) -> None:
         ("[journal]\nlevel = 'powr'", "level"),
         ("[limits]\nmax_connections = -5", "max_connections"),
         ("[limits]\nmax_connections = '5'", "max_connections"),
+        ("[limits]\nmax_body_bytes = 251658241", "max_body_bytes"),  # one frame of the link could not hold it
         ("[handlers]\nx = 'no colon'", "x"),
         ("[egress]\nallow = ['10.0.0.0/99']", "egress.allow"),
         ("[tokens.ci]\nhash = 'plain'", "ci"),
@@ -47,3 +51,78 @@ def test_an_unknown_variable_is_an_error_too() -> None:
         load(None, {"MOORING_LIMITS_MAX_CONECTIONS": "5"})
     with pytest.raises(ConfigError, match="MOORING_LIMITS_MAX_CONNECTIONS"):
         load(None, {"MOORING_LIMITS_MAX_CONNECTIONS": "many"})
+
+
+KUBERNETES = {
+    "MOORING_SERVICE_HOST": "10.96.12.7",
+    "MOORING_SERVICE_PORT": "8480",
+    "MOORING_SERVICE_PORT_HTTP": "8480",
+    "MOORING_PORT": "tcp://10.96.12.7:8480",
+    "MOORING_PORT_8480_TCP": "tcp://10.96.12.7:8480",
+    "MOORING_PORT_8480_TCP_PROTO": "tcp",
+    "MOORING_PORT_8480_TCP_PORT": "8480",
+    "MOORING_PORT_8480_TCP_ADDR": "10.96.12.7",
+}
+
+
+def test_the_variables_that_kubernetes_and_docker_set_are_nobodys_mistake() -> None:
+    # A Service may be named mooring, or like one of our tables.
+    of_others = KUBERNETES | {name.replace("MOORING_", "MOORING_API_"): text for name, text in KUBERNETES.items()}
+    assert load(None, {**of_others, "MOORING_API_LISTEN": "127.0.0.1:1"}).api.listen == "127.0.0.1:1"
+    assert ignored_variables({**of_others, "MOORING_API_LISTEN": "127.0.0.1:1", "MOORING_URL": "x"}) == sorted(
+        of_others
+    )
+
+
+def test_an_applications_own_variables_are_left_alone_but_a_setting_spelled_wrongly_is_not() -> None:
+    load(None, {"MOORING_POINTS": "7", "MOORING_DATABASE_URL": "x"})
+    for variable in ("MOORING_API_PORT", "MOORING_API_HOSTS_", "MOORING_LOG_LEVEL_", "MOORING_WORKER_SERVICE"):
+        with pytest.raises(ConfigError, match=variable):
+            load(None, {variable: "8480"})
+        assert ignored_variables({variable: "8480"}) == []
+
+
+def _floats() -> list[tuple[str, str]]:
+    return [
+        (table, field.encode_name)
+        for table, struct in TABLES.items()
+        for field in msgspec.structs.fields(struct)
+        if isinstance(field.default, float)
+    ]
+
+
+@pytest.mark.parametrize("text", ["inf", "-inf", "nan", "1e400", "1e300"])
+@pytest.mark.parametrize(("table", "key"), _floats(), ids=str)
+def test_a_time_that_no_clock_can_hold_is_refused_in_one_line(tmp_path: Path, table: str, key: str, text: str) -> None:
+    for attempt in (
+        lambda: _load(tmp_path, f"[{table}]\n{key} = {text}"),
+        lambda: load(None, {f"MOORING_{table}_{key}".upper(): text}),
+    ):
+        with pytest.raises(ConfigError) as refused:
+            attempt()
+        assert f"{table}.{key}" in str(refused.value)
+        assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("key", ["max_events", "max_bytes", "ring_bytes"])
+def test_a_count_that_the_journal_cannot_hold_is_refused(tmp_path: Path, key: str) -> None:
+    for number in (2**63, 2**64, 10**30):
+        with pytest.raises(ConfigError, match=rf"journal\.{key}"):
+            _load(tmp_path, f"[journal]\n{key} = {number}")
+
+
+def test_a_byte_order_mark_is_no_part_of_the_configuration(tmp_path: Path) -> None:
+    assert _load(tmp_path, "\ufeff[limits]\nmax_workers = 7").limits.max_workers == 7
+
+
+def test_what_a_worker_is_started_with_is_what_its_table_says(tmp_path: Path) -> None:
+    other = {field.encode_name: (field.default + 1) for field in msgspec.structs.fields(WorkerBounds)}
+    lines = "\n".join(f"{key} = {value}" for key, value in other.items())
+    settings = worker_settings(_load(tmp_path, f"[worker]\n{lines}"), ["/x"])
+    started_with = msgspec.json.decode(msgspec.json.encode(settings), type=WorkerSettings)
+    assert {
+        field.encode_name: getattr(started_with, field.name) for field in msgspec.structs.fields(WorkerBounds)
+    } == other
+    # And where nobody says anything, the defaults of the two floors are the same ones.
+    named = dict.fromkeys(("worker", "incarnation", "secret", "socket_path", "log_file", "exit_record"), "")
+    assert worker_settings(Config(), []) == WorkerSettings(**named)

@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from mooring.options import ConnectionRequest, HandlerRequest
+from mooring.errors import WorkerTooOld
+from mooring.link.messages import PROTOCOL_VERSION
+from mooring.options import OPTIONS, ConnectionRequest, HandlerRequest
+from mooring_api.rest.problems import problem_of
 from mooring_service import opening
 from mooring_service.config import Config, JournalConfig
 from mooring_service.journal.memory import MemoryJournal
@@ -22,21 +26,43 @@ async def test_what_the_worker_does_not_come_to_in_time_is_given_up_and_never_op
 ) -> None:
     monkeypatch.setattr(opening, "HANDLER_TIME_S", 0.2)
     module = "tests.end_to_end.user_code"
-    config = Config(
-        handlers={"h": f"{module}:Recorder"}, functions={"sleep": f"{module}:sleep", "pid": f"{module}:pid"}
-    )
+    config = Config(handlers={"h": f"{module}:Recorder"}, functions={"hold": f"{module}:hold", "pid": f"{module}:pid"})
     service = Service(config, tmp_path, MemoryJournal(JournalConfig(store="memory")), app_dirs=[str(ROOT)])
     await service.start()
     try:
-        await service.call_later("main", "sleep", [2])
+        held = tmp_path / "held"
+        held.touch()
+        await service.workers.call_later("main", "hold", [str(held)])
         request = ConnectionRequest(url=echo.url, handler=HandlerRequest(name="h"), connect_timeout=0.3)
-        begun = await service.open(request)
+        begun = await service.connections.open(request)
         with pytest.raises(OpenError) as caught:
             await asyncio.wait_for(begun.done, 1.8)
         assert caught.value.timed_out and caught.value.connection == begun.connection
-        record = service.connection(begun.connection)
+        record = service.connections.record(begun.connection)
         assert record.status == "Closed" and record.errors == caught.value.errors
-        await service.call("main", "pid", [])  # the context has come past it
+        held.unlink()
+        await service.workers.call("main", "pid", [])  # the context has come past it
         assert echo.peers == []
+    finally:
+        await service.stop()
+
+
+async def test_a_worker_of_an_older_program_is_not_asked_for_what_it_does_not_know(
+    tmp_path: Path, echo: EchoServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = Service(Config(), tmp_path, MemoryJournal(JournalConfig(store="memory")), app_dirs=[])
+    await service.start()
+    try:
+        await service.workers.start("main")
+        slot = service._roster.slot("main")
+        assert slot.version == PROTOCOL_VERSION
+        monkeypatch.setitem(OPTIONS, "compress", msgspec.structs.replace(OPTIONS["compress"], since=PROTOCOL_VERSION))
+        slot.version = PROTOCOL_VERSION - 1  # as if its Hello had said so
+        with pytest.raises(WorkerTooOld, match=r"does not know compress.*drain main") as refused:
+            await service.connections.open(ConnectionRequest(url=echo.url, compress=True))
+        assert problem_of(refused.value).status == 409
+        assert slot.linked, "the link is not broken by it"
+        opened = await service.connections.open(ConnectionRequest(url=echo.url))
+        assert (await opened.done).status == "Connected"
     finally:
         await service.stop()

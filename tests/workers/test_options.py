@@ -6,18 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mooring.options import (
-    ConnectionRequest,
-    TlsRequest,
-    check_close,
-    check_headers,
-    check_protocols,
-    check_request,
-    check_url,
-    check_worker_name,
-    from_handler,
-    resolve,
-)
+from mooring.checks import check_close, check_headers, check_protocols, check_url, check_worker_name
+from mooring.options import ConnectionRequest, TlsRequest, check_request, from_handler, resolve
 
 GOOD_URLS = ["ws://a", "wss://a/", "ws://a:65535/x?y=1", "WS://a/", "ws://[::1]:80/", "ws://münchen.example/ü", "ws://127.0.0.1/a%20b"]  # fmt: skip
 BAD_URLS = ["", "a", "http://a", "ws:a", "ws:/a", "ws://", "ws://a#", "ws://a/#x", "ws://u@a", "ws://u:p@a", "ws://a:0/", "ws://a:/", "ws://a:65536/", "ws://a:x/", "ws://a b/", "ws://a/\r\nX: y", "ws://a/\n", "ws://a\\b", "ws://[::1/", "ws://a/\x00", "ws://\ud800/", "file:///etc/passwd", "ws://" + "a" * 254, "ws://a/" + "x" * 9000, "javascript:alert(1)", "ws://a%00b/"]  # fmt: skip
@@ -140,3 +130,10 @@ def test_any_headers_are_decided_and_what_passes_is_safe_on_the_wire(headers: di
         for name, value in headers.items():
             for item in [name, value] if isinstance(value, str) else [name, *value]:
                 assert not set(item) & {"\r", "\n", "\0"}
+
+
+@pytest.mark.parametrize("scheme", ["ws", "WS", "Ws"])
+def test_tls_is_for_wss_however_the_scheme_is_spelled(scheme: str) -> None:
+    asked = ConnectionRequest(url=f"{scheme}://a/", tls=TlsRequest(verify=True))
+    assert [wrong.pointer for wrong in check_request(asked)] == ["/tls"]
+    assert check_request(ConnectionRequest(url="WSS://a/", tls=TlsRequest(verify=True))) == []

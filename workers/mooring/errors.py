@@ -11,9 +11,9 @@
     │   ├── WrongState            the connection is not in a state for this
     │   ├── ConnectionClosed      the connection is Closed
     │   ├── WorkerBusy            being killed, drained or Failed
+    │   │   └── WorkerTooOld      of an older program that does not know an option
     │   ├── LimitReached          a configured limit
-    │   ├── PolicyRefused         egress policy says no
-    │   └── CallingSelf           a wait that could never end (deadlock)
+    │   └── PolicyRefused         egress policy says no
     ├── ConnectError              a dial that failed (`errors` is 4D's list)
     ├── SendError                 a message that could not be written in time
     ├── HandlerError              user code that cannot be imported or constructed
@@ -23,7 +23,7 @@
     │   └── WorkerSilent          the process did not answer in time
     ├── Unavailable               stopping or adopting; try again
     ├── JournalUnavailable        the journal cannot be written
-    └── LinkError                 bytes on the link that are not ours
+    └── LinkError                 bytes on the link that are not ours, or too many at once
 
 An error keeps its facts as attributes and builds its text in ``__str__``.
 """
@@ -39,64 +39,54 @@ COMPONENT_SIGNATURE = "MOOR"
 
 
 class ErrCode(IntEnum):
-    """``errCode`` values. None equals a WebSocket close code (those are 1000 to 4999)."""
+    """``errCode`` values: a number, what it means, and what to do. None equals a WebSocket close code (1000 to 4999).
 
+    A number that was public is never used for something else (`UNUSED_CODES`).
+    """
+
+    meaning: str
+    remedy: str
+
+    def __new__(cls, number: int, meaning: str = "", remedy: str = "") -> ErrCode:
+        """Make a member of its row; called with a number alone, the class finds it."""
+        code = int.__new__(cls, number)
+        code._value_ = number
+        code.meaning = meaning
+        code.remedy = remedy
+        return code
+
+    # fmt: off
     # The dial.
-    NAME_NOT_RESOLVED = 101
-    REFUSED = 102
-    UNREACHABLE = 103
-    CONNECT_TIMEOUT = 104
-    TLS_FAILED = 105
-    POLICY_REFUSED = 106
-    HANDSHAKE_STATUS = 107
-    HANDSHAKE_INVALID = 108
-    REDIRECT_REFUSED = 109
-    TERMINATED_WHILE_CONNECTING = 110
-    HANDLER_FAILED = 111
-    PROXY_UNREACHABLE = 121
-    PROXY_REFUSED = 122
-    PROXY_AUTH_FAILED = 123
-    PROXY_INVALID = 124
+    NAME_NOT_RESOLVED = 101, "the host name could not be resolved", "check the name, and the resolver of the worker's machine"
+    REFUSED = 102, "the peer refused the TCP connection", "check the port, and whether the server runs"
+    UNREACHABLE = 103, "the TCP connection could not be made", "check route and firewall; the message has the system's reason"
+    CONNECT_TIMEOUT = 104, "the handshake did not end within connectTimeout", "try again; raise connectTimeout if the server is slow"
+    TLS_FAILED = 105, "the TLS handshake or the certificate check failed", "check the certificate; tls.caFile names an authority of your own"
+    POLICY_REFUSED = 106, "the egress policy refuses the address", "allow it in [egress], if it is to be reached"
+    HANDSHAKE_STATUS = 107, "the server answered the handshake with another status than 101", "the status says why: often a path, or credentials in headers"
+    HANDSHAKE_INVALID = 108, "the server's handshake breaks RFC 6455 section 4", "the address may be no WebSocket server's"
+    REDIRECT_REFUSED = 109, "the server answered the handshake with a redirect; redirects are not followed", "dial the address that it names"
+    TERMINATED_WHILE_CONNECTING = 110, "the connection was terminated before it was open", "nothing: it was asked for"
+    HANDLER_FAILED = 111, "the handler could not be imported or constructed", "mooring check says what is wrong with it"
+    PROXY_UNREACHABLE = 121, "no connection to the proxy: its name, TCP or TLS failed", "check the proxy's url, and whether it runs"
+    PROXY_REFUSED = 122, "the proxy refused to connect to the target", "ask whoever runs the proxy; many allow port 443 only"
+    PROXY_AUTH_FAILED = 123, "the proxy did not accept the credentials, or wants some", "check username and password of the proxy"
+    PROXY_INVALID = 124, "the proxy's answer is neither HTTP nor SOCKS5 as asked for", "check the scheme of the proxy's url"
     # The open connection.
-    PROTOCOL_ERROR = 201
-    INVALID_DATA = 202
-    MESSAGE_TOO_BIG = 203
-    CONNECTION_LOST = 204
-    PING_TIMEOUT = 205
-    SEND_TIMEOUT = 206
+    PROTOCOL_ERROR = 201, "the peer broke RFC 6455 (close code 1002)", "tell whoever runs the peer"
+    INVALID_DATA = 202, "a message could not be turned into dataType (close code 1007)", "choose another dataType"
+    MESSAGE_TOO_BIG = 203, "a message was larger than maxMessageSize (close code 1009)", "raise maxMessageSize"
+    CONNECTION_LOST = 204, "the connection ended without a close frame", "open another; the peer or something between has gone"
+    PING_TIMEOUT = 205, "the peer sent nothing for pingTimeout after a ping", "open another; raise pingTimeout if the peer is only slow"
     # The worker.
-    WORKER_DIED = 301
-    WORKER_STOPPING = 302
-    SERVICE_STOPPED = 303
+    WORKER_DIED = 301, "the worker process ended unasked", "workerExited and the worker's log say why"
+    WORKER_STOPPING = 302, "the worker is being stopped", "nothing: it was asked for"
+    SERVICE_STOPPED = 303, "the service stopped before the connection was open", "open it again"
+    # fmt: on
 
 
-ERR_CODES: dict[ErrCode, str] = {
-    ErrCode.NAME_NOT_RESOLVED: "the host name could not be resolved",
-    ErrCode.REFUSED: "the peer refused the TCP connection",
-    ErrCode.UNREACHABLE: "the TCP connection could not be made",
-    ErrCode.CONNECT_TIMEOUT: "the handshake did not end within connectTimeout",
-    ErrCode.TLS_FAILED: "the TLS handshake or the certificate check failed",
-    ErrCode.POLICY_REFUSED: "the egress policy refuses the address",
-    ErrCode.HANDSHAKE_STATUS: "the server answered the handshake with another status than 101",
-    ErrCode.HANDSHAKE_INVALID: "the server's handshake breaks RFC 6455 section 4",
-    ErrCode.REDIRECT_REFUSED: "the server answered the handshake with a redirect; redirects are not followed",
-    ErrCode.TERMINATED_WHILE_CONNECTING: "the connection was terminated before it was open",
-    ErrCode.HANDLER_FAILED: "the handler could not be imported or constructed",
-    ErrCode.PROXY_UNREACHABLE: "no connection to the proxy: its name, TCP or TLS failed",
-    ErrCode.PROXY_REFUSED: "the proxy refused to connect to the target",
-    ErrCode.PROXY_AUTH_FAILED: "the proxy did not accept the credentials, or wants some",
-    ErrCode.PROXY_INVALID: "the proxy's answer is neither HTTP nor SOCKS5 as asked for",
-    ErrCode.PROTOCOL_ERROR: "the peer broke RFC 6455 (close code 1002)",
-    ErrCode.INVALID_DATA: "a message could not be turned into dataType (close code 1007)",
-    ErrCode.MESSAGE_TOO_BIG: "a message was larger than maxMessageSize (close code 1009)",
-    ErrCode.CONNECTION_LOST: "the connection ended without a close frame",
-    ErrCode.PING_TIMEOUT: "the peer sent nothing for pingTimeout after a ping",
-    ErrCode.SEND_TIMEOUT: "the peer did not read for sendTimeout",
-    ErrCode.WORKER_DIED: "the worker process ended unasked",
-    ErrCode.WORKER_STOPPING: "the worker is being stopped",
-    ErrCode.SERVICE_STOPPED: "the service stopped before the connection was open",
-}
-"""What each `ErrCode` means; the documentation is made from this table."""
+UNUSED_CODES: dict[int, str] = {206: "SEND_TIMEOUT"}
+"""Numbers that the documentation once had and nothing sends: they stay free."""
 
 
 class ErrorEntry(msgspec.Struct, frozen=True, rename="camel"):
@@ -197,6 +187,20 @@ class WorkerBusy(RequestError):
         return f"worker {self.worker!r} is {self.status} and takes nothing new"
 
 
+class WorkerTooOld(WorkerBusy):
+    """The worker runs an older program, which does not know what is asked for (`keys` of the create body)."""
+
+    def __init__(self, worker: str, keys: list[str]) -> None:
+        super().__init__(worker, "too old")
+        self.keys = keys
+
+    def __str__(self) -> str:
+        return (
+            f"worker {self.worker!r} runs an older program, which does not know {', '.join(self.keys)}; "
+            f"it is renewed by: mooring workers drain {self.worker}"
+        )
+
+
 class LimitReached(RequestError):
     """A configured limit is reached."""
 
@@ -216,13 +220,6 @@ class PolicyRefused(RequestError):
 
     def __str__(self) -> str:
         return self.detail
-
-
-class CallingSelf(RequestError):
-    """A wait for one's own context, which could never end."""
-
-    def __str__(self) -> str:
-        return "this would wait for the callback that is running now; use call_worker, which returns at once"
 
 
 class ConnectError(MooringError):
@@ -320,4 +317,4 @@ class JournalUnavailable(MooringError):
 
 
 class LinkError(MooringError):
-    """Bytes on the link between service and worker that break its protocol."""
+    """Bytes on the link between service and worker that break its protocol, or would."""

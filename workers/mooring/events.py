@@ -1,5 +1,8 @@
 """4D's ``$2`` objects, the kinds of event, and how an event's JSON is put together.
 
+A kind is one row of `KINDS`, beside its number in `Kind` and the Struct of its ``$2``: the documentation, the API's
+description, and the words and colours of command line and console are made from that.
+
 An event's JSON is encoded once, in the worker, without its ``id`` (only the journal knows that): the *body* is
 everything after the id, and whoever shows the event writes ``{"id":"<epoch>-<position>",`` in front of it.
 This module owns that shape. It does no I/O.
@@ -10,7 +13,7 @@ from __future__ import annotations
 import base64
 import time
 from enum import IntEnum
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -37,7 +40,10 @@ class OpenEvent(msgspec.Struct, frozen=True):
 
 
 class MessageEvent(msgspec.Struct, frozen=True):
-    """What ``on_message`` gets: `data` is ``str``, ``bytes`` or any JSON value, by the connection's data type."""
+    """What ``on_message`` gets: `data` is ``str``, ``bytes`` or any JSON value, by the connection's data type.
+
+    Under ``"auto"`` it is ``str`` for a text frame and ``bytes`` for a binary one.
+    """
 
     data: Any
     type: str = "message"
@@ -101,6 +107,66 @@ class GapEvent(msgspec.Struct, frozen=True, kw_only=True, rename={"from_": "from
     to: str
     lost: int | None
 
+
+class KindInfo(NamedTuple):
+    """What is to be known of one kind of event.
+
+    Attributes:
+        event: The Struct of its ``$2``.
+        meaning: When it comes, for the documentation.
+        tone: What it is for whoever watches.
+        words: Its ``$2`` in words: ``{name}`` is a field, ``{name|text}`` stands where it is missing, and
+            ``{name?yes:no}`` is one of two texts.
+        callback: The handler's method that gets it, if one does.
+        in_json: Fields that only the JSON has, and what they hold.
+    """
+
+    event: type[msgspec.Struct]
+    meaning: str
+    tone: Literal["good", "plain", "warn", "bad"]
+    words: str
+    callback: str = ""
+    in_json: dict[str, str] = {}  # noqa: RUF012  # nobody writes to it
+
+
+KINDS: dict[Kind, KindInfo] = {
+    Kind.onOpen: KindInfo(OpenEvent, "the handshake has succeeded", "good", "", "on_open"),
+    Kind.onMessage: KindInfo(
+        MessageEvent,
+        "a message has come",
+        "plain",
+        "{encoding?blob :}{data}",
+        "on_message",
+        {"encoding": "`base64`, where `data` is bytes: under `blob`, and of binary frames under `auto`"},
+    ),
+    Kind.onError: KindInfo(
+        ErrorEvent, "something failed (outermost first); `onTerminate` follows", "bad", "{errors}", "on_error"
+    ),
+    Kind.onTerminate: KindInfo(
+        TerminateEvent,
+        "the end, exactly once and last",
+        "warn",
+        "{code} {wasClean?clean:not clean} {reason}",
+        "on_terminate",
+    ),
+    Kind.callbackError: KindInfo(
+        CallbackErrorEvent,
+        "a callback or an unawaited call has raised",
+        "bad",
+        "{callback}: {exception}: {message}",
+    ),
+    Kind.workerStarted: KindInfo(WorkerStartedEvent, "a worker is Running", "good", "pid {pid}"),
+    Kind.workerExited: KindInfo(
+        WorkerExitedEvent, "a worker's process has ended", "bad", "pid {pid}: {reason}{restarting?; restarting:}"
+    ),
+    Kind.gap: KindInfo(
+        GapEvent,
+        "events between the cursor and here are no longer kept",
+        "warn",
+        "events are missing: {lost|an unknown number}",
+    ),
+}
+"""Every kind of event."""
 
 _encoder = msgspec.json.Encoder()
 _second: int = 0

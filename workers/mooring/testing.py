@@ -28,8 +28,10 @@ from typing import Any, Self, TypeVar
 import uvloop
 from aiohttp import WSMsgType, web
 
+from mooring import json_text
 from mooring.link.messages import AskCall, Events, Report, WorkerSettings, report_decoder
 from mooring.process.runtime import Runtime
+from mooring.process.stopping import run_down
 from mooring.usercode import current
 from mooring.usercode.websocket import WebSocket
 
@@ -216,7 +218,7 @@ class LocalWorker:
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         try:
-            self._thread.run(self._runtime.stop("the test has ended", STOP_GRACE_S), STOP_GRACE_S + 60)
+            self._thread.run(run_down(self._runtime, "the test has ended", STOP_GRACE_S), STOP_GRACE_S + 60)
         finally:
             current.set_runtime(None)
             self._thread.stop()
@@ -240,7 +242,7 @@ class LocalWorker:
         assert isinstance(report, Events), "the outbox sends nothing else"
         with self._changed:
             if report.kinds:
-                self.events += [json.loads(b"{" + body) for body in report.bodies.split(b"\n")]
+                self.events += [json_text.decode(b"{" + body) for body in report.bodies.split(b"\n")]
             for ask in report.asks:
                 if isinstance(ask, AskCall):
                     self.calls.append((ask.worker, ask.name, list(ask.params)))

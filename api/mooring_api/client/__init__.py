@@ -1,15 +1,13 @@
-"""The Python client of the REST API: async `Client` and blocking `BlockingClient`."""
+"""The Python client of the REST API: async `Client` and blocking `BlockingClient`, which users import from here.
 
-from mooring_api.client.async_client import (
-    ApiError,
-    Client,
-    ConnectionPage,
-    Event,
-    Page,
-    ServiceAway,
-    default_state_dir,
-)
+`transport` makes one request, `connections workers events` have the verbs of a resource each, `async_client` is all of them;
+`blocking_client` makes its own of those. It must not know `rest`: it speaks to a service of any version. Read transport first.
+"""
+
+from mooring_api.client.answers import ApiError, ConnectionPage, Event, Page, ServiceAway
+from mooring_api.client.async_client import Client
 from mooring_api.client.blocking_client import BlockingClient
+from mooring_api.client.transport import default_state_dir
 
 __all__ = [
     "ApiError",

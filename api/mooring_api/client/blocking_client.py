@@ -1,34 +1,72 @@
-"""The client of the REST API for code that is not asynchronous: `Client` on a thread of its own."""
+"""The client of the REST API for code that is not asynchronous: `Client` on a thread of its own.
+
+No verb is written twice: each is made of that of `Client`, with its arguments, types and docstring.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
+import functools
 import threading
-from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
-from mooring_api.client.async_client import Client, ConnectionPage, Event, Page, Result
-from mooring_service.records import ConnectionRecord, Killed, SentRecord, WorkerRecord
+from mooring_api.client.async_client import Client
 
+CANCEL_S = 5.0  # what was interrupted has so long to end
+
+Args = ParamSpec("Args")
+Result = TypeVar("Result")
 Item = TypeVar("Item")
+
+
+def blocking(
+    verb: Callable[Concatenate[Client, Args], Coroutine[Any, Any, Result]],
+) -> Callable[Concatenate[BlockingClient, Args], Result]:
+    """Return a verb of `Client` as one that waits for its result."""
+
+    @functools.wraps(verb)
+    def call(self: BlockingClient, /, *args: Args.args, **kwargs: Args.kwargs) -> Result:
+        return self._run(verb(self._client, *args, **kwargs))
+
+    return call
+
+
+def iterating(
+    verb: Callable[Concatenate[Client, Args], AsyncIterator[Item]],
+) -> Callable[Concatenate[BlockingClient, Args], Iterator[Item]]:
+    """Return a verb of `Client` that yields as one that waits for each item."""
+
+    @functools.wraps(verb)
+    def call(self: BlockingClient, /, *args: Args.args, **kwargs: Args.kwargs) -> Iterator[Item]:
+        return self._iterate(verb(self._client, *args, **kwargs))
+
+    return call
 
 
 class BlockingClient:
     """One service, for code that is not asynchronous. Use it as ``with BlockingClient(…) as client``.
 
-    Its verbs are those of `Client`, and block.
+    Its verbs are those of `Client`, and block. What interrupts the waiting (Ctrl-C, an exception of a signal's handler)
+    is raised where the caller waits, once the request has been given up.
+
+    Raises:
+        RuntimeError: If a verb is used outside of the ``with``, or in a child process of a fork.
     """
 
     def __init__(
         self, url: str | None = None, token: str | None = None, *, state_dir: Path | None = None, ssl: Any = True
     ) -> None:
         self._client = Client(url, token, state_dir=state_dir, ssl=ssl)
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="mooring-client", daemon=True)
+        self._loop: asyncio.AbstractEventLoop
+        self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Self:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="mooring-client", daemon=True)
         self._thread.start()
         self._run(self._client.__aenter__())
         return self
@@ -36,119 +74,69 @@ class BlockingClient:
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._run(self._client.__aexit__(kind, exc, traceback))
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        if not self._running:
+            return  # in the child of a fork: all of it is the parent's
+        assert self._thread is not None, "it runs"
+        try:
+            self._run(self._loop.shutdown_asyncgens())  # streams that nobody has closed
+            self._run(self._client.__aexit__(kind, exc, traceback))
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+
+    open = blocking(Client.open)
+    connections = blocking(Client.connections)
+    connection = blocking(Client.connection)
+    send = blocking(Client.send)
+    send_body = blocking(Client.send_body)
+    send_lines = blocking(Client.send_lines)
+    terminate = blocking(Client.terminate)
+    workers = blocking(Client.workers)
+    worker = blocking(Client.worker)
+    start_worker = blocking(Client.start_worker)
+    kill_worker = blocking(Client.kill_worker)
+    drain_worker = blocking(Client.drain_worker)
+    call = blocking(Client.call)
+    page = blocking(Client.page)
+    events = iterating(Client.events)
+    backup = iterating(Client.backup)
+
+    @property
+    def _running(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()  # a fork leaves it behind
 
     def _run(self, work: Coroutine[Any, Any, Result]) -> Result:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        """Run `work` on the client's thread and wait for it; whoever stops waiting has it cancelled, and ended."""
+        if not self._running:
+            work.close()
+            raise RuntimeError("use the client in `with BlockingClient(…) as client`, and make a new one after a fork")
+        result: concurrent.futures.Future[Result] = concurrent.futures.Future()
+        tasks: list[asyncio.Task[Result]] = []
 
-    # connections
+        def begin() -> None:
+            tasks.append(self._loop.create_task(work))
+            tasks[0].add_done_callback(ended)
 
-    def open(
-        self, url: str, *, wait: bool = True, idempotency_key: str | None = None, **options: Any
-    ) -> ConnectionRecord:
-        """See `Client.open`."""
-        return self._run(self._client.open(url, wait=wait, idempotency_key=idempotency_key, **options))
+        def give_up() -> None:
+            tasks[0].cancel()
 
-    def connections(
-        self, *, worker: str | None = None, status: str | None = None, after: int = 0, limit: int = 1000
-    ) -> ConnectionPage:
-        """See `Client.connections`."""
-        return self._run(self._client.connections(worker=worker, status=status, after=after, limit=limit))
+        def ended(task: asyncio.Task[Result]) -> None:
+            if task.cancelled():
+                result.set_exception(concurrent.futures.CancelledError())
+            elif (exc := task.exception()) is not None:
+                result.set_exception(exc)
+            else:
+                result.set_result(task.result())
 
-    def connection(self, connection: int) -> ConnectionRecord:
-        """See `Client.connection`."""
-        return self._run(self._client.connection(connection))
-
-    def send(
-        self, connection: int, message: str | bytes | dict[str, Any] | list[Any], *, idempotency_key: str | None = None
-    ) -> SentRecord:
-        """See `Client.send`."""
-        return self._run(self._client.send(connection, message, idempotency_key=idempotency_key))
-
-    def send_body(
-        self, connection: int, body: bytes, content_type: str, *, headers: dict[str, str] | None = None
-    ) -> SentRecord:
-        """See `Client.send_body`."""
-        return self._run(self._client.send_body(connection, body, content_type, headers=headers))
-
-    def send_lines(self, connection: int, lines: Iterable[bytes]) -> SentRecord:
-        """See `Client.send_lines`; `lines` is read on a thread of its own, so it may block."""
-        return self._run(self._client.send_lines(connection, _unblocked(iter(lines))))
-
-    def terminate(self, connection: int, code: int | None = None, reason: str | None = None) -> ConnectionRecord:
-        """See `Client.terminate`."""
-        return self._run(self._client.terminate(connection, code, reason))
-
-    # workers
-
-    def workers(self) -> list[WorkerRecord]:
-        """See `Client.workers`."""
-        return self._run(self._client.workers())
-
-    def worker(self, name: str) -> WorkerRecord:
-        """See `Client.worker`."""
-        return self._run(self._client.worker(name))
-
-    def start_worker(self, name: str) -> WorkerRecord:
-        """See `Client.start_worker`."""
-        return self._run(self._client.start_worker(name))
-
-    def kill_worker(self, name: str) -> Killed:
-        """See `Client.kill_worker`."""
-        return self._run(self._client.kill_worker(name))
-
-    def drain_worker(self, name: str) -> WorkerRecord:
-        """See `Client.drain_worker`."""
-        return self._run(self._client.drain_worker(name))
-
-    def call(
-        self,
-        worker: str,
-        function: str,
-        params: dict[str, Any] | list[Any] | None = None,
-        *,
-        wait: bool = True,
-        idempotency_key: str | None = None,
-    ) -> Any:
-        """See `Client.call`."""
-        return self._run(self._client.call(worker, function, params, wait=wait, idempotency_key=idempotency_key))
-
-    # events
-
-    def page(
-        self,
-        *,
-        connection: int | None = None,
-        worker: str | None = None,
-        kinds: Iterable[str] = (),
-        after: str | None = None,
-        limit: int = 100,
-        wait_s: float = 0,
-    ) -> Page:
-        """See `Client.page`."""
-        return self._run(
-            self._client.page(
-                connection=connection, worker=worker, kinds=kinds, after=after, limit=limit, wait_s=wait_s
-            )
-        )
-
-    def events(
-        self,
-        *,
-        connection: int | None = None,
-        worker: str | None = None,
-        kinds: Iterable[str] = (),
-        after: str | None = None,
-    ) -> Iterator[Event]:
-        """See `Client.events`."""
-        return self._iterate(self._client.events(connection=connection, worker=worker, kinds=kinds, after=after))
-
-    def backup(self) -> Iterator[bytes]:
-        """See `Client.backup`."""
-        return self._iterate(self._client.backup())
+        self._loop.call_soon_threadsafe(begin)
+        try:
+            return result.result()
+        except BaseException:
+            if not result.done():  # so it is not `work` that has raised: the waiting was interrupted
+                self._loop.call_soon_threadsafe(give_up)
+                concurrent.futures.wait([result], CANCEL_S)
+            raise
 
     def _iterate(self, stream: AsyncIterator[Item]) -> Iterator[Item]:
         try:
@@ -158,13 +146,8 @@ class BlockingClient:
                 except StopAsyncIteration:
                     return
         finally:
-            if not self._loop.is_closed():  # a stream may be given up later than the client
+            if self._running:  # a stream may be given up later than the client, which has ended it
                 self._run(_close(stream))
-
-
-async def _unblocked(lines: Iterator[bytes]) -> AsyncIterator[bytes]:
-    while (line := await asyncio.to_thread(next, lines, None)) is not None:
-        yield line
 
 
 async def _next(stream: AsyncIterator[Item]) -> Item:

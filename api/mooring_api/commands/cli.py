@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
+import os
+import sys
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import click
 
 from mooring.version import __version__
-from mooring_api.commands.target import Target
+from mooring_api.commands.tables import escape_what_cannot_be_shown
+from mooring_api.commands.target import EXIT_ERROR, Target
 
 COLUMN = 30  # cells of a description where the help has two columns of commands
 TWO_COLUMNS = 76
 
 
-COMMANDS = {
+COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("service:serve_command", "Run the service"),
     "token": ("service:token", "Print the API's token"),
-    "open": ("connections:open_command", "Open a connection"),
+    "open": ("open:open_command", "Open a connection"),
     "ls": ("connections:ls", "List connections"),
     "show": ("connections:show", "Show one connection"),
-    "send": ("connections:send", "Send text, JSON, file, lines"),
-    "tail": ("connections:tail", "Follow events"),
+    "send": ("exchange:send", "Send text, JSON, file, lines"),
+    "tail": ("exchange:tail", "Follow events"),
     "close": ("connections:close", "Terminate a connection"),
     "workers": ("workers:workers", "List, start, drain workers"),
     "call": ("workers:call", "Run a function in a worker"),
@@ -36,7 +41,17 @@ COMMANDS = {
     "backup": ("operate:backup", "Copy the journal"),
     "restore": ("operate:restore", "Start over from a copy"),
 }
-"""Name → where it stands in `mooring_api.commands`, and its line in the help; in the order of use."""
+"""Name → where it stands in `mooring_api.commands`, and what it does on one line; in the order of use.
+
+The line is the first one of the command's own help, too: its docstring says what else there is to say.
+"""
+
+
+def _forget_output() -> None:
+    # What is still buffered would fail again when the interpreter ends.
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)
 
 
 class Commands(click.Group):
@@ -44,6 +59,22 @@ class Commands(click.Group):
 
     Names the nearest command when one is unknown.
     """
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run a command; what our own output meets with is one line on stderr, too."""
+        escape_what_cannot_be_shown()
+        try:
+            try:
+                return super().main(*args, **kwargs)
+            finally:
+                sys.stdout.flush()
+        except BrokenPipeError:
+            _forget_output()
+            sys.exit(EXIT_ERROR)
+        except (OSError, UnicodeError) as exc:
+            _forget_output()
+            click.echo(f"Error: {getattr(exc, 'strerror', None) or exc}", err=True)
+            sys.exit(EXIT_ERROR)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the commands in the order of use."""
@@ -57,6 +88,7 @@ class Commands(click.Group):
         module, _, attribute = place.partition(":")
         command: click.Command = getattr(importlib.import_module(f"mooring_api.commands.{module}"), attribute)
         command.short_help = short_help
+        command.help = f"{short_help}.\n\n{inspect.cleandoc(command.callback.__doc__ or '')}"
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

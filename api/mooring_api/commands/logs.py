@@ -76,7 +76,7 @@ def _whole_lines(file: BinaryIO, kept: bytes) -> tuple[list[str], bytes]:
 @as_json
 @click.pass_obj
 def logs(target: Target, worker: str, follow: bool, lines: int, as_json: bool) -> None:
-    """Print a worker's log: what its code printed and logged. Reads the state directory.
+    """What its code printed and logged; it is read in the state directory.
 
     Log lines are JSON in the file and in a pipe, text on a terminal; with --json what was printed is JSON, too.
 

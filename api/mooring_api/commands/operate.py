@@ -15,7 +15,7 @@ from mooring.errors import JournalUnavailable
 from mooring_api.client import ApiError, Client, ServiceAway
 from mooring_api.commands.target import Failure, Progress, Target, as_json, show_json
 from mooring_api.server.restart import refusal_file
-from mooring_api.server.serve import prepare_state_dir
+from mooring_api.server.state_file import prepare_state_dir
 from mooring_service.config import ConfigError
 from mooring_service.journal.file import restore as restore_file
 from mooring_service.lock import StateDirectoryBusy, StateLock, holder_of
@@ -28,7 +28,7 @@ POLL_S = 0.02
 @as_json
 @click.pass_obj
 def restart(target: Target, as_json: bool) -> None:
-    """Replace the running service by the program of today; workers and connections go on.
+    """The program of today takes its place; workers and connections go on.
 
     The old workers keep their code: `mooring workers drain NAME` renews them one by one. A program that cannot use
     the configuration is refused, and the service goes on.
@@ -44,8 +44,13 @@ def restart(target: Target, as_json: bool) -> None:
     refused = refusal_file(target.state_dir)
     refused.unlink(missing_ok=True)
     begun = time.monotonic()
-    fd = os.pidfd_open(pid)
     try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        raise Failure(f"no service runs on {target.state_dir}") from None
+    try:
+        if holder_of(target.state_dir) != pid:  # it has ended just now, and its number may be another's
+            raise Failure(f"no service runs on {target.state_dir}")
         signal.pidfd_send_signal(fd, signal.SIGUSR2)
     except PermissionError:
         raise Failure(f"the service is process {pid} of another user") from None
@@ -93,7 +98,7 @@ async def _ready(client: Client) -> bool:
 @as_json
 @click.pass_obj
 def backup(target: Target, file: Path, as_json: bool) -> None:
-    """Write a consistent copy of the journal to FILE, while the service runs.
+    """FILE becomes a consistent one, while the service runs.
 
     \b
     Example:  mooring backup journal-$(date +%F).db
@@ -126,7 +131,7 @@ def backup(target: Target, file: Path, as_json: bool) -> None:
 @as_json
 @click.pass_obj
 def restore(target: Target, file: Path, as_json: bool) -> None:
-    """Start over from a backup: FILE becomes the journal of a state directory that has none.
+    """FILE becomes the journal of a state directory that has none.
 
     Cursors of before get a gap (the epoch is new); connections of before get their onTerminate.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import socket
 import sys
@@ -12,15 +13,21 @@ from typing import Any
 import click
 import uvloop
 
+from mooring import private_files
 from mooring.errors import HandlerError, MooringError
 from mooring.usercode import handlers as user_code
 from mooring_api.commands.target import Failure, Target, as_json, show_json
 from mooring_api.rest.access import TokenFileError, load_token, token_hash
 from mooring_api.server import logs, systemd
+from mooring_api.server.composition import ServeOptions
+from mooring_api.server.listen import parse_listen, tls_of
 from mooring_api.server.restart import DRY_RUN
-from mooring_api.server.serve import ServeOptions, parse_listen, prepare_state_dir, serve, tls_of
-from mooring_service.config import Config, ConfigError, load
+from mooring_api.server.serve import serve
+from mooring_api.server.state_file import prepare_state_dir
+from mooring_service.config import Config, ConfigError, ignored_variables, load
 from mooring_service.lock import StateDirectoryBusy, holder_of
+
+log = logging.getLogger("mooring.config")
 
 
 def _config_options(function: Any) -> Any:
@@ -118,7 +125,7 @@ def _app_dirs(values: dict[str, Any]) -> list[str]:
 @click.option(DRY_RUN, is_flag=True, hidden=True, help="Say whether it could start: asked before a restart.")
 @click.pass_obj
 def serve_command(target: Target, /, demo: bool, handover: bool, dry_run: bool, **values: Any) -> None:
-    """Run the service.
+    """It ends on SIGTERM, in order; `mooring restart` replaces it, SIGHUP has it read the configuration again.
 
     \b
     Example:  mooring serve --app-dir . --handler quotes=feeds:Quotes
@@ -130,6 +137,9 @@ def serve_command(target: Target, /, demo: bool, handover: bool, dry_run: bool, 
             tls_of(parse_listen(config.api.listen), config.api)
             return
         logs.set_up(config.log)
+        ignored = ignored_variables(os.environ)
+        if ignored:
+            log.info("these variables of the environment are no settings, and are ignored: %s", ", ".join(ignored))
         options = ServeOptions(state_dir=state_dir.resolve(), app_dirs=_app_dirs(values), demo=demo, handover=handover)
         outcome = uvloop.run(serve(config, options, lambda: _load(values)))
     except (ConfigError, TokenFileError, StateDirectoryBusy, MooringError) as exc:
@@ -162,7 +172,7 @@ def serve_command(target: Target, /, demo: bool, handover: bool, dry_run: bool, 
 @as_json
 @click.pass_obj
 def token(target: Target, own_state_dir: Path | None, as_hash: bool, as_json: bool) -> None:
-    """Print the token of the state directory; it is made if there is none.
+    """That of the state directory; it is made if there is none.
 
     \b
     Example:  curl -H "Authorization: Bearer $(mooring token)" \\
@@ -186,7 +196,7 @@ def token(target: Target, own_state_dir: Path | None, as_hash: bool, as_json: bo
 @as_json
 @click.pass_obj
 def check(target: Target, /, as_json: bool, **values: Any) -> None:
-    """Check configuration, handlers, functions, state directory and port; say what to do.
+    """Handlers, functions, state directory and port are looked at, too; what is wrong says what to do.
 
     \b
     Example:  mooring check --config mooring.toml --app-dir .
@@ -208,20 +218,23 @@ def check(target: Target, /, as_json: bool, **values: Any) -> None:
         report("configuration", str(exc))
         sys.exit(1)
     report("configuration", None)
-    sys.path[:0] = _app_dirs(values)
+    app_dirs = _app_dirs(values)
+    if not sys.flags.safe_path:
+        del sys.path[0]  # where this program was found: a worker (`python -P`) does not look there either
+    sys.path[:0] = app_dirs
     for table, names in (("handlers", config.handlers), ("functions", config.functions)):
         for name, reference in names.items():
             try:
                 user_code.load(reference)
             except HandlerError as exc:
-                report(f"{table}.{name}", str(exc))
+                report(f"{table}.{name}", f"{exc}{_nearby(exc, [values['config_path'], Path('mooring.toml')])}")
             else:
                 report(f"{table}.{name} = {reference}", None)
     state_dir = values["own_state_dir"] or target.state_dir
     try:
         prepare_state_dir(state_dir)
         probe = state_dir / ".check"
-        probe.write_bytes(b"")
+        private_files.make(probe)
         probe.unlink()
         if (state_dir / "token").exists():
             load_token(state_dir)
@@ -231,6 +244,16 @@ def check(target: Target, /, as_json: bool, **values: Any) -> None:
         report(f"state directory {state_dir}", None)
     report(f"listen {config.api.listen}", _listen_problem(config, state_dir))
     sys.exit(1 if failed else 0)
+
+
+def _nearby(error: HandlerError, configs: list[Path | None]) -> str:
+    """Return a hint when a module that cannot be found lies beside the configuration."""
+    if not isinstance(error.__cause__, ModuleNotFoundError):
+        return ""
+    for folder in dict.fromkeys(path.resolve().parent for path in configs if path is not None):
+        if (folder / f"{error.__cause__.name}.py").is_file() or (folder / f"{error.__cause__.name}").is_dir():
+            return f"; it is in {folder}: add --app-dir {folder}"
+    return ""
 
 
 def _listen_problem(config: Config, state_dir: Path) -> str | None:
@@ -264,7 +287,7 @@ def _is_at(state_dir: Path, port: int) -> bool:
 @as_json
 @click.pass_obj
 def console(target: Target, as_json: bool) -> None:
-    """Print the address of the console page, with the token in its fragment (never sent to a server).
+    """With the token in its fragment, which is never sent to a server.
 
     \b
     Example:  mooring console

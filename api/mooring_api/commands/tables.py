@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import os
+import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -65,6 +68,22 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[str | Text]], width
     for row in cells:
         found.add_row(*(row[at] for at in shown))
     return found
+
+
+def _escaped(error: UnicodeError) -> tuple[str, int]:
+    """Return what stands for characters that a terminal cannot show: escapes that JSON has, too."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    units = error.object[error.start : error.end].encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[at]:02x}{units[at + 1]:02x}" for at in range(0, len(units), 2)), error.end
+
+
+def escape_what_cannot_be_shown() -> None:
+    """Have output that is not UTF-8 escape what it cannot hold, instead of ending the command."""
+    codecs.register_error("mooring-escape", _escaped)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="mooring-escape")
 
 
 def plain(text: str) -> str:

@@ -27,7 +27,15 @@ class Target:
 
     def __init__(self, url: str | None, state_dir: Path | None) -> None:
         self.url = url
-        self.state_dir = state_dir or default_state_dir()
+        self._state_dir = state_dir
+
+    @property
+    def state_dir(self) -> Path:
+        """Where the service keeps its state. The default is worked out only where it is needed: it takes a home."""
+        try:
+            return self._state_dir or default_state_dir()
+        except ServiceAway as exc:
+            raise Failure(str(exc)) from None
 
     def run(self, work: Callable[[Client], Coroutine[Any, Any, Result]], *, waiting: str | None = None) -> Result:
         """Run `work` with a client; what goes wrong is one line on stderr and exit status 1.
@@ -41,7 +49,7 @@ class Target:
             assert this is not None, "a coroutine runs in a task"
             # asyncio's own handler has no wake-up descriptor: a Ctrl-C just before the loop sleeps would wait for its next event.
             asyncio.get_running_loop().add_signal_handler(signal.SIGINT, this.cancel)
-            async with Client(self.url, state_dir=self.state_dir) as client:
+            async with Client(self.url, state_dir=self._state_dir) as client:
                 if waiting is None:
                     return await work(client)
                 begun = time.monotonic()
@@ -55,6 +63,12 @@ class Target:
             return asyncio.run(main())
         except (ApiError, ServiceAway) as exc:
             raise Failure(explain(exc)) from None
+        except BrokenPipeError:
+            raise  # whoever read our output has gone: click ends without a word
+        except UnicodeError as exc:
+            raise Failure(f"not valid Unicode: {exc}") from None
+        except (OSError, ValueError) as exc:  # a full disk under our output; a token or URL that no request can carry
+            raise Failure(getattr(exc, "strerror", None) or str(exc)) from None
         except (KeyboardInterrupt, asyncio.CancelledError):
             sys.exit(EXIT_INTERRUPTED)
 

@@ -15,9 +15,8 @@ from rich.text import Text
 from mooring_api.client import Client, ServiceAway
 from mooring_api.commands.tables import Column, console, plain, table
 from mooring_api.commands.target import Target, as_json, known_worker, plural, show_json
+from mooring_api.commands.words import status as status_text
 from mooring_service.records import WorkerRecord
-
-STATUS_STYLE = {"Running": "green", "Failed": "red"}
 
 COLUMNS = (
     Column("NAME", flexible=True),
@@ -51,7 +50,7 @@ def _table(found: list[WorkerRecord], width: int) -> Table:
     rows = [
         (
             record.name,
-            Text("Draining" if record.draining else record.status, style=STATUS_STYLE.get(record.status, "yellow")),
+            status_text("Stopping" if record.draining else record.status, "Draining" if record.draining else None),
             str(record.pid or ""),
             str(record.connections),
             str(record.mailbox),
@@ -74,7 +73,7 @@ class _WorkersGroup(click.Group):
 @as_json
 @click.pass_context
 def workers(ctx: click.Context, as_json: bool) -> None:
-    """List workers; `mooring workers start NAME` and `drain NAME` act on one.
+    """Alone it lists; `mooring workers start NAME` and `drain NAME` act on one.
 
     \b
     Example:  mooring workers
@@ -128,7 +127,7 @@ def drain(target: Target, name: str, as_json: bool) -> None:
 @as_json
 @click.pass_obj
 def call(target: Target, worker: str, function: str, params: str | None, no_wait: bool, as_json: bool) -> None:
-    """Run a function of the configuration in a worker, and print its result as JSON.
+    """FUNCTION is a name of the configuration; its result is printed as JSON.
 
     PARAMS is a JSON object (keywords) or list (by position).
 
@@ -151,7 +150,7 @@ def call(target: Target, worker: str, function: str, params: str | None, no_wait
 @as_json
 @click.pass_obj
 def kill(target: Target, worker: str, as_json: bool) -> None:
-    """End a worker: its connections are closed, its process ends.
+    """Its connections are closed, its process ends.
 
     \b
     Example:  mooring kill quotes
@@ -171,7 +170,7 @@ def kill(target: Target, worker: str, as_json: bool) -> None:
 @as_json
 @click.pass_obj
 def top(target: Target, interval: float, count: int | None, as_json: bool) -> None:
-    """Show live what workers and connections do: rates, queues, memory. Goes on after a restart of the service.
+    """Live, until it is interrupted; it goes on after a restart of the service.
 
     \b
     Example:  mooring top

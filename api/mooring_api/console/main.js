@@ -3,6 +3,7 @@
 import { Problem, breakStream, follow, isRefusal, json, request, token } from '/console/api.js';
 import { History, large, spark } from '/console/charts.js';
 import { EventLog } from '/console/eventlog.js';
+import { DATA_TYPES, DEFAULT_WORKER, KINDS, NAME_PATTERN, TONES } from '/console/facts.js';
 import { VirtualList } from '/console/list.js';
 import { bytes, exactTime, pretty, rate, time, why } from '/console/words.js';
 
@@ -49,7 +50,7 @@ const connectionList = new VirtualList($('connections'), {
   fill(row, item) {
     const { record } = item;
     write(row.number, String(record.id));
-    row.status.className = `status ${record.status}`;
+    row.status.className = `status ${record.status} tone-${TONES[record.status]}`;
     write(row.status, record.status);
     write(row.worker, record.worker);
     row.worker.title = record.worker;
@@ -70,7 +71,7 @@ const eventList = new VirtualList($('events'), {
     write(row.time, exactTime(event.time));
     write(row.connection, event.connection ? String(event.connection) : '');
     write(row.kind, event.kind);
-    row.kind.className = `kind kind-${event.kind}`;
+    row.kind.className = `kind tone-${KINDS[event.kind]?.tone}`;
     write(row.text, event.summary);
   },
   onChoose(event) { show({ event }); },
@@ -144,7 +145,7 @@ function addWorker(record) {
 
 function drawWorker({ record, element, plot, history }) {
   const name = element.querySelector('.name');
-  name.className = `name status ${record.status}`;
+  name.className = `name status ${record.status} tone-${TONES[record.status]}`;
   write(name, record.name);
   name.title = `${record.name}: ${record.status}${record.reason ? `, ${record.reason}` : ''}`;
   const facts = [`${record.connections} open`, `mailbox ${record.mailbox}`, bytes(record.rss)];
@@ -430,6 +431,10 @@ const totalPlot = spark($('total-chart'), 180, 40);
 $('open-button').addEventListener('click', () => { $('open-error').textContent = ''; $('open-dialog').showModal(); });
 $('open-cancel').addEventListener('click', () => $('open-dialog').close());
 $('open-form').addEventListener('submit', open);
+const fields = $('open-form').elements;
+fields.worker.placeholder = DEFAULT_WORKER;
+fields.worker.pattern = NAME_PATTERN.replace('-]', '\\-]'); // the v flag of browsers wants it escaped
+fields.dataType.append(...DATA_TYPES.map((type) => new Option(type)));
 $('send-form').addEventListener('submit', send);
 $('send-text').addEventListener('input', checkSend);
 for (const choice of document.querySelectorAll('input[name=as]')) {

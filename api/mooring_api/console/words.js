@@ -1,4 +1,6 @@
-// Why a connection is as it is, in words.
+// Why a connection is as it is, and what an event says, in words.
+
+import { KINDS } from '/console/facts.js';
 
 const CODES = {
   1000: 'normally', 1001: 'because one side was going away', 1002: 'after a protocol error',
@@ -23,20 +25,19 @@ export function why(record) {
 
 export const summary = (event) => visible(inWords(event));
 
+// What an event says, by the words of its kind: {name} is a field, {name|text} stands where it is missing, {name?yes:no} is
+// one of two texts.
 function inWords(event) {
   const data = event.event;
-  switch (event.kind) {
-    case 'onMessage':
-      return data.encoding === 'base64' ? `blob ${short(data.data)}` : short(data.data);
-    case 'onOpen': return 'opened';
-    case 'onError': return data.errors.map((error) => error.message).join('; ');
-    case 'onTerminate': return `${data.code}${data.wasClean ? '' : ' not clean'} ${data.reason}`;
-    case 'callbackError': return `${data.callback}: ${data.exception}: ${data.message}`;
-    case 'workerStarted': return `${event.worker} started, process ${data.pid}`;
-    case 'workerExited': return `${event.worker} ended: ${data.reason}${data.restarting ? '; restarting' : ''}`;
-    case 'gap': return `${data.lost ?? 'some'} events are no longer kept`;
-    default: return JSON.stringify(data);
-  }
+  const who = event.connection || !event.worker ? '' : `${event.worker}: `;
+  const words = KINDS[event.kind]?.words;
+  if (words === undefined) return who + JSON.stringify(data);
+  return who + words.replace(/\{(\w+)(?:\|([^}]*)|\?([^:}]*):([^}]*))?\}/g, (_, name, missing = '', yes, no) => {
+    const value = data[name];
+    if (yes !== undefined) return value ? yes : no;
+    if (value === undefined || value === null) return missing;
+    return name === 'errors' ? value.map((error) => `${error.errCode} ${error.message}`).join('; ') : short(value);
+  }).trimEnd();
 }
 
 function short(value) {

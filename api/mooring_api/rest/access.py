@@ -6,16 +6,16 @@ import hashlib
 import hmac
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from aiohttp import web
 
 from mooring_api.rest.problems import Problem
 from mooring_service.config import Scope, TokenConfig
 
-OPEN_PATHS = frozenset({"/", "/docs", "/openapi.json", "/healthz", "/readyz"})
-"""Served without a token: no data in them (`/readyz` then answers the status alone)."""
 MAX_TOKEN_CHARS = 512
 ALL_SCOPES: frozenset[Scope] = frozenset(("read", "send", "manage"))
 
@@ -67,34 +67,68 @@ def token_hash(token: str) -> str:
     return "sha256:" + hashlib.sha256(token.encode()).hexdigest()
 
 
+class Held(NamedTuple):
+    """A request that lasts, and the scope that it needs."""
+
+    request: web.BaseRequest
+    scope: Scope
+
+
 class Access:
     """The decision.
 
     Args:
         token: The one of the state directory; None asks for no token at all.
         named: Further tokens, as hashes.
-        hosts: The Host names that are answered, with port.
-        secure: Whether we speak TLS: decides which Origin is ours.
+        own: The Host names that we listen as, with port.
+        configured: Further ones. A proxy in front may have TLS where we have none, so each is ours under both schemes.
+        secure: Whether we speak TLS ourselves.
     """
 
     def __init__(
-        self, token: str | None, named: Mapping[str, TokenConfig], hosts: frozenset[str], *, secure: bool = False
+        self,
+        token: str | None,
+        named: Mapping[str, TokenConfig],
+        own: frozenset[str],
+        configured: Iterable[str] = (),
+        *,
+        secure: bool = False,
     ) -> None:
         self._required = token is not None
         self._token = token
-        self.hosts = hosts
+        further = frozenset(name for host in configured for name in _as_browsers_say(host.lower()))
+        self.hosts = own | further
         scheme = "https" if secure else "http"
-        self._origins = frozenset(f"{scheme}://{host}" for host in hosts)
+        self._origins = frozenset(
+            (
+                *(f"{scheme}://{host}" for host in own),
+                *(f"{any_}://{host}" for any_ in ("http", "https") for host in further),
+            )
+        )
         self._known: list[tuple[bytes, frozenset[Scope]]] = []
+        self._held: dict[int, Held] = {}
         self.set_tokens(named)
 
     def set_tokens(self, named: Mapping[str, TokenConfig]) -> None:
-        """Replace the named tokens (SIGHUP)."""
+        """Replace the named tokens (SIGHUP); what is under way with one that is gone is cut off."""
         self._known = []
         if self._token is not None:
             self._known.append((hashlib.sha256(self._token.encode()).digest(), ALL_SCOPES))
         for config in named.values():
             self._known.append((bytes.fromhex(config.hash.removeprefix("sha256:")), frozenset(config.scopes)))
+        for held in list(self._held.values()):
+            if held.scope not in (self.scopes(held.request) or ()) and held.request.transport is not None:
+                held.request.transport.abort()
+
+    @contextmanager
+    def held(self, request: web.BaseRequest, scope: Scope) -> Iterator[None]:
+        """While an answer, or a body, is under way that may last: it is cut off if its token is taken back meanwhile."""
+        number = id(request)
+        self._held[number] = Held(request, scope)
+        try:
+            yield
+        finally:
+            del self._held[number]
 
     def check_origin(self, request: web.BaseRequest) -> None:
         """Refuse what a page of another site makes a browser send, and names that rebinding made point here.
@@ -133,15 +167,14 @@ class Access:
                 found = scopes
         return found
 
-    def check(self, request: web.BaseRequest) -> None:
-        """Refuse a request without the token or scope that it needs.
+    def check(self, request: web.BaseRequest, needed: Scope | None) -> None:
+        """Refuse a request without a token of the scope that it needs; None: it needs no token.
 
         Raises:
             Problem: 401 or 403.
         """
         self.check_origin(request)
-        path = request.path
-        if path in OPEN_PATHS or path.startswith("/console/"):
+        if needed is None:
             return
         scopes = self.scopes(request)
         if scopes is None:
@@ -150,21 +183,17 @@ class Access:
                 "send 'Authorization: Bearer <token>'; `mooring token` prints the token",
                 headers={"WWW-Authenticate": "Bearer"},
             )
-        needed = needed_scope(request.method, path)
         if needed not in scopes:
             raise Problem("forbidden", f"this token lacks the scope {needed!r}")
 
 
-def needed_scope(method: str, path: str) -> Scope:
-    """Return the scope that a request needs."""
-    if method in ("GET", "HEAD"):
-        return "read"
-    if method == "POST" and path.endswith("/messages"):
-        return "send"
-    return "manage"
+def _as_browsers_say(host: str) -> tuple[str, ...]:
+    """Return the spellings of a host that is configured: browsers leave the default port out."""
+    name, _, port = host.rpartition(":")
+    return (host, name) if port in ("80", "443") else (host,)
 
 
-def own_hosts(listen_host: str, port: int, configured: list[str], *, secure: bool) -> frozenset[str]:
+def own_hosts(listen_host: str, port: int, *, secure: bool) -> frozenset[str]:
     """Return the Host values that are answered when listening on `listen_host`."""
     names = {"localhost", "127.0.0.1", "[::1]"}
     if listen_host not in ("0.0.0.0", "::", ""):
@@ -172,4 +201,4 @@ def own_hosts(listen_host: str, port: int, configured: list[str], *, secure: boo
     found = {f"{name}:{port}" for name in names}
     if port == (443 if secure else 80):
         found |= names
-    return frozenset(found | {host.lower() for host in configured})
+    return frozenset(found)

@@ -1,70 +1,62 @@
-"""The application: the whole route table on one screen, and the one edge that every request passes."""
+"""The application: the rows of every resource, and the one edge that every request passes."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
 
-from aiohttp import web, web_response
+from aiohttp import web
 
 from mooring.errors import MooringError
-from mooring_api.rest import connections, events, idempotency, system, workers
-from mooring_api.rest.context import API, Api, problem_response
+from mooring_api.rest import connections, events, idempotency, refusals, system, workers
+from mooring_api.rest.context import API, Api
+from mooring_api.rest.openapi import DESCRIPTION, Description
 from mooring_api.rest.problems import Problem, problem_of
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-# No versions in the Server header, also of what the parser answers; a signal for it would cost every response.
-setattr(web_response, "SERVER_SOFTWARE", "mooring")  # noqa: B010 - not exported by its stubs
+from mooring_api.rest.responses import problem_response
+from mooring_api.rest.routes import Handler, Route
+from mooring_api.rest.schemas import check_escapes, known_only, media_type
 
 log = logging.getLogger("mooring.api")
 
-
-def routes() -> list[web.RouteDef]:
-    """Return every route that is served."""
-    return [
-        web.post("/v1/connections", connections.create),
-        web.get("/v1/connections", connections.index, allow_head=False),
-        web.get("/v1/connections/{id}", connections.show, allow_head=False),
-        web.delete("/v1/connections/{id}", connections.terminate),
-        web.post("/v1/connections/{id}/messages", connections.send),
-        web.get("/v1/connections/{id}/events", events.of_connection, allow_head=False),
-        web.get("/v1/workers", workers.index, allow_head=False),
-        web.get("/v1/workers/{name}", workers.show, allow_head=False),
-        web.put("/v1/workers/{name}", workers.start),
-        web.delete("/v1/workers/{name}", workers.kill),
-        web.post("/v1/workers/{name}/calls", workers.call),
-        web.post("/v1/workers/{name}/drain", workers.drain),
-        web.get("/v1/workers/{name}/events", events.of_worker, allow_head=False),
-        web.get("/v1/events", events.of_everything, allow_head=False),
-        web.post("/v1/backup", system.backup),
-        web.get("/healthz", system.healthz),
-        web.get("/readyz", system.readyz),
-        web.get("/metrics", system.metrics),
-        web.get("/openapi.json", system.openapi),
-        web.get("/docs", system.docs_page),
-        web.get("/", system.page),
-        web.get("/console/{name:[a-zA-Z0-9._/-]+}", system.page),
-    ]
+ROUTES = (*connections.ROUTES, *workers.ROUTES, *events.ROUTES, *system.ROUTES)
+"""Every verb that is served: the only table of them."""
 
 
 def make_app(api: Api) -> web.Application:
     """Return the application of `api`."""
+    refusals.install()
     app = web.Application(client_max_size=api.config.limits.max_body_bytes)
     app[API] = api
+    app[DESCRIPTION] = Description(ROUTES)
     idempotency.setup(app)
     # Each handler is wrapped instead of a middleware: aiohttp's machinery for those costs every request two coroutines.
-    app.add_routes([web.route(route.method, route.path, edge(route.handler), **route.kwargs) for route in routes()])
-    app.router.add_route("*", "/{path:.*}", edge(_nothing_here))
+    for route in ROUTES:
+        for method in ("HEAD", route.method) if route.head else (route.method,):
+            app.router.add_route(method, route.path, edge(route), expect_handler=refusals.expect)
+    nothing_here = edge(Route("*", "", _nothing_here, "read", query=None))
+    refusals.route_without_path(
+        app, app.router.add_route("*", "/{path:.*}", nothing_here, expect_handler=refusals.expect)
+    )
     return app
 
 
-def edge(handler: Handler) -> Handler:
-    """Return `handler` behind the one edge of the API: let in or refuse, turn every error into a problem."""
+def edge(route: Route) -> Handler:
+    """Return the handler of `route` behind the one edge of the API.
+
+    What its row does not allow is refused there, and every error becomes a problem.
+    """
+    handler, scope, query = route.handler, route.scope, route.query
+    media = None if route.body is None else frozenset(route.body)
 
     async def guarded(request: web.Request) -> web.StreamResponse:
         try:
-            request.app[API].access.check(request)
+            request.app[API].access.check(request, scope)
+            if query is not None and request.query_string:
+                check_escapes(request.rel_url.raw_query_string, route.opaque)
+                known_only(request.query, *route.once, repeatable=route.repeatable)
+            if media is not None and media_type(request.headers.get("Content-Type")) not in media:
+                raise Problem(
+                    "unsupported-media-type", f"Content-Type must say what the body is: {', '.join(route.body or ())}"
+                )
             return await handler(request)
         except Problem as problem:
             return problem_response(problem)

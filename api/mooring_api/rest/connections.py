@@ -8,25 +8,28 @@ from typing import Any
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from mooring.checks import check_worker_name
 from mooring.errors import ErrCode, MooringError, SendError
-from mooring.link.messages import STATUS_CONNECTING
-from mooring.options import ConnectionRequest, check_worker_name
-from mooring_api.rest import idempotency
-from mooring_api.rest.context import API, BODY_TIMEOUT_S, Api, json_response, read_body
+from mooring.link.messages import STATUS_CONNECTING, STATUSES
+from mooring.options import ConnectionRequest, effective
+from mooring_api.rest import idempotency, routes
+from mooring_api.rest.body import BODY_TIMEOUT_S, read_body
+from mooring_api.rest.context import API, Api
 from mooring_api.rest.problems import Problem, problem_of
+from mooring_api.rest.responses import json_response
+from mooring_api.rest.routes import BYTES, JSON, KEY, NDJSON, PREFER, TEXT, Parameter, Route, answer
 from mooring_api.rest.schemas import (
     MAX_PAGE,
-    STATUSES,
+    ConnectionPage,
     check_json,
     check_text,
     connection_id,
     decode,
     invalid,
-    known_only,
     media_type,
     query_int,
 )
-from mooring_service.records import ConnectionRecord
+from mooring_service.records import ConnectionRecord, SentRecord
 
 NDJSON_BATCH_BYTES = 256 * 1024  # lines that are there already go to the worker together, up to this size
 NDJSON_BATCH_LINES = 1_000
@@ -45,9 +48,6 @@ _DIAL_PROBLEMS: dict[int, str] = {
 async def create(request: web.Request) -> web.Response:
     """``POST /v1/connections``."""
     api = request.app[API]
-    known_only(request.query)
-    if media_type(request.headers.get("Content-Type")) != "application/json":
-        raise Problem("unsupported-media-type", "send the connection as application/json")
     key = idempotency.key_of(request)
     body = await read_body(request)
     later = prefers_async(request)
@@ -61,16 +61,16 @@ async def _create(api: Api, wanted: ConnectionRequest, later: bool, key: str | N
     try:
         if begun is not None:
             if later:
-                return _created(api.service.connection(begun), 202)
+                return _created(api.service.connections.record(begun), 202)
             return _created(await _await_end_of_dial(api, begun, wanted), 201)
-        opening = await api.service.open(
+        opening = await api.service.connections.open(
             wanted,
             begun=None
             if key is None
             else lambda connection: (key, idempotency.encode_answer(idempotency.Running(connection))),
         )
         if later:
-            return _created(api.service.connection(opening.connection), 202)
+            return _created(api.service.connections.record(opening.connection), 202)
         return _created(await opening.done, 201)
     except MooringError as exc:
         raise problem_of(exc) from exc
@@ -78,11 +78,13 @@ async def _create(api: Api, wanted: ConnectionRequest, later: bool, key: str | N
 
 async def _await_end_of_dial(api: Api, connection: int, wanted: ConnectionRequest) -> ConnectionRecord:
     """After a crash: the dial was begun under this key; what became of it is in the record."""
-    deadline = asyncio.get_running_loop().time() + (wanted.connect_timeout or 10.0) + 5
-    record = api.service.connection(connection)
+    deadline = asyncio.get_running_loop().time() + effective(wanted).connect_timeout_s + 5
+    record = api.service.connections.record(connection)
     while record.status == STATUS_CONNECTING and asyncio.get_running_loop().time() < deadline:
-        await asyncio.sleep(0.02)
-        record = api.service.connection(connection)
+        await asyncio.sleep(
+            0.02
+        )  # a record becomes Connected without an event: with a handler, onOpen follows its turn
+        record = api.service.connections.record(connection)
     if record.opened_at is None:
         detail = record.errors[0].message if record.errors else "the dial has not ended"
         name = _DIAL_PROBLEMS.get(record.errors[0].err_code, "connect-failed") if record.errors else "connect-timeout"
@@ -109,65 +111,55 @@ def prefers_async(request: web.Request) -> bool:
 async def index(request: web.Request) -> web.Response:
     """``GET /v1/connections``."""
     query = request.query
-    known_only(query, "worker", "status", "limit", "after")
     status = query.get("status")
     if status is not None and status not in STATUSES:
         raise invalid("query:status", f"must be one of {', '.join(STATUSES)}")
     worker = query.get("worker")
     if worker is not None and check_worker_name(worker):
         raise invalid("query:worker", f"{worker!r} is not a worker's name")
-    found, following = request.app[API].service.connections(
+    found, following = request.app[API].service.connections.page(
         worker=worker,
         status=status,
         after=query_int(query, "after", 0, 0, 2**62),
         limit=query_int(query, "limit", 100, 1, MAX_PAGE),
     )
-    return json_response({"connections": found, "next": following})
+    return json_response(ConnectionPage(found, following))
 
 
 async def show(request: web.Request) -> web.Response:
     """``GET /v1/connections/{id}``."""
-    known_only(request.query)
-    return json_response(request.app[API].service.connection(connection_id(request.match_info["id"])))
+    return json_response(request.app[API].service.connections.record(connection_id(request.match_info["id"])))
 
 
 async def send(request: web.Request) -> web.Response:
     """``POST /v1/connections/{id}/messages``: the body is the message."""
     api = request.app[API]
     connection = connection_id(request.match_info["id"])
-    if request.query_string:
-        known_only(request.query)
     kind = media_type(request.headers.get("Content-Type"))
     key = idempotency.key_of(request) if "Idempotency-Key" in request.headers else None
-    if kind == "application/x-ndjson" and key is None:
-        return await _send_lines(api, request, connection)
+    if kind == NDJSON and key is None:
+        with api.access.held(request, "send"):
+            return await _send_lines(api, request, connection)
     body = await read_body(request)
-    if kind == "application/x-ndjson":
+    if kind == NDJSON:
         payloads = _check_lines(api, body)
     else:
         payloads = [body]
         match kind:
-            case "text/plain":
+            case routes.TEXT:
                 check_text(body)
-            case "application/json":
+            case routes.JSON:
                 check_json(body)
-            case "application/octet-stream":
-                pass
-            case None:
-                raise Problem("unsupported-media-type", "a Content-Type is required: it says how the body is sent")
-            case _:
-                raise Problem(
-                    "unsupported-media-type",
-                    "send text/plain, application/octet-stream, application/json or application/x-ndjson",
-                )
-    binary = kind == "application/octet-stream"
+    binary = kind == BYTES
     if key is None:
-        return json_response(await api.service.send(connection, binary=binary, payloads=payloads))
+        return json_response(await api.service.connections.send(connection, binary=binary, payloads=payloads))
     worker_key = f"{connection}:{key}"
 
     async def work(begun: int | None) -> web.Response:
         try:
-            return json_response(await api.service.send(connection, binary=binary, payloads=payloads, key=worker_key))
+            return json_response(
+                await api.service.connections.send(connection, binary=binary, payloads=payloads, key=worker_key)
+            )
         except MooringError as exc:
             raise problem_of(exc) from exc
 
@@ -186,7 +178,7 @@ async def _send_lines(api: Api, request: web.Request, connection: int) -> web.Re
     """Stream objects, one a line: what has come is sent, together, before more is read."""
     if request.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise Problem("unsupported-media-type", "bodies are taken uncompressed (no Content-Encoding)")
-    api.service.check_connected(connection)
+    api.service.connections.check_connected(connection)
     limit = api.config.limits.max_body_bytes
     loop = asyncio.get_running_loop()
     sent = size = number = 0
@@ -258,7 +250,7 @@ async def _send_batch(api: Api, connection: int, batch: list[bytes], sent: int, 
     if not batch:
         return sent, size
     try:
-        record = await api.service.send(connection, binary=False, payloads=batch)
+        record = await api.service.connections.send(connection, binary=False, payloads=batch)
     except SendError as exc:
         raise problem_of(SendError(connection, sent + exc.sent)) from exc
     except MooringError as exc:
@@ -272,7 +264,6 @@ async def terminate(request: web.Request) -> web.Response:
     """``DELETE /v1/connections/{id}``: idempotent."""
     api = request.app[API]
     query = request.query
-    known_only(query, "code", "reason")
     connection = connection_id(request.match_info["id"])
     code: Any = query.get("code")
     if code is not None:
@@ -280,6 +271,69 @@ async def terminate(request: web.Request) -> web.Response:
             raise invalid("query:code", "must be 1000, or 3000 to 4999")
         code = int(code)
     try:
-        return json_response(await api.finish(api.service.terminate(connection, code, query.get("reason"))))
+        return json_response(await api.finish(api.service.connections.terminate(connection, code, query.get("reason"))))
     except MooringError as exc:
         raise problem_of(exc) from exc
+
+
+WORKER_PROBLEMS = ("worker-died", "worker-silent", "unavailable", "journal-unavailable")
+LIMIT = Parameter("limit", {"type": "integer", "minimum": 1, "maximum": MAX_PAGE, "default": 100}, "Size of a page.")
+
+ROUTES = (
+    Route(
+        "POST", "/v1/connections", create, "manage",
+        summary="Open a connection",
+        detail="Answers once it is Connected. Only `url` is required; unknown keys are refused.",
+        headers=(PREFER, KEY),
+        body={JSON: ConnectionRequest},
+        example={"url": "ws://127.0.0.1:8481/", "headers": {"Authorization": "Bearer …"}},
+        answers={
+            201: answer("Connected.", ConnectionRecord, "Location"),
+            202: answer("Connecting; its events will tell.", ConnectionRecord, "Location", "Preference-Applied"),
+        },
+        problems=(
+            *WORKER_PROBLEMS, "connect-failed", "connect-timeout", "address-refused", "terminated", "worker-busy",
+            "limit-reached", "unknown-function",
+        ),
+    ),
+    Route(
+        "GET", "/v1/connections", index, "read",
+        summary="List connections",
+        query=(
+            Parameter("worker", {"type": "string"}, "Only of this worker."),
+            Parameter("status", {"enum": list(STATUSES)}, "Only those with this status."),
+            LIMIT,
+            Parameter("after", {"type": "integer", "minimum": 0}, "`next` of the page before."),
+        ),
+        answers={200: answer("By id.", ConnectionPage)},
+    ),
+    Route(
+        "GET", "/v1/connections/{id}", show, "read",
+        summary="Show a connection",
+        detail="Closed ones too, while they are retained.",
+        answers={200: answer("The record.", ConnectionRecord)},
+        problems=("connection-not-found",),
+    ),
+    Route(
+        "DELETE", "/v1/connections/{id}", terminate, "manage",
+        summary="Terminate a connection",
+        detail="Idempotent. Answers within closeTimeout and a second, whatever the peer does.",
+        query=(
+            Parameter("code", {"type": "integer"}, "1000 (the default), or 3000 to 4999."),
+            Parameter("reason", {"type": "string"}, "At most 123 bytes of UTF-8."),
+        ),
+        answers={200: answer("The final record.", ConnectionRecord)},
+        problems=("connection-not-found", "worker-silent", "unavailable", "journal-unavailable"),
+    ),
+    Route(
+        "POST", "/v1/connections/{id}/messages", send, "send",
+        summary="Send a message",
+        detail="The body is the message, and its content type says how it is sent. JSON is checked, and sent byte for byte as "
+        "it came. application/x-ndjson sends one object per line, as the lines arrive; with an Idempotency-Key the whole body "
+        "is taken first, and is bounded as any other.",
+        headers=(KEY,),
+        body={TEXT: {"type": "string"}, BYTES: {"type": "string", "format": "binary"}, JSON: {}, NDJSON: {"type": "string"}},
+        answers={200: answer("Written to the socket.", SentRecord)},
+        problems=(*WORKER_PROBLEMS, "connection-not-found", "wrong-state", "connection-closed", "peer-not-reading"),
+    ),
+)  # fmt: skip

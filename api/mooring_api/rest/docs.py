@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from html import escape
 from typing import Any
 
-from mooring_api.rest.problems import PREFIX, TYPES
+from mooring_api.rest.problems import PREFIX, PROBLEMS
 
 
 def page(description: dict[str, Any]) -> str:
@@ -15,8 +16,8 @@ def page(description: dict[str, Any]) -> str:
         _operation(path, method, found) for path, row in description["paths"].items() for method, found in row.items()
     ]
     rows = "".join(
-        f"<tr><td>{kind.status}</td><td><code>{PREFIX}{name}</code></td><td>{escape(kind.title)}</td></tr>"
-        for name, kind in sorted(TYPES.items(), key=lambda item: item[1].status)
+        f"<tr><td>{kind.status}</td><td><code>{PREFIX}{kind.name}</code></td><td>{escape(kind.title)}</td><td>{_code(kind.when)}</td></tr>"
+        for kind in PROBLEMS
     )
     schemas = "".join(
         f'<details id="{name}"><summary><code>{name}</code></summary><pre>{escape(json.dumps(schema, indent=2, ensure_ascii=False))}</pre></details>'
@@ -30,7 +31,7 @@ def page(description: dict[str, Any]) -> str:
 <p>Every request but those marked <em>open</em> needs <code>Authorization: Bearer …</code>; <code>mooring token</code> prints the token.</p></header>
 <main>{"".join(parts)}
 <h2 id="problems">Problems</h2><p>Errors are RFC 9457 <code>application/problem+json</code>.</p>
-<table><tr><th>status</th><th>type</th><th>meaning</th></tr>{rows}</table>
+<table><tr><th>status</th><th>type</th><th>meaning</th><th>when</th></tr>{rows}</table>
 <h2 id="schemas">Schemas</h2>{schemas}</main></html>"""
 
 
@@ -65,3 +66,8 @@ def _media(kind: str, entry: dict[str, Any]) -> str:
     reference = entry["schema"].get("$ref", "")
     name = reference.rpartition("/")[2]
     return f'<a href="#{name}">{name}</a>' if name else f"<code>{escape(kind)}</code>"
+
+
+def _code(text: str) -> str:
+    """Return a sentence with what stands in backticks as code."""
+    return re.sub("`([^`]*)`", r"<code>\1</code>", escape(text))

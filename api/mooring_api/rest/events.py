@@ -9,14 +9,17 @@ from collections.abc import Callable
 from aiohttp import HttpVersion11, web
 
 from mooring.errors import JournalUnavailable, Unavailable, UnknownWorker
+from mooring.events import Kind
 from mooring_api.rest import sse
+from mooring_api.rest.connections import LIMIT
 from mooring_api.rest.context import API
+from mooring_api.rest.routes import EVENT_STREAM, JSON, NDJSON, Answer, Parameter, Route, ref
 from mooring_api.rest.schemas import (
     MAX_PAGE,
+    MAX_WAIT_S,
     connection_id,
     invalid,
     kinds_of,
-    known_only,
     query_int,
     query_wait,
     wants,
@@ -26,19 +29,15 @@ from mooring_service.feed import Gap, Selection, Stopped, Subscription
 from mooring_service.journal.batch import EventFilter
 from mooring_service.journal.cursor import MAX_CURSOR_CHARS
 
-EVENT_STREAM = "text/event-stream"
-NDJSON = "application/x-ndjson"
-JSON = "application/json"
-
 HEADERS = {
     "Cache-Control": "no-store",
     "X-Accel-Buffering": "no",  # nginx would hold events back
 }
 
-log = logging.getLogger("mooring.api")
+PAGE_BYTES = 8 * 1024 * 1024
+"""A page ends before it would be larger, but for one event that is by itself; `next` goes on."""
 
-CURSOR = ("after", "limit", "wait")
-"""What every event stream's query may hold, once."""
+log = logging.getLogger("mooring.api")
 
 Render = Callable[[Selection | Gap, bytes], bytes]
 Subscribe = Callable[[str | None, bool], Subscription]
@@ -49,37 +48,34 @@ Items = list[Selection | Gap] | None
 async def of_everything(request: web.Request) -> web.StreamResponse:
     """``GET /v1/events``."""
     query = request.query
-    known_only(query, *CURSOR, repeatable=("connection", "worker", "kind"))
     connections = frozenset(_filter_id(part) for value in query.getall("connection", []) for part in value.split(","))
     workers = worker_names(query.getall("worker", []))
     events = EventFilter(connections, workers, kinds_of(query.getall("kind", [])))
     service = request.app[API].service
-    return await _answer(request, lambda cursor, brief: service.follow(events, cursor, default="now", brief=brief))
+    return await _answer(request, lambda cursor, brief: service.feed.subscribe(events, cursor, "now", brief=brief))
 
 
 async def of_worker(request: web.Request) -> web.StreamResponse:
     """``GET /v1/workers/{name}/events``."""
     query = request.query
-    known_only(query, *CURSOR, repeatable=("connection", "kind"))
     name = request.match_info["name"]
     service = request.app[API].service
-    if not service.has_worker(name):
+    if not service.workers.has(name):
         raise UnknownWorker(name)
     connections = frozenset(_filter_id(part) for value in query.getall("connection", []) for part in value.split(","))
     events = EventFilter(connections, frozenset((name,)), kinds_of(query.getall("kind", [])))
-    return await _answer(request, lambda cursor, brief: service.follow(events, cursor, default="now", brief=brief))
+    return await _answer(request, lambda cursor, brief: service.feed.subscribe(events, cursor, "now", brief=brief))
 
 
 async def of_connection(request: web.Request) -> web.StreamResponse:
     """``GET /v1/connections/{id}/events``: ends when the connection has ended."""
     query = request.query
-    known_only(query, *CURSOR, repeatable=("kind",))
     connection = connection_id(request.match_info["id"])
     kinds = kinds_of(query.getall("kind", []))
     service = request.app[API].service
-    service.connection(connection)
+    service.connections.record(connection)
     return await _answer(
-        request, lambda cursor, brief: service.follow_connection(connection, cursor, kinds, brief=brief)
+        request, lambda cursor, brief: service.connections.follow(connection, cursor, kinds, brief=brief)
     )
 
 
@@ -97,12 +93,17 @@ async def _answer(request: web.Request, subscribe: Subscribe) -> web.StreamRespo
         cursor = cursor[:MAX_CURSOR_CHARS]
     if cursor is not None:
         cursor = cursor.encode("utf-8", "replace").decode()
+    with request.app[API].access.held(request, "read"):
+        return await _answer_as(kind, request, subscribe, cursor or None)
+
+
+async def _answer_as(kind: str, request: web.Request, subscribe: Subscribe, cursor: str | None) -> web.StreamResponse:
     if kind == JSON:
-        return await _page(request, subscribe, cursor or None)
+        return await _page(request, subscribe, cursor)
     for name in ("limit", "wait"):
         if name in request.query:
             raise invalid(f"query:{name}", "is for pages (Accept: application/json)")
-    with subscribe(cursor or None, False) as subscription:
+    with subscribe(cursor, False) as subscription:
         first: Items = []
         if subscription.ended:
             # Resuming past the last event that is wanted: 204 stops an EventSource, which would come again for ever.
@@ -122,11 +123,12 @@ async def _page(request: web.Request, subscribe: Subscribe, cursor: str | None) 
     limit = query_int(request.query, "limit", 100, 1, MAX_PAGE)
     wait_s = query_wait(request.query)
     found: list[bytes] = []
+    room = PAGE_BYTES
     with subscribe(cursor, not wait_s) as subscription:
         following = subscription.cursor
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait_s
-        while len(found) < limit:
+        while True:
             items: Items
             try:
                 if found or not wait_s:
@@ -135,17 +137,21 @@ async def _page(request: web.Request, subscribe: Subscribe, cursor: str | None) 
                     items = await subscription.next(max(0.0, deadline - loop.time()))
             except Stopped:
                 items = None
-            if not items:
-                following = max(following, subscription.cursor)
-                break
-            for item in items:
+            for item in items or ():
                 for position, event in sse.objects(item, api.epoch):
-                    if len(found) == limit:
+                    if len(found) == limit or (found and len(event) > room):
+                        room = -1
                         break
                     found.append(event)
+                    room -= len(event)
                     following = position
-            if len(found) < limit:
-                following = max(following, subscription.cursor)
+                if room < 0:
+                    break
+            if room < 0 or len(found) == limit:
+                break
+            following = max(following, subscription.cursor)
+            if not items:
+                break
     body = b'{"events":[%b],"next":"%b-%d"}' % (b",".join(found), api.epoch, following)
     return web.Response(body=body, content_type=JSON, headers=HEADERS)
 
@@ -196,3 +202,72 @@ async def _stream(
         if request.transport is not None:
             request.transport.abort()
     return response
+
+
+_CURSOR = "An event's id, `start` or `now`."
+_AFTER = Parameter("after", {"type": "string"}, f"Where to begin: {_CURSOR}", opaque=True)  # what is no cursor is a gap
+_WAIT = Parameter(
+    "wait",
+    {"type": "number", "minimum": 0, "maximum": MAX_WAIT_S},
+    "Pages: wait so many seconds for an event when there is none.",
+)
+_KINDS = Parameter(
+    "kind",
+    {"type": "string"},
+    f"Only these kinds, separated by commas: {', '.join(Kind.__members__)}.",
+    repeatable=True,
+)
+_CONNECTIONS = Parameter(
+    "connection", {"type": "string"}, "Only of these connections: ids, separated by commas.", repeatable=True
+)
+_WORKERS = Parameter(
+    "worker", {"type": "string"}, "Only of these workers: names, separated by commas.", repeatable=True
+)
+_LAST_EVENT_ID = Parameter("Last-Event-ID", {"type": "string"}, f"As `after`, which it beats: {_CURSOR}")
+_QUERY = (_AFTER, LIMIT, _WAIT, _KINDS)
+_PAGE = {
+    "type": "object",
+    "required": ["events", "next"],
+    "properties": {
+        "events": {"type": "array", "items": ref("Event")},
+        "next": {"type": "string", "description": "What `after` takes to go on."},
+    },
+}
+_ANSWERS = {
+    200: Answer(
+        "One page (application/json), or a stream of events (text/event-stream, application/x-ndjson).",
+        {JSON: _PAGE, EVENT_STREAM: {"type": "string"}, NDJSON: ref("Event")},
+    )
+}
+_END = {204: Answer("The stream has ended, and everything of it is known: do not come back.")}
+_PROBLEMS = ("not-acceptable", "limit-reached", "unavailable", "journal-unavailable")
+
+ROUTES = (
+    Route(
+        "GET", "/v1/connections/{id}/events", of_connection, "read",
+        summary="Follow a connection's events",
+        detail="From its start, unless told otherwise; the stream ends after its last event.",
+        query=_QUERY,
+        headers=(_LAST_EVENT_ID,),
+        answers=_ANSWERS | _END,
+        problems=("connection-not-found", *_PROBLEMS),
+    ),
+    Route(
+        "GET", "/v1/workers/{name}/events", of_worker, "read",
+        summary="Follow a worker's events",
+        detail="From now, unless told otherwise.",
+        query=(*_QUERY, _CONNECTIONS),
+        headers=(_LAST_EVENT_ID,),
+        answers=_ANSWERS,
+        problems=("worker-not-found", *_PROBLEMS),
+    ),
+    Route(
+        "GET", "/v1/events", of_everything, "read",
+        summary="Follow all events",
+        detail="From now, unless told otherwise.",
+        query=(*_QUERY, _CONNECTIONS, _WORKERS),
+        headers=(_LAST_EVENT_ID,),
+        answers=_ANSWERS,
+        problems=_PROBLEMS,
+    ),
+)  # fmt: skip

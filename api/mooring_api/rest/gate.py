@@ -7,16 +7,8 @@ there are at once.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from typing import Any
-
-from aiohttp import web
-from aiohttp.http_exceptions import LineTooLong
-from aiohttp.web_protocol import RequestHandler
-
-from mooring_api.rest.context import problem_response
-from mooring_api.rest.problems import Problem
 
 HEAD_END = b"\r\n\r\n"
 
@@ -95,45 +87,3 @@ class _Guarded(asyncio.Protocol):
         if self._inner is not None:
             inner, self._inner = self._inner, None
             inner.connection_lost(exc)
-
-
-_aiohttps = RequestHandler.handle_error
-
-
-def _refuse(
-    self: RequestHandler,
-    request: web.BaseRequest,
-    status: int = 500,
-    exc: BaseException | None = None,
-    message: str | None = None,
-) -> web.StreamResponse:
-    """Answer what aiohttp's parser has refused as a problem; its own answer quotes what a stranger has sent."""
-    _aiohttps(self, request, status, exc, message)  # logs, and raises where an answer is under way
-    if isinstance(exc, LineTooLong):
-        problem = Problem("headers-too-large", f"the request line or a header is longer than {exc.args[1]} bytes")
-    elif message is not None and message.startswith("Too many headers"):
-        problem = Problem("headers-too-large", "there are too many headers")
-    elif status < 500:
-        problem = Problem("bad-request", "this is not HTTP as RFC 9112 has it")
-    else:
-        problem = Problem("internal", "this is a fault of mooring; its log has the traceback")
-    response = problem_response(problem)
-    response.force_close()
-    return response
-
-
-# aiohttp has no seam for what never becomes a request.
-setattr(RequestHandler, "handle_error", _refuse)  # noqa: B010 - mypy takes it for a slip
-
-
-class NoRawBytes(logging.Filter):
-    """Keeps what strangers sent out of the log: aiohttp quotes the bytes that it could not parse."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Replace the text, and drop the traceback, of what the parser has refused."""
-        if record.exc_info is not None and record.exc_info[1] is not None:
-            exc = record.exc_info[1]
-            record.msg, record.args = "a request could not be parsed (%s)", (type(exc).__name__,)
-            record.exc_info = record.exc_text = None
-            record.levelno, record.levelname = logging.INFO, "INFO"
-        return True

@@ -16,13 +16,12 @@ import msgspec
 from aiohttp import web
 
 from mooring.errors import JournalUnavailable
-from mooring_api.rest.context import API, problem_response
+from mooring_api.rest.context import API
 from mooring_api.rest.problems import Problem
+from mooring_api.rest.responses import problem_response
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}\Z")
 KEPT_HEADERS = ("Location", "Preference-Applied", "Retry-After", "Content-Type")
-NOT_KEPT = frozenset({401, 403, 404, 408, 429, 503, 507})
-"""Answers that say nothing about the request itself: the key is given up, and the request may be sent again."""
 
 
 class StoredResponse(msgspec.Struct, frozen=True):
@@ -99,12 +98,13 @@ async def once(
             raise Problem("still-running", "the first request with this Idempotency-Key is still running")
     in_flight.add(key)
     try:
+        later = False
         try:
             response = await work(connection)
         except Problem as problem:
-            response = problem_response(problem)
-        answer = None
-        if response.status not in NOT_KEPT:
+            response, later = problem_response(problem), problem.kind.later
+        answer = None  # the key is given up: the request may be sent again
+        if not later:
             kept = {name: response.headers[name] for name in KEPT_HEADERS if name in response.headers}
             payload = response.body if isinstance(response.body, bytes) else b""
             answer = encode_answer(StoredResponse(response.status, kept, payload))

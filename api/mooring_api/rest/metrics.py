@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Literal, NamedTuple
 
+import msgspec
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -18,6 +20,7 @@ from mooring.errors import ErrCode
 from mooring.metrics import SECONDS, Histogram, WorkerMetrics, decode
 from mooring.version import __version__
 from mooring_service.config import Config
+from mooring_service.processes.slot import Slot
 from mooring_service.processes.worker_state import WorkerState
 from mooring_service.service import Service
 
@@ -43,6 +46,178 @@ def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
     return found
 
 
+class Seen(NamedTuple):
+    """One worker at the moment of a scrape; `counted` is None without a process, or if it counts in a way that we do not know."""
+
+    slot: Slot
+    counted: WorkerMetrics | None
+
+
+class Scrape:
+    """What all rows look at: the service at one moment."""
+
+    def __init__(self, service: Service, config: Config) -> None:
+        self.service = service
+        self.config = config
+        self.workers = [
+            Seen(slot, figures_of(slot.stats.metrics) if slot.process else None) for slot in service.workers.slots()
+        ]
+        self.journal = service.journal.stats()
+        self.lags = [subscription.lag for subscription in service.feed.subscriptions]
+
+
+def figures_of(data: bytes) -> WorkerMetrics | None:
+    """Return what a worker has sent with its `Stats`; None if it cannot be read."""
+    try:
+        return decode(data) if data else WorkerMetrics()
+    except msgspec.MsgspecError:
+        return None  # it was adopted, and is of another version: no reason to fail a scrape
+
+
+Value = float | Histogram | None
+"""None: there is nothing to tell now."""
+Samples = Iterable[tuple[tuple[str, ...], Value]]
+Read = Callable[[Scrape], Samples]
+
+
+class Row(NamedTuple):
+    """One family: `read` returns its samples, values of the labels and the figure."""
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    text: str
+    labels: tuple[str, ...]
+    read: Read
+
+
+def one(read: Callable[[Scrape], Value]) -> Read:
+    """Read one sample without labels."""
+    return lambda scrape: [((), read(scrape))]
+
+
+def process(read: Callable[[Slot], float]) -> Read:
+    """Read one sample of each worker that has a process."""
+    return lambda scrape: [((seen.slot.name,), read(seen.slot)) for seen in scrape.workers if seen.slot.process]
+
+
+def counted(read: Callable[[WorkerMetrics], Value]) -> Read:
+    """Read one sample of what each worker has counted."""
+    return lambda scrape: [((seen.slot.name,), read(seen.counted)) for seen in scrape.workers if seen.counted]
+
+
+def several(names: tuple[str, ...], read: Callable[[Slot, WorkerMetrics], tuple[float, ...]]) -> Read:
+    """Read a sample for each of `names` of each worker."""
+    return lambda scrape: [
+        ((seen.slot.name, name), value)
+        for seen in scrape.workers
+        if seen.counted
+        for name, value in zip(names, read(seen.slot, seen.counted), strict=True)
+    ]
+
+
+def _connections(scrape: Scrape) -> Samples:
+    return sorted(scrape.service.directory.live_counts().items())
+
+
+def _statuses(scrape: Scrape) -> Samples:
+    for slot, _ in scrape.workers:
+        for state in WorkerState:
+            yield (slot.name, state.value), float(slot.state is state)
+
+
+def _failures(scrape: Scrape) -> Samples:
+    for slot, metrics in scrape.workers:
+        for cause, count in sorted(by_cause(metrics.failures if metrics else {}, slot.failures).items()):
+            yield (slot.name, cause), count
+
+
+def _limits(scrape: Scrape) -> Samples:
+    worker = scrape.config.worker
+    bounds = (worker.mailbox_bytes, worker.outbox_bytes, worker.inbound_bytes, worker.outbound_bytes)
+    return [((queue,), bound) for queue, bound in zip(QUEUES, bounds, strict=True)]
+
+
+def _oldest_age_s(scrape: Scrape) -> float:
+    oldest_ms = scrape.journal.oldest_time_ms
+    return 0.0 if oldest_ms is None else max(0.0, time.time() - oldest_ms / 1000)
+
+
+WORKER = ("worker",)
+WORKER_QUEUE = ("worker", "queue")
+WORKER_DIRECTION = ("worker", "direction")
+
+ROWS = (
+    Row("mooring_build_info", "gauge", "The running version.", ("version",), lambda scrape: [((__version__,), 1.0)]),
+    Row("mooring_connections", "gauge", "Connections that have not ended.", ("worker", "status"), _connections),
+    Row("mooring_worker_status", "gauge", "1 for the status that a worker has.", ("worker", "status"), _statuses),
+    Row("mooring_worker_restarts", "counter", "Restarts of the worker's process.", WORKER,
+        lambda scrape: [((slot.name,), slot.restarts) for slot, _ in scrape.workers]),
+    Row("mooring_worker_cpu_seconds", "counter", "CPU of the worker's process.", WORKER, process(lambda slot: slot.stats.cpu_s)),
+    Row("mooring_worker_resident_bytes", "gauge", "Resident memory of the worker's process.", WORKER,
+        process(lambda slot: slot.stats.rss_bytes)),
+    Row("mooring_mailbox_items", "gauge", "Callbacks and calls that wait.", WORKER, process(lambda slot: slot.stats.mailbox)),
+    Row("mooring_paused_connections", "gauge", "Sockets that are not read because a queue is full.", WORKER,
+        process(lambda slot: slot.stats.inbound_paused)),
+    Row("mooring_queue_bytes", "gauge", "Bytes that wait, by queue.", WORKER_QUEUE,
+        several(QUEUES, lambda slot, m: (slot.stats.mailbox_bytes, slot.stats.outbox_bytes, m.inbound_bytes, m.outbound_bytes))),
+    Row("mooring_queue_fill_ratio", "gauge",
+        "How full a queue is, 1 for full: by items or bytes, whichever is nearer; inbound, outbound: of the fullest connection.",
+        WORKER_QUEUE, several(QUEUES, lambda _, m: (m.mailbox_fill, m.outbox_fill, m.inbound_fill, m.outbound_fill))),
+    Row("mooring_queue_limit_bytes", "gauge", "The bound of each queue; inbound, outbound: of one connection's.", ("queue",), _limits),
+    Row("mooring_opens", "counter", "Connections that became Connected.", WORKER, counted(lambda m: m.opens)),
+    Row("mooring_failures", "counter", "onError events, by cause.", ("worker", "cause"), _failures),
+    Row("mooring_messages", "counter", "Messages received and sent.", WORKER_DIRECTION,
+        several(("in", "out"), lambda _, m: (m.messages_in, m.messages_out))),
+    Row("mooring_bytes", "counter", "Their payload bytes.", WORKER_DIRECTION,
+        several(("in", "out"), lambda _, m: (m.bytes_in, m.bytes_out))),
+    Row("mooring_pauses", "counter", "How often a socket was paused.", WORKER, counted(lambda m: m.pauses)),
+    Row("mooring_callback_errors", "counter", "Callbacks and calls that raised.", WORKER, counted(lambda m: m.callback_errors)),
+    Row("mooring_callback_seconds", "histogram", "Duration of callbacks and calls.", WORKER, counted(lambda m: m.callback)),
+    Row("mooring_dial_seconds", "histogram", "From the request to Connected.", WORKER, counted(lambda m: m.dial)),
+    Row("mooring_ping_round_trip_seconds", "histogram", "Ping to pong.", WORKER, counted(lambda m: m.round_trip)),
+    Row("mooring_callback_running_seconds", "gauge", "Age of the running callback; 0: none.", WORKER,
+        process(lambda slot: slot.stats.running_s if slot.stats.running else 0.0)),
+    Row("mooring_adoption_seconds", "gauge", "How long the adoption of running workers took at the start.", (),
+        one(lambda scrape: scrape.service.workers.adoption_s)),
+    Row("mooring_journal_events", "gauge", "Events kept.", (), one(lambda scrape: scrape.journal.events)),
+    Row("mooring_journal_bytes", "gauge", "Bytes of events kept.", (), one(lambda scrape: scrape.journal.bytes)),
+    Row("mooring_journal_oldest_age_seconds", "gauge", "Age of the oldest event kept.", (), one(_oldest_age_s)),
+    Row("mooring_journal_queued_bytes", "gauge", "Bytes that wait to be committed.", (), one(lambda scrape: scrape.journal.queued_bytes)),
+    Row("mooring_journal_failing", "gauge", "1 while it cannot be written.", (),
+        one(lambda scrape: float(scrape.journal.failure is not None))),
+    Row("mooring_journal_last_commit_seconds", "gauge", "Duration of the last commit.", (), one(lambda scrape: scrape.journal.last_commit_s)),
+    Row("mooring_journal_commits", "counter", "Transactions.", (), one(lambda scrape: scrape.journal.commits)),
+    Row("mooring_journal_commit_seconds", "counter", "Time spent in them.", (), one(lambda scrape: scrape.journal.commit_seconds)),
+    Row("mooring_journal_batches", "counter", "Batches of events appended: what one transaction holds is the ratio.", (),
+        one(lambda scrape: scrape.journal.batches)),
+    Row("mooring_journal_appended_events", "counter", "Position of the newest event.", (), one(lambda scrape: scrape.journal.last)),
+    Row("mooring_subscribers", "gauge", "Open event streams.", (), one(lambda scrape: len(scrape.lags))),
+    Row("mooring_subscriber_lag_events_max", "gauge", "Events that the slowest subscriber is behind.", (),
+        one(lambda scrape: max(scrape.lags, default=0))),
+    Row("mooring_subscribers_behind", "gauge", "Subscribers more than 10,000 events behind.", (),
+        one(lambda scrape: sum(lag > 10_000 for lag in scrape.lags))),
+    Row("mooring_event_latency_seconds", "histogram", "From the socket to the subscribers.", (), one(lambda scrape: scrape.service.latency)),
+)  # fmt: skip
+"""Every family that is served, beside those of the process; the dashboard and the alerts are held to it by a test."""
+
+
+def family_of(row: Row, scrape: Scrape) -> Metric:
+    """Return what a row tells now."""
+    if row.kind == "histogram":
+        histograms = HistogramMetricFamily(row.name, row.text, labels=row.labels)
+        for labels, value in row.read(scrape):
+            # A worker of another version may have other buckets. Its bounds are unknown: of it alone nothing is told.
+            if isinstance(value, Histogram) and len(value.counts) == len(SECONDS) + 1:
+                histograms.add_metric(labels, _buckets(value), value.sum)
+        return histograms
+    kind = CounterMetricFamily if row.kind == "counter" else GaugeMetricFamily
+    family: CounterMetricFamily | GaugeMetricFamily = kind(row.name, row.text, labels=row.labels)
+    for labels, value in row.read(scrape):
+        if isinstance(value, (int, float)):
+            family.add_metric(labels, value)
+    return family
+
+
 class ServiceCollector(Collector):
     """Makes the metric families of one service."""
 
@@ -52,160 +227,9 @@ class ServiceCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield everything, as of now."""
-        yield self._info()
-        yield from self._connections()
-        yield from self._workers()
-        yield from self._journal()
-        yield from self._feed()
-
-    @staticmethod
-    def _info() -> Metric:
-        family = GaugeMetricFamily("mooring_build_info", "The running version.", labels=["version"])
-        family.add_metric([__version__], 1)
-        return family
-
-    def _connections(self) -> Iterable[Metric]:
-        family = GaugeMetricFamily(
-            "mooring_connections", "Connections that have not ended.", labels=["worker", "status"]
-        )
-        for (worker, status), count in sorted(self._service.directory.live_counts().items()):
-            family.add_metric([worker, status], count)
-        return [family]
-
-    def _workers(self) -> Iterator[Metric]:
-        slots = self._service.slots()
-        label = ["worker"]
-        up = GaugeMetricFamily(
-            "mooring_worker_status", "1 for the status that a worker has.", labels=["worker", "status"]
-        )
-        restarts = CounterMetricFamily("mooring_worker_restarts", "Restarts of the worker's process.", labels=label)
-        cpu = CounterMetricFamily("mooring_worker_cpu_seconds", "CPU of the worker's process.", labels=label)
-        rss = GaugeMetricFamily(
-            "mooring_worker_resident_bytes", "Resident memory of the worker's process.", labels=label
-        )
-        mailbox = GaugeMetricFamily("mooring_mailbox_items", "Callbacks and calls that wait.", labels=label)
-        paused = GaugeMetricFamily(
-            "mooring_paused_connections", "Sockets that are not read because a queue is full.", labels=label
-        )
-        held = GaugeMetricFamily("mooring_queue_bytes", "Bytes that wait, by queue.", labels=["worker", "queue"])
-        fill = GaugeMetricFamily(
-            "mooring_queue_fill_ratio",
-            "How full a queue is, 1 for full: by items or bytes, whichever is nearer; inbound, outbound: of the fullest connection.",
-            labels=["worker", "queue"],
-        )
-        opens = CounterMetricFamily("mooring_opens", "Connections that became Connected.", labels=label)
-        failures = CounterMetricFamily("mooring_failures", "onError events, by cause.", labels=["worker", "cause"])
-        messages = CounterMetricFamily(
-            "mooring_messages", "Messages received and sent.", labels=["worker", "direction"]
-        )
-        size = CounterMetricFamily("mooring_bytes", "Their payload bytes.", labels=["worker", "direction"])
-        pauses = CounterMetricFamily("mooring_pauses", "How often a socket was paused.", labels=label)
-        errors = CounterMetricFamily("mooring_callback_errors", "Callbacks and calls that raised.", labels=label)
-        callback = HistogramMetricFamily("mooring_callback_seconds", "Duration of callbacks and calls.", labels=label)
-        dial = HistogramMetricFamily("mooring_dial_seconds", "From the request to Connected.", labels=label)
-        trip = HistogramMetricFamily("mooring_ping_round_trip_seconds", "Ping to pong.", labels=label)
-        busy = GaugeMetricFamily(
-            "mooring_callback_running_seconds", "Age of the running callback; 0: none.", labels=label
-        )
-        for slot in slots:
-            name, stats = slot.name, slot.stats
-            for state in WorkerState:
-                up.add_metric([name, state.value], float(slot.state is state))
-            restarts.add_metric([name], slot.restarts)
-            counted = decode(stats.metrics) if stats.metrics and slot.process is not None else WorkerMetrics()
-            for cause, count in sorted(by_cause(counted.failures, slot.failures).items()):
-                failures.add_metric([name, cause], count)
-            if slot.process is None:
-                continue
-            cpu.add_metric([name], stats.cpu_s)
-            rss.add_metric([name], stats.rss_bytes)
-            mailbox.add_metric([name], stats.mailbox)
-            paused.add_metric([name], stats.inbound_paused)
-            busy.add_metric([name], stats.running_s if stats.running else 0.0)
-            sizes = (stats.mailbox_bytes, stats.outbox_bytes, counted.inbound_bytes, counted.outbound_bytes)
-            fills = (counted.mailbox_fill, counted.outbox_fill, counted.inbound_fill, counted.outbound_fill)
-            for queue, size_now, share in zip(QUEUES, sizes, fills, strict=True):
-                held.add_metric([name, queue], size_now)
-                fill.add_metric([name, queue], share)
-            opens.add_metric([name], counted.opens)
-            messages.add_metric([name, "in"], counted.messages_in)
-            messages.add_metric([name, "out"], counted.messages_out)
-            size.add_metric([name, "in"], counted.bytes_in)
-            size.add_metric([name, "out"], counted.bytes_out)
-            pauses.add_metric([name], counted.pauses)
-            errors.add_metric([name], counted.callback_errors)
-            for family, histogram in ((callback, counted.callback), (dial, counted.dial), (trip, counted.round_trip)):
-                family.add_metric([name], _buckets(histogram), histogram.sum)
-        limits = GaugeMetricFamily(
-            "mooring_queue_limit_bytes",
-            "The bound of each queue; inbound, outbound: of one connection's.",
-            labels=["queue"],
-        )
-        worker = self._config.worker
-        bounds = (worker.mailbox_bytes, worker.outbox_bytes, worker.inbound_bytes, worker.outbound_bytes)
-        for queue, limit in zip(QUEUES, bounds, strict=True):
-            limits.add_metric([queue], limit)
-        yield from (
-            up, restarts, cpu, rss, mailbox, paused, held, fill, limits, opens, failures, messages, size, pauses, errors, callback,
-            dial, trip, busy,
-        )  # fmt: skip
-        adoption = GaugeMetricFamily(
-            "mooring_adoption_seconds", "How long the adoption of running workers took at the start."
-        )
-        if self._service.adoption_s is not None:
-            adoption.add_metric([], self._service.adoption_s)
-        yield adoption
-
-    def _journal(self) -> Iterator[Metric]:
-        stats = self._service.journal.stats()
-        age = 0.0 if stats.oldest_time_ms is None else max(0.0, time.time() - stats.oldest_time_ms / 1000)
-        for name, text, value in (
-            ("mooring_journal_events", "Events kept.", stats.events),
-            ("mooring_journal_bytes", "Bytes of events kept.", stats.bytes),
-            ("mooring_journal_oldest_age_seconds", "Age of the oldest event kept.", age),
-            ("mooring_journal_queued_bytes", "Bytes that wait to be committed.", stats.queued_bytes),
-            ("mooring_journal_failing", "1 while it cannot be written.", float(stats.failure is not None)),
-            ("mooring_journal_last_commit_seconds", "Duration of the last commit.", stats.last_commit_s),
-        ):
-            gauge = GaugeMetricFamily(name, text)
-            gauge.add_metric([], value)
-            yield gauge
-        for name, text, value in (
-            ("mooring_journal_commits", "Transactions.", stats.commits),
-            ("mooring_journal_commit_seconds", "Time spent in them.", stats.commit_seconds),
-            (
-                "mooring_journal_batches",
-                "Batches of events appended: what one transaction holds is the ratio.",
-                stats.batches,
-            ),
-            ("mooring_journal_appended_events", "Position of the newest event.", stats.last),
-        ):
-            counter = CounterMetricFamily(name, text)
-            counter.add_metric([], value)
-            yield counter
-
-    def _feed(self) -> Iterator[Metric]:
-        lags = [subscription.lag for subscription in self._service.feed.subscriptions]
-        for name, text, value in (
-            ("mooring_subscribers", "Open event streams.", len(lags)),
-            (
-                "mooring_subscriber_lag_events_max",
-                "Events that the slowest subscriber is behind.",
-                max(lags, default=0),
-            ),
-            (
-                "mooring_subscribers_behind",
-                "Subscribers more than 10,000 events behind.",
-                sum(lag > 10_000 for lag in lags),
-            ),
-        ):
-            gauge = GaugeMetricFamily(name, text)
-            gauge.add_metric([], value)
-            yield gauge
-        latency = self._service.latency
-        family = HistogramMetricFamily("mooring_event_latency_seconds", "From the socket to the subscribers.")
-        family.add_metric([], _buckets(latency), latency.sum)
-        yield family
+        scrape = Scrape(self._service, self._config)
+        for row in ROWS:
+            yield family_of(row, scrape)
 
 
 class _Collected(Collector):

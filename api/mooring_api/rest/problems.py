@@ -14,47 +14,59 @@ PREFIX = "urn:mooring:problem:"
 
 
 class ProblemType(msgspec.Struct, frozen=True):
-    """One stable type: its HTTP status and title."""
+    """One stable type of problem: all that is said of it anywhere.
 
+    `later` says that the answer tells nothing about the request itself: the same one may succeed later, so no
+    Idempotency-Key keeps it. `headers` are those that such an answer carries.
+    """
+
+    name: str
     status: int
     title: str
+    when: str
+    later: bool = False
+    headers: tuple[str, ...] = ()
 
 
-TYPES: dict[str, ProblemType] = {
-    "bad-request": ProblemType(400, "The request cannot be parsed"),
-    "invalid": ProblemType(422, "The request is not valid"),
-    "unauthorized": ProblemType(401, "A token is required"),
-    "forbidden": ProblemType(403, "The request is not allowed"),
-    "address-refused": ProblemType(403, "The egress policy refuses the address"),
-    "not-found": ProblemType(404, "There is nothing at this path"),
-    "connection-not-found": ProblemType(404, "No such connection"),
-    "worker-not-found": ProblemType(404, "No such worker"),
-    "method-not-allowed": ProblemType(405, "The method is not allowed here"),
-    "not-acceptable": ProblemType(406, "None of the accepted media types can be served"),
-    "request-timeout": ProblemType(408, "The request's body did not come in time"),
-    "wrong-state": ProblemType(409, "The connection is not Connected"),
-    "worker-busy": ProblemType(409, "The worker takes nothing new"),
-    "terminated": ProblemType(409, "The connection was terminated before it was open"),
-    "still-running": ProblemType(409, "The first request with this Idempotency-Key is still running"),
-    "connection-closed": ProblemType(410, "The connection is Closed"),
-    "too-large": ProblemType(413, "The body is too large"),
-    "unsupported-media-type": ProblemType(415, "The content type is not supported here"),
-    "unknown-function": ProblemType(422, "The name is not in the configuration"),
-    "handler-error": ProblemType(422, "The code cannot be used"),
-    "call-raised": ProblemType(422, "The function raised an exception"),
-    "key-reused": ProblemType(422, "The Idempotency-Key stands for another request"),
-    "limit-reached": ProblemType(429, "A limit is reached"),
-    "headers-too-large": ProblemType(431, "The headers are too large"),
-    "internal": ProblemType(500, "mooring has made a mistake"),
-    "connect-failed": ProblemType(502, "The connection could not be made"),
-    "worker-died": ProblemType(502, "The worker died"),
-    "unavailable": ProblemType(503, "The service cannot do this just now"),
-    "peer-not-reading": ProblemType(503, "The peer is not reading"),
-    "connect-timeout": ProblemType(504, "The connection could not be made in time"),
-    "worker-silent": ProblemType(504, "The worker did not answer in time"),
-    "journal-unavailable": ProblemType(507, "The journal cannot be written"),
-}
-"""Every problem that is ever served; the documentation and the API's description are made from this table."""
+_RETRY = ("Retry-After",)
+
+PROBLEMS = (
+    ProblemType("bad-request", 400, "The request cannot be parsed", "HTTP, path, query, a header or the body is not what its format says."),
+    ProblemType("unauthorized", 401, "A token is required", "There is no token, or one that is not known.", later=True, headers=("WWW-Authenticate",)),
+    ProblemType("forbidden", 403, "The request is not allowed", "Host, Origin, or the scope of the token says no.", later=True),
+    ProblemType("address-refused", 403, "The egress policy refuses the address", "`[egress]` does not allow the address that would be dialled.", later=True),
+    ProblemType("not-found", 404, "There is nothing at this path", "The path is none of the API's.", later=True),
+    ProblemType("connection-not-found", 404, "No such connection", "It never existed, or is no longer retained.", later=True),
+    ProblemType("worker-not-found", 404, "No such worker", "No worker has that name.", later=True),
+    ProblemType("method-not-allowed", 405, "The method is not allowed here", "`Allow` names those that are.", headers=("Allow",)),
+    ProblemType("not-acceptable", 406, "None of the accepted media types can be served", "`Accept` names nothing that this is served as."),
+    ProblemType("request-timeout", 408, "The request's body did not come in time", "The body, or the next line of it, has stopped.", later=True),
+    ProblemType("wrong-state", 409, "The connection is not Connected", "It is still Connecting, or Closing already.", later=True),
+    ProblemType("worker-busy", 409, "The worker takes nothing new", "It is being killed or drained, is Failed, or is of an older program that does not know an option.", later=True),
+    ProblemType("terminated", 409, "The connection was terminated before it was open", "Somebody has ended it, or its worker, while it was dialled."),
+    ProblemType("still-running", 409, "The first request with this Idempotency-Key is still running", "Ask again when it has ended.", later=True),
+    ProblemType("connection-closed", 410, "The connection is Closed", "It has ended; its record says how."),
+    ProblemType("too-large", 413, "The body is too large", "The body, or a line of it, is above `limits.max_body_bytes`."),
+    ProblemType("unsupported-media-type", 415, "The content type is not supported here", "`Content-Type` is missing or none of those that are taken, or the body is compressed."),
+    ProblemType("invalid", 422, "The request is not valid", "It can be parsed; `errors` point at what is wrong."),
+    ProblemType("unknown-function", 422, "The name is not in the configuration", "`[handlers]` or `[functions]` does not have it."),
+    ProblemType("handler-error", 422, "The code cannot be used", "The module cannot be imported, or has no such attribute."),
+    ProblemType("call-raised", 422, "The function raised an exception", "It has run, and its exception is in the problem."),
+    ProblemType("key-reused", 422, "The Idempotency-Key stands for another request", "It was sent before, with another path or body."),
+    ProblemType("limit-reached", 429, "A limit is reached", "`setting` names which, `limit` says how much it allows.", later=True, headers=_RETRY),
+    ProblemType("headers-too-large", 431, "The headers are too large", "The request line, a header, or their number is above what is taken."),
+    ProblemType("internal", 500, "mooring has made a mistake", "Its log has the traceback."),
+    ProblemType("connect-failed", 502, "The connection could not be made", "`errors` is what `onError` tells; `connection` is its record."),
+    ProblemType("worker-died", 502, "The worker died", "Its process has ended under the request."),
+    ProblemType("unavailable", 503, "The service cannot do this just now", "It starts, stops, or adopts the workers of the one before; or a queue is full.", later=True, headers=_RETRY),
+    ProblemType("peer-not-reading", 503, "The peer is not reading", "What was not `sent` within `sendTimeout` was given up.", later=True, headers=_RETRY),
+    ProblemType("connect-timeout", 504, "The connection could not be made in time", "`connectTimeout` has passed; `errors` is what `onError` tells."),
+    ProblemType("worker-silent", 504, "The worker did not answer in time", "It may have done what was asked."),
+    ProblemType("journal-unavailable", 507, "The journal cannot be written", "Nothing was started; the disk is full, or fails.", later=True, headers=_RETRY),
+)  # fmt: skip
+"""Every problem that is ever served, by status: documentation, the API's description and tests are made from this table."""
+
+TYPES = {kind.name: kind for kind in PROBLEMS}
 
 
 class Problem(Exception):
@@ -70,7 +82,8 @@ class Problem(Exception):
         **extra: Any,
     ) -> None:
         self.name = name
-        self.status = TYPES[name].status
+        self.kind = TYPES[name]
+        self.status = self.kind.status
         self.detail = detail
         self.errors = errors
         self.headers = headers or {}
@@ -83,7 +96,7 @@ class Problem(Exception):
         """Return the JSON of the problem."""
         members: dict[str, Any] = {
             "type": PREFIX + self.name,
-            "title": TYPES[self.name].title,
+            "title": self.kind.title,
             "status": self.status,
             "detail": self.detail,
         }
@@ -139,5 +152,7 @@ def problem_of(exc: MooringError) -> Problem:
             return Problem("unavailable", text, headers={"Retry-After": str(exc.retry_after_s)})
         case e.JournalUnavailable():
             return Problem("journal-unavailable", text, headers={"Retry-After": "5"})
+        case e.LinkError():
+            return Problem("too-large", text)
         case _:
             return Problem("internal", type(exc).__name__)

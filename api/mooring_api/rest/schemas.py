@@ -6,29 +6,26 @@ import json
 import re
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
+from urllib.parse import unquote_to_bytes
 
 import msgspec
+from multidict import MultiMapping
 
+from mooring import json_text
+from mooring.checks import check_worker_name
 from mooring.errors import Invalid
-from mooring.link.messages import STATUS_CLOSED, STATUS_CLOSING, STATUS_CONNECTED, STATUS_CONNECTING
-from mooring.options import check_worker_name
 from mooring_api.rest.problems import Problem
 from mooring_service.journal.batch import KIND_BY_NAME
-
-if TYPE_CHECKING:
-    from multidict import MultiMapping
+from mooring_service.records import ConnectionRecord, WorkerRecord
 
 MAX_DEPTH = 100  # of a body that is a request; messages may be deeper (contract, section 4)
 MAX_PAGE = 1_000
 MAX_WAIT_S = 300.0
-STATUSES = (STATUS_CONNECTING, STATUS_CONNECTED, STATUS_CLOSING, STATUS_CLOSED)
 
 Body = TypeVar("Body")
 _PATH = re.compile(r" - at `(?P<path>\$[^`]*)`\Z")
 _INTEGER = re.compile(r"[0-9]{1,18}\Z")
-# Floats are looked at, not converted: a number that no float can hold (1e400) is JSON all the same.
-_check_json = msgspec.json.Decoder(float_hook=len).decode
 
 
 class CallRequest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -36,6 +33,19 @@ class CallRequest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
     function: str
     params: dict[str, Any] | list[Any] = msgspec.field(default_factory=dict)
+
+
+class ConnectionPage(msgspec.Struct, frozen=True):
+    """The answer of ``GET /v1/connections``; `next` is the ``after`` of the next page, None at the end."""
+
+    connections: list[ConnectionRecord]
+    next: int | None
+
+
+class WorkerList(msgspec.Struct, frozen=True):
+    """The answer of ``GET /v1/workers``."""
+
+    workers: list[WorkerRecord]
 
 
 class _DuplicateKey(ValueError):
@@ -152,11 +162,9 @@ def check_json(body: bytes, what: str = "the body", **extra: Any) -> None:
         Problem: 400.
     """
     try:
-        _check_json(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        json_text.check(body)
+    except json_text.NotJson as exc:
         raise Problem("bad-request", f"{what} is not JSON: {exc}", **extra) from None
-    except RecursionError:
-        raise Problem("bad-request", f"{what} is JSON nested too deeply", **extra) from None
 
 
 @lru_cache(maxsize=256)
@@ -251,6 +259,28 @@ def known_only(query: MultiMapping[str], *names: str, repeatable: tuple[str, ...
             raise invalid(f"query:{name}", f"unknown; known: {', '.join(known)}" if known else "this takes no query")
         if name not in repeatable and len(query.getall(name)) > 1:
             raise invalid(f"query:{name}", "stands twice")
+
+
+def check_escapes(raw_query: str, opaque: tuple[str, ...]) -> None:
+    """What is percent-encoded in a query is UTF-8; else it would be taken as another text than was sent.
+
+    (In a path nothing but ids and names is taken, which are ASCII.)
+
+    Args:
+        opaque: Names whose values have a meaning whatever they hold.
+
+    Raises:
+        Problem: 400.
+    """
+    if "%" not in raw_query:
+        return
+    for pair in raw_query.split("&"):
+        name, _, value = pair.partition("=")
+        try:
+            unquote_to_bytes(value).decode()
+        except UnicodeError:
+            if name not in opaque:
+                raise Problem("bad-request", f"the query's {name[:100]!r} is not UTF-8 where it is decoded") from None
 
 
 def worker_names(values: list[str]) -> frozenset[str]:

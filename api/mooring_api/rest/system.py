@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from functools import cache
 from pathlib import Path
 
-import msgspec
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from mooring_api.rest import docs
-from mooring_api.rest.context import API, json_response
-from mooring_api.rest.openapi import describe
+from mooring_api.rest.context import API
+from mooring_api.rest.openapi import DESCRIPTION
 from mooring_api.rest.problems import Problem
-from mooring_api.rest.schemas import known_only
+from mooring_api.rest.responses import json_response
+from mooring_api.rest.routes import BYTES, TEXT, Answer, Route, answer
+from mooring_service.service import Readiness
 
 BACKUP_CHUNK_BYTES = 1024 * 1024
 CONSOLE = Path(__file__).parents[1] / "console"
@@ -37,11 +37,6 @@ _TYPES = {
 }
 
 
-@cache
-def _description() -> bytes:
-    return msgspec.json.encode(describe())
-
-
 async def healthz(request: web.Request) -> web.Response:
     """Alive: this process answers."""
     return json_response({"status": "ok"})
@@ -60,7 +55,7 @@ async def readyz(request: web.Request) -> web.Response:
 
 async def openapi(request: web.Request) -> web.Response:
     """``GET /openapi.json``."""
-    return web.Response(body=_description(), content_type="application/json")
+    return web.Response(body=request.app[DESCRIPTION].json, content_type="application/json")
 
 
 async def page(request: web.Request) -> web.Response:
@@ -74,7 +69,9 @@ async def page(request: web.Request) -> web.Response:
 
 async def docs_page(request: web.Request) -> web.Response:
     """``GET /docs``: the API's description, readable."""
-    return web.Response(text=docs.page(describe()), content_type="text/html", headers=PAGE_HEADERS)
+    return web.Response(
+        text=docs.page(request.app[DESCRIPTION].document), content_type="text/html", headers=PAGE_HEADERS
+    )
 
 
 async def metrics(request: web.Request) -> web.Response:
@@ -85,7 +82,6 @@ async def metrics(request: web.Request) -> web.Response:
 async def backup(request: web.Request) -> web.StreamResponse:
     """``POST /v1/backup``: a consistent copy of the journal, made aside and then sent."""
     api = request.app[API]
-    known_only(request.query)
     folder = api.service.state_dir
     path = folder / f"backup-{secrets.token_hex(4)}.db"
     try:
@@ -103,3 +99,42 @@ async def backup(request: web.Request) -> web.StreamResponse:
         return response
     finally:
         path.unlink(missing_ok=True)
+
+
+ROUTES = (
+    Route(
+        "POST", "/v1/backup", backup, "manage",
+        summary="Copy the journal",
+        detail="A consistent copy, while the service runs; `mooring restore` starts from it. It changes nothing, so an "
+        "Idempotency-Key is not looked at.",
+        answers={200: Answer("The copy.", {BYTES: {"type": "string", "format": "binary"}})},
+        problems=("journal-unavailable",),
+    ),
+    Route(
+        "GET", "/healthz", healthz, None, query=None, head=True,
+        summary="Alive",
+        answers={200: answer("This process answers.", {"type": "object"})},
+    ),
+    Route(
+        "GET", "/readyz", readyz, None, query=None, head=True,
+        summary="Ready",
+        detail="Without a token only `ready` is told.",
+        answers={
+            200: answer("Requests can be served; `degraded` names Failed workers.", Readiness),
+            503: answer("They cannot; `reasons` says why.", Readiness, "Retry-After"),
+        },
+    ),
+    Route(
+        "GET", "/metrics", metrics, "read", query=None, head=True,
+        summary="Metrics for Prometheus",
+        answers={200: Answer("Text exposition format.", {TEXT: {"type": "string"}})},
+    ),
+    Route(
+        "GET", "/openapi.json", openapi, None, query=None, head=True,
+        summary="This description",
+        answers={200: answer("OpenAPI 3.1.", {"type": "object"})},
+    ),
+    Route("GET", "/docs", docs_page, None, query=None, head=True),
+    Route("GET", "/", page, None, query=None, head=True),
+    Route("GET", "/console/{name:[a-zA-Z0-9._/-]+}", page, None, query=None, head=True),
+)  # fmt: skip

@@ -6,44 +6,43 @@ from aiohttp import web
 
 from mooring.errors import MooringError
 from mooring_api.rest import idempotency
-from mooring_api.rest.connections import prefers_async
-from mooring_api.rest.context import API, Api, json_response, read_body
-from mooring_api.rest.problems import Problem, problem_of
-from mooring_api.rest.schemas import CallRequest, decode, known_only, media_type
+from mooring_api.rest.body import read_body
+from mooring_api.rest.connections import WORKER_PROBLEMS, prefers_async
+from mooring_api.rest.context import API, Api
+from mooring_api.rest.problems import problem_of
+from mooring_api.rest.responses import json_response
+from mooring_api.rest.routes import JSON, KEY, PREFER, Route, answer
+from mooring_api.rest.schemas import CallRequest, WorkerList, decode
+from mooring_service.records import Killed, WorkerRecord
 
 
 async def index(request: web.Request) -> web.Response:
     """``GET /v1/workers``."""
-    known_only(request.query)
-    return json_response({"workers": request.app[API].service.workers()})
+    return json_response(WorkerList(request.app[API].service.workers.records()))
 
 
 async def show(request: web.Request) -> web.Response:
     """``GET /v1/workers/{name}``."""
-    known_only(request.query)
-    return json_response(request.app[API].service.worker(request.match_info["name"]))
+    return json_response(request.app[API].service.workers.record(request.match_info["name"]))
 
 
 async def start(request: web.Request) -> web.Response:
     """``PUT /v1/workers/{name}``: once Running; a Failed one is restarted."""
     api = request.app[API]
-    known_only(request.query)
     name = request.match_info["name"]
-    record, created = await api.finish(api.service.start_worker(name))
+    record, created = await api.finish(api.service.workers.start(name))
     return json_response(record, 201 if created else 200, {"Location": f"/v1/workers/{name}"} if created else None)
 
 
 async def kill(request: web.Request) -> web.Response:
     """``DELETE /v1/workers/{name}``."""
     api = request.app[API]
-    known_only(request.query)
-    return json_response(await api.finish(api.service.kill_worker(request.match_info["name"])))
+    return json_response(await api.finish(api.service.workers.kill(request.match_info["name"])))
 
 
 async def drain(request: web.Request) -> web.Response:
     """``POST /v1/workers/{name}/drain``: no new connections; restarted when the last one has ended."""
     api = request.app[API]
-    known_only(request.query)
     name = request.match_info["name"]
     key = idempotency.key_of(request)
     if key is None:
@@ -54,7 +53,7 @@ async def drain(request: web.Request) -> web.Response:
 
 async def _drain(api: Api, name: str) -> web.Response:
     try:
-        return json_response(await api.service.drain_worker(name), 202)
+        return json_response(await api.service.workers.drain(name), 202)
     except MooringError as exc:
         raise problem_of(exc) from exc
 
@@ -62,9 +61,6 @@ async def _drain(api: Api, name: str) -> web.Response:
 async def call(request: web.Request) -> web.Response:
     """``POST /v1/workers/{name}/calls``."""
     api = request.app[API]
-    known_only(request.query)
-    if media_type(request.headers.get("Content-Type")) != "application/json":
-        raise Problem("unsupported-media-type", "send the call as application/json")
     name = request.match_info["name"]
     key = idempotency.key_of(request)
     body = await read_body(request)
@@ -80,9 +76,62 @@ async def call(request: web.Request) -> web.Response:
 async def _call(api: Api, name: str, wanted: CallRequest, later: bool, key: str | None) -> web.Response:
     try:
         if later:
-            await api.service.call_later(name, wanted.function, wanted.params, key=key)
+            await api.service.workers.call_later(name, wanted.function, wanted.params, key=key)
             return json_response({"accepted": True}, 202, {"Preference-Applied": "respond-async"})
-        result = await api.service.call(name, wanted.function, wanted.params, key=key)
+        result = await api.service.workers.call(name, wanted.function, wanted.params, key=key)
     except MooringError as exc:
         raise problem_of(exc) from exc
     return web.Response(body=b'{"result":%b}' % result, content_type="application/json")
+
+
+ROUTES = (
+    Route(
+        "GET", "/v1/workers", index, "read",
+        summary="List workers",
+        answers={200: answer("By name.", WorkerList)},
+    ),
+    Route(
+        "GET", "/v1/workers/{name}", show, "read",
+        summary="Show a worker",
+        answers={200: answer("The record.", WorkerRecord)},
+        problems=("worker-not-found",),
+    ),
+    Route(
+        "PUT", "/v1/workers/{name}", start, "manage",
+        summary="Have a worker Running",
+        detail="Creates it, or restarts one that is Failed.",
+        answers={
+            200: answer("It was there, or was restarted.", WorkerRecord),
+            201: answer("Created.", WorkerRecord, "Location"),
+        },
+        problems=("worker-busy", "limit-reached", *WORKER_PROBLEMS),
+    ),
+    Route(
+        "DELETE", "/v1/workers/{name}", kill, "manage",
+        summary="Kill a worker",
+        detail="The running callback ends, what is pending is discarded, connections are closed with 1001.",
+        answers={200: answer("What it cost.", Killed)},
+        problems=("worker-not-found",),
+    ),
+    Route(
+        "POST", "/v1/workers/{name}/drain", drain, "manage",
+        summary="Drain a worker",
+        detail="It takes no new connections, and is restarted when the last one has ended.",
+        headers=(KEY,),
+        answers={202: answer("It drains.", WorkerRecord)},
+        problems=("worker-not-found", "journal-unavailable"),
+    ),
+    Route(
+        "POST", "/v1/workers/{name}/calls", call, "manage",
+        summary="Call a function in a worker",
+        detail="Functions are named in the configuration. `params` go by keyword (object) or position (list).",
+        headers=(PREFER, KEY),
+        body={JSON: CallRequest},
+        example={"function": "add", "params": [1, 2]},
+        answers={
+            200: answer("It has run.", {"type": "object", "required": ["result"], "properties": {"result": {}}}),
+            202: answer("It is queued.", {"type": "object"}, "Preference-Applied"),
+        },
+        problems=(*WORKER_PROBLEMS, "unknown-function", "handler-error", "call-raised", "worker-busy", "limit-reached"),
+    ),
+)  # fmt: skip

@@ -1,6 +1,9 @@
-"""The echo server of ``mooring serve --demo``: something to connect to."""
+"""``mooring serve --demo``: an echo server, something to connect to, and the words that say what to type next."""
 
 from __future__ import annotations
+
+import sys
+from pathlib import Path
 
 from aiohttp import WSMsgType, web
 
@@ -25,8 +28,23 @@ async def start_demo(port: int = DEMO_PORT) -> web.AppRunner:
         OSError: If the port is taken.
     """
     app = web.Application()
-    app.router.add_get("/", _echo)
+    app.router.add_get("/{path:.*}", _echo)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", port).start()
     return runner
+
+
+def demo_words(connection: int) -> str:
+    """Return what to type next; `connection` is the id that the first command will get."""
+    command = Path(sys.argv[0])
+    try:
+        mooring = str(command.relative_to(Path.cwd()))
+    except ValueError:
+        mooring = str(command)
+    return f"""An echo server is at ws://127.0.0.1:{DEMO_PORT}/. In another terminal, type:
+
+  {mooring} open ws://127.0.0.1:{DEMO_PORT}/
+  {mooring} send {connection} 'Hello world'
+  {mooring} tail {connection}
+"""

@@ -13,7 +13,24 @@ from typing import Any, TextIO
 import structlog
 
 from mooring.process.repeats import Repeats
+from mooring_api.rest.access_log import ACCESS
 from mooring_service.config import LogConfig
+
+
+class NoRawBytes(logging.Filter):
+    """Keeps what strangers sent out of the log: aiohttp quotes the bytes that it could not parse."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Replace the text, and drop the traceback, of what the parser has refused."""
+        if record.exc_info is not None and record.exc_info[1] is not None:
+            exc = record.exc_info[1]
+            record.msg, record.args = "a request could not be parsed (%s)", (type(exc).__name__,)
+            record.exc_info = record.exc_text = None
+            record.levelno, record.levelname = logging.INFO, "INFO"
+        return True
+
+
+_NO_RAW_BYTES = NoRawBytes()
 
 
 def _on_one_line(_logger: Any, _name: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
@@ -48,5 +65,8 @@ def set_up(config: LogConfig, stream: TextIO = sys.stderr) -> None:
             foreign_pre_chain=shared, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, last]
         )
     )
-    handler.addFilter(Repeats())
+    repeats = Repeats()
+    handler.addFilter(lambda record: record.name == ACCESS.name or repeats.filter(record))
     logging.basicConfig(level=config.level.upper(), handlers=[handler], force=True)
+    ACCESS.setLevel(logging.INFO)  # it was asked for by its own setting
+    logging.getLogger("aiohttp.server").addFilter(_NO_RAW_BYTES)

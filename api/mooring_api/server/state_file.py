@@ -1,12 +1,35 @@
-"""Small files in the state directory by which other programs find the service, or learn what became of it."""
+"""The state directory: ours alone; and the small files in it by which other programs find the service, or learn what became of it."""
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
+
+from mooring import private_files
+from mooring_service.config import ConfigError
 
 
 def replace_text(path: Path, text: str) -> None:
     """Give `path` a new text: whoever reads it meanwhile finds all of the old one or all of the new one."""
     new = path.with_name(f"{path.name}.new")
-    new.write_text(text)
+    private_files.write_text(new, text)
     new.replace(path)
+
+
+def prepare_state_dir(path: Path) -> None:
+    """Make the state directory, or check that it is ours alone.
+
+    Raises:
+        ConfigError: If others could write in it, or it cannot be made.
+    """
+    try:
+        for folder in (*reversed(path.parents), path):
+            folder.mkdir(mode=0o700, exist_ok=True)  # `parents=True` would leave those to the umask
+        status = path.stat()
+        if status.st_uid != os.getuid():
+            raise ConfigError(f"the state directory {path} belongs to another user")
+        if stat.S_IMODE(status.st_mode) & 0o077:
+            path.chmod(0o700)
+    except OSError as exc:
+        raise ConfigError(f"the state directory {path} cannot be used: {exc.strerror}") from None

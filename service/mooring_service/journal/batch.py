@@ -14,7 +14,7 @@ class Append(msgspec.Struct, frozen=True, kw_only=True):
     """One atomic addition to the journal: events and the records that change with them.
 
     From a worker it bears `incarnation` and `number` (1, 2, 3, …): the same pair twice is stored once. What the
-    service itself adds has number 0. The columns are those of `mooring.messages.Events`. `answers` are those of
+    service itself adds has number 0. The columns are those of `mooring.link.messages.Events`. `answers` are those of
     Idempotency-Keys (key, answer) that become known with it.
     `ended` is an incarnation whose process has ended: what it could not report is in the same addition.
     `began_at_us` is when the oldest event was recorded (0: not known); it is not kept.

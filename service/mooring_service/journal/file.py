@@ -1,22 +1,21 @@
-"""The file of the SQLite journal: opening, checking, migrating, setting aside; and reading from it."""
+"""The file of the SQLite journal: opening, checking, migrating, setting aside; what it held, and restoring a copy."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import secrets
 import shutil
-import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import apsw
 import msgspec
 
+from mooring import private_files
 from mooring.errors import JournalUnavailable
-from mooring_service.journal.batch import Batch, EventFilter
+from mooring.link.messages import ConnectionCreated, ConnectionUpdate
+from mooring_service.journal.journal import Incarnation, Recovered, StoredConnection
+from mooring_service.journal.retention import Marks, look_at_first
 
 SCHEMA_VERSION = 1
 SCHEMA = """
@@ -39,14 +38,15 @@ CREATE INDEX answers_by_age ON answers (created_at_ms);
 MIGRATIONS: dict[int, str] = {}
 """Version → SQL that brings a file of that version to the next one."""
 
-
 CHECK_S = 1.0  # `quick_check` may take so long before the start; a larger file is checked on behind it
 WAL_PAGES = 4_000  # 16 MiB between checkpoints
 
 log = logging.getLogger("mooring.journal")
+_unpack_created = msgspec.msgpack.Decoder(ConnectionCreated).decode
+_unpack_update = msgspec.msgpack.Decoder(ConnectionUpdate).decode
 
 
-class Opened(msgspec.Struct, frozen=True):
+class OpenFile(msgspec.Struct, frozen=True):
     """An open file: `set_aside` is where a corrupt one went, `checked` says whether all of it was looked at."""
 
     connection: apsw.Connection
@@ -54,7 +54,7 @@ class Opened(msgspec.Struct, frozen=True):
     checked: bool
 
 
-def open_file(path: Path, level: str) -> Opened:
+def open_file(path: Path, level: str) -> OpenFile:
     """Open the journal's file for writing; check it, migrate it, set a corrupt one aside.
 
     Raises:
@@ -74,21 +74,21 @@ def open_file(path: Path, level: str) -> Opened:
         _migrate(path, connection)
     except apsw.Error as exc:
         raise JournalUnavailable(f"{path}: {exc}") from exc
-    return Opened(connection, set_aside, checked)
+    return OpenFile(connection, set_aside, checked)
 
 
 def _connect(path: Path, level: str) -> apsw.Connection:
     try:
+        private_files.make(path)
         connection = apsw.Connection(str(path), statementcachesize=64)
         connection.set_busy_timeout(1_000)
-        _pragma(connection, page_size=4096, journal_mode="WAL")
+        pragma(connection, page_size=4096, journal_mode="WAL")
     except (apsw.CorruptError, apsw.NotADBError):
         raise
-    except apsw.Error as exc:
+    except (apsw.Error, OSError) as exc:
         raise JournalUnavailable(f"{path}: {exc}") from exc
-    path.chmod(0o600)
     synchronous = "FULL" if level == "power" else "NORMAL"
-    _pragma(connection, synchronous=synchronous, wal_autocheckpoint=WAL_PAGES, mmap_size=0, cache_size=-8000)
+    pragma(connection, synchronous=synchronous, wal_autocheckpoint=WAL_PAGES, mmap_size=0, cache_size=-8000)
     return connection
 
 
@@ -137,119 +137,33 @@ def _migrate(path: Path, connection: apsw.Connection) -> None:
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
-def _pragma(connection: apsw.Connection, **values: str | int) -> None:
+def pragma(connection: apsw.Connection, **values: str | int) -> None:
+    """Set pragmas of `connection`."""
     for name, value in values.items():
         connection.execute(f"PRAGMA {name} = {value}").fetchall()
 
 
-class JournalReader:
-    """Short, read-only looks into the file, on two threads; no transaction outlives a call."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._threads = ThreadPoolExecutor(2, thread_name_prefix="journal-reader")
-        self._local = threading.local()
-        self._connections: list[apsw.Connection] = []
-        self._checking: apsw.Connection | None = None
-
-    def close(self) -> None:
-        """Wait for what is being read, but not for a check, and close."""
-        if self._checking is not None:
-            self._checking.interrupt()
-        self._threads.shutdown(wait=True, cancel_futures=True)
-        for connection in self._connections:
-            connection.close()
-
-    def check_rest(self) -> None:
-        """Check a large file behind the start: what is found is for the next one."""
-        self._threads.submit(self._check_rest)
-
-    def _check_rest(self) -> None:
-        self._checking = self._connection()
-        try:
-            answer = self._checking.execute("PRAGMA quick_check(1)").get
-        except apsw.InterruptError:
-            return  # the service is stopping
-        except apsw.Error as exc:
-            answer = str(exc)
-        finally:
-            self._checking = None
-        if answer != "ok":
-            log.error("the journal %s is damaged: %s; it will be set aside at the next start", self._path, answer)
-
-    def _connection(self) -> apsw.Connection:
-        connection: apsw.Connection | None = getattr(self._local, "connection", None)
-        if connection is None:
-            connection = apsw.Connection(str(self._path), flags=apsw.SQLITE_OPEN_READONLY)
-            connection.set_busy_timeout(5_000)
-            _pragma(connection, query_only="ON", cache_size=-2000)
-            self._local.connection = connection
-            self._connections.append(connection)
-        return connection
-
-    async def read(self, after: int, events: EventFilter, limit_bytes: int, last: int) -> tuple[list[Batch], int]:
-        """Return batches past `after` up to `last`; see `Journal.read`.
-
-        Raises:
-            JournalUnavailable: If the file cannot be read.
-        """
-        try:
-            return await asyncio.get_running_loop().run_in_executor(
-                self._threads, self._read, after, events, limit_bytes, last
+def recover(connection: apsw.Connection, set_aside: str | None) -> tuple[str, Marks, Recovered]:
+    """Return the epoch of an open file, where its record begins and ends, and what it held."""
+    meta = dict(connection.execute("SELECT name, value FROM meta"))
+    marks = Marks(next_position=meta["next_position"], total_bytes=meta["total_bytes"])
+    look_at_first(connection, marks)
+    recovered = Recovered(
+        connections=[
+            StoredConnection(_unpack_created(created), _unpack_update(changing), incarnation, position)
+            for created, changing, incarnation, position in connection.execute(
+                "SELECT created, changing, incarnation, last_position FROM connections"
             )
-        except (apsw.Error, RuntimeError) as exc:
-            raise JournalUnavailable(f"it cannot be read: {exc}") from exc
-
-    def _read(self, after: int, events: EventFilter, limit_bytes: int, last: int) -> tuple[list[Batch], int]:
-        reader = self._connection()
-        with reader:  # one snapshot: what is pruned meanwhile is missing from all of it, or from nothing
-            found = self._read_snapshot(reader, after, events, limit_bytes, last)
-        return found
-
-    def _read_snapshot(
-        self, reader: apsw.Connection, after: int, events: EventFilter, limit_bytes: int, last: int
-    ) -> tuple[list[Batch], int]:
-        low = reader.execute("SELECT coalesce(max(first), 0) FROM batches WHERE first <= ?", (after + 1,)).get
-        if not low and after < last:
-            return [], after  # pruned just now: whoever asks will see where the record begins, and tell of the gap
-        parameters: list[Any] = []
-        source = "batches"
-        if events.connections:
-            marks = ", ".join("?" * len(events.connections))
-            distinct = "DISTINCT" if len(events.connections) > 1 else ""
-            source = (
-                f"(SELECT {distinct} first FROM batch_connections WHERE connection IN ({marks})"
-                " AND first BETWEEN ? AND ? ORDER BY first) CROSS JOIN batches USING (first)"
+        ],
+        incarnations=[
+            Incarnation(incarnation, worker, stored, record, bool(ended))
+            for incarnation, worker, stored, record, ended in connection.execute(
+                "SELECT incarnation, worker, stored, record, ended FROM incarnations"
             )
-            parameters += [*sorted(events.connections), low, last]
-        where = "first BETWEEN ? AND ?"
-        parameters += [low, last]
-        if events.workers:
-            where += f" AND worker IN ({', '.join('?' * len(events.workers))})"
-            parameters += sorted(events.workers)
-        cursor = reader.execute(
-            f"SELECT first, worker, connections, kinds, bodies, time_ms FROM {source} WHERE {where} ORDER BY first",
-            parameters,
-        )
-        found: list[Batch] = []
-        held = looked_at = 0
-        upto = after
-        try:
-            for first, worker, connections, kinds, bodies, time_ms in cursor:
-                batch = Batch(
-                    first=first, worker=worker, connections=connections, kinds=kinds, bodies=bodies, time_ms=time_ms
-                )
-                if (found and held + batch.size > limit_bytes) or looked_at > 8 * limit_bytes:
-                    return found, upto
-                looked_at += batch.size
-                indices = events.select(batch, after)
-                upto = max(upto, batch.last)
-                if indices is None or indices:
-                    found.append(batch)
-                    held += batch.size
-        finally:
-            cursor.close()
-        return found, last
+        ],
+        set_aside=set_aside,
+    )
+    return meta["epoch"], marks, recovered
 
 
 def restore(copy: Path, path: Path) -> None:
@@ -265,8 +179,8 @@ def restore(copy: Path, path: Path) -> None:
             raise JournalUnavailable(f"{old} exists: restore into an empty state directory, or move it away")
     temporary = path.with_suffix(".restoring")
     try:
+        private_files.make(temporary)
         shutil.copyfile(copy, temporary)
-        temporary.chmod(0o600)
         connection = apsw.Connection(str(temporary))
         try:
             if connection.execute("PRAGMA quick_check(1)").get != "ok":

@@ -1,7 +1,7 @@
 """The journal's protocol: the ordered record of all events, and of what must survive with them.
 
-Two implementations: `journal_sqlite.py` (durable) and `journal_memory.py`; the same tests run on both. Nothing outside
-`journal*.py` knows how events are kept.
+Two implementations: `sqlite` (durable) and `memory`; the same tests run on both. Nothing outside this room knows how events
+are kept.
 """
 
 from __future__ import annotations
@@ -57,7 +57,6 @@ class Recovered(msgspec.Struct, frozen=True):
 
     connections: list[StoredConnection]
     incarnations: list[Incarnation]
-    answers: list[StoredAnswer]
     set_aside: str | None = None
     """Path of a corrupt file that was set aside at this start; a new epoch began."""
 

@@ -19,7 +19,7 @@ log = logging.getLogger("mooring.journal")
 
 
 class MemoryJournal:
-    """See `mooring_service.journal.Journal`."""
+    """See `mooring_service.journal.journal.Journal`."""
 
     def __init__(self, config: JournalConfig, *, answer_age_s: float = 86_400.0) -> None:
         self.epoch = secrets.token_hex(4)
@@ -42,7 +42,7 @@ class MemoryJournal:
     ) -> Recovered:
         """Begin, empty."""
         self._on_committed = on_committed
-        return Recovered([], [], [])
+        return Recovered([], [])
 
     async def stop(self) -> None:
         """Commit what is queued."""

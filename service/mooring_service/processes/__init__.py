@@ -1,5 +1,7 @@
 """Worker processes, seen from the service: started, watched, adopted, ended.
 
-`supervisor` decides when, `worker_process` knows one child, `slot` one name, `link_server` takes their streams, `watch` judges the
-silent, `worker_state` and `backoff` are pure. It must not know HTTP. Read worker_state first, then supervisor.
+`supervisor` is asked for workers, `roster` knows which there are, `slot` is one of them; `lifecycle` is what happens to it, in which
+order: `turns` and `starter` begin it, `watch` asks what `watchdog` decides, `worker_process` is the child. `link_server` takes their
+streams, `reception` welcomes them, `reports` is what all of it asks of the way up. `watchdog`, `worker_state` and `backoff` are pure.
+It must not know HTTP, nor what is in an event. Read worker_state first, then lifecycle, then supervisor.
 """

@@ -135,5 +135,5 @@ class LinkServer:
             return
         if exc is not None:
             log.warning("the link of worker %s: %s", slot.name, exc, extra=slot.tags)
-        slot.link_lost()
-        self._on_lost(slot)
+        if slot.link_lost(channel):
+            self._on_lost(slot)

@@ -53,8 +53,12 @@ class Slot:
     Attributes:
         stored: Number of the last of its `Events` that the journal has committed.
         asks: What its code asked for, by the number of the `Events` that held it; done when that is committed.
+        dispatched: Connections whose `Open` is on its way to the link: no hello can know of them yet.
         failures: onError events that the service wrote because the worker no longer could, by `errCode`.
         ready: Ends when the worker is Running; replaced at each start.
+        reading: False while we do not read its link, because the journal's queue is full.
+        last_report_at: When anything of its process was last read, or its link came or went; monotonic seconds.
+        stop_wanted: Ends when it is told to end for good.
     """
 
     def __init__(self, name: str, budget: RestartBudget) -> None:
@@ -64,6 +68,7 @@ class Slot:
         self.process: WorkerProcess | None = None
         self.channel: Channel[Report] | None = None
         self.incarnation = ""
+        self.version = 0  # of the link, as its last Hello told it
         self.record = IncarnationRecord("")
         self.stored = 0
         self.restarts = 0
@@ -71,7 +76,7 @@ class Slot:
         self.draining = False
         self.stats = Stats()
         self.goodbye: Goodbye | None = None
-        self.held: set[int] = set()  # what its last Hello named
+        self.dispatched: set[int] = set()
         self.announced = False  # a workerStarted of this process is in the journal
         self.asks: dict[int, list[AskCall | AskKill]] = {}
         self.failures: Counter[int] = Counter()
@@ -80,13 +85,15 @@ class Slot:
         self.gone.set()
         self.unlinked = asyncio.Event()
         self.unlinked.set()
+        self.reading = True
         self.last_report_at = 0.0
         self.task: asyncio.Task[None] | None = None
-        self.stop_wanted = asyncio.Event()
+        self.stop_wanted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.stop_reason = ""
         self.closed_hard = 0  # connections that ended with the process, unreported by it
         self._requests: dict[int, tuple[asyncio.Future[Any], float]] = {}  # by number, with their deadlines
         self._sweep_timer: asyncio.TimerHandle | None = None
+        self._sweep_at = 0.0
         # Not from 0: an answer that a worker still owes to an earlier service must not be taken for one of ours.
         self._next_request = secrets.randbits(40) << 20
         self._after: deque[tuple[int, Callable[[], None]]] = deque()
@@ -113,22 +120,40 @@ class Slot:
     def linked_by(self, channel: Channel[Report]) -> None:
         """The process has a link."""
         self.channel = channel
+        self.reading = True
         self.unlinked.clear()
         self.last_report_at = time.monotonic()
 
-    def link_lost(self) -> None:
-        """The link has ended; the process may live."""
+    def pause_reading(self) -> None:
+        """Read no reports for now; nothing that is asked of the worker has a deadline meanwhile. Idempotent.
+
+        What a dead process has left in its socket is little, and is read all the same.
+        """
+        if self.channel is not None and (self.process is None or not self.process.exited.done()):
+            self.reading = False
+            self.channel.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Read reports again. Idempotent."""
+        self.reading = True
+        if self.channel is not None:
+            self.channel.resume_reading()
+
+    def link_lost(self, channel: Channel[Report]) -> bool:
+        """`channel` has ended; the process may live. Returns False if it was not (or is no longer) the link."""
+        if self.channel is not channel:
+            return False
         self.channel = None
+        self.reading = True
         self.unlinked.set()
         self.last_report_at = time.monotonic()
+        return True
 
     def renew_ready(self) -> None:
         """Whoever waits for the worker from now on waits for its next start."""
         self.ready = asyncio.get_running_loop().create_future()
         # Nobody may be waiting for it; its failure is in the log and in the worker's record.
         self.ready.add_done_callback(lambda future: future.cancelled() or future.exception())
-
-    # ------------------------------------------------------------ requests
 
     def request(self, timeout_s: float) -> tuple[int, asyncio.Future[Any]]:
         """Return a new request's number, and the future of its answer.
@@ -141,18 +166,30 @@ class Slot:
         future: asyncio.Future[Any] = loop.create_future()
         self._requests[self._next_request] = (future, loop.time() + timeout_s)
         if self._sweep_timer is None:
-            self._sweep_timer = loop.call_later(SWEEP_S, self._sweep)
+            self._sweep_later()
         return self._next_request, future
 
     def _sweep(self) -> None:
         # One timer for all requests: they are many and short, and their deadlines are long.
-        loop = asyncio.get_running_loop()
-        now = loop.time()
+        now = asyncio.get_running_loop().time()
+        late_s = now - self._sweep_at
+        if late_s > SWEEP_S:
+            # We were away, at most since the sweep before: what was answered meanwhile is read before anybody is judged.
+            self._requests = {
+                number: (future, deadline + SWEEP_S + late_s) for number, (future, deadline) in self._requests.items()
+            }
         for request in [number for number, (_, deadline) in self._requests.items() if deadline <= now]:
             future, _ = self._requests.pop(request)
             if not future.done():
                 future.set_exception(WorkerSilent(self.name, "no answer in time"))
-        self._sweep_timer = loop.call_later(SWEEP_S, self._sweep) if self._requests else None
+        self._sweep_timer = None
+        if self._requests:
+            self._sweep_later()
+
+    def _sweep_later(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._sweep_at = loop.time() + SWEEP_S
+        self._sweep_timer = loop.call_at(self._sweep_at, self._sweep)
 
     def command(self, command: Command) -> None:
         """Send a command; the caller has seen `linked`."""
@@ -197,11 +234,10 @@ class Slot:
             self.ready.set_exception(failure)
 
     def process_gone(self) -> None:
-        """Forget the process."""
+        """Forget the process, and its link."""
         self.process = None
         self.channel = None
-
-    # ------------------------------------------------------------ looking
+        self.unlinked.set()
 
     def to_record(self, connections: int) -> WorkerRecord:
         """Return the public record."""

@@ -7,6 +7,7 @@ never reaches another process that got its number. Linux only, and this is the s
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import signal
@@ -16,11 +17,23 @@ from pathlib import Path
 
 import msgspec
 
+from mooring import private_files
 from mooring.link.messages import WorkerSettings
 from mooring.process import identity
 from mooring.process.worker import ExitRecord
 
-KEEP_ENVIRONMENT_OUT = ("MOORING_TOKEN",)  # the worker runs user code; the API's token is none of its business
+# The worker's name is its last argument. -P: code comes from where the configuration says (--app-dir), never from the folder
+# we were started in.
+PROGRAM = (sys.executable, "-P", "-m", "mooring")
+KEEP_ENVIRONMENT_OUT = (
+    "MOORING_TOKEN", "_MOORING_LISTEN", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS",
+    "LISTEN_FDNAMES",
+)  # fmt: skip
+"""The worker runs user code: the API's token, and what the service manager says to the service alone, are none of its business."""
+
+_MFD_NOEXEC_SEAL = 8  # memfd_create(2): a hardened system makes no other files of this kind (vm.memfd_noexec)
+
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 log = logging.getLogger("mooring.supervisor")
 
@@ -53,7 +66,7 @@ class Exit(msgspec.Struct, frozen=True):
 
 
 class WorkerProcess:
-    """A running worker process. `exited` is set, with `exit`, when it has ended.
+    """A running worker process. `exited` ends with how it did. It is for waiting (`asyncio.wait`), never to be cancelled.
 
     Args:
         identity: Of the process; it must be alive.
@@ -62,26 +75,34 @@ class WorkerProcess:
 
     def __init__(self, process_identity: ProcessIdentity, pidfd: int, child: subprocess.Popen[bytes] | None) -> None:
         self.identity = process_identity
-        self.exit: Exit | None = None
-        self.exited = asyncio.Event()
         self._pidfd = pidfd
         self._child = child
         self._loop = asyncio.get_running_loop()
+        self.exited: asyncio.Future[Exit] = self._loop.create_future()
         self._loop.add_reader(pidfd, self._on_exit)
 
     @property
     def pid(self) -> int:
-        """The process id."""
+        """Its number, which may be another process's once it has `exited`."""
         return self.identity.pid
 
     def _on_exit(self) -> None:
         self._loop.remove_reader(self._pidfd)
-        self.exit = _reap(self._pidfd)
+        ended = _reap(self._pidfd)
         os.close(self._pidfd)
         self._pidfd = -1
         if self._child is not None:
             self._child.returncode = 0  # Popen need not look for it: it is reaped
-        self.exited.set()
+        self.exited.set_result(ended)
+
+    def cpu_s(self) -> float:
+        """CPU seconds that the process has used; 0 when it has just ended."""
+        try:
+            stat = Path(f"/proc/{self.pid}/stat").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            return 0.0
+        fields = stat.rpartition(")")[2].split()  # the name, in parentheses, may hold anything
+        return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
 
     def send_signal(self, number: signal.Signals) -> None:
         """Signal the process, if it is still there."""
@@ -114,6 +135,23 @@ def _reap(pidfd: int) -> Exit:
     return Exit(status.si_status, None) if status.si_code == os.CLD_EXITED else Exit(None, status.si_status)
 
 
+def _in_memory(data: bytes) -> int:
+    """Return the descriptor of a file without a name that holds `data`: whoever reads it needs nobody who writes it.
+
+    (A pipe holds 64 KiB, and what is longer would keep the event loop waiting for the child's interpreter.)
+    """
+    try:
+        descriptor = os.memfd_create("mooring-settings", os.MFD_CLOEXEC | _MFD_NOEXEC_SEAL)
+    except OSError as exc:
+        if exc.errno != errno.EINVAL:
+            raise
+        descriptor = os.memfd_create("mooring-settings")  # a kernel before 6.3 does not know the flag
+    with open(descriptor, "wb", closefd=False) as file:
+        file.write(data)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
+
+
 def start(settings: WorkerSettings) -> WorkerProcess:
     """Start a worker process: exec, never fork alone (a fork would hold our lock, port and database).
 
@@ -122,11 +160,12 @@ def start(settings: WorkerSettings) -> WorkerProcess:
     """
     environment = {name: value for name, value in os.environ.items() if name not in KEEP_ENVIRONMENT_OUT}
     environment["PYTHONUNBUFFERED"] = "1"
-    log_fd = os.open(settings.log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    log_fd = private_files.opener(settings.log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    settings_fd = _in_memory(msgspec.json.encode(settings))
     try:
         child = subprocess.Popen(
-            [sys.executable, "-m", "mooring", settings.worker],
-            stdin=subprocess.PIPE,
+            [*PROGRAM, settings.worker],
+            stdin=settings_fd,
             stdout=log_fd,
             stderr=log_fd,
             close_fds=True,
@@ -135,13 +174,7 @@ def start(settings: WorkerSettings) -> WorkerProcess:
         )
     finally:
         os.close(log_fd)
-    assert child.stdin is not None, "stdin is a pipe"
-    try:
-        # At most some kilobytes: they fit the pipe, whatever the child does.
-        child.stdin.write(msgspec.json.encode(settings))
-        child.stdin.close()
-    except BrokenPipeError:
-        pass  # it died at once: its exit says more
+        os.close(settings_fd)
     pidfd = os.pidfd_open(child.pid)
     ticks = identity.started_at_ticks(child.pid)
     return WorkerProcess(ProcessIdentity(child.pid, ticks, identity.boot_id()), pidfd, child)

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import pty
-import re
 import signal
 import socket
 import subprocess
@@ -17,44 +16,37 @@ from typing import Any
 import click
 from click.testing import CliRunner
 
-from mooring_api.client import BlockingClient, Client
 from mooring_api.commands.cli import main
+from tests.command_line import command, mooring
 from tests.conftest import RunningService, StartService, wait_for
 from tests.servers import EchoServer, FeedServer
 
 
-class Ran:
-    def __init__(self, code: int, out: str, errors: str) -> None:
-        self.code, self.out, self.errors = code, out, errors
-
-
-def command(service: RunningService, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", "mooring_api", "--state-dir", str(service.state_dir), *arguments]
-
-
-async def mooring(
-    service: RunningService, *arguments: str, stdin: bytes | None = None, env: dict[str, str] | None = None
-) -> Ran:
-    process = await asyncio.create_subprocess_exec(
-        *command(service, *arguments), stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "COLUMNS": "100", **(env or {})},
-    )  # fmt: skip
-    out, errors = await asyncio.wait_for(process.communicate(stdin), 30)
-    return Ran(process.returncode or 0, out.decode(), errors.decode())
-
-
-async def test_open_ls_show_send_close_for_scripts(service: RunningService, echo: EchoServer) -> None:
-    opened = json.loads((await mooring(service, "open", echo.url, "--json")).out)
+async def test_open_ls_show_send_close_for_scripts(shared: RunningService, echo: EchoServer) -> None:
+    opened = json.loads((await mooring(shared, "open", echo.url, "--worker", "scripts", "--json")).out)
     number = str(opened["id"])
-    assert (await mooring(service, "send", number, "hi")).out == "sent 1 message, 2 bytes\n"
-    assert (await mooring(service, "send", number, "--json", '{"a": 1}')).code == 0
-    listed = [json.loads(line) for line in (await mooring(service, "ls", "--json")).out.splitlines()]
+    assert (await mooring(shared, "send", number, "hi")).out == "sent 1 message, 2 bytes\n"
+    assert (await mooring(shared, "send", number, "--json", '{"a": 1}')).code == 0
+    listed = [
+        json.loads(line) for line in (await mooring(shared, "ls", "--worker", "scripts", "--json")).out.splitlines()
+    ]
     assert [record["id"] for record in listed] == [opened["id"]]
-    shown = json.loads((await mooring(service, "show", number, "--json")).out)
+    shown = json.loads((await mooring(shared, "show", number, "--json")).out)
     assert shown["stats"]["messagesOut"] == 2
-    closed = json.loads((await mooring(service, "close", number, "--json")).out)
+    closed = json.loads((await mooring(shared, "close", number, "--json")).out)
     assert closed["status"] == "Closed"
     assert echo.peers[0].received == ["hi", '{"a": 1}']
+
+
+async def test_open_offers_every_data_type(shared: RunningService, echo: EchoServer) -> None:
+    for data_type in ("text", "blob", "object", "auto"):
+        opened = await mooring(shared, "open", echo.url, "--data-type", data_type, "--json")
+        assert json.loads(opened.out)["dataType"] == data_type
+    wrong = await mooring(shared, "open", echo.url, "--data-type", "xml")
+    assert wrong.code == 2 and "'auto'" in wrong.errors
+    description = await shared.get("/openapi.json")
+    asked = description["components"]["schemas"]["ConnectionRequest"]["properties"]["dataType"]
+    assert sorted(asked["enum"]) == ["auto", "blob", "object", "text"]
 
 
 async def test_send_streams_standard_input_line_by_line(shared: RunningService, echo: EchoServer) -> None:
@@ -231,17 +223,17 @@ def test_every_help_fits_one_screen_and_has_an_example() -> None:
 
 
 def test_a_command_does_not_load_the_service_that_it_talks_to() -> None:
-    code = "import sys, mooring_api.cli as c; c.main.get_command(None, 'ls'); print('mooring_service.service' in sys.modules)"
+    code = "import sys, mooring_api.commands.cli as c; c.main.get_command(None, 'ls'); print('mooring_service.service' in sys.modules)"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout == "False\n"
 
 
-async def test_what_does_not_talk_to_the_api_has_json_too(service: RunningService, tmp_path: Path) -> None:
-    assert json.loads((await mooring(service, "token", "--json")).out) == {"token": service.token}
-    assert json.loads((await mooring(service, "console", "--json")).out)["url"].endswith(f"#token={service.token}")
-    checks = (await mooring(service, "check", "--listen", f"127.0.0.1:{service.port}", "--json")).out.splitlines()
+async def test_what_does_not_talk_to_the_api_has_json_too(shared: RunningService, tmp_path: Path) -> None:
+    assert json.loads((await mooring(shared, "token", "--json")).out) == {"token": shared.token}
+    assert json.loads((await mooring(shared, "console", "--json")).out)["url"].endswith(f"#token={shared.token}")
+    checks = (await mooring(shared, "check", "--listen", f"127.0.0.1:{shared.port}", "--json")).out.splitlines()
     assert [json.loads(line)["ok"] for line in checks] == [True, True, True], "the port is the running service's own"
-    copied = json.loads((await mooring(service, "backup", str(tmp_path / "copy.db"), "--json")).out)
+    copied = json.loads((await mooring(shared, "backup", str(tmp_path / "copy.db"), "--json")).out)
     assert copied["bytes"] == (tmp_path / "copy.db").stat().st_size
     other = RunningService(tmp_path / "other")
     assert json.loads((await mooring(other, "restore", str(tmp_path / "copy.db"), "--json")).out)["stateDir"]
@@ -307,82 +299,6 @@ async def test_open_follow_and_interactive(shared: RunningService, echo: EchoSer
     os.close(master)
 
 
-NOISY = """
-import logging
-
-class Noisy:
-    def on_message(self, ws, event):
-        print("printed\\t" + event.data, flush=True)
-        logging.getLogger("app").warning("logged %s", event.data)
-        raise ValueError(event.data)
-"""
-
-
-def _on_terminal(arguments: list[str]) -> str:
-    master, slave = pty.openpty()
-    process = subprocess.Popen(arguments, stdin=subprocess.DEVNULL, stdout=slave, stderr=slave)
-    os.close(slave)
-    shown = b""
-    try:
-        while data := os.read(master, 65536):
-            shown += data
-    except OSError:  # the other side is closed
-        pass
-    os.close(master)
-    assert process.wait(20) == 0
-    return shown.decode()
-
-
-async def test_logs_are_objects_for_programs_and_text_that_drives_nothing_on_a_terminal(
-    start_service: StartService, echo: EchoServer, tmp_path: Path
-) -> None:
-    (tmp_path / "noisy.py").write_text(NOISY)
-    service = await start_service("--app-dir", str(tmp_path), "--handler", "noisy=noisy:Noisy")
-    record = await service.open(echo.url, handler={"name": "noisy"})
-    await service.send(record["id"], "\x1b[2Jx")
-    await wait_for(lambda: "on_message has failed" in service.worker_log())
-    ran = await mooring(service, "logs", "main")
-    assert (ran.code, ran.errors) == (0, "")
-    assert ran.out == service.worker_log(), "a pipe gets the file as it is"
-    lines = [json.loads(line) for line in (await mooring(service, "logs", "main", "--json")).out.splitlines()]
-    assert lines[-3] == {"event": "printed\t\x1b[2Jx", "worker": "main"}
-    assert lines[-2].items() >= {"event": "logged \x1b[2Jx", "logger": "app", "connection": record["id"]}.items()
-    assert lines[-1]["exception"].startswith("Traceback")
-    shown = await asyncio.to_thread(_on_terminal, command(service, "logs", "main"))
-    assert r"printed \x1b[2Jx" in shown
-    assert f"incarnation={lines[-1]['incarnation']} connection={record['id']}" in shown
-    assert re.search(r"\r\n  File .*noisy\.py", shown), "a traceback has its lines"
-    assert "\x1b[2J" not in shown
-    assert len((await mooring(service, "logs", "main", "-n", "2")).out.splitlines()) == 2
-
-
-async def test_logs_follow_what_is_written(start_service: StartService, echo: EchoServer, tmp_path: Path) -> None:
-    (tmp_path / "noisy.py").write_text(NOISY)
-    service = await start_service(
-        "--app-dir", str(tmp_path), "--handler", "noisy=noisy:Noisy", env={"MOORING_LOG_FORMAT": "console"}
-    )
-    record = await service.open(echo.url, handler={"name": "noisy"})
-    follow = await asyncio.create_subprocess_exec(
-        *command(service, "logs", "main", "-f", "-n", "0"), stdout=subprocess.PIPE
-    )
-    lines: list[str] = []
-
-    async def read() -> None:
-        while line := await follow.stdout.readline():
-            lines.append(line.decode())
-
-    async def shown() -> bool:
-        await service.send(record["id"], "tick")  # again and again: it may not have begun
-        return f"connection={record['id']} WARNING app: logged tick\n" in "".join(lines)
-
-    reading = asyncio.create_task(read())
-    await wait_for(shown)
-    follow.send_signal(signal.SIGINT)
-    assert await asyncio.wait_for(follow.wait(), 20) == 130
-    await reading
-    assert "printed\ttick\n" in lines
-
-
 async def test_check_says_what_is_wrong_with_each_line(start_service: StartService, tmp_path: Path) -> None:
     config = tmp_path / "mooring.toml"
     config.write_text('[handlers]\ngood = "hello:Hello"\nbad = "hello:Helo"\nabsent = "nothing_here:X"\n')
@@ -410,10 +326,10 @@ async def test_check_says_what_is_wrong_with_each_line(start_service: StartServi
     assert ran.code == 1 and "max_connections" in ran.out
 
 
-async def test_top_and_tables_have_no_colours_off_a_terminal(service: RunningService, echo: EchoServer) -> None:
-    await service.open(echo.url + "x" * 200)
+async def test_top_and_tables_have_no_colours_off_a_terminal(shared: RunningService, echo: EchoServer) -> None:
+    await shared.open(echo.url + "x" * 200)
     for arguments in (("top", "--count", "1"), ("ls",), ("workers",)):
-        ran = await mooring(service, *arguments)
+        ran = await mooring(shared, *arguments)
         assert ran.code == 0, ran.errors
         assert "\x1b[" not in ran.out
         assert "main" in ran.out
@@ -446,45 +362,3 @@ async def test_shell_completion_is_there() -> None:
     )
     out, _ = await run.communicate()
     assert b"complete" in out
-
-
-async def test_the_client_has_every_verb_and_events_that_resume(start_service: StartService, echo: EchoServer) -> None:
-    service = await start_service()
-    async with Client(service.url, service.token) as client:
-        record = await client.open(echo.url, worker="w")
-        await client.send(record.id, b"blob")
-        await client.send(record.id, {"n": 1})
-        assert (await client.connection(record.id)).worker == "w"
-        assert [worker.name for worker in await client.workers()] == ["w"]
-        page = await client.page(connection=record.id, after="start")
-        assert page.events[0].kind == "onOpen"
-        final = await client.terminate(record.id, 4001, "done")
-        assert final.status == "Closed"
-        kinds = [event.kind async for event in client.events(connection=record.id)]
-        assert kinds[0] == "onOpen" and kinds[-1] == "onTerminate"
-        assert (await client.kill_worker("w")).closed == 0
-
-    def verbs(client: type) -> set[str]:
-        return {name for name in vars(client) if not name.startswith("_")} - {"raw_events", "request", "url"}
-
-    assert verbs(BlockingClient) == verbs(Client)
-
-    def blocking() -> list[str]:
-        with BlockingClient(service.url, service.token) as client:
-            record = client.open(echo.url)
-            client.send(record.id, "text")
-            assert client.send_lines(record.id, iter([b'{"n": 1}\n', b"[2]\n"])).sent == 2
-            assert b"".join(client.backup()).startswith(b"SQLite format 3")
-            client.terminate(record.id)
-            return [event.kind for event in client.events(connection=record.id)]
-
-    assert (await asyncio.to_thread(blocking))[-1] == "onTerminate"
-
-    def given_up_late() -> str:
-        with BlockingClient(service.url, service.token) as client:
-            stream = client.events(connection=client.open(echo.url).id)
-            kind = next(stream).kind
-        stream.close()
-        return kind
-
-    assert await asyncio.to_thread(given_up_late) == "onOpen"

@@ -6,33 +6,48 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-from aiohttp import web
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from mooring_api.rest.app import routes
-from mooring_api.rest.openapi import OPERATIONS, describe
-from mooring_api.rest.problems import TYPES
+from mooring_api.rest.app import ROUTES
+from mooring_api.rest.openapi import Description
+from mooring_api.rest.problems import PROBLEMS
 from tests.conftest import RunningService
 
 PAGES = {"/", "/docs", "/console/{name:[a-zA-Z0-9._/-]+}"}
+
+
+def describe() -> dict[str, Any]:
+    return Description(ROUTES).document
 
 
 def test_the_description_is_valid_openapi() -> None:
     OpenAPIV31SpecValidator(describe()).validate()
 
 
-def test_every_route_is_described_and_nothing_else() -> None:
-    served = {
-        (route.method, route.path) for route in routes() if isinstance(route, web.RouteDef) and route.path not in PAGES
-    }
-    assert served == set(OPERATIONS)
+def test_only_pages_are_not_described() -> None:
+    assert {route.path for route in ROUTES} - set(describe()["paths"]) == PAGES
 
 
 def test_every_problem_type_but_faults_of_our_own_belongs_to_some_operation() -> None:
-    used = {name for operation in OPERATIONS.values() for name in operation.problems} | {"unauthorized", "forbidden"}
-    assert set(TYPES) - used == {"internal", "not-found", "method-not-allowed", "headers-too-large"}
+    used = {kind.name for route in ROUTES if route.summary for kind in route.all_problems}
+    assert {kind.name for kind in PROBLEMS} - used == {
+        "internal", "not-found", "method-not-allowed", "headers-too-large",
+    }  # fmt: skip
+    for route in ROUTES:
+        assert set(route.problems) <= {kind.name for kind in PROBLEMS}, route.path
+
+
+def test_problems_stand_by_status_once_and_each_says_when() -> None:
+    assert [kind.status for kind in PROBLEMS] == sorted(kind.status for kind in PROBLEMS)
+    assert len({kind.name for kind in PROBLEMS}) == len(PROBLEMS)
+    for kind in PROBLEMS:
+        assert kind.title and kind.when.endswith("."), kind.name
+        assert kind.later or "Retry-After" not in kind.headers, (
+            f"{kind.name}: a key would keep an answer that says later"
+        )
 
 
 async def test_it_is_served_without_a_token_and_so_is_the_page(shared: RunningService) -> None:
@@ -42,7 +57,7 @@ async def test_it_is_served_without_a_token_and_so_is_the_page(shared: RunningSe
         text = await response.text()
         assert response.status == 200
         assert "default-src 'none'" in response.headers["Content-Security-Policy"]
-    for _, path in OPERATIONS:
+    for path in describe()["paths"]:
         assert path in text
 
 

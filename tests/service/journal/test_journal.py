@@ -155,7 +155,7 @@ async def test_an_answer_that_comes_with_an_append_is_stored_with_it(journal: Op
 async def test_old_events_go_above_each_bound_and_the_rest_reads_on(
     store: str, bound: dict[str, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mooring_service.journal.sqlite.PRUNE_EVERY_S", 0.0)
+    monkeypatch.setattr("mooring_service.journal.writer.PRUNE_EVERY_S", 0.0)
     opened = await make(store, tmp_path, **bound).start()
     journal = opened.journal
     for _ in range(40):
@@ -174,9 +174,6 @@ async def test_old_events_go_above_each_bound_and_the_rest_reads_on(
         assert await read_all(journal, events, after=journal.first - 1) == kept
         assert await read_all(journal, events, after=journal.first - 2) == [], "what is gone is not passed over"
     await journal.stop()
-
-
-# ------------------------------------------------------------ only the durable one
 
 
 async def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
@@ -213,7 +210,8 @@ async def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
     assert stored.incarnation == "a"
     (incarnation,) = again.recovered.incarnations
     assert (incarnation.worker, incarnation.stored, incarnation.record, incarnation.ended) == ("main", 1, b"who", False)
-    assert [answer.key for answer in again.recovered.answers] == ["k"]
+    claimed = await journal.claim_key("k", b"f", int(time.time() * 1000))
+    assert claimed is not None and claimed.answer is None, "the key is still claimed"
     assert await journal.allot_ids(256) == 257
     await journal.append_waiting(run_of(7, 3, incarnation="a", number=1))
     assert again.committed[-1].repeated

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import struct
 from typing import Any
 
@@ -11,8 +12,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mooring.errors import LinkError
+from mooring.link import channel as channel_module
 from mooring.link.channel import Channel, FrameSplitter, frame
-from mooring.link.messages import Events, command_decoder, report_decoder
+from mooring.link.messages import Events, Send, command_decoder, report_decoder
+from tests.conftest import wait_for
 
 
 @given(st.lists(st.binary(max_size=200), max_size=20), st.integers(1, 97))
@@ -28,6 +31,30 @@ def test_the_links_frames_come_out_as_they_went_in(payloads: list[bytes], step: 
 def test_a_frame_over_the_bound_is_an_error_before_it_comes() -> None:
     with pytest.raises(LinkError):
         FrameSplitter(100).feed(struct.pack(">I", 101))
+
+
+async def test_what_the_other_end_would_not_take_is_refused_by_the_sender_and_the_link_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(channel_module, "MAX_FRAME_BYTES", 1_000)
+    ours, theirs = socket.socketpair()
+    got: list[Any] = []
+    lost: list[Exception | None] = []
+    loop = asyncio.get_running_loop()
+
+    def make(decoder: Any) -> Channel[Any]:
+        return Channel(decoder, lambda channel, messages: got.extend(messages), lambda channel, exc: lost.append(exc))
+
+    _, sender = await loop.create_connection(lambda: make(report_decoder), sock=ours)
+    await loop.create_connection(lambda: make(command_decoder), sock=theirs)
+    with pytest.raises(LinkError, match=r"Send of 1.... bytes: at most 1000 fit"):
+        sender.send(Send(1, 2, True, [bytes(10_000)]))
+    sender.send(Send(3, 2, True, [bytes(100)]))
+    await wait_for(lambda: got)
+    assert [command.request for command in got] == [3]
+    assert lost == []
+    sender.abort()
+    await wait_for(lambda: len(lost) == 2)
 
 
 @given(st.binary(max_size=300))

@@ -31,6 +31,33 @@ def _numbers(frames: list[bytes]) -> Iterator[int]:
         yield decoded.number
 
 
+def test_many_events_of_one_read_go_in_frames_that_the_link_can_hold() -> None:
+    frames: list[Events] = []
+    connection = _Connection(7)
+    events = [b"%d:" % n + b"x" * size for n, size in enumerate([10, 700_000, 700_000, 3_000_000, 20, 30, 600_000, 5])]
+    seqs: list[int] = []
+
+    def send(data: bytes) -> bool:
+        decoded = report_decoder.decode(data[4:])
+        assert isinstance(decoded, Events)
+        frames.append(decoded)
+        seqs.append(connection.recorded_seq)
+        return True
+
+    outbox = Outbox(1 << 40, send, lambda: None)
+    outbox.add(connection, b"\x02", b"before", 1)
+    outbox.add(connection, b"\x02" * len(events), b"\n".join(events), 1 + len(events))
+    outbox.add(connection, b"\x04", b"after", 2 + len(events), ended=True)
+    outbox.flush()
+    assert b"\n".join(one.bodies for one in frames).split(b"\n") == [b"before", *events, b"after"]
+    assert [len(one.kinds) for one in frames] == [len(one.connections) // 8 for one in frames]
+    assert max(len(one.bodies) for one in frames) < 3_000_000 + 1_100_000, "an event, and what had room before it"
+    assert seqs == [4, 5, 10], "a record never runs ahead of its events"
+    assert connection.ended and connection.recorded_seq == 10
+    outbox.stored(outbox.number)
+    assert outbox.held_bytes == 0
+
+
 def test_a_frame_is_kept_byte_for_byte_until_it_is_stored() -> None:
     sent: list[bytes] = []
     link = [True]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Address, IPv6Address
+
 import pytest
 
 from mooring.wire.egress import EgressPolicy, parse_entry
 
-METADATA = ["169.254.169.254", "fd00:ec2::254", "100.100.100.200", "168.63.129.16"]
+METADATA = ["169.254.169.254", "100.100.100.200", "168.63.129.16", "192.0.0.192", "fd00:ec2::254", "fd20:ce::254"]
 HIDDEN = ["::ffff:169.254.169.254", "64:ff9b::a9fe:a9fe", "2002:a9fe:a9fe::1", "::a9fe:a9fe"]
 OTHERS = ["0.0.0.0", "::", "::ffff:0.0.0.0", "224.0.0.1", "ff02::1", "fe80::1", "169.254.1.1"]
 
@@ -16,6 +18,45 @@ def test_addresses_that_nobody_may_dial_unless_they_are_named(address: str) -> N
     assert EgressPolicy().refusal("host", 80, address)
     assert EgressPolicy(allow=["host", "*"]).refusal("host", 80, address), "a host pattern opens no denied network"
     assert EgressPolicy(allow=["0.0.0.0/0", "::/0"]).refusal("host", 80, address), "nor does a network around it"
+
+
+def spelled(address: str) -> dict[str, str]:
+    """Return all that may reach the IPv4 `address`."""
+    number = int(IPv4Address(address))
+    high, low = number >> 16, number & 0xFFFF
+    hidden = (number ^ 0xFFFFFFFF) & 0xFFFFFFFF
+    b = IPv4Address(address).packed
+
+    def embedded(before: int, prefix: bytes) -> str:  # RFC 6052 section 2.2
+        packed = (prefix + bytes(8))[:before] + b[: 8 - before] + b"\0" + b[8 - before :]
+        return str(IPv6Address((packed + bytes(16))[:16]))
+
+    local = bytes.fromhex("0064ff9b0001")
+    return {
+        "mapped": f"::ffff:{address}",
+        "compatible": f"::{address}",
+        "translated": f"::ffff:0:{address}",
+        "NAT64": f"64:ff9b::{address}",
+        "local NAT64, /96": f"64:ff9b:1::{address}",
+        "local NAT64, /96 of a longer prefix": f"64:ff9b:1:ffff:0:1:{address}",
+        "local NAT64, /48": embedded(6, local),
+        "local NAT64, /56": embedded(7, local),
+        "local NAT64, /64": embedded(8, local),
+        "6to4": f"2002:{high:x}:{low:x}::1",
+        "Teredo, the server": f"2001:0:{high:x}:{low:x}::1",
+        "Teredo, the client": f"2001:0:102:304:8000:63bf:{hidden >> 16:x}:{hidden & 0xFFFF:x}",
+    }
+
+
+@pytest.mark.parametrize("address", [address for address in METADATA if ":" not in address])
+@pytest.mark.parametrize("spelling", list(spelled("1.2.3.4")))
+def test_a_denied_address_is_denied_in_every_spelling(address: str, spelling: str) -> None:
+    other = spelled(address)[spelling]
+    assert EgressPolicy().refusal("host", 80, other), other
+    assert EgressPolicy(allow=["host", "::/0"]).refusal("host", 80, other), other
+    assert EgressPolicy(deny=["1.2.3.0/24"]).refusal("host", 80, spelled("1.2.3.4")[spelling])
+    assert EgressPolicy().refusal("host", 80, spelled("1.2.3.4")[spelling]) is None, "the spelling alone harms nobody"
+    assert EgressPolicy().refusal("host", 80, str(IPv6Address(other)).upper())
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1", "10.0.0.1", "8.8.8.8", "2001:db8::1", "::ffff:127.0.0.1"])

@@ -110,6 +110,28 @@ def test_after_a_failure_only_the_peers_close_frame_is_seen(step: int) -> None:
     assert parser.peer_close == (1002, "ok")
 
 
+NOT_CLOSED = [
+    ("fragmented", frame(8, close_payload(1000), fin=False)),
+    ("masked", frame(8, close_payload(1000), mask=b"abcd")),
+    ("with an RSV bit", frame(8, close_payload(1000), rsv=4)),
+    ("too long", frame(8, close_payload(1000, "x" * 200))),
+    ("of one byte", frame(8, b"\x03")),
+    ("with a code that may not be sent", frame(8, b"\x03\xed")),
+    ("with a reason that is not UTF-8", frame(8, b"\x03\xe8\xff")),
+]
+
+
+@pytest.mark.parametrize("step", [0, 1, 3])
+@pytest.mark.parametrize("before", [b"", frame(3, b"bad")], ids=["as the failure", "after a failure"])
+@pytest.mark.parametrize(("name", "data"), NOT_CLOSED, ids=[row[0] for row in NOT_CLOSED])
+def test_a_close_frame_that_is_not_valid_closes_nothing(name: str, data: bytes, before: bytes, step: int) -> None:
+    parser, items = parse(before + data, step=step)
+    assert parser.failure is not None and parser.failure.code in (1002, 1007)
+    assert (parser.peer_close, items) == (None, [])
+    parser.feed(frame(1, b"m") + frame(8, close_payload(4000, "now")))
+    assert parser.peer_close == (4000, "now")
+
+
 def test_nothing_after_a_close_frame_is_seen() -> None:
     parser, items = parse(frame(8, close_payload(1000)) + frame(1, b"late"))
     assert items == []
@@ -162,6 +184,37 @@ def test_compressed_messages_in_every_shape(
     parser, items = parse(data, step=step, deflate=Deflate())
     assert items == expected
     assert parser.failure is None
+
+
+@pytest.mark.parametrize("strategy", [zlib.Z_DEFAULT_STRATEGY, zlib.Z_FIXED, zlib.Z_HUFFMAN_ONLY])
+@pytest.mark.parametrize(("wbits", "level", "memory"), [(-15, 6, 8), (-15, 0, 8), (-9, 9, 1), (-9, 1, 1)])
+@pytest.mark.parametrize("size", [1, 1_000, 100_000])
+@pytest.mark.parametrize("pieces", [1, 7])
+def test_a_message_of_the_largest_size_passes_though_compressing_made_it_larger(
+    strategy: int, wbits: int, level: int, memory: int, size: int, pieces: int
+) -> None:
+    payload = bytes(160 + byte % 96 for byte in os.urandom(size))  # the long ones of the fixed codes
+    packer = zlib.compressobj(level, wbits=wbits, memLevel=memory, strategy=strategy)
+    data = (packer.compress(payload) + packer.flush(zlib.Z_SYNC_FLUSH))[:-4]
+    step = -(-len(data) // pieces)
+    parts = [data[at : at + step] for at in range(0, len(data), step)]
+    frames = [
+        frame(0 if at else 2, part, rsv=0 if at else 4, fin=at == len(parts) - 1) for at, part in enumerate(parts)
+    ]
+    parser, items = parse(b"".join(frames), deflate=Deflate(), limit=size)
+    assert (parser.failure, items) == (None, [(BINARY, payload)])
+    parser, items = parse(b"".join(frames), deflate=Deflate(), limit=size - 1)
+    assert parser.failure is not None and parser.failure.code == 1009
+    assert items == []
+
+
+def test_compressed_frames_that_can_inflate_to_nothing_small_enough_are_refused_before_they_come() -> None:
+    parser, _ = parse(frame(2, length=2 * LIMIT, rsv=4), deflate=Deflate())
+    assert parser.failure is not None and parser.failure.code == 1009
+    parser, _ = parse(frame(2, b"x" * LIMIT, rsv=4, fin=False) + frame(0, length=LIMIT), deflate=Deflate())
+    assert parser.failure is not None and parser.failure.code == 1009
+    parser, _ = parse(frame(2, length=LIMIT + 1), deflate=Deflate())
+    assert parser.failure is not None and parser.failure.code == 1009, "what is not compressed has no overhead"
 
 
 def taken_over() -> list[bytes]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
+from mooring import json_text
 from mooring.events import blob_event, connection_body, object_event, rfc3339, text_event
-from mooring.wire.frames import BINARY, TEXT
+from mooring.wire.frames import TEXT
 
 _encode_json = msgspec.json.Encoder().encode
-_decode_json = msgspec.json.Decoder().decode
 
 
 class InvalidData(Exception):
@@ -26,25 +25,43 @@ def convert(data_type: str, opcode: int, payload: bytes) -> Any:
     """
     try:
         if data_type == "object":
-            return _decode_json(payload)
-        if data_type == "text":
+            return json_text.decode(payload)
+        if data_type == "text" or (data_type == "auto" and opcode == TEXT):
             return payload.decode("utf-8")
         if opcode == TEXT:
             payload.decode("utf-8")  # RFC 6455 section 8.1: a text message must be UTF-8, whoever wants it
         return payload
     except UnicodeDecodeError:
         raise InvalidData("a message that is not UTF-8") from None
-    except msgspec.DecodeError as exc:
+    except json_text.NotJson as exc:
         raise InvalidData(f"a message that is not JSON: {exc}") from None
-    except RecursionError:
-        raise InvalidData("a message that is JSON nested too deeply") from None
 
 
 def message_event(data_type: str, data: Any, payload: bytes) -> bytes:
     """Return the ``$2`` JSON of a message that `convert` has turned into `data`."""
-    if data_type == "text":
+    if data_type == "text" or (data_type == "auto" and isinstance(data, str)):
         return text_event(data)
     return object_event(payload) if data_type == "object" else blob_event(payload)
+
+
+def message_body(prefix: bytes, seq: int, time_us: int, data_type: str, data: Any, payload: bytes) -> bytes:
+    """Return the body of the ``onMessage`` of one message; `prefix` is `events.body_prefix` of its connection."""
+    return connection_body(prefix, seq, time_us, message_event(data_type, data, payload))
+
+
+def _event(data_type: str, opcode: int, payload: bytes) -> bytes:
+    """Return the ``$2`` JSON of a message that nobody wants the value of.
+
+    Raises:
+        InvalidData: As `convert`.
+    """
+    if data_type != "object":
+        return message_event(data_type, convert(data_type, opcode, payload), payload)
+    try:
+        json_text.check(payload)
+    except json_text.NotJson as exc:
+        raise InvalidData(f"a message that is not JSON: {exc}") from None
+    return object_event(payload)
 
 
 class Rendered(msgspec.Struct):
@@ -56,20 +73,12 @@ class Rendered(msgspec.Struct):
     failure: str | None = None
 
 
-def render(
-    items: list[tuple[int, bytes]],
-    data_type: str,
-    prefix: bytes,
-    seq: int,
-    time_us: int,
-    on_control: Callable[[int, bytes], None],
-) -> Rendered:
+def render(items: list[tuple[int, bytes]], data_type: str, prefix: bytes, seq: int, time_us: int) -> Rendered:
     """Return the bodies of the ``onMessage`` events of one read; the hot path of connections without a handler.
 
     Args:
         prefix: `events.body_prefix` of the connection.
         seq: Of the connection's last event before these.
-        on_control: Gets the pings and pongs between the messages.
     """
     middle = b',"time":"%b","event":{"type":"message","data":' % rfc3339(time_us).encode()
     bodies: list[bytes] = []
@@ -77,17 +86,13 @@ def render(
     text_only = data_type == "text"
     size = count = 0
     for opcode, payload in items:
-        if opcode > BINARY:
-            on_control(opcode, payload)
-            continue
         count += 1
         size += len(payload)
         try:
             if text_only:
                 add(b"%b%d%b%b}}" % (prefix, seq + count, middle, _encode_json(payload.decode())))
             else:
-                event = message_event(data_type, convert(data_type, opcode, payload), payload)
-                add(connection_body(prefix, seq + count, time_us, event))
+                add(connection_body(prefix, seq + count, time_us, _event(data_type, opcode, payload)))
         except UnicodeDecodeError:
             return Rendered(bodies, count, size, "a message that is not UTF-8")
         except InvalidData as exc:
@@ -104,14 +109,11 @@ class Converted(msgspec.Struct):
     failure: str | None = None
 
 
-def convert_all(items: list[tuple[int, bytes]], data_type: str, on_control: Callable[[int, bytes], None]) -> Converted:
+def convert_all(items: list[tuple[int, bytes]], data_type: str) -> Converted:
     """Return the messages of one read, for a handler's callbacks; arguments as `render`."""
     messages: list[tuple[Any, bytes]] = []
     size = count = 0
     for opcode, payload in items:
-        if opcode > BINARY:
-            on_control(opcode, payload)
-            continue
         count += 1
         size += len(payload)
         try:

@@ -1,11 +1,18 @@
-"""What the record and the events of a connection are made of: who it is, how it stands, what it has counted. No I/O."""
+"""What a connection is to whoever does not steer it: who it is, how it stands, what it has counted. No I/O.
+
+The outbox makes its record of it, the context its events; what moves it is in `connection.py`.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
 from mooring.connection.state import ConnectionState
 from mooring.errors import ErrorEntry
-from mooring.events import Kind, body_prefix
+from mooring.events import Kind, body_prefix, connection_body, now_us
 from mooring.link.messages import ConnectionCreated, ConnectionUpdate, Terminated
+from mooring.link.outbox import Outbox
+from mooring.options import ConnectionOptions
 
 
 class RecordedConnection:
@@ -16,23 +23,31 @@ class RecordedConnection:
         recorded_seq: `seq` as far as the outbox has made frames of it.
         ended: Set by the outbox once no event will follow.
         message_prefix: The part that the bodies of all its messages have in common.
+        websocket: The face that callbacks are handed; set by whoever made the connection when there is a handler.
+        posted, taken: Messages handed to the context, and taken by it; each is written by one thread. Likewise in bytes.
+        reserved: Bytes of messages that code in this worker has handed over; changed under the lock of the reservations.
     """
 
     __slots__ = (
-        "__weakref__", "_created_reported", "bytes_in", "bytes_out", "closed_at_us", "created", "ended", "errors", "id",
-        "id_bytes", "last_message_at_us", "message_prefix", "messages_in", "messages_out", "opened_at_us", "protocol",
-        "recorded_seq", "round_trip_us", "seq", "state", "terminated",
+        "__weakref__", "_created_reported", "bytes_in", "bytes_out", "closed_at_us", "created", "ended", "errors",
+        "handler", "id", "id_bytes", "last_message_at_us", "message_prefix", "messages_in", "messages_out",
+        "opened_at_us", "options", "posted", "posted_bytes", "protocol", "recorded_seq", "reserved", "round_trip_us",
+        "seq", "state", "taken", "taken_bytes", "terminated", "websocket",
     )  # fmt: skip
 
-    def __init__(self, created: ConnectionCreated) -> None:
+    def __init__(self, created: ConnectionCreated, options: ConnectionOptions, handler: object | None) -> None:
         self.id = created.id
         self.id_bytes = created.id.to_bytes(8, "little", signed=True)
         self.created = created
+        self.options = options
+        self.handler = handler
+        self.websocket: Any = None
         self.state = ConnectionState.CONNECTING
         self.seq = 0
         self.recorded_seq = 0
         self.ended = False
         self.messages_in = self.messages_out = self.bytes_in = self.bytes_out = 0
+        self.posted = self.taken = self.posted_bytes = self.taken_bytes = self.reserved = 0
         self.last_message_at_us: int | None = None
         self.round_trip_us: int | None = None
         self.opened_at_us: int | None = None
@@ -42,6 +57,14 @@ class RecordedConnection:
         self.errors: list[ErrorEntry] = []
         self.message_prefix = body_prefix(Kind.onMessage, created.id, created.worker)
         self._created_reported = False
+
+    def record(self, outbox: Outbox, kind: Kind, event: bytes) -> None:
+        """Add one event other than a message to the outbox; called by the one thread that records for this connection."""
+        self.seq += 1
+        prefix = body_prefix(kind, self.id, self.created.worker)
+        # With a handler a `callbackError` may still follow.
+        ended = kind is Kind.onTerminate and self.handler is None
+        outbox.add(self, bytes((kind,)), connection_body(prefix, self.seq, now_us(), event), self.seq, ended=ended)
 
     def take_created(self) -> ConnectionCreated | None:
         """Return the unchanging part of the record, the first time."""
@@ -53,19 +76,23 @@ class RecordedConnection:
     def update(self) -> ConnectionUpdate:
         """Return the changing part of the record."""
         return ConnectionUpdate(
-            self.id,
-            self.state.value,
-            self.recorded_seq,
-            self.messages_in,
-            self.messages_out,
-            self.bytes_in,
-            self.bytes_out,
-            self.last_message_at_us,
-            self.round_trip_us,
-            self.opened_at_us,
-            self.closed_at_us,
-            self.protocol,
-            self.terminated,
-            self.errors,
-            self.ended,
+            id=self.id,
+            status=self.state.value,
+            seq=self.recorded_seq,
+            messages_in=self.messages_in,
+            messages_out=self.messages_out,
+            bytes_in=self.bytes_in,
+            bytes_out=self.bytes_out,
+            last_message_at_us=self.last_message_at_us,
+            round_trip_us=self.round_trip_us,
+            opened_at_us=self.opened_at_us,
+            closed_at_us=self.closed_at_us,
+            protocol=self.protocol,
+            terminate=self.terminated,
+            errors=self.errors,
+            ended=self.ended,
         )
+
+    def mark_ended(self) -> None:
+        """The outbox has made a frame of the last event."""
+        self.ended = True

@@ -17,6 +17,9 @@ import msgspec
 from mooring.errors import LinkError
 
 MAX_FRAME_BYTES = 256 * 1024 * 1024  # a message at its ceiling (32 MiB), escaped as JSON at its worst (6 ×), and room
+MAX_COMMAND_BYTES = (
+    MAX_FRAME_BYTES - 16 * 1024 * 1024
+)  # what a request may bring: beside it a frame holds its head, or a batch
 WRITE_HIGH_BYTES = 4 * 1024 * 1024
 
 Message = TypeVar("Message")
@@ -25,8 +28,15 @@ _length = struct.Struct(">I")
 
 
 def frame(message: object) -> bytes:
-    """Return `message` as one frame."""
+    """Return `message` as one frame.
+
+    Raises:
+        LinkError: If it is longer than the other end takes: nothing was sent, and the link goes on.
+    """
     body = _encode(message)
+    if len(body) > MAX_FRAME_BYTES:
+        what = type(message).__name__
+        raise LinkError(f"{what} of {len(body)} bytes: at most {MAX_FRAME_BYTES} fit between service and worker")
     return _length.pack(len(body)) + body
 
 
@@ -109,7 +119,11 @@ class Channel(asyncio.Protocol, Generic[Message]):
         return self._transport is not None and not self._transport.is_closing()
 
     def send(self, message: object) -> None:
-        """Queue one message; it leaves with the others of this pass of the loop. After the end: nothing happens."""
+        """Queue one message; it leaves with the others of this pass of the loop. After the end: nothing happens.
+
+        Raises:
+            LinkError: As `frame`.
+        """
         self.send_frame(frame(message))
 
     def send_frame(self, data: bytes) -> None:

@@ -14,6 +14,7 @@ from typing import Protocol, assert_never
 
 import msgspec
 
+from mooring.errors import LinkError
 from mooring.link.channel import Channel
 from mooring.link.messages import (
     OLDEST_PROTOCOL_VERSION,
@@ -104,13 +105,17 @@ class Link:
         self._refused: Refused | None = None
         self._asked_ids = False
         self.runtime: Held | None = None
+        self.service_version = 0  # what the service that has welcomed us speaks
 
     # Uplink
 
     def send(self, report: Report) -> None:
         """Report, if there is a link."""
         if self._channel is not None and self._welcomed.is_set():
-            self._channel.send(report)
+            try:
+                self._channel.send(report)
+            except LinkError as exc:  # whoever waits for it is told by its deadline; all others have their link still
+                log.error("a report is not sent: %s", exc)
 
     def send_frame(self, data: bytes) -> bool:
         """Write a frame of the outbox unless there is no link, or it is congested."""
@@ -183,7 +188,7 @@ class Link:
                         started_at_ticks=self._started_at_ticks,
                         boot_id=self._boot_id,
                         first_unstored=self.runtime.outbox.first_unstored,
-                        connections=self.runtime.held(),
+                        connections=[_named(held) for held in self.runtime.held()],
                         restarts=self._settings.restarts,
                     )
                 )
@@ -233,6 +238,7 @@ class Link:
         return self.runtime
 
     def _welcome(self, welcome: Welcome) -> None:
+        self.service_version = welcome.version
         self._welcomed.set()
         self._asked_ids = False
         outbox = self._held.outbox
@@ -278,6 +284,14 @@ class Link:
                     await self._lost.wait()
             except TimeoutError:
                 channel.abort()
+
+
+def _named(held: HeldConnection) -> HeldConnection:
+    """Return who is held, and how it stands, without its URL and headers: a hello of all must fit one frame.
+
+    What never changes is in the journal already, or in an `Events` that is sent again.
+    """
+    return HeldConnection(msgspec.structs.replace(held.created, url="", header_names=[]), held.update)
 
 
 def _orphan_clock() -> float:

@@ -6,20 +6,34 @@ New fields get defaults and go last; no field is ever retyped or reordered: work
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from mooring.bounds import MAX_CONNECTIONS, WorkerBounds
 from mooring.errors import ErrorEntry, Invalid
-from mooring.options import ConnectionRequest
+from mooring.link.lenient import lenient
+from mooring.options import OPTIONS, ConnectionOptions, ConnectionRequest
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
+"""Told in `Hello` and `Welcome`. 1: the first release. 2: `Welcome` tells it, and requests are read leniently.
+
+A create option says in its row (`Option.since`) which version brought it; the service does not ask an older worker for it.
+"""
 OLDEST_PROTOCOL_VERSION = 1  # the oldest that this code still speaks
 
 STATUS_CONNECTING = "Connecting"
 STATUS_CONNECTED = "Connected"
 STATUS_CLOSING = "Closing"
 STATUS_CLOSED = "Closed"
+STATUSES = (STATUS_CONNECTING, STATUS_CONNECTED, STATUS_CLOSING, STATUS_CLOSED)
+"""Every status of a connection, in the order of its life."""
+
+if TYPE_CHECKING:
+    LinkRequest = ConnectionRequest
+else:
+    LinkRequest = lenient(ConnectionRequest)
+    """A create request as it travels in `Open`."""
 
 
 class Terminated(msgspec.Struct, frozen=True, rename="camel"):
@@ -41,8 +55,26 @@ class ConnectionCreated(msgspec.Struct, frozen=True, array_like=True):
     header_names: list[str]
     created_at_us: int
     verify: bool = True
-    send_timeout_s: float = 10.0
-    close_timeout_s: float = 5.0
+    send_timeout_s: float = OPTIONS["send_timeout"].default
+    close_timeout_s: float = OPTIONS["close_timeout"].default
+
+    @classmethod
+    def of(
+        cls, connection: int, worker: str, handler: str | None, created_at_us: int, options: ConnectionOptions
+    ) -> ConnectionCreated:
+        """Return the record of a connection that is being made; `handler` is its public name."""
+        return cls(
+            id=connection,
+            url=options.url,
+            worker=worker,
+            handler=handler,
+            data_type=options.data_type,
+            header_names=list(dict.fromkeys(name for name, _ in options.headers)),
+            created_at_us=created_at_us,
+            verify=options.tls.verify,
+            send_timeout_s=options.send_timeout_s,
+            close_timeout_s=options.close_timeout_s,
+        )
 
 
 class ConnectionUpdate(msgspec.Struct, frozen=True, array_like=True):
@@ -68,15 +100,16 @@ class ConnectionUpdate(msgspec.Struct, frozen=True, array_like=True):
     ended: bool = False
 
 
-# ---------------------------------------------------------------- commands: service → worker
-
-
 class Welcome(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """The answer to `Hello`: `stored` is the number of the last `Events` that the journal holds."""
+    """The answer to `Hello`: `stored` is the number of the last `Events` that the journal holds.
+
+    `version`: the link's version that the service speaks; the first did not say it.
+    """
 
     stored: int
     first_id: int
     id_count: int
+    version: int = 1
 
 
 class Refused(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -104,7 +137,7 @@ class Open(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
     request: int
     connection: int
-    connection_request: ConnectionRequest
+    connection_request: LinkRequest
     handler: str | None = None
     created_at_us: int = 0
 
@@ -163,11 +196,8 @@ class Reconfigure(msgspec.Struct, frozen=True, tag=True, array_like=True):
 Command = Welcome | Refused | Stored | GrantIds | Open | Send | Terminate | Call | Stop | Probe | Reconfigure
 
 
-# ---------------------------------------------------------------- reports: worker → service
-
-
 class HeldConnection(msgspec.Struct, frozen=True, array_like=True):
-    """A connection that the worker holds, in `Hello`."""
+    """A connection that the worker holds, in `Hello`, which says neither URL nor header names: all must fit one frame."""
 
     created: ConnectionCreated
     update: ConnectionUpdate
@@ -337,24 +367,12 @@ class Goodbye(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 Report = (
-    Hello
-    | Resent
-    | Events
-    | Opened
-    | OpenFailed
-    | OpenInvalid
-    | Sent
-    | SendFailed
-    | TerminateDone
-    | Called
-    | CallFailed
-    | Stats
-    | AskIds
-    | Goodbye
-)
+    Hello | Resent | Events | Opened | OpenFailed | OpenInvalid | Sent | SendFailed | TerminateDone | Called | CallFailed
+    | Stats | AskIds | Goodbye
+)  # fmt: skip
 
 
-class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
+class WorkerSettings(WorkerBounds, frozen=True, kw_only=True):
     """What a worker process is started with; it reads this JSON from its standard input, which is then closed.
 
     The secret travels this way because arguments and environment can be read in ``/proc``.
@@ -366,24 +384,14 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     socket_path: str
     log_file: str
     exit_record: str
-    app_dirs: list[str] = []
-    functions: dict[str, str] = {}
-    handlers: dict[str, str] = {}
+    app_dirs: list[str] = msgspec.field(default_factory=list)
     restarts: int = 0
-    orphan_time_s: float = 300.0
-    mailbox_items: int = 10_000
-    mailbox_bytes: int = 64 * 1024 * 1024
-    inbound_messages: int = 1_000
-    inbound_bytes: int = 4 * 1024 * 1024
-    outbound_bytes: int = 4 * 1024 * 1024
-    outbox_bytes: int = 64 * 1024 * 1024
-    max_connections: int = 10_000
-    egress_allow: list[str] = []
-    egress_deny: list[str] = []
+    max_connections: int = MAX_CONNECTIONS
+    egress_allow: list[str] = msgspec.field(default_factory=list)
+    egress_deny: list[str] = msgspec.field(default_factory=list)
     allow_insecure_tls: bool = False
-    log_max_bytes: int = 10 * 1024 * 1024
-    log_files: int = 3
     log_format: Literal["json", "console"] = "json"
+    kill_timeout_s: float = 1.5  # whoever has sent a SIGTERM sends SIGKILL after so long
 
 
 command_decoder = msgspec.msgpack.Decoder(Command)

@@ -130,6 +130,8 @@ class Outbox:
             gone: list[Recorded] = []
             size = 0
             for _ in range(len(runs)):
+                if len(runs[0][2]) > FRAME_BYTES and len(runs[0][1]) > 1:
+                    self._cut_first()
                 connection, run_kinds, run_bodies, seq, ended = runs.popleft()
                 changed[connection] = None
                 connection.recorded_seq = seq
@@ -163,6 +165,27 @@ class Outbox:
             self._frame_bytes += len(data)
             if self._unsent or not self._send(data):
                 self._unsent += 1
+
+    def _cut_first(self) -> None:
+        """Cut the first run so that each piece ends with the event that takes it past `FRAME_BYTES`.
+
+        A few kilobytes that were compressed may become more events than one frame of the link can hold.
+        """
+        connection, kinds, bodies, seq, ended = self._runs.popleft()
+        lines = bodies.split(b"\n")
+        pieces: list[tuple[int, int]] = []  # from event, to event
+        begin = size = 0
+        for index, line in enumerate(lines, 1):
+            size += len(line)
+            if size >= FRAME_BYTES or index == len(lines):
+                pieces.append((begin, index))
+                begin, size = index, 0
+        with self._lock:
+            self._added_bytes -= len(pieces) - 1  # line feeds between them, which nobody flushes
+        for begin, end in reversed(pieces):
+            last = end == len(lines)
+            piece = (kinds[begin:end], b"\n".join(lines[begin:end]), seq - len(lines) + end)
+            self._runs.appendleft((connection, *piece, ended and last))
 
     def send_unsent(self) -> None:
         """Hand over frames that the link could not take before, oldest first."""

@@ -1,61 +1,57 @@
 """What a worker is made of, put together: connections, context, outbox and dialler round one I/O loop.
 
-The runtime obeys commands and makes reports; where they come from and go to (`Uplink`) it does not know. The worker
-process gives it the link to the service, the test kit a list.
+It is what the rooms below ask for (`connection/host.py`, `usercode/host.py`) and what the link asks for. Commands reach it
+through `commands.py`, its end is in `stopping.py`; where reports go (`Uplink`) it does not know: the worker process gives it
+the link to the service, the test kit a list.
 """
 
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections import deque
+import logging
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
-from typing import Any, Protocol, assert_never
+from typing import Any, Protocol
 
 import msgspec
 
+from mooring.background import Background
 from mooring.connection.connection import Connection
-from mooring.connection.conversion import message_event
-from mooring.connection.state import ConnectionState
-from mooring.errors import ConnectError, Invalid, InvalidRequest, LimitReached, MooringError, SendError
-from mooring.events import connection_body, now_us
+from mooring.connection.host import PausedReader
+from mooring.connection.recorded import RecordedConnection
+from mooring.errors import ConnectError, LimitReached, MooringError
+from mooring.events import now_us
+from mooring.link.keyed import KeyedAnswers
 from mooring.link.messages import (
     AskCall,
     AskKill,
-    Call,
     Called,
     CallFailed,
     ConnectionCreated,
-    ConnectionUpdate,
     HeldConnection,
     Open,
-    OpenInvalid,
     Reconfigure,
     Report,
-    Send,
     SendFailed,
     Sent,
     Stats,
-    Terminate,
-    TerminateDone,
     WorkerSettings,
 )
-from mooring.link.outbox import Outbox
-from mooring.metrics import WorkerMetrics
-from mooring.metrics import encode as encode_metrics
+from mooring.link.outbox import Outbox, Recorded
 from mooring.options import ConnectionOptions, ConnectionRequest, resolve
-from mooring.process.identity import cpu_s, rss_bytes
+from mooring.process.figures import Figures
+from mooring.process.ids import ConnectionIds
+from mooring.process.threads import Posts, Reservations
 from mooring.usercode.construction import Constructions
 from mooring.usercode.context import Context
 from mooring.usercode.websocket import WebSocket
 from mooring.wire.dial import Dialler
 from mooring.wire.egress import EgressPolicy
 
-STOP_POLL_S = 0.01
-LEFTOVER_S = 1.0  # for the tasks and executor threads that user code has left behind when its last item has run
 KILL_AGAIN_S = 5.0
-KEYED_ANSWERS = 1_000  # answers of sends with an Idempotency-Key that are kept for a repeat after a crash
+END_TASKS_S = 1.0
+
+log = logging.getLogger("mooring.worker")
 
 
 class Uplink(Protocol):
@@ -71,190 +67,106 @@ class Uplink(Protocol):
         """The block of connection ids runs low."""
 
 
-class _Nobody:
-    """Stands for the worker itself in the outbox: events without a connection."""
-
-    id_bytes = bytes(8)
-    recorded_seq = 0
-
-    def take_created(self) -> ConnectionCreated | None:
-        return None
-
-    def update(self) -> ConnectionUpdate | None:
-        return None
-
-    def mark_ended(self) -> None:
-        pass
-
-
 class Runtime:
-    """One worker, from the inside. Made on the I/O loop; `post`, `wake`, `reserve` and `open_from_worker` are for
+    """One worker, from the inside. Made on the I/O loop; `post`, `wake`, `reserve`, `open`, `ask_call` and `kill` are for
     every thread, all else is for the I/O loop only.
 
     Attributes:
-        paused: Connections whose reading we have paused.
         connections: By id, until their last event is in the outbox.
         constructions: Connections to be, whose handler is still to be constructed.
+        paused: Connections whose reading we have paused.
+        stopping: Set once the worker runs down: nothing new begins.
+        closed_by_stop: How many connections it has closed then.
     """
 
     def __init__(self, settings: WorkerSettings, uplink: Uplink) -> None:
         self.settings = settings
         self.worker = settings.worker
         self.loop = asyncio.get_running_loop()
-        self.uplink = uplink
+        self.connections: dict[int, Connection] = {}
+        self.paused: set[PausedReader] = set()
+        self.stopping = False
+        self.closed_by_stop = 0
+        self.answer: Callable[[Report], None] = uplink.send
         self.outbox = Outbox(settings.outbox_bytes, uplink.send_frame, self.resume_paused)
+        self._posts = Posts(self.loop, self.outbox.flush)
+        # Called for each message: without a method of ours in between.
+        self.post, self.wake = self._posts.post, self._posts.wake
+        reservations = Reservations(settings.outbound_bytes)
+        self.reserve, self.release = reservations.reserve, reservations.release
+        self._figures = Figures(settings, self.connections)
+        self.metrics = self._figures.metrics
+        self.figures_changed = self._figures.changed
         self.context = Context(self, settings.mailbox_items, settings.mailbox_bytes)
+        self.mailbox = self.context.mailbox
+        self.constructions = Constructions(self)
         self.dialler = Dialler(
             EgressPolicy(settings.egress_allow, settings.egress_deny), allow_insecure_tls=settings.allow_insecure_tls
         )
-        self.connections: dict[int, Connection] = {}
-        self.constructions = Constructions(self)
-        self.paused: set[Connection] = set()
-        self.nobody = _Nobody()
-        self.stopping = False
-        self.closed_by_stop = 0
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._posted: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
-        self._awake = False
-        self._figures: dict[Connection, None] = {}
-        self._ids: deque[tuple[int, int]] = deque()  # (next, end) blocks
-        self._ids_left = 0
-        self._ids_wanted: deque[Future[int]] = deque()
-        self._room = threading.Condition()
-        self._keyed: dict[str, Sent] = {}
-        self.metrics = WorkerMetrics()
-        self.context.observe = self.metrics.callback.observe
+        self.keyed_sends: KeyedAnswers[Sent] = KeyedAnswers()
+        self._ids = ConnectionIds(uplink.ask_ids)
+        self._tasks = Background(log)
 
     def start(self) -> None:
         """Start the context's thread."""
         self.context.start()
 
-    # ------------------------------------------------------------ between threads
+    async def close(self) -> None:
+        """End the tasks of connections, and hand over what was recorded; the last of what `stopping.run_down` does."""
+        try:
+            async with asyncio.timeout(END_TASKS_S):
+                await self._tasks.close()
+        except TimeoutError:
+            log.warning("a dial does not end")
+        self._posts.run()
+        await self.dialler.close()
 
-    def post(self, function: Callable[..., object], *args: Any) -> None:
-        """Have `function` run on the I/O loop; many posts cost one wake-up."""
-        self._posted.append((function, args))
-        self.wake()
+    # What connections ask for.
 
-    def wake(self) -> None:
-        """Have the I/O loop flush the outbox soon."""
-        if not self._awake:
-            self._awake = True
-            try:
-                self.loop.call_soon_threadsafe(self._run_posted)
-            except RuntimeError:  # the loop is closed: the process is ending
-                self._awake = False
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run a task of a connection."""
+        return self._tasks.spawn(work)
 
-    def _run_posted(self) -> None:
-        self._awake = False  # before emptying: what comes later wakes again
-        posted = self._posted
-        for _ in range(len(posted)):
-            function, args = posted.popleft()
-            function(*args)
-        self.outbox.flush()
-
-    def reserve(self, connection: Connection, size: int) -> None:
-        """Wait for room for `size` bytes to `connection`; for code in the worker, on any thread but the I/O loop.
-
-        Raises:
-            SendError: If the peer has not read for ``sendTimeout``.
-        """
-        limit = self.settings.outbound_bytes
-
-        def has_room() -> bool:
-            reserved = connection.reserved
-            return reserved == 0 or reserved + size <= limit or connection.state is not ConnectionState.CONNECTED
-
-        with self._room:
-            if not has_room() and not self._room.wait_for(has_room, connection.options.send_timeout_s):
-                raise SendError(connection.id)
-            connection.reserved += size
-
-    def release(self, connection: Connection, size: int) -> None:
-        """Give reserved room back."""
-        with self._room:
-            connection.reserved -= size
-            self._room.notify_all()
-
-    # ------------------------------------------------------------ what connections ask for
-
-    def spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run a task of a connection; `stop` waits for all of them."""
-        task = self.loop.create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._task_done)
-        return task
-
-    def _task_done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (exc := task.exception()) is not None:
-            self.loop.call_exception_handler({"message": "a dial has failed in mooring itself", "exception": exc})
-
-    def touch(self, connection: Connection) -> None:
+    def touch(self, connection: Recorded) -> None:
         """The record of `connection` has changed: it is reported with the next flush."""
         self.outbox.touch(connection)
         self.wake()
-
-    def figures_changed(self, connection: Connection) -> None:
-        """Only figures have changed: they are reported with the next `Stats`."""
-        self._figures[connection] = None
 
     def flush(self) -> int:
         """Make frames of everything now; return the number of the last one."""
         self.outbox.flush()
         return self.outbox.number
 
-    def answer(self, report: Report) -> None:
-        """Answer a request; whatever it depends on has been flushed before."""
-        self.uplink.send(report)
+    def answer_send(self, answer: Sent | SendFailed, key: str | None) -> None:
+        """Answer a send; what was written under a `key` is remembered, so that a repeat writes nothing."""
+        if isinstance(answer, Sent):
+            self.keyed_sends.remember(key, answer)
+        self.answer(answer)
 
     def answer_call(self, answer: Called | CallFailed) -> None:
         """Answer a call, behind the events of what it did."""
         self.answer(msgspec.structs.replace(answer, after=self.flush()))
 
-    def forget(self, connection: Connection) -> None:
+    def forget(self, connection: RecordedConnection) -> None:
         """`connection` is over: no socket, no event to come."""
         self.connections.pop(connection.id, None)
-        self._figures.pop(connection, None)
+        self._figures.forget(connection)
 
     def resume_paused(self) -> None:
         """There may be room again: let paused connections read."""
         for connection in list(self.paused):
             connection.resume_if_room()
 
-    def message_bytes(self, connection: Connection, data: Any, payload: bytes) -> bytes:
-        """Return the body of the ``onMessage`` that the context is taking up."""
-        prefix = connection.message_prefix
-        return connection_body(
-            prefix, connection.seq, now_us(), message_event(connection.options.data_type, data, payload)
-        )
+    # How connections come to be.
 
-    # ------------------------------------------------------------ commands
+    def check_limit(self) -> None:
+        """Say whether a further connection may be.
 
-    def open(self, command: Open) -> None:
-        """Dial for a request."""
-        request = command.connection_request
-        if self.stopping:
-            self.answer(OpenInvalid(command.request, [Invalid("/worker", "the worker is being killed")]))
-            return
+        Raises:
+            LimitReached: If ``limits.max_connections_per_worker`` is reached.
+        """
         if len(self.connections) >= self.settings.max_connections:
-            limit = LimitReached("limits.max_connections_per_worker", self.settings.max_connections)
-            self.answer(OpenInvalid(command.request, [Invalid("/worker", str(limit))], limit=limit.limit))
-            return
-        if command.handler is None or request.handler is None:
-            try:
-                options = resolve(request)
-            except InvalidRequest as exc:
-                self.answer(OpenInvalid(command.request, exc.errors))
-                return
-            self.begin(command, options, None)
-            return
-        self.constructions.begin(command, command.handler)
-
-    def begin(self, command: Open, options: ConnectionOptions, handler: object | None) -> Connection:
-        """Dial for a request, once its handler (if it names one) is there."""
-        created = self.created(command, options)
-        return self._begin(created, options, handler, command.request)
+            raise LimitReached("limits.max_connections_per_worker", self.settings.max_connections)
 
     def created(self, command: Open, options: ConnectionOptions) -> ConnectionCreated:
         """Return the unchanging part of the record of what `command` opens."""
@@ -265,18 +177,11 @@ class Runtime:
     def _created(
         self, connection: int, created_at_us: int, options: ConnectionOptions, handler_name: str | None
     ) -> ConnectionCreated:
-        return ConnectionCreated(
-            connection,
-            options.url,
-            self.worker,
-            handler_name,
-            options.data_type,
-            list(dict.fromkeys(name for name, _ in options.headers)),
-            created_at_us,
-            options.tls.verify,
-            options.send_timeout_s,
-            options.close_timeout_s,
-        )
+        return ConnectionCreated.of(connection, self.worker, handler_name, created_at_us, options)
+
+    def begin(self, command: Open, options: ConnectionOptions, handler: object | None) -> Connection:
+        """Dial for a request, once its handler (if it names one) is there."""
+        return self._begin(self.created(command, options), options, handler, command.request)
 
     def _begin(
         self, created: ConnectionCreated, options: ConnectionOptions, handler: object | None, request: int
@@ -285,90 +190,13 @@ class Runtime:
         if handler is not None:
             connection.websocket = WebSocket(self, connection)
         self.connections[created.id] = connection
+        connection.dial(request)
         if self.stopping:
-            connection.dial(request)
             connection.stop(1001, "the worker is being killed")
-        else:
-            connection.dial(request)
         return connection
 
-    def send(self, command: Send) -> None:
-        """Write messages for a request."""
-        if command.key is not None and command.key in self._keyed:
-            self.answer(msgspec.structs.replace(self._keyed[command.key], request=command.request))
-            return
-        connection = self.connections.get(command.connection)
-        answer = SendFailed(command.request, 0, "") if connection is None else connection.send(command)
-        if answer is not None:
-            self.answer_send(answer, command.key)
-
-    def answer_send(self, answer: Sent | SendFailed, key: str | None) -> None:
-        """Answer a send; what was written under a `key` is remembered, so that a repeat writes nothing."""
-        if key is not None and isinstance(answer, Sent):
-            self._keyed[key] = answer
-            while len(self._keyed) > KEYED_ANSWERS:
-                del self._keyed[next(iter(self._keyed))]
-        self.answer(answer)
-
-    def terminate(self, command: Terminate) -> None:
-        """Close a connection for a request."""
-        connection = self.connections.get(command.connection)
-        waiting = self.constructions.give_up(command.connection)
-        if waiting is not None:
-            # Without its handler: no callback has to wait for the context, and no other can follow.
-            connection = self.begin(waiting, resolve(waiting.connection_request), None)
-        if connection is None:
-            self.answer(TerminateDone(command.request, self.flush()))
-        else:
-            connection.terminate(command.code, command.reason, command.request)
-
-    def call(self, command: Call) -> None:
-        """Queue a call."""
-        if self.stopping:
-            self.answer(CallFailed(command.request, "", "the worker is being killed", "", discarded=True))
-        elif self.context.full_of_calls:
-            self.context.refuse_call(command)
-        else:
-            self.context.post_call(command)
-
-    def reconfigure(self, command: Reconfigure) -> None:
-        """Take over settings that change at run time."""
-        self.settings = msgspec.structs.replace(self.settings, max_connections=command.max_connections)
-        self.dialler.set_policy(
-            EgressPolicy(command.egress_allow, command.egress_deny), allow_insecure_tls=command.allow_insecure_tls
-        )
-
-    # ------------------------------------------------------------ code in the worker
-
-    def grant_ids(self, first: int, count: int) -> None:
-        """Take a block of connection ids for connections that code in this worker opens."""
-        if count:
-            self._ids.append((first, first + count))
-            self._ids_left += count
-        while self._ids_wanted and self._ids_left:
-            future = self._ids_wanted.popleft()
-            if not future.cancelled():
-                future.set_result(self._take_id())
-
-    def _take_id(self) -> int:
-        first, end = self._ids[0]
-        if first + 1 == end:
-            self._ids.popleft()
-        else:
-            self._ids[0] = (first + 1, end)
-        self._ids_left -= 1
-        return first
-
-    def _want_id(self, future: Future[int]) -> None:
-        if self._ids_left:
-            future.set_result(self._take_id())
-        else:
-            self._ids_wanted.append(future)
-        if self._ids_left < 32:
-            self.uplink.ask_ids()
-
-    def open_from_worker(self, request: ConnectionRequest, handler: object | None, name: str | None) -> WebSocket:
-        """Open a connection for code in this worker, and wait until the handshake has ended.
+    def open(self, request: ConnectionRequest, handler: object | None) -> Connection:
+        """Open a connection for code in this worker, and wait until the dial has ended well.
 
         Raises:
             InvalidRequest: If the url, or what the handler asks for, is not valid.
@@ -379,10 +207,9 @@ class Runtime:
         options = resolve(request, handler)
         if self.stopping:
             raise MooringError("the worker is being killed")
-        if len(self.connections) >= self.settings.max_connections:
-            raise LimitReached("limits.max_connections_per_worker", self.settings.max_connections)
+        self.check_limit()
         id_wanted: Future[int] = Future()
-        self.post(self._want_id, id_wanted)
+        self.post(self._ids.want, id_wanted)
         try:
             connection_id = id_wanted.result(options.connect_timeout_s)
         except TimeoutError:
@@ -390,29 +217,30 @@ class Runtime:
                 "no connection id: the service is away, and the worker's block of ids is used up"
             ) from None
         opened: Future[Connection] = Future()
+        name = None if handler is None else type(handler).__name__
 
         def begin() -> None:
             created = self._created(connection_id, now_us(), options, name)
-            connection = self._begin(created, options, handler, 0)
-            connection.when_opened(opened)
+            self._begin(created, options, handler, 0).when_opened(opened)
 
         self.post(begin)
         # The dial has its own deadline; this one only guards against the I/O loop itself.
         connection = opened.result(options.connect_timeout_s + 30)
         if connection.opened_at_us is None:  # not `errors`: one that opened may have failed meanwhile
             raise ConnectError(connection.errors, connection_id)
-        return connection.websocket or WebSocket(self, connection)
+        return connection
 
-    # ------------------------------------------------------------ stopping and looking
+    # What code in the worker asks of the service.
 
-    def ask(self, ask: AskCall | AskKill, size: int = 0) -> None:
-        """Ask the service for something of `size` bytes, from any thread, in order."""
+    def ask_call(self, ask: AskCall, size: int) -> None:
+        """Ask for a call with `size` bytes of parameters, in order."""
         self.outbox.ask(ask, size)
         self.wake()
 
     def kill(self, worker: str) -> None:
-        """Ask the service to kill `worker`, from any thread."""
-        self.ask(AskKill(worker))
+        """Ask for `worker` to be killed, in order."""
+        self.outbox.ask(AskKill(worker))
+        self.wake()
         if worker == self.worker:
             # Nothing may run between the running item and the service's `Stop`.
             self.context.discard()
@@ -425,104 +253,33 @@ class Runtime:
         # Stored but not done: the service has died in between. A worker that discards everything must not live on.
         if not self.stopping:
             if not self.outbox.held_frames:
-                self.ask(AskKill(self.worker))
+                self.outbox.ask(AskKill(self.worker))
+                self.wake()
             self._expect_stop()
 
-    async def stop(self, reason: str, grace_s: float) -> None:
-        """Run down: the running item ends, what is pending is discarded, connections close with 1001, each runs its
-        ``onTerminate``; then the context's thread ends. It may take as long as the running item does, but waits no
-        longer than a second for tasks and threads that user code has left behind.
-        """
-        self.stopping = True
-        self.context.discard()
-        held = list(self.connections.values())
-        self.closed_by_stop = sum(connection.state is not ConnectionState.CLOSED for connection in held)
-        for connection in held:
-            connection.stop(1001, reason)
-        deadline = self.loop.time() + grace_s
-        while self.loop.time() < deadline and any(
-            connection.state is not ConnectionState.CLOSED for connection in self.connections.values()
-        ):
-            await asyncio.sleep(STOP_POLL_S)
-        for connection in list(self.connections.values()):
-            connection.abandon(reason)
-        self.context.finish()
-        while not self.context.emptied:
-            await asyncio.sleep(STOP_POLL_S)
-        deadline = self.loop.time() + LEFTOVER_S
-        while self.context.alive and self.loop.time() < deadline:
-            await asyncio.sleep(STOP_POLL_S)
-        for task in list(self._tasks):
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks, timeout=1)
-        self._run_posted()
-        await self.dialler.close()
+    # What the link asks for.
 
     def link_lost(self) -> None:
         """Nobody waits for answers any more."""
         self.constructions.nobody_waits()
 
+    def grant_ids(self, first: int, count: int) -> None:
+        """Take a block of connection ids for connections that code in this worker opens."""
+        self._ids.grant(first, count)
+
+    def reconfigure(self, command: Reconfigure) -> None:
+        """Take over settings that change at run time."""
+        self.settings = msgspec.structs.replace(self.settings, max_connections=command.max_connections)
+        self.dialler.set_policy(
+            EgressPolicy(command.egress_allow, command.egress_deny), allow_insecure_tls=command.allow_insecure_tls
+        )
+
     def held(self) -> list[HeldConnection]:
         """Return the connections that `Hello` names."""
         return self.constructions.held() + [
-            HeldConnection(connection.created, update)
-            for connection in self.connections.values()
-            if (update := connection.update()) is not None
+            HeldConnection(connection.created, connection.update()) for connection in self.connections.values()
         ]
 
     def stats(self, probe: int = 0) -> Stats:
         """Return how the worker does."""
-        figures, self._figures = self._figures, {}
-        running = self.context.running
-        self._measure()
-        return Stats(
-            probe=probe,
-            mailbox=self.context.length,
-            mailbox_bytes=self.context.length_bytes,
-            running=None if running is None else running[0],
-            running_s=0.0 if running is None else self.loop.time() - running[1],
-            cpu_s=cpu_s(),
-            rss_bytes=rss_bytes(),
-            outbox=self.outbox.held_frames,
-            outbox_bytes=self.outbox.held_bytes,
-            inbound_paused=len(self.paused),
-            metrics=encode_metrics(self.metrics),
-            updates=[connection.update() for connection in figures],
-            discarded=self.context.discarded,
-        )
-
-    def _measure(self) -> None:
-        """Bring what is looked at, not counted, into the metrics: how full the queues are."""
-        metrics, settings, context = self.metrics, self.settings, self.context
-        metrics.callback_errors = context.callback_errors
-        metrics.mailbox_fill = max(
-            context.length / settings.mailbox_items, context.length_bytes / settings.mailbox_bytes
-        )
-        metrics.outbox_fill = self.outbox.held_bytes / settings.outbox_bytes
-        metrics.inbound_bytes = metrics.outbound_bytes = most = most_bytes = most_out = 0
-        for connection in self.connections.values():
-            if connection.posted or connection.outbound_bytes:
-                waiting = connection.posted_bytes - connection.taken_bytes
-                metrics.inbound_bytes += waiting
-                metrics.outbound_bytes += connection.outbound_bytes
-                most = max(most, connection.posted - connection.taken)
-                most_bytes = max(most_bytes, waiting)
-                most_out = max(most_out, connection.outbound_bytes)
-        metrics.inbound_fill = max(most / settings.inbound_messages, most_bytes / settings.inbound_bytes)
-        metrics.outbound_fill = most_out / settings.outbound_bytes
-
-
-def dispatch(runtime: Runtime, command: Open | Send | Terminate | Call) -> None:
-    """Give one command of a request to `runtime`."""
-    match command:
-        case Send():
-            runtime.send(command)
-        case Open():
-            runtime.open(command)
-        case Terminate():
-            runtime.terminate(command)
-        case Call():
-            runtime.call(command)
-        case _:
-            assert_never(command)
+        return self._figures.stats(probe, self.context, self.outbox, len(self.paused))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
+import io
 import logging
 import os
 import signal
@@ -13,16 +14,20 @@ from pathlib import Path
 
 import msgspec
 
+from mooring import private_files
 from mooring.link.link import Link
 from mooring.link.messages import Goodbye, Stop, WorkerSettings
 from mooring.log_lines import LogLines
 from mooring.process import identity, log_file
+from mooring.process.commands import obey
 from mooring.process.repeats import Repeats
-from mooring.process.runtime import Runtime, dispatch
+from mooring.process.runtime import Runtime
+from mooring.process.stopping import run_down
 from mooring.usercode import current
 from mooring.version import __version__
 
-SERVICE_STOP_GRACE_S = 3.0  # for connections to close when the process is told by a signal, or has no service
+SERVICE_STOP_GRACE_S = 3.0  # for connections to close when there is no service, or none that wants this worker
+SIGNAL_SHARE = 0.8  # of the time after which a SIGTERM is followed by a SIGKILL; the rest is for the last report
 LAST_RESORT_S = 60.0  # longer than any service waits that is still there
 
 RESOLVER_THREADS = 32
@@ -60,7 +65,7 @@ class Worker:
             started_at_ticks=identity.started_at_ticks(pid),
             boot_id=identity.boot_id(),
             build=__version__,
-            obey=lambda command: dispatch(runtime, command),
+            obey=lambda command: obey(runtime, command),
             stop=self._want_stop,
         )
         runtime = Runtime(self._settings, link)
@@ -69,7 +74,8 @@ class Worker:
         runtime.start()
         identity.settle_memory()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._want_stop, Stop(f"signal {number.name}", SERVICE_STOP_GRACE_S))
+            stop = Stop(f"signal {number.name}", SIGNAL_SHARE * self._settings.kill_timeout_s)
+            loop.add_signal_handler(number, self._want_stop, stop)
         # Meant for the service, but a service manager may send it to all of our processes: it ends none.
         loop.add_signal_handler(signal.SIGHUP, log.info, "SIGHUP is for the service")
         settings = self._settings
@@ -88,7 +94,7 @@ class Worker:
             # Who told us to stop kills what does not end. If it is gone, a callback that never returns must not keep
             # this process for ever.
             async with asyncio.timeout(2 * grace_s + LAST_RESORT_S):
-                await runtime.stop(reason, grace_s)
+                await run_down(runtime, reason, grace_s)
         except TimeoutError:
             log.warning("a callback does not return; ending without it")
         # Written first: if the goodbye is lost with the service, this is what its successor finds.
@@ -110,7 +116,7 @@ class Worker:
         record = ExitRecord(self._settings.incarnation, pid, reason, unsent, time.time_ns() // 1000)
         path = Path(self._settings.exit_record)
         try:
-            path.write_bytes(msgspec.json.encode(record))
+            private_files.write_text(path, msgspec.json.encode(record).decode())
         except OSError as exc:
             log.warning("the exit record cannot be written: %s", exc)
 
@@ -120,6 +126,11 @@ def set_up_process(settings: WorkerSettings) -> None:
 
     Standard output and error go to the worker's own log file: a pipe to the service would break with the service.
     """
+    for stream in (sys.stdout, sys.stderr):
+        # They are a file of our own: what may be printed does not depend on the locale. (Not by the environment: what user
+        # code starts may print to somebody else.)
+        assert isinstance(stream, io.TextIOWrapper), "the interpreter has just made them"
+        stream.reconfigure(encoding="utf-8", errors="backslashreplace")
     os.environ.setdefault("UV_THREADPOOL_SIZE", str(2 * RESOLVER_THREADS))  # read when the first thread is needed
     for folder in reversed(settings.app_dirs):
         sys.path.insert(0, folder)

@@ -5,31 +5,26 @@ Until it has run there is no `Connection`, but the worker answers for the id: it
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import msgspec
 
 from mooring.connection.state import ConnectionState
 from mooring.errors import HandlerError, Invalid, InvalidRequest
 from mooring.link.messages import ConnectionUpdate, HeldConnection, Open, OpenInvalid
-from mooring.options import resolve
+from mooring.options import ConnectionOptions, resolve
 from mooring.usercode import handlers
-
-if TYPE_CHECKING:
-    from mooring.options import ConnectionOptions
-    from mooring.process.runtime import Runtime
+from mooring.usercode.host import CodeHost
 
 
 class Constructions:
     """The opens that wait for their handler. On the I/O loop, but for what `begin` has the context do."""
 
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
+    def __init__(self, host: CodeHost) -> None:
+        self._host = host
         self._waiting: dict[int, Open] = {}  # by connection
 
     def begin(self, command: Open, reference: str) -> None:
         """Have the handler ``module:attribute`` made, and then the connection dialled."""
-        runtime = self._runtime
+        host = self._host
         request = command.connection_request
         wanted = request.handler
         assert wanted is not None, "only a request that names a handler comes here"
@@ -44,29 +39,29 @@ class Constructions:
                 options = handlers.options_of(reference, request, handler)
             except HandlerError as exc:
                 pointer = "/handler/params" if "constructed" in exc.detail else "/handler/name"
-                runtime.post(self._failed, command.connection, [Invalid(pointer, exc.detail)])
+                host.post(self._failed, command.connection, [Invalid(pointer, exc.detail)])
             except InvalidRequest as exc:
-                runtime.post(self._failed, command.connection, exc.errors)
+                host.post(self._failed, command.connection, exc.errors)
             else:
-                runtime.post(self._made, command.connection, options, handler)
+                host.post(self._made, command.connection, options, handler)
 
-        runtime.context.post_task(f"{wanted.name}()", make)
+        host.context.post_task(f"{wanted.name}()", make)
 
     def _failed(self, connection: int, errors: list[Invalid]) -> None:
         command = self.give_up(connection)
         if command is None:
             return
         if command.request:
-            self._runtime.answer(OpenInvalid(command.request, errors))
+            self._host.answer(OpenInvalid(command.request, errors))
         else:
             # The service that would have recorded the end is gone.
-            begun = self._runtime.begin(command, resolve(command.connection_request), None)
+            begun = self._host.begin(command, resolve(command.connection_request), None)
             begun.terminate(None, "; ".join(error.detail for error in errors))
 
     def _made(self, connection: int, options: ConnectionOptions, handler: object) -> None:
         command = self.give_up(connection)
         if command is not None:
-            self._runtime.begin(command, options, handler)
+            self._host.begin(command, options, handler)
 
     def give_up(self, connection: int) -> Open | None:
         """Make no handler for `connection`, or drop the one being made; return its open, None if none waits."""
@@ -82,7 +77,7 @@ class Constructions:
         """Return what `Hello` says of them: a service that did not hear of them would take them for lost."""
         return [
             HeldConnection(
-                self._runtime.created(command, resolve(command.connection_request)),
+                self._host.created(command, resolve(command.connection_request)),
                 ConnectionUpdate(connection, ConnectionState.CONNECTING.value),
             )
             for connection, command in self._waiting.items()

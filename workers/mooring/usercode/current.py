@@ -5,26 +5,24 @@ Set once by the worker process (or for the length of a test, by the test kit), r
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from mooring.checks import check_worker_name
 from mooring.errors import Invalid, InvalidRequest
 from mooring.link.messages import AskCall
-from mooring.options import check_worker_name
 from mooring.parameters import copy_params
+from mooring.usercode.host import CodeHost
 
-if TYPE_CHECKING:
-    from mooring.process.runtime import Runtime
-
-_runtime: Runtime | None = None
+_runtime: CodeHost | None = None
 
 
-def set_runtime(runtime: Runtime | None) -> None:
+def set_runtime(runtime: CodeHost | None) -> None:
     """Make `runtime` the one of this process, or none."""
     global _runtime
     _runtime = runtime
 
 
-def runtime() -> Runtime:
+def runtime() -> CodeHost:
     """Return the runtime of this process.
 
     Raises:
@@ -57,7 +55,7 @@ def call_worker(name: str, function: str, *params: Any) -> None:
         raise InvalidRequest(wrong)
     # Copied here, in the caller's thread: a later change of a list must not reach the other worker.
     copied, size = copy_params(list(params))
-    current.ask(AskCall(name, function, copied), size)
+    current.ask_call(AskCall(name, function, copied), size)
 
 
 def kill_worker(name: str | None = None) -> None:

@@ -5,30 +5,26 @@ A thin face of a connection that any thread of the worker may use, except the I/
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import msgspec
-
+from mooring import json_text
+from mooring.checks import check_close
+from mooring.connection.connection import Connection
 from mooring.connection.state import ConnectionState
 from mooring.errors import ConnectionClosed, Invalid, InvalidRequest, WrongState
-from mooring.options import ConnectionRequest, check_close
+from mooring.options import ConnectionRequest
 from mooring.usercode import current as process
+from mooring.usercode.host import CodeHost
 from mooring.wire.frames import BINARY, TEXT
-
-if TYPE_CHECKING:
-    from mooring.connection.connection import Connection
-    from mooring.process.runtime import Runtime
-
-_encode_json = msgspec.json.Encoder().encode
 
 
 class WebSocket:
     """One WebSocket client connection. Make it with `WebSocket.new`; all properties are read-only."""
 
-    __slots__ = ("_connection", "_runtime", "_terminated")
+    __slots__ = ("_connection", "_host", "_terminated")
 
-    def __init__(self, runtime: Runtime, connection: Connection) -> None:
-        self._runtime = runtime
+    def __init__(self, host: CodeHost, connection: Connection) -> None:
+        self._host = host
         self._connection = connection
         self._terminated = False  # `terminate` was called; the I/O loop may not have come to it yet
 
@@ -55,8 +51,9 @@ class WebSocket:
         if not isinstance(url, str):
             raise InvalidRequest([Invalid("/url", f"must be text, not {type(url).__name__}")])
         current = process.runtime()
-        name = None if handler is None else type(handler).__name__
-        return current.open_from_worker(ConnectionRequest(url=url, worker=current.worker), handler, name)
+        connection = current.open(ConnectionRequest(url=url, worker=current.worker), handler)
+        made: WebSocket | None = connection.websocket
+        return made or WebSocket(current, connection)
 
     @property
     def id(self) -> int:
@@ -80,7 +77,7 @@ class WebSocket:
 
     @property
     def data_type(self) -> str:
-        """``"text"``, ``"blob"`` or ``"object"``: what `on_message` gets (4D: ``dataType``)."""
+        """``"text"``, ``"blob"``, ``"object"`` or ``"auto"``: what `on_message` gets (4D: ``dataType``)."""
         return self._connection.options.data_type
 
     @property
@@ -99,7 +96,7 @@ class WebSocket:
             ConnectionClosed: If it is Closed.
             SendError: If the peer has not read for ``send_timeout``.
             TypeError: If `message` is of another type, or not JSON.
-            UnicodeEncodeError: If text holds a lone surrogate.
+            UnicodeEncodeError: If `message` is text with a lone surrogate (inside an object it is sent escaped).
         """
         connection = self._connection
         opcode = TEXT
@@ -108,12 +105,12 @@ class WebSocket:
         elif isinstance(message, (bytes, bytearray, memoryview)):
             opcode, payload = BINARY, bytes(message)
         elif isinstance(message, (dict, list)):
-            payload = _encode_json(message)
+            payload = json_text.encode(message)
         else:
             raise TypeError(f"send takes str, bytes, dict or list, not {type(message).__name__}")
         self._check_connected()
-        self._runtime.reserve(connection, len(payload))
-        self._runtime.post(connection.send_from_worker, opcode, payload)
+        self._host.reserve(connection, len(payload))
+        self._host.post(connection.send_from_worker, opcode, payload)
 
     def terminate(self, code: int | None = None, reason: str | None = None) -> None:
         """Close the connection, after what was sent before; it returns at once, ``on_terminate`` tells the end.
@@ -129,7 +126,7 @@ class WebSocket:
         if wrong:
             raise InvalidRequest(wrong)
         self._terminated = True
-        self._runtime.post(self._connection.terminate, code, reason)
+        self._host.post(self._connection.terminate, code, reason)
 
     def _check_connected(self) -> None:
         state = self._state

@@ -24,7 +24,9 @@ DENIED_NETWORKS: tuple[tuple[Network, str], ...] = tuple(
         ("169.254.0.0/16", "link-local (cloud metadata)"),
         ("100.100.100.200/32", "cloud metadata"),
         ("168.63.129.16/32", "cloud metadata"),
+        ("192.0.0.192/32", "cloud metadata"),
         ("fd00:ec2::254/128", "cloud metadata"),
+        ("fd20:ce::254/128", "cloud metadata"),
         ("fe80::/10", "link-local"),
         ("0.0.0.0/8", "unspecified"),
         ("::/128", "unspecified"),
@@ -33,7 +35,9 @@ DENIED_NETWORKS: tuple[tuple[Network, str], ...] = tuple(
         ("ff00::/8", "multicast"),
     )
 )
-_NAT64 = (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/48"))
+_NAT64 = IPv6Network("64:ff9b::/96")
+_LOCAL_NAT64 = IPv6Network("64:ff9b:1::/48")
+_TRANSLATED = IPv6Network("::ffff:0:0:0/96")
 _COMPATIBLE = IPv6Network("::/96")
 _HOST_PATTERN = re.compile(r"(\*\.)?[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9_])?\.?\Z|\*\Z")
 
@@ -80,7 +84,8 @@ def parse_entry(text: str) -> HostPattern | Network:
 def spellings(address: Address) -> list[Address]:
     """Return `address` and the IPv4 addresses that it is another spelling of.
 
-    Mapped (RFC 4291 section 2.5.5), NAT64 (RFC 6052), 6to4 (RFC 3056) and Teredo (RFC 4380).
+    Mapped and compatible (RFC 4291 section 2.5.5), translated (RFC 2765), NAT64 (RFC 6052, RFC 8215), 6to4 (RFC 3056) and
+    Teredo (RFC 4380).
     """
     found: list[Address] = [address]
     if isinstance(address, IPv6Address):
@@ -91,9 +96,21 @@ def spellings(address: Address) -> list[Address]:
         if address.teredo is not None:
             found.extend(address.teredo)
         low = int(address) & 0xFFFFFFFF
-        if any(address in network for network in _NAT64) or (address in _COMPATIBLE and low > 0xFFFF):
+        if address in _NAT64 or address in _TRANSLATED or (address in _COMPATIBLE and low > 0xFFFF):
             found.append(IPv4Address(low))
+        if address in _LOCAL_NAT64:
+            found.extend(_embedded(address.packed))
     return found
+
+
+def _embedded(packed: bytes) -> list[IPv4Address]:
+    """Return what an address of a NAT64 prefix of /48, /56, /64 or /96 may stand for (RFC 6052 section 2.2)."""
+    found = [packed[12:]]
+    for start in (6, 7, 8):  # where the prefix ends; octet 8 is nobody's, and what follows the address is zero
+        if not packed[8] and not any(packed[start + 5 :]):
+            found.append((packed[start:8] + packed[9:13])[:4])
+    # Read with another prefix than it was made for, an address begins with zeros.
+    return [IPv4Address(embedded) for embedded in found if embedded[0]] or [IPv4Address(packed[12:])]
 
 
 class EgressPolicy:

@@ -44,22 +44,33 @@ class Deflate(msgspec.Struct, frozen=True):
     client_max_window_bits: int = 15
 
 
+def max_deflated(size: int) -> int:
+    """Return how large `size` bytes can become when somebody compresses what cannot be compressed.
+
+    The bound of zlib's ``deflateBound`` for any window and memory level (an eighth for fixed codes, a 64th for blocks).
+    """
+    return size + (size >> 3) + (size >> 6) + 16
+
+
 class FrameParser:
     """Turns the bytes of a server into messages.
 
     Args:
-        max_message_bytes: The largest message, counted after inflating.
+        max_message_bytes: The largest message, counted after inflating (compressed, it may be a little larger).
         deflate: What was negotiated, or None when no extension was.
 
     Attributes:
-        failure: Set once the peer has broken the protocol. From then on everything is skipped but a close frame.
+        failure: Set once the peer has broken the protocol. From then on everything is skipped but a valid close frame.
         peer_close: ``(code, reason)`` of the peer's close frame, once it has come; what follows it is ignored.
+        controls: How many pings and pongs were among the messages; whoever takes them out sets it back to 0.
     """
 
     def __init__(self, max_message_bytes: int, deflate: Deflate | None = None) -> None:
         self.failure: FrameError | None = None
         self.peer_close: tuple[int, str] | None = None
+        self.controls = 0
         self._max = max_message_bytes
+        self._max_deflated = max_deflated(max_message_bytes)
         self._deflate = deflate
         self._inflater = None if deflate is None else zlib.decompressobj(wbits=-15)
         # Bytes, not pieces: what a server sends in tiny ones takes no more memory than the message.
@@ -174,7 +185,8 @@ class FrameParser:
             return FrameError(PROTOCOL_ERROR, "a continuation of nothing (section 5.4)")
         if opcode != CONTINUATION and self._opcode:
             return FrameError(PROTOCOL_ERROR, "a new message inside a fragmented one (section 5.4)")
-        if len(self._parts) + length > self._max:
+        compressed = self._compressed if opcode == CONTINUATION else b0 & 0x40
+        if len(self._parts) + length > (self._max_deflated if compressed else self._max):
             return FrameError(TOO_BIG, f"a message of over {self._max} bytes (maxMessageSize)")
         return None
 
@@ -183,6 +195,7 @@ class FrameParser:
         if opcode >= CLOSE:
             if opcode == CLOSE:
                 return self._take_close(payload)
+            self.controls += 1
             items.append((opcode, payload))
             return None
         if opcode != CONTINUATION:
@@ -230,7 +243,7 @@ class FrameParser:
         return None
 
     def _parse_refused(self, data: bytes) -> None:
-        """After a failure: skip by the frames' own lengths, without keeping anything, to the peer's close frame."""
+        """After a failure: skip by the frames' own lengths, without keeping anything, to a close frame that is valid."""
         pos = 0
         end = len(data)
         while True:
@@ -251,13 +264,15 @@ class FrameParser:
                 break
             if extended:
                 length = int.from_bytes(data[pos + 2 : pos + 2 + extended], "big")
-            if data[pos] & 0x0F == CLOSE and length <= 125 and header == 2:
+            if data[pos] == 0x88 and header == 2:
+                # Whole, unmasked, without RSV bits: the one frame that still counts, if what it says is valid, too.
                 if end - pos < header + length:
                     self._need = header + length
                     break
                 parsed = parse_close(data[pos + 2 : pos + 2 + length])
-                self.peer_close = (ABNORMAL, "") if isinstance(parsed, FrameError) else parsed
-                return
+                if not isinstance(parsed, FrameError):
+                    self.peer_close = parsed
+                    return
             pos += header
             self._skip = length
         if pos < end:

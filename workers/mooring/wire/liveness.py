@@ -29,7 +29,7 @@ class Liveness:
     """When to ping, and when to give up.
 
     Args:
-        interval_s: A ping goes out after this long without an inbound byte; 0: never.
+        interval_s: A ping goes out this long after the last inbound byte, unless one is unanswered; 0: never.
         timeout_s: The peer is dead this long after a ping without an inbound byte.
         now: Monotonic seconds.
     """
@@ -56,7 +56,10 @@ class Liveness:
             self._paused_at = None
 
     def check(self, now: float) -> Ping | Dead | Wait:
-        """Say what is due at `now`; call again at `Wait.at`, and after each `Ping`."""
+        """Say what is due at `now`; call again at `Wait.at` at the latest, and at once after each `Ping`.
+
+        It may be called at any other time too: what is due does not depend on when it was asked before.
+        """
         if not self._interval_s:
             return Wait(float("inf"))
         if self._paused_at is not None:
@@ -68,7 +71,8 @@ class Liveness:
             elif now >= self._pinged_at + self._timeout_s:
                 return Dead(now - self._pinged_at)
             else:
-                return Wait(self._pinged_at + self._timeout_s)
+                # Looked at once an interval: the answer, whenever it comes, sets the time of the next ping.
+                return Wait(min(self._pinged_at + self._timeout_s, now + self._interval_s))
         due = self.last_byte_at + self._interval_s
         if now < due:
             return Wait(due)

@@ -1,103 +1,98 @@
-"""What a connection sends: frames, the queue of a peer that does not read, and the deadlines of those who wait for it.
+"""What one socket sends: frames, and the queue of a peer that does not read, within a bound and until a deadline.
 
-Frames go out whole; what cannot be written at once waits here, within a bound and until a deadline. On the I/O loop only.
+Frames go out whole. Whoever sends is told what became of what had to wait, by the ticket that came with it; what a ticket
+stands for is unknown here. On the I/O loop only.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import msgspec
 
-from mooring.connection.state import ConnectionState
-from mooring.link.messages import Send, SendFailed, Sent
-from mooring.wire.frames import BINARY, CLOSE, PONG, TEXT, Deflater, encode_frame
+from mooring.wire.frames import CLOSE, PONG, Deflater, encode_frame
 
-if TYPE_CHECKING:
-    import asyncio
+NEVER = float("inf")
 
-    from mooring.connection.connection import Connection
-    from mooring.process.runtime import Runtime
+
+class Sender(Protocol):
+    """Who sends, and is told about what had to wait."""
+
+    def written(self, ticket: Any, count: int, size: int) -> None:
+        """`count` messages of `size` bytes, queued with `ticket`, were written."""
+
+    def unwritten(self, ticket: Any, size: int, *, stalled: bool) -> None:
+        """What was queued with `ticket` never will be: its time is over (`stalled`), or nothing more is sent here."""
 
 
 class _Queued(msgspec.Struct, frozen=True):
-    """Messages, or our close frame, that wait for the peer to read; `request` 0 came from code in the worker.
+    """Messages, or our close frame, that wait for the peer to read.
 
     Not yet frames: what is compressed must be sent, or the peer could not inflate what follows (RFC 7692 section 7.1.1).
     """
 
-    request: int
+    ticket: Any
     opcode: int
     payloads: list[bytes]
     size: int
     deadline: float
-    key: str | None = None  # of an Idempotency-Key
 
 
 class Outbound:
-    """The sending side of one connection that is, or was, Connected."""
+    """The sending side of one socket.
+
+    Args:
+        max_bytes: From here on `has_room` says no.
+
+    Attributes:
+        queued_bytes: Of the messages that wait for the peer to read.
+        paused: The peer reads too slowly: the transport has said so.
+        close_sent: Our close frame has been written: nothing follows it.
+    """
 
     __slots__ = (
-        "_connection",
-        "_deflater",
-        "_pong_owed",
-        "_queue",
-        "_runtime",
-        "_timer",
-        "_transport",
-        "close_sent",
-        "paused",
-        "queued_bytes",
-    )
+        "_deflater", "_loop", "_max_bytes", "_pong_owed", "_queue", "_sender", "_timer", "_transport", "close_sent",
+        "paused", "queued_bytes",
+    )  # fmt: skip
 
     def __init__(
-        self, runtime: Runtime, connection: Connection, transport: asyncio.Transport, deflater: Deflater | None
+        self,
+        sender: Sender,
+        loop: asyncio.AbstractEventLoop,
+        transport: asyncio.Transport,
+        deflater: Deflater | None,
+        max_bytes: int,
     ) -> None:
-        self._runtime = runtime
-        self._connection = connection
+        self._sender = sender
+        self._loop = loop
         self._transport = transport
         self._deflater = deflater
+        self._max_bytes = max_bytes
         self._queue: deque[_Queued] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._pong_owed: bytes | None = None
         self.queued_bytes = 0
-        self.paused = False  # the peer reads too slowly: the transport has said so
+        self.paused = False
         self.close_sent = False
 
-    def send(self, command: Send) -> Sent | SendFailed | None:
-        """Write messages for a request: the answer, or None when it comes once the peer reads again."""
-        connection = self._connection
-        size = sum(map(len, command.payloads))
-        opcode = BINARY if command.binary else TEXT
-        count = len(command.payloads)
-        if not self.paused and not self._queue:
-            self.write(self._frames(opcode, command.payloads))
-            connection.count_sent(count, size)
-            return Sent(command.request, count, size, connection.messages_out, connection.bytes_out)
-        if command.key is not None:
-            for index, queued in enumerate(self._queue):
-                if queued.key == command.key:
-                    # Asked again after a crash of the service: it waits already, and is written once.
-                    self._queue[index] = msgspec.structs.replace(queued, request=command.request)
-                    return None
-        if self._queue and self.queued_bytes + size > self._runtime.settings.outbound_bytes:
-            return SendFailed(command.request, 0, connection.state.value, stalled=True)
-        deadline = self._runtime.loop.time() + connection.options.send_timeout_s
-        self._put(_Queued(command.request, opcode, command.payloads, size, deadline, command.key))
-        return None
+    def write_now(self, opcode: int, payloads: list[bytes]) -> bool:
+        """Write messages if nothing waits before them, and say whether they were written."""
+        if self.paused or self._queue:
+            return False
+        if not self._transport.is_closing():
+            self._transport.write(self._frames(opcode, payloads))
+        return True
 
-    def send_from_worker(self, opcode: int, payload: bytes) -> None:
-        """Write one message of code in this worker; it has reserved its room beforehand (`Runtime.reserve`)."""
-        connection = self._connection
-        if not self.paused and not self._queue:
-            self.write(self._frames(opcode, [payload]))
-            connection.count_sent(1, len(payload))
-            self._runtime.release(connection, len(payload))
-            self._runtime.figures_changed(connection)
-        else:
-            self._put(_Queued(0, opcode, [payload], len(payload), float("inf")))
+    def has_room(self, size: int) -> bool:
+        """Say whether `size` bytes more may wait; one entry may, however long it is."""
+        return not self._queue or self.queued_bytes + size <= self._max_bytes
+
+    def queue(self, ticket: Any, opcode: int, payloads: list[bytes], size: int, timeout_s: float = NEVER) -> None:
+        """Have messages of `size` bytes wait until the peer reads again, for at most `timeout_s`."""
+        self._put(_Queued(ticket, opcode, payloads, size, self._loop.time() + timeout_s))
 
     def pong(self, payload: bytes) -> None:
         """Answer a ping; while the peer does not read, only the latest one is (RFC 6455 section 5.5.3)."""
@@ -110,7 +105,7 @@ class Outbound:
         """Write the close frame, behind what is queued. No pong follows it."""
         self._pong_owed = None
         if self._queue:
-            self._put(_Queued(0, CLOSE, [payload], 0, float("inf")))
+            self._put(_Queued(None, CLOSE, [payload], 0, NEVER))
         else:
             self._write_close(payload)
 
@@ -140,28 +135,24 @@ class Outbound:
     def _put(self, queued: _Queued) -> None:
         self._queue.append(queued)
         self.queued_bytes += queued.size
-        if self._timer is None and queued.deadline != float("inf"):
-            self._timer = self._runtime.loop.call_at(queued.deadline, self._drop_overdue)
+        if self._timer is None and queued.deadline != NEVER:
+            self._timer = self._loop.call_at(queued.deadline, self._drop_overdue)
 
     def _drop_overdue(self) -> None:
-        """Answer the sends that the peer did not read in time; they were not written and will not be."""
+        """Give up what the peer did not read in time: it was not written, and will not be."""
         self._timer = None
-        now = self._runtime.loop.time()
-        kept: deque[_Queued] = deque()
-        for queued in self._queue:
-            if queued.deadline <= now:
-                self.queued_bytes -= queued.size
-                self._runtime.answer(SendFailed(queued.request, 0, self._connection.state.value, stalled=True))
-            else:
-                kept.append(queued)
-        self._queue = kept
-        due = min((queued.deadline for queued in kept), default=float("inf"))
-        if due != float("inf"):
-            self._timer = self._runtime.loop.call_at(due, self._drop_overdue)
+        now = self._loop.time()
+        overdue = [queued for queued in self._queue if queued.deadline <= now]
+        self._queue = deque(queued for queued in self._queue if queued.deadline > now)
+        for queued in overdue:
+            self.queued_bytes -= queued.size
+            self._sender.unwritten(queued.ticket, queued.size, stalled=True)
+        due = min((queued.deadline for queued in self._queue), default=NEVER)
+        if due != NEVER:
+            self._timer = self._loop.call_at(due, self._drop_overdue)
 
     def resume(self) -> None:
         """The peer has caught up: write what waits, until it falls behind again."""
-        connection = self._connection
         self.paused = False
         if self._pong_owed is not None:
             owed, self._pong_owed = self._pong_owed, None
@@ -173,31 +164,15 @@ class Outbound:
                 self._write_close(queued.payloads[0])
                 continue
             self.write(self._frames(queued.opcode, queued.payloads))
-            count = len(queued.payloads)
-            connection.count_sent(count, queued.size)
-            if queued.request:
-                sent = Sent(queued.request, count, queued.size, connection.messages_out, connection.bytes_out)
-                self._runtime.answer_send(sent, queued.key)
-            else:
-                self._runtime.release(connection, queued.size)
-                self._runtime.figures_changed(connection)
+            self._sender.written(queued.ticket, len(queued.payloads), queued.size)
 
     def drop(self) -> None:
-        """Nothing more is sent: answer those who wait."""
+        """Nothing of what waits is sent any more, our close frame included."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        while self._queue:
-            queued = self._queue.popleft()
-            if queued.request:
-                self._runtime.answer(refused(queued.request, self._connection.state))
-            else:
-                self._runtime.release(self._connection, queued.size)
+        dropped, self._queue = self._queue, deque()
         self.queued_bytes = 0
-
-
-def refused(request: int, state: ConnectionState) -> SendFailed:
-    """Return the answer to a send on a connection that is not Connected, or is just ceasing to be."""
-    if state is ConnectionState.CONNECTED:
-        state = ConnectionState.CLOSING
-    return SendFailed(request, 0, state.value)
+        for queued in dropped:
+            if queued.opcode != CLOSE:
+                self._sender.unwritten(queued.ticket, queued.size, stalled=False)

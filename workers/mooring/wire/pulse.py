@@ -24,7 +24,7 @@ class Pulse:
         on_dead: Called once, with the seconds of silence.
     """
 
-    __slots__ = ("_loop", "_on_dead", "_payload", "_sent_at_ns", "_timeout_s", "_timer", "_write", "live")
+    __slots__ = ("_loop", "_on_dead", "_payload", "_sent_at_ns", "_suspected", "_timer", "_write", "live")
 
     def __init__(
         self,
@@ -35,15 +35,15 @@ class Pulse:
         on_dead: Callable[[float], None],
     ) -> None:
         self._loop = loop
-        self._timeout_s = timeout_s
         self._write = write
         self._on_dead = on_dead
         self._payload = b""
         self._sent_at_ns = 0
+        self._suspected = False
         self._timer: asyncio.TimerHandle | None = None
         self.live = Liveness(interval_s, timeout_s, loop.time())
         if interval_s:
-            self._timer = loop.call_later(interval_s, self._check)
+            self._timer = loop.call_later(interval_s, self._tick)
 
     def stop(self) -> None:
         """No further ping, no deadline."""
@@ -60,23 +60,26 @@ class Pulse:
         # Not loop.time(): uvloop's stands still for a pass of the loop, and counts milliseconds.
         return (time.monotonic_ns() - self._sent_at_ns) // 1000
 
-    def _check(self) -> None:
-        now = self._loop.time()
-        match self.live.check(now):
-            case Wait(at):
-                self._timer = None if at == float("inf") else self._loop.call_at(at, self._check)
-            case Ping():
-                self._payload = os.urandom(8)
-                self._sent_at_ns = time.monotonic_ns()
-                self._write(encode_frame(PING, self._payload, os.urandom(4)))
-                self._timer = self._loop.call_at(now + self._timeout_s, self._check)
-            case Dead():
-                self._timer = self._loop.call_later(CONFIRM_DEAD_S, self._confirm)
+    def _tick(self) -> None:
+        at = self.beat(self._loop.time())
+        self._timer = None if at is None else self._loop.call_at(at, self._tick)
 
-    def _confirm(self) -> None:
-        self._timer = None
-        match self.live.check(self._loop.time()):
-            case Dead(silent_s):
-                self._on_dead(silent_s)
-            case _:
-                self._check()
+    def beat(self, now: float) -> float | None:
+        """Do what is due at `now`; return when to call again at the latest, None for never.
+
+        Whose timer calls does not matter, if the loop reads between two calls: a late call makes its ping late, no more.
+        """
+        due = self.live.check(now)
+        if isinstance(due, Ping):
+            self._payload = os.urandom(8)
+            self._sent_at_ns = time.monotonic_ns()
+            self._write(encode_frame(PING, self._payload, os.urandom(4)))
+            due = self.live.check(now)
+        if isinstance(due, Dead):
+            if self._suspected:
+                self._on_dead(due.silent_s)
+                return None
+            self._suspected = True
+            return now + CONFIRM_DEAD_S
+        self._suspected = False
+        return due.at if isinstance(due, Wait) and due.at != float("inf") else None

@@ -1,0 +1,178 @@
+"""One service at its address: the session, the token, one request and its answer. It knows no resource."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import aiohttp
+import msgspec
+
+from mooring import json_text
+from mooring_api.client.answers import ApiError, ServiceAway
+
+Result = TypeVar("Result")
+
+
+def default_state_dir() -> Path:
+    """Return where the state is kept unless told otherwise.
+
+    Raises:
+        ServiceAway: If that would be in a home directory, and there is none.
+    """
+    if "MOORING_STATE_DIR" in os.environ:
+        return Path(os.environ["MOORING_STATE_DIR"])
+    try:
+        base = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    except RuntimeError:
+        raise ServiceAway("there is no home directory to keep the state in: name one with --state-dir") from None
+    return Path(base) / "mooring"
+
+
+class Transport:
+    """What every verb goes through; see `Client` for the arguments."""
+
+    def __init__(
+        self, url: str | None = None, token: str | None = None, *, state_dir: Path | None = None, ssl: Any = True
+    ) -> None:
+        self._url = url or os.environ.get("MOORING_URL")
+        self._given_url = self._url
+        if state_dir is None:
+            try:
+                state_dir = default_state_dir()
+            except ServiceAway:
+                if self._given_url is None:
+                    raise
+                state_dir = Path(os.devnull)  # nothing is in it: the token is given, or there is none
+        self._given_token = token or os.environ.get("MOORING_TOKEN")
+        self._state_dir = state_dir
+        self._ssl = ssl
+        self._session: aiohttp.ClientSession | None = None
+        self._token = ""
+        self._locate()
+
+    def _locate(self) -> None:
+        """Find address and token; again after a restart, which may have changed the port."""
+        if self._given_url is None:
+            try:
+                self._url = (self._state_dir / "address").read_text().strip()
+            except OSError:
+                raise ServiceAway(
+                    f"no service has its state in {self._state_dir}; start one with `mooring serve`, or name it with --url"
+                ) from None
+        if self._given_token is None:
+            try:
+                self._token = (self._state_dir / "token").read_text().strip()
+            except OSError:
+                self._token = ""
+        else:
+            self._token = self._given_token
+        assert self._url is not None, "given or found"
+        self._url = self._url.rstrip("/")
+        if not self._url.startswith(("http://", "https://", "unix:")):
+            raise ServiceAway(f"{self._url!r} is no address of a service: http://…, https://… or unix:PATH")
+
+    def _locate_again(self) -> None:
+        """After a break: the service may be back elsewhere, for the next try."""
+        with contextlib.suppress(ServiceAway):
+            self._locate()
+
+    async def __aenter__(self) -> Self:
+        connector = None
+        if self._url is not None and self._url.startswith("unix:"):
+            connector = aiohttp.UnixConnector(self._url[5:], limit=0)
+        self._session = aiohttp.ClientSession(
+            connector=connector or aiohttp.TCPConnector(limit=0, ssl=self._ssl),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=5),
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._session is not None:
+            session, self._session = self._session, None
+            await session.close()
+
+    @property
+    def url(self) -> str:
+        """Where the service is."""
+        return self._url or ""
+
+    def _open_session(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            raise RuntimeError("the client is used outside of `async with Client(…) as client`")
+        return self._session
+
+    def _authorization(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self._token}"}
+
+    def _full(self, path: str) -> str:
+        base = self.url
+        return ("http://localhost" if base.startswith("unix:") else base) + path
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Any = None,
+        content_type: str | None = None,
+        headers: dict[str, str] | None = None,
+        params: dict[str, str] | None = None,
+    ) -> tuple[int, bytes]:
+        """Make one request; return status and body.
+
+        Raises:
+            ApiError: If the answer is a problem.
+            ServiceAway: If there is no answer.
+        """
+        all_headers = {**self._authorization(), **(headers or {})}
+        if content_type is not None:
+            all_headers["Content-Type"] = content_type
+        try:
+            async with self._open_session().request(
+                method, self._full(path), data=body, headers=all_headers, params=params
+            ) as response:
+                data = await response.read()
+        except (aiohttp.ClientError, OSError) as exc:
+            away = ServiceAway(f"no service answers at {self.url}: {_reason(exc)}")
+            self._locate_again()
+            raise away from None
+        if response.status >= 400:
+            raise error_of(response.status, data)
+        return response.status, data
+
+    async def _json(self, kind: type[Result], method: str, path: str, **kwargs: Any) -> Result:
+        _, data = await self.request(method, path, **kwargs)
+        return decode(data, kind)
+
+
+def decode(data: bytes, kind: type[Result]) -> Result:
+    """Return an answer, or an event, as `kind`."""
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.DecodeError:
+        # Objects of events are passed on as they came: JSON, but not always what msgspec reads.
+        return msgspec.convert(json_text.decode(data), kind)
+
+
+def _reason(exc: Exception) -> str:
+    """Return why there is no answer, without the library's own words round the system's."""
+    if isinstance(exc, aiohttp.ClientConnectorDNSError):
+        return exc.os_error.strerror or str(exc)
+    if isinstance(exc, aiohttp.ClientConnectorError) and not isinstance(exc, aiohttp.ClientSSLError):
+        return os.strerror(exc.os_error.errno) if exc.os_error.errno else str(exc)
+    return str(exc)
+
+
+def error_of(status: int, data: bytes) -> ApiError:
+    """Return the problem that an answer is."""
+    try:
+        problem = msgspec.json.decode(data, type=dict[str, Any])
+    except msgspec.MsgspecError:
+        problem = {"detail": data[:500].decode("utf-8", "replace")}
+    return ApiError(status, problem)

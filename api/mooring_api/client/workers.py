@@ -1,0 +1,62 @@
+"""The client's verbs of workers."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+
+from mooring_api.client.transport import Transport
+from mooring_service.records import Killed, WorkerRecord
+
+
+class _Workers(msgspec.Struct, frozen=True):
+    workers: list[WorkerRecord]
+
+
+class WorkerVerbs(Transport):
+    """Look, start, kill, drain, call."""
+
+    async def workers(self) -> list[WorkerRecord]:
+        """Return all workers."""
+        return (await self._json(_Workers, "GET", "/v1/workers")).workers
+
+    async def worker(self, name: str) -> WorkerRecord:
+        """Return one worker."""
+        return await self._json(WorkerRecord, "GET", f"/v1/workers/{quote(name, safe='')}")
+
+    async def start_worker(self, name: str) -> WorkerRecord:
+        """Have a worker Running."""
+        return await self._json(WorkerRecord, "PUT", f"/v1/workers/{quote(name, safe='')}")
+
+    async def kill_worker(self, name: str) -> Killed:
+        """End a worker for good."""
+        return await self._json(Killed, "DELETE", f"/v1/workers/{quote(name, safe='')}")
+
+    async def drain_worker(self, name: str) -> WorkerRecord:
+        """Let a worker take no new connections, and restart when the last one has ended."""
+        return await self._json(WorkerRecord, "POST", f"/v1/workers/{quote(name, safe='')}/drain")
+
+    async def call(
+        self,
+        worker: str,
+        function: str,
+        params: dict[str, Any] | list[Any] | None = None,
+        *,
+        wait: bool = True,
+        idempotency_key: str | None = None,
+    ) -> Any:
+        """Run a function in a worker's context and return its result (None with `wait` false)."""
+        headers = {} if wait else {"Prefer": "respond-async"}
+        if idempotency_key is not None:
+            headers["Idempotency-Key"] = idempotency_key
+        body = msgspec.json.encode({"function": function, "params": params if params is not None else {}})
+        _, data = await self.request(
+            "POST",
+            f"/v1/workers/{quote(worker, safe='')}/calls",
+            body=body,
+            content_type="application/json",
+            headers=headers,
+        )
+        return msgspec.json.decode(data).get("result")

@@ -1,0 +1,199 @@
+"""send, tail: what goes to a connection, and what comes; `open` follows and types through here, too."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import click
+from rich.cells import cell_len
+from rich.text import Text
+
+from mooring_api.client import ApiError, Client, Event
+from mooring_api.commands.connections import known
+from mooring_api.commands.tables import console, plain
+from mooring_api.commands.target import Failure, Progress, Target, as_json, explain, known_worker, plural, show_json
+from mooring_api.commands.typed import Prompt, lines
+from mooring_api.commands.words import in_words, kind_colour
+from mooring_service.records import SentRecord
+
+INTERACT_END_S = 10.0
+
+
+@click.command()
+@click.argument("connection", metavar="ID", type=int)
+@click.argument("text", required=False)
+@click.option("--json", "object_text", metavar="JSON", help="Send this JSON value.")
+@click.option(
+    "--file", "path", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Send a file as a blob."
+)
+@click.option("--output", "-o", type=click.Choice(["text", "json"]), help="How the answer is printed; default: text.")
+@click.pass_obj
+def send(
+    target: Target, connection: int, text: str | None, object_text: str | None, path: Path | None, output: str | None
+) -> None:
+    """One message; or, with '-', each line of standard input as it comes.
+
+    \b
+    Examples:  mooring send 1 'Hello world'
+               mooring send 1 --json '{"op": "subscribe"}'
+               seq 1000 | mooring send 1 -
+    """
+    given = [value for value in (text, object_text, path) if value is not None]
+    if len(given) != 1:
+        raise click.UsageError("give one of TEXT, --json, --file or '-'")
+
+    async def work(client: Client) -> SentRecord:
+        if path is not None:
+            return await client.send_body(connection, path.read_bytes(), "application/octet-stream")
+        if object_text is not None:
+            return await client.send_body(connection, object_text.encode(), "application/json")
+        if text == "-":
+            return await _send_lines(client, connection)
+        return await client.send(connection, text or "")
+
+    done = target.run(
+        lambda client: known(client, connection, work(client)), waiting=None if text == "-" else "sending"
+    )
+    if output == "json":
+        show_json(done)
+    else:
+        click.echo(f"sent {plural(done.sent, 'message')}, {done.bytes} bytes")
+
+
+async def _send_lines(client: Client, connection: int) -> SentRecord:
+    """Each line of standard input is one text message, sent as it comes."""
+    count = size = 0
+    typed = sys.stdin.isatty()
+    with Progress() as progress:
+        async for line in lines():
+            try:
+                sent = await client.send_body(connection, line, "text/plain")
+            except ApiError as exc:
+                if count == 0:
+                    raise
+                raise Failure(f"{explain(exc)}; {count} messages were sent before") from None
+            count += 1
+            size += sent.bytes
+            if not typed:
+                progress.show(f"{count} messages, {size} bytes")
+    return SentRecord(count, size)
+
+
+@click.command()
+@click.argument("connection", metavar="[ID]", type=int, required=False)
+@click.option("--worker", help="Only events of this worker.")
+@click.option("--kind", "kinds", multiple=True, help="Only this kind (onMessage, …); repeatable.")
+@click.option("--after", help="Resume after this event's id; 'start' for everything kept.")
+@click.option("--limit", "-n", type=click.IntRange(1), help="End after so many events.")
+@as_json
+@click.pass_obj
+def tail(
+    target: Target,
+    connection: int | None,
+    worker: str | None,
+    kinds: tuple[str, ...],
+    after: str | None,
+    limit: int | None,
+    as_json: bool,
+) -> None:
+    """As they come; a restart of the service loses and repeats none.
+
+    One connection is shown from its start, until it ends.
+
+    \b
+    Example:  mooring tail 1
+    """
+    if connection is not None and worker is not None:
+        raise click.UsageError("give an ID or --worker, not both: a connection has one worker")
+
+    async def work(client: Client) -> None:
+        following = follow(client, connection, worker, kinds, after, as_json, limit)
+        if connection is not None:
+            await known(client, connection, following)
+        elif worker is not None:
+            await known_worker(client, worker, following)
+        else:
+            await following
+
+    target.run(work)
+
+
+async def _next(typed: AsyncIterator[bytes]) -> bytes | None:
+    return await anext(typed, None)
+
+
+async def interact(client: Client, connection: int, as_json: bool) -> None:
+    """Send the lines of standard input; print what comes; end with the connection, or with the input."""
+    prompt = Prompt()
+    if prompt.on:
+        click.echo("Enter sends a line, Ctrl-D closes the connection, Ctrl-C leaves it open.", err=True)
+        prompt.show()
+    typed = lines()
+    following = asyncio.create_task(follow(client, connection, None, (), None, as_json, prompt=prompt))
+    try:
+        while True:
+            line = asyncio.create_task(_next(typed))
+            await asyncio.wait({line, following}, return_when=asyncio.FIRST_COMPLETED)
+            if following.done():
+                line.cancel()
+                break
+            text = line.result()
+            if text is None:
+                await client.terminate(connection)
+                break
+            try:
+                await client.send_body(connection, text, "text/plain")
+            except ApiError as exc:
+                click.echo(f"not sent: {plain(explain(exc))}", err=True)
+            prompt.show()
+        async with asyncio.timeout(INTERACT_END_S):
+            await following
+    except TimeoutError:
+        pass  # the end of the connection is known; only its last events have not come
+    finally:
+        following.cancel()
+        prompt.clear()
+
+
+async def follow(
+    client: Client,
+    connection: int | None,
+    worker: str | None,
+    kinds: tuple[str, ...],
+    after: str | None,
+    as_json: bool,
+    limit: int | None = None,
+    prompt: Prompt | None = None,
+) -> None:
+    """Print events as they come."""
+    screen = console()
+    count = 0
+    async for event, raw in client.raw_events(connection=connection, worker=worker, kinds=kinds, after=after):
+        line = Text(raw.decode()) if as_json else _line(event)
+        rows = -(-cell_len(line.plain) // screen.width) or 1
+        if prompt is not None:
+            prompt.above(rows)
+        if as_json:
+            click.echo(raw.decode())
+        else:
+            screen.print(line, soft_wrap=True)
+        if prompt is not None:
+            prompt.back(rows)
+        count += 1
+        if count == limit:
+            return
+
+
+def _line(event: Event) -> Text:
+    who = str(event.connection) if event.connection is not None else (event.worker or "")
+    return Text.assemble(
+        (event.time[11:23], "dim"),
+        " ",
+        (f"{who:>4}", "bold"),
+        " ",
+        (event.kind, kind_colour(event.kind)),
+        f" {in_words(event.kind, event.event)}".rstrip(),
+    )

@@ -1,0 +1,166 @@
+"""open: the create options as options of a command. They are made from `mooring.options`, so that none is forgotten."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+import click
+import msgspec
+
+from mooring.options import OPTIONS, Option
+from mooring_api.commands.exchange import follow as follow_events
+from mooring_api.commands.exchange import interact
+from mooring_api.commands.target import Target, as_json, show_json
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+COMMON = ("worker", "data_type", "headers", "protocols", "connect_timeout")
+"""What `--help` shows, in a few words; `--options` shows all of them."""
+
+SINGULAR = {"headers": "header", "protocols": "protocol"}
+"""What is given once for each value, by what one of them is called."""
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    """Return what a JSON object holds; click says the rest of it."""
+    try:
+        return msgspec.json.decode(text, type=dict[str, Any])
+    except (msgspec.MsgspecError, UnicodeError) as exc:
+        raise click.BadParameter(f"not a JSON object: {exc}") from None
+
+
+def _help(option: Option) -> str:
+    text, notes = option.doc, []
+    if option.name in COMMON:
+        text = re.split("[;,]", text)[0]
+    elif option.zero:
+        notes.append(f"0: {option.zero}")
+    if option.unit:
+        notes.append(f"default: {str(option.default).removesuffix('.0')} {option.unit}")
+    elif option.default and option.default is not msgspec.NODEFAULT and option.name not in COMMON:
+        notes.append(f"default: {option.default}")
+    if option.name in SINGULAR:
+        notes.append("repeatable")
+    note = f" ({'; '.join(notes)})" if notes else ""
+    return f"{text[0].upper()}{text[1:]}{note}.".replace("`", "")
+
+
+def _declared(option: Option) -> Callable[[Command], Command]:
+    """Return a create option as an option of the command; the parameter has its name."""
+    flags = ["--" + SINGULAR.get(option.name, option.name).replace("_", "-")]
+    more: dict[str, Any] = {}
+    match get_origin(option.kind) or option.kind:
+        case _ if option.name == "headers":
+            flags, more = [*flags, "-H"], {"multiple": True, "metavar": "'NAME: VALUE'"}
+        case kind if kind is list:
+            more = {"multiple": True}
+        case kind if kind is Literal:
+            more = {"type": click.Choice(get_args(option.kind))}
+        case kind if kind is bool:
+            flags, more = [f"{flags[0]}/--no-{flags[0][2:]}"], {"default": None}
+        case kind if kind in (str, int, float):
+            more = {"type": kind}
+        case _:
+            more = {"type": _json_object, "metavar": "JSON"}
+    return click.option(*flags, option.name, help=_help(option), hidden=option.name not in COMMON, **more)
+
+
+def create_options(function: Command) -> Command:
+    """Give a command an option for each create option; the URL is an argument, the handler has two options of its own."""
+    for option in reversed(OPTIONS.values()):
+        if option.name not in ("url", "handler"):
+            function = _declared(option)(function)
+    return function
+
+
+def _show_options(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if not wanted or ctx.resilient_parsing:
+        return
+    formatter = ctx.make_formatter()
+    rows = []
+    for param in ctx.command.params:
+        if isinstance(param, click.Option) and param.name in OPTIONS:
+            shown = copy.copy(param)
+            shown.hidden = False
+            rows.append(shown.get_help_record(ctx) or ("", ""))
+    with formatter.section("Create options"):
+        formatter.write_dl(rows)
+    click.echo(formatter.getvalue(), nl=False)
+    ctx.exit()
+
+
+def _headers(values: tuple[str, ...]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for value in values:
+        name, colon, content = value.partition(":")
+        if not colon:
+            raise click.UsageError(f"--header {name!r}: must be 'Name: value'")
+        content = content.strip()
+        if name in found:
+            earlier = found[name]
+            found[name] = [*earlier, content] if isinstance(earlier, list) else [earlier, content]
+        else:
+            found[name] = content
+    return found
+
+
+def body_of(given: dict[str, Any], handler: str | None, params: str | None) -> dict[str, Any]:
+    """Return the create body that the options make; what nobody said is not in it."""
+    said = {name: value for name, value in given.items() if value is not None and value != ()}
+    if "headers" in said:
+        said["headers"] = _headers(said["headers"])
+    body = {OPTIONS[name].key: value for name, value in said.items()}
+    if handler is not None:
+        try:
+            body["handler"] = {"name": handler, "params": msgspec.json.decode(params) if params else {}}
+        except (msgspec.DecodeError, UnicodeError) as exc:
+            raise click.UsageError(f"--params: not JSON: {exc}") from None
+    return body
+
+
+@click.command("open")
+@click.argument("url")
+@click.option("--handler", help="A handler of the configuration.")
+@click.option("--params", help="JSON for the handler's constructor.")
+@create_options
+@click.option(
+    "--options",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_options,
+    help="Show all create options.",
+)
+@click.option("--follow", "-f", is_flag=True, help="Follow its events until it ends.")
+@click.option("--interactive", "-i", is_flag=True, help="Type lines to send; see what comes.")
+@as_json
+@click.pass_obj
+def open_command(
+    target: Target,
+    /,
+    url: str,
+    handler: str | None,
+    params: str | None,
+    follow: bool,
+    interactive: bool,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Its id, status and URL are printed.
+
+    \b
+    Example:  mooring open ws://127.0.0.1:8481/ --follow
+    """
+    body = body_of(given, handler, params)
+    record = target.run(lambda client: client.open(url, **body), waiting="connecting")
+    if as_json:
+        show_json(record)
+    else:
+        click.echo(f"{record.id}  {record.status}  {record.url}")
+    if interactive:
+        target.run(lambda client: interact(client, record.id, as_json))
+    elif follow:
+        target.run(lambda client: follow_events(client, record.id, None, (), None, as_json))

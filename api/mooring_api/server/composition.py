@@ -1,0 +1,174 @@
+"""The composition root: journal, service, API, listener; made in this order, and ended in reverse."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+
+import msgspec
+from aiohttp import web
+
+from mooring_api.rest.access import Access, load_token, own_hosts
+from mooring_api.rest.access_log import ACCESS, AccessLog
+from mooring_api.rest.app import make_app
+from mooring_api.rest.context import Api
+from mooring_api.rest.gate import Gate
+from mooring_api.server import systemd
+from mooring_api.server.demo import start_demo
+from mooring_api.server.listen import SocketFile, bind, inherited_or_wanted, tls_of
+from mooring_api.server.state_file import prepare_state_dir, replace_text
+from mooring_service.config import RUNTIME_SETTINGS, Config, JournalConfig
+from mooring_service.journal.journal import Journal
+from mooring_service.journal.memory import MemoryJournal
+from mooring_service.journal.sqlite import SqliteJournal
+from mooring_service.service import Service
+
+SHUTDOWN_TIMEOUT_S = 1.0  # for requests under way; streams have been ended before
+
+log = logging.getLogger("mooring.serve")
+
+
+class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What the command line decides, and no configuration file should."""
+
+    state_dir: Path
+    app_dirs: list[str] = []
+    demo: bool = False
+    handover: bool = False
+
+
+def make_journal(config: JournalConfig, state_dir: Path, answer_age_s: float) -> Journal:
+    """Return the configured journal, not yet started."""
+    if config.store == "memory":
+        return MemoryJournal(config, answer_age_s=answer_age_s)
+    return SqliteJournal(state_dir / "journal.db", config, answer_age_s=answer_age_s)
+
+
+class Server:
+    """The service and its API, started and stopped as one."""
+
+    def __init__(self, config: Config, options: ServeOptions) -> None:
+        self.config = config
+        self.options = options
+        self.url = ""
+        self._runner: web.AppRunner | None = None
+        self._demo: web.AppRunner | None = None
+        self._api: Api | None = None
+        self._service: Service | None = None
+        self._listener: asyncio.Server | None = None
+        self._path: SocketFile | None = None
+        self.inherited: systemd.Inherited  # for the next program of this process
+
+    async def start(self) -> None:
+        """Start everything; afterwards `url` is where the API is.
+
+        Raises:
+            ConfigError: If the configuration does not allow it, or the address cannot be had.
+            StateDirectoryBusy: If another service has the state directory.
+            OSError: If the demo's port, or a file, cannot be had.
+        """
+        config, options = self.config, self.options
+        listen, inherited = inherited_or_wanted(config.api.listen)
+        tls = tls_of(listen, config.api)
+        prepare_state_dir(options.state_dir)
+        journal = make_journal(config.journal, options.state_dir, config.api.idempotency_age)
+        self._service = service = Service(config, options.state_dir, journal, app_dirs=options.app_dirs)
+        service.acquire()  # first: whoever does not get it must touch nothing, and names the holder, not the port
+        sock = bind(listen) if inherited is None else inherited.socket
+        if listen.path is not None and (inherited is None or inherited.listen is not None):
+            self._path = SocketFile(listen.path)  # ours, not the manager's
+        # `create_server` closes its own; the next program of this process may want it.
+        self.inherited = systemd.Inherited(sock.dup(), config.api.listen if inherited is None else inherited.listen)
+        try:
+            if options.demo:  # first: its port may be taken, and then nothing else was begun
+                self._demo = await start_demo()
+            await service.start()
+        except BaseException:
+            sock.close()
+            raise
+        token = None if config.api.no_auth else load_token(options.state_dir)
+        port = sock.getsockname()[1] if listen.path is None else 0
+        own = own_hosts(listen.host, port, secure=tls is not None)
+        if listen.path is not None:
+            own |= {"localhost"}
+        access = Access(token, config.tokens, own, config.api.hosts, secure=tls is not None)
+        self._api = api = Api(service, config, access)
+        self._runner = web.AppRunner(
+            make_app(api),
+            access_log=ACCESS if config.api.access_log else None,
+            access_log_class=AccessLog,
+            handler_cancellation=True,
+            shutdown_timeout=SHUTDOWN_TIMEOUT_S,
+            auto_decompress=False,
+            keepalive_timeout=75.0,
+            max_headers=100,
+        )
+        await self._runner.setup()
+        assert self._runner.server is not None, "set up above"
+        gate = Gate(
+            self._runner.server,
+            max_connections=config.api.max_requests,
+            head_timeout_s=config.api.request_timeout,
+        )
+        self._listener = await asyncio.get_running_loop().create_server(
+            gate,
+            sock=sock,
+            ssl=tls,
+            # A handshake is not counted by the gate yet: it must not hold its descriptor for long.
+            ssl_handshake_timeout=None if tls is None else config.api.request_timeout,
+            backlog=512,
+        )
+        self.url = listen.url(port, secure=tls is not None)
+        replace_text(options.state_dir / "address", f"{self.url}\n")
+
+    @property
+    def worker_count(self) -> int:
+        """How many workers there are."""
+        return 0 if self._service is None else len(self._service.workers.slots())
+
+    @property
+    def next_connection(self) -> int:
+        """The id that the next connection gets, if a request asks for it."""
+        assert self._service is not None, "start comes first"
+        return self._service.connections.next_connection
+
+    def reload(self, config: Config) -> list[str]:
+        """Take over what of `config` may change at run time; return the names of what may not, and has changed."""
+        assert self._service is not None and self._api is not None, "start comes first"
+        refused = [
+            field.name
+            for field in msgspec.structs.fields(Config)
+            if field.name not in RUNTIME_SETTINGS and getattr(config, field.name) != getattr(self.config, field.name)
+        ]
+        size = self.config.limits.max_body_bytes
+        if config.limits.max_body_bytes != size:
+            refused.append("limits.max_body_bytes")
+            limits = msgspec.structs.replace(config.limits, max_body_bytes=size)
+            config = msgspec.structs.replace(config, limits=limits)
+        self.config = msgspec.structs.replace(self.config, **{name: getattr(config, name) for name in RUNTIME_SETTINGS})
+        self._api.config = self.config
+        self._api.access.set_tokens(config.tokens)
+        self._service.reconfigure(self.config)
+        return refused
+
+    async def stop(self, *, handover: bool = False) -> None:
+        """End streams, then workers, then the API's sockets, then the journal (the table is in DESIGN.md)."""
+        service, api = self._service, self._api
+        if service is None or api is None:
+            return
+        service.begin_stop()
+        if self._listener is not None:
+            self._listener.close()  # nothing new comes in
+        if not handover:
+            # Nor into the copy that a next program would have got: whoever comes is refused at once, and not forgotten.
+            self.inherited.socket.close()
+            if self._path is not None:
+                self._path.remove()
+        await service.stop(handover=handover or self.options.handover)
+        await api.close()
+        if self._runner is not None:
+            await self._runner.cleanup()
+        if self._demo is not None:
+            await self._demo.cleanup()
+        (self.options.state_dir / "address").unlink(missing_ok=True)

@@ -1,0 +1,171 @@
+"""The verbs of connections: open, look, send, terminate, follow. A command goes down to the worker that holds the connection."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from mooring.checks import check_close
+from mooring.errors import (
+    ConnectionClosed,
+    InvalidRequest,
+    SendError,
+    Unavailable,
+    WorkerDied,
+    WrongState,
+)
+from mooring.link.messages import STATUS_CLOSED, STATUS_CONNECTED, Send, SendFailed, Sent, Terminate
+from mooring.options import ConnectionRequest, check_request
+from mooring_service.admission import Admission
+from mooring_service.directory import Directory, Entry
+from mooring_service.feed import Feed, Subscription
+from mooring_service.journal.batch import EventFilter
+from mooring_service.opening import Opening, Openings
+from mooring_service.processes.roster import Roster
+from mooring_service.processes.slot import Slot
+from mooring_service.records import ConnectionRecord, SentRecord
+
+ANSWER_MARGIN_S = 1.0  # the worker's own deadline comes first; this is for a worker that does not answer at all
+
+
+class Connections:
+    """What can be done with connections. What is asked about them is answered from the directory."""
+
+    def __init__(
+        self, admission: Admission, directory: Directory, feed: Feed, openings: Openings, roster: Roster
+    ) -> None:
+        self._admission = admission
+        self._directory = directory
+        self._feed = feed
+        self._openings = openings
+        self._roster = roster
+
+    async def open(
+        self, request: ConnectionRequest, *, begun: Callable[[int], tuple[str, bytes]] | None = None
+    ) -> Opening:
+        """Begin a connection: check, store the intent, dispatch.
+
+        Args:
+            begun: Given the connection's id, the Idempotency-Key and the answer that are stored with the intent.
+
+        Raises:
+            InvalidRequest: If anything of the request is not valid; nothing was started.
+            UnknownFunction: If the handler is not in the configuration.
+            PolicyRefused, LimitReached, WorkerBusy, WorkerDied, Unavailable, JournalUnavailable: As they say.
+        """
+        wrong = check_request(request)
+        if wrong:
+            raise InvalidRequest(wrong)
+        self._admission.check()
+        reference = None if request.handler is None else self._admission.handler(request.handler.name)
+        return await self._openings.open(request, reference, begun)
+
+    @property
+    def next_connection(self) -> int:
+        """The id that the next connection of a request gets; for the demo's greeting."""
+        return self._openings.next_connection
+
+    def record(self, connection: int) -> ConnectionRecord:
+        """Return the record of a connection.
+
+        Raises:
+            UnknownConnection: If it never existed or is no longer retained.
+        """
+        return self._directory.record(connection)
+
+    def page(
+        self, *, worker: str | None, status: str | None, after: int, limit: int
+    ) -> tuple[list[ConnectionRecord], int | None]:
+        """Return a page of records by id, and where the next page begins (None: there is none)."""
+        found: list[ConnectionRecord] = []
+        for entry in self._directory.select(worker, status, after):
+            if len(found) == limit:
+                return found, found[-1].id
+            found.append(self._directory.to_record(entry))
+        return found, None
+
+    def _holder(self, entry: Entry) -> Slot:
+        """Return the worker that holds a connection, and takes commands."""
+        slot = self._roster.by_incarnation(entry.incarnation)
+        if slot is None:
+            raise WorkerDied(entry.created.worker, "it has ended")
+        if not slot.linked:
+            raise Unavailable(f"worker {slot.name!r} is not linked just now")
+        return slot
+
+    def check_connected(self, connection: int) -> Entry:
+        """Return what is known of a connection that messages can be sent to.
+
+        Raises:
+            UnknownConnection, WrongState, ConnectionClosed: By the connection's state.
+            JournalUnavailable: If nothing new is taken because the journal cannot be written.
+        """
+        entry = self._directory.entry(connection)
+        status = entry.update.status
+        if status != STATUS_CONNECTED:
+            if status == STATUS_CLOSED:
+                raise ConnectionClosed(connection)
+            raise WrongState(connection, status)
+        self._admission.check_writable()
+        return entry
+
+    async def send(self, connection: int, *, binary: bool, payloads: list[bytes], key: str | None = None) -> SentRecord:
+        """Write messages to a connection's socket, in order.
+
+        Raises:
+            UnknownConnection, WrongState, ConnectionClosed, JournalUnavailable: As `check_connected`.
+            SendError: If the peer is not reading.
+            WorkerSilent, WorkerDied, Unavailable: If its worker does not answer.
+        """
+        entry = self.check_connected(connection)
+        slot = self._holder(entry)
+        number, future = slot.request(entry.created.send_timeout_s + ANSWER_MARGIN_S)
+        slot.command(Send(number, connection, binary, payloads, key))
+        answer = await future
+        if isinstance(answer, Sent):
+            self._directory.sent(connection, answer.messages_out, answer.bytes_out)
+            return SentRecord(answer.sent, answer.bytes)
+        assert isinstance(answer, SendFailed), "a worker answers Send with Sent or SendFailed"
+        if answer.stalled:
+            raise SendError(connection, answer.sent)
+        if answer.status in ("", STATUS_CLOSED):
+            raise ConnectionClosed(connection)
+        raise WrongState(connection, answer.status)
+
+    async def terminate(self, connection: int, code: int | None, reason: str | None) -> ConnectionRecord:
+        """Close a connection and return its final record. Idempotent.
+
+        Raises:
+            InvalidRequest: If code or reason may not be sent.
+            UnknownConnection: If it never existed or is no longer retained.
+            JournalUnavailable: If its end cannot be recorded now; it is not begun then.
+            WorkerSilent, Unavailable: If its worker does not answer.
+        """
+        wrong = check_close(code, reason)
+        if wrong:
+            raise InvalidRequest(wrong)
+        entry = self._directory.entry(connection)
+        if entry.update.status == STATUS_CLOSED:
+            return self._directory.record(connection)
+        self._admission.check_writable()
+        try:
+            slot = self._holder(entry)
+            number, future = slot.request(entry.created.close_timeout_s + ANSWER_MARGIN_S)
+            slot.command(Terminate(number, connection, code, reason))
+            await future
+        except WorkerDied:
+            await self._openings.wait_ended(connection)
+        return self._directory.record(connection)
+
+    def follow(
+        self, connection: int, cursor: str | None, kinds: frozenset[int], *, brief: bool = False
+    ) -> Subscription:
+        """Return the stream of one connection; it ends after its last event.
+
+        Raises:
+            UnknownConnection: If it never existed or is no longer retained.
+        """
+        entry = self._directory.entry(
+            connection
+        )  # held: the stream goes to its end, also once it is no longer retained
+        events = EventFilter(connections=frozenset((connection,)), kinds=kinds)
+        return self._feed.subscribe(events, cursor, "start", brief=brief, end_of=lambda: entry.end)

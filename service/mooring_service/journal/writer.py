@@ -1,0 +1,185 @@
+"""The writer of the SQLite journal: one thread, the only writing connection, and when a transaction is written.
+
+It takes whatever is queued into one transaction, so commits group by themselves under load and nothing waits for a timer.
+What fails is tried again, but for what fails fast. `transaction` knows what is written; the event loop is `sqlite`'s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import apsw
+import msgspec
+
+from mooring_service.config import JournalConfig
+from mooring_service.journal.batch import Append
+from mooring_service.journal.retention import Marks, prune
+from mooring_service.journal.transaction import Transaction
+
+RETRY_S = 0.5
+PRUNE_EVERY_S = 1.0
+END_S = 5.0  # what is queued at the end may take so long
+
+Job = Callable[[apsw.Connection], Any]
+
+log = logging.getLogger("mooring.journal")
+
+
+class Item(msgspec.Struct, frozen=True):
+    """What waits for the writer: an `Append`, or a job; `fails_fast`: it is dropped while the journal cannot be written.
+
+    The `future` is carried along for whoever waits; the writer's thread never touches it.
+    """
+
+    append: Append | None
+    job: Job | None
+    future: asyncio.Future[Any] | None
+    fails_fast: bool
+
+
+class Outcomes(Protocol):
+    """Who is told what became of items. All of it is called on the writer's thread."""
+
+    def written(self, items: list[Item], results: list[Any], first: int, last: int) -> None:
+        """One transaction is committed: a result for each item, and where the kept record now begins and ends."""
+
+    def refused(self, items: list[Item], reason: str) -> None:
+        """These will not be written."""
+
+    def failed(self, failure: str | None) -> None:
+        """Nothing can be written now (None: it can again)."""
+
+
+class Writer:
+    """The writer's thread, and the queue before it.
+
+    Attributes:
+        failure: Why the journal cannot be written just now, or None.
+        marks: Of the last transaction that was committed.
+    """
+
+    def __init__(self, config: JournalConfig, outcomes: Outcomes) -> None:
+        self._config = config
+        self._outcomes = outcomes
+        self._queue: deque[Item] = deque()
+        self._wanted = threading.Condition()
+        self._ending = False
+        self._thread: threading.Thread | None = None
+        # Of the writer's thread; others only read them, for figures.
+        self._stored: dict[str, int] = {}
+        self._pruned_at = 0.0
+        self._retry_at = 0.0
+        self.failure: str | None = None
+        self.marks = Marks()
+        self.batches = 0
+        self.commits = 0
+        self.commit_seconds = 0.0
+        self.last_commit_s = 0.0
+
+    def start(self, connection: apsw.Connection, marks: Marks, stored: dict[str, int]) -> None:
+        """Begin; the connection is the writer's from now on. `stored`: incarnation → number of its last `Append`."""
+        self.marks = marks
+        self._stored = stored
+        self._thread = threading.Thread(target=self._run, args=(connection,), name="journal-writer", daemon=True)
+        self._thread.start()
+
+    def end(self) -> None:
+        """Write what is queued, if it can be, and end; blocks."""
+        with self._wanted:
+            self._ending = True
+            self._wanted.notify()
+        if self._thread is not None:
+            self._thread.join(END_S)
+
+    def put(self, item: Item) -> None:
+        """Queue `item`."""
+        with self._wanted:
+            self._queue.append(item)
+            self._wanted.notify()
+
+    def _run(self, connection: apsw.Connection) -> None:
+        try:
+            self._write_all(connection)
+        except BaseException as exc:
+            # A mistake of ours: shown as a failure of the journal, because nothing is written from here on.
+            log.exception("the journal's writer has failed")
+            self._fail(f"internal error: {exc}")
+            raise
+        finally:
+            try:
+                connection.close()
+            except apsw.Error as exc:
+                log.warning("the journal was not closed cleanly: %s", exc)
+
+    def _write_all(self, connection: apsw.Connection) -> None:
+        left: list[Item] = []  # of a transaction that failed
+        while True:
+            with self._wanted:
+                while not self._ending:
+                    wait_s = self._retry_at - time.monotonic()
+                    if wait_s <= 0 and (self._queue or left or self.failure is not None):
+                        break
+                    self._wanted.wait(wait_s if wait_s > 0 else None)
+                items = left + list(self._queue)
+                self._queue.clear()
+                ending = self._ending
+            if ending and not items:
+                return
+            left = self._transact(connection, items)
+            if self.failure is not None:
+                self._retry_at = time.monotonic() + RETRY_S
+            if left and ending:
+                log.error("the journal stops with %d additions not written: %s", len(left), self.failure)
+                self._refuse(left)
+                return
+
+    def _transact(self, connection: apsw.Connection, items: list[Item]) -> list[Item]:
+        """Write `items` in one transaction; return what must be tried again."""
+        begun = time.monotonic()
+        marks = msgspec.structs.replace(self.marks)
+        transaction = Transaction(connection, marks, self._stored)
+        try:
+            with connection:
+                if self.failure is not None:
+                    # Also when nothing waits: while it fails nobody may add anything, and it would fail for ever.
+                    connection.execute(
+                        "INSERT OR REPLACE INTO meta VALUES ('tried_at_ms', ?)", (time.time_ns() // 10**6,)
+                    )
+                results: list[Any] = []
+                for item in items:
+                    if item.append is not None:
+                        results.append(transaction.add(item.append))
+                    else:
+                        assert item.job is not None, "an item is an append or a job"
+                        results.append(item.job(connection))
+                transaction.write()
+                if begun >= self._pruned_at + PRUNE_EVERY_S and not prune(connection, marks, self._config):
+                    self._pruned_at = begun
+        except (apsw.Error, OSError) as exc:
+            self._fail(f"{type(exc).__name__.removesuffix('Error')}: {exc}")
+            self._refuse([item for item in items if item.fails_fast])
+            return [item for item in items if not item.fails_fast]
+        self.marks = marks
+        self._stored.update(transaction.numbers)
+        self.batches += transaction.batches
+        self.last_commit_s = time.monotonic() - begun
+        self.commits += 1
+        self.commit_seconds += self.last_commit_s
+        if self.failure is not None:
+            self._fail(None)
+        self._outcomes.written(items, results, marks.first, marks.next_position - 1)
+        return []
+
+    def _fail(self, failure: str | None) -> None:
+        if failure != self.failure:
+            self.failure = failure
+            self._outcomes.failed(failure)
+
+    def _refuse(self, items: list[Item]) -> None:
+        self._outcomes.refused(items, self.failure or "it is closed")

@@ -1,0 +1,36 @@
+"""What this room asks of whoever takes what workers report: the way up fulfils it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from mooring.link.messages import Hello, Report
+from mooring_service.processes.slot import Slot
+from mooring_service.processes.worker_process import Exit
+
+ID_BLOCK = 256  # connection ids are reserved by so many
+
+
+class Reports(Protocol):
+    """Who takes what workers report."""
+
+    def take(self, slot: Slot, reports: list[Report]) -> None:
+        """Take the reports of one read, in order. Never `Hello`."""
+
+    async def allot_ids(self, count: int) -> int:
+        """Reserve connection ids; return the first."""
+
+    async def save_incarnation(self, slot: Slot, *, ended: bool = False) -> None:
+        """Keep who the process is."""
+
+    def hello(self, slot: Slot, hello: Hello) -> None:
+        """A process has said hello, this moment; nothing that is open now and not in it can have reached it."""
+
+    def worker_linked(self, slot: Slot, hello: Hello, *, fresh: bool) -> None:
+        """A process that has said hello is welcomed next; `fresh`: it has not been Running before."""
+
+    async def worker_gone(self, slot: Slot, ended: Exit, reason: str, *, restarting: bool, asked: bool) -> int:
+        """A process has ended: report what it could not, and mark it as ended, all at once.
+
+        Returns how many connections ended with it.
+        """

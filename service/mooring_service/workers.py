@@ -1,0 +1,173 @@
+"""The verbs of workers: look, start, end, drain, call."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+import msgspec
+
+from mooring.background import Background
+from mooring.checks import check_worker_name
+from mooring.errors import (
+    CallError,
+    HandlerError,
+    InvalidRequest,
+    MooringError,
+    Unavailable,
+    WorkerBusy,
+)
+from mooring.link.messages import Call, Called, CallFailed
+from mooring.parameters import check_params
+from mooring_service.admission import Admission, check_name
+from mooring_service.directory import Directory
+from mooring_service.processes.reports import Reports
+from mooring_service.processes.roster import Roster
+from mooring_service.processes.slot import Slot
+from mooring_service.processes.supervisor import Supervisor
+from mooring_service.processes.worker_state import WorkerState
+from mooring_service.records import Killed, WorkerRecord
+
+log = logging.getLogger("mooring.service")
+
+
+class Workers:
+    """What can be done with workers."""
+
+    def __init__(
+        self,
+        admission: Admission,
+        directory: Directory,
+        roster: Roster,
+        supervisor: Supervisor,
+        reports: Reports,
+        background: Background,
+    ) -> None:
+        self._admission = admission
+        self._directory = directory
+        self._roster = roster
+        self._supervisor = supervisor
+        self._reports = reports
+        self._background = background
+
+    def records(self) -> list[WorkerRecord]:
+        """Return all workers, by name."""
+        return [slot.to_record(self._directory.live_count_of(slot.name)) for slot in self._roster.slots()]
+
+    def record(self, name: str) -> WorkerRecord:
+        """Return one worker.
+
+        Raises:
+            UnknownWorker: If there is none.
+        """
+        return self._roster.slot(name).to_record(self._directory.live_count_of(name))
+
+    def slots(self) -> list[Slot]:
+        """Return all workers as the supervisor sees them, by name; for metrics."""
+        return self._roster.slots()
+
+    @property
+    def adoption_s(self) -> float | None:
+        """How long the adoption of running workers took; None while it is under way."""
+        return self._roster.adoption_s
+
+    def has(self, name: str) -> bool:
+        """Say whether there is a worker of that name."""
+        return self._roster.find(name) is not None
+
+    async def start(self, name: str) -> tuple[WorkerRecord, bool]:
+        """Have a worker Running; True when it was created.
+
+        Raises:
+            InvalidRequest: If the name is not a worker's name.
+            WorkerBusy, WorkerDied, Unavailable, JournalUnavailable: As they say.
+        """
+        check_name(name)
+        self._admission.check()
+        created = await self._supervisor.start_worker(name)
+        return self.record(name), created
+
+    async def kill(self, name: str) -> Killed:
+        """End a worker for good.
+
+        Raises:
+            UnknownWorker: If there is none.
+        """
+        return await self._supervisor.kill(name)
+
+    async def drain(self, name: str) -> WorkerRecord:
+        """Take no new connections; once the last one has ended, restart the process (with the code of today)."""
+        slot = self._roster.slot(name)
+        if slot.process is not None:  # the next service goes on with it
+            slot.record = msgspec.structs.replace(slot.record, draining=True)
+            await self._reports.save_incarnation(slot)
+        if not slot.draining:
+            slot.draining = True
+            self._background.spawn(self._end_drained(slot))
+        return slot.to_record(self._directory.live_count_of(name))
+
+    def go_on_draining(self) -> None:
+        """Go on with what an earlier service was draining."""
+        for slot in self._roster.slots():
+            if slot.draining:
+                self._background.spawn(self._end_drained(slot))
+
+    async def _end_drained(self, slot: Slot) -> None:
+        while self._directory.live_count_of(slot.name):
+            await asyncio.sleep(0.1)
+        # One that has died meanwhile was renewed by that.
+        if self._roster.find(slot.name) is slot and slot.draining:
+            try:
+                await self._supervisor.kill(slot.name)
+                await self._supervisor.ensure(slot.name)
+            except MooringError as exc:
+                log.warning("worker %s was drained, and not started again: %s", slot.name, exc, extra=slot.tags)
+
+    async def call(
+        self, worker: str, function: str, params: dict[str, Any] | list[Any], *, key: str | None = None
+    ) -> bytes:
+        """Run a function in a worker's context; return its result as JSON.
+
+        Raises:
+            InvalidRequest: If the worker's name or the parameters are not valid.
+            UnknownFunction: If the function is not in the configuration.
+            HandlerError: If it cannot be imported.
+            CallError: If it raised.
+            WorkerDied: If the process ended under it.
+        """
+        slot, reference = await self._callable(worker, function, params)
+        number, future = slot.request(self._admission.config.supervisor.call_timeout)
+        slot.command(Call(number, function, reference, params, key))
+        answer = await future
+        if isinstance(answer, Called):
+            return answer.result
+        assert isinstance(answer, CallFailed), "a worker answers Call with Called or CallFailed"
+        if answer.discarded:
+            raise WorkerBusy(worker, WorkerState.STOPPING.value)
+        if answer.full:
+            raise Unavailable(answer.message)
+        if answer.invalid:
+            raise HandlerError(function, answer.message)
+        raise CallError(answer.exception, answer.message, answer.traceback)
+
+    async def call_later(
+        self, worker: str, function: str, params: dict[str, Any] | list[Any], *, key: str | None = None
+    ) -> None:
+        """Have a function run in a worker's context; return once it is queued there.
+
+        Raises:
+            As `call`, but what the function raises becomes a ``callbackError`` of the worker.
+        """
+        slot, reference = await self._callable(worker, function, params)
+        slot.command(Call(0, function, reference, params, key))
+
+    async def _callable(self, worker: str, function: str, params: dict[str, Any] | list[Any]) -> tuple[Slot, str]:
+        wrong = check_worker_name(worker) + check_params(params, "/params")
+        if wrong:
+            raise InvalidRequest(wrong)
+        reference = self._admission.function(function)
+        self._admission.check()
+        # 4D: a call to a name that is being killed starts a new process once the old one has ended.
+        await self._supervisor.wait_gone(worker)
+        return await self._supervisor.ensure(worker), reference

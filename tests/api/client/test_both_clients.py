@@ -1,0 +1,251 @@
+"""The Python client beyond its verbs: interrupted, misused, far behind; what a type checker knows of it."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mypy import api as mypy
+
+from mooring_api.client import BlockingClient, Client
+from mooring_api.client.events import lines_of
+from tests.conftest import ROOT, RunningService
+from tests.servers import EchoServer
+
+FOLLOW = """
+import sys
+from mooring_api.client import BlockingClient
+with BlockingClient(sys.argv[1], sys.argv[2]) as client:
+    for event in client.events(connection=int(sys.argv[3])):
+        print(event.kind, flush=True)
+"""
+
+
+async def test_ctrl_c_while_events_are_awaited_is_keyboard_interrupt_and_a_quiet_end(
+    shared: RunningService, echo: EchoServer
+) -> None:
+    record = await shared.open(echo.url)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-X", "dev", "-c", FOLLOW, shared.url, shared.token, str(record["id"]),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert await asyncio.wait_for(process.stdout.readline(), 60) == b"onOpen\n"
+    process.send_signal(signal.SIGINT)
+    _, errors = await asyncio.wait_for(process.communicate(), 30)
+    assert process.returncode == -signal.SIGINT
+    text = errors.decode()
+    assert text.splitlines()[-1] == "KeyboardInterrupt", text
+    for word in ("Error", "destroyed", "never awaited", "Warning"):
+        assert word not in text, text
+
+
+class TookTooLong(Exception):
+    """What a signal's handler raises."""
+
+
+@contextmanager
+def alarm(after_s: float) -> Iterator[None]:
+    def ring(*_: object) -> None:
+        raise TookTooLong
+
+    old = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, after_s)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old)
+
+
+def _streams(client: BlockingClient, connection: int, _url: str) -> None:
+    for _ in client.events(connection=connection):
+        pass
+
+
+def _opens(client: BlockingClient, _connection: int, url: str) -> None:
+    client.open(f"{url}slow?s=30")
+
+
+def _waits_for_a_page(client: BlockingClient, connection: int, _url: str) -> None:
+    client.page(connection=connection, kinds=["onTerminate"], wait_s=30)
+
+
+@pytest.mark.parametrize("verb", [_streams, _opens, _waits_for_a_page])
+def test_an_exception_of_a_signals_handler_ends_the_waiting_and_the_client_can_be_used_on(
+    module_service: RunningService, verb: Callable[[BlockingClient, int, str], None]
+) -> None:
+    with _echo_process() as url, BlockingClient(module_service.url, module_service.token) as client:
+        record = client.open(url)
+        for _ in range(3):
+            begun = time.monotonic()
+            with pytest.raises(TookTooLong), alarm(0.2):
+                verb(client, record.id, url)
+            assert time.monotonic() - begun < 5
+            assert client.connection(record.id).status == "Connected"
+        client.terminate(record.id)
+
+
+@contextmanager
+def _echo_process() -> Iterator[str]:
+    """An echo server in a process of its own: the main thread of this one is the client's."""
+    program = (
+        "import asyncio\n"
+        "from tests.servers import EchoServer\n"
+        "async def main():\n"
+        "    async with EchoServer() as server:\n"
+        "        print(server.url, flush=True)\n"
+        "        await asyncio.Event().wait()\n"
+        "asyncio.run(main())\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        yield process.stdout.readline().strip()
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+async def test_an_exception_thrown_into_a_stream_comes_out_of_it(shared: RunningService, echo: EchoServer) -> None:
+    record = await shared.open(echo.url)
+
+    def throws() -> None:
+        with BlockingClient(shared.url, shared.token) as client:
+            stream = client.events(connection=record["id"])
+            next(stream)
+            with pytest.raises(ZeroDivisionError):
+                stream.throw(ZeroDivisionError)  # type: ignore[attr-defined]
+            with pytest.raises(StopIteration):
+                next(stream)
+            assert client.connection(record["id"]).status == "Connected"
+
+    await asyncio.to_thread(throws)
+
+
+def test_used_without_with_it_says_so(tmp_path: Path) -> None:
+    client = BlockingClient("http://127.0.0.1:1", "token")
+    for verb in (client.workers, lambda: next(client.events())):
+        with pytest.raises(RuntimeError, match="with BlockingClient"):
+            verb()
+    with client:
+        pass
+    with pytest.raises(RuntimeError, match="with BlockingClient"):
+        client.workers()
+
+
+async def test_the_asynchronous_client_used_without_async_with_says_so() -> None:
+    client = Client("http://127.0.0.1:1", "token")
+    with pytest.raises(RuntimeError, match="async with Client"):
+        await client.workers()
+    with pytest.raises(RuntimeError, match="async with Client"):
+        await anext(client.backup())
+
+
+def test_in_the_child_of_a_fork_a_client_says_so_and_the_parents_goes_on(module_service: RunningService) -> None:
+    with BlockingClient(module_service.url, module_service.token) as client:
+        client.workers()
+        child = os.fork()
+        if not child:
+            signal.alarm(10)  # were it to wait for ever
+            try:
+                client.workers()
+            except RuntimeError as exc:
+                os._exit(0 if "after a fork" in str(exc) else 1)
+            os._exit(2)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        client.workers()
+
+
+async def _chunks(chunks: list[bytes]) -> AsyncIterator[bytes]:
+    for chunk in chunks:
+        yield chunk
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 1000])
+async def test_lines_are_the_same_however_they_are_cut(size: int) -> None:
+    text = b"\n\na: 1\n\nlong line\r\n \nnot ended"
+    chunks = [text[at : at + size] for at in range(0, len(text), size)]
+    assert [line async for line in lines_of(_chunks(chunks))] == text.split(b"\n")[:-1]
+
+
+async def test_an_event_of_32_mib_takes_the_time_of_its_bytes() -> None:
+    data = b'data: {"id":"e-1","kind":"onMessage","time":"","event":{"data":"' + b"x" * 2**25 + b'"}}\n\n'
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        request = await reader.readuntil(b"\r\n\r\n")
+        if b"/events" in request:
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n" + data)
+            await writer.drain()
+        else:
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}")
+            await writer.drain()
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    async with server, Client(f"http://127.0.0.1:{port}", "token") as client:
+        begun = time.process_time()
+        stream = client.events(connection=1)
+        event = await anext(stream)
+        took_s = time.process_time() - begun
+        await stream.aclose()  # type: ignore[attr-defined]
+    assert len(event.event["data"]) == 2**25
+    print(f"{took_s:.2f} s")
+    assert took_s < 5, "it was 24 s when each chunk was joined to all before it"
+
+
+async def test_kinds_may_be_any_iterable_and_an_ended_stream_ends(shared: RunningService, echo: EchoServer) -> None:
+    record = await shared.open(echo.url)
+    await shared.send(record["id"], "x")
+    await shared.call("DELETE", f"/v1/connections/{record['id']}")
+    async with Client(shared.url, shared.token) as client:
+        for kinds in (iter(["onOpen"]), (kind for kind in ("onOpen",)), {"onOpen"}):
+            stream = client.events(connection=record["id"], kinds=kinds)
+            found = await asyncio.wait_for(_all(stream), 10)
+            assert found == ["onOpen"]
+
+
+async def _all(stream: AsyncIterator[Any]) -> list[str]:
+    return [event.kind async for event in stream]
+
+
+def test_every_verb_keeps_its_arguments_and_its_docstring() -> None:
+    for name, verb in vars(BlockingClient).items():
+        if not name.startswith("_"):
+            original = getattr(Client, name)
+            assert inspect.signature(verb) == inspect.signature(original), name
+            assert inspect.getdoc(verb) == inspect.getdoc(original), name
+
+
+def test_a_type_checker_knows_the_blocking_verbs(tmp_path: Path) -> None:
+    program = tmp_path / "uses.py"
+    program.write_text(
+        "from mooring_api.client import BlockingClient\n"
+        "with BlockingClient() as client:\n"
+        "    reveal_type(client.open)\n"
+        "    reveal_type(client.events(connection=1))\n"
+        "    client.connection('17')\n"
+        "    client.open('ws://…', wate=True)\n"
+        "    client.send_lines(1, iter([b'1']))\n"
+    )
+    out, _, _ = mypy.run(
+        ["--strict", "--no-error-summary", "--config-file", str(ROOT / "pyproject.toml"), "--cache-dir",
+         str(tmp_path / "cache"), "--follow-imports", "silent", str(program)]
+    )  # fmt: skip
+    lines = [line.split(": ", 1)[1] for line in out.splitlines()]
+    assert "def (url: str, *, wait: bool" in lines[0] and "ConnectionRecord" in lines[0]
+    assert lines[1] == 'note: Revealed type is "typing.Iterator[mooring_api.client.answers.Event]"'
+    assert 'incompatible type "str"; expected "int"' in lines[2]
+    assert len(lines) == 3, out

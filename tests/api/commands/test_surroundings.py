@@ -1,0 +1,136 @@
+"""The command line where the surroundings are poor: terminals that are not UTF-8, full disks, users without a home."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import RunningService
+from tests.servers import EchoServer
+
+TEXT = "grüße 😀 \u2028"
+
+
+async def run(
+    service: RunningService | None,
+    *arguments: str | bytes,
+    stdout: int = subprocess.PIPE,
+    env: dict[str, str] | None = None,
+) -> tuple[int, str, str]:
+    where = () if service is None else ("--state-dir", str(service.state_dir))
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "mooring_api", *where, *arguments, stdin=subprocess.DEVNULL, stdout=stdout,
+        stderr=subprocess.PIPE, env=os.environ | {"COLUMNS": "200"} | (env or {}),
+    )  # fmt: skip
+    out, errors = await asyncio.wait_for(process.communicate(), 30)
+    return process.returncode or 0, (out or b"").decode("latin-1"), errors.decode("latin-1")
+
+
+@pytest.mark.parametrize("encoding", ["iso-8859-1", "ascii"])
+async def test_what_the_terminal_cannot_show_is_escaped(
+    shared: RunningService, echo: EchoServer, encoding: str
+) -> None:
+    record = await shared.open(f"{echo.url}?q=ü")
+    number = str(record["id"])
+    await shared.send(record["id"], TEXT)
+    poor = {"PYTHONIOENCODING": encoding, "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    for arguments in (
+        ("tail", number, "-n", "2"),
+        ("tail", number, "-n", "2", "--json"),
+        ("ls",),
+        ("show", number),
+        ("show", number, "--json"),
+    ):
+        code, out, errors = await run(shared, *arguments, env=poor)
+        assert (code, errors) == (0, ""), arguments
+        if "--json" in arguments and "tail" in arguments and encoding != "ascii":
+            message = json.loads(out.splitlines()[1])
+            assert message["event"]["data"] == TEXT, "what is escaped is JSON all the same"
+    code, out, _ = await run(shared, "tail", number, "-n", "2", env=poor)
+    assert "\\ud83d\\ude00" in out
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("send", "1", b"\xff"),
+        ("send", "1", "--json", b'"\xff"'),
+        ("open", b"ws://127.0.0.1/\xff"),
+        ("open", "ws://127.0.0.1:1/", "-H", b"A: \xff"),
+        ("open", "ws://127.0.0.1:1/", "--worker", b"\xff"),
+        ("open", "ws://127.0.0.1:1/", "--handler", "h", "--params", b"\xff"),
+        ("kill", b"\xff"),
+        ("call", "main", b"\xff"),
+        ("call", "main", "f", b'["\xff"]'),
+        ("logs", b"\xff"),
+        ("tail", "--worker", b"\xff"),
+    ],
+    ids=str,
+)
+async def test_bytes_that_are_no_text_are_one_line_of_error(
+    shared: RunningService, arguments: tuple[str | bytes, ...]
+) -> None:
+    code, out, errors = await run(shared, *arguments)
+    assert code in (1, 2), errors
+    assert out == ""
+    assert "Traceback" not in errors
+    lines = [line for line in errors.splitlines() if not line.startswith(("Usage:", "Try ")) and line]
+    assert len(lines) == 1, errors
+
+
+@pytest.mark.parametrize("token", ["a\r\nb", "a\nb", "\x7f\u2603"])
+async def test_a_token_that_no_header_can_carry_is_one_line(shared: RunningService, token: str) -> None:
+    code, _, errors = await run(shared, "ls", env={"MOORING_TOKEN": token})
+    assert code == 1
+    assert len(errors.splitlines()) == 1, errors
+
+
+@pytest.mark.parametrize(
+    "arguments", [("ls",), ("ls", "--json"), ("token",), ("--help",), ("workers",), ("show", "1")], ids=str
+)
+async def test_a_full_disk_under_the_output_is_one_line(
+    shared: RunningService, echo: EchoServer, arguments: tuple[str, ...]
+) -> None:
+    record = await shared.open(echo.url)
+    arguments = tuple(str(record["id"]) if part == "1" else part for part in arguments)
+    with Path("/dev/full").open("w") as full:
+        code, _, errors = await run(shared, *arguments, stdout=full.fileno())
+    assert code == 1
+    assert errors == "Error: No space left on device\n"
+
+
+NO_HOME = """
+import os, pwd, sys
+
+def getpwuid(uid):
+    raise KeyError(uid)
+
+os.environ.pop("HOME", None)
+os.environ.pop("MOORING_STATE_DIR", None)
+pwd.getpwuid = getpwuid  # as for a user id without an entry in the password file
+sys.argv = ["mooring", *sys.argv[1:]]
+from mooring_api.commands.cli import main
+main()
+"""
+
+
+def _without_a_home(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", NO_HOME, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+
+
+async def test_a_user_without_a_home_needs_none_where_the_place_is_named(shared: RunningService) -> None:
+    named = _without_a_home("serve", "--state-dir", "/proc/none", "--listen", "127.0.0.1:0")
+    assert "/proc/none" in named.stderr and "Traceback" not in named.stderr, "it comes to the directory that was named"
+    asked = _without_a_home("--url", shared.url, "ls")
+    assert (asked.returncode, asked.stderr.count("\n")) == (1, 1), asked.stderr
+    assert "token" in asked.stderr, "the service was asked; it wants a token"
+    unnamed = _without_a_home("ls")
+    assert unnamed.stderr == "Error: there is no home directory to keep the state in: name one with --state-dir\n"
+    assert _without_a_home("serve").stderr == unnamed.stderr

@@ -1,0 +1,191 @@
+"""Every operation's answers, held against what the description says of them: status, media type, headers, schema."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import aiohttp
+import pytest
+from jsonschema import Draft202012Validator
+
+from mooring_api.rest.app import ROUTES
+from mooring_api.rest.openapi import Description
+from tests.conftest import RunningService
+from tests.servers import EchoServer
+
+SERVICE = (("--function", "dumps=json:dumps", "--function", "loads=json:loads"), {})
+DOCUMENT = Description(ROUTES).document
+EVENTS = "text/event-stream"
+LINES = "application/x-ndjson"
+ELSEWHERE = {("GET", "/readyz", 503)}  # test_operations has a service that is not ready
+
+
+class Checked:
+    """A client whose every answer is held against the description of the operation it asked for."""
+
+    def __init__(self, service: RunningService) -> None:
+        self.service = service
+        self.seen: set[tuple[str, str, int]] = set()
+        self.kinds: set[str] = set()
+
+    async def ask(self, method: str, path: str, status: int, *, query: str = "", ids: dict[str, Any] | None = None,
+                  headers: dict[str, str] | None = None, read_bytes: int = -1, **kwargs: Any) -> Any:  # fmt: skip
+        """Ask and check; return what came, decoded where it is JSON."""
+        operation = DOCUMENT["paths"][path][method.lower()]
+        where = f"{method} {path}{query}"
+        async with self.service.client.request(
+            method, path.format_map(ids or {}) + query, headers=headers, **kwargs
+        ) as response:
+            body = await response.read() if read_bytes < 0 else await self._part(response, read_bytes)
+        assert response.status == status, f"{where}: {response.status} {body[:500]!r}"
+        described = operation["responses"].get(str(status))
+        assert described is not None, f"{where}: {status} is not described"
+        for name in described.get("headers", {}):
+            assert name in response.headers or name == "Idempotency-Replayed", f"{where}: {name} is missing"
+        self.seen.add((method, path, status))
+        media = described.get("content", {})
+        if not media:
+            assert body == b"", f"{where}: {body[:100]!r}"
+            return None
+        assert response.content_type in media, f"{where}: {response.content_type}"
+        schema = media[response.content_type]["schema"]
+        values = list(self._values(response.content_type, body))
+        for value in values:
+            if isinstance(value, dict) and "kind" in value:
+                self.kinds.add(value["kind"])
+            self.check(
+                schema if response.content_type != EVENTS else {"$ref": "#/components/schemas/Event"}, value, where
+            )
+        return values[0] if len(values) == 1 else values
+
+    @staticmethod
+    async def _part(response: aiohttp.ClientResponse, size: int) -> bytes:
+        body = b""
+        while len(body) < size or not body.endswith(b"\n"):
+            body += await response.content.readany()
+        return body
+
+    @staticmethod
+    def _values(kind: str, body: bytes) -> Iterator[Any]:
+        if kind in ("application/json", "application/problem+json"):
+            yield json.loads(body)
+        elif kind == LINES:
+            yield from (json.loads(line) for line in body.splitlines())
+        elif kind == EVENTS:
+            yield from (json.loads(line[6:]) for line in body.splitlines() if line.startswith(b"data: "))
+        else:
+            yield body.decode("latin-1")
+
+    @staticmethod
+    def check(schema: dict[str, Any], value: Any, where: str) -> None:
+        validator = Draft202012Validator({**schema, "components": DOCUMENT["components"]})
+        errors = [
+            f"{'/'.join(map(str, error.absolute_path))}: {error.message}" for error in validator.iter_errors(value)
+        ]
+        assert not errors, f"{where}: {errors}"
+
+
+async def test_every_operation_answers_as_it_is_described(module_service: RunningService, echo: EchoServer) -> None:
+    service = module_service.open_client()
+    checked = Checked(service)
+    try:
+        await _ask_everything(checked, echo)
+    finally:
+        await service.client.close()
+    described = {
+        (route.method, route.path, status) for route in ROUTES if route.summary for status in route.answers
+    } - ELSEWHERE
+    assert described - checked.seen == set(), "these answers were not asked for"
+    assert {"onOpen", "onMessage", "onError", "onTerminate", "workerStarted", "callbackError", "gap"} <= checked.kinds
+
+
+async def _ask_everything(checked: Checked, echo: EchoServer) -> None:
+    ask = checked.ask
+    connections, one = "/v1/connections", "/v1/connections/{id}"
+    for path in ("/healthz", "/readyz", "/metrics", "/openapi.json"):
+        await ask("GET", path, 200)
+    await ask("GET", "/readyz", 200, headers={"Authorization": ""})
+
+    await ask("PUT", "/v1/workers/{name}", 201, ids={"name": "w"})
+    await ask("PUT", "/v1/workers/{name}", 200, ids={"name": "w"})
+    await ask("PUT", "/v1/workers/{name}", 422, ids={"name": "no%20name"})
+    await ask("GET", "/v1/workers", 200)
+    await ask("GET", "/v1/workers/{name}", 200, ids={"name": "w"})
+    await ask("GET", "/v1/workers/{name}", 404, ids={"name": "nobody"})
+    call = "/v1/workers/{name}/calls"
+    later = {"Prefer": "respond-async"}
+    await ask("POST", call, 200, ids={"name": "w"}, json={"function": "dumps", "params": [[1]]})
+    await ask("POST", call, 202, ids={"name": "w"}, json={"function": "loads", "params": ["{"]}, headers=later)
+    await ask("POST", call, 422, ids={"name": "w"}, json={"function": "loads", "params": ["{"]})
+    await ask("POST", call, 422, ids={"name": "w"}, json={"function": "unknown"})
+    await ask("POST", call, 415, ids={"name": "w"}, data="x")
+    await ask("POST", call, 400, ids={"name": "w"}, data="{", headers={"Content-Type": "application/json"})
+
+    first = await ask("POST", connections, 201, json={"url": echo.url, "worker": "w"})
+    await ask("POST", connections, 202, json={"url": echo.url, "dataType": "blob"}, headers=later)
+    failed = await ask("POST", connections, 502, json={"url": "ws://127.0.0.1:1/"})
+    await ask("POST", connections, 403, json={"url": "ws://169.254.169.254/"})
+    await ask("POST", connections, 422, json={"url": "http://example.com/", "nonsense": 1})
+    await ask("GET", connections, 200, query="?limit=1")
+    await ask("GET", connections, 200, query="?status=Connected&worker=w")
+    await ask("GET", connections, 400, query="?worker=%ff")
+    await ask("GET", connections, 422, query="?colour=red")
+    await ask("GET", one, 200, ids={"id": first["id"]})
+    await ask("GET", one, 200, ids={"id": failed["connection"]})
+    await ask("GET", one, 404, ids={"id": 99999})
+    await ask("GET", one, 401, ids={"id": 1}, headers={"Authorization": "Bearer wrong"})
+    await ask("GET", one, 403, ids={"id": 1}, headers={"Origin": "http://evil.example"})
+
+    for kind, body in (
+        ("text/plain", b"x"),
+        ("application/json", b"[1]"),
+        ("application/octet-stream", b"x"),
+        (LINES, b"1\n"),
+    ):
+        await ask("POST", f"{one}/messages", 200, ids={"id": first["id"]}, data=body, headers={"Content-Type": kind})
+    await ask("POST", f"{one}/messages", 415, ids={"id": first["id"]}, data=b"x", headers={"Content-Type": "text/html"})
+    await ask(
+        "POST", f"{one}/messages", 400, ids={"id": first["id"]}, json=None, data=b"{", headers={"Content-Type": LINES}
+    )
+    await ask("DELETE", one, 422, ids={"id": first["id"]}, query="?code=5")
+    await ask("DELETE", one, 200, ids={"id": first["id"]}, query="?code=4000&reason=x")
+    await ask("DELETE", one, 404, ids={"id": 99999})
+    await ask(
+        "POST", f"{one}/messages", 410, ids={"id": first["id"]}, data=b"x", headers={"Content-Type": "text/plain"}
+    )
+
+    await checked.service.events(first["id"], until="onTerminate")
+    for path, ids, size in (
+        (f"{one}/events", {"id": first["id"]}, -1),
+        ("/v1/workers/{name}/events", {"name": "w"}, 500),
+        ("/v1/events", {}, 500),
+    ):
+        for after in ("start", "00000000-1"):  # of another epoch: a gap
+            page = await ask("GET", path, 200, ids=ids, query=f"?after={after}&limit=1000")
+            for event in page["events"]:
+                checked.kinds.add(event["kind"])
+            for kind in (EVENTS, LINES):
+                await ask("GET", path, 200, ids=ids, query=f"?after={after}", headers={"Accept": kind}, read_bytes=size)
+        await ask("GET", path, 406, ids=ids, headers={"Accept": "image/png"})
+        await ask("GET", path, 422, ids=ids, query="?limit=x")
+    end = (await ask("GET", f"{one}/events", 200, ids={"id": first["id"]}, query="?limit=1000"))["next"]
+    await ask("GET", f"{one}/events", 204, ids={"id": first["id"]}, query=f"?after={end}", headers={"Accept": EVENTS})
+
+    await ask("POST", "/v1/workers/{name}/drain", 202, ids={"name": "w"})
+    await ask("POST", "/v1/workers/{name}/drain", 404, ids={"name": "nobody"})
+    await ask("DELETE", "/v1/workers/{name}", 200, ids={"name": "w"})
+    await ask("DELETE", "/v1/workers/{name}", 404, ids={"name": "nobody"})
+    await ask("POST", "/v1/backup", 200)
+    await ask("POST", "/v1/backup", 422, query="?x=1")
+
+
+def test_a_gap_is_an_event_as_described_and_one_without_its_time_is_not() -> None:
+    told = {"type": "gap", "from": "e-1", "to": "e-7", "lost": None}
+    gap = {"id": "e-7", "kind": "gap", "time": "2026-01-01T00:00:00.000000Z", "event": told}
+    schema = {"$ref": "#/components/schemas/Event"}
+    Checked.check(schema, gap, "a gap")
+    del gap["time"]
+    with pytest.raises(AssertionError, match="time"):
+        Checked.check(schema, gap, "no time")

@@ -1,0 +1,30 @@
+"""The command line in a process of its own, as people and scripts run it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+
+from tests.conftest import RunningService
+
+
+class Ran:
+    def __init__(self, code: int, out: str, errors: str) -> None:
+        self.code, self.out, self.errors = code, out, errors
+
+
+def command(service: RunningService, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "mooring_api", "--state-dir", str(service.state_dir), *arguments]
+
+
+async def mooring(
+    service: RunningService, *arguments: str, stdin: bytes | None = None, env: dict[str, str] | None = None
+) -> Ran:
+    process = await asyncio.create_subprocess_exec(
+        *command(service, *arguments), stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "COLUMNS": "100", **(env or {})},
+    )  # fmt: skip
+    out, errors = await asyncio.wait_for(process.communicate(stdin), 30)
+    return Ran(process.returncode or 0, out.decode(), errors.decode())

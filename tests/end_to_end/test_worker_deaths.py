@@ -1,0 +1,155 @@
+"""Workers that die, hang, or are not wanted: what it costs, and who is told."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+
+import pytest
+
+from mooring.link.channel import frame
+from mooring.link.messages import Hello, Refused, command_decoder
+from tests.conftest import ROOT, RunningService, StartService, wait_for
+from tests.follower import Follower
+from tests.servers import EchoServer, FeedServer
+
+
+@pytest.mark.alone
+async def test_a_killed_worker_costs_its_connections_their_end_and_nobody_else_anything(
+    service: RunningService,
+) -> None:
+    async with FeedServer(rate=250) as feed, Follower(service) as follower:
+        ledger = follower.ledger
+        opened = [await service.open(f"{feed.url}{n}", worker=f"w{n % 4}") for n in range(8)]
+        by_worker = {f"w{n}": [r["id"] for r in opened if r["worker"] == f"w{n}"] for n in range(4)}
+        await wait_for(lambda: len(ledger.numbers) == 8 and min(ledger.numbers.values()) > 200)
+        pid = (await service.get("/v1/workers/w1"))["pid"]
+        killed_at = time.monotonic()
+        os.kill(pid, signal.SIGKILL)
+        await wait_for(lambda: set(by_worker["w1"]) <= set(ledger.ended), 3)
+        took = time.monotonic() - killed_at
+        print(f"onTerminate of all {took:.3f} s after SIGKILL")
+        assert took < 1.0
+        for connection in by_worker["w1"]:
+            assert ledger.ended[connection]["code"] == 1006
+            assert not ledger.ended[connection]["wasClean"]
+            assert "SIGKILL" in ledger.ended[connection]["reason"]
+        await asyncio.sleep(0.3)
+        await feed.stop_sending()
+        names = {record["id"]: f"/{n}" for n, record in enumerate(opened)}
+        others = [connection for name, ids in by_worker.items() if name != "w1" for connection in ids]
+        await wait_for(lambda: all(ledger.numbers[c] == feed.sent[names[c]] for c in others))
+        assert set(ledger.ended) == set(by_worker["w1"])
+        assert ledger.gaps == 0
+        page = await service.get("/v1/events?after=start&kind=workerExited&limit=10")
+        (exited,) = page["events"]
+        assert exited["event"]["signal"] == signal.SIGKILL
+        assert exited["event"]["restarting"] is True
+        again = await wait_for(lambda: _running(service, "w1"))
+        assert again["restarts"] == 1
+        assert again["pid"] != pid
+
+
+async def _running(service: RunningService, name: str) -> dict[str, object] | None:
+    record = await service.get(f"/v1/workers/{name}")
+    return record if record["status"] == "Running" else None
+
+
+async def test_a_worker_that_ended_in_order_while_the_service_was_away_has_told_why(
+    start_service: StartService,
+) -> None:
+    service = await start_service(env={"MOORING_WORKER_ORPHAN_TIME": "0.3"})
+    async with FeedServer(rate=100) as feed:
+        record = await service.open(feed.url)
+        await service.kill()
+        await wait_for(lambda: feed.ends, 5)
+        assert feed.ends[0][1] == 1001, "an orphan closes its connections"
+        await wait_for(lambda: not service.worker_pids(), 5)
+        await service.start()
+        events = await service.events(record["id"], until="onTerminate")
+        assert events[-1]["event"]["code"] == 1006
+        page = await service.get("/v1/events?after=start&kind=workerExited")
+        assert "no service for" in page["events"][-1]["event"]["reason"]
+
+
+async def test_a_worker_of_another_version_is_refused_with_the_reason(service: RunningService) -> None:
+    def hello(version: int, incarnation: str = "0" * 16) -> bytes:
+        return frame(
+            Hello(
+                oldest_version=version, version=version, build="9", worker="main", incarnation=incarnation, secret="s",
+                pid=1, started_at_ticks=1, boot_id="b", first_unstored=1, connections=[], restarts=0,
+            )
+        )  # fmt: skip
+
+    for message, reason in ((hello(99), "link versions 99"), (hello(1), "does not know it")):
+        reader, writer = await asyncio.open_unix_connection(str(service.state_dir / "link.sock"))
+        writer.write(message)
+        data = await asyncio.wait_for(reader.read(), 5)
+        refused = command_decoder.decode(data[4:])
+        assert isinstance(refused, Refused)
+        assert reason in refused.reason
+        assert refused.drain
+        writer.close()
+    assert "is refused" in service.log()
+
+
+async def test_a_worker_that_hangs_has_its_stacks_dumped_and_is_replaced(start_service: StartService) -> None:
+    service = await start_service(
+        env={"MOORING_SUPERVISOR_WATCHDOG_TIMEOUT": "1", "MOORING_SUPERVISOR_PROBE_INTERVAL": "0.2"}
+    )
+    record = await service.call("PUT", "/v1/workers/main", 201)
+    os.kill(record["pid"], signal.SIGSTOP)
+    exited = await wait_for(lambda: _exit_event(service), 8)
+    assert "did not answer" in exited["reason"]
+    again = await wait_for(lambda: _running(service, "main"), 5)
+    assert again["pid"] != record["pid"]
+
+
+async def test_a_worker_whose_loop_is_stuck_in_native_code_leaves_its_stacks_in_its_log(
+    start_service: StartService,
+) -> None:
+    service = await start_service(
+        "--function", "hold=tests.end_to_end.user_code:hold_the_lock", "--app-dir", str(ROOT),
+        env={"MOORING_SUPERVISOR_WATCHDOG_TIMEOUT": "1", "MOORING_SUPERVISOR_PROBE_INTERVAL": "0.2"},
+    )  # fmt: skip
+    problem = await service.call("POST", "/v1/workers/main/calls", 502, json={"function": "hold", "params": [20]})
+    assert problem["type"] == "urn:mooring:problem:worker-died"
+    log = service.worker_log()
+    assert "Thread 0x" in log and "hold_the_lock" in log, log
+
+
+async def _exit_event(service: RunningService) -> dict[str, object] | None:
+    events = (await service.get("/v1/events?after=start&kind=workerExited"))["events"]
+    return events[-1]["event"] if events else None
+
+
+async def test_beyond_its_restart_budget_a_worker_is_failed_until_somebody_restarts_it(
+    start_service: StartService, echo: EchoServer
+) -> None:
+    service = await start_service(
+        env={"MOORING_SUPERVISOR_RESTART_BUDGET": "2", "MOORING_SUPERVISOR_RESTART_DELAY": "0.01"}
+    )
+    await service.call("PUT", "/v1/workers/main", 201)
+    for _ in range(3):
+        record = await wait_for(lambda: _running(service, "main"))
+        os.kill(record["pid"], signal.SIGKILL)
+        await wait_for(lambda pid=record["pid"]: _no_longer(service, pid))
+    failed = await wait_for(lambda: _failed(service))
+    assert failed["reason"]
+    assert (await service.get("/readyz"))["degraded"] == ["main"]
+    assert (await service.open(echo.url, 409))["status"] == 409
+    events = (await service.get("/v1/events?after=start&kind=workerExited"))["events"]
+    assert [event["event"]["restarting"] for event in events] == [True, True, False]
+    assert (await service.call("PUT", "/v1/workers/main", 200))["status"] == "Running"
+    await service.open(echo.url)
+
+
+async def _no_longer(service: RunningService, pid: int) -> bool:
+    return (await service.get("/v1/workers/main"))["pid"] != pid
+
+
+async def _failed(service: RunningService) -> dict[str, object] | None:
+    record = await service.get("/v1/workers/main")
+    return record if record["status"] == "Failed" else None

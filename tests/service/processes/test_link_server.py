@@ -1,0 +1,81 @@
+"""The service's end of the link: who is let in, what each is told, and whose loss counts."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from mooring.link.messages import Reconfigure, Refused, Stats
+from mooring_service.config import Config, EgressConfig
+from tests.service.fake_worker import FakeWorkers, running_service, until
+
+
+async def test_a_worker_that_was_being_started_when_the_policy_changed_has_the_new_one(
+    tmp_path: Path, fakes: FakeWorkers
+) -> None:
+    async with running_service(tmp_path) as service:
+        starting = asyncio.create_task(service.workers.start("main"))
+        worker = await fakes.come()
+        service.reconfigure(Config(egress=EgressConfig(deny=["127.0.0.0/8"])))
+        await worker.link()
+        assert (await worker.expect(Reconfigure)).egress_deny == ["127.0.0.0/8"]
+        await starting
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        ({"secret": "guessed"}, "wrong secret"),
+        ({"incarnation": "0" * 16}, "does not know it"),
+        ({"pid": 1}, "not the one that it says it is"),
+        ({"version": 0, "oldest_version": 0}, "link versions"),
+        ({"oldest_version": 99, "version": 99}, "link versions"),
+    ],
+)
+async def test_who_is_not_what_it_says_is_refused_and_told_to_drain(
+    tmp_path: Path, fakes: FakeWorkers, wrong: dict[str, object], reason: str
+) -> None:
+    async with running_service(tmp_path, start_timeout=0.5, restart_delay=30) as service:
+        starting = asyncio.create_task(service.workers.start("main"))
+        worker = await fakes.come()
+        await worker.dial()
+        worker.send(msgspec.structs.replace(worker.greeting(), **wrong))
+        refused = await worker.expect(Refused)
+        assert reason in refused.reason and refused.drain
+        await worker.lost()
+        assert service.workers.record("main").status == "Starting"
+        starting.cancel()
+
+
+async def test_what_does_not_begin_with_hello_is_cut_off(tmp_path: Path, fakes: FakeWorkers) -> None:
+    async with running_service(tmp_path) as service:
+        starting = asyncio.create_task(service.workers.start("main"))
+        worker = await fakes.come()
+        await worker.dial()
+        worker.send(Stats())
+        await worker.lost()
+        await worker.link()
+        assert (await starting)[0].status == "Running"
+
+
+async def test_a_second_link_of_the_same_process_is_refused_and_its_end_is_not_that_of_the_first(
+    tmp_path: Path, fakes: FakeWorkers
+) -> None:
+    async with running_service(tmp_path) as service:
+        starting = asyncio.create_task(service.workers.start("main"))
+        worker = await fakes.linked()
+        await starting
+        first = worker.channel
+        await worker.dial()
+        worker.hello()
+        refused = await worker.expect(Refused)
+        assert "another stream" in refused.reason and not refused.drain
+        await worker.lost()
+        assert service.workers.record("main").status == "Running"
+        first.abort()
+        await until(lambda: service.workers.record("main").status == "Starting")
+        await worker.link()
+        assert service.workers.record("main").status == "Running"

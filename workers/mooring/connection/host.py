@@ -1,0 +1,90 @@
+"""What a connection asks of the worker round it. `process/runtime.py` fulfils it; nothing in this room knows more of it.
+
+All of it is for the I/O loop, but for `wake`, which any thread may call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, Protocol
+
+import msgspec
+
+from mooring.connection.recorded import RecordedConnection
+from mooring.events import Kind
+from mooring.link.messages import Report, SendFailed, Sent, WorkerSettings
+from mooring.link.outbox import Outbox, Recorded
+from mooring.metrics import WorkerMetrics
+from mooring.wire.dial import Dialler
+
+
+class PausedReader(Protocol):
+    """Who has stopped reading for want of room."""
+
+    def resume_if_room(self) -> None:
+        """Read again if there is room."""
+
+
+class Deliveries(Protocol):
+    """The way to the callbacks of a handler: they run when the events before them have had their turn."""
+
+    @property
+    def full(self) -> bool:
+        """True when whoever feeds it must wait."""
+
+    def post(self, connection: RecordedConnection, kind: Kind, event: msgspec.Struct) -> None:
+        """Have an event that is not a message recorded, and its callback run."""
+
+    def post_messages(self, connection: RecordedConnection, items: list[tuple[Any, bytes]], size: int) -> None:
+        """Have the messages of one read, as ``(data, payload)``, recorded, and their callbacks run."""
+
+
+class Host(Protocol):
+    """The worker, as its connections see it.
+
+    Attributes:
+        outbox: Where events go that no callback has to see first.
+        paused: Who is to be told when there is room again.
+    """
+
+    loop: asyncio.AbstractEventLoop
+    settings: WorkerSettings
+    metrics: WorkerMetrics
+    outbox: Outbox
+    paused: set[PausedReader]
+
+    @property
+    def dialler(self) -> Dialler:
+        """What makes sockets."""
+
+    @property
+    def mailbox(self) -> Deliveries:
+        """Where events go that a callback is to see."""
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run a task; the worker awaits it at its end."""
+
+    def wake(self) -> None:
+        """Have the outbox flushed soon."""
+
+    def flush(self) -> int:
+        """Make frames of everything now; return the number of the last one."""
+
+    def touch(self, connection: Recorded) -> None:
+        """The record of `connection` has changed: it is reported with the next flush."""
+
+    def figures_changed(self, connection: RecordedConnection) -> None:
+        """Only figures have changed: they are reported with the next `Stats`."""
+
+    def answer(self, report: Report) -> None:
+        """Answer a request; what it depends on has been flushed before."""
+
+    def answer_send(self, answer: Sent | SendFailed, key: str | None) -> None:
+        """Answer a send; what was written under a `key` is remembered, so that a repeat writes nothing."""
+
+    def release(self, connection: RecordedConnection, size: int) -> None:
+        """Give back the room that code in the worker has reserved for a message."""
+
+    def forget(self, connection: RecordedConnection) -> None:
+        """`connection` is over: no socket, no event to come."""

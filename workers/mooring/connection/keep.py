@@ -1,0 +1,321 @@
+"""When a kept connection dials again, and when not any more. Pure: time comes in as monotonic seconds, chance from 0 to 1.
+
+`Reconnect` is the checked policy of one connection; `fate` puts any end of a socket or of an attempt into one of three classes;
+`Keeper` counts, and answers each end with `Redial` or `Stop`. It must not know sockets, timers or events.
+"""
+
+from __future__ import annotations
+
+import calendar
+import email.utils
+from enum import Enum
+from typing import Final, Literal
+
+import msgspec
+from msgspec import UNSET
+
+from mooring.errors import ErrCode, Invalid
+from mooring.kept_options import ReconnectRequest
+
+MAX_RETRY_AFTER_S = 3_600.0  # a server that says "in two days" may be wrong, or back before
+NOT_AT_ONCE_N = 3  # 1013 and a bare 429 ask for time without saying how much (Pusher's "not at once")
+_MAX_EXPONENT = 40  # beyond the largest maxDelay for the smallest minDelay; 2.0**1024 would overflow
+
+# What errors.ErrCode does not name yet.
+OPENING_FAILED = 112
+GAVE_UP = 209
+STOPPED_BY_RECIPE = 210
+_ENDS = frozenset(
+    {
+        ErrCode.POLICY_REFUSED,  # the answer would not change before the policy does
+        ErrCode.REDIRECT_REFUSED,
+        ErrCode.TERMINATED_WHILE_CONNECTING,
+        ErrCode.HANDLER_FAILED,  # trying again would be a loop at the import
+        GAVE_UP,
+        STOPPED_BY_RECIPE,
+        ErrCode.WORKER_STOPPING,
+        ErrCode.SERVICE_STOPPED,
+    }
+)
+_OURS = frozenset({ErrCode.WORKER_DIED, 304, 305})  # the worker or its node went: no code of a socket is meant
+
+
+class Reconnect(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    rename={
+        "min_delay_s": "minDelay",
+        "max_delay_s": "maxDelay",
+        "min_uptime_s": "minUptime",
+        "give_up_after_s": "giveUpAfter",
+        "stop_codes": "stopCodes",
+        "refused_codes": "refusedCodes",
+        "retry_statuses": "retryStatuses",
+    },
+):
+    """The effective ``reconnect``, as the record shows it. What each default is for stands beside it."""
+
+    min_delay_s: float = 1.0  # alone, a lost connection is back in half a second; the limiter is for the storm
+    max_delay_s: float = 60.0  # a server that returns has everybody back within a minute
+    min_uptime_s: float = 10.0  # who accepts and then closes is not back: resetting at the open has caused storms
+    give_up_after_s: float = 0.0  # never. Time and not tries: under jitter a count says nothing
+    first: Literal["fail", "retry"] = "fail"  # a wrong URL is told to who typed it
+    stop_codes: tuple[int, ...] = (1002, 1003, 1007, 1009, 1010)  # it would recur with the same bytes
+    refused_codes: tuple[int, ...] = (
+        1008,
+        3000,
+        3003,
+        4401,
+        4403,
+    )  # policy, IANA's unauthorized and forbidden, graphql-ws
+    retry_statuses: tuple[int | str, ...] = (
+        404,
+        408,
+        425,
+        429,
+        "5xx",
+    )  # 404: rolling deployments answer it for seconds
+    persist: bool = False
+
+
+DEFAULT: Final = Reconnect()
+
+
+def check_reconnect(request: ReconnectRequest, pointer: str = "/reconnect") -> list[Invalid]:
+    """Return what is wrong with the values of `request`."""
+    wrong: list[Invalid] = []
+    for name, key, least, most in (
+        ("min_delay", "minDelay", 0.05, 3_600.0),
+        ("max_delay", "maxDelay", 0.05, 86_400.0),
+        ("min_uptime", "minUptime", 0.0, 3_600.0),
+        ("give_up_after", "giveUpAfter", 0.0, 31_536_000.0),
+    ):
+        value = getattr(request, name)
+        if value is not UNSET and not least <= value <= most:  # also refuses NaN
+            wrong.append(Invalid(f"{pointer}/{key}", f"must be {least:g} to {most:.0f} seconds"))
+    lowest, highest = request.min_delay, request.max_delay
+    if not wrong and isinstance(lowest, (int, float)) and isinstance(highest, (int, float)) and lowest > highest:
+        wrong.append(Invalid(f"{pointer}/minDelay", "is above maxDelay"))
+    for key, codes in (("stopCodes", request.stop_codes), ("refusedCodes", request.refused_codes)):
+        for index, code in enumerate([] if codes is UNSET else codes):
+            if not 1000 <= code <= 4999:
+                wrong.append(Invalid(f"{pointer}/{key}/{index}", "must be a close code, 1000 to 4999"))
+    for index, status in enumerate([] if request.retry_statuses is UNSET else request.retry_statuses):
+        if isinstance(status, int) and not (200 <= status <= 299 or 400 <= status <= 599):
+            detail = 'must be a status of 200 to 299 or 400 to 599, or "5xx"; redirects are not followed'
+            wrong.append(Invalid(f"{pointer}/retryStatuses/{index}", detail))
+    return wrong
+
+
+def overlay(under: bool | ReconnectRequest, over: bool | ReconnectRequest) -> bool | ReconnectRequest:
+    """Return `over` with what it leaves open taken from `under`, key by key: a create body above a preset."""
+    if not over or not isinstance(under, ReconnectRequest):
+        return over
+    if over is True:
+        return under
+    given = {name: value for name in over.__struct_fields__ if (value := getattr(over, name)) is not UNSET}
+    return msgspec.structs.replace(under, **given)
+
+
+def resolve(request: bool | ReconnectRequest) -> Reconnect | None:
+    """Return the policy that a checked `request` means; None: not kept."""
+    if isinstance(request, bool):
+        return DEFAULT if request else None
+    given = {}
+    for name in request.__struct_fields__:
+        value = getattr(request, name)
+        if value is not UNSET:
+            field = f"{name}_s" if f"{name}_s" in Reconnect.__struct_fields__ else name
+            given[field] = tuple(value) if isinstance(value, list) else value
+    policy = msgspec.structs.replace(DEFAULT, **given)
+    if policy.max_delay_s < policy.min_delay_s:  # only minDelay was given, above the default maxDelay
+        policy = msgspec.structs.replace(policy, max_delay_s=policy.min_delay_s)
+    return policy
+
+
+class Ended(msgspec.Struct, frozen=True, kw_only=True):
+    """How a socket, or an attempt to get one, ended.
+
+    `err_code`: of the outermost error; None where the peer closed. `close_code`: the peer's or ours, 1005 and 1006 included;
+    None where no socket was open. `status`: of a handshake that was answered with another than 101. `refused_step`: the
+    ``fail`` of an opening step matched. `retry_after_s`: what the server asked for.
+    """
+
+    err_code: int | None = None
+    close_code: int | None = None
+    status: int | None = None
+    refused_step: bool = False
+    retry_after_s: float | None = None
+
+
+class Fate(Enum):
+    """The three classes."""
+
+    RETRY = "again, after the delay"
+    REFUSED = "again with a renewed credential, once"
+    STOP = "never again: it would recur"
+
+
+def fate(policy: Reconnect, end: Ended) -> Fate:
+    """Return the class of `end`. Total: whatever the numbers are, it has one."""
+    code = end.err_code
+    if code in _ENDS:
+        return Fate.STOP
+    if code in _OURS:
+        return Fate.RETRY
+    if code == ErrCode.HANDSHAKE_STATUS:
+        return _status_fate(policy, end.status)
+    if end.close_code in policy.stop_codes:  # where both lists name a code: to stop is the rarer wish, so it was meant
+        return Fate.STOP
+    if code == OPENING_FAILED and end.refused_step:
+        return Fate.REFUSED
+    if code in (None, OPENING_FAILED) and end.close_code in policy.refused_codes:  # graphql-ws: 4401 in the opening
+        return Fate.REFUSED
+    return Fate.RETRY
+
+
+def _status_fate(policy: Reconnect, status: int | None) -> Fate:
+    if status in policy.retry_statuses or (
+        status is not None and 500 <= status <= 599 and "5xx" in policy.retry_statuses
+    ):
+        return Fate.RETRY
+    return Fate.REFUSED if status in (401, 403) else Fate.STOP
+
+
+def parse_retry_after(text: str, wall_s: float) -> float | None:
+    """Return the seconds that a ``Retry-After`` asks for (RFC 9110 section 10.2.3), from 0; None where it says nothing.
+
+    Args:
+        text: Seconds, or an HTTP date.
+        wall_s: Seconds since 1970, for a date.
+    """
+    text = text.strip()
+    if text.isascii() and text.isdigit():
+        return float(text)
+    try:
+        when = email.utils.parsedate_to_datetime(text)
+        return max(0.0, calendar.timegm(when.utctimetuple()) - wall_s)  # without a zone it is UTC, as HTTP has it
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+
+
+class Redial(msgspec.Struct, frozen=True):
+    """Ask the limiter at `at`. `renew`: with fresh values, none from a cache. `n`: of the delay that was drawn."""
+
+    at: float
+    n: int
+    renew: bool = False
+
+
+class Stop(msgspec.Struct, frozen=True):
+    """The end. `err_code`: of the ``onError`` that comes first, None: there is none (a close by the peer is no error)."""
+
+    err_code: int | None
+
+
+class Keeper:
+    """What is counted between the sockets of one id.
+
+    Args:
+        policy: As `resolve` gave it; may be replaced at any time (``PATCH``).
+        now: When the connection was created, or lost where another process had it.
+        was_ready: A socket of this id was ready before, in a process that is gone.
+    """
+
+    __slots__ = (
+        "_at_once_at",
+        "_began_at",
+        "_ready_at",
+        "_was_ready",
+        "_was_refused",
+        "attempts",
+        "down_since",
+        "n",
+        "policy",
+    )
+
+    def __init__(self, policy: Reconnect, now: float, *, was_ready: bool = False) -> None:
+        self.policy = policy
+        self.n = 0  # delays drawn since the last reset
+        self.attempts = 0  # dials since the loss, or since the create
+        self.down_since: float | None = now  # None: a socket is ready
+        self._was_ready = was_ready
+        self._was_refused = False  # a credential was renewed, and has not yet proved itself
+        self._began_at = now
+        self._ready_at = now
+        self._at_once_at = float("-inf")
+
+    @property
+    def gives_up_at(self) -> float:
+        """When `gave_up` is due; infinity while a socket is ready, or where it never is."""
+        after = self.policy.give_up_after_s
+        return self.down_since + after if after and self.down_since is not None else float("inf")
+
+    def began(self, now: float) -> None:
+        """An attempt begins: renewal, dial and opening."""
+        self.attempts += 1
+        self._began_at = now
+
+    def ready(self, now: float) -> None:
+        """The attempt has brought a socket that is ready."""
+        self._was_ready = True
+        self._ready_at = now
+        self.down_since = None
+
+    def ended(self, end: Ended, now: float, chance: float, *, renewable: bool, proven: bool = True) -> Redial | Stop:
+        """Answer the end of the ready socket, or of the attempt.
+
+        Args:
+            chance: From 0 to 1.
+            renewable: Something may give another credential: a ``renew``, or a secret in use.
+            proven: A message has come over this socket, or there is no ``dataTimeout``: a feed that is silent from birth
+                is not back, however long its socket stands.
+        """
+        self._lost(now, proven)
+        judged = fate(self.policy, end)
+        if judged is Fate.STOP or (not self._was_ready and self.policy.first == "fail"):
+            return Stop(end.err_code)
+        if judged is Fate.REFUSED:
+            if self._was_refused or not renewable:
+                return Stop(end.err_code)
+            self._was_refused = True
+        if now >= self.gives_up_at:
+            return Stop(GAVE_UP)
+        waits = end.close_code == 1013 or (end.status == 429 and end.retry_after_s is None)
+        return self._draw(now, chance, end.retry_after_s, NOT_AT_ONCE_N if waits else 0, renew=judged is Fate.REFUSED)
+
+    def ordered(self, now: float, delay_s: float = 0.0, *, proven: bool = True) -> Redial:
+        """A new socket was ordered (REST, ``ws.reconnect``): no delay is drawn, and n is kept."""
+        self._lost(now, proven)
+        return Redial(now + delay_s, self.n)
+
+    def asked(self, now: float, chance: float, *, at_once: bool, proven: bool = True) -> Redial:
+        """The peer asked for a new socket (``reconnectWhen``); `at_once` is obeyed once in ``minUptime``: a peer may loop."""
+        self._lost(now, proven)
+        if at_once and now - self._at_once_at >= self.policy.min_uptime_s:
+            self._at_once_at = now
+            return Redial(now, self.n)
+        return self._draw(now, chance, None, 0, renew=False)
+
+    def _lost(self, now: float, proven: bool) -> None:
+        """Where a socket was ready: it is down from now on, and n begins anew if it has lasted."""
+        if self.down_since is not None:
+            return
+        if now - self._ready_at >= self.policy.min_uptime_s:
+            self._was_refused = False
+            if proven:
+                self.n = 0
+        self.down_since = self._began_at = now
+        self.attempts = 0
+
+    def _draw(self, now: float, chance: float, retry_after_s: float | None, least_n: int, *, renew: bool) -> Redial:
+        # Full jitter, the cap before the draw: nobody waits the cap itself, so nobody meets there. Counted from the start of
+        # the attempt, since a timeout was waiting, too.
+        policy, n = self.policy, self.n
+        bound = min(policy.max_delay_s, policy.min_delay_s * 2.0 ** min(max(n, least_n), _MAX_EXPONENT))
+        at = max(now, self._began_at + chance * bound)
+        if retry_after_s is not None:
+            at = max(at, now + min(retry_after_s, MAX_RETRY_AFTER_S) + chance * policy.min_delay_s)
+        self.n += 1
+        return Redial(at, n, renew)

@@ -1,0 +1,59 @@
+"""What came in one read, on its way to the outbox or to the handler's callbacks, and whether there is room for more.
+
+On the I/O loop only. The messages are counted here, and nowhere else.
+"""
+
+from __future__ import annotations
+
+from mooring.connection.conversion import Converted, Rendered, convert_all, render
+from mooring.connection.host import Host
+from mooring.connection.recorded import RecordedConnection
+from mooring.events import now_us
+
+
+def take(host: Host, connection: RecordedConnection, items: list[tuple[int, bytes]]) -> str | None:
+    """Record the messages of one read, or hand them over; return what is wrong with the one after them, if anything is.
+
+    The hot path: without a handler they go from their frames straight to the outbox, as one run.
+    """
+    connection.last_message_at_us = time_us = now_us()
+    taken: Rendered | Converted
+    if connection.handler is None:
+        taken = render(items, connection.options.data_type, connection.message_prefix, connection.seq, time_us)
+        bodies = taken.bodies
+        if bodies:
+            connection.seq += len(bodies)
+            host.outbox.add(connection, b"\x02" * len(bodies), b"\n".join(bodies), connection.seq)
+            host.wake()
+    else:
+        taken = _hand_over(host, connection, items)
+    connection.messages_in += taken.count
+    connection.bytes_in += taken.size
+    metrics = host.metrics
+    metrics.messages_in += taken.count
+    metrics.bytes_in += taken.size
+    return taken.failure
+
+
+def _hand_over(host: Host, connection: RecordedConnection, items: list[tuple[int, bytes]]) -> Converted:
+    """With a handler: give the messages of one read to the context in one go."""
+    taken = convert_all(items, connection.options.data_type)
+    if taken.messages:
+        size = taken.size if taken.failure is None else sum(len(payload) for _, payload in taken.messages)
+        host.mailbox.post_messages(connection, taken.messages, size)
+    host.touch(connection)
+    return taken
+
+
+def has_room(host: Host, connection: RecordedConnection) -> bool:
+    """Say whether every queue that `connection` feeds has room."""
+    if host.outbox.full:
+        return False
+    if connection.handler is None:
+        return True
+    settings = host.settings
+    return (
+        connection.posted - connection.taken < settings.inbound_messages
+        and connection.posted_bytes - connection.taken_bytes < settings.inbound_bytes
+        and not host.mailbox.full
+    )

@@ -1,0 +1,84 @@
+"""The commands of requests, one function each: what a runtime is told to do, and the answer where nothing can be begun."""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+import msgspec
+
+from mooring.errors import Invalid, InvalidRequest, LimitReached
+from mooring.events import CallbackErrorEvent
+from mooring.link.messages import Call, CallFailed, Open, OpenInvalid, Send, SendFailed, Terminate, TerminateDone
+from mooring.options import resolve
+from mooring.process.runtime import Runtime
+from mooring.usercode import failures
+
+
+def obey(runtime: Runtime, command: Open | Send | Terminate | Call) -> None:
+    """Have `runtime` do one command of a request."""
+    match command:
+        case Send():
+            _send(runtime, command)
+        case Open():
+            _open(runtime, command)
+        case Terminate():
+            _terminate(runtime, command)
+        case Call():
+            _call(runtime, command)
+        case _:
+            assert_never(command)
+
+
+def _open(runtime: Runtime, command: Open) -> None:
+    request = command.connection_request
+    if runtime.stopping:
+        runtime.answer(OpenInvalid(command.request, [Invalid("/worker", "the worker is being killed")]))
+        return
+    try:
+        runtime.check_limit()
+        if command.handler is not None and request.handler is not None:
+            runtime.constructions.begin(command, command.handler)
+        else:
+            runtime.begin(command, resolve(request), None)
+    except LimitReached as exc:
+        runtime.answer(OpenInvalid(command.request, [Invalid("/worker", str(exc))], limit=exc.limit))
+    except InvalidRequest as exc:
+        runtime.answer(OpenInvalid(command.request, exc.errors))
+
+
+def _send(runtime: Runtime, command: Send) -> None:
+    known = runtime.keyed_sends.get(command.key)
+    if known is not None:
+        runtime.answer(msgspec.structs.replace(known, request=command.request))
+        return
+    connection = runtime.connections.get(command.connection)
+    answer = SendFailed(command.request, 0, "") if connection is None else connection.send(command)
+    if answer is not None:
+        runtime.answer_send(answer, command.key)
+
+
+def _terminate(runtime: Runtime, command: Terminate) -> None:
+    connection = runtime.connections.get(command.connection)
+    waiting = runtime.constructions.give_up(command.connection)
+    if waiting is not None:
+        # Without its handler: no callback has to wait for the context, and no other can follow.
+        connection = runtime.begin(waiting, resolve(waiting.connection_request), None)
+    if connection is None:
+        runtime.answer(TerminateDone(command.request, runtime.flush()))
+    else:
+        connection.terminate(command.code, command.reason, command.request)
+
+
+def _call(runtime: Runtime, command: Call) -> None:
+    if runtime.stopping:
+        runtime.answer(CallFailed(command.request, "", "the worker is being killed", "", discarded=True))
+    elif not runtime.mailbox.full_of_calls:
+        runtime.mailbox.post_call(command)
+    else:
+        message = f"the mailbox of worker {runtime.worker} is full"
+        if command.request:
+            runtime.answer(CallFailed(command.request, "", message, "", full=True))
+        else:
+            # Nobody waits for the call: an event says so.
+            error = CallbackErrorEvent(callback=command.name, exception="MailboxFull", message=message, traceback="")
+            failures.record(runtime, None, error)

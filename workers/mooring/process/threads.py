@@ -1,0 +1,86 @@
+"""Between the threads of one worker: what others have the I/O loop do, and how far they may run ahead of it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from mooring.connection.recorded import RecordedConnection
+from mooring.connection.state import ConnectionState
+from mooring.errors import SendError
+
+
+class Posts:
+    """What the I/O loop is to do soon. `post` and `wake` are for every thread.
+
+    Args:
+        afterwards: Called once behind all that was posted.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, afterwards: Callable[[], None]) -> None:
+        self._loop = loop
+        self._afterwards = afterwards
+        self._posted: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        self._awake = False
+
+    def post(self, function: Callable[..., object], *args: Any) -> None:
+        """Have `function` run on the I/O loop; many posts cost one wake-up."""
+        self._posted.append((function, args))
+        self.wake()
+
+    def wake(self) -> None:
+        """Have the I/O loop look here soon."""
+        if not self._awake:
+            self._awake = True
+            try:
+                self._loop.call_soon_threadsafe(self.run)
+            except RuntimeError:  # the loop is closed: the process is ending
+                self._awake = False
+
+    def run(self) -> None:
+        """Do what was posted. On the I/O loop only."""
+        self._awake = False  # before emptying: what comes later wakes again
+        posted = self._posted
+        for _ in range(len(posted)):
+            function, args = posted.popleft()
+            function(*args)
+        self._afterwards()
+
+
+class Reservations:
+    """Room for the messages that code in the worker hands over to peers that do not read.
+
+    Args:
+        max_bytes: Of one connection; a single message may be longer.
+    """
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._changed = threading.Condition()
+
+    def reserve(self, connection: RecordedConnection, size: int) -> None:
+        """Wait for room for `size` bytes to `connection`; on any thread but the I/O loop.
+
+        Raises:
+            SendError: If the peer has not read for ``sendTimeout``.
+        """
+
+        def has_room() -> bool:
+            reserved = connection.reserved
+            return (
+                reserved == 0 or reserved + size <= self._max_bytes or connection.state is not ConnectionState.CONNECTED
+            )
+
+        with self._changed:
+            if not has_room() and not self._changed.wait_for(has_room, connection.options.send_timeout_s):
+                raise SendError(connection.id)
+            connection.reserved += size
+
+    def release(self, connection: RecordedConnection, size: int) -> None:
+        """Give reserved room back."""
+        with self._changed:
+            connection.reserved -= size
+            self._changed.notify_all()

@@ -1,0 +1,71 @@
+"""What user code's side asks of the worker round it, besides what connections ask. `process/runtime.py` fulfils it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from mooring.connection.connection import Connection
+from mooring.connection.host import Host
+from mooring.connection.recorded import RecordedConnection
+from mooring.link.messages import AskCall, Called, CallFailed, ConnectionCreated, Open
+from mooring.options import ConnectionOptions, ConnectionRequest
+
+
+class Turns(Protocol):
+    """The way into the thread of user code for what mooring itself has to do there."""
+
+    def post_task(self, name: str, run: Callable[[], None]) -> None:
+        """Have `run`, which must not raise, run when what waits before it has had its turn."""
+
+
+class CodeHost(Host, Protocol):
+    """The worker, as code in it sees it. What is not said to be for any thread is for the I/O loop.
+
+    Attributes:
+        worker: The name of this worker.
+    """
+
+    worker: str
+
+    @property
+    def context(self) -> Turns:
+        """The thread of user code."""
+
+    def post(self, function: Callable[..., object], *args: Any) -> None:
+        """Have `function` run on the I/O loop; for any thread."""
+
+    def resume_paused(self) -> None:
+        """There may be room again: let paused connections read."""
+
+    def reserve(self, connection: RecordedConnection, size: int) -> None:
+        """Wait for room for `size` bytes to `connection`; for any thread but the I/O loop.
+
+        Raises:
+            SendError: If the peer has not read for ``sendTimeout``.
+        """
+
+    def created(self, command: Open, options: ConnectionOptions) -> ConnectionCreated:
+        """Return the unchanging part of the record of what `command` opens."""
+
+    def begin(self, command: Open, options: ConnectionOptions, handler: object | None) -> Connection:
+        """Dial for a request, once its handler (if it names one) is there."""
+
+    def open(self, request: ConnectionRequest, handler: object | None) -> Connection:
+        """Open a connection and wait until the dial has ended well; for any thread but the I/O loop.
+
+        Raises:
+            InvalidRequest: If the url, or what the handler asks for, is not valid.
+            ConnectError: If the dial fails.
+            LimitReached: If ``limits.max_connections_per_worker`` is reached.
+            MooringError: If the worker is being killed, or no connection id can be had while the service is away.
+        """
+
+    def ask_call(self, ask: AskCall, size: int) -> None:
+        """Ask the service for a call with `size` bytes of parameters; for any thread, in order."""
+
+    def kill(self, worker: str) -> None:
+        """Ask the service to kill `worker`; for any thread."""
+
+    def answer_call(self, answer: Called | CallFailed) -> None:
+        """Answer a call, behind the events of what it did."""
