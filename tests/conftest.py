@@ -159,6 +159,8 @@ class RunningService:
                 await self.stop()
             except subprocess.TimeoutExpired:
                 await self.kill()
+        if self.process is not None:
+            self.process.stdout.close()
         await self._close_client()
         for pid in self.worker_pids():
             os.kill(pid, signal.SIGKILL)
@@ -187,7 +189,7 @@ class RunningService:
             "POST",
             f"/v1/connections/{connection}/messages",
             status,
-            data=_as_file(data),
+            data=as_file(data),
             headers={"Content-Type": kind, **headers},
         )
 
@@ -229,7 +231,7 @@ class RunningService:
                             yield json.loads(line[6:])
 
 
-def _as_file(data: Any) -> Any:
+def as_file(data: Any) -> Any:
     """Return what aiohttp sends without a warning, also where it is large."""
     return io.BytesIO(data.encode() if isinstance(data, str) else data) if isinstance(data, str | bytes) else data
 
