@@ -35,6 +35,9 @@ STOP_S = 10.0
 # the tests of TLS need them.
 os.environ["SSL_CERT_FILE"] = os.devnull
 
+# What a service, a worker or a command leaves unclosed stands in its log, and fails the test.
+os.environ["PYTHONWARNINGS"] = "default::ResourceWarning"
+
 
 async def wait_for(predicate: Callable[[], Any], timeout_s: float = 20.0, what: str = "") -> Any:
     """Wait until `predicate` (a function, or one that returns an awaitable) is true; return its value."""
@@ -164,6 +167,9 @@ class RunningService:
         await self._close_client()
         for pid in self.worker_pids():
             os.kill(pid, signal.SIGKILL)
+        for path in (self.log_path, *(self.state_dir / "logs").glob("*.log*")):
+            text = path.read_text(errors="replace") if path.exists() else ""
+            assert "ResourceWarning" not in text, f"{path.name}: {text[text.index('ResourceWarning') - 500 :][:2000]}"
 
     # the API, in short
 
