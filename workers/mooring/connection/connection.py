@@ -64,6 +64,10 @@ class Connection(RecordedConnection):
             self.record(self._host.outbox, kind, encode_event(event))
             self._host.wake()
 
+    def fileno(self) -> int:
+        """Return the descriptor of the socket; -1: there is none."""
+        return -1 if self._socket is None else self._socket.fileno()
+
     # The dial.
 
     def dial(self, request: int) -> None:
