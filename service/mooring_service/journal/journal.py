@@ -17,7 +17,10 @@ from mooring_service.journal.batch import Append, Batch, EventFilter
 
 
 class Committed(msgspec.Struct, frozen=True):
-    """What became of one `Append`: its `batch` (None if it held no event), or `repeated`: it had been stored before."""
+    """What became of one `Append`: its `batch` (None if it held no event).
+
+    `repeated`: nothing was added, and nothing will be: it had been stored before, or can never be stored.
+    """
 
     append: Append
     batch: Batch | None
@@ -84,7 +87,8 @@ class Journal(Protocol):
     Everything is called from the event loop's thread. `append` never blocks: what is appended is committed in order,
     as many at once as are waiting, and `on_committed` is then called on the event loop, in order, with all that one
     transaction held. While the journal cannot be written (`failure` is a reason then) appended items stay queued, and
-    are committed when it can be written again; `on_failure` is called at each change.
+    are committed when it can be written again; `on_failure` is called at each change. `on_death` is called when nothing
+    will ever be written again by this process: it should end, and leave what it keeps to the next one.
     """
 
     epoch: str
@@ -93,6 +97,7 @@ class Journal(Protocol):
         self,
         on_committed: Callable[[list[Committed]], None],
         on_failure: Callable[[str | None], None],
+        on_death: Callable[[str], None] | None = None,
     ) -> Recovered:
         """Open, check and migrate; return what was held. Must be called first, once."""
         ...

@@ -38,7 +38,10 @@ class MemoryJournal:
         self._on_committed: Callable[[list[Committed]], None] | None = None
 
     async def start(
-        self, on_committed: Callable[[list[Committed]], None], on_failure: Callable[[str | None], None]
+        self,
+        on_committed: Callable[[list[Committed]], None],
+        on_failure: Callable[[str | None], None],
+        on_death: Callable[[str], None] | None = None,
     ) -> Recovered:
         """Begin, empty."""
         self._on_committed = on_committed
