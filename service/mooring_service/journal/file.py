@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import secrets
 import shutil
@@ -14,7 +15,7 @@ import msgspec
 from mooring import private_files
 from mooring.errors import JournalUnavailable
 from mooring.link.messages import ConnectionCreated, ConnectionUpdate
-from mooring_service.journal.journal import Incarnation, Recovered, StoredConnection
+from mooring_service.journal.journal import Incarnation, JournalTooNew, Recovered, StoredConnection
 from mooring_service.journal.retention import Marks, look_at_first
 
 SCHEMA_VERSION = 1
@@ -47,49 +48,71 @@ _unpack_update = msgspec.msgpack.Decoder(ConnectionUpdate).decode
 
 
 class OpenFile(msgspec.Struct, frozen=True):
-    """An open file: `set_aside` is where a corrupt one went, `checked` says whether all of it was looked at."""
+    """An open file and what it held; `checked` says whether all of it was looked at, `marks` where its record begins and ends."""
 
     connection: apsw.Connection
-    set_aside: str | None
     checked: bool
+    epoch: str
+    marks: Marks
+    recovered: Recovered
 
 
 def open_file(path: Path, level: str) -> OpenFile:
-    """Open the journal's file for writing; check it, migrate it, set a corrupt one aside.
+    """Open the journal's file for writing; check it, migrate it, set a corrupt one aside; return what it held.
 
     Raises:
-        JournalUnavailable: If it cannot be opened, or is of a later version.
+        JournalTooNew: If it is of a later version.
+        JournalUnavailable: If it cannot be opened just now.
     """
-    set_aside = None
-    connection = None
     try:
-        connection = _connect(path, level)
-        checked = _check(connection)
-    except (apsw.CorruptError, apsw.NotADBError) as exc:
-        if connection is not None:
-            connection.close()
-        set_aside = _set_aside(path, str(exc))
-        connection, checked = _connect(path, level), True
-    try:
-        _migrate(path, connection)
-    except apsw.Error as exc:
-        raise JournalUnavailable(f"{path}: {exc}") from exc
-    return OpenFile(connection, set_aside, checked)
-
-
-def _connect(path: Path, level: str) -> apsw.Connection:
-    try:
-        private_files.make(path)
-        connection = apsw.Connection(str(path), statementcachesize=64)
-        connection.set_busy_timeout(1_000)
-        pragma(connection, page_size=4096, journal_mode="WAL")
-    except (apsw.CorruptError, apsw.NotADBError):
-        raise
+        finding = read_finding(path)
+        if finding is None:
+            try:
+                return _open(path, level, None)
+            except (apsw.CorruptError, apsw.NotADBError) as exc:
+                finding = str(exc)
+        return _open(path, level, _set_aside(path, finding))
     except (apsw.Error, OSError) as exc:
         raise JournalUnavailable(f"{path}: {exc}") from exc
-    synchronous = "FULL" if level == "power" else "NORMAL"
-    pragma(connection, synchronous=synchronous, wal_autocheckpoint=WAL_PAGES, mmap_size=0, cache_size=-8000)
-    return connection
+
+
+def _open(path: Path, level: str, set_aside: str | None) -> OpenFile:
+    with contextlib.ExitStack() as undo:
+        connection = apsw.Connection(str(path), statementcachesize=64)
+        undo.callback(connection.close)
+        connection.set_busy_timeout(1_000)
+        pragma(connection, page_size=4096, journal_mode="WAL")
+        path.chmod(0o600)
+        synchronous = "FULL" if level == "power" else "NORMAL"
+        pragma(connection, synchronous=synchronous, wal_autocheckpoint=WAL_PAGES, mmap_size=0, cache_size=-8000)
+        checked = _check(connection)
+        _migrate(path, connection)
+        opened = OpenFile(connection, checked, *_recover(connection, set_aside))
+        undo.pop_all()
+    return opened
+
+
+def _finding_of(path: Path) -> Path:
+    return Path(f"{path}.damaged")
+
+
+def read_finding(path: Path) -> str | None:
+    """Return what is known to be wrong with the file; None when nothing is."""
+    try:
+        return _finding_of(path).read_text(errors="replace").strip() or "it is damaged"
+    except OSError:
+        return None
+
+
+def write_finding(path: Path, finding: str) -> None:
+    """Write down that the file is damaged, once: it is set aside at the next start, which need not find it again."""
+    if read_finding(path) is not None:
+        return
+    log.error("the journal %s is damaged: %s; it will be set aside at the next start", path, finding)
+    try:
+        _finding_of(path).write_text(f"{finding}\n")
+    except OSError as exc:
+        log.error("that cannot be written down: %s", exc)
 
 
 def _check(connection: apsw.Connection) -> bool:
@@ -111,7 +134,7 @@ def _set_aside(path: Path, reason: str) -> str:
     """Rename a corrupt database and its companions: somebody may want to look, so nothing is deleted."""
     stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
     name = f"{path}.corrupt-{stamp}-{secrets.token_hex(2)}"
-    for suffix in ("", "-wal", "-shm"):
+    for suffix in ("", "-wal", "-shm", ".damaged"):
         old = Path(f"{path}{suffix}")
         if old.exists():
             old.rename(f"{name}{suffix}")
@@ -121,8 +144,10 @@ def _set_aside(path: Path, reason: str) -> str:
 
 def _migrate(path: Path, connection: apsw.Connection) -> None:
     version = connection.execute("PRAGMA user_version").get
+    if version == SCHEMA_VERSION:
+        return  # nothing is written: a full disk takes nothing, and need not
     if version > SCHEMA_VERSION:
-        raise JournalUnavailable(
+        raise JournalTooNew(
             f"{path} was written by a later mooring (schema {version}, this one knows {SCHEMA_VERSION}); "
             "start that one, or another state directory"
         )
@@ -143,8 +168,7 @@ def pragma(connection: apsw.Connection, **values: str | int) -> None:
         connection.execute(f"PRAGMA {name} = {value}").fetchall()
 
 
-def recover(connection: apsw.Connection, set_aside: str | None) -> tuple[str, Marks, Recovered]:
-    """Return the epoch of an open file, where its record begins and ends, and what it held."""
+def _recover(connection: apsw.Connection, set_aside: str | None) -> tuple[str, Marks, Recovered]:
     meta = dict(connection.execute("SELECT name, value FROM meta"))
     marks = Marks(next_position=meta["next_position"], total_bytes=meta["total_bytes"])
     look_at_first(connection, marks)

@@ -12,8 +12,13 @@ from typing import Protocol
 
 import msgspec
 
+from mooring.errors import JournalUnavailable
 from mooring.link.messages import ConnectionCreated, ConnectionUpdate
 from mooring_service.journal.batch import Append, Batch, EventFilter
+
+
+class JournalTooNew(JournalUnavailable):
+    """The journal was written by a later mooring: waiting does not mend it."""
 
 
 class Committed(msgspec.Struct, frozen=True):
@@ -99,7 +104,12 @@ class Journal(Protocol):
         on_failure: Callable[[str | None], None],
         on_death: Callable[[str], None] | None = None,
     ) -> Recovered:
-        """Open, check and migrate; return what was held. Must be called first, once."""
+        """Open, check and migrate; return what was held. Must be called first; once it has returned, never again.
+
+        Raises:
+            JournalTooNew: If a later mooring has written it.
+            JournalUnavailable: If it cannot be opened just now; it may be tried again.
+        """
         ...
 
     async def stop(self) -> None:

@@ -21,7 +21,7 @@ from mooring.errors import JournalUnavailable
 from mooring_service.config import JournalConfig
 from mooring_service.journal import jobs
 from mooring_service.journal.batch import Append, Batch, EventFilter
-from mooring_service.journal.file import open_file, recover
+from mooring_service.journal.file import open_file
 from mooring_service.journal.journal import Committed, JournalStats, Recovered, StoredAnswer
 from mooring_service.journal.reader import JournalReader
 from mooring_service.journal.writer import Item, Writer
@@ -70,13 +70,11 @@ class SqliteJournal:
 
     def _open(self) -> Recovered:
         opened = open_file(self._path, self._config.level)
-        try:
-            self.epoch, marks, recovered = recover(opened.connection, opened.set_aside)
-        except apsw.Error as exc:
-            raise JournalUnavailable(f"{self._path}: {exc}") from exc
+        marks, recovered = opened.marks, opened.recovered
+        self.epoch = opened.epoch
         self._first, self._last = marks.first, marks.next_position - 1
         if not opened.checked:
-            self._reader.check_rest()
+            self._reader.check()
         stored = {known.incarnation: known.stored for known in recovered.incarnations}
         self._writer.start(opened.connection, marks, stored)
         return recovered

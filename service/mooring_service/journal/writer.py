@@ -15,6 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol
 
 import apsw
@@ -22,6 +23,7 @@ import msgspec
 
 from mooring_service.config import JournalConfig
 from mooring_service.journal.batch import Append
+from mooring_service.journal.file import write_finding
 from mooring_service.journal.retention import Marks, prune
 from mooring_service.journal.transaction import Transaction
 
@@ -177,6 +179,8 @@ class Writer:
         try:
             self._commit(connection, items)
         except UNWRITABLE as exc:
+            if isinstance(exc, apsw.CorruptError):
+                write_finding(Path(connection.filename), str(exc))
             self._fail(f"{type(exc).__name__.removesuffix('Error')}: {exc}")
             self._refuse([item for item in items if item.fails_fast])
             return [item for item in items if not item.fails_fast]
