@@ -9,6 +9,9 @@ import msgspec
 from mooring.events import Kind
 from mooring.link.messages import ConnectionCreated, ConnectionUpdate
 
+MAX_NUMBER = 1 << 63  # what SQLite holds, and the columns
+_KINDS = bytes(kind for kind in Kind if kind is not Kind.gap)
+
 
 class Append(msgspec.Struct, frozen=True, kw_only=True):
     """One atomic addition to the journal: events and the records that change with them.
@@ -31,6 +34,25 @@ class Append(msgspec.Struct, frozen=True, kw_only=True):
     answers: list[tuple[str, bytes]] = []
     ended: str = ""
     began_at_us: int = 0
+
+    @property
+    def wrong(self) -> str | None:
+        """Why it can never be stored, or never be shown; None if it can. Workers share their process with code that is not ours."""
+        events = len(self.kinds)
+        if len(self.connections) != 8 * events:
+            return f"{len(self.connections)} bytes of connections for {events} events"
+        bodies = self.bodies.count(b"\n") + 1 if events or self.bodies else 0
+        if bodies != events:
+            return f"{bodies} bodies for {events} events"
+        if self.kinds.translate(None, _KINDS):
+            return "events of unknown kinds"
+        if not 0 <= self.number < MAX_NUMBER or not all(
+            0 < record.id < MAX_NUMBER for records in (self.created, self.updates) for record in records
+        ):
+            return "a number out of range"
+        if not all(created.worker == self.worker for created in self.created):
+            return "a connection of another worker"
+        return None
 
     @property
     def size(self) -> int:
