@@ -39,6 +39,7 @@ CREATE INDEX answers_by_age ON answers (created_at_ms);
 MIGRATIONS: dict[int, str] = {}
 """Version → SQL that brings a file of that version to the next one."""
 
+LAST_TIME = "SELECT time_ms FROM batches ORDER BY first DESC LIMIT 1"
 CHECK_S = 1.0  # `quick_check` may take so long before the start; a larger file is checked on behind it
 WAL_PAGES = 4_000  # 16 MiB between checkpoints
 
@@ -48,10 +49,14 @@ _unpack_update = msgspec.msgpack.Decoder(ConnectionUpdate).decode
 
 
 class OpenFile(msgspec.Struct, frozen=True):
-    """An open file and what it held; `checked` says whether all of it was looked at, `marks` where its record begins and ends."""
+    """An open file and what it held.
+
+    `checked` says whether all of it was looked at, `marks` where its record begins and ends, `last_ms` when it was last written to.
+    """
 
     connection: apsw.Connection
     checked: bool
+    last_ms: int
     epoch: str
     marks: Marks
     recovered: Recovered
@@ -77,17 +82,18 @@ def open_file(path: Path, level: str) -> OpenFile:
 
 
 def _open(path: Path, level: str, set_aside: str | None) -> OpenFile:
+    private_files.make(path)
     with contextlib.ExitStack() as undo:
         connection = apsw.Connection(str(path), statementcachesize=64)
         undo.callback(connection.close)
         connection.set_busy_timeout(1_000)
         pragma(connection, page_size=4096, journal_mode="WAL")
-        path.chmod(0o600)
         synchronous = "FULL" if level == "power" else "NORMAL"
         pragma(connection, synchronous=synchronous, wal_autocheckpoint=WAL_PAGES, mmap_size=0, cache_size=-8000)
         checked = _check(connection)
         _migrate(path, connection)
-        opened = OpenFile(connection, checked, *_recover(connection, set_aside))
+        last_ms = connection.execute(LAST_TIME).get or 0
+        opened = OpenFile(connection, checked, last_ms, *_recover(connection, set_aside))
         undo.pop_all()
     return opened
 
@@ -110,7 +116,7 @@ def write_finding(path: Path, finding: str) -> None:
         return
     log.error("the journal %s is damaged: %s; it will be set aside at the next start", path, finding)
     try:
-        _finding_of(path).write_text(f"{finding}\n")
+        private_files.write_text(_finding_of(path), f"{finding}\n")
     except OSError as exc:
         log.error("that cannot be written down: %s", exc)
 
@@ -174,9 +180,16 @@ def _recover(connection: apsw.Connection, set_aside: str | None) -> tuple[str, M
     look_at_first(connection, marks)
     recovered = Recovered(
         connections=[
-            StoredConnection(_unpack_created(created), _unpack_update(changing), incarnation, position)
-            for created, changing, incarnation, position in connection.execute(
-                "SELECT created, changing, incarnation, last_position FROM connections"
+            StoredConnection(
+                _unpack_created(created),
+                _unpack_update(changing),
+                incarnation,
+                position,
+                time_ms or marks.oldest_ms or 0,
+            )
+            for created, changing, incarnation, position, time_ms in connection.execute(
+                "SELECT created, changing, incarnation, last_position, (SELECT time_ms FROM batches"
+                " WHERE first <= last_position ORDER BY first DESC LIMIT 1) FROM connections"
             )
         ],
         incarnations=[

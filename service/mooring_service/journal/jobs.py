@@ -12,6 +12,8 @@ from typing import TypeVar
 
 import apsw
 
+from mooring import private_files
+from mooring_service.journal.clock import AgeClock
 from mooring_service.journal.journal import StoredAnswer
 
 Result = TypeVar("Result")
@@ -34,7 +36,7 @@ def allot_ids(count: int, beside: Path, *, synced: bool) -> Job[int]:
             least = 1
         first = max(int(row[0]) if row else 1, least)
         temporary = beside.with_name(f"{beside.name}.new")
-        with temporary.open("w") as file:
+        with open(temporary, "w", opener=private_files.opener) as file:
             file.write(f"{first + count}\n")
             if synced:
                 file.flush()
@@ -68,10 +70,11 @@ def forget_connections(ids: list[int]) -> Job[None]:
     return forget
 
 
-def claim_key(key: str, fingerprint: bytes, time_ms: int, age_ms: int) -> Job[StoredAnswer | None]:
+def claim_key(key: str, fingerprint: bytes, clock: AgeClock, age_ms: int) -> Job[StoredAnswer | None]:
     """Claim an Idempotency-Key: None when it is new and now ours, else what it stands for. Older ones than `age_ms` go."""
 
     def claim(connection: apsw.Connection) -> StoredAnswer | None:
+        time_ms = clock.now_ms()
         connection.execute("DELETE FROM answers WHERE created_at_ms < ?", (time_ms - age_ms,))
         row = connection.execute(
             "SELECT key, fingerprint, created_at_ms, answer FROM answers WHERE key = ?", (key,)

@@ -21,6 +21,7 @@ from mooring.errors import JournalUnavailable
 from mooring_service.config import JournalConfig
 from mooring_service.journal import jobs
 from mooring_service.journal.batch import Append, Batch, EventFilter
+from mooring_service.journal.clock import AgeClock
 from mooring_service.journal.file import open_file
 from mooring_service.journal.journal import Committed, JournalStats, Recovered, StoredAnswer
 from mooring_service.journal.reader import JournalReader
@@ -54,6 +55,7 @@ class SqliteJournal:
         self._on_death: Callable[[str], None] | None = None
         self._first = 1
         self._last = 0
+        self._clock = AgeClock(0)
 
     async def start(
         self,
@@ -72,11 +74,12 @@ class SqliteJournal:
         opened = open_file(self._path, self._config.level)
         marks, recovered = opened.marks, opened.recovered
         self.epoch = opened.epoch
+        self._clock = AgeClock(opened.last_ms)
         self._first, self._last = marks.first, marks.next_position - 1
         if not opened.checked:
             self._reader.check()
         stored = {known.incarnation: known.stored for known in recovered.incarnations}
-        self._writer.start(opened.connection, marks, stored)
+        self._writer.start(opened.connection, marks, stored, self._clock)
         return recovered
 
     async def stop(self) -> None:
@@ -195,9 +198,9 @@ class SqliteJournal:
         """Drop records of closed connections that are no longer retained."""
         await self._do(jobs.forget_connections(ids))
 
-    async def claim_key(self, key: str, fingerprint: bytes, time_ms: int) -> StoredAnswer | None:
+    async def claim_key(self, key: str, fingerprint: bytes) -> StoredAnswer | None:
         """Claim an Idempotency-Key: None when it is new and now ours, else what it stands for."""
-        return await self._do(jobs.claim_key(key, fingerprint, time_ms, self._answer_age_ms))
+        return await self._do(jobs.claim_key(key, fingerprint, self._clock, self._answer_age_ms))
 
     async def answer_key(self, key: str, answer: bytes | None) -> None:
         """Store the answer of a claimed key; None gives the key up."""
@@ -220,13 +223,17 @@ class SqliteJournal:
         except (apsw.Error, OSError) as exc:
             raise JournalUnavailable(f"the copy failed: {exc}") from exc
 
+    def now_ms(self) -> int:
+        """Return the time by which ages are told."""
+        return self._clock.now_ms()
+
     def stats(self) -> JournalStats:
         """Return figures."""
         writer, marks = self._writer, self._writer.marks
         return JournalStats(
             events=self._last - self._first + 1,
             bytes=marks.total_bytes - marks.gone_bytes,
-            oldest_time_ms=marks.oldest_ms,
+            oldest_age_s=None if marks.oldest_ms is None else (self.now_ms() - marks.oldest_ms) / 1000,
             first=self._first,
             last=self._last,
             queued_bytes=self._queued_bytes,

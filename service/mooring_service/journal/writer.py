@@ -23,6 +23,7 @@ import msgspec
 
 from mooring_service.config import JournalConfig
 from mooring_service.journal.batch import Append
+from mooring_service.journal.clock import AgeClock
 from mooring_service.journal.file import write_finding
 from mooring_service.journal.retention import Marks, prune
 from mooring_service.journal.transaction import Transaction
@@ -91,6 +92,7 @@ class Writer:
         self._ending = False
         self._dead = False
         self._thread: threading.Thread | None = None
+        self._clock = AgeClock(0)
         # Of the writer's thread; others only read them, for figures.
         self._taken: list[Item] = []
         self._stored: dict[str, int] = {}
@@ -103,9 +105,10 @@ class Writer:
         self.commit_seconds = 0.0
         self.last_commit_s = 0.0
 
-    def start(self, connection: apsw.Connection, marks: Marks, stored: dict[str, int]) -> None:
+    def start(self, connection: apsw.Connection, marks: Marks, stored: dict[str, int], clock: AgeClock) -> None:
         """Begin; the connection is the writer's from now on. `stored`: incarnation → number of its last `Append`."""
         self.marks = marks
+        self._clock = clock
         self._stored = stored
         self._thread = threading.Thread(target=self._run, args=(connection,), name="journal-writer", daemon=True)
         self._thread.start()
@@ -171,7 +174,7 @@ class Writer:
         oldest_ms = self.marks.oldest_ms
         if oldest_ms is None:
             return math.inf
-        aged_s = time.monotonic() + oldest_ms / 1000 + self._config.max_age - time.time()
+        aged_s = time.monotonic() + (oldest_ms - self._clock.now_ms()) / 1000 + self._config.max_age
         return max(aged_s, self._pruned_at + PRUNE_EVERY_S)
 
     def _transact(self, connection: apsw.Connection, items: list[Item]) -> list[Item]:
@@ -200,7 +203,8 @@ class Writer:
     def _commit(self, connection: apsw.Connection, items: list[Item]) -> None:
         begun = time.monotonic()
         marks = msgspec.structs.replace(self.marks)
-        transaction = Transaction(connection, marks, self._stored)
+        now_ms = self._clock.now_ms()
+        transaction = Transaction(connection, marks, self._stored, now_ms)
         pruned = False
         with connection:
             if self.failure is not None:
@@ -215,7 +219,7 @@ class Writer:
                     results.append(item.job(connection))
             transaction.write()
             if begun >= self._pruned_at + PRUNE_EVERY_S:
-                pruned = not prune(connection, marks, self._config)
+                pruned = not prune(connection, marks, self._config, now_ms)
         if pruned:
             self._pruned_at = begun
         self.marks = marks

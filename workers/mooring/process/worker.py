@@ -31,8 +31,8 @@ SIGNAL_SHARE = 0.8  # of the time after which a SIGTERM is followed by a SIGKILL
 LAST_RESORT_S = 60.0  # longer than any service waits that is still there
 
 RESOLVER_THREADS = 32
-"""Host names that are looked up at once. libuv gives look-ups half of its threads, which are two unless told otherwise: names
-whose servers do not answer would keep all others waiting."""
+"""Host names that user code looks up at once on the loop of its callbacks (dials have threads of their own). libuv gives look-ups
+half of its threads, which are two unless told otherwise: names whose servers do not answer would keep all others waiting."""
 
 log = logging.getLogger("mooring.worker")
 
