@@ -18,7 +18,8 @@ class Append(msgspec.Struct, frozen=True, kw_only=True):
 
     From a worker it bears `incarnation` and `number` (1, 2, 3, …): the same pair twice is stored once. What the
     service itself adds has number 0. The columns are those of `mooring.link.messages.Events`. `answers` are those of
-    Idempotency-Keys (key, answer) that become known with it.
+    Idempotency-Keys (key, answer) that become known with it. `asks` are what code in the worker asks for, as messages of the link:
+    each is kept, under a number of its own, until an addition names it in `asks_done`.
     `ended` is an incarnation whose process has ended: what it could not report is in the same addition.
     `began_at_us` is when the oldest event was recorded (0: not known); it is not kept.
     """
@@ -32,6 +33,8 @@ class Append(msgspec.Struct, frozen=True, kw_only=True):
     created: list[ConnectionCreated] = []
     updates: list[ConnectionUpdate] = []
     answers: list[tuple[str, bytes]] = []
+    asks: list[bytes] = []
+    asks_done: list[int] = []
     ended: str = ""
     began_at_us: int = 0
 
@@ -57,7 +60,8 @@ class Append(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def size(self) -> int:
         """Bytes that this holds, roughly: for bounds."""
-        return len(self.bodies) + 9 * len(self.kinds) + 200 * (len(self.created) + len(self.updates)) + 100
+        size = len(self.bodies) + 9 * len(self.kinds) + 200 * (len(self.created) + len(self.updates)) + 100
+        return size + sum(map(len, self.asks)) if self.asks else size
 
 
 def batch_size(body_bytes: int, events: int) -> int:

@@ -15,10 +15,9 @@ import msgspec
 from mooring import private_files
 from mooring.errors import JournalUnavailable
 from mooring.link.messages import ConnectionCreated, ConnectionUpdate
-from mooring_service.journal.journal import Incarnation, JournalTooNew, Recovered, StoredConnection
-from mooring_service.journal.retention import Marks, look_at_first
+from mooring_service.journal.journal import Incarnation, JournalTooNew, Recovered, StoredAsk, StoredConnection
+from mooring_service.journal.retention import ANSWER_BYTES, Marks, look_at_first
 
-SCHEMA_VERSION = 1
 SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value ANY) STRICT, WITHOUT ROWID;
 CREATE TABLE batches (
@@ -35,10 +34,31 @@ CREATE TABLE incarnations (
 CREATE TABLE answers (
     key TEXT PRIMARY KEY, fingerprint BLOB NOT NULL, created_at_ms INTEGER NOT NULL, answer BLOB) STRICT, WITHOUT ROWID;
 CREATE INDEX answers_by_age ON answers (created_at_ms);
+INSERT INTO meta VALUES ('epoch', lower(hex(randomblob(4)))), ('next_position', 1), ('total_bytes', 0);
 """
-MIGRATIONS: dict[int, str] = {}
-"""Version → SQL that brings a file of that version to the next one."""
+"""The first version. A new file goes through all versions, as an old one does."""
 
+MIGRATIONS = (
+    # 2: what code in workers asks for is kept until it is done; a worker that has no process just now keeps its name (`stands`);
+    # the answers of Idempotency-Keys are counted.
+    f"""
+CREATE TABLE asks (
+    id INTEGER PRIMARY KEY, worker TEXT NOT NULL, incarnation TEXT NOT NULL, number INTEGER NOT NULL, ask BLOB NOT NULL) STRICT;
+ALTER TABLE incarnations ADD COLUMN stands INTEGER NOT NULL DEFAULT 0;
+INSERT INTO meta SELECT 'next_ask', 1 UNION ALL
+    SELECT 'answer_bytes', coalesce(sum({ANSWER_BYTES} + coalesce(length(answer), 0)), 0) FROM answers;
+CREATE TRIGGER answer_claimed AFTER INSERT ON answers BEGIN
+    UPDATE meta SET value = value + {ANSWER_BYTES} + coalesce(length(new.answer), 0) WHERE name = 'answer_bytes'; END;
+CREATE TRIGGER answer_stored AFTER UPDATE OF answer ON answers BEGIN
+    UPDATE meta SET value = value + coalesce(length(new.answer), 0) - coalesce(length(old.answer), 0)
+    WHERE name = 'answer_bytes'; END;
+CREATE TRIGGER answer_gone AFTER DELETE ON answers BEGIN
+    UPDATE meta SET value = value - {ANSWER_BYTES} - coalesce(length(old.answer), 0) WHERE name = 'answer_bytes'; END;
+""",
+)
+"""SQL that brings a file from each version to the next one."""
+
+SCHEMA_VERSION = 1 + len(MIGRATIONS)
 LAST_TIME = "SELECT time_ms FROM batches ORDER BY first DESC LIMIT 1"
 CHECK_S = 1.0  # `quick_check` may take so long before the start; a larger file is checked on behind it
 WAL_PAGES = 4_000  # 16 MiB between checkpoints
@@ -158,13 +178,8 @@ def _migrate(path: Path, connection: apsw.Connection) -> None:
             "start that one, or another state directory"
         )
     with connection:
-        if version == 0:
-            connection.execute(SCHEMA)
-            connection.execute("INSERT INTO meta VALUES ('epoch', ?)", (secrets.token_hex(4),))
-            connection.execute("INSERT INTO meta VALUES ('next_position', 1), ('total_bytes', 0)")
-        else:
-            for step in range(version, SCHEMA_VERSION):
-                connection.execute(MIGRATIONS[step])
+        for step in (SCHEMA, *MIGRATIONS)[version:]:
+            connection.execute(step)
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
@@ -176,7 +191,12 @@ def pragma(connection: apsw.Connection, **values: str | int) -> None:
 
 def _recover(connection: apsw.Connection, set_aside: str | None) -> tuple[str, Marks, Recovered]:
     meta = dict(connection.execute("SELECT name, value FROM meta"))
-    marks = Marks(next_position=meta["next_position"], total_bytes=meta["total_bytes"])
+    marks = Marks(
+        next_position=meta["next_position"],
+        total_bytes=meta["total_bytes"],
+        answer_bytes=meta["answer_bytes"],
+        next_ask=meta["next_ask"],
+    )
     look_at_first(connection, marks)
     recovered = Recovered(
         connections=[
@@ -193,11 +213,12 @@ def _recover(connection: apsw.Connection, set_aside: str | None) -> tuple[str, M
             )
         ],
         incarnations=[
-            Incarnation(incarnation, worker, stored, record, bool(ended))
-            for incarnation, worker, stored, record, ended in connection.execute(
-                "SELECT incarnation, worker, stored, record, ended FROM incarnations"
+            Incarnation(incarnation, worker, stored, record, bool(ended), bool(stands))
+            for incarnation, worker, stored, record, ended, stands in connection.execute(
+                "SELECT incarnation, worker, stored, record, ended, stands FROM incarnations"
             )
         ],
+        asks=[StoredAsk(*row) for row in connection.execute("SELECT id, worker, ask FROM asks ORDER BY id")],
         set_aside=set_aside,
     )
     return meta["epoch"], marks, recovered
@@ -226,6 +247,7 @@ def restore(copy: Path, path: Path) -> None:
             with connection:
                 connection.execute("UPDATE meta SET value = ? WHERE name = 'epoch'", (secrets.token_hex(4),))
                 connection.execute("DELETE FROM incarnations")
+                connection.execute("DELETE FROM asks")
             connection.execute("PRAGMA journal_mode = DELETE").fetchall()
         finally:
             connection.close()

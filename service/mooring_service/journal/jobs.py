@@ -48,14 +48,15 @@ def allot_ids(count: int, beside: Path, *, synced: bool) -> Job[int]:
     return allot
 
 
-def save_incarnation(incarnation: str, worker: str, record: bytes, *, ended: bool) -> Job[None]:
-    """Keep what identifies a worker process, or that it has ended."""
+def save_incarnation(incarnation: str, worker: str, record: bytes, *, ended: bool, stands: bool) -> Job[None]:
+    """Keep what identifies a worker process, or that it has ended; of one worker at most one process `stands`."""
 
     def save(connection: apsw.Connection) -> None:
+        connection.execute("UPDATE incarnations SET stands = 0 WHERE worker = ? AND stands", (worker,))
         connection.execute(
-            "INSERT INTO incarnations VALUES (?, ?, 0, ?, ?)"
-            " ON CONFLICT (incarnation) DO UPDATE SET record = excluded.record, ended = max(ended, excluded.ended)",
-            (incarnation, worker, record, int(ended)),
+            "INSERT INTO incarnations VALUES (?, ?, 0, ?, ?, ?) ON CONFLICT (incarnation) DO UPDATE"
+            " SET record = excluded.record, ended = max(ended, excluded.ended), stands = excluded.stands",
+            (incarnation, worker, record, int(ended), int(stands)),
         )
 
     return save

@@ -24,22 +24,36 @@ class JournalTooNew(JournalUnavailable):
 class Committed(msgspec.Struct, frozen=True):
     """What became of one `Append`: its `batch` (None if it held no event).
 
-    `repeated`: nothing was added, and nothing will be: it had been stored before, or can never be stored.
+    `repeated`: nothing was added, and nothing will be: it had been stored before, or can never be stored. `first_ask` is the number
+    of the first of its `asks`; the others follow.
     """
 
     append: Append
     batch: Batch | None
     repeated: bool = False
+    first_ask: int = 0
 
 
 class Incarnation(msgspec.Struct, frozen=True):
-    """One process of a worker as the journal knows it; `stored` is the number of its last stored `Append`."""
+    """One process of a worker as the journal knows it; `stored` is the number of its last stored `Append`.
+
+    `stands`: it has ended, and its worker is there all the same: it is to be started again, or is Failed.
+    """
 
     incarnation: str
     worker: str
     stored: int
     record: bytes
     ended: bool
+    stands: bool = False
+
+
+class StoredAsk(msgspec.Struct, frozen=True):
+    """What code in a worker has asked for, and is not done yet: its number, who has asked, and the message of the link."""
+
+    number: int
+    worker: str
+    ask: bytes
 
 
 class StoredConnection(msgspec.Struct, frozen=True):
@@ -69,6 +83,7 @@ class Recovered(msgspec.Struct, frozen=True):
 
     connections: list[StoredConnection]
     incarnations: list[Incarnation]
+    asks: list[StoredAsk] = []
     set_aside: str | None = None
     """Path of a corrupt file that was set aside at this start; a new epoch began."""
 
@@ -165,8 +180,14 @@ class Journal(Protocol):
         """Reserve `count` connection ids for ever and return the first of them."""
         ...
 
-    async def save_incarnation(self, incarnation: str, worker: str, record: bytes, *, ended: bool = False) -> None:
-        """Keep what identifies a worker process (opaque to the journal), or that it has ended."""
+    async def save_incarnation(
+        self, incarnation: str, worker: str, record: bytes, *, ended: bool = False, stands: bool = False
+    ) -> None:
+        """Keep what identifies a worker process (opaque to the journal), or that it has ended.
+
+        Args:
+            stands: Its worker is there all the same; that is over once another process of the same worker is saved, or this one again.
+        """
         ...
 
     async def forget_connections(self, ids: list[int]) -> None:

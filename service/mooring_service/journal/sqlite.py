@@ -189,10 +189,13 @@ class SqliteJournal:
         """Reserve connection ids for ever and return the first of them."""
         return await self._do(jobs.allot_ids(count, self._ids_path, synced=self._config.level == "power"))
 
-    async def save_incarnation(self, incarnation: str, worker: str, record: bytes, *, ended: bool = False) -> None:
+    async def save_incarnation(
+        self, incarnation: str, worker: str, record: bytes, *, ended: bool = False, stands: bool = False
+    ) -> None:
         """Keep what identifies a worker process, or that it has ended."""
+        job = jobs.save_incarnation(incarnation, worker, record, ended=ended, stands=stands)
         # A process that has ended must be written down, however long that takes; a new one is not started without.
-        await self._do(jobs.save_incarnation(incarnation, worker, record, ended=ended), fails_fast=not ended)
+        await self._do(job, fails_fast=not ended)
 
     async def forget_connections(self, ids: list[int]) -> None:
         """Drop records of closed connections that are no longer retained."""

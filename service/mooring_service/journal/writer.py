@@ -25,12 +25,10 @@ from mooring_service.config import JournalConfig
 from mooring_service.journal.batch import Append
 from mooring_service.journal.clock import AgeClock
 from mooring_service.journal.file import write_finding
-from mooring_service.journal.retention import Marks, prune
+from mooring_service.journal.retention import PRUNE_EVERY_S, PRUNE_IDLE_S, Marks, prune
 from mooring_service.journal.transaction import Transaction
 
 RETRY_S = 0.5
-PRUNE_EVERY_S = 1.0
-PRUNE_IDLE_S = 60.0  # where nothing is written: what has aged is dropped no later
 END_S = 5.0  # what is queued at the end may take so long
 
 UNWRITABLE = (

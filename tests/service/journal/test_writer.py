@@ -18,8 +18,9 @@ from mooring_service.journal.sqlite import SqliteJournal
 from tests.service.journal.test_journal import make, run_of
 
 
-async def test_what_has_aged_goes_although_nothing_is_written(tmp_path: Path) -> None:
-    opened = await make("sqlite", tmp_path, max_age=0.2).start()
+@pytest.mark.parametrize("store", ["sqlite", "memory"])
+async def test_what_has_aged_goes_although_nothing_is_written(tmp_path: Path, store: str) -> None:
+    opened = await make(store, tmp_path, max_age=0.2).start()
     journal = opened.journal
     for _ in range(3):
         await journal.append_waiting(run_of(1, 5))
