@@ -213,9 +213,11 @@ class Runtime:
         try:
             connection_id = id_wanted.result(options.connect_timeout_s)
         except TimeoutError:
-            raise MooringError(
-                "no connection id: the service is away, and the worker's block of ids is used up"
-            ) from None
+            if id_wanted.cancel():
+                raise MooringError(
+                    "no connection id: the service is away, and the worker's block of ids is used up"
+                ) from None
+            connection_id = id_wanted.result()  # it was just being given
         opened: Future[Connection] = Future()
         name = None if handler is None else type(handler).__name__
 
