@@ -62,7 +62,11 @@ class CodeHost(Host, Protocol):
         """
 
     def ask_call(self, ask: AskCall, size: int) -> None:
-        """Ask the service for a call with `size` bytes of parameters; for any thread, in order."""
+        """Ask the service for a call with `size` bytes of parameters, when there is room; for any thread but the I/O loop.
+
+        Raises:
+            MooringError: If the worker ends before.
+        """
 
     def kill(self, worker: str) -> None:
         """Ask the service to kill `worker`; for any thread."""

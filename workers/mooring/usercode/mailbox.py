@@ -16,7 +16,7 @@ from mooring.connection.recorded import RecordedConnection
 from mooring.events import Kind
 from mooring.link.messages import Call
 
-CALL_COST_BYTES = 1024  # what a call counts for in the mailbox's bound, besides its parameters
+CALL_COST_BYTES = 1024  # what a call counts for in the bounds of the queues on its way, besides its parameters
 
 _pack = msgspec.msgpack.Encoder().encode
 
