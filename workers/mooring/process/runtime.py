@@ -160,6 +160,12 @@ class Runtime:
         for connection in list(self.paused):
             connection.resume_if_room()
 
+    def resume(self, connection: RecordedConnection) -> None:
+        """There may be room again for what `connection` reads."""
+        found = self.connections.get(connection.id)
+        if found is not None:
+            found.resume_if_room()
+
     def _on_room(self) -> None:
         self.room.made()
         self.resume_paused()

@@ -122,9 +122,10 @@ class Context:
             while entries:
                 if self._host.outbox.full:
                     await self._wait_for_room()
-                await self._take(entries.popleft())
+                entry = entries.popleft()
+                await self._take(entry)
                 if self._host.paused:
-                    self._host.post(self._host.resume_paused)
+                    self._resume_after(entry)
                 await asyncio.sleep(0)
             if self._finish:
                 return
@@ -135,6 +136,13 @@ class Context:
             await self._wake.wait()
             self._wake.clear()
             mailbox.idle = False
+
+    def _resume_after(self, entry: Entry) -> None:
+        # One look for an item. At all who wait only when the whole mailbox may be what they have waited for.
+        if self.mailbox.has_room_again():
+            self._host.post(self._host.resume_paused)
+        elif isinstance(entry, Messages):
+            self._host.post(self._host.resume, entry.connection)
 
     async def _take(self, entry: Entry) -> None:
         running_connection.set(entry.connection.id if isinstance(entry, Messages | Lifecycle) else None)

@@ -38,6 +38,9 @@ class CodeHost(Host, Protocol):
     def resume_paused(self) -> None:
         """There may be room again: let paused connections read."""
 
+    def resume(self, connection: RecordedConnection) -> None:
+        """There may be room again for what `connection` reads."""
+
     def reserve(self, connection: RecordedConnection, size: int) -> None:
         """Wait for room for `size` bytes to `connection`; for any thread but the I/O loop.
 
