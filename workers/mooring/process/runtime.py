@@ -44,6 +44,7 @@ from mooring.process.ids import ConnectionIds
 from mooring.process.threads import Posts, Reservations, Room
 from mooring.usercode.construction import Constructions
 from mooring.usercode.context import Context
+from mooring.usercode.handlers import class_name
 from mooring.usercode.mailbox import CALL_COST_BYTES
 from mooring.usercode.websocket import WebSocket
 from mooring.wire.dial import Dialler
@@ -232,7 +233,7 @@ class Runtime:
                 ) from None
             connection_id = id_wanted.result()  # it was just being given
         opened: Future[Connection] = Future()
-        name = None if handler is None else type(handler).__name__
+        name = None if handler is None else class_name(handler)
 
         def begin() -> None:
             created = self._created(connection_id, now_us(), options, name)
