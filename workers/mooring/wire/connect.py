@@ -13,8 +13,8 @@ from collections.abc import Callable
 import msgspec
 from aiohappyeyeballs import AddrInfoType, start_connection
 
+from mooring.dial_options import DialSettings, credential_faults
 from mooring.errors import ErrCode
-from mooring.proxies import DialSettings, credential_faults
 from mooring.wire.egress import EgressPolicy
 from mooring.wire.exchange import Exchange
 from mooring.wire.failure import DialFailed, failed, reason_of, refused_by_policy
