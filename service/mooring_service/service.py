@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from pathlib import Path
 
 import msgspec
@@ -66,7 +65,7 @@ class Service:
         self.state_dir = state_dir
         self.journal = journal
         self.feed = Feed(journal, ring_bytes=config.journal.ring_bytes, max_subscribers=config.limits.max_subscribers)
-        self.directory = Directory(config.retention.closed_connections, config.retention.closed_age)
+        self.directory = Directory(config.retention.closed_connections, config.retention.closed_age, journal.now_ms)
         self._admission = Admission(config, journal)
         self._lock = StateLock(state_dir)
         self._background = Background(log)
@@ -174,7 +173,7 @@ class Service:
         # Ends by cancellation, when the service stops.
         while True:
             await asyncio.sleep(PRUNE_INTERVAL_S)
-            gone = self.directory.prune(time.monotonic())
+            gone = self.directory.prune()
             if gone:
                 try:
                     await self.journal.forget_connections(gone)

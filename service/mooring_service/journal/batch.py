@@ -51,7 +51,7 @@ class Batch:
         connections: Per event, the connection's id; 0 for events that belong to none.
         kinds: Per event, one byte: `mooring.events.Kind`.
         joined: The bodies, joined by line feeds; `bodies` splits them, once.
-        time_ms: When it was committed, milliseconds since 1970.
+        time_ms: When it was committed, by the clock that tells ages (`clock.AgeClock`).
         rendered: What renderers keep here to share between subscribers, by their own key.
         cold: No longer among the newest: nothing is kept with it any more (`cool`).
     """

@@ -150,9 +150,16 @@ def recover(connection: apsw.Connection, set_aside: str | None) -> tuple[str, Ma
     look_at_first(connection, marks)
     recovered = Recovered(
         connections=[
-            StoredConnection(_unpack_created(created), _unpack_update(changing), incarnation, position)
-            for created, changing, incarnation, position in connection.execute(
-                "SELECT created, changing, incarnation, last_position FROM connections"
+            StoredConnection(
+                _unpack_created(created),
+                _unpack_update(changing),
+                incarnation,
+                position,
+                time_ms or marks.oldest_ms or 0,
+            )
+            for created, changing, incarnation, position, time_ms in connection.execute(
+                "SELECT created, changing, incarnation, last_position, (SELECT time_ms FROM batches"
+                " WHERE first <= last_position ORDER BY first DESC LIMIT 1) FROM connections"
             )
         ],
         incarnations=[

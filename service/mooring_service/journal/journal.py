@@ -35,12 +35,16 @@ class Incarnation(msgspec.Struct, frozen=True):
 
 
 class StoredConnection(msgspec.Struct, frozen=True):
-    """One connection as the journal knows it; `last_position` is that of its last event (0: none)."""
+    """One connection as the journal knows it; `last_position` is that of its last event (0: none).
+
+    `last_event_ms`: when that was committed, by the clock that tells ages; the oldest that is kept stands for what is not.
+    """
 
     created: ConnectionCreated
     update: ConnectionUpdate
     incarnation: str
     last_position: int
+    last_event_ms: int = 0
 
 
 class StoredAnswer(msgspec.Struct, frozen=True):
@@ -66,7 +70,7 @@ class JournalStats(msgspec.Struct, frozen=True):
 
     events: int
     bytes: int
-    oldest_time_ms: int | None
+    oldest_age_s: float | None
     first: int
     last: int
     queued_bytes: int
@@ -154,7 +158,7 @@ class Journal(Protocol):
         """Drop records of closed connections that are no longer retained (their events stay until pruned)."""
         ...
 
-    async def claim_key(self, key: str, fingerprint: bytes, time_ms: int) -> StoredAnswer | None:
+    async def claim_key(self, key: str, fingerprint: bytes) -> StoredAnswer | None:
         """Claim an Idempotency-Key: None when it is new and now ours, else what it stands for (24 h)."""
         ...
 
@@ -164,6 +168,10 @@ class Journal(Protocol):
 
     async def backup(self, path: str) -> None:
         """Write a consistent copy of everything to the new file `path` (SQLite only)."""
+        ...
+
+    def now_ms(self) -> int:
+        """Return the time by which ages are told, in milliseconds: no jump of the wall clock moves it. Any thread may ask."""
         ...
 
     def stats(self) -> JournalStats:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-import time
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from collections.abc import Callable
 from mooring.errors import JournalUnavailable
 from mooring_service.config import JournalConfig
 from mooring_service.journal.batch import Append, Batch, EventFilter
+from mooring_service.journal.clock import AgeClock
 from mooring_service.journal.journal import Committed, JournalStats, Recovered, StoredAnswer
 
 log = logging.getLogger("mooring.journal")
@@ -35,6 +35,7 @@ class MemoryJournal:
         self._queue: list[tuple[Append, asyncio.Future[Committed] | None]] = []
         self._scheduled = False
         self._commits = 0
+        self._clock = AgeClock(0)
         self._on_committed: Callable[[list[Committed]], None] | None = None
 
     async def start(
@@ -70,7 +71,7 @@ class MemoryJournal:
         queue, self._queue = self._queue, []
         if not queue:
             return
-        time_ms = time.time_ns() // 1_000_000
+        time_ms = self.now_ms()
         done: list[Committed] = []
         for item, _ in queue:
             done.append(self._commit_one(item, time_ms))
@@ -175,8 +176,9 @@ class MemoryJournal:
     async def forget_connections(self, ids: list[int]) -> None:
         """Records are the directory's alone."""
 
-    async def claim_key(self, key: str, fingerprint: bytes, time_ms: int) -> StoredAnswer | None:
+    async def claim_key(self, key: str, fingerprint: bytes) -> StoredAnswer | None:
         """Claim an Idempotency-Key."""
+        time_ms = self.now_ms()
         for old in [
             old for old, answer in self._answers.items() if answer.created_at_ms < time_ms - self._answer_age_ms
         ]:
@@ -202,12 +204,16 @@ class MemoryJournal:
         """A journal in memory cannot be backed up."""
         raise JournalUnavailable("the journal is in memory: there is nothing to back up")
 
+    def now_ms(self) -> int:
+        """Return the time by which ages are told."""
+        return self._clock.now_ms()
+
     def stats(self) -> JournalStats:
         """Return figures."""
         return JournalStats(
             events=self._last - self._first + 1,
             bytes=self._bytes,
-            oldest_time_ms=self._batches[0].time_ms if self._batches else None,
+            oldest_age_s=(self.now_ms() - self._batches[0].time_ms) / 1000 if self._batches else None,
             first=self._first,
             last=self._last,
             queued_bytes=self.queued_bytes,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from array import array
 from typing import Any
 
@@ -36,9 +35,9 @@ def look_at_first(connection: apsw.Connection, marks: Marks) -> None:
         marks.first, marks.gone_bytes, marks.oldest_ms = row[0], row[1] - batch_size(row[2], row[3]), row[4]
 
 
-def prune(connection: apsw.Connection, marks: Marks, config: JournalConfig) -> bool:
+def prune(connection: apsw.Connection, marks: Marks, config: JournalConfig, now_ms: int) -> bool:
     """Drop the oldest batches above the bounds; what is gone shows as a `gap`. True: there is more to drop."""
-    oldest_ms = time.time_ns() // 1_000_000 - int(config.max_age * 1000)
+    oldest_ms = now_ms - int(config.max_age * 1000)
 
     def too_much(first: int, gone_bytes: int, time_ms: int | None) -> bool:
         return (

@@ -21,11 +21,13 @@ from mooring import private_files
 from mooring.errors import JournalUnavailable
 from mooring_service.config import JournalConfig
 from mooring_service.journal.batch import Append, Batch, EventFilter
+from mooring_service.journal.clock import AgeClock
 from mooring_service.journal.file import open_file, recover
 from mooring_service.journal.journal import Committed, JournalStats, Recovered, StoredAnswer
 from mooring_service.journal.reader import JournalReader
 from mooring_service.journal.writer import Item, Writer
 
+LAST_TIME = "SELECT time_ms FROM batches ORDER BY first DESC LIMIT 1"
 JOB_BYTES = 100  # what a job counts for among the bytes that are queued
 
 Result = TypeVar("Result")
@@ -53,6 +55,7 @@ class SqliteJournal:
         self._on_failure: Callable[[str | None], None] | None = None
         self._first = 1
         self._last = 0
+        self._clock = AgeClock(0)
 
     async def start(
         self, on_committed: Callable[[list[Committed]], None], on_failure: Callable[[str | None], None]
@@ -67,13 +70,14 @@ class SqliteJournal:
         opened = open_file(self._path, self._config.level)
         try:
             self.epoch, marks, recovered = recover(opened.connection, opened.set_aside)
+            self._clock = AgeClock(opened.connection.execute(LAST_TIME).get or 0)
         except apsw.Error as exc:
             raise JournalUnavailable(f"{self._path}: {exc}") from exc
         self._first, self._last = marks.first, marks.next_position - 1
         if not opened.checked:
             self._reader.check_rest()
         stored = {known.incarnation: known.stored for known in recovered.incarnations}
-        self._writer.start(opened.connection, marks, stored)
+        self._writer.start(opened.connection, marks, stored, self._clock)
         return recovered
 
     async def stop(self) -> None:
@@ -205,17 +209,18 @@ class SqliteJournal:
             lambda connection: connection.executemany("DELETE FROM connections WHERE id = ?", [(one,) for one in ids])
         )
 
-    async def claim_key(self, key: str, fingerprint: bytes, time_ms: int) -> StoredAnswer | None:
+    async def claim_key(self, key: str, fingerprint: bytes) -> StoredAnswer | None:
         """Claim an Idempotency-Key: None when it is new and now ours, else what it stands for."""
 
         def claim(connection: apsw.Connection) -> StoredAnswer | None:
-            connection.execute("DELETE FROM answers WHERE created_at_ms < ?", (time_ms - self._answer_age_ms,))
+            now_ms = self.now_ms()
+            connection.execute("DELETE FROM answers WHERE created_at_ms < ?", (now_ms - self._answer_age_ms,))
             row = connection.execute(
                 "SELECT key, fingerprint, created_at_ms, answer FROM answers WHERE key = ?", (key,)
             ).fetchone()
             if row is not None:
                 return StoredAnswer(*row)
-            connection.execute("INSERT INTO answers VALUES (?, ?, ?, NULL)", (key, fingerprint, time_ms))
+            connection.execute("INSERT INTO answers VALUES (?, ?, ?, NULL)", (key, fingerprint, now_ms))
             return None
 
         return await self._do(claim)
@@ -246,13 +251,17 @@ class SqliteJournal:
         except (apsw.Error, OSError) as exc:
             raise JournalUnavailable(f"the copy failed: {exc}") from exc
 
+    def now_ms(self) -> int:
+        """Return the time by which ages are told."""
+        return self._clock.now_ms()
+
     def stats(self) -> JournalStats:
         """Return figures."""
         writer, marks = self._writer, self._writer.marks
         return JournalStats(
             events=self._last - self._first + 1,
             bytes=marks.total_bytes - marks.gone_bytes,
-            oldest_time_ms=marks.oldest_ms,
+            oldest_age_s=None if marks.oldest_ms is None else (self.now_ms() - marks.oldest_ms) / 1000,
             first=self._first,
             last=self._last,
             queued_bytes=self._queued_bytes,

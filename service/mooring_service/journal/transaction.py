@@ -6,7 +6,6 @@ Rows of the whole transaction are gathered first and go in together. It knows wh
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,16 +29,17 @@ class Transaction:
     Args:
         marks: A copy, which counts once the transaction is committed.
         stored: Incarnation → number of its last `Append` that is committed.
+        now_ms: By the clock that tells ages.
 
     Attributes:
         numbers: The same, for what this transaction adds.
     """
 
-    def __init__(self, connection: apsw.Connection, marks: Marks, stored: Mapping[str, int]) -> None:
+    def __init__(self, connection: apsw.Connection, marks: Marks, stored: Mapping[str, int], now_ms: int) -> None:
         self._connection = connection
         self._marks = marks
         self._stored = stored
-        self._time_ms = time.time_ns() // 1_000_000
+        self._time_ms = now_ms
         self._rows: list[tuple[Any, ...]] = []
         self._index: list[tuple[int, int]] = []
         self._created: dict[int, tuple[ConnectionCreated, str]] = {}

@@ -19,6 +19,7 @@ import msgspec
 
 from mooring_service.config import JournalConfig
 from mooring_service.journal.batch import Append
+from mooring_service.journal.clock import AgeClock
 from mooring_service.journal.retention import Marks, prune
 from mooring_service.journal.transaction import Transaction
 
@@ -71,6 +72,7 @@ class Writer:
         self._wanted = threading.Condition()
         self._ending = False
         self._thread: threading.Thread | None = None
+        self._clock = AgeClock(0)
         # Of the writer's thread; others only read them, for figures.
         self._stored: dict[str, int] = {}
         self._pruned_at = 0.0
@@ -82,9 +84,10 @@ class Writer:
         self.commit_seconds = 0.0
         self.last_commit_s = 0.0
 
-    def start(self, connection: apsw.Connection, marks: Marks, stored: dict[str, int]) -> None:
+    def start(self, connection: apsw.Connection, marks: Marks, stored: dict[str, int], clock: AgeClock) -> None:
         """Begin; the connection is the writer's from now on. `stored`: incarnation → number of its last `Append`."""
         self.marks = marks
+        self._clock = clock
         self._stored = stored
         self._thread = threading.Thread(target=self._run, args=(connection,), name="journal-writer", daemon=True)
         self._thread.start()
@@ -143,7 +146,8 @@ class Writer:
         """Write `items` in one transaction; return what must be tried again."""
         begun = time.monotonic()
         marks = msgspec.structs.replace(self.marks)
-        transaction = Transaction(connection, marks, self._stored)
+        now_ms = self._clock.now_ms()
+        transaction = Transaction(connection, marks, self._stored, now_ms)
         try:
             with connection:
                 if self.failure is not None:
@@ -159,7 +163,7 @@ class Writer:
                         assert item.job is not None, "an item is an append or a job"
                         results.append(item.job(connection))
                 transaction.write()
-                if begun >= self._pruned_at + PRUNE_EVERY_S and not prune(connection, marks, self._config):
+                if begun >= self._pruned_at + PRUNE_EVERY_S and not prune(connection, marks, self._config, now_ms):
                     self._pruned_at = begun
         except (apsw.Error, OSError) as exc:
             self._fail(f"{type(exc).__name__.removesuffix('Error')}: {exc}")

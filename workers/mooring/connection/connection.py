@@ -82,12 +82,14 @@ class Connection(RecordedConnection):
     async def _dial(self) -> None:
         # Never ends with an exception but its own cancellation, which `_give_up_dial` causes.
         try:
+            began = self._host.loop.time()
             dialled = await self._host.dialler.dial(self.options)
         except DialFailed as exc:
             self._dial_task = None
             self._dial_failed(exc.errors, timed_out=exc.timed_out, policy=exc.policy)
         else:
             self._dial_task = None
+            self._host.metrics.dial.observe(self._host.loop.time() - began)
             self._attach(dialled)
 
     def _give_up_dial(self, err_code: ErrCode, message: str) -> None:
@@ -111,7 +113,6 @@ class Connection(RecordedConnection):
         self.protocol = dialled.protocol
         self.opened_at_us = now_us()
         host.metrics.opens += 1
-        host.metrics.dial.observe(max(0, self.opened_at_us - self.created.created_at_us) / 1e6)
         self._set_state(ConnectionEvent.HANDSHAKE_DONE)
         self._record(Kind.onOpen, OpenEvent())
         self._answer_open()
