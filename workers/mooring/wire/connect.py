@@ -97,14 +97,11 @@ class Connector:
             try:
                 sock = await self._connect(found, way)
             except (OSError, RuntimeError) as exc:  # uvloop raises RuntimeError where asyncio raises OSError
-                if isinstance(exc, ConnectionRefusedError):
-                    raise failed(ErrCode.REFUSED, f"{plan.place} refused the connection", reason_of(exc)) from None
-                message = f"no connection to {plan.place} could be made"
-                raise failed(ErrCode.UNREACHABLE, message, reason_of(exc)) from None
+                raise _not_connected(exc, plan.place) from None
             try:
                 return await self._open(sock, context, target.host, plan)
             except (OSError, ValueError) as exc:
-                raise _tls_failed(exc, plan.place) from None
+                raise (_tls_failed if context else _not_connected)(exc, plan.place) from None
         hosts = await self._handed_over(plan, proxy)
         for host in hosts[:-1]:
             try:
@@ -202,14 +199,14 @@ class Connector:
         # The exemption belongs to this leg: a dial that goes to the proxy itself is judged as any other.
         refusal = self._policy.refusal_of_proxy if proxy.is_configured else self._policy.refusal
         found = _let_out(found, proxy.host, proxy.port, refusal, f"{plan.place}: ")
+        step = "no connection to the proxy could be made"
         try:
             sock = await self._connect(found, plan.way)
-        except (OSError, RuntimeError) as exc:
-            raise unreachable("no connection to the proxy could be made", reason_of(exc)) from None
-        try:
+            if context is not None:
+                step = "the TLS handshake with the proxy failed"
             return await self._open(sock, context, proxy.host, plan)
-        except (OSError, ValueError) as exc:
-            raise unreachable("the TLS handshake with the proxy failed", _tls_text(exc)) from None
+        except (OSError, RuntimeError, ValueError) as exc:
+            raise unreachable(step, _tls_text(exc)) from None
 
     # How.
 
@@ -311,6 +308,12 @@ def _kept_alive(info: AddrInfoType) -> socket.socket:
 
 def _server_name(host: str) -> str:
     return host.partition("%")[0].rstrip(".")
+
+
+def _not_connected(exc: Exception, place: str) -> DialFailed:
+    if isinstance(exc, ConnectionRefusedError):
+        return failed(ErrCode.REFUSED, f"{place} refused the connection", reason_of(exc))
+    return failed(ErrCode.UNREACHABLE, f"no connection to {place} could be made", reason_of(exc))
 
 
 def _tls_failed(exc: Exception, place: str) -> DialFailed:
