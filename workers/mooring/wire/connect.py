@@ -37,14 +37,14 @@ class Plan(msgspec.Struct, frozen=True):
     """One dial, decided as far as it can be before anybody is asked.
 
     Attributes:
-        addresses: Dialled, or asked of the proxy, instead of looking the name up; empty: it is looked up.
+        known: The addresses of the target, where nobody has to be asked for them; empty: its name is looked up.
         place: What texts call the target: with the proxy, if there is one.
     """
 
     target: Target
     way: Way
     proxy: Proxy | None
-    addresses: list[str]
+    known: list[AddrInfoType]
     place: str
 
 
@@ -78,11 +78,15 @@ class Connector:
             DialFailed: If there is none.
         """
         addresses = way.addresses or self._routes.addresses_of(target.host)
-        found = literal(target.host) if not addresses else None
-        known = addresses or [info[4][0] for info in found or ()]
-        proxy = self._routes.proxy_for(way.proxy, target, known)
+        known: list[AddrInfoType] = []
+        for host in addresses or [target.host]:
+            found = literal(host, target.port)
+            if found is None and (addresses or target.is_literal):
+                raise failed(ErrCode.NAME_NOT_RESOLVED, f"{target.place}: not an address")
+            known += found or ()
+        proxy = self._routes.proxy_for(way.proxy, target, [info[4][0] for info in known])
         place = target.place if proxy is None else f"{target.place} through {proxy.label}"
-        return Plan(target, way, proxy, addresses, place)
+        return Plan(target, way, proxy, known, place)
 
     async def connect(self, plan: Plan) -> Exchange:
         """Return a connection with the target, ready for its first byte.
@@ -119,19 +123,14 @@ class Connector:
         family: int = _FAMILIES[way.family]
         if plan.proxy is None:
             family = _local_family(way) or family
-        found: list[AddrInfoType] = []
-        for host in plan.addresses or [target.host]:
-            known = literal(host, target.port)
-            if known is not None:
-                found += [info for info in known if family in (socket.AF_UNSPEC, info[0])]
-            elif target.is_literal or plan.addresses:
-                raise failed(ErrCode.NAME_NOT_RESOLVED, f"{plan.place}: not an address")
-            else:
-                try:
-                    found += await self._resolver.addresses(host, target.port, family)
-                except NotResolved:
-                    message = f"the host name of {plan.place} could not be resolved"
-                    raise failed(ErrCode.NAME_NOT_RESOLVED, message) from None
+        if plan.known:
+            found = [info for info in plan.known if family in (socket.AF_UNSPEC, info[0])]
+        else:
+            try:
+                found = await self._resolver.addresses(target.host, target.port, family)
+            except NotResolved:
+                message = f"the host name of {plan.place} could not be resolved"
+                raise failed(ErrCode.NAME_NOT_RESOLVED, message) from None
         if not found:
             raise failed(
                 ErrCode.UNREACHABLE, f"{plan.place} has no {_FAMILY_NAMES[socket.AddressFamily(family)]} address"
@@ -145,7 +144,7 @@ class Connector:
         """
         target = plan.target
         # A final dot must not make a name of an address, for a proxy that drops it.
-        is_name = not (plan.addresses or target.is_literal or literal(target.host.rstrip(".")))
+        is_name = not plan.known and literal(target.host.rstrip(".")) is None
         if not is_name or proxy.resolve == "local":
             return [info[4][0].partition("%")[0] for info in await self._permitted(plan)]
         if not proxy.is_configured:
