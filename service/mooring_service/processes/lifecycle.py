@@ -20,13 +20,12 @@ from mooring_service.processes.roster import Roster
 from mooring_service.processes.slot import Slot
 from mooring_service.processes.starter import Starter
 from mooring_service.processes.turns import Turns
-from mooring_service.processes.watch import watch
+from mooring_service.processes.watch import ADOPT_S, watch
 from mooring_service.processes.worker_process import Exit, ProcessIdentity
 from mooring_service.processes.worker_state import WorkerEvent, WorkerState
 from mooring_service.records import Killed
 
 DRAIN_LINK_S = 2.0  # after a death: what is still in the socket is read for so long at most
-ADOPT_S = 2.0  # where something must wait for workers that are being adopted: they dial at least twice a second
 WRITE_RETRY_S = 1.0  # a restart that the journal cannot write down is tried again so often
 
 log = logging.getLogger("mooring.supervisor")
@@ -60,6 +59,7 @@ class Lifecycle:
             slot.set_state(WorkerEvent.STOP)
             slot.stop_reason = reason
             slot.stop_wanted.set_result(None)
+            self._reports.worker_ending(slot)
 
     async def end(self, slot: Slot, reason: str) -> Killed:
         """Tell a worker to end, and wait until it has."""
@@ -83,7 +83,7 @@ class Lifecycle:
             await asyncio.wait({slot.ready}, timeout=ADOPT_S)
         who = slot.record
         slot.process = worker_process.adopt(ProcessIdentity(who.pid, who.started_at_ticks, who.boot_id))
-        return await self._take_leave(slot, await watch(slot, self._config))
+        return await self._take_leave(slot, await watch(slot, self._config, adopted=True))
 
     async def _one_process(self, slot: Slot, *, again: bool) -> float | None:
         """Start a process when it is its turn, and watch it to its end; return as `_take_leave`."""

@@ -33,6 +33,9 @@ class Reports(Protocol):
     def worker_linked(self, slot: Slot, hello: Hello, *, fresh: bool) -> None:
         """A process that has said hello is welcomed next; `fresh`: it has not been Running before."""
 
+    def worker_ending(self, slot: Slot) -> None:
+        """A worker is told to end, this moment: what was asked of it and is not under way is discarded."""
+
     async def worker_gone(self, slot: Slot, ended: Exit, reason: str, *, restarting: bool, asked: bool) -> int:
         """A process has ended: report what it could not, and mark it as ended, all at once.
 

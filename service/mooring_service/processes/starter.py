@@ -57,7 +57,6 @@ class Starter:
         slot.draining = False
         slot.goodbye = None
         slot.link_faults = 0
-        slot.asks.clear()
         slot.stats = Stats()
         slot.record = IncarnationRecord(
             secret=secrets.token_hex(32),

@@ -14,13 +14,14 @@ from mooring.link.messages import WorkerSettings
 from mooring_service.config import SupervisorConfig
 from mooring_service.journal.journal import Incarnation
 from mooring_service.processes.backoff import RestartBudget
-from mooring_service.processes.lifecycle import ADOPT_S, Lifecycle
+from mooring_service.processes.lifecycle import Lifecycle
 from mooring_service.processes.link_server import LinkServer
 from mooring_service.processes.reception import Reception
 from mooring_service.processes.reports import Reports
 from mooring_service.processes.roster import Roster
 from mooring_service.processes.slot import IncarnationRecord, Slot
 from mooring_service.processes.starter import Starter
+from mooring_service.processes.watch import ADOPT_S
 from mooring_service.processes.worker_state import WorkerEvent, WorkerState
 from mooring_service.records import Killed
 
@@ -177,6 +178,11 @@ class Supervisor:
         slot = self._roster.find(name)
         if slot is not None and slot.state is WorkerState.STOPPING:
             await slot.gone.wait()
+
+    async def wait_adopted(self, name: str) -> None:
+        """Wait until the adoption of a worker has ended, well or not; at once if there is none."""
+        while name in self._roster.adopting:
+            await asyncio.wait({self._roster.slot(name).ready})
 
     def _make_slot(self, name: str) -> Slot:
         config = self._config
