@@ -35,6 +35,9 @@ STOP_S = 10.0
 # the tests of TLS need them.
 os.environ["SSL_CERT_FILE"] = os.devnull
 
+# What a service, a worker or a command leaves unclosed stands in its log, and fails the test.
+os.environ["PYTHONWARNINGS"] = "default::ResourceWarning"
+
 
 async def wait_for(predicate: Callable[[], Any], timeout_s: float = 20.0, what: str = "") -> Any:
     """Wait until `predicate` (a function, or one that returns an awaitable) is true; return its value."""
@@ -159,9 +162,14 @@ class RunningService:
                 await self.stop()
             except subprocess.TimeoutExpired:
                 await self.kill()
+        if self.process is not None:
+            self.process.stdout.close()
         await self._close_client()
         for pid in self.worker_pids():
             os.kill(pid, signal.SIGKILL)
+        for path in (self.log_path, *(self.state_dir / "logs").glob("*.log*")):
+            text = path.read_text(errors="replace") if path.exists() else ""
+            assert "ResourceWarning" not in text, f"{path.name}: {text[text.index('ResourceWarning') - 500 :][:2000]}"
 
     # the API, in short
 
@@ -187,7 +195,7 @@ class RunningService:
             "POST",
             f"/v1/connections/{connection}/messages",
             status,
-            data=_as_file(data),
+            data=as_file(data),
             headers={"Content-Type": kind, **headers},
         )
 
@@ -229,7 +237,7 @@ class RunningService:
                             yield json.loads(line[6:])
 
 
-def _as_file(data: Any) -> Any:
+def as_file(data: Any) -> Any:
     """Return what aiohttp sends without a warning, also where it is large."""
     return io.BytesIO(data.encode() if isinstance(data, str) else data) if isinstance(data, str | bytes) else data
 

@@ -43,9 +43,9 @@ FAILED = (*FAILED_DIALS, "reset", "protocol error", "bad data", "too big", "sile
 
 
 async def test_under_auto_a_handler_gets_text_as_str_and_binary_as_bytes(
-    shared: RunningService, echo: EchoServer
+    shared: RunningService, worker: str, echo: EchoServer
 ) -> None:
-    record = await open_with(shared, echo.url, "Sorter", worker="sorter")
+    record = await open_with(shared, echo.url, "Sorter", worker=worker)
     assert record["dataType"] == "auto", "an attribute of the handler, too"
     await shared.send(record["id"], "Grüße")
     await shared.send(record["id"], b"\xff\x00", "application/octet-stream")
@@ -54,7 +54,7 @@ async def test_under_auto_a_handler_gets_text_as_str_and_binary_as_bytes(
         {"type": "message", "data": "Grüße"},
         {"type": "message", "data": "/wA=", "encoding": "base64"},
     ]
-    assert await seen_by(shared, "sorter") == [["auto", "str", "Grüße"], ["auto", "bytes", "/wA="]]
+    assert await seen_by(shared, worker) == [["auto", "str", "Grüße"], ["auto", "bytes", "/wA="]]
 
 
 @pytest.mark.parametrize("how", ENDS)

@@ -10,12 +10,11 @@ from typing import Any
 
 import pytest
 
+from mooring.dial_options import DialSettings
 from mooring.options import ConnectionOptions
-from mooring.proxies import DialSettings
 from mooring.wire.dial import DialFailed, Dialled, Dialler
 from mooring.wire.egress import EgressPolicy
 from mooring.wire.frames import CLOSE, PING, PONG, TEXT, FrameParser, close_payload, encode_frame
-from mooring.wire.route import Way
 from tests.conftest import wait_for
 from tests.servers import RawConnection, frame
 
@@ -32,13 +31,13 @@ async def a_dialler(policy: EgressPolicy | None = None, **more: Any) -> AsyncIte
         await dialler.close()
 
 
-async def dial(url: str, way: Way | None = None, *, settings: DialSettings | None = None, **options: Any) -> Dialled:
+async def dial(url: str, *, settings: DialSettings | None = None, **options: Any) -> Dialled:
     async with a_dialler(settings=settings) as dialler:
-        return await dialler.dial(ConnectionOptions(url=url, **options), way)
+        return await dialler.dial(ConnectionOptions(url=url, **options))
 
 
-def dial_with(dialler: Dialler, url: str, way: Way | None = None, **options: Any) -> Awaitable[Dialled]:
-    return dialler.dial(ConnectionOptions(url=url, **options), way)
+def dial_with(dialler: Dialler, url: str, **options: Any) -> Awaitable[Dialled]:
+    return dialler.dial(ConnectionOptions(url=url, **options))
 
 
 async def failure(attempt: Awaitable[Dialled]) -> DialFailed:

@@ -14,12 +14,11 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from mooring.dial_options import DialSettings, TlsRequest
 from mooring.errors import ErrCode
-from mooring.options import ConnectionOptions, TlsRequest
-from mooring.proxies import DialSettings
+from mooring.options import ConnectionOptions
 from mooring.wire.dial import DialFailed
 from mooring.wire.egress import EgressPolicy
-from mooring.wire.route import Way
 from tests.certificates import Files, server_context
 from tests.conftest import wait_for
 from tests.servers import EchoServer, RawServer
@@ -117,16 +116,16 @@ async def test_of_several_addresses_those_that_are_denied_are_not_dialled() -> N
 async def test_addresses_stand_for_the_name_and_are_judged_by_the_policy() -> None:
     async with RawServer(accepts) as server:
         url = f"ws://feed.test:{server.port}/"
-        (await dial(url, Way(addresses=["127.0.0.1"]))).transport.abort()
+        (await dial(url, addresses=["127.0.0.1"])).transport.abort()
         assert server.connections[0].headers["host"] == f"feed.test:{server.port}"
-        failed = await failure(dial(url, Way(addresses=["169.254.169.254"])))
+        failed = await failure(dial(url, addresses=["169.254.169.254"]))
         assert failed.policy
 
 
 async def test_the_first_address_that_answers_is_taken() -> None:
     async with RawServer(accepts) as server:
         begun = time.monotonic()
-        dialled = await dial(f"ws://feed.test:{server.port}/", Way(addresses=["::1", "127.0.0.3", "127.0.0.1"]))
+        dialled = await dial(f"ws://feed.test:{server.port}/", addresses=["::1", "127.0.0.3", "127.0.0.1"])
         dialled.transport.abort()
         assert time.monotonic() - begun < 2
 
@@ -135,20 +134,20 @@ async def test_the_first_address_that_answers_is_taken() -> None:
 async def test_a_family_is_the_only_one_that_is_dialled(family: Any, host: str) -> None:
     settings = DialSettings(hosts={"both.test": ["127.0.0.1", "::1"]})
     async with RawServer(accepts, host=host) as server:
-        (await dial(f"ws://both.test:{server.port}/", Way(family=family), settings=settings)).transport.abort()
+        (await dial(f"ws://both.test:{server.port}/", family=family, settings=settings)).transport.abort()
         other = "127.0.0.1" if family == "ipv6" else "[::1]"
-        failed = await failure(dial(f"ws://{other}:{server.port}/", Way(family=family)))
+        failed = await failure(dial(f"ws://{other}:{server.port}/", family=family))
         assert failed.errors[0].err_code == ErrCode.UNREACHABLE
         assert f"no IP{family[2:]}" in failed.errors[0].message
 
 
 async def test_the_local_address_is_what_the_server_sees() -> None:
     async with RawServer(accepts) as server:
-        (await dial(server.url, Way(local_address="127.0.0.2"))).transport.abort()
+        (await dial(server.url, local_address="127.0.0.2")).transport.abort()
         assert server.connections[0].writer.get_extra_info("peername")[0] == "127.0.0.2"
-        failed = await failure(dial(server.url, Way(local_address="192.0.2.1")))
+        failed = await failure(dial(server.url, local_address="192.0.2.1"))
         assert failed.errors[0].err_code == ErrCode.UNREACHABLE
-        assert (await failure(dial(server.url, Way(local_address="::1")))).errors[0].err_code == ErrCode.UNREACHABLE
+        assert (await failure(dial(server.url, local_address="::1"))).errors[0].err_code == ErrCode.UNREACHABLE
 
 
 async def test_nobody_there_is_refused_and_named() -> None:

@@ -6,11 +6,11 @@ import asyncio
 import time
 
 import pytest
+from msgspec.structs import replace
 
+from mooring.dial_options import ProxyRequest, TlsRequest
 from mooring.errors import ErrCode
-from mooring.options import ConnectionOptions, TlsRequest
-from mooring.proxies import ProxyRequest
-from mooring.wire.route import Way
+from mooring.options import ConnectionOptions
 from tests.certificates import Files, server_context
 from tests.conftest import wait_for
 from tests.proxies import PASSWORD, free_port
@@ -118,8 +118,8 @@ BAD = [
 def test_what_proxies_may_do(run: Run, scheme: str, script: Script) -> None:
     async def scenario() -> None:
         async with RawServer(script, early=True) as proxy, a_dialler() as dialler:
-            way = Way(proxy=ProxyRequest(url=f"{scheme}://127.0.0.1:{proxy.port}"))
-            dialled = await dialler.dial(ConnectionOptions(url="ws://127.0.0.1:9/"), way)
+            way = dict(proxy=ProxyRequest(url=f"{scheme}://127.0.0.1:{proxy.port}"))
+            dialled = await dialler.dial(ConnectionOptions(url="ws://127.0.0.1:9/", **way))
             await holds_a_conversation(dialled, 3)
 
     run(scenario())
@@ -133,7 +133,7 @@ def test_what_proxies_must_not_do(run: Run, scheme: str, script: Script, code: E
             asked = ProxyRequest(url=f"{scheme}://127.0.0.1:{proxy.port}", username="user", password=PASSWORD)
             begun = time.monotonic()
             failed = await failure(
-                dial_with(dialler, f"{target}://127.0.0.1:9/?k=query", Way(proxy=asked), connect_timeout_s=0.7)
+                dial_with(dialler, f"{target}://127.0.0.1:9/?k=query", proxy=asked, connect_timeout_s=0.7)
             )
             assert time.monotonic() - begun < 3
             assert failed.errors[0].err_code == code, failed.errors
@@ -157,16 +157,16 @@ async def test_a_proxy_that_cannot_be_reached_is_121(files: Files) -> None:
             (f"https://127.0.0.2:{secure.port}", TlsRequest(ca_file=files.ca)),
             (f"https://127.0.0.1:{secure.port}", TlsRequest(ca_file="/nowhere/ca.pem")),
         ):
-            way = Way(proxy=ProxyRequest(url=url, tls=tls))
-            failed = await failure(dial_with(dialler, "ws://127.0.0.1:9/", way))
+            way = dict(proxy=ProxyRequest(url=url, tls=tls))
+            failed = await failure(dial_with(dialler, "ws://127.0.0.1:9/", **way))
             assert failed.errors[0].err_code == ErrCode.PROXY_UNREACHABLE, url
             assert failed.errors[0].message.startswith(f"127.0.0.1:9 through proxy {url}: ")
 
 
 async def test_a_proxy_is_not_left_unverified_unless_the_configuration_lets_it_be() -> None:
     async with a_dialler() as dialler:
-        way = Way(proxy=ProxyRequest(url="https://127.0.0.1:9", tls=TlsRequest(verify=False)))
-        assert (await failure(dial_with(dialler, "ws://127.0.0.1:9/", way))).policy
+        way = dict(proxy=ProxyRequest(url="https://127.0.0.1:9", tls=TlsRequest(verify=False)))
+        assert (await failure(dial_with(dialler, "ws://127.0.0.1:9/", **way))).policy
 
 
 def test_a_dial_through_a_proxy_may_be_cancelled_after_any_pass_of_the_loop(run: Run, files: Files) -> None:
@@ -188,14 +188,14 @@ def test_a_dial_through_a_proxy_may_be_cancelled_after_any_pass_of_the_loop(run:
                     (server.url, ProxyRequest(url=f"https://127.0.0.1:{https.port}", tls=tls)),
                 ):
                     options = ConnectionOptions(url=url, tls=tls)
-                    (await dialler.dial(options, Way(proxy=proxy))).transport.abort()
+                    (await dialler.dial(replace(options, proxy=proxy))).transport.abort()
                     if (proxy.url, url) == (
                         f"https://127.0.0.1:{https.port}",
                         server.url,
                     ) and not bears_failing_tls_in_tls():
                         continue
                     for passes in range(0, 120, 2):
-                        task = asyncio.create_task(dialler.dial(options, Way(proxy=proxy)))
+                        task = asyncio.create_task(dialler.dial(replace(options, proxy=proxy)))
                         for _ in range(passes):
                             await asyncio.sleep(0)
                         task.cancel()

@@ -9,10 +9,9 @@ import time
 
 import pytest
 
+from mooring.dial_options import TlsRequest
 from mooring.errors import ErrCode
-from mooring.options import TlsRequest
 from mooring.version import __version__
-from mooring.wire.route import Way
 from tests.certificates import Files, server_context
 from tests.conftest import wait_for
 from tests.servers import RawConnection, RawServer, frame
@@ -65,8 +64,8 @@ async def test_the_text_of_the_url_goes_on_the_wire_as_it_was_passed(text: str, 
 )
 async def test_the_host_header_names_the_server(host: str, header: str) -> None:
     async with RawServer(accepts, host="::1" if "[" in host else "127.0.0.1") as server:
-        way = Way(addresses=["127.0.0.1"]) if "feed" in host else None
-        (await dial(f"ws://{host}:{server.port}/", way)).transport.abort()
+        way = {"addresses": ["127.0.0.1"]} if "feed" in host else {}
+        (await dial(f"ws://{host}:{server.port}/", **way)).transport.abort()
         assert server.connections[0].headers["host"] == header.replace("PORT", str(server.port))
 
 
@@ -108,10 +107,10 @@ def test_over_tls_it_speaks_http_1_and_says_so(run: Run, files: Files) -> None:
 
 async def test_the_certificate_is_held_against_the_name_of_the_url_not_the_address(files: Files) -> None:
     async with RawServer(accepts, tls=server_context(files)) as server:
-        way, tls = Way(addresses=["127.0.0.1"]), TlsRequest(ca_file=files.ca)
+        way, tls = {"addresses": ["127.0.0.1"]}, TlsRequest(ca_file=files.ca)
         for host in ("feed.test", "feed.test."):
-            (await dial(f"wss://{host}:{server.port}/", way, tls=tls)).transport.abort()
-        failed = await failure(dial(f"wss://other.test:{server.port}/", way, tls=tls))
+            (await dial(f"wss://{host}:{server.port}/", **way, tls=tls)).transport.abort()
+        failed = await failure(dial(f"wss://other.test:{server.port}/", **way, tls=tls))
         assert failed.errors[0].err_code == ErrCode.TLS_FAILED
         assert "certificate" in failed.errors[0].message
 

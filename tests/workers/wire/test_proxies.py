@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from msgspec.structs import replace
 
+from mooring.dial_options import DialSettings, ProxyRequest, ProxySettings, TlsRequest
 from mooring.errors import ErrCode
-from mooring.options import ConnectionOptions, TlsRequest
-from mooring.proxies import DialSettings, ProxyRequest, ProxySettings
+from mooring.options import ConnectionOptions
 from mooring.wire.dial import DialFailed, Dialled
 from mooring.wire.frames import PING, TEXT
-from mooring.wire.route import Way
 from tests.certificates import Files, server_context
 from tests.conftest import wait_for
 from tests.proxies import PASSWORD, USER, Dante, Microsocks, ProxyProcess, Squid, Stunnel, Tinyproxy, free_port
@@ -106,7 +106,7 @@ def test_a_conversation_through_each_kind_of_proxy(
             ):
                 async with RawServer(echo, tls=context, host=host) as server:
                     options = ConnectionOptions(url=f"ws{'s' * secure}://{name}:{server.port}/?q=1", tls=tls)
-                    dialled = await dialler.dial(options, Way(proxy=way))
+                    dialled = await dialler.dial(replace(options, proxy=way))
                     await holds_a_conversation(dialled, count)
                     assert len(server.connections) == 1
                     assert server.connections[0].headers["host"] == f"{name}:{server.port}"
@@ -131,7 +131,7 @@ def test_credentials_that_are_wrong_or_missing_are_123_and_are_shown_nowhere(
     async def scenario() -> None:
         async with RawServer(echo) as server, a_dialler(settings=settings) as dialler:
             for way in ("wrong", "none"):
-                failed = await failure(dial_with(dialler, server.url, Way(proxy=way)))
+                failed = await failure(dial_with(dialler, server.url, proxy=way))
                 assert failed.errors[0].err_code == ErrCode.PROXY_AUTH_FAILED
                 assert f"127.0.0.1:{server.port} through proxy {way} ({proxy.scheme}://" in failed.errors[0].message
                 assert "not-that-one" not in f"{failed.errors} {caplog.text}"
@@ -149,7 +149,7 @@ def test_a_target_that_is_not_there_is_told_as_the_proxy_tells_it(
 
     async def scenario() -> None:
         async with a_dialler(settings=settings) as dialler:
-            failed = await failure(dial_with(dialler, f"ws://127.0.0.1:{free_port()}/", Way(proxy="p")))
+            failed = await failure(dial_with(dialler, f"ws://127.0.0.1:{free_port()}/", proxy="p"))
             # tinyproxy answers 500 to each failure of its own.
             allowed = (ErrCode.REFUSED, ErrCode.UNREACHABLE, ErrCode.PROXY_REFUSED)
             assert failed.errors[0].err_code in allowed, failed.errors
@@ -161,7 +161,7 @@ def test_a_target_that_is_not_there_is_told_as_the_proxy_tells_it(
 
 async def test_squid_as_it_is_shipped_refuses_other_ports_than_443_and_the_text_says_so() -> None:
     async with Squid(stock=True) as proxy, RawServer(echo) as server, a_dialler() as dialler:
-        failed = await failure(dial_with(dialler, server.url, Way(proxy=ProxyRequest(url=proxy.url))))
+        failed = await failure(dial_with(dialler, server.url, proxy=ProxyRequest(url=proxy.url)))
         assert failed.errors[0].err_code == ErrCode.PROXY_REFUSED
         assert "403" in failed.errors[0].message
         assert f"port 443 only, this was port {server.port}" in failed.errors[0].message
@@ -175,14 +175,14 @@ def test_a_certificate_is_that_of_the_name_also_through_a_proxy(
 
         async def scenario(settings: DialSettings, name: str) -> None:
             async with RawServer(echo, tls=server_context(files)) as server, a_dialler(settings=settings) as dialler:
-                way, tls = Way(proxy="p", addresses=["127.0.0.1"]), TlsRequest(ca_file=files.ca)
+                way, tls = {"proxy": "p", "addresses": ["127.0.0.1"]}, TlsRequest(ca_file=files.ca)
                 options = ConnectionOptions(url=f"wss://feed.test:{server.port}/", tls=tls)
-                await holds_a_conversation(await dialler.dial(options, way), 1)
+                await holds_a_conversation(await dialler.dial(replace(options, **way)), 1)
                 if name == "stunnel" and not bears_failing_tls_in_tls():
                     return
-                failed = await failure(dial_with(dialler, f"wss://other.test:{server.port}/", way, tls=tls))
+                failed = await failure(dial_with(dialler, f"wss://other.test:{server.port}/", **way, tls=tls))
                 assert failed.errors[0].err_code == ErrCode.TLS_FAILED
-                failed = await failure(dial_with(dialler, f"wss://feed.test:{server.port}/", way))
+                failed = await failure(dial_with(dialler, f"wss://feed.test:{server.port}/", **way))
                 assert failed.errors[0].err_code == ErrCode.TLS_FAILED, "a CA that nobody has named"
 
         run(scenario(settings, name))
@@ -205,27 +205,25 @@ async def test_a_password_in_a_file_is_read_for_each_dial(tmp_path: Path, files:
                 if text is not None:
                     secret.write_text(text)
                 if works:
-                    dialled = await dialler.dial(ConnectionOptions(url=server.url), Way(proxy="p"))
+                    dialled = await dialler.dial(ConnectionOptions(url=server.url, proxy="p"))
                     await holds_a_conversation(dialled, 1)
                 else:
-                    failed = await failure(dial_with(dialler, server.url, Way(proxy="p")))
+                    failed = await failure(dial_with(dialler, server.url, proxy="p"))
                     assert failed.errors[0].err_code == ErrCode.PROXY_AUTH_FAILED
 
 
 async def test_a_proxy_that_is_asked_for_itself_ends_in_a_defined_error() -> None:
     async with Tinyproxy() as proxy, a_dialler() as dialler:
         asked = ProxyRequest(url=proxy.url)
-        failed = await failure(
-            dial_with(dialler, f"ws://127.0.0.1:{proxy.port}/", Way(proxy=asked), connect_timeout_s=3)
-        )
+        failed = await failure(dial_with(dialler, f"ws://127.0.0.1:{proxy.port}/", proxy=asked, connect_timeout_s=3))
         assert failed.errors[0].err_code in (ErrCode.HANDSHAKE_STATUS, ErrCode.HANDSHAKE_INVALID)
 
 
 async def test_pings_keep_a_quiet_connection_through_a_proxy_that_cuts_idle_ones() -> None:
     """Twenty minutes of squid's fifteen, in seconds."""
     async with Squid(idle_s=2) as proxy, RawServer(echo) as server, a_dialler() as dialler:
-        way = Way(proxy=ProxyRequest(url=proxy.url))
-        pinged, quiet = [Talk(await dialler.dial(ConnectionOptions(url=server.url), way)) for _ in range(2)]
+        way = dict(proxy=ProxyRequest(url=proxy.url))
+        pinged, quiet = [Talk(await dialler.dial(ConnectionOptions(url=server.url, **way))) for _ in range(2)]
         begun = time.monotonic()
         while time.monotonic() - begun < 6:
             pinged.send(PING, b"")
@@ -245,9 +243,9 @@ async def test_a_proxy_that_is_killed_under_load_ends_each_connection_once(files
                 before = len(os.listdir("/proc/self/fd"))
                 talks = [
                     Talk(dialled)
-                    for dialled in await asyncio.gather(*(dialler.dial(options, Way(proxy="p")) for _ in range(30)))
+                    for dialled in await asyncio.gather(*(dialler.dial(replace(options, proxy="p")) for _ in range(30)))
                 ]
-                dialling = [asyncio.create_task(dialler.dial(options, Way(proxy="p"))) for _ in range(20)]
+                dialling = [asyncio.create_task(dialler.dial(replace(options, proxy="p"))) for _ in range(20)]
                 for talk in talks:
                     talk.send(TEXT, b"x" * 10_000)
                 proxy.kill()

@@ -10,12 +10,11 @@ from typing import Any
 
 import pytest
 
+from mooring.dial_options import DialSettings, ProxyRequest, ProxySettings
 from mooring.errors import ErrCode
 from mooring.options import ConnectionOptions
-from mooring.proxies import DialSettings, ProxyRequest, ProxySettings
 from mooring.wire.dial import DialFailed, Dialler
 from mooring.wire.egress import EgressPolicy
-from mooring.wire.route import Way
 from tests.servers import RawConnection, RawServer
 
 
@@ -76,8 +75,8 @@ async def failure(attempt: Awaitable[object]) -> DialFailed:
     return failed.value
 
 
-def dial(dialler: Dialler, url: str, way: Way | None = None) -> Awaitable[object]:
-    return dialler.dial(ConnectionOptions(url=url, connect_timeout_s=5), way)
+def dial(dialler: Dialler, url: str, **options: Any) -> Awaitable[object]:
+    return dialler.dial(ConnectionOptions(url=url, connect_timeout_s=5, **options))
 
 
 DENIED = [
@@ -97,11 +96,11 @@ async def test_what_is_denied_is_refused_as_a_literal_before_any_proxy_sees_a_by
             policy, proxies={"http": ProxySettings(url=http), "socks": ProxySettings(url=socks)}
         ) as dialler:
             for proxy in ("http", "socks", ProxyRequest(url=http), ProxyRequest(url=http, resolve="proxy")):
-                failed = await failure(dial(dialler, f"ws://{host}:80/", Way(proxy=proxy)))
+                failed = await failure(dial(dialler, f"ws://{host}:80/", proxy=proxy))
                 assert failed.errors[0].err_code == ErrCode.POLICY_REFUSED, failed.errors
                 assert failed.policy
                 failed = await failure(
-                    dial(dialler, "ws://feed.test/", Way(proxy=proxy, addresses=[host.strip("[]").replace("%25", "%")]))
+                    dial(dialler, "ws://feed.test/", proxy=proxy, addresses=[host.strip("[]").replace("%25", "%")])
                 )
                 assert failed.policy or not host.isascii()
         assert ledger.touched == 0
@@ -112,7 +111,7 @@ async def test_a_final_dot_makes_no_name_of_an_address(host: str) -> None:
     async with Ledger() as ledger:
         proxies = {"p": ProxySettings(url=f"http://127.0.0.1:{ledger.port}")}
         async with a_dialler(proxies=proxies) as dialler:
-            failed = await failure(dial(dialler, f"ws://{host}:80/", Way(proxy="p")))
+            failed = await failure(dial(dialler, f"ws://{host}:80/", proxy="p"))
             assert failed.errors[0].err_code in (ErrCode.NAME_NOT_RESOLVED, ErrCode.POLICY_REFUSED)
         assert ledger.touched == 0
 
@@ -131,24 +130,24 @@ async def test_resolved_here_the_proxy_is_asked_for_the_address_that_was_checked
 
     monkeypatch.setattr(socket, "getaddrinfo", rebinds)
     async with Ledger() as ledger, a_dialler() as dialler:
-        way = Way(proxy=ProxyRequest(url=f"{scheme}://127.0.0.1:{ledger.port}"))
-        await failure(dial(dialler, "ws://rebind.test/", way))
+        way = dict(proxy=ProxyRequest(url=f"{scheme}://127.0.0.1:{ledger.port}"))
+        await failure(dial(dialler, "ws://rebind.test/", **way))
         assert ledger.asked == ["10.1.2.3:80"]
-        assert (await failure(dial(dialler, "ws://rebind.test/", way))).policy
-        await failure(dial(dialler, "wss://rebind.test:8443/", way))
+        assert (await failure(dial(dialler, "ws://rebind.test/", **way))).policy
+        await failure(dial(dialler, "wss://rebind.test:8443/", **way))
         assert ledger.asked == ["10.1.2.3:80", "10.1.2.4:8443"]
 
 
 async def test_of_several_addresses_the_next_is_asked_for_when_the_proxy_cannot_reach_one() -> None:
     async with Ledger() as ledger, a_dialler(EgressPolicy(deny=["10.0.0.2"])) as dialler:
-        way = Way(
+        way = dict(
             proxy=ProxyRequest(url=f"socks5://127.0.0.1:{ledger.port}"), addresses=["10.0.0.1", "10.0.0.2", "fd00::3"]
         )
-        failed = await failure(dial(dialler, "ws://feed.test:81/", way))
+        failed = await failure(dial(dialler, "ws://feed.test:81/", **way))
         assert failed.errors[0].err_code == ErrCode.REFUSED
         assert ledger.asked == ["10.0.0.1:81", "[fd00::3]:81"]
         ledger.asked.clear()
-        await failure(dial(dialler, "ws://feed.test:81/", Way(proxy=way.proxy, addresses=way.addresses, family="ipv6")))
+        await failure(dial(dialler, "ws://feed.test:81/", **way, family="ipv6"))
         assert ledger.asked == ["[fd00::3]:81"]
 
 
@@ -159,20 +158,18 @@ async def test_resolved_by_the_proxy_only_a_configured_one_is_asked_and_host_rul
         async with a_dialler(
             EgressPolicy(deny=["*.evil.test", "10.0.0.0/8", "odd.test:81"]), proxies=proxies
         ) as dialler:
-            failed = await failure(
-                dial(dialler, "ws://no-such.test/", Way(proxy=ProxyRequest(url=http, resolve="proxy")))
-            )
+            failed = await failure(dial(dialler, "ws://no-such.test/", proxy=ProxyRequest(url=http, resolve="proxy")))
             assert failed.policy
             assert 'resolve "local"' in failed.errors[0].message
             for name in ("http", "socks"):
                 for host in ("a.evil.test", "A.EVIL.TEST.", "ａ.evil.test", "odd.test:81"):
-                    assert (await failure(dial(dialler, f"ws://{host}/", Way(proxy=name)))).policy, host
-                assert (await failure(dial(dialler, "ws://10.0.0.1/", Way(proxy=name)))).policy
+                    assert (await failure(dial(dialler, f"ws://{host}/", proxy=name))).policy, host
+                assert (await failure(dial(dialler, "ws://10.0.0.1/", proxy=name))).policy
             assert ledger.touched == 0
             for name in ("http", "socks"):
-                await failure(dial(dialler, "ws://no-such.test/", Way(proxy=name)))
-                await failure(dial(dialler, "wss://bücher.test:81/", Way(proxy=name)))
-                failed = await failure(dial(dialler, "ws://no-such.test/", Way(proxy=name, family="ipv4")))
+                await failure(dial(dialler, "ws://no-such.test/", proxy=name))
+                await failure(dial(dialler, "wss://bücher.test:81/", proxy=name))
+                failed = await failure(dial(dialler, "ws://no-such.test/", proxy=name, family="ipv4"))
                 assert failed.errors[0].err_code == ErrCode.UNREACHABLE, "a family cannot be held there"
             assert ledger.asked == ["no-such.test:80", "xn--bcher-kva.test:81"] * 2
 
@@ -182,10 +179,10 @@ async def test_with_an_allow_list_a_name_that_the_proxy_resolves_must_stand_in_i
         proxies = {"p": ProxySettings(url=f"http://127.0.0.1:{ledger.port}")}
         policy = EgressPolicy(allow=["*.good.test", "10.0.0.0/8"])
         async with a_dialler(policy, proxies=proxies) as dialler:
-            assert (await failure(dial(dialler, "ws://no-such.test/", Way(proxy="p")))).policy
-            assert (await failure(dial(dialler, "ws://11.0.0.1/", Way(proxy="p")))).policy
-            await failure(dial(dialler, "ws://a.good.test/", Way(proxy="p")))
-            await failure(dial(dialler, "ws://10.0.0.1/", Way(proxy="p")))
+            assert (await failure(dial(dialler, "ws://no-such.test/", proxy="p"))).policy
+            assert (await failure(dial(dialler, "ws://11.0.0.1/", proxy="p"))).policy
+            await failure(dial(dialler, "ws://a.good.test/", proxy="p"))
+            await failure(dial(dialler, "ws://10.0.0.1/", proxy="p"))
             assert ledger.asked == ["a.good.test:80", "10.0.0.1:80"]
 
 
@@ -193,19 +190,19 @@ async def test_the_leg_to_a_configured_proxy_is_exempt_from_allow_and_nothing_el
     async with Ledger() as ledger:
         url = f"http://127.0.0.1:{ledger.port}"
         async with a_dialler(EgressPolicy(allow=["203.0.113.0/24"]), proxies={"p": ProxySettings(url=url)}) as dialler:
-            await failure(dial(dialler, "ws://203.0.113.1/", Way(proxy="p")))
+            await failure(dial(dialler, "ws://203.0.113.1/", proxy="p"))
             assert ledger.asked == ["203.0.113.1:80"]
-            failed = await failure(dial(dialler, "ws://203.0.113.1/", Way(proxy=ProxyRequest(url=url))))
+            failed = await failure(dial(dialler, "ws://203.0.113.1/", proxy=ProxyRequest(url=url)))
             assert failed.policy, "a proxy that a request names is a place like any other"
             assert "proxy" in failed.errors[0].message
             assert (await failure(dial(dialler, f"ws://127.0.0.1:{ledger.port}/"))).policy, (
                 "nor is a direct dial to it exempt"
             )
-            assert (await failure(dial(dialler, f"ws://127.0.0.1:{ledger.port}/", Way(proxy="p")))).policy
+            assert (await failure(dial(dialler, f"ws://127.0.0.1:{ledger.port}/", proxy="p"))).policy
         for deny, host in (["127.0.0.0/8"], "127.0.0.1"), (["localhost"], "localhost"), ([], "169.254.0.1"):
             settings = ProxySettings(url=f"http://{host}:{ledger.port}")
             async with a_dialler(EgressPolicy(deny=deny), proxies={"p": settings}) as dialler:
-                assert (await failure(dial(dialler, "ws://203.0.113.1/", Way(proxy="p")))).policy
+                assert (await failure(dial(dialler, "ws://203.0.113.1/", proxy="p"))).policy
         assert ledger.touched == 1
 
 
@@ -268,11 +265,11 @@ async def test_the_default_proxy_is_taken_unless_something_says_otherwise() -> N
                     pass
                 assert (ledger.touched > before) == proxied, url
             before = ledger.touched
-            dialled = await dial(dialler, server.url, Way(proxy=None))
+            dialled = await dial(dialler, server.url, proxy=None)
             dialled.transport.abort()
-            await failure(dial(dialler, "ws://feed.invalid/", Way(proxy=None)))
-            await failure(dial(dialler, "ws://10.1.2.3/", Way(proxy="other")))
-            await failure(dial(dialler, server.url, Way(proxy="other")))
+            await failure(dial(dialler, "ws://feed.invalid/", proxy=None))
+            await failure(dial(dialler, "ws://10.1.2.3/", proxy="other"))
+            await failure(dial(dialler, server.url, proxy="other"))
             assert ledger.touched == before
             assert other.asked == ["10.1.2.3:80", f"127.0.0.1:{server.port}"], (
                 "what is asked for by name is bypassed by nothing"
@@ -281,7 +278,7 @@ async def test_the_default_proxy_is_taken_unless_something_says_otherwise() -> N
 
 async def test_a_proxy_that_the_configuration_no_longer_has_fails_the_dial() -> None:
     async with a_dialler() as dialler:
-        failed = await failure(dial(dialler, "ws://feed.test/", Way(proxy="corp")))
+        failed = await failure(dial(dialler, "ws://feed.test/", proxy="corp"))
         assert failed.errors[0].err_code == ErrCode.PROXY_UNREACHABLE
         assert "'corp'" in failed.errors[0].message
 

@@ -41,9 +41,11 @@ from mooring.link.outbox import Outbox, Recorded
 from mooring.options import ConnectionOptions, ConnectionRequest, resolve
 from mooring.process.figures import Figures
 from mooring.process.ids import ConnectionIds
-from mooring.process.threads import Posts, Reservations
+from mooring.process.threads import Posts, Reservations, Room
 from mooring.usercode.construction import Constructions
 from mooring.usercode.context import Context
+from mooring.usercode.handlers import class_name
+from mooring.usercode.mailbox import CALL_COST_BYTES
 from mooring.usercode.websocket import WebSocket
 from mooring.wire.dial import Dialler
 from mooring.wire.egress import EgressPolicy
@@ -74,6 +76,7 @@ class Runtime:
         connections: By id, until their last event is in the outbox.
         constructions: Connections to be, whose handler is still to be constructed.
         paused: Connections whose reading we have paused.
+        room: In the outbox, for what code in the worker asks of the service.
         stopping: Set once the worker runs down: nothing new begins.
         closed_by_stop: How many connections it has closed then.
         last_ask: The number of the last call that code in a worker has asked for, of those that were taken.
@@ -89,7 +92,8 @@ class Runtime:
         self.closed_by_stop = 0
         self.last_ask = 0
         self.answer: Callable[[Report], None] = uplink.send
-        self.outbox = Outbox(settings.outbox_bytes, uplink.send_frame, self.resume_paused)
+        self.outbox = Outbox(settings.outbox_bytes, uplink.send_frame, self._on_room)
+        self.room = Room(lambda: self.outbox.full)
         self._posts = Posts(self.loop, self.outbox.flush)
         # Called for each message: without a method of ours in between.
         self.post, self.wake = self._posts.post, self._posts.wake
@@ -158,6 +162,16 @@ class Runtime:
         for connection in list(self.paused):
             connection.resume_if_room()
 
+    def resume(self, connection: RecordedConnection) -> None:
+        """There may be room again for what `connection` reads."""
+        found = self.connections.get(connection.id)
+        if found is not None:
+            found.resume_if_room()
+
+    def _on_room(self) -> None:
+        self.room.made()
+        self.resume_paused()
+
     # How connections come to be.
 
     def check_limit(self) -> None:
@@ -214,11 +228,13 @@ class Runtime:
         try:
             connection_id = id_wanted.result(options.connect_timeout_s)
         except TimeoutError:
-            raise MooringError(
-                "no connection id: the service is away, and the worker's block of ids is used up"
-            ) from None
+            if id_wanted.cancel():
+                raise MooringError(
+                    "no connection id: the service is away, and the worker's block of ids is used up"
+                ) from None
+            connection_id = id_wanted.result()  # it was just being given
         opened: Future[Connection] = Future()
-        name = None if handler is None else type(handler).__name__
+        name = None if handler is None else class_name(handler)
 
         def begin() -> None:
             created = self._created(connection_id, now_us(), options, name)
@@ -234,8 +250,12 @@ class Runtime:
     # What code in the worker asks of the service.
 
     def ask_call(self, ask: AskCall, size: int) -> None:
-        """Ask for a call with `size` bytes of parameters, in order."""
-        self.outbox.ask(ask, size)
+        """Ask for a call with `size` bytes of parameters, in order, when the outbox has room.
+
+        Raises:
+            MooringError: If the worker ends before.
+        """
+        self.room.put(self.outbox.ask, ask, CALL_COST_BYTES + size)
         self.wake()
 
     def kill(self, worker: str) -> None:

@@ -32,6 +32,7 @@ async def run_down(runtime: Runtime, reason: str, grace_s: float) -> None:
     for connection in list(runtime.connections.values()):
         connection.abandon(reason)
     context.finish()
+    runtime.room.close()
     while not context.emptied:
         await asyncio.sleep(POLL_S)
     deadline = loop.time() + LEFTOVER_S

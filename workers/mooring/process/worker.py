@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from mooring import private_files
+from mooring.connection.connection import Connection
 from mooring.link.link import Link
 from mooring.link.messages import Goodbye, Stop, WorkerSettings
 from mooring.log_lines import LogLines
@@ -54,6 +55,11 @@ class Worker:
         self._settings = settings
         self._stop_wanted: asyncio.Event = asyncio.Event()
         self._stop: Stop | None = None
+        self._runtime: Runtime | None = None
+
+    def connections(self) -> list[Connection]:
+        """Return the connections that it holds."""
+        return [] if self._runtime is None else list(self._runtime.connections.values())
 
     async def run(self) -> str:
         """Work until told to end; return why."""
@@ -68,7 +74,7 @@ class Worker:
             obey=lambda command: obey(runtime, command),
             stop=self._want_stop,
         )
-        runtime = Runtime(self._settings, link)
+        self._runtime = runtime = Runtime(self._settings, link)
         link.runtime = runtime
         current.set_runtime(runtime)
         runtime.start()

@@ -42,6 +42,9 @@ class Constructions:
                 host.post(self._failed, command.connection, [Invalid(pointer, exc.detail)])
             except InvalidRequest as exc:
                 host.post(self._failed, command.connection, exc.errors)
+            # It may have been set into the thread from outside, anywhere: whoever waits for the connection is answered.
+            except BaseException as exc:  # noqa: BLE001 - user code
+                host.post(self._failed, command.connection, [Invalid("/handler", handlers.describe(exc))])
             else:
                 host.post(self._made, command.connection, options, handler)
 

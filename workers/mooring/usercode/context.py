@@ -122,9 +122,10 @@ class Context:
             while entries:
                 if self._host.outbox.full:
                     await self._wait_for_room()
-                await self._take(entries.popleft())
+                entry = entries.popleft()
+                await self._take(entry)
                 if self._host.paused:
-                    self._host.post(self._host.resume_paused)
+                    self._resume_after(entry)
                 await asyncio.sleep(0)
             if self._finish:
                 return
@@ -135,6 +136,13 @@ class Context:
             await self._wake.wait()
             self._wake.clear()
             mailbox.idle = False
+
+    def _resume_after(self, entry: Entry) -> None:
+        # One look for an item. At all who wait only when the whole mailbox may be what they have waited for.
+        if self.mailbox.has_room_again():
+            self._host.post(self._host.resume_paused)
+        elif isinstance(entry, Messages):
+            self._host.post(self._host.resume, entry.connection)
 
     async def _take(self, entry: Entry) -> None:
         running_connection.set(entry.connection.id if isinstance(entry, Messages | Lifecycle) else None)
@@ -162,7 +170,7 @@ class Context:
     async def _take_messages(self, entry: Messages) -> None:
         connection = entry.connection
         handler = connection.handler
-        name = f"{connection.created.handler or type(handler).__name__}.on_message"
+        name = f"{connection.created.handler or handlers.class_name(handler)}.on_message"
         outbox, wake = self._host.outbox, self._host.wake
         mailbox = self.mailbox
         prefix, data_type = connection.message_prefix, connection.options.data_type
@@ -211,7 +219,8 @@ class Context:
         try:
             callback = getattr(connection.handler, attribute, None)
             if callback is not None:
-                self.running.begin(f"{connection.created.handler or type(connection.handler).__name__}.{attribute}")
+                handler = connection.created.handler or handlers.class_name(connection.handler)
+                self.running.begin(f"{handler}.{attribute}")
                 result = callback(connection.websocket, entry.event)
                 if result is not None and inspect.isawaitable(result):
                     await result
@@ -240,12 +249,12 @@ class Context:
                 raise ValueError(f"the result is {len(encoded)} bytes of JSON; at most {MAX_RESULT_BYTES} are allowed")
             answer = Called(call.request, encoded)
         except HandlerError as exc:
-            answer = CallFailed(call.request, "HandlerError", str(exc), "", invalid=True)
+            answer = CallFailed(call.request, "HandlerError", handlers.message_of(exc), "", invalid=True)
         # As above: the caller is told, or an event says so.
         except BaseException as exc:  # noqa: BLE001 - user code
             self.running.errors += 1
             answer = CallFailed(
-                call.request, type(exc).__qualname__, handlers.message_of(exc), handlers.format_traceback(exc)
+                call.request, handlers.exception_name(exc), handlers.message_of(exc), handlers.format_traceback(exc)
             )
         self.running.end()
         self._calls.done(call, answer)

@@ -13,8 +13,8 @@ from collections.abc import Callable
 import msgspec
 from aiohappyeyeballs import AddrInfoType, start_connection
 
+from mooring.dial_options import DialSettings, credential_faults
 from mooring.errors import ErrCode
-from mooring.proxies import DialSettings, credential_faults
 from mooring.wire.egress import EgressPolicy
 from mooring.wire.exchange import Exchange
 from mooring.wire.failure import DialFailed, failed, reason_of, refused_by_policy
@@ -37,14 +37,14 @@ class Plan(msgspec.Struct, frozen=True):
     """One dial, decided as far as it can be before anybody is asked.
 
     Attributes:
-        addresses: Dialled, or asked of the proxy, instead of looking the name up; empty: it is looked up.
+        known: The addresses of the target, where nobody has to be asked for them; empty: its name is looked up.
         place: What texts call the target: with the proxy, if there is one.
     """
 
     target: Target
     way: Way
     proxy: Proxy | None
-    addresses: list[str]
+    known: list[AddrInfoType]
     place: str
 
 
@@ -78,11 +78,15 @@ class Connector:
             DialFailed: If there is none.
         """
         addresses = way.addresses or self._routes.addresses_of(target.host)
-        found = literal(target.host) if not addresses else None
-        known = addresses or [info[4][0] for info in found or ()]
-        proxy = self._routes.proxy_for(way.proxy, target, known)
+        known: list[AddrInfoType] = []
+        for host in addresses or [target.host]:
+            found = literal(host, target.port)
+            if found is None and (addresses or target.is_literal):
+                raise failed(ErrCode.NAME_NOT_RESOLVED, f"{target.place}: not an address")
+            known += found or ()
+        proxy = self._routes.proxy_for(way.proxy, target, [info[4][0] for info in known])
         place = target.place if proxy is None else f"{target.place} through {proxy.label}"
-        return Plan(target, way, proxy, addresses, place)
+        return Plan(target, way, proxy, known, place)
 
     async def connect(self, plan: Plan) -> Exchange:
         """Return a connection with the target, ready for its first byte.
@@ -97,14 +101,11 @@ class Connector:
             try:
                 sock = await self._connect(found, way)
             except (OSError, RuntimeError) as exc:  # uvloop raises RuntimeError where asyncio raises OSError
-                if isinstance(exc, ConnectionRefusedError):
-                    raise failed(ErrCode.REFUSED, f"{plan.place} refused the connection", reason_of(exc)) from None
-                message = f"no connection to {plan.place} could be made"
-                raise failed(ErrCode.UNREACHABLE, message, reason_of(exc)) from None
+                raise _not_connected(exc, plan.place) from None
             try:
                 return await self._open(sock, context, target.host, plan)
             except (OSError, ValueError) as exc:
-                raise _tls_failed(exc, plan.place) from None
+                raise (_tls_failed if context else _not_connected)(exc, plan.place) from None
         hosts = await self._handed_over(plan, proxy)
         for host in hosts[:-1]:
             try:
@@ -122,19 +123,14 @@ class Connector:
         family: int = _FAMILIES[way.family]
         if plan.proxy is None:
             family = _local_family(way) or family
-        found: list[AddrInfoType] = []
-        for host in plan.addresses or [target.host]:
-            known = literal(host, target.port)
-            if known is not None:
-                found += [info for info in known if family in (socket.AF_UNSPEC, info[0])]
-            elif target.is_literal or plan.addresses:
-                raise failed(ErrCode.NAME_NOT_RESOLVED, f"{plan.place}: not an address")
-            else:
-                try:
-                    found += await self._resolver.addresses(host, target.port, family)
-                except NotResolved:
-                    message = f"the host name of {plan.place} could not be resolved"
-                    raise failed(ErrCode.NAME_NOT_RESOLVED, message) from None
+        if plan.known:
+            found = [info for info in plan.known if family in (socket.AF_UNSPEC, info[0])]
+        else:
+            try:
+                found = await self._resolver.addresses(target.host, target.port, family)
+            except NotResolved:
+                message = f"the host name of {plan.place} could not be resolved"
+                raise failed(ErrCode.NAME_NOT_RESOLVED, message) from None
         if not found:
             raise failed(
                 ErrCode.UNREACHABLE, f"{plan.place} has no {_FAMILY_NAMES[socket.AddressFamily(family)]} address"
@@ -148,7 +144,7 @@ class Connector:
         """
         target = plan.target
         # A final dot must not make a name of an address, for a proxy that drops it.
-        is_name = not (plan.addresses or target.is_literal or literal(target.host.rstrip(".")))
+        is_name = not plan.known and literal(target.host.rstrip(".")) is None
         if not is_name or proxy.resolve == "local":
             return [info[4][0].partition("%")[0] for info in await self._permitted(plan)]
         if not proxy.is_configured:
@@ -202,14 +198,14 @@ class Connector:
         # The exemption belongs to this leg: a dial that goes to the proxy itself is judged as any other.
         refusal = self._policy.refusal_of_proxy if proxy.is_configured else self._policy.refusal
         found = _let_out(found, proxy.host, proxy.port, refusal, f"{plan.place}: ")
+        step = "no connection to the proxy could be made"
         try:
             sock = await self._connect(found, plan.way)
-        except (OSError, RuntimeError) as exc:
-            raise unreachable("no connection to the proxy could be made", reason_of(exc)) from None
-        try:
+            if context is not None:
+                step = "the TLS handshake with the proxy failed"
             return await self._open(sock, context, proxy.host, plan)
-        except (OSError, ValueError) as exc:
-            raise unreachable("the TLS handshake with the proxy failed", _tls_text(exc)) from None
+        except (OSError, RuntimeError, ValueError) as exc:
+            raise unreachable(step, _tls_text(exc)) from None
 
     # How.
 
@@ -311,6 +307,12 @@ def _kept_alive(info: AddrInfoType) -> socket.socket:
 
 def _server_name(host: str) -> str:
     return host.partition("%")[0].rstrip(".")
+
+
+def _not_connected(exc: Exception, place: str) -> DialFailed:
+    if isinstance(exc, ConnectionRefusedError):
+        return failed(ErrCode.REFUSED, f"{place} refused the connection", reason_of(exc))
+    return failed(ErrCode.UNREACHABLE, f"no connection to {place} could be made", reason_of(exc))
 
 
 def _tls_failed(exc: Exception, place: str) -> DialFailed:

@@ -16,9 +16,9 @@ from typing import Any
 
 import msgspec
 
+from mooring.dial_options import DialSettings
 from mooring.errors import ErrCode, ErrorEntry
 from mooring.options import ConnectionOptions
-from mooring.proxies import DialSettings
 from mooring.wire.answer import MAX_TEXT_CHARS, AnswerReader, InvalidAnswer, one_line, retry_after_s
 from mooring.wire.connect import Connector
 from mooring.wire.egress import EgressPolicy
@@ -80,7 +80,7 @@ class Dialler:
         """Release everything."""
         self._connector.close()
 
-    async def dial(self, options: ConnectionOptions, way: Way | None = None) -> Dialled:
+    async def dial(self, options: ConnectionOptions) -> Dialled:
         """Dial once (per address tried) and upgrade, within ``connectTimeout``.
 
         Raises:
@@ -92,7 +92,7 @@ class Dialler:
             raise failed(ErrCode.NAME_NOT_RESOLVED, str(exc)) from None
         place = target.place
         try:
-            plan = self._connector.plan(target, _way(options, way or Way()))
+            plan = self._connector.plan(target, _way(options))
             place = plan.place
             async with asyncio.timeout(options.connect_timeout_s) as deadline:
                 exchange = await self._connector.connect(plan)
@@ -162,9 +162,15 @@ async def _refused(
     )
 
 
-def _way(options: ConnectionOptions, way: Way) -> Way:
-    return msgspec.structs.replace(
-        way, tls=options.tls, keepalive=not options.ping_interval_s, timeout_s=options.connect_timeout_s
+def _way(options: ConnectionOptions) -> Way:
+    return Way(
+        tls=options.tls,
+        proxy=options.proxy,
+        family=options.family,
+        addresses=options.addresses,
+        local_address=options.local_address,
+        keepalive=not options.ping_interval_s,
+        timeout_s=options.connect_timeout_s,
     )
 
 

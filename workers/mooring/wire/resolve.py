@@ -8,6 +8,8 @@ from aiohappyeyeballs import AddrInfoType
 
 from mooring.wire.threads import Threads
 
+_NUMERIC = int(socket.AI_NUMERICHOST | socket.AI_NUMERICSERV)
+
 
 class NotResolved(Exception):
     """The name has no address, or nobody who could say so answers."""
@@ -49,7 +51,7 @@ def literal(host: str, port: int = 0) -> list[AddrInfoType] | None:
     """Return the address that `host` is a spelling of (``0x7f.1`` is one, too), or None if it is a name. No look-up."""
     try:
         return socket.getaddrinfo(  # type: ignore[return-value]
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+            host, port, type=socket.SOCK_STREAM, flags=_NUMERIC
         )
     except (OSError, UnicodeError):
         return None

@@ -8,9 +8,17 @@ from ipaddress import ip_address
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from mooring.dial_options import (
+    DialSettings,
+    Family,
+    ProxyRequest,
+    ProxySettings,
+    Resolve,
+    TlsRequest,
+    check_proxy,
+    split_proxy_url,
+)
 from mooring.errors import ErrCode
-from mooring.options import TlsRequest
-from mooring.proxies import DialSettings, Family, ProxyRequest, ProxySettings, Resolve, check_proxy, split_proxy_url
 from mooring.wire.egress import HostPattern, parse_entry, spellings
 from mooring.wire.failure import failed
 from mooring.wire.target import Target, ascii_host

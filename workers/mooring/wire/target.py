@@ -81,7 +81,7 @@ def ascii_host(host: str) -> str:
     """
     if not host.isascii():
         host = URL.build(scheme="http", host=host).raw_host or ""
-    if not host or not re.fullmatch(r"[A-Za-z0-9._~!$&'()*+,;=-]+", host):
+    if not re.fullmatch(r"[A-Za-z0-9._-]+", host):
         raise ValueError("not a host")
     return host
 

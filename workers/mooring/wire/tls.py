@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import ssl
 
+from mooring.dial_options import TlsRequest
 from mooring.errors import ErrCode
-from mooring.options import TlsRequest
 from mooring.wire.failure import failed, refused_by_policy
 from mooring.wire.threads import Threads
 

@@ -7,8 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from mooring.options import TlsRequest
-from mooring.proxies import ProxyRequest, ProxySettings, check_proxy, split_proxy_url
+from mooring.dial_options import ProxyRequest, ProxySettings, TlsRequest, check_proxy, split_proxy_url
 
 GOOD = [
     "http://proxy.example:3128", "https://10.0.0.1:443", "socks5://[::1]:1080", "http://a_b.test:1", "http://bücher.test:65535",

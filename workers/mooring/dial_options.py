@@ -1,17 +1,19 @@
-"""What may be said of proxies and of the way of a dial, in a request and in the configuration, and the checks. Pure."""
+"""How a dial is asked for, in a request and in the configuration: TLS, proxies, addresses, and the checks of them. Pure."""
 
 from __future__ import annotations
 
 import re
+from ipaddress import ip_address
 from typing import Literal
 
 import msgspec
+from msgspec import UnsetType
 
 from mooring.errors import Invalid
-from mooring.options import TlsRequest
 
 PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")
 MAX_CREDENTIAL_BYTES = 255  # RFC 1929
+MAX_ADDRESSES = 8
 
 Family = Literal["any", "ipv4", "ipv6"]
 Resolve = Literal["local", "proxy"]
@@ -19,7 +21,17 @@ Resolve = Literal["local", "proxy"]
 _PROXY_URL = re.compile(
     r"([a-z0-9+.-]+)://(\[[0-9a-fA-F:.]+\]|[^\s/?#@\[\]:%\\\x00-\x1f\x7f]+)(?::([0-9]{1,5}))?(.*)", re.S
 )
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+class TlsRequest(msgspec.Struct, forbid_unknown_fields=True, rename="camel", frozen=True):
+    """TLS of one connection: paths of PEM files readable by the worker, and whether the server is verified."""
+
+    ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
+    verify: bool = True
 
 
 class ProxyRequest(msgspec.Struct, forbid_unknown_fields=True, rename="camel", frozen=True, omit_defaults=True):
@@ -54,11 +66,64 @@ class DialSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     hosts: dict[str, list[str]] = {}
 
 
-def check_proxy(proxy: ProxyRequest, pointer: str = "/proxy") -> list[Invalid]:
+def check_tls(tls: TlsRequest, pointer: str) -> list[Invalid]:
+    """Return what is wrong with `tls`; whether the files can be used is found out by the dial."""
+    wrong = []
+    if tls.key_file is not None and tls.cert_file is None:
+        wrong.append(Invalid(f"{pointer}/keyFile", "a key needs its certFile"))
+    for name, path in (("caFile", tls.ca_file), ("certFile", tls.cert_file), ("keyFile", tls.key_file)):
+        if path is not None and ("\0" in path or not path.startswith("/")):
+            wrong.append(Invalid(f"{pointer}/{name}", "must be an absolute path"))
+    return wrong
+
+
+def check_addresses(addresses: list[str], pointer: str) -> list[Invalid]:
+    """Return what is wrong with the addresses that are dialled instead of a name."""
+    if len(addresses) > MAX_ADDRESSES:
+        return [Invalid(pointer, f"more than {MAX_ADDRESSES} addresses")]
+    return [
+        Invalid(f"{pointer}/{at}", "not an IP address") for at, text in enumerate(addresses) if _version(text) is None
+    ]
+
+
+def check_local_address(address: str, pointer: str) -> list[Invalid]:
+    """Return what is wrong with the address that is dialled from; whether it is one of this machine the dial finds out."""
+    return [] if _version(address) is not None else [Invalid(pointer, "not an IP address")]
+
+
+def family_faults(
+    family: Family | UnsetType, addresses: list[str] | UnsetType, local_address: str | UnsetType
+) -> list[Invalid]:
+    """Return what does not fit together of values that are right by themselves.
+
+    Args:
+        local_address: Of a dial without a proxy: with one it is that of the leg to the proxy, whatever the family.
+    """
+    wanted = {"ipv4": 4, "ipv6": 6}.get(family) if isinstance(family, str) else None
+    wrong = []
+    if wanted and addresses and all(_version(address) != wanted for address in addresses):
+        wrong.append(Invalid("/addresses", f"none of them is of the family {family}"))
+    if wanted and isinstance(local_address, str) and _version(local_address) != wanted:
+        wrong.append(Invalid("/localAddress", f"is not of the family {family}"))
+    return wrong
+
+
+def _version(text: str) -> int | None:
+    try:
+        return ip_address(text).version
+    except ValueError:
+        return None
+
+
+def check_proxy(proxy: str | ProxyRequest, pointer: str = "/proxy") -> list[Invalid]:
     """Return what is wrong with a proxy: of the configuration if it is `ProxySettings`, else of a request.
 
-    No text quotes the URL or a credential.
+    Whether there is one of a name is known to the configuration. No text quotes the URL or a credential.
     """
+    if isinstance(proxy, str):
+        return (
+            [] if _NAME.fullmatch(proxy) else [Invalid(pointer, 'not the name of a proxy; a URL stands in {"url": …}')]
+        )
     configured = isinstance(proxy, ProxySettings)
     wrong = [Invalid(f"{pointer}/url", detail) for detail in _url_faults(proxy.url)]
     scheme = proxy.url.partition("://")[0]
