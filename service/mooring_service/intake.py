@@ -192,11 +192,11 @@ class Intake:
             else:
                 return
 
-    async def save_incarnation(self, slot: Slot, *, ended: bool = False) -> None:
-        """Keep who the process is."""
-        await self._journal.save_incarnation(
-            slot.incarnation, slot.name, msgspec.msgpack.encode(slot.record), ended=ended
-        )
+    async def save_incarnation(self, slot: Slot, *, ended: bool = False, stands: bool = False) -> None:
+        """Keep who the process is, or that it has ended."""
+        record = msgspec.msgpack.encode(slot.record)
+        await self._journal.save_incarnation(slot.incarnation, slot.name, record, ended=ended, stands=stands)
+        slot.stands = stands
 
     def hello(self, slot: Slot, hello: Hello) -> None:
         """Take what a process says of its connections, and note which of them it does not know of."""
@@ -261,7 +261,10 @@ class Intake:
             ended=slot.incarnation,
             asks_done=[*slot.ended_for, *(slot.handed if asked else ())],
         )
-        written = await self._endings.write(lost, text, err_code, then=exited)
+        written, _ = await asyncio.gather(
+            self._endings.write(lost, text, err_code, then=exited),
+            self.save_incarnation(slot, ended=True, stands=not asked),
+        )
         slot.failures[err_code] += written.kinds.count(Kind.onError)
         slot.announced = False
         handed, slot.handed, slot.ended_for = slot.handed, {}, []

@@ -103,7 +103,7 @@ class Service:
         self.directory.recover(self.journal.epoch, recovered.connections)
         # Taken first: the first connection of a new state directory is number 1.
         await self._openings.allot()
-        await self._supervisor.start([stored for stored in recovered.incarnations if not stored.ended])
+        await self._supervisor.start([stored for stored in recovered.incarnations if not stored.ended or stored.stands])
         self._asks.do(recovered.asks)
         known = {stored.incarnation for stored in recovered.incarnations if not stored.ended}
         await self._end_strays(known)

@@ -36,7 +36,13 @@ log = logging.getLogger("mooring.supervisor")
 
 
 class IncarnationRecord(msgspec.Struct, frozen=True):
-    """What the journal keeps of a process, so that the next service can adopt it (opaque to the journal)."""
+    """What the journal keeps of a process, so that the next service can adopt it (opaque to the journal).
+
+    Attributes:
+        deaths: What counts for the restart budget; monotonic seconds, of the boot `boot_id`, as `restart_at`.
+        reason: Why it has died.
+        restart_at: When it is due to be started again, if it has died unasked; None: it is not.
+    """
 
     secret: str
     pid: int = 0
@@ -46,6 +52,9 @@ class IncarnationRecord(msgspec.Struct, frozen=True):
     restarts: int = 0
     exit_record: str = ""
     draining: bool = False
+    deaths: list[float] = []
+    reason: str | None = None
+    restart_at: float | None = None
 
 
 class Slot:
@@ -54,6 +63,7 @@ class Slot:
     Attributes:
         stored: Number of the last of its `Events` that the journal has committed.
         handed: Calls that code in workers has asked of it, by their numbers: sent, and not taken yet as far as we know.
+        stands: Its last process has died unasked, and the journal says that the worker is there all the same.
         ended_for: The numbers of what asked for its end.
         dispatched: Connections whose `Open` is on its way to the link: no hello can know of them yet.
         failures: onError events that the service wrote because the worker no longer could, by `errCode`.
@@ -83,6 +93,7 @@ class Slot:
         self.announced = False  # a workerStarted of this process is in the journal
         self.handed: dict[int, tuple[StoredAsk, Call]] = {}
         self.ended_for: list[int] = []
+        self.stands = False
         self.failures: Counter[int] = Counter()
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.gone = asyncio.Event()
