@@ -50,7 +50,6 @@ from mooring.usercode.websocket import WebSocket
 from mooring.wire.dial import Dialler
 from mooring.wire.egress import EgressPolicy
 
-KILL_AGAIN_S = 5.0
 END_TASKS_S = 1.0
 
 log = logging.getLogger("mooring.worker")
@@ -80,6 +79,7 @@ class Runtime:
         room: In the outbox, for what code in the worker asks of the service.
         stopping: Set once the worker runs down: nothing new begins.
         closed_by_stop: How many connections it has closed then.
+        last_ask: The number of the last call that code in a worker has asked for, of those that were taken.
     """
 
     def __init__(self, settings: WorkerSettings, uplink: Uplink) -> None:
@@ -90,6 +90,7 @@ class Runtime:
         self.paused: set[PausedReader] = set()
         self.stopping = False
         self.closed_by_stop = 0
+        self.last_ask = 0
         self.answer: Callable[[Report], None] = uplink.send
         self.outbox = Outbox(settings.outbox_bytes, uplink.send_frame, self._on_room)
         self.room = Room(lambda: self.outbox.full)
@@ -262,20 +263,7 @@ class Runtime:
         self.outbox.ask(AskKill(worker))
         self.wake()
         if worker == self.worker:
-            # Nothing may run between the running item and the service's `Stop`.
-            self.context.discard()
-            self.post(self._expect_stop)
-
-    def _expect_stop(self) -> None:
-        self.loop.call_later(KILL_AGAIN_S, self._kill_again)
-
-    def _kill_again(self) -> None:
-        # Stored but not done: the service has died in between. A worker that discards everything must not live on.
-        if not self.stopping:
-            if not self.outbox.held_frames:
-                self.outbox.ask(AskKill(self.worker))
-                self.wake()
-            self._expect_stop()
+            self.context.discard()  # nothing may run between the running item and the service's `Stop`
 
     # What the link asks for.
 
