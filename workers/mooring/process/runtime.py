@@ -50,6 +50,7 @@ from mooring.usercode.websocket import WebSocket
 from mooring.wire.dial import Dialler
 from mooring.wire.egress import EgressPolicy
 
+LOOK_S = 1.0  # so often we see to it that the context is awake while something waits for it
 END_TASKS_S = 1.0
 
 log = logging.getLogger("mooring.worker")
@@ -113,11 +114,20 @@ class Runtime:
         self._tasks = Background(log)
 
     def start(self) -> None:
-        """Start the context's thread."""
-        self.context.start()
+        """Start the context's thread, and see to it that it stays awake."""
+        self.context.thread.start()
+        self._look_later()
+
+    def _look_later(self) -> None:
+        self._look_timer = self.loop.call_later(LOOK_S, self._look)
+
+    def _look(self) -> None:
+        self.context.wake_again()
+        self._look_later()
 
     async def close(self) -> None:
         """End the tasks of connections, and hand over what was recorded; the last of what `stopping.run_down` does."""
+        self._look_timer.cancel()
         try:
             async with asyncio.timeout(END_TASKS_S):
                 await self._tasks.close()

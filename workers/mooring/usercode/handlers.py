@@ -85,6 +85,24 @@ def options_of(reference: str, request: ConnectionRequest, handler: object) -> C
         raise HandlerError(reference, f"its options cannot be read: {describe(exc)}") from exc
 
 
+def make(reference: str, request: ConnectionRequest) -> tuple[object, ConnectionOptions]:
+    """Return the handler that `request` names, made by ``module:attribute``, and what the two of them ask for.
+
+    Raises:
+        InvalidRequest, HandlerError: As `construct` and `options_of`, and nothing else.
+    """
+    wanted = request.handler
+    assert wanted is not None, "only a request that names a handler comes here"
+    try:
+        handler = construct(reference, wanted.params)
+        return handler, options_of(reference, request, handler)
+    except (InvalidRequest, HandlerError):
+        raise
+    # It may have been set into the thread from outside, anywhere: whoever waits for the connection is answered.
+    except BaseException as exc:
+        raise HandlerError(reference, f"cannot be constructed: {describe(exc)}") from exc
+
+
 def describe(exc: BaseException) -> str:
     """Return type and message of `exc` on one line, fit for JSON."""
     message = message_of(exc)
