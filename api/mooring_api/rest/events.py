@@ -171,6 +171,8 @@ async def _stream(
     if request.version >= HttpVersion11:  # proxies may speak 1.0 to us, which ends a body by closing
         response.enable_chunked_encoding()  # a clean end of body can then be told from a cut one
     await response.prepare(request)
+    if request.method == "HEAD":
+        return response
     heartbeat_s = api.config.api.heartbeat
     writing = api.stalls.watch(request.transport)
     try:
