@@ -93,6 +93,8 @@ async def _answer(request: web.Request, subscribe: Subscribe) -> web.StreamRespo
         cursor = cursor[:MAX_CURSOR_CHARS]
     if cursor is not None:
         cursor = cursor.encode("utf-8", "replace").decode()
+    if kind == JSON and "wait" not in request.query:
+        return await _page(request, subscribe, cursor or None)
     with request.app[API].access.held(request, "read"):
         return await _answer_as(kind, request, subscribe, cursor or None)
 
