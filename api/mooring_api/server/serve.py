@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +14,7 @@ import msgspec
 
 from mooring.background import Background
 from mooring.process import identity
-from mooring_api.server import restart, systemd
+from mooring_api.server import restart, streams, systemd
 from mooring_api.server.composition import ServeOptions, Server
 from mooring_api.server.demo import demo_words
 from mooring_service.config import RUNTIME_SETTINGS, Config, ConfigError
@@ -36,7 +35,13 @@ class Outcome(msgspec.Struct, frozen=True):
     pending: signal.Signals | None = None
 
 
-async def serve(config: Config, options: ServeOptions, reload: Callable[[], Config] | None = None) -> Outcome:
+async def serve(
+    config: Config,
+    options: ServeOptions,
+    reload: Callable[[], Config] | None = None,
+    *,
+    lines_dropped: Callable[[], int] = lambda: 0,
+) -> Outcome:
     """Run until SIGTERM or SIGINT. A second signal ends at once.
 
     SIGHUP re-reads what may change at run time. SIGUSR2 ends for a restart, if the next program can start: the workers
@@ -44,6 +49,7 @@ async def serve(config: Config, options: ServeOptions, reload: Callable[[], Conf
 
     Args:
         reload: Reads the configuration again.
+        lines_dropped: Tells how many lines of the log were dropped so far.
     """
     loop = asyncio.get_running_loop()
     wanted: asyncio.Future[signal.Signals] = loop.create_future()
@@ -70,18 +76,20 @@ async def serve(config: Config, options: ServeOptions, reload: Callable[[], Conf
             pending.append(number)  # the workers are handed over already: the next program ends them, in order
         else:
             log.warning("%s again: ending at once", number.name)
+            streams.finish_standard_streams()
             os._exit(128 + number)
 
     for number in SIGNALS:
         loop.add_signal_handler(number, on_signal, number)
-    server = Server(config, options)
+    server = Server(config, options, lines_dropped)
     loop.add_signal_handler(signal.SIGHUP, _reload, server, reload)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (*SIGNALS, signal.SIGHUP))
     await server.start()
     identity.settle_memory()
-    say(f"mooring is ready at {server.url} (state in {options.state_dir})")
+    # A courtesy: `streams` has it that nobody who reads it makes nothing wait, and ends nothing.
+    print(f"mooring is ready at {server.url} (state in {options.state_dir})")
     if options.demo:
-        say(demo_words(server.next_connection))
+        print(demo_words(server.next_connection))
     systemd.notify(f"READY=1\nSTATUS=listening at {server.url}")
     watchdog = asyncio.create_task(systemd.watchdog())
     ends: set[asyncio.Future[Any]] = {wanted, server.died}
@@ -105,16 +113,6 @@ async def serve(config: Config, options: ServeOptions, reload: Callable[[], Conf
         # From here to the next program's handlers a signal would end the process: it waits, across the exec too.
         signal.pthread_sigmask(signal.SIG_BLOCK, (*SIGNALS, signal.SIGHUP))
     return Outcome(0, server.inherited if restarting else None, pending[0] if pending else None)
-
-
-def say(text: str) -> None:
-    """Print a courtesy: that nobody reads it (a wrapper that has gone away) ends nothing, now or at a restart."""
-    try:
-        print(text, flush=True)
-    except OSError as exc:
-        log.warning("standard output takes nothing: %s", exc.strerror)
-        # Or the interpreter would try again at its end, and make that the exit code.
-        os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), sys.stdout.fileno())
 
 
 def _reload(server: Server, reload: Callable[[], Config] | None) -> None:
