@@ -216,6 +216,10 @@ class Directory:
             ),
             last_event_id=f"{self._epoch}-{entry.last_position}" if entry.last_position else None,
             verify=created.verify,
+            proxy=created.dial.proxy,
+            family=created.dial.family,
+            addresses=created.dial.addresses,
+            local_address=created.dial.local_address,
         )
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
+from mooring.dial_options import Family
 from mooring.errors import ErrorEntry
 from mooring.link.messages import STATUS_CLOSED, STATUS_CLOSING, STATUS_CONNECTED, STATUS_CONNECTING, Terminated
 
@@ -38,7 +40,10 @@ class ConnectionStats(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class ConnectionRecord(msgspec.Struct, frozen=True, rename="camel"):
-    """One connection. Times are RFC 3339 UTC with microseconds; header values are always ``***``."""
+    """One connection. Times are RFC 3339 UTC with microseconds; header values are always ``***``.
+
+    `proxy` (a name of the configuration, a URL, or null: none) and what follows it stand here only where they were asked for.
+    """
 
     id: int
     url: str
@@ -56,6 +61,10 @@ class ConnectionRecord(msgspec.Struct, frozen=True, rename="camel"):
     stats: ConnectionStats
     last_event_id: str | None
     verify: bool = True
+    proxy: str | UnsetType | None = UNSET
+    family: Family | UnsetType = UNSET
+    addresses: list[str] | UnsetType = UNSET
+    local_address: str | UnsetType = UNSET
 
 
 class RunningItem(msgspec.Struct, frozen=True, rename="camel"):

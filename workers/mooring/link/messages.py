@@ -6,14 +6,15 @@ New fields get defaults and go last; no field is ever retyped or reordered: work
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import msgspec
 
 from mooring.bounds import MAX_CONNECTIONS, WorkerBounds
+from mooring.dial_options import DialSettings, DialShown, dial_shown
 from mooring.errors import ErrorEntry, Invalid
-from mooring.link.lenient import lenient
-from mooring.options import OPTIONS, ConnectionOptions, ConnectionRequest
+from mooring.link.lenient import LinkDial, LinkRequest
+from mooring.options import OPTIONS, ConnectionOptions
 
 PROTOCOL_VERSION = 3
 """Told in `Hello` and `Welcome`. 1: the first release. 2: `Welcome` tells it, and requests are read leniently. 3: what code in
@@ -26,12 +27,6 @@ OLDEST_PROTOCOL_VERSION = 1  # the oldest that this code still speaks
 STATUSES = ("Connecting", "Connected", "Closing", "Closed")
 STATUS_CONNECTING, STATUS_CONNECTED, STATUS_CLOSING, STATUS_CLOSED = STATUSES
 """Every status of a connection, in the order of its life."""
-
-if TYPE_CHECKING:
-    LinkRequest = ConnectionRequest
-else:
-    LinkRequest = lenient(ConnectionRequest)
-    """A create request as it travels in `Open`."""
 
 
 class Terminated(msgspec.Struct, frozen=True, rename="camel"):
@@ -55,6 +50,7 @@ class ConnectionCreated(msgspec.Struct, frozen=True, array_like=True):
     verify: bool = True
     send_timeout_s: float = OPTIONS["send_timeout"].default
     close_timeout_s: float = OPTIONS["close_timeout"].default
+    dial: DialShown = DialShown()
 
     @classmethod
     def of(
@@ -72,6 +68,7 @@ class ConnectionCreated(msgspec.Struct, frozen=True, array_like=True):
             verify=options.tls.verify,
             send_timeout_s=options.send_timeout_s,
             close_timeout_s=options.close_timeout_s,
+            dial=dial_shown(options.proxy, options.family, options.addresses, options.local_address),
         )
 
 
@@ -184,12 +181,13 @@ class Probe(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class Reconfigure(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """Settings that change at run time: they hold for dials from now on."""
+    """Settings that change at run time: they hold for dials from now on. `dial` None: as it was."""
 
     egress_allow: list[str]
     egress_deny: list[str]
     allow_insecure_tls: bool
     max_connections: int
+    dial: LinkDial | None = None
 
 
 Command = Welcome | Refused | Stored | GrantIds | Open | Send | Terminate | Call | Stop | Probe | Reconfigure
@@ -394,6 +392,7 @@ class WorkerSettings(WorkerBounds, frozen=True, kw_only=True):
     allow_insecure_tls: bool = False
     log_format: Literal["json", "console"] = "json"
     kill_timeout_s: float = 1.5  # whoever has sent a SIGTERM sends SIGKILL after so long
+    dial: LinkDial = DialSettings()
 
 
 command_decoder = msgspec.msgpack.Decoder(Command)

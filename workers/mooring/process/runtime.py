@@ -107,7 +107,9 @@ class Runtime:
         self.mailbox = self.context.mailbox
         self.constructions = Constructions(self)
         self.dialler = Dialler(
-            EgressPolicy(settings.egress_allow, settings.egress_deny), allow_insecure_tls=settings.allow_insecure_tls
+            EgressPolicy(settings.egress_allow, settings.egress_deny),
+            allow_insecure_tls=settings.allow_insecure_tls,
+            settings=settings.dial,
         )
         self.keyed_sends: KeyedAnswers[Sent] = KeyedAnswers()
         self._ids = ConnectionIds(uplink.ask_ids)
@@ -289,7 +291,9 @@ class Runtime:
         """Take over settings that change at run time."""
         self.settings = msgspec.structs.replace(self.settings, max_connections=command.max_connections)
         self.dialler.set_policy(
-            EgressPolicy(command.egress_allow, command.egress_deny), allow_insecure_tls=command.allow_insecure_tls
+            EgressPolicy(command.egress_allow, command.egress_deny),
+            allow_insecure_tls=command.allow_insecure_tls,
+            settings=command.dial,
         )
 
     def held(self) -> list[HeldConnection]:
