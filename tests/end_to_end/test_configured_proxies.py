@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import UNSET
 
 from mooring.errors import ErrCode
+from mooring_api.client import Client
+from tests.command_line import mooring
 from tests.conftest import RunningService, StartService, wait_for
 from tests.proxies import PASSWORD, USER, Microsocks, Tinyproxy
 from tests.servers import EchoServer
@@ -139,6 +143,13 @@ async def test_tls_that_is_not_verified_is_refused_with_a_proxy_as_with_a_server
     assert f"{'proxy.' if proxy else ''}tls.verify false is refused" in problem["detail"]
 
 
+async def test_the_client_passes_on_how_is_dialled_and_reads_it_back(shared: RunningService, echo: EchoServer) -> None:
+    async with Microsocks() as socks, Client(shared.url, token=shared.token) as client:
+        record = await client.open(echo.url, proxy={"url": socks.url}, localAddress="127.0.0.2", family="ipv4")
+        assert (record.proxy, record.local_address, record.family) == (socks.url, "127.0.0.2", "ipv4")
+        assert record.addresses is UNSET, "nobody said any"
+
+
 async def test_a_record_shows_what_was_asked_for_and_only_then(shared: RunningService, echo: EchoServer) -> None:
     asked = {"addresses": ["127.0.0.1"], "family": "ipv4", "localAddress": "127.0.0.2", "proxy": None}
     given = await shared.open(f"ws://feed.test:{echo.port}/", **asked)
@@ -150,3 +161,26 @@ async def test_a_record_shows_what_was_asked_for_and_only_then(shared: RunningSe
         record = await shared.open(echo.url, proxy=proxy)
         assert record["proxy"] == socks.url
         assert USER not in str(record) and PASSWORD not in str(record)
+
+
+async def test_the_command_line_dials_as_it_is_told(
+    start_service: StartService, tmp_path: Path, echo: EchoServer
+) -> None:
+    async with Tinyproxy() as http, Microsocks() as socks:
+        config = tmp_path / "mooring.toml"
+        config.write_text(f'[proxies.corp]\nurl = "{http.url}"\n')
+        service = await start_service("--config", str(config))
+        url = f"ws://feed.test:{echo.port}/"
+        for said, shown in (
+            (("--proxy", "corp"), "corp"),
+            (("--proxy", socks.url), socks.url),
+            (("--proxy", f'{{"url": "{socks.url}", "resolve": "local"}}'), socks.url),
+            ((), None),
+        ):
+            options = (*said, "--resolve", f"feed.test:{echo.port}:127.0.0.1", "--interface", "127.0.0.3")
+            ran = await mooring(service, "open", url, *options, "--json")
+            record = json.loads(ran.out)
+            assert (record["status"], record.get("proxy")) == ("Connected", shown), ran.errors
+            assert (record["addresses"], record["localAddress"]) == (["127.0.0.1"], "127.0.0.3")
+        ran = await mooring(service, "open", url, "--resolve", f"fed.test:{echo.port}:127.0.0.1")
+        assert ran.code == 2 and f"the URL has feed.test:{echo.port}" in ran.errors
