@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from pathlib import Path
 
 import msgspec
@@ -60,13 +59,14 @@ class Service:
         connections: The verbs of connections.
         workers: The verbs of workers.
         feed: The events of everything; those of one connection are followed in `connections`.
+        died: Ends, with the reason, when this process can go on no longer: it is to end under its workers, for the next to adopt.
     """
 
     def __init__(self, config: Config, state_dir: Path, journal: Journal, *, app_dirs: list[str] | None = None) -> None:
         self.state_dir = state_dir
         self.journal = journal
         self.feed = Feed(journal, ring_bytes=config.journal.ring_bytes, max_subscribers=config.limits.max_subscribers)
-        self.directory = Directory(config.retention.closed_connections, config.retention.closed_age)
+        self.directory = Directory(config.retention.closed_connections, config.retention.closed_age, journal.now_ms)
         self._admission = Admission(config, journal)
         self._lock = StateLock(state_dir)
         self._background = Background(log)
@@ -91,6 +91,7 @@ class Service:
         )
         self._asks = Asks(self._admission, journal, roster, self._supervisor, self.workers, self._background)
         self._started = False
+        self.died: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     def _do_asks(self, slot: Slot, asks: list[AskCall | AskKill]) -> None:
         self._asks.do(slot, asks)
@@ -105,7 +106,7 @@ class Service:
 
     async def start(self) -> None:
         """Open the journal, adopt the workers."""
-        recovered = await self.journal.start(self._intake.on_committed, self._intake.on_failure)
+        recovered = await self.journal.start(self._intake.on_committed, self._intake.on_failure, self.died.set_result)
         self.directory.recover(self.journal.epoch, recovered.connections)
         # Taken first: the first connection of a new state directory is number 1.
         await self._openings.allot()
@@ -174,7 +175,7 @@ class Service:
         # Ends by cancellation, when the service stops.
         while True:
             await asyncio.sleep(PRUNE_INTERVAL_S)
-            gone = self.directory.prune(time.monotonic())
+            gone = self.directory.prune()
             if gone:
                 try:
                     await self.journal.forget_connections(gone)

@@ -12,8 +12,11 @@ import threading
 import time
 from typing import Any
 
+import mooring
 from mooring import ConnectError, MooringError, WebSocket, call_worker, kill_worker
 from mooring.usercode import handlers
+
+CODE = os.path.realpath(mooring.__file__)
 
 seen: list[Any] = []
 counts: dict[int, int] = {}
@@ -235,6 +238,11 @@ def hold(path: str) -> str:
     while os.path.exists(path):
         time.sleep(0.01)
     return "released"
+
+
+def code() -> str:
+    """Return where the code of this worker was when it was imported."""
+    return CODE
 
 
 def die() -> None:

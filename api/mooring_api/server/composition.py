@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -48,9 +49,10 @@ def make_journal(config: JournalConfig, state_dir: Path, answer_age_s: float) ->
 class Server:
     """The service and its API, started and stopped as one."""
 
-    def __init__(self, config: Config, options: ServeOptions) -> None:
+    def __init__(self, config: Config, options: ServeOptions, lines_dropped: Callable[[], int] = lambda: 0) -> None:
         self.config = config
         self.options = options
+        self._lines_dropped = lines_dropped
         self.url = ""
         self._runner: web.AppRunner | None = None
         self._demo: web.AppRunner | None = None
@@ -93,7 +95,7 @@ class Server:
         if listen.path is not None:
             own |= {"localhost"}
         access = Access(token, config.tokens, own, config.api.hosts, secure=tls is not None)
-        self._api = api = Api(service, config, access)
+        self._api = api = Api(service, config, access, self._lines_dropped)
         self._runner = web.AppRunner(
             make_app(api),
             access_log=ACCESS if config.api.access_log else None,
@@ -121,6 +123,12 @@ class Server:
         )
         self.url = listen.url(port, secure=tls is not None)
         replace_text(options.state_dir / "address", f"{self.url}\n")
+
+    @property
+    def died(self) -> asyncio.Future[str]:
+        """Ends, with the reason, when the service can go on no longer; then it is to be stopped with `handover`."""
+        assert self._service is not None, "start comes first"
+        return self._service.died
 
     @property
     def worker_count(self) -> int:

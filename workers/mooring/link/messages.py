@@ -255,7 +255,7 @@ class Events(msgspec.Struct, frozen=True, tag=True, array_like=True):
     updates: list[ConnectionUpdate] = []
     asks: list[AskCall | AskKill] = []
     began_at_us: int = 0
-    """When the oldest of its events was recorded; 0: not known."""
+    """When the oldest of its events was recorded, by CLOCK_MONOTONIC, which all processes of a machine share; 0: not known."""
 
 
 class Opened(msgspec.Struct, frozen=True, tag=True, array_like=True):

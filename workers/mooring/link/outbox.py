@@ -98,7 +98,7 @@ class Outbox:
         `ended` marks that no event of this connection will follow.
         """
         if not self._runs:
-            self._began_at_us = time.time_ns() // 1000
+            self._began_at_us = time.monotonic_ns() // 1000
         with self._lock:
             self._added_bytes += len(bodies)
         self._runs.append((connection, kinds, bodies, seq, ended))

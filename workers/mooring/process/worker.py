@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from mooring import private_files
+from mooring.connection.connection import Connection
 from mooring.errors import MooringError
 from mooring.link.link import Link
 from mooring.link.messages import Goodbye, Stop, WorkerSettings
@@ -33,8 +34,8 @@ DEAF = "the thread of callbacks has ended"
 LAST_RESORT_S = 60.0  # longer than any service waits that is still there
 
 RESOLVER_THREADS = 32
-"""Host names that are looked up at once. libuv gives look-ups half of its threads, which are two unless told otherwise: names
-whose servers do not answer would keep all others waiting."""
+"""Host names that user code looks up at once on the loop of its callbacks (dials have threads of their own). libuv gives look-ups
+half of its threads, which are two unless told otherwise: names whose servers do not answer would keep all others waiting."""
 
 log = logging.getLogger("mooring.worker")
 
@@ -56,6 +57,11 @@ class Worker:
         self._settings = settings
         self._stop_wanted: asyncio.Event = asyncio.Event()
         self._stop: Stop | None = None
+        self._runtime: Runtime | None = None
+
+    def connections(self) -> list[Connection]:
+        """Return the connections that it holds."""
+        return [] if self._runtime is None else list(self._runtime.connections.values())
 
     async def run(self) -> str:
         """Work until told to end; return why.
@@ -74,7 +80,7 @@ class Worker:
             obey=lambda command: obey(runtime, command),
             stop=self._want_stop,
         )
-        runtime = Runtime(self._settings, link)
+        self._runtime = runtime = Runtime(self._settings, link)
         link.runtime = runtime
         current.set_runtime(runtime)
         runtime.start()
