@@ -44,7 +44,7 @@ from mooring.process.ids import ConnectionIds
 from mooring.process.threads import Posts, Reservations, Room
 from mooring.usercode.construction import Constructions
 from mooring.usercode.context import Context
-from mooring.usercode.handlers import class_name
+from mooring.usercode.handlers import check, class_name
 from mooring.usercode.mailbox import CALL_COST_BYTES
 from mooring.usercode.websocket import WebSocket
 from mooring.wire.dial import Dialler
@@ -224,11 +224,13 @@ class Runtime:
         """Open a connection for code in this worker, and wait until the dial has ended well.
 
         Raises:
-            InvalidRequest: If the url, or what the handler asks for, is not valid.
+            InvalidRequest: If the url, a callback of the handler, or what it asks for, is not valid.
             ConnectError: If the dial fails.
             LimitReached: If ``limits.max_connections_per_worker`` is reached.
             MooringError: If the worker is being killed, or no connection id can be had while the service is away.
         """
+        if handler is not None:
+            check(handler)
         options = resolve(request, handler)
         if self.stopping:
             raise MooringError("the worker is being killed")
