@@ -28,7 +28,7 @@ hypothesis.settings.register_profile("mooring", database=None, deadline=None, pr
 hypothesis.settings.load_profile("mooring")
 
 ROOT = Path(__file__).parents[1]
-START_S = 20.0
+START_S = 60.0  # a deadline, not a figure: many may be starting at once
 STOP_S = 10.0
 
 # Each process that imports aiohttp reads the machine's certificate authorities: 50 ms of CPU, several hundred times. Only
@@ -262,6 +262,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
         if not fixtures & NEED_A_PROCESS:
             item.add_marker(pytest.mark.quick)
+        if item.get_closest_marker("long"):
+            item.add_marker(pytest.mark.timeout(600))
 
 
 @pytest.fixture

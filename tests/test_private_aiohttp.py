@@ -31,6 +31,9 @@ NAMES = [
     Name("aiohttp.http", "HttpResponseParser.feed_data", "wire/answer.py reads what a server answers to the handshake"),
     Name("aiohttp.base_protocol", "BaseProtocol.pause_reading", "wire/answer.py gives that parser one to speak to"),
     Name("aiohttp.streams", "StreamReader.read_nowait", "wire/answer.py reads the words of a refusal"),
+    Name("aiohttp.web_protocol", "RequestHandler._waiter", "rest/gate.py closes a half-closed connection once all is answered"),
+    Name("aiohttp.web_protocol", "RequestHandler._messages", "rest/gate.py closes a half-closed connection once all is answered"),
+    Name("aiohttp.web_protocol", "RequestHandler._current_request", "rest/gate.py closes where the rest of a body never comes"),
     Name("aiohttp.http_exceptions", "HttpProcessingError", "a body whose chunks cannot be parsed is told from one that broke off"),
 ]  # fmt: skip
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import ssl
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import pytest
 
 from mooring.errors import ErrCode
 from tests.certificates import Files, make_files, server_context
-from tests.conftest import RunningService, StartService
+from tests.conftest import RunningService, StartService, wait_for
 from tests.servers import RawConnection, RawServer, frame
 
 WITH_AUTHORITIES = {"SSL_CERT_FILE": None}  # those of the machine: see conftest
@@ -111,3 +113,31 @@ async def test_a_client_that_never_finishes_its_tls_handshake_is_cut_off_like_on
     silent, writer = await asyncio.open_connection("127.0.0.1", service.port)
     assert await asyncio.wait_for(silent.read(), 10) == b"", "the default of the library is a minute"
     writer.close()
+
+
+async def test_handshakes_that_are_only_begun_use_up_places_and_no_more_than_these(
+    start_service: StartService, files: Files
+) -> None:
+    service = await start_service(
+        "--tls-cert", files.server_cert, "--tls-key", files.server_key,
+        listen="127.0.0.1:0", env={"MOORING_API_MAX_REQUESTS": "20", "MOORING_API_REQUEST_TIMEOUT": "3"},
+    )  # fmt: skip
+    before = len(os.listdir(f"/proc/{service.process.pid}/fd"))
+    begun = [await asyncio.open_connection("127.0.0.1", service.port) for _ in range(200)]
+    ends = [asyncio.create_task(_end(reader)) for reader, _ in begun]
+    await wait_for(lambda: sum(end.done() for end in ends) >= 180)
+    assert sum(end.done() for end in ends) == 180, "as many as there may be connections wait for their hello"
+    assert len(os.listdir(f"/proc/{service.process.pid}/fd")) <= before + 21  # and what accepts
+    await asyncio.wait_for(asyncio.gather(*ends), 10)
+    headers = {"Authorization": f"Bearer {service.token}"}
+    async with aiohttp.ClientSession() as session:
+        context = ssl.create_default_context(cafile=files.ca)
+        async with session.get(f"{service.url}/v1/workers", headers=headers, ssl=context) as response:
+            assert response.status == 200
+    for _, writer in begun:
+        writer.close()
+
+
+async def _end(reader: asyncio.StreamReader) -> None:
+    with contextlib.suppress(ConnectionResetError):
+        await reader.read()

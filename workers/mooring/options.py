@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import reduce
+from operator import or_
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -42,7 +44,7 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         name: As a field and as an attribute of a handler; `key` is its name in JSON.
-        kind: The type of its value.
+        kind: The type of its value, with None where that is something to say.
         default: What stands for it when nobody says it, as JSON has it; `NODEFAULT`: it is required.
         doc: Its line in the documentation; `why`: the reason for the default.
         low: The bounds of a number, both included.
@@ -226,16 +228,24 @@ def camel(name: str) -> str:
     return head + "".join(part.capitalize() for part in rest)
 
 
+def _kind(declared: Any) -> Any:
+    """Return the type of what may be said: `declared` without what stands for nothing being said."""
+    if get_origin(declared) not in (Union, UnionType):
+        return declared
+    kinds = get_args(declared)
+    nothing = UnsetType if UnsetType in kinds else type(None)
+    return reduce(or_, [one for one in kinds if one is not nothing])
+
+
 def _table(kind: type[msgspec.Struct]) -> dict[str, Option]:
     found = {}
     for field in msgspec.structs.fields(kind):
         declared, meta = get_args(field.type)
         option: Option = meta.extra["option"]
-        kinds = [one for one in get_args(declared) if one not in (UnsetType, type(None))]
         found[field.name] = msgspec.structs.replace(
             option,
             name=field.name,
-            kind=kinds[0] if get_origin(declared) in (Union, UnionType) else declared,
+            kind=_kind(declared),
             becomes=option.becomes or (f"{field.name}_s" if option.unit == "s" else field.name),
         )
     return found

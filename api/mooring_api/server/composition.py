@@ -58,6 +58,7 @@ class Server:
         self._demo: web.AppRunner | None = None
         self._api: Api | None = None
         self._service: Service | None = None
+        self._gate: Gate | None = None
         self._listener: asyncio.Server | None = None
         self._path: SocketFile | None = None
         self.inherited: systemd.Inherited  # for the next program of this process
@@ -108,19 +109,14 @@ class Server:
         )
         await self._runner.setup()
         assert self._runner.server is not None, "set up above"
-        gate = Gate(
+        self._gate = Gate(
             self._runner.server,
             max_connections=config.api.max_requests,
             head_timeout_s=config.api.request_timeout,
+            tls=tls,
+            lasts=access.is_followed,
         )
-        self._listener = await asyncio.get_running_loop().create_server(
-            gate,
-            sock=sock,
-            ssl=tls,
-            # A handshake is not counted by the gate yet: it must not hold its descriptor for long.
-            ssl_handshake_timeout=None if tls is None else config.api.request_timeout,
-            backlog=512,
-        )
+        self._listener = await asyncio.get_running_loop().create_server(self._gate, sock=sock, backlog=512)
         self.url = listen.url(port, secure=tls is not None)
         try:
             replace_text(options.state_dir / "address", f"{self.url}\n")
@@ -185,6 +181,8 @@ class Server:
                 self._path.remove()
         await service.stop(handover=handover or self.options.handover)
         await api.close()
+        if self._gate is not None:
+            await self._gate.close()
         if self._runner is not None:
             await self._runner.cleanup()
         if self._demo is not None:

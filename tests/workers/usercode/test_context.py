@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import logging
 import threading
 import time
@@ -292,3 +293,28 @@ def test_a_name_that_is_not_a_workers_is_refused(name: Any) -> None:
             with pytest.raises(InvalidRequest):
                 kill_worker(name)
         assert worker.calls == worker.kills == []
+
+
+class Late(Exception):
+    """What a library for timeouts sets into the thread that is too slow."""
+
+
+def _set_into_the_context(exception: type[BaseException]) -> None:
+    (thread,) = [thread for thread in threading.enumerate() if thread.name == "mooring-context"]
+    ident = ctypes.c_ulong(thread.ident or 0)
+    assert ctypes.pythonapi.PyThreadState_SetAsyncExc(ident, ctypes.py_object(exception)) == 1
+
+
+@pytest.mark.parametrize("exception", [Late, SystemExit, KeyboardInterrupt])
+def test_an_exception_that_is_set_into_the_idle_thread_keeps_nothing_from_running(
+    exception: type[BaseException],
+) -> None:
+    with Server(counts_to_five) as server, LocalWorker() as worker:
+        for _ in range(3):
+            worker.call(lambda: None)
+            time.sleep(0.02)  # it is idle, and waits in the system
+            _set_into_the_context(exception)
+            assert worker.call(lambda: "ran") == "ran"
+        worker.open(server.url, raises("NoMessage")())
+        worker.wait_for("onMessage", 5)
+        assert kinds(worker).count("onMessage") == 5

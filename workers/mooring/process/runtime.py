@@ -44,12 +44,13 @@ from mooring.process.ids import ConnectionIds
 from mooring.process.threads import Posts, Reservations, Room
 from mooring.usercode.construction import Constructions
 from mooring.usercode.context import Context
-from mooring.usercode.handlers import class_name
+from mooring.usercode.handlers import check, class_name
 from mooring.usercode.mailbox import CALL_COST_BYTES
 from mooring.usercode.websocket import WebSocket
 from mooring.wire.dial import Dialler
 from mooring.wire.egress import EgressPolicy
 
+LOOK_S = 1.0  # so often we see to it that the context is awake while something waits for it
 END_TASKS_S = 1.0
 
 log = logging.getLogger("mooring.worker")
@@ -113,11 +114,20 @@ class Runtime:
         self._tasks = Background(log)
 
     def start(self) -> None:
-        """Start the context's thread."""
-        self.context.start()
+        """Start the context's thread, and see to it that it stays awake."""
+        self.context.thread.start()
+        self._look_later()
+
+    def _look_later(self) -> None:
+        self._look_timer = self.loop.call_later(LOOK_S, self._look)
+
+    def _look(self) -> None:
+        self.context.wake_again()
+        self._look_later()
 
     async def close(self) -> None:
         """End the tasks of connections, and hand over what was recorded; the last of what `stopping.run_down` does."""
+        self._look_timer.cancel()
         try:
             async with asyncio.timeout(END_TASKS_S):
                 await self._tasks.close()
@@ -214,11 +224,13 @@ class Runtime:
         """Open a connection for code in this worker, and wait until the dial has ended well.
 
         Raises:
-            InvalidRequest: If the url, or what the handler asks for, is not valid.
+            InvalidRequest: If the url, a callback of the handler, or what it asks for, is not valid.
             ConnectError: If the dial fails.
             LimitReached: If ``limits.max_connections_per_worker`` is reached.
             MooringError: If the worker is being killed, or no connection id can be had while the service is away.
         """
+        if handler is not None:
+            check(handler)
         options = resolve(request, handler)
         if self.stopping:
             raise MooringError("the worker is being killed")

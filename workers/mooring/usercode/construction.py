@@ -35,16 +35,12 @@ class Constructions:
             if command.connection not in self._waiting:
                 return  # terminated before its turn came
             try:
-                handler = handlers.construct(reference, wanted.params)
-                options = handlers.options_of(reference, request, handler)
+                handler, options = handlers.make(reference, request)
             except HandlerError as exc:
                 pointer = "/handler/params" if "constructed" in exc.detail else "/handler/name"
                 host.post(self._failed, command.connection, [Invalid(pointer, exc.detail)])
             except InvalidRequest as exc:
                 host.post(self._failed, command.connection, exc.errors)
-            # It may have been set into the thread from outside, anywhere: whoever waits for the connection is answered.
-            except BaseException as exc:  # noqa: BLE001 - user code
-                host.post(self._failed, command.connection, [Invalid("/handler", handlers.describe(exc))])
             else:
                 host.post(self._made, command.connection, options, handler)
 
