@@ -290,9 +290,9 @@ async def running_service(
 
 
 @contextlib.contextmanager
-def stalled_disk(service: Service) -> Iterator[None]:
+def stalled_disk(state_dir: Path) -> Iterator[None]:
     """Nothing can be written meanwhile: somebody else holds the database's lock."""
-    blocker = apsw.Connection(str(service.state_dir / "journal.db"))
+    blocker = apsw.Connection(str(state_dir / "journal.db"))
     blocker.execute("BEGIN IMMEDIATE").fetchall()
     try:
         yield

@@ -93,7 +93,7 @@ async def test_a_worker_that_dies_while_what_it_never_saw_is_being_ended_ends_no
     async with running_service(tmp_path, restart_delay=30) as service:
         await worker.link(resent=False)
         # What waits for this disk is written in one transaction: adoption and death find the same connections open.
-        with stalled_disk(service):
+        with stalled_disk(service.state_dir):
             worker.send(Resent(worker.events()))
             worker.die()
             await until(lambda: service.workers.record("main").pid is None)

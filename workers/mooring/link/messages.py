@@ -178,9 +178,9 @@ class Stop(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class Probe(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """Is the I/O loop alive? It answers with `Stats`."""
+    """Is the I/O loop alive? It answers with `Stats`; before `Welcome` it only hears that there is a service."""
 
-    probe: int
+    probe: int = 0
 
 
 class Reconfigure(msgspec.Struct, frozen=True, tag=True, array_like=True):
