@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from mooring.connection.state import ConnectionState
 from mooring.errors import UNUSED_CODES, ErrCode
 from mooring.events import KINDS, Kind
-from mooring.link.messages import STATUSES
+from mooring.link.record import STATUSES
 from mooring.options import HANDLER_OPTIONS, OPTIONS, ConnectionOptions, ConnectionRequest, effective
 from mooring_api.commands.cli import COMMANDS, main
 from mooring_api.commands.open import COMMON, body_of, open_command
@@ -40,7 +40,8 @@ def test_every_create_option_has_its_field_of_the_same_type_and_default() -> Non
     assert set(fields) == {"url"} | {OPTIONS[name].becomes for name in HANDLER_OPTIONS}
     types = get_type_hints(ConnectionOptions)
     for option in OPTIONS.values():
-        if option.by_handler and option.name != "headers":
+        # Headers become a list, and what was asked of staying becomes the whole policy.
+        if option.by_handler and option.name not in ("headers", "reconnect"):
             assert types[option.becomes] == option.kind, option.name
     standing = msgspec.to_builtins(effective(ConnectionRequest(url="ws://a/")))
     for option in OPTIONS.values():
@@ -99,9 +100,13 @@ def test_each_option_of_open_is_parsed_to_what_the_api_takes(name: str) -> None:
     option = OPTIONS[name]
     (param,) = (param for param in open_command.params if param.name == name)
     by_kind: dict[Any, str] = {float: "3", int: "3", str: "w"}
-    text = {"headers": "A: 1", "protocols": "v1", "tls": '{"verify": true}', "data_type": "blob"}.get(
-        name, by_kind.get(option.kind, "")
-    )
+    text = {
+        "headers": "A: 1",
+        "protocols": "v1",
+        "tls": '{"verify": true}',
+        "data_type": "blob",
+        "reconnect": '{"minDelay": 2}',
+    }.get(name, by_kind.get(option.kind, ""))
     seen: list[dict[str, Any]] = []
     command = click.Command("open", params=[param], callback=lambda **given: seen.append(given))
     ran = CliRunner().invoke(command, [param.opts[0], text] if text else [param.opts[0]])

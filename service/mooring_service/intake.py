@@ -26,6 +26,7 @@ from mooring.link.messages import (
     Opened,
     OpenFailed,
     OpenInvalid,
+    ReconnectDone,
     Report,
     Resent,
     SendFailed,
@@ -139,7 +140,7 @@ class Intake:
                         self._links_paused = True
                 case Sent() | SendFailed() | OpenInvalid():
                     slot.answer(report.request, report)
-                case Opened() | OpenFailed() | TerminateDone() | Called() | CallFailed():
+                case Opened() | OpenFailed() | TerminateDone() | ReconnectDone() | Called() | CallFailed():
                     slot.answer(report.request, report, report.after)
                 case Stats():
                     slot.stats = report

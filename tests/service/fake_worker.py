@@ -24,8 +24,6 @@ from mooring.link.channel import Channel
 from mooring.link.messages import (
     PROTOCOL_VERSION,
     Command,
-    ConnectionCreated,
-    ConnectionUpdate,
     Events,
     HeldConnection,
     Hello,
@@ -37,6 +35,7 @@ from mooring.link.messages import (
     Welcome,
     command_decoder,
 )
+from mooring.link.record import ConnectionCreated, ConnectionUpdate
 from mooring.process import identity
 from mooring_service.config import Config, JournalConfig, SupervisorConfig
 from mooring_service.journal.batch import Append, EventFilter

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import reduce
+from operator import or_
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -18,7 +20,10 @@ from msgspec import NODEFAULT, UNSET, Meta, UnsetType
 
 from mooring.checks import HeaderValue, check_headers, check_protocols, check_url, check_worker_name
 from mooring.errors import Invalid, InvalidRequest
+from mooring.kept_options import ReconnectRequest
 from mooring.parameters import check_params
+from mooring.staying import Reconnect, check_reconnect
+from mooring.staying import resolve as resolve_reconnect
 
 DEFAULT_WORKER = "main"
 MAX_DURATION_S = 86_400.0
@@ -105,6 +110,14 @@ def _check_tls(tls: TlsRequest, pointer: str) -> list[Invalid]:
         if path is not None and ("\0" in path or not path.startswith("/")):
             wrong.append(Invalid(f"{pointer}/{camel(name)}", "must be an absolute path"))
     return wrong
+
+
+def _check_reconnect(reconnect: bool | ReconnectRequest, pointer: str) -> list[Invalid]:
+    if isinstance(reconnect, bool):
+        return []
+    if reconnect.persist is not UNSET:  # a key that would do nothing must not be taken
+        return [Invalid(f"{pointer}/persist", "unknown key")]
+    return check_reconnect(reconnect, pointer)
 
 
 class TlsRequest(msgspec.Struct, forbid_unknown_fields=True, rename="camel", frozen=True):
@@ -211,6 +224,15 @@ class ConnectionRequest(msgspec.Struct, forbid_unknown_fields=True, rename="came
             check=_check_tls,
         ),
     ] = UNSET
+    reconnect: Annotated[
+        bool | ReconnectRequest | UnsetType,
+        _option(
+            "stay: true, or an object of what differs from the defaults; one id then has many sockets",
+            False,
+            check=_check_reconnect,
+            since=3,
+        ),
+    ] = UNSET
 
 
 def camel(name: str) -> str:
@@ -228,7 +250,7 @@ def _table(kind: type[msgspec.Struct]) -> dict[str, Option]:
         found[field.name] = msgspec.structs.replace(
             option,
             name=field.name,
-            kind=kinds[0] if get_origin(declared) in (Union, UnionType) else declared,
+            kind=reduce(or_, kinds) if get_origin(declared) in (Union, UnionType) else declared,
             becomes=option.becomes or (f"{field.name}_s" if option.unit == "s" else field.name),
         )
     return found
@@ -262,6 +284,7 @@ class ConnectionOptions(msgspec.Struct, frozen=True, kw_only=True):
     compress: bool = _default("compress")
     send_timeout_s: float = _default("send_timeout")
     tls: TlsRequest = TlsRequest()
+    reconnect: Reconnect | None = None
 
 
 def check_request(request: ConnectionRequest) -> list[Invalid]:
@@ -297,7 +320,7 @@ def from_handler(handler: object, url: str, worker: str = DEFAULT_WORKER) -> Con
         value = getattr(handler, name, None)
         if isinstance(value, msgspec.Struct):
             value = msgspec.to_builtins(value)
-        if name == "tls" and isinstance(value, dict):
+        if name in ("tls", "reconnect") and isinstance(value, dict):
             value = {camel(str(key)): item for key, item in value.items()}
         if value is not None:
             found[camel(name)] = value
@@ -364,4 +387,6 @@ def effective(request: ConnectionRequest) -> ConnectionOptions:
             for name, value in request.headers.items()
             for item in ([value] if isinstance(value, str) else value)
         ]
+    if request.reconnect is not UNSET:
+        said["reconnect"] = resolve_reconnect(request.reconnect)
     return ConnectionOptions(url=request.url, **said)

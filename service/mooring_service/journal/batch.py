@@ -7,7 +7,7 @@ from array import array
 import msgspec
 
 from mooring.events import Kind
-from mooring.link.messages import ConnectionCreated, ConnectionUpdate
+from mooring.link.record import ConnectionCreated, ConnectionUpdate
 
 
 class Append(msgspec.Struct, frozen=True, kw_only=True):

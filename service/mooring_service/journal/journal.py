@@ -12,7 +12,7 @@ from typing import Protocol
 
 import msgspec
 
-from mooring.link.messages import ConnectionCreated, ConnectionUpdate
+from mooring.link.record import ConnectionCreated, ConnectionUpdate
 from mooring_service.journal.batch import Append, Batch, EventFilter
 
 

@@ -7,17 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from mooring.link.channel import Channel, frame
-from mooring.link.messages import (
-    ConnectionCreated,
-    Events,
-    Hello,
-    Open,
-    Opened,
-    Stop,
-    Welcome,
-    WorkerSettings,
-    report_decoder,
-)
+from mooring.link.messages import Events, Hello, Open, Opened, Stop, Welcome, WorkerSettings, report_decoder
+from mooring.link.record import ConnectionCreated
 from mooring.options import ConnectionRequest
 from mooring.process import worker
 from mooring.usercode import current

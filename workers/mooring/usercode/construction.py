@@ -9,7 +9,8 @@ import msgspec
 
 from mooring.connection.state import ConnectionState
 from mooring.errors import HandlerError, Invalid, InvalidRequest
-from mooring.link.messages import ConnectionUpdate, HeldConnection, Open, OpenInvalid
+from mooring.link.messages import HeldConnection, Open, OpenInvalid
+from mooring.link.record import ConnectionUpdate
 from mooring.options import ConnectionOptions, resolve
 from mooring.usercode import handlers
 from mooring.usercode.host import CodeHost
