@@ -3,91 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
-import ipaddress
+import contextlib
+import os
 import ssl
 from pathlib import Path
-from typing import NamedTuple
 
 import aiohttp
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from mooring.errors import ErrCode
-from tests.conftest import RunningService, StartService
+from tests.certificates import Files, make_files, server_context
+from tests.conftest import RunningService, StartService, wait_for
 from tests.servers import RawConnection, RawServer, frame
 
 WITH_AUTHORITIES = {"SSL_CERT_FILE": None}  # those of the machine: see conftest
 SERVICE = ((), WITH_AUTHORITIES)
 
 
-class Files(NamedTuple):
-    ca: str
-    server_cert: str
-    server_key: str
-    client_cert: str
-    client_key: str
-
-
-def _name(text: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
-
-
-def _write(folder: Path, name: str, cert: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> tuple[str, str]:
-    (folder / f"{name}.pem").write_bytes(cert.public_bytes(serialization.Encoding.PEM))
-    (folder / f"{name}.key").write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return str(folder / f"{name}.pem"), str(folder / f"{name}.key")
-
-
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
-    folder = tmp_path_factory.mktemp("tls")
-    now = datetime.datetime.now(datetime.UTC)
-
-    def builder(subject: str, issuer: str, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
-        return (
-            x509.CertificateBuilder()
-            .subject_name(_name(subject))
-            .issuer_name(_name(issuer))
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(days=1))
-            .not_valid_after(now + datetime.timedelta(days=1))
-            # Python 3.13 verifies strictly: without this one a certificate is refused.
-            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), False)
-        )
-
-    ca_key = ec.generate_private_key(ec.SECP256R1())
-    ca = (
-        builder("test CA", "test CA", ca_key)
-        .add_extension(x509.BasicConstraints(True, None), True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(ca_key.public_key()), False)
-        .add_extension(x509.KeyUsage(False, False, False, False, False, True, True, False, False), True)
-        .sign(ca_key, hashes.SHA256())
-    )
-    ca_file, _ = _write(folder, "ca", ca, ca_key)
-    found = [ca_file]
-    for name in ("server", "client"):
-        key = ec.generate_private_key(ec.SECP256R1())
-        names = x509.SubjectAlternativeName(
-            [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-        )
-        found += _write(
-            folder, name, builder(name, "test CA", key).add_extension(names, False).sign(ca_key, hashes.SHA256()), key
-        )
-    return Files(*found)
-
-
-def server_context(files: Files, *, client_needed: bool = False) -> ssl.SSLContext:
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=files.ca)
-    context.load_cert_chain(files.server_cert, files.server_key)
-    context.verify_mode = ssl.CERT_REQUIRED if client_needed else ssl.CERT_NONE
-    return context
+    return make_files(tmp_path_factory.mktemp("tls"))
 
 
 async def _greets(connection: RawConnection) -> None:
@@ -178,3 +113,31 @@ async def test_a_client_that_never_finishes_its_tls_handshake_is_cut_off_like_on
     silent, writer = await asyncio.open_connection("127.0.0.1", service.port)
     assert await asyncio.wait_for(silent.read(), 10) == b"", "the default of the library is a minute"
     writer.close()
+
+
+async def test_handshakes_that_are_only_begun_use_up_places_and_no_more_than_these(
+    start_service: StartService, files: Files
+) -> None:
+    service = await start_service(
+        "--tls-cert", files.server_cert, "--tls-key", files.server_key,
+        listen="127.0.0.1:0", env={"MOORING_API_MAX_REQUESTS": "20", "MOORING_API_REQUEST_TIMEOUT": "3"},
+    )  # fmt: skip
+    before = len(os.listdir(f"/proc/{service.process.pid}/fd"))
+    begun = [await asyncio.open_connection("127.0.0.1", service.port) for _ in range(200)]
+    ends = [asyncio.create_task(_end(reader)) for reader, _ in begun]
+    await wait_for(lambda: sum(end.done() for end in ends) >= 180)
+    assert sum(end.done() for end in ends) == 180, "as many as there may be connections wait for their hello"
+    assert len(os.listdir(f"/proc/{service.process.pid}/fd")) <= before + 21  # and what accepts
+    await asyncio.wait_for(asyncio.gather(*ends), 10)
+    headers = {"Authorization": f"Bearer {service.token}"}
+    async with aiohttp.ClientSession() as session:
+        context = ssl.create_default_context(cafile=files.ca)
+        async with session.get(f"{service.url}/v1/workers", headers=headers, ssl=context) as response:
+            assert response.status == 200
+    for _, writer in begun:
+        writer.close()
+
+
+async def _end(reader: asyncio.StreamReader) -> None:
+    with contextlib.suppress(ConnectionResetError):
+        await reader.read()

@@ -71,6 +71,10 @@ class ErrCode(IntEnum):
     HANDLER_FAILED = 111, "the handler could not be imported or constructed", "mooring check says what is wrong with it"
     OPENING_FAILED = 112, "a step of the opening was refused, or not answered in time", "the message names the step; comes with `recipe`"
     RENEW_FAILED = 113, "what an attempt needs could not be fetched", "the message has the reason; comes with `recipe.renew`"
+    PROXY_UNREACHABLE = 121, "no connection to the proxy: its name, TCP or TLS failed", "check the proxy's url, and whether it runs"
+    PROXY_REFUSED = 122, "the proxy refused to connect to the target", "ask whoever runs the proxy; many allow port 443 only"
+    PROXY_AUTH_FAILED = 123, "the proxy did not accept the credentials, or wants some", "check username and password of the proxy"
+    PROXY_INVALID = 124, "the proxy's answer is neither HTTP nor SOCKS5 as asked for", "check the scheme of the proxy's url"
     # The open connection.
     PROTOCOL_ERROR = 201, "the peer broke RFC 6455 (close code 1002)", "tell whoever runs the peer"
     INVALID_DATA = 202, "a message could not be turned into dataType (close code 1007)", "choose another dataType"

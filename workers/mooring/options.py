@@ -18,12 +18,21 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import msgspec
 from msgspec import NODEFAULT, UNSET, Meta, UnsetType
 
+from mooring import staying
 from mooring.checks import HeaderValue, check_headers, check_protocols, check_url, check_worker_name
+from mooring.dial_options import (
+    Family,
+    ProxyRequest,
+    TlsRequest,
+    check_addresses,
+    check_local_address,
+    check_proxy,
+    check_tls,
+    family_faults,
+)
 from mooring.errors import Invalid, InvalidRequest
 from mooring.kept_options import ReconnectRequest
 from mooring.parameters import check_params
-from mooring.staying import Reconnect, check_reconnect
-from mooring.staying import resolve as resolve_reconnect
 
 DEFAULT_WORKER = "main"
 MAX_DURATION_S = 86_400.0
@@ -99,34 +108,6 @@ def _option(doc: str, default: Any = NODEFAULT, *, examples: list[Any] | None = 
 
 def _check_handler(handler: HandlerRequest, pointer: str) -> list[Invalid]:
     return check_params(handler.params, f"{pointer}/params")
-
-
-def _check_tls(tls: TlsRequest, pointer: str) -> list[Invalid]:
-    wrong = []
-    if tls.key_file is not None and tls.cert_file is None:
-        wrong.append(Invalid(f"{pointer}/keyFile", "a key needs its certFile"))
-    for name in ("ca_file", "cert_file", "key_file"):
-        path = getattr(tls, name)
-        if path is not None and ("\0" in path or not path.startswith("/")):
-            wrong.append(Invalid(f"{pointer}/{camel(name)}", "must be an absolute path"))
-    return wrong
-
-
-def _check_reconnect(reconnect: bool | ReconnectRequest, pointer: str) -> list[Invalid]:
-    if isinstance(reconnect, bool):
-        return []
-    if reconnect.persist is not UNSET:  # a key that would do nothing must not be taken
-        return [Invalid(f"{pointer}/persist", "unknown key")]
-    return check_reconnect(reconnect, pointer)
-
-
-class TlsRequest(msgspec.Struct, forbid_unknown_fields=True, rename="camel", frozen=True):
-    """TLS of one connection: paths of PEM files readable by the worker, and whether the server is verified."""
-
-    ca_file: str | None = None
-    cert_file: str | None = None
-    key_file: str | None = None
-    verify: bool = True
 
 
 class HandlerRequest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -221,17 +202,29 @@ class ConnectionRequest(msgspec.Struct, forbid_unknown_fields=True, rename="came
         _option(
             "`caFile`, `certFile`, `keyFile`: absolute paths; `verify` false only where the configuration allows it",
             {},
-            check=_check_tls,
+            check=check_tls,
         ),
+    ] = UNSET
+    proxy: Annotated[
+        str | ProxyRequest | UnsetType | None,
+        _option(
+            "a name of `[proxies]`, or `{url, username, password, resolve, tls}`; `null`: none; absent: as `[dial]` says",
+            check=check_proxy,
+            since=2,
+        ),
+    ] = UNSET
+    family: Annotated[Family | UnsetType, _option("of the addresses that are dialled", "any", since=2)] = UNSET
+    addresses: Annotated[
+        list[str] | UnsetType,
+        _option("dialled instead of looking the host of `url` up", [], check=check_addresses, since=2),
+    ] = UNSET
+    local_address: Annotated[
+        str | UnsetType,
+        _option("the address of this machine that is dialled from", check=check_local_address, since=2),
     ] = UNSET
     reconnect: Annotated[
         bool | ReconnectRequest | UnsetType,
-        _option(
-            "stay: true, or an object of what differs from the defaults; one id then has many sockets",
-            False,
-            check=_check_reconnect,
-            since=3,
-        ),
+        _option("stay: true, or what differs from the defaults", False, check=staying.check_option, since=4),
     ] = UNSET
 
 
@@ -284,7 +277,11 @@ class ConnectionOptions(msgspec.Struct, frozen=True, kw_only=True):
     compress: bool = _default("compress")
     send_timeout_s: float = _default("send_timeout")
     tls: TlsRequest = TlsRequest()
-    reconnect: Reconnect | None = None
+    proxy: str | ProxyRequest | UnsetType | None = UNSET
+    family: Family = _default("family")
+    addresses: list[str] = []
+    local_address: str | None = None
+    reconnect: staying.Reconnect | None = None
 
 
 def check_request(request: ConnectionRequest) -> list[Invalid]:
@@ -296,7 +293,8 @@ def check_request(request: ConnectionRequest) -> list[Invalid]:
             wrong += option.wrong(value)
     if request.tls is not UNSET and request.url.lower().startswith("ws://"):
         wrong.append(Invalid("/tls", "tls is for wss:// URLs"))
-    return wrong
+    local_address = UNSET if request.proxy else request.local_address
+    return wrong or family_faults(request.family, request.addresses, local_address)
 
 
 def too_new(request: ConnectionRequest, version: int) -> list[str]:
@@ -317,18 +315,24 @@ def from_handler(handler: object, url: str, worker: str = DEFAULT_WORKER) -> Con
     """Return the request that the attributes of `handler` make. A wrong type is an `InvalidRequest`."""
     found: dict[str, Any] = {"url": url, "worker": worker}
     for name in HANDLER_OPTIONS:
-        value = getattr(handler, name, None)
+        value = getattr(handler, name, UNSET)
         if isinstance(value, msgspec.Struct):
             value = msgspec.to_builtins(value)
-        if name in ("tls", "reconnect") and isinstance(value, dict):
-            value = {camel(str(key)): item for key, item in value.items()}
-        if value is not None:
+        if name in ("tls", "proxy", "reconnect"):
+            value = _camel_keys(value)
+        if value is not UNSET and (value is not None or name == "proxy"):  # no proxy is something that may be said
             found[camel(name)] = value
     try:
         return msgspec.convert(found, ConnectionRequest)
     except msgspec.ValidationError as exc:
         what, _, place = str(exc).partition(" - at `$.")
         raise InvalidRequest([_of_handler(handler, place.rstrip("`"), what)]) from None
+
+
+def _camel_keys(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {camel(str(key)): _camel_keys(item) for key, item in value.items()}
 
 
 def _of_handler(handler: object, place: str, detail: str) -> Invalid:
@@ -388,5 +392,5 @@ def effective(request: ConnectionRequest) -> ConnectionOptions:
             for item in ([value] if isinstance(value, str) else value)
         ]
     if request.reconnect is not UNSET:
-        said["reconnect"] = resolve_reconnect(request.reconnect)
+        said["reconnect"] = staying.resolve(request.reconnect)
     return ConnectionOptions(url=request.url, **said)

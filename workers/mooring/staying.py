@@ -83,6 +83,15 @@ def check_reconnect(request: ReconnectRequest, pointer: str = "/reconnect") -> l
     return wrong
 
 
+def check_option(reconnect: bool | ReconnectRequest, pointer: str) -> list[Invalid]:
+    """Return what is wrong with the create option."""
+    if isinstance(reconnect, bool):
+        return []
+    if reconnect.persist is not UNSET:  # a key that would do nothing must not be taken
+        return [Invalid(f"{pointer}/persist", "unknown key")]
+    return check_reconnect(reconnect, pointer)
+
+
 def overlay(under: bool | ReconnectRequest, over: bool | ReconnectRequest) -> bool | ReconnectRequest:
     """Return `over` with what it leaves open taken from `under`, key by key: a create body above a preset."""
     if not over or not isinstance(under, ReconnectRequest):

@@ -24,6 +24,7 @@ from mooring_api.server.listen import parse_listen, tls_of
 from mooring_api.server.restart import DRY_RUN
 from mooring_api.server.serve import serve
 from mooring_api.server.state_file import prepare_state_dir
+from mooring_api.server.streams import finish_standard_streams, queue_standard_streams
 from mooring_service.config import Config, ConfigError, ignored_variables, load
 from mooring_service.lock import StateDirectoryBusy, holder_of
 
@@ -132,16 +133,18 @@ def serve_command(target: Target, /, demo: bool, handover: bool, dry_run: bool, 
     """
     state_dir = values["own_state_dir"] or target.state_dir
     try:
-        config = _load(values)
         if dry_run:
+            config = _load(values)
             tls_of(parse_listen(config.api.listen), config.api)
             return
-        logs.set_up(config.log)
+        _, errors = queue_standard_streams()
+        config = _load(values)
+        logs.set_up(config.log, errors)
         ignored = ignored_variables(os.environ)
         if ignored:
             log.info("these variables of the environment are no settings, and are ignored: %s", ", ".join(ignored))
         options = ServeOptions(state_dir=state_dir.resolve(), app_dirs=_app_dirs(values), demo=demo, handover=handover)
-        outcome = uvloop.run(serve(config, options, lambda: _load(values)))
+        outcome = uvloop.run(serve(config, options, lambda: _load(values), lines_dropped=lambda: errors.dropped))
     except (ConfigError, TokenFileError, StateDirectoryBusy, MooringError) as exc:
         raise Failure(str(exc)) from None
     except OSError as exc:
@@ -150,6 +153,7 @@ def serve_command(target: Target, /, demo: bool, handover: bool, dry_run: bool, 
         systemd.hand_over(outcome.socket)  # only now: the event loop's own descriptors are closed
         if outcome.pending is not None:
             os.kill(os.getpid(), outcome.pending)  # blocked until the next program has its handlers
+        finish_standard_streams()
         # The same process, a new program: the service manager keeps its main pid, the kernel frees the lock.
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     sys.exit(outcome.code)

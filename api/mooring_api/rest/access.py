@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import os
@@ -129,6 +130,10 @@ class Access:
             yield
         finally:
             del self._held[number]
+
+    def is_followed(self, transport: asyncio.BaseTransport) -> bool:
+        """Say whether the answer that is under way on a transport may go on for ever: what is sent ends with its body."""
+        return any(held.scope == "read" and held.request.transport is transport for held in self._held.values())
 
     def check_origin(self, request: web.BaseRequest) -> None:
         """Refuse what a page of another site makes a browser send, and names that rebinding made point here.

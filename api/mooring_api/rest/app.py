@@ -30,7 +30,7 @@ def make_app(api: Api) -> web.Application:
     idempotency.setup(app)
     # Each handler is wrapped instead of a middleware: aiohttp's machinery for those costs every request two coroutines.
     for route in ROUTES:
-        for method in ("HEAD", route.method) if route.head else (route.method,):
+        for method in route.methods:
             app.router.add_route(method, route.path, edge(route), expect_handler=refusals.expect)
     nothing_here = edge(Route("*", "", _nothing_here, "read", query=None))
     refusals.route_without_path(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from aiohttp import web
@@ -20,12 +20,12 @@ Result = TypeVar("Result")
 class Api:
     """The composed API: handed to every resource through the application."""
 
-    def __init__(self, service: Service, config: Config, access: Access) -> None:
+    def __init__(self, service: Service, config: Config, access: Access, lines_dropped: Callable[[], int]) -> None:
         self.service = service
         self.config = config
         self.access = access
         self.epoch = service.journal.epoch.encode()
-        self.metrics = Metrics(service, config)
+        self.metrics = Metrics(service, config, lines_dropped)
         self.stalls = StallWatch(config.api.write_timeout)
         self._tasks: set[asyncio.Task[Any]] = set()
 

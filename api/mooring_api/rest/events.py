@@ -93,6 +93,8 @@ async def _answer(request: web.Request, subscribe: Subscribe) -> web.StreamRespo
         cursor = cursor[:MAX_CURSOR_CHARS]
     if cursor is not None:
         cursor = cursor.encode("utf-8", "replace").decode()
+    if kind == JSON and "wait" not in request.query:
+        return await _page(request, subscribe, cursor or None)
     with request.app[API].access.held(request, "read"):
         return await _answer_as(kind, request, subscribe, cursor or None)
 
@@ -171,6 +173,8 @@ async def _stream(
     if request.version >= HttpVersion11:  # proxies may speak 1.0 to us, which ends a body by closing
         response.enable_chunked_encoding()  # a clean end of body can then be told from a cut one
     await response.prepare(request)
+    if request.method == "HEAD":
+        return response
     heartbeat_s = api.config.api.heartbeat
     writing = api.stalls.watch(request.transport)
     try:

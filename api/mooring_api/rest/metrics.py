@@ -6,7 +6,6 @@ Labels are workers, statuses, causes, directions, queues: never an id, never a U
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Literal, NamedTuple
@@ -56,9 +55,10 @@ class Seen(NamedTuple):
 class Scrape:
     """What all rows look at: the service at one moment."""
 
-    def __init__(self, service: Service, config: Config) -> None:
+    def __init__(self, service: Service, config: Config, lines_dropped: int = 0) -> None:
         self.service = service
         self.config = config
+        self.lines_dropped = lines_dropped
         self.workers = [
             Seen(slot, figures_of(slot.stats.metrics) if slot.process else None) for slot in service.workers.slots()
         ]
@@ -138,8 +138,7 @@ def _limits(scrape: Scrape) -> Samples:
 
 
 def _oldest_age_s(scrape: Scrape) -> float:
-    oldest_ms = scrape.journal.oldest_time_ms
-    return 0.0 if oldest_ms is None else max(0.0, time.time() - oldest_ms / 1000)
+    return scrape.journal.oldest_age_s or 0.0
 
 
 WORKER = ("worker",)
@@ -173,7 +172,7 @@ ROWS = (
     Row("mooring_pauses", "counter", "How often a socket was paused.", WORKER, counted(lambda m: m.pauses)),
     Row("mooring_callback_errors", "counter", "Callbacks and calls that raised.", WORKER, counted(lambda m: m.callback_errors)),
     Row("mooring_callback_seconds", "histogram", "Duration of callbacks and calls.", WORKER, counted(lambda m: m.callback)),
-    Row("mooring_dial_seconds", "histogram", "From the request to Connected.", WORKER, counted(lambda m: m.dial)),
+    Row("mooring_dial_seconds", "histogram", "From the first packet to Connected.", WORKER, counted(lambda m: m.dial)),
     Row("mooring_ping_round_trip_seconds", "histogram", "Ping to pong.", WORKER, counted(lambda m: m.round_trip)),
     Row("mooring_callback_running_seconds", "gauge", "Age of the running callback; 0: none.", WORKER,
         process(lambda slot: slot.stats.running_s if slot.stats.running else 0.0)),
@@ -197,6 +196,8 @@ ROWS = (
     Row("mooring_subscribers_behind", "gauge", "Subscribers more than 10,000 events behind.", (),
         one(lambda scrape: sum(lag > 10_000 for lag in scrape.lags))),
     Row("mooring_event_latency_seconds", "histogram", "From the socket to the subscribers.", (), one(lambda scrape: scrape.service.latency)),
+    Row("mooring_log_lines_dropped", "counter", "Lines of the service's log that nobody has read in time.", (),
+        one(lambda scrape: scrape.lines_dropped)),
 )  # fmt: skip
 """Every family that is served, beside those of the process; the dashboard and the alerts are held to it by a test."""
 
@@ -221,13 +222,14 @@ def family_of(row: Row, scrape: Scrape) -> Metric:
 class ServiceCollector(Collector):
     """Makes the metric families of one service."""
 
-    def __init__(self, service: Service, config: Config) -> None:
+    def __init__(self, service: Service, config: Config, lines_dropped: Callable[[], int]) -> None:
         self._service = service
         self._config = config
+        self._lines_dropped = lines_dropped
 
     def collect(self) -> Iterator[Metric]:
         """Yield everything, as of now."""
-        scrape = Scrape(self._service, self._config)
+        scrape = Scrape(self._service, self._config, self._lines_dropped())
         for row in ROWS:
             yield family_of(row, scrape)
 
@@ -245,12 +247,12 @@ class _Collected(Collector):
 class Metrics:
     """The registry of one service."""
 
-    def __init__(self, service: Service, config: Config) -> None:
+    def __init__(self, service: Service, config: Config, lines_dropped: Callable[[], int]) -> None:
         self._registry = CollectorRegistry(auto_describe=False)
         ProcessCollector(registry=self._registry)
         PlatformCollector(registry=self._registry)
         GCCollector(registry=self._registry)
-        self._registry.register(ServiceCollector(service, config))
+        self._registry.register(ServiceCollector(service, config, lines_dropped))
 
     async def render(self) -> bytes:
         """Return the text exposition format."""

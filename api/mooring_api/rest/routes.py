@@ -96,7 +96,11 @@ class Route(Struct, frozen=True, dict=True):
     example: Any = None
     answers: dict[int, Answer] = {}
     problems: tuple[str, ...] = ()
-    head: bool = False  # HEAD is answered as well
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """What is routed to it: HEAD is answered wherever GET is."""
+        return ("HEAD", "GET") if self.method == "GET" else (self.method,)
 
     @cached_property
     def once(self) -> tuple[str, ...]:

@@ -111,12 +111,12 @@ ROUTES = (
         problems=("journal-unavailable",),
     ),
     Route(
-        "GET", "/healthz", healthz, None, query=None, head=True,
+        "GET", "/healthz", healthz, None, query=None,
         summary="Alive",
         answers={200: answer("This process answers.", {"type": "object"})},
     ),
     Route(
-        "GET", "/readyz", readyz, None, query=None, head=True,
+        "GET", "/readyz", readyz, None, query=None,
         summary="Ready",
         detail="Without a token only `ready` is told.",
         answers={
@@ -125,16 +125,16 @@ ROUTES = (
         },
     ),
     Route(
-        "GET", "/metrics", metrics, "read", query=None, head=True,
+        "GET", "/metrics", metrics, "read", query=None,
         summary="Metrics for Prometheus",
         answers={200: Answer("Text exposition format.", {TEXT: {"type": "string"}})},
     ),
     Route(
-        "GET", "/openapi.json", openapi, None, query=None, head=True,
+        "GET", "/openapi.json", openapi, None, query=None,
         summary="This description",
         answers={200: answer("OpenAPI 3.1.", {"type": "object"})},
     ),
-    Route("GET", "/docs", docs_page, None, query=None, head=True),
-    Route("GET", "/", page, None, query=None, head=True),
-    Route("GET", "/console/{name:[a-zA-Z0-9._/-]+}", page, None, query=None, head=True),
+    Route("GET", "/docs", docs_page, None, query=None),
+    Route("GET", "/", page, None, query=None),
+    Route("GET", "/console/{name:[a-zA-Z0-9._/-]+}", page, None, query=None),
 )  # fmt: skip

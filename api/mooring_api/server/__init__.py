@@ -2,6 +2,6 @@
 
 `serve` is the life: signals, readiness, restart, end. `composition` puts journal, service and API together and ends them in
 order; `listen` has the socket and its certificate; `restart` hands over to the next program, `systemd` speaks with a service
-manager, `logs` sets up what is written, `state_file` is how other programs find the service. Only commands stand above it. Read
-serve, composition.
+manager, `logs` sets up what is written, `streams` writes it so that nobody waits, `state_file` is how other programs find the service.
+Only commands stand above it. Read serve, composition.
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -48,14 +49,16 @@ def make_journal(config: JournalConfig, state_dir: Path, answer_age_s: float) ->
 class Server:
     """The service and its API, started and stopped as one."""
 
-    def __init__(self, config: Config, options: ServeOptions) -> None:
+    def __init__(self, config: Config, options: ServeOptions, lines_dropped: Callable[[], int] = lambda: 0) -> None:
         self.config = config
         self.options = options
+        self._lines_dropped = lines_dropped
         self.url = ""
         self._runner: web.AppRunner | None = None
         self._demo: web.AppRunner | None = None
         self._api: Api | None = None
         self._service: Service | None = None
+        self._gate: Gate | None = None
         self._listener: asyncio.Server | None = None
         self._path: SocketFile | None = None
         self.inherited: systemd.Inherited  # for the next program of this process
@@ -93,7 +96,7 @@ class Server:
         if listen.path is not None:
             own |= {"localhost"}
         access = Access(token, config.tokens, own, config.api.hosts, secure=tls is not None)
-        self._api = api = Api(service, config, access)
+        self._api = api = Api(service, config, access, self._lines_dropped)
         self._runner = web.AppRunner(
             make_app(api),
             access_log=ACCESS if config.api.access_log else None,
@@ -106,21 +109,22 @@ class Server:
         )
         await self._runner.setup()
         assert self._runner.server is not None, "set up above"
-        gate = Gate(
+        self._gate = Gate(
             self._runner.server,
             max_connections=config.api.max_requests,
             head_timeout_s=config.api.request_timeout,
+            tls=tls,
+            lasts=access.is_followed,
         )
-        self._listener = await asyncio.get_running_loop().create_server(
-            gate,
-            sock=sock,
-            ssl=tls,
-            # A handshake is not counted by the gate yet: it must not hold its descriptor for long.
-            ssl_handshake_timeout=None if tls is None else config.api.request_timeout,
-            backlog=512,
-        )
+        self._listener = await asyncio.get_running_loop().create_server(self._gate, sock=sock, backlog=512)
         self.url = listen.url(port, secure=tls is not None)
         replace_text(options.state_dir / "address", f"{self.url}\n")
+
+    @property
+    def died(self) -> asyncio.Future[str]:
+        """Ends, with the reason, when the service can go on no longer; then it is to be stopped with `handover`."""
+        assert self._service is not None, "start comes first"
+        return self._service.died
 
     @property
     def worker_count(self) -> int:
@@ -167,6 +171,8 @@ class Server:
                 self._path.remove()
         await service.stop(handover=handover or self.options.handover)
         await api.close()
+        if self._gate is not None:
+            await self._gate.close()
         if self._runner is not None:
             await self._runner.cleanup()
         if self._demo is not None:

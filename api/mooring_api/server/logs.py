@@ -7,14 +7,16 @@ structlog renders it.
 from __future__ import annotations
 
 import logging
-import sys
 from typing import Any, TextIO
 
 import structlog
 
 from mooring.process.repeats import Repeats
 from mooring_api.rest.access_log import ACCESS
+from mooring_api.server.streams import QueuedStream
 from mooring_service.config import LogConfig
+
+log = logging.getLogger("mooring.serve")
 
 
 class NoRawBytes(logging.Filter):
@@ -39,13 +41,22 @@ def _on_one_line(_logger: Any, _name: str, line: structlog.typing.EventDict) -> 
     return line
 
 
-def set_up(config: LogConfig, stream: TextIO = sys.stderr) -> None:
+def _dropped(count: int) -> logging.LogRecord:
+    text = "%d lines were dropped: nobody has read the log in time"
+    record = log.makeRecord(log.name, logging.WARNING, __file__, 0, text, (count,), None)
+    record.dropped = count
+    return record
+
+
+def set_up(config: LogConfig, stream: TextIO | QueuedStream) -> None:
     """Have everything that is logged in this process written to `stream`."""
     terminal = stream.isatty()
     shared: list[structlog.typing.Processor] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
-        structlog.stdlib.ExtraAdder(("worker", "incarnation", "connection", "repeated", "adoption_s", "setting")),
+        structlog.stdlib.ExtraAdder(
+            ("worker", "incarnation", "connection", "repeated", "dropped", "adoption_s", "setting")
+        ),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     console = config.format == "console" or (config.format == "auto" and terminal)
@@ -65,6 +76,8 @@ def set_up(config: LogConfig, stream: TextIO = sys.stderr) -> None:
             foreign_pre_chain=shared, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, last]
         )
     )
+    if isinstance(stream, QueuedStream):
+        stream.notice = lambda count: f"{handler.format(_dropped(count))}\n"
     repeats = Repeats()
     handler.addFilter(lambda record: record.name == ACCESS.name or repeats.filter(record))
     logging.basicConfig(level=config.level.upper(), handlers=[handler], force=True)

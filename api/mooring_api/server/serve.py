@@ -6,15 +6,15 @@ import asyncio
 import logging
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
 from mooring.background import Background
 from mooring.process import identity
-from mooring_api.server import restart, systemd
+from mooring_api.server import restart, streams, systemd
 from mooring_api.server.composition import ServeOptions, Server
 from mooring_api.server.demo import demo_words
 from mooring_service.config import RUNTIME_SETTINGS, Config, ConfigError
@@ -35,7 +35,13 @@ class Outcome(msgspec.Struct, frozen=True):
     pending: signal.Signals | None = None
 
 
-async def serve(config: Config, options: ServeOptions, reload: Callable[[], Config] | None = None) -> Outcome:
+async def serve(
+    config: Config,
+    options: ServeOptions,
+    reload: Callable[[], Config] | None = None,
+    *,
+    lines_dropped: Callable[[], int] = lambda: 0,
+) -> Outcome:
     """Run until SIGTERM or SIGINT. A second signal ends at once.
 
     SIGHUP re-reads what may change at run time. SIGUSR2 ends for a restart, if the next program can start: the workers
@@ -43,6 +49,7 @@ async def serve(config: Config, options: ServeOptions, reload: Callable[[], Conf
 
     Args:
         reload: Reads the configuration again.
+        lines_dropped: Tells how many lines of the log were dropped so far.
     """
     loop = asyncio.get_running_loop()
     wanted: asyncio.Future[signal.Signals] = loop.create_future()
@@ -69,25 +76,33 @@ async def serve(config: Config, options: ServeOptions, reload: Callable[[], Conf
             pending.append(number)  # the workers are handed over already: the next program ends them, in order
         else:
             log.warning("%s again: ending at once", number.name)
+            streams.finish_standard_streams()
             os._exit(128 + number)
 
     for number in SIGNALS:
         loop.add_signal_handler(number, on_signal, number)
-    server = Server(config, options)
+    server = Server(config, options, lines_dropped)
     loop.add_signal_handler(signal.SIGHUP, _reload, server, reload)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (*SIGNALS, signal.SIGHUP))
     await server.start()
     identity.settle_memory()
-    say(f"mooring is ready at {server.url} (state in {options.state_dir})")
+    # A courtesy: `streams` has it that nobody who reads it makes nothing wait, and ends nothing.
+    print(f"mooring is ready at {server.url} (state in {options.state_dir})")
     if options.demo:
-        say(demo_words(server.next_connection))
+        print(demo_words(server.next_connection))
     systemd.notify(f"READY=1\nSTATUS=listening at {server.url}")
     watchdog = asyncio.create_task(systemd.watchdog())
-    number = await wanted
+    ends: set[asyncio.Future[Any]] = {wanted, server.died}
+    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
     await background.close()
     watchdog.cancel()
     await asyncio.gather(watchdog, return_exceptions=True)
-    restarting = number is signal.SIGUSR2
+    if not wanted.done():
+        log.critical("%s; ending under the running workers, which the next start goes on with", server.died.result())
+        wanted.set_result(signal.SIGABRT)  # whatever signal comes now is the second
+        await server.stop(handover=True)
+        return Outcome(1)
+    restarting = wanted.result() is signal.SIGUSR2
     if restarting:
         log.warning("restarting under %d running workers", server.worker_count)
         systemd.notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
@@ -98,16 +113,6 @@ async def serve(config: Config, options: ServeOptions, reload: Callable[[], Conf
         # From here to the next program's handlers a signal would end the process: it waits, across the exec too.
         signal.pthread_sigmask(signal.SIG_BLOCK, (*SIGNALS, signal.SIGHUP))
     return Outcome(0, server.inherited if restarting else None, pending[0] if pending else None)
-
-
-def say(text: str) -> None:
-    """Print a courtesy: that nobody reads it (a wrapper that has gone away) ends nothing, now or at a restart."""
-    try:
-        print(text, flush=True)
-    except OSError as exc:
-        log.warning("standard output takes nothing: %s", exc.strerror)
-        # Or the interpreter would try again at its end, and make that the exit code.
-        os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), sys.stdout.fileno())
 
 
 def _reload(server: Server, reload: Callable[[], Config] | None) -> None:

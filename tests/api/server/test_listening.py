@@ -98,7 +98,7 @@ async def _runs(service: RunningService) -> bool:
 async def _refuses(port: int) -> bool:
     try:
         _, writer = await asyncio.open_connection("127.0.0.1", port)
-    except ConnectionRefusedError:
+    except (ConnectionRefusedError, ConnectionResetError):  # reset: it was in the queue when that was closed
         return True
     writer.close()
     return False

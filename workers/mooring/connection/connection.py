@@ -42,7 +42,7 @@ class Connection(LiveConnection):
     async def _dial(self) -> None:
         # Never ends with an exception but its own cancellation, which `_give_up_dial` causes.
         try:
-            dialled = await self._host.dialler.dial(self.options)
+            dialled = await self._dial_once()
         except DialFailed as exc:
             self._dial_task = None
             self._dial_failed(exc.errors, timed_out=exc.timed_out, policy=exc.policy)
@@ -68,7 +68,6 @@ class Connection(LiveConnection):
         socket = self._take_socket(dialled)
         self.opened_at_us = now_us()
         host.metrics.opens += 1
-        host.metrics.dial.observe(max(0, self.opened_at_us - self.created.created_at_us) / 1e6)
         self._set_state(ConnectionEvent.HANDSHAKE_DONE)
         self._record(Kind.onOpen, OpenEvent())
         self._answer_open()

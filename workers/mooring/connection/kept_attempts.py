@@ -67,7 +67,7 @@ class KeptAttempts(KeptLaw):
     async def _dial(self) -> None:
         # Never ends with an exception but its own cancellation, which `_drop_attempt` causes.
         try:
-            dialled = await self._host.dialler.dial(self.options)
+            dialled = await self._dial_once()
         except DialFailed as exc:
             self._dial_ended()
             self._attempt_failed(exc)
@@ -82,8 +82,8 @@ class KeptAttempts(KeptLaw):
     def _attempt_failed(self, failure: DialFailed) -> None:
         ended = Ended(
             err_code=failure.errors[0].err_code,
-            status=getattr(failure, "status", None),
-            retry_after_s=getattr(failure, "retry_after_s", None),
+            status=failure.status,
+            retry_after_s=failure.retry_after_s,
         )
         loss = Loss(ended, ABNORMAL, failure.errors[0].message, False, "lost", failure.errors)
         self._host.metrics.redialled(outcome_of(ended.err_code))
@@ -105,7 +105,6 @@ class KeptAttempts(KeptLaw):
         if self.opened_at_us is None:
             self.opened_at_us = self.socket_opened_at_us
             metrics.opens += 1
-            metrics.dial.observe(max(0, self.opened_at_us - self.created.created_at_us) / 1e6)
         self._move(KeptEvent.READY)
         self._answer_open()
         self._answer_ready()

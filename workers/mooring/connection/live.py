@@ -6,6 +6,7 @@ its connection until its end; then the connection drops it, so that nothing late
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from concurrent.futures import Future
 
@@ -21,10 +22,12 @@ from mooring.events import ErrorEvent, Kind, TerminateEvent, encode_event, now_u
 from mooring.link.messages import Opened, OpenFailed, Send, SendFailed, Sent, TerminateDone
 from mooring.link.record import ConnectionCreated, Terminated
 from mooring.options import ConnectionOptions
-from mooring.wire.dial import Dialled
+from mooring.wire.dial import DialFailed, Dialled
 from mooring.wire.frames import INVALID_DATA
 from mooring.wire.outbound import Outbound
 from mooring.wire.socket import Socket, SocketState
+
+log = logging.getLogger("mooring.worker")
 
 
 class LiveConnection(RecordedConnection, ABC):
@@ -67,6 +70,10 @@ class LiveConnection(RecordedConnection, ABC):
             for request in waiters:
                 self._host.answer(TerminateDone(request, after))
 
+    def fileno(self) -> int:
+        """Return the descriptor of the socket; -1: there is none."""
+        return -1 if self._socket is None else self._socket.fileno()
+
     # The open, and who waits for it.
 
     @abstractmethod
@@ -79,6 +86,25 @@ class LiveConnection(RecordedConnection, ABC):
             self._opened = opened
         else:
             opened.set_result(self)
+
+    async def _dial_once(self) -> Dialled:
+        """Dial.
+
+        Raises:
+            DialFailed: And nothing else, but for its cancellation.
+        """
+        began = self._host.loop.time()
+        try:
+            dialled = await self._host.dialler.dial(self.options)
+        except DialFailed:
+            raise
+        # The top of a task: whatever a dial may raise (no thread can be started, for one), it must not be dialled for ever.
+        except Exception as exc:
+            log.exception("the dial of connection %d has failed in a way that is not foreseen", self.id)
+            message = f"the dial failed inside the worker, whose log says why: {type(exc).__name__}"
+            raise DialFailed([ErrorEntry(ErrCode.UNREACHABLE, message)]) from exc
+        self._host.metrics.dial.observe(self._host.loop.time() - began)
+        return dialled
 
     def _take_socket(self, dialled: Dialled) -> Socket:
         host = self._host

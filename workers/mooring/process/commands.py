@@ -18,6 +18,7 @@ from mooring.link.messages import (
     ReconnectDone,
     Send,
     SendFailed,
+    Taken,
     Terminate,
     TerminateDone,
 )
@@ -93,6 +94,13 @@ def _reconnect(runtime: Runtime, command: Reconnect) -> None:
 
 
 def _call(runtime: Runtime, command: Call) -> None:
+    if command.ask:
+        if runtime.stopping:
+            return  # not taken: it is for the next process, or is discarded with all that waits
+        runtime.answer(Taken(command.ask))
+        if command.ask <= runtime.last_ask:
+            return  # sent again, over a new link
+        runtime.last_ask = command.ask
     if runtime.stopping:
         runtime.answer(CallFailed(command.request, "", "the worker is being killed", "", discarded=True))
     elif not runtime.mailbox.full_of_calls:
