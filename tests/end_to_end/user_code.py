@@ -340,6 +340,11 @@ class WrongOption:
     connect_timeout = -1
 
 
+class Spelled4D:
+    def onMessage(self, ws, event) -> None:
+        seen.append("it has never run")
+
+
 async def make_later() -> Recorder:
     return Recorder()
 

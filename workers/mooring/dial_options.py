@@ -9,6 +9,7 @@ from typing import Literal
 import msgspec
 from msgspec import UnsetType
 
+from mooring.checks import is_name
 from mooring.errors import Invalid
 
 PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")
@@ -21,7 +22,6 @@ Resolve = Literal["local", "proxy"]
 _PROXY_URL = re.compile(
     r"([a-z0-9+.-]+)://(\[[0-9a-fA-F:.]+\]|[^\s/?#@\[\]:%\\\x00-\x1f\x7f]+)(?::([0-9]{1,5}))?(.*)", re.S
 )
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -121,9 +121,7 @@ def check_proxy(proxy: str | ProxyRequest, pointer: str = "/proxy") -> list[Inva
     Whether there is one of a name is known to the configuration. No text quotes the URL or a credential.
     """
     if isinstance(proxy, str):
-        return (
-            [] if _NAME.fullmatch(proxy) else [Invalid(pointer, 'not the name of a proxy; a URL stands in {"url": …}')]
-        )
+        return [] if is_name(proxy) else [Invalid(pointer, 'not the name of a proxy; a URL stands in {"url": …}')]
     configured = isinstance(proxy, ProxySettings)
     wrong = [Invalid(f"{pointer}/url", detail) for detail in _url_faults(proxy.url)]
     scheme = proxy.url.partition("://")[0]

@@ -8,7 +8,6 @@ which is what a connection runs with: complete, and with units in the names.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from functools import reduce
 from operator import or_
@@ -30,7 +29,7 @@ from mooring.dial_options import (
     check_tls,
     family_faults,
 )
-from mooring.errors import Invalid, InvalidRequest
+from mooring.errors import Invalid
 from mooring.kept_options import ReconnectRequest
 from mooring.parameters import check_params
 
@@ -46,7 +45,7 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         name: As a field and as an attribute of a handler; `key` is its name in JSON.
-        kind: The type of its value.
+        kind: The type of its value, with None where that is something to say.
         default: What stands for it when nobody says it, as JSON has it; `NODEFAULT`: it is required.
         doc: Its line in the documentation; `why`: the reason for the default.
         low: The bounds of a number, both included.
@@ -234,16 +233,24 @@ def camel(name: str) -> str:
     return head + "".join(part.capitalize() for part in rest)
 
 
+def _kind(declared: Any) -> Any:
+    """Return the type of what may be said: `declared` without what stands for nothing being said."""
+    if get_origin(declared) not in (Union, UnionType):
+        return declared
+    kinds = get_args(declared)
+    nothing = UnsetType if UnsetType in kinds else type(None)
+    return reduce(or_, [one for one in kinds if one is not nothing])
+
+
 def _table(kind: type[msgspec.Struct]) -> dict[str, Option]:
     found = {}
     for field in msgspec.structs.fields(kind):
         declared, meta = get_args(field.type)
         option: Option = meta.extra["option"]
-        kinds = [one for one in get_args(declared) if one not in (UnsetType, type(None))]
         found[field.name] = msgspec.structs.replace(
             option,
             name=field.name,
-            kind=reduce(or_, kinds) if get_origin(declared) in (Union, UnionType) else declared,
+            kind=_kind(declared),
             becomes=option.becomes or (f"{field.name}_s" if option.unit == "s" else field.name),
         )
     return found
@@ -254,8 +261,6 @@ OPTIONS = _table(ConnectionRequest)
 
 HANDLER_OPTIONS = tuple(option.name for option in OPTIONS.values() if option.by_handler)
 """Attributes of a handler that are create options, by their Python names."""
-
-_BY_KEY = {option.key: option for option in OPTIONS.values() if option.by_handler}
 
 
 def _default(name: str) -> Any:
@@ -309,73 +314,6 @@ def too_new(request: ConnectionRequest, version: int) -> list[str]:
         elif isinstance(value, str) and option.since_values.get(value, 1) > version:
             found.append(f"{option.key} {value!r}")
     return found
-
-
-def from_handler(handler: object, url: str, worker: str = DEFAULT_WORKER) -> ConnectionRequest:
-    """Return the request that the attributes of `handler` make. A wrong type is an `InvalidRequest`."""
-    found: dict[str, Any] = {"url": url, "worker": worker}
-    for name in HANDLER_OPTIONS:
-        value = getattr(handler, name, UNSET)
-        if isinstance(value, msgspec.Struct):
-            value = msgspec.to_builtins(value)
-        if name in ("tls", "proxy", "reconnect"):
-            value = _camel_keys(value)
-        if value is not UNSET and (value is not None or name == "proxy"):  # no proxy is something that may be said
-            found[camel(name)] = value
-    try:
-        return msgspec.convert(found, ConnectionRequest)
-    except msgspec.ValidationError as exc:
-        what, _, place = str(exc).partition(" - at `$.")
-        raise InvalidRequest([_of_handler(handler, place.rstrip("`"), what)]) from None
-
-
-def _camel_keys(value: Any) -> Any:
-    if not isinstance(value, dict):
-        return value
-    return {camel(str(key)): _camel_keys(item) for key, item in value.items()}
-
-
-def _of_handler(handler: object, place: str, detail: str) -> Invalid:
-    """Return what is wrong with an attribute of `handler`; `place` names it as the create body does."""
-    key = re.split(r"\W", place)[0]
-    if key in _BY_KEY:
-        place = place.replace(key, _BY_KEY[key].name, 1)
-    return Invalid("/handler", f"{type(handler).__name__}.{place}: {detail}")
-
-
-def _blame_handler(error: Invalid, asked: ConnectionRequest, handler: object | None) -> Invalid:
-    """Point at the handler's attribute where `asked` did not say what is wrong."""
-    place = error.pointer[1:]
-    option = _BY_KEY.get(place.partition("/")[0])
-    if handler is None or option is None or getattr(asked, option.name) is not UNSET:
-        return error
-    return _of_handler(handler, place, error.detail)
-
-
-def resolve(request: ConnectionRequest, handler: object | None = None) -> ConnectionOptions:
-    """Merge `request` with the attributes of `handler` and check the result.
-
-    What the request says wins: `data_type` replaces, `headers` are merged by (case-insensitive) name.
-
-    Raises:
-        InvalidRequest: If anything is not valid.
-    """
-    asked = request
-    if handler is not None:
-        base = from_handler(handler, request.url, request.worker)
-        merged = {
-            name: value
-            for name in HANDLER_OPTIONS
-            if (value := getattr(request, name)) is not UNSET or (value := getattr(base, name)) is not UNSET
-        }
-        if request.headers is not UNSET and base.headers is not UNSET:
-            own = {name.lower() for name in request.headers}
-            merged["headers"] = {n: v for n, v in base.headers.items() if n.lower() not in own} | request.headers
-        request = msgspec.structs.replace(request, **merged)
-    wrong = check_request(request)
-    if wrong:
-        raise InvalidRequest([_blame_handler(error, asked, handler) for error in wrong])
-    return effective(request)
 
 
 def effective(request: ConnectionRequest) -> ConnectionOptions:

@@ -11,6 +11,7 @@ const POLL_MS = 1000;
 const DRAW_MS = 100;
 const SHOWN_CHARS = 100_000; // of a JSON at first: millions at once would hold the page up
 const ROW_HEIGHT = 26;
+const PAST_EVENTS = 100; // that the list begins with
 const $ = (id) => document.getElementById(id);
 
 const connections = new Map(); // id → { record, inRate, outRate, history }
@@ -487,8 +488,9 @@ async function start() {
   poll();
   try {
     await follow(
-      (lines) => { log.add(lines); dirty = true; },
+      (lines, now) => { log.add(lines, now); dirty = true; },
       (state) => setState(state, state === 'away' ? 'service away, retrying' : 'live'),
+      PAST_EVENTS,
     );
   } catch (error) {
     askToken(refused(error));

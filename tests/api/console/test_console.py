@@ -197,6 +197,55 @@ async def test_events_that_come_do_not_move_what_somebody_reads(
     assert await wait_for(first_row) == before
 
 
+async def test_the_list_begins_with_the_last_hundred_events(
+    opened: Opened, service: RunningService, echo: EchoServer
+) -> None:
+    record = await service.open(f"{echo.url}push?count=250")
+    await service.events(record["id"], count=251)
+    page = await visit(opened, service)
+    await expect(page.locator("#events .space")).to_have_css("height", f"{26 * 100}px")
+    newest = await texts(page)
+    assert newest[:3] == ["250", "249", "248"]
+    await echo.sockets[0].send_str("later")
+    await expect(page.locator("#events .row", has_text="later")).to_be_visible()
+    await expect(page.locator("#events .space")).to_have_css("height", f"{26 * 101}px")
+    assert (await texts(page))[:2] == ["later", "250"], "what comes stands on top, and nothing twice"
+    await page.locator("#clear").click()
+    await page.reload()
+    await expect(page.locator("#events .space")).to_have_css("height", f"{26 * 100}px")
+
+
+async def test_a_journal_that_keeps_less_than_a_hundred_shows_what_it_has_and_no_gap(
+    opened: Opened, start_service: StartService, echo: EchoServer
+) -> None:
+    service = await start_service(env={"MOORING_JOURNAL_MAX_EVENTS": "30", "MOORING_JOURNAL_STORE": "memory"})
+    record = await service.open(f"{echo.url}push?count=400")
+
+    await wait_for(lambda: _received(service, record["id"], 400))
+    for number in range(10):
+        await service.send(record["id"], f"kept {number}")
+    await wait_for(lambda: _received(service, record["id"], 410))
+    assert len((await service.get("/v1/events?after=start&limit=1000"))["events"]) < 100
+    page = await visit(opened, service)
+    await expect(page.locator("#events .row", has_text="kept 9")).to_be_visible()
+    await page.fill("#event-filter", "gap")
+    await expect(page.locator("#events .row:visible")).to_have_count(0)
+    seen = await page.evaluate(
+        """async () => {
+            const { EventLog } = await import('/console/eventlog.js');
+            const line = (at, kind) => JSON.stringify({ id: `e-${at}`, kind, time: '', event: {} });
+            const log = new EventLog();
+            log.add([line(7, 'gap'), line(8, 'onOpen'), line(9, 'onOpen'), line(10, 'gap'), line(11, 'onOpen')], 9);
+            return [log.seen, log.events.map((event) => event.id)];
+        }"""
+    )
+    assert seen == [2, ["e-8", "e-9", "e-10", "e-11"]], "history does not count in the rate; a later gap is one"
+
+
+async def _received(service: RunningService, connection: int, count: int) -> bool:
+    return bool((await service.record(connection))["stats"]["messagesIn"] == count)
+
+
 async def test_the_page_keeps_so_much_of_the_events_and_no_more(opened: Opened, shared: RunningService) -> None:
     page = await visit(opened, shared)
     kept = await page.evaluate(

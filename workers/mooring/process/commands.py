@@ -9,6 +9,7 @@ import msgspec
 from mooring.connection.kept import KeptConnection
 from mooring.errors import Invalid, InvalidRequest, LimitReached
 from mooring.events import CallbackErrorEvent
+from mooring.handler_options import resolve
 from mooring.link.messages import (
     Call,
     CallFailed,
@@ -22,7 +23,6 @@ from mooring.link.messages import (
     Terminate,
     TerminateDone,
 )
-from mooring.options import resolve
 from mooring.process.runtime import Runtime
 from mooring.usercode import failures
 

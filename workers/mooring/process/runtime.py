@@ -24,6 +24,7 @@ from mooring.connection.recorded import RecordedConnection
 from mooring.connection.state import ConnectionState
 from mooring.errors import ConnectError, LimitReached, MooringError
 from mooring.events import now_us
+from mooring.handler_options import resolve
 from mooring.link.keyed import KeyedAnswers
 from mooring.link.messages import (
     AskCall,
@@ -41,14 +42,14 @@ from mooring.link.messages import (
 )
 from mooring.link.outbox import Outbox, Recorded
 from mooring.link.record import ConnectionCreated
-from mooring.options import ConnectionOptions, ConnectionRequest, resolve
+from mooring.options import ConnectionOptions, ConnectionRequest
 from mooring.process.figures import Figures
 from mooring.process.ids import ConnectionIds
 from mooring.process.redialling import Redialling
 from mooring.process.threads import Posts, Reservations, Room
 from mooring.usercode.construction import Constructions
 from mooring.usercode.context import Context
-from mooring.usercode.handlers import class_name
+from mooring.usercode.handlers import check, class_name
 from mooring.usercode.mailbox import CALL_COST_BYTES
 from mooring.usercode.websocket import WebSocket
 from mooring.wire.dial import Dialler
@@ -230,11 +231,13 @@ class Runtime:
         """Open a connection for code in this worker, and wait until the dial has ended well.
 
         Raises:
-            InvalidRequest: If the url, or what the handler asks for, is not valid.
+            InvalidRequest: If the url, a callback of the handler, or what it asks for, is not valid.
             ConnectError: If the dial fails.
             LimitReached: If ``limits.max_connections_per_worker`` is reached.
             MooringError: If the worker is being killed, or no connection id can be had while the service is away.
         """
+        if handler is not None:
+            check(handler)
         options = resolve(request, handler)
         if self.stopping:
             raise MooringError("the worker is being killed")

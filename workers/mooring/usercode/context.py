@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import inspect
 from collections.abc import Callable
+from types import AsyncGeneratorType, GeneratorType
 from typing import Any, assert_never
 
 import msgspec
@@ -17,7 +18,7 @@ import msgspec
 from mooring.connection.conversion import filled_body, message_body
 from mooring.connection.kept import KeptConnection
 from mooring.errors import HandlerError
-from mooring.events import KINDS, Kind, MessageEvent, encode_event, now_us
+from mooring.events import Kind, MessageEvent, encode_event, now_us
 from mooring.link.messages import Call, Called, CallFailed
 from mooring.log_lines import running_connection
 from mooring.parameters import MAX_RESULT_BYTES
@@ -28,7 +29,6 @@ from mooring.usercode.mailbox import Entry, Lifecycle, Mailbox, Messages, Task
 from mooring.usercode.running import Running
 from mooring.usercode.thread import LoopThread
 
-CALLBACKS = {kind: info.callback for kind, info in KINDS.items() if info.callback}
 FILLING = frozenset({Kind.onOpen, Kind.onReconnect})
 """The callbacks in which a kept connection may be filled (`WebSocket.fill`)."""
 SLICE_ITEMS = 200
@@ -170,8 +170,8 @@ class Context:
                     if callback is not None:
                         self.running.begin(name)
                         result = callback(connection.websocket, MessageEvent(data, filled=filled))
-                        if result is not None and inspect.isawaitable(result):
-                            await result
+                        if result is not None:
+                            await _finish(result)
                 # The law of callbacks, 5: whatever it raises (SystemExit, KeyboardInterrupt too) is an event.
                 except BaseException as exc:  # noqa: BLE001 - user code
                     self.running.raised(connection, "on_message", exc)
@@ -190,7 +190,7 @@ class Context:
         connection = entry.connection
         connection.record(self._host.outbox, entry.kind, encode_event(entry.event))
         self._host.wake()
-        attribute = CALLBACKS[entry.kind]
+        attribute = handlers.CALLBACKS[entry.kind]
         fill = connection.begin_fill() if entry.kind in FILLING and isinstance(connection, KeptConnection) else None
         try:
             callback = getattr(connection.handler, attribute, None)
@@ -201,8 +201,8 @@ class Context:
                 handler = connection.created.handler or handlers.class_name(connection.handler)
                 self.running.begin(f"{handler}.{attribute}")
                 result = callback(connection.websocket, entry.event)
-                if result is not None and inspect.isawaitable(result):
-                    await result
+                if result is not None:
+                    await _finish(result)
         # As above.
         except BaseException as exc:  # noqa: BLE001 - user code
             self.running.raised(connection, attribute, exc)
@@ -261,6 +261,14 @@ class Context:
         # The outbox is emptied by the journal's acknowledgements: a stalled disk stalls callbacks, and loses nothing.
         while self._host.outbox.full and not self._finish:
             await asyncio.sleep(0.005)
+
+
+async def _finish(result: object) -> None:
+    """Await what a callback has returned, if it was an ``async def``."""
+    if inspect.isawaitable(result):
+        await result
+    elif isinstance(result, GeneratorType | AsyncGeneratorType):  # a decorator has hidden it from `handlers.check`
+        raise TypeError("a callback that is a generator (it has a `yield`): nothing of it has run")
 
 
 def _current_task() -> asyncio.Task[Any]:
