@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from mooring.events import Kind
-from mooring.link.messages import ConnectionUpdate, Stored
+from mooring.link.messages import Stored
+from mooring.link.record import ConnectionUpdate
 from mooring_service import intake
 from mooring_service.service import Service
 from tests.service.fake_worker import FakeWorker, FakeWorkers, running_service, stalled_disk, told_of, until

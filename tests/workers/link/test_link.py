@@ -11,7 +11,6 @@ import pytest
 from mooring.link import link
 from mooring.link.channel import Channel, frame
 from mooring.link.messages import (
-    ConnectionCreated,
     Events,
     Hello,
     Open,
@@ -23,6 +22,7 @@ from mooring.link.messages import (
     WorkerSettings,
     report_decoder,
 )
+from mooring.link.record import ConnectionCreated
 from mooring.options import ConnectionRequest
 from mooring.process import worker
 from mooring.usercode import current
