@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import msgspec
 
-from mooring.bounds import MAX_CONNECTIONS, Count, Positive, WorkerBounds
+from mooring.bounds import MAX_CONNECTIONS, Count, Positive, RedialLimits, WorkerBounds
 from mooring.bounds import doc as _doc
 from mooring.checks import is_name
 from mooring.dial_options import DialSettings, ProxySettings, check_proxy
@@ -173,6 +173,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     retention: RetentionConfig = RetentionConfig()
     egress: EgressConfig = EgressConfig()
     dial: DialConfig = DialConfig()
+    redial: RedialLimits = RedialLimits()
     log: LogConfig = LogConfig()
     handlers: Annotated[dict[str, str], _doc("Public name → module:Class of a handler.")] = {}
     functions: Annotated[dict[str, str], _doc("Public name → module:function.")] = {}
@@ -198,7 +199,7 @@ _SERVICE_LINK = re.compile(
 )
 """What Kubernetes sets in each pod for a Service whose name begins with ``mooring``, and Docker for a link."""
 
-RUNTIME_SETTINGS = frozenset({"tokens", "egress", "limits", "dial", "proxies"})
+RUNTIME_SETTINGS = frozenset({"tokens", "egress", "limits", "dial", "proxies", "redial"})
 """Tables that SIGHUP may change; the rest needs a restart."""
 
 
@@ -357,6 +358,8 @@ def _check_values(config: Config) -> Config:
             except ValueError as exc:
                 raise ConfigError(f"{place}: {exc}") from None
     _check_dial(config)
+    for wrong in config.redial.check():
+        raise ConfigError(f"redial{wrong.pointer.replace('/', '.')}: {wrong.detail}")
     for name, token in config.tokens.items():
         if not re.fullmatch(r"sha256:[0-9a-f]{64}", token.hash):
             raise ConfigError(f"tokens.{name}.hash: must be sha256: and 64 hex digits (mooring token --hash)")

@@ -26,6 +26,7 @@ def worker_settings(config: Config, app_dirs: list[str]) -> WorkerSettings:
         egress_deny=list(egress.deny),
         allow_insecure_tls=egress.allow_insecure_tls,
         log_format="console" if config.log.format == "console" else "json",
+        redial=config.redial,
         kill_timeout_s=config.supervisor.kill_timeout,
         dial=DialSettings(proxies=config.proxies, **msgspec.structs.asdict(config.dial)),
     )

@@ -60,15 +60,25 @@ let stream = new AbortController();
 // A stream can hang where requests fail (a machine that slept, a cable): the next one begins where it was.
 export const breakStream = () => stream.abort();
 
-// Calls onLines with the lines of each read (one event each), for ever; onState with 'live' or 'away'.
-// Throws when the token is refused.
-export async function follow(onLines, onState) {
+// An id is <epoch>-<position>: every event has one position.
+export const position = (id) => Number(id.slice(id.lastIndexOf('-') + 1));
+
+const earlier = (id, count) => `${id.slice(0, id.lastIndexOf('-'))}-${Math.max(0, position(id) - count)}`;
+
+// Calls onLines with the lines of each read (one event each), for ever, and with the position up to which they are history:
+// the last `past` events come first. Calls onState with 'live' or 'away'. Throws when the token is refused.
+export async function follow(onLines, onState, past) {
   let cursor = null;
+  let now = 0;
   let delay = 200;
   for (;;) {
     try {
       // Where "now" is, first: then a stream that breaks before its first event loses none either.
-      cursor ??= (await request('GET', '/v1/events?after=now&limit=1')).next;
+      if (cursor === null) {
+        const { next } = await request('GET', '/v1/events?after=now&limit=1');
+        now = position(next);
+        cursor = earlier(next, past);
+      }
       stream = new AbortController();
       const response = await fetch(`/v1/events?after=${cursor}`, {
         headers: headers({ Accept: 'application/x-ndjson' }),
@@ -86,7 +96,7 @@ export async function follow(onLines, onState) {
         rest = lines.pop();
         if (lines.length) {
           cursor = JSON.parse(lines[lines.length - 1]).id;
-          onLines(lines);
+          onLines(lines, now);
         }
       }
     } catch (error) {

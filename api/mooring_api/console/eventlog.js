@@ -1,6 +1,7 @@
 // The newest events, bounded in number and in size. Of each the line is kept, and what the list shows of it: what it
 // carries may be large, and is read when it is looked at.
 
+import { position } from '/console/api.js';
 import { parse, summary } from '/console/words.js';
 
 const KEPT_EVENTS = 5000;
@@ -14,14 +15,17 @@ export class EventLog {
     this.frozen = null;
   }
 
-  add(lines) {
+  // What stands up to position `now` is history: it does not count as seen, and that more of it is not kept is no gap.
+  add(lines, now = 0) {
     for (const line of lines) {
       const event = parse(line);
       const { id, kind, connection, worker, seq, time } = event;
+      const old = now > 0 && position(id) <= now;
+      if (old && kind === 'gap') continue;
+      if (!old) this.seen += 1;
       this.events.push({ id, kind, connection, worker, seq, time, summary: summary(event), line });
       this.chars += line.length;
     }
-    this.seen += lines.length;
     if (this.events.length > KEPT_EVENTS * 1.2 || this.chars > KEPT_CHARS) this.forgetOldest();
   }
 

@@ -48,6 +48,7 @@ class Starter:
             settings.egress_deny,
             settings.allow_insecure_tls,
             settings.max_connections,
+            settings.redial,
             settings.dial,
         )
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.async_api import Page, async_playwright, expect
 
+from mooring.options import OPTIONS
 from tests.conftest import ROOT, RunningService, StartService, wait_for
 from tests.servers import EchoServer
 
@@ -151,6 +154,50 @@ async def test_a_second_enter_opens_no_second_connection(
     assert echo.peers[0].headers.getall("X-Many") == ["a", "b"]
 
 
+async def test_options_of_the_form_are_made_from_the_code_and_what_is_left_out_is_not_said(
+    opened: Opened, service: RunningService, echo: EchoServer
+) -> None:
+    page = await visit(opened, service)
+    await page.keyboard.press("o")
+    await page.fill("input[name=url]", echo.url)
+    await page.locator("summary").click()
+    simple = [option for option in OPTIONS.values() if option.kind in (int, float, bool)]
+    assert await page.locator("#open-more label").count() == len(simple)
+    assert await page.locator("input[name=pingInterval]").get_attribute("placeholder") == "20"
+    bodies: list[Any] = []
+    page.on("request", lambda request: bodies.append(request.post_data_json) if request.method == "POST" else None)
+    await page.fill("input[name=connectTimeout]", "0")
+    await page.keyboard.press("Enter")
+    assert await page.locator("input[name=connectTimeout]:invalid").count() == 1, "the browser says what is wrong"
+    await page.fill("input[name=connectTimeout]", "2.5")
+    await page.fill("input[name=maxMessageSize]", "1000")
+    await page.select_option("select[name=compress]", "true")
+    await page.locator("#open-form button.primary").click()
+    await expect(page.locator("#detail-title")).to_contain_text("Connection")
+    assert bodies == [
+        {"url": echo.url, "dataType": "text", "connectTimeout": 2.5, "maxMessageSize": 1000, "compress": True}
+    ]
+    assert "permessage-deflate" in echo.peers[0].headers["Sec-WebSocket-Extensions"]
+
+
+def test_no_part_of_the_page_imports_one_that_uses_it() -> None:
+    folder = ROOT / "api" / "mooring_api" / "console"
+    imports = {
+        path.name: set(re.findall(r"^import .*?'/console/([\w.]+)';$", path.read_text(), re.M))
+        for path in folder.glob("*.js")
+    }
+    left = dict(imports)
+    while left:
+        ready = [name for name, needed in left.items() if not needed & left.keys()]
+        assert ready, f"a circle among {sorted(left)}"
+        for name in ready:
+            del left[name]
+    reached = {"main.js"}
+    while more := set().union(*(imports[name] for name in reached)) - reached:
+        reached |= more
+    assert reached == set(imports), "each is used, and each is there"
+
+
 async def test_what_a_peer_sends_is_shown_as_it_is_and_does_nothing(
     opened: Opened, service: RunningService, echo: EchoServer
 ) -> None:
@@ -195,6 +242,55 @@ async def test_events_that_come_do_not_move_what_somebody_reads(
     await page.fill("#connection-filter", "nothing")  # draws too; the event list has its own filter
     await expect(page.locator("#events .space")).to_have_css("height", f"{26 * 103}px")
     assert await wait_for(first_row) == before
+
+
+async def test_the_list_begins_with_the_last_hundred_events(
+    opened: Opened, service: RunningService, echo: EchoServer
+) -> None:
+    record = await service.open(f"{echo.url}push?count=250")
+    await service.events(record["id"], count=251)
+    page = await visit(opened, service)
+    await expect(page.locator("#events .space")).to_have_css("height", f"{26 * 100}px")
+    newest = await texts(page)
+    assert newest[:3] == ["250", "249", "248"]
+    await echo.sockets[0].send_str("later")
+    await expect(page.locator("#events .row", has_text="later")).to_be_visible()
+    await expect(page.locator("#events .space")).to_have_css("height", f"{26 * 101}px")
+    assert (await texts(page))[:2] == ["later", "250"], "what comes stands on top, and nothing twice"
+    await page.locator("#clear").click()
+    await page.reload()
+    await expect(page.locator("#events .space")).to_have_css("height", f"{26 * 100}px")
+
+
+async def test_a_journal_that_keeps_less_than_a_hundred_shows_what_it_has_and_no_gap(
+    opened: Opened, start_service: StartService, echo: EchoServer
+) -> None:
+    service = await start_service(env={"MOORING_JOURNAL_MAX_EVENTS": "30", "MOORING_JOURNAL_STORE": "memory"})
+    record = await service.open(f"{echo.url}push?count=400")
+
+    await wait_for(lambda: _received(service, record["id"], 400))
+    for number in range(10):
+        await service.send(record["id"], f"kept {number}")
+    await wait_for(lambda: _received(service, record["id"], 410))
+    assert len((await service.get("/v1/events?after=start&limit=1000"))["events"]) < 100
+    page = await visit(opened, service)
+    await expect(page.locator("#events .row", has_text="kept 9")).to_be_visible()
+    await page.fill("#event-filter", "gap")
+    await expect(page.locator("#events .row:visible")).to_have_count(0)
+    seen = await page.evaluate(
+        """async () => {
+            const { EventLog } = await import('/console/eventlog.js');
+            const line = (at, kind) => JSON.stringify({ id: `e-${at}`, kind, time: '', event: {} });
+            const log = new EventLog();
+            log.add([line(7, 'gap'), line(8, 'onOpen'), line(9, 'onOpen'), line(10, 'gap'), line(11, 'onOpen')], 9);
+            return [log.seen, log.events.map((event) => event.id)];
+        }"""
+    )
+    assert seen == [2, ["e-8", "e-9", "e-10", "e-11"]], "history does not count in the rate; a later gap is one"
+
+
+async def _received(service: RunningService, connection: int, count: int) -> bool:
+    return bool((await service.record(connection))["stats"]["messagesIn"] == count)
 
 
 async def test_the_page_keeps_so_much_of_the_events_and_no_more(opened: Opened, shared: RunningService) -> None:

@@ -9,13 +9,10 @@ from __future__ import annotations
 from functools import cache, reduce
 from operator import or_
 from types import UnionType
-from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import msgspec
 from msgspec import NODEFAULT
-
-from mooring.dial_options import DialSettings
-from mooring.options import ConnectionRequest
 
 
 @cache
@@ -54,13 +51,3 @@ def _lenient(kind: Any) -> Any:
     if all(new is old for new, old in zip(found, arguments, strict=True)):
         return kind
     return reduce(or_, found) if origin in (Union, UnionType) else origin[found]
-
-
-if TYPE_CHECKING:
-    LinkRequest = ConnectionRequest
-    LinkDial = DialSettings
-else:
-    LinkRequest = lenient(ConnectionRequest)
-    """A create request as it travels in `Open`."""
-    LinkDial = lenient(DialSettings)
-    """What the configuration says about dials, as workers are told it."""

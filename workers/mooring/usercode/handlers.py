@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import re
 import traceback
-from types import CoroutineType
+from types import CodeType, CoroutineType
 from typing import Any
 
-from mooring.errors import HandlerError, InvalidRequest
-from mooring.options import ConnectionOptions, ConnectionRequest, resolve
+from mooring.errors import HandlerError, Invalid, InvalidRequest
+from mooring.events import KINDS
+from mooring.handler_options import resolve
+from mooring.options import OPTIONS, ConnectionOptions, ConnectionRequest
 
 # As the interpreter knows them. Read from the class itself, a metaclass may say anything, and raise.
 _name = type.__dict__["__name__"].__get__
 _qualname = type.__dict__["__qualname__"].__get__
+CALLBACKS = {kind: info.callback for kind, info in KINDS.items() if info.callback}
+"""The method of a handler that gets an event, by its kind."""
+
+_GENERATOR = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
+_SPELLED = {kind.name: name for kind, name in CALLBACKS.items()} | {
+    option.key: option.name for option in OPTIONS.values() if option.by_handler and option.key != option.name
+}
+"""What a handler may say, in Python's spelling by 4D's."""
+
 _REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*\Z")
 
 
@@ -85,16 +97,44 @@ def options_of(reference: str, request: ConnectionRequest, handler: object) -> C
         raise HandlerError(reference, f"its options cannot be read: {describe(exc)}") from exc
 
 
+def check(handler: object) -> None:
+    """Refuse a handler, or a class of them, of which a part would be ignored without a word. No property of it is asked.
+
+    Raises:
+        InvalidRequest: If a callback is a generator, or an attribute is spelled as in 4D and not as in Python.
+    """
+    wrong = []
+    for spelled, name in _SPELLED.items():
+        if _attribute(handler, spelled) is not None and _attribute(handler, name) is None:
+            wrong.append((spelled, f"in Python it is spelled {name}"))
+    for name in CALLBACKS.values():
+        callback = _attribute(handler, name)
+        if isinstance(callback, staticmethod | classmethod):
+            callback = callback.__func__
+        code = getattr(callback, "__code__", None)
+        flags = code.co_flags if isinstance(code, CodeType) else 0
+        if flags & _GENERATOR and not flags & inspect.CO_ITERABLE_COROUTINE:
+            wrong.append((name, "it is a generator (it has a `yield`): nothing of it would run"))
+    if wrong:
+        who = printable(_name(handler)) if isinstance(handler, type) else class_name(handler)
+        raise InvalidRequest([Invalid("/handler", f"{who}.{name}: {detail}") for name, detail in wrong])
+
+
+def _attribute(handler: object, name: str) -> Any:
+    return inspect.getattr_static(handler, name, None)
+
+
 def make(reference: str, request: ConnectionRequest) -> tuple[object, ConnectionOptions]:
     """Return the handler that `request` names, made by ``module:attribute``, and what the two of them ask for.
 
     Raises:
-        InvalidRequest, HandlerError: As `construct` and `options_of`, and nothing else.
+        InvalidRequest, HandlerError: As `construct`, `check` and `options_of`, and nothing else.
     """
     wanted = request.handler
     assert wanted is not None, "only a request that names a handler comes here"
     try:
         handler = construct(reference, wanted.params)
+        check(handler)
         return handler, options_of(reference, request, handler)
     except (InvalidRequest, HandlerError):
         raise
