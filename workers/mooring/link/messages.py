@@ -17,8 +17,7 @@ from mooring.options import OPTIONS, ConnectionOptions, ConnectionRequest
 
 PROTOCOL_VERSION = 3
 """Told in `Hello` and `Welcome`. 1: the first release. 2: `Welcome` tells it, and requests are read leniently. 3: what code in
-workers asks of others is numbered (`Call.ask`, `Taken`).
-
+workers asks of others is numbered (`Call.ask`, `Taken`); workers keep to a window of `Events`.
 A create option says in its row (`Option.since`) which version brought it; the service does not ask an older worker for it.
 """
 OLDEST_PROTOCOL_VERSION = 1  # the oldest that this code still speaks
@@ -99,12 +98,16 @@ class ConnectionUpdate(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Welcome(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """The answer to `Hello`: the number of the last `Events` that the journal holds, and the link's version (the first did not say it)."""
+    """The answer to `Hello`: the number of the last `Events` that the journal holds, and the link's version (the first did not say it).
+
+    `window_bytes`: so many of `Events` may be on their way and not `Stored`, and the frame that crosses it; 0: any number.
+    """
 
     stored: int
     first_id: int
     id_count: int
     version: int = 1
+    window_bytes: int = 0
 
 
 class Refused(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -115,9 +118,10 @@ class Refused(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class Stored(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """The journal holds all `Events` up to `number`: the outbox may forget them."""
+    """The journal holds all `Events` up to `number`: the outbox may forget them. `window_bytes`: as in `Welcome`, from now on."""
 
     number: int
+    window_bytes: int = 0
 
 
 class GrantIds(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -157,10 +161,9 @@ class Terminate(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class Call(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """Run ``module:attribute`` in the context. `name` is what logs and records show.
+    """Run ``module:attribute`` in the context; `name` is what logs and records show.
 
-    `ask`: the number of what code in a worker has asked for, 0 for a request. They only grow; what was `Taken` is not taken again.
-    """
+    `ask`: the number of what code has asked for, 0 for a request; it only grows, and what was `Taken` is not taken again."""
 
     request: int
     name: str
@@ -294,10 +297,7 @@ class Sent(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class SendFailed(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """Not all was written: `status` is the connection's, or ``""`` when the worker does not hold it.
-
-    `stalled`: the peer did not read for ``sendTimeout``.
-    """
+    """Not all was written. `status`: the connection's, ``""`` if it is not held; `stalled`: the peer did not read for ``sendTimeout``."""
 
     request: int
     sent: int
@@ -342,7 +342,7 @@ class Taken(msgspec.Struct, frozen=True, tag=True, array_like=True):
 class Stats(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """How the worker does; sent every second while anything changed, and in answer to `Probe`.
 
-    `updates` are of connections whose figures changed without an event (sends, round trips).
+    `updates`: of connections whose figures changed without an event (sends, round trips).
     """
 
     probe: int = 0
