@@ -26,8 +26,6 @@ from mooring.link.messages import (
     AskCall,
     AskKill,
     Command,
-    ConnectionCreated,
-    ConnectionUpdate,
     Events,
     HeldConnection,
     Hello,
@@ -39,6 +37,7 @@ from mooring.link.messages import (
     Welcome,
     command_decoder,
 )
+from mooring.link.record import ConnectionCreated, ConnectionUpdate
 from mooring.process import identity
 from mooring_service.config import Config, JournalConfig, SupervisorConfig
 from mooring_service.journal.batch import Append, EventFilter

@@ -6,7 +6,8 @@ import asyncio
 from pathlib import Path
 
 from mooring.events import Kind
-from mooring.link.messages import ConnectionUpdate, Open, Opened, Resent, Stored, Terminated, Welcome
+from mooring.link.messages import Open, Opened, Resent, Stored, Welcome
+from mooring.link.record import ConnectionUpdate, Terminated
 from mooring.options import ConnectionRequest
 from mooring_service.adoption import unseen
 from mooring_service.journal.batch import EventFilter

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from mooring.events import Kind
-from mooring.link.messages import Called, ConnectionUpdate, Events, Stats, Stored
+from mooring.link.messages import Called, Events, Stats, Stored
+from mooring.link.record import ConnectionUpdate
 from mooring_service import intake
 from mooring_service.journal.batch import Append
 from mooring_service.service import Service

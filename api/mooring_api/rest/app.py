@@ -7,7 +7,7 @@ import logging
 from aiohttp import web
 
 from mooring.errors import MooringError
-from mooring_api.rest import connections, events, idempotency, refusals, system, workers
+from mooring_api.rest import connections, events, idempotency, kept, refusals, system, workers
 from mooring_api.rest.context import API, Api
 from mooring_api.rest.openapi import DESCRIPTION, Description
 from mooring_api.rest.problems import Problem, problem_of
@@ -17,7 +17,7 @@ from mooring_api.rest.schemas import check_escapes, known_only, media_type
 
 log = logging.getLogger("mooring.api")
 
-ROUTES = (*connections.ROUTES, *workers.ROUTES, *events.ROUTES, *system.ROUTES)
+ROUTES = (*connections.ROUTES, *kept.ROUTES, *workers.ROUTES, *events.ROUTES, *system.ROUTES)
 """Every verb that is served: the only table of them."""
 
 
@@ -56,7 +56,9 @@ def edge(route: Route) -> Handler:
             if query is not None and request.query_string:
                 check_escapes(request.rel_url.raw_query_string, route.opaque)
                 known_only(request.query, *route.once, repeatable=route.repeatable)
-            if media is not None and media_type(request.headers.get("Content-Type")) not in media:
+            kind = request.headers.get("Content-Type")
+            absent = route.body_optional and not request.body_exists
+            if media is not None and not absent and media_type(kind) not in media:
                 raise Problem(
                     "unsupported-media-type", f"Content-Type must say what the body is: {', '.join(route.body or ())}"
                 )

@@ -92,6 +92,7 @@ class Route(Struct, frozen=True, dict=True):
     query: tuple[Parameter, ...] | None = ()
     headers: tuple[Parameter, ...] = ()
     body: dict[str, Shape] | None = None  # by media type
+    body_optional: bool = False
     example: Any = None
     answers: dict[int, Answer] = {}
     problems: tuple[str, ...] = ()

@@ -92,10 +92,9 @@ class Server:
             raise
         token = None if config.api.no_auth else load_token(options.state_dir)
         port = sock.getsockname()[1] if listen.path is None else 0
-        own = own_hosts(listen.host, port, secure=tls is not None)
-        if listen.path is not None:
-            own |= {"localhost"}
-        access = Access(token, config.tokens, own, config.api.hosts, secure=tls is not None)
+        unix = listen.path is not None
+        own = frozenset[str]() if unix else own_hosts(listen.host, port, secure=tls is not None)
+        access = Access(token, config.tokens, own, config.api.hosts, secure=tls is not None, unix=unix)
         self._api = api = Api(service, config, access, self._lines_dropped)
         self._runner = web.AppRunner(
             make_app(api),

@@ -112,7 +112,7 @@ async def serve(
         log.critical("%s; ending under the running workers, which the next start goes on with", server.died.result())
         wanted.set_result(signal.SIGABRT)  # whatever signal comes now is the second
         await server.stop(handover=True)
-        server.inherited.socket.close()
+        server.inherited.socket.close()  # no next program of this process wants it
         return Outcome(1)
     restarting = wanted.result() is signal.SIGUSR2
     if restarting:

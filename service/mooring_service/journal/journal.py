@@ -13,7 +13,7 @@ from typing import Protocol
 import msgspec
 
 from mooring.errors import JournalUnavailable
-from mooring.link.messages import ConnectionCreated, ConnectionUpdate
+from mooring.link.record import ConnectionCreated, ConnectionUpdate
 from mooring_service.journal.batch import Append, Batch, EventFilter
 
 

@@ -30,7 +30,7 @@ from mooring_service.processes.worker_state import WorkerEvent, WorkerState, ste
 from mooring_service.records import RunningItem, WorkerRecord
 
 SWEEP_S = 0.25
-WINDOW_SINCE = 3  # from this version of the link on a worker keeps to its window of events
+WINDOW_SINCE = 5  # from this version of the link on a worker keeps to its window of events
 TAKES_SINCE = 3  # from this version of the link on a worker says what it has taken of what was asked for
 
 log = logging.getLogger("mooring.supervisor")

@@ -13,7 +13,6 @@ from mooring.link import link
 from mooring.link.channel import Channel, frame
 from mooring.link.messages import (
     PROTOCOL_VERSION,
-    ConnectionCreated,
     Events,
     Goodbye,
     Hello,
@@ -27,6 +26,7 @@ from mooring.link.messages import (
     WorkerSettings,
     report_decoder,
 )
+from mooring.link.record import ConnectionCreated
 from mooring.options import ConnectionRequest
 from mooring.process import worker
 from mooring.usercode import current

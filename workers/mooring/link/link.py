@@ -29,6 +29,7 @@ from mooring.link.messages import (
     Open,
     Probe,
     Reconfigure,
+    Reconnect,
     Refused,
     Report,
     Resent,
@@ -90,7 +91,7 @@ class Link:
         started_at_ticks: int,
         boot_id: str,
         build: str,
-        obey: Callable[[Open | Send | Terminate | Call], None],
+        obey: Callable[[Open | Send | Terminate | Reconnect | Call], None],
         stop: Callable[[Stop], None],
     ) -> None:
         self._settings = settings
@@ -229,7 +230,7 @@ class Link:
             self._heard_at = _orphan_clock()
         for command in commands:
             match command:
-                case Send() | Open() | Terminate() | Call():
+                case Send() | Open() | Terminate() | Reconnect() | Call():
                     self._obey(command)
                 case Stored(number, window_bytes):
                     self._window_bytes = window_bytes or math.inf
