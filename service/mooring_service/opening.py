@@ -43,7 +43,9 @@ from mooring_service.processes.supervisor import Supervisor
 from mooring_service.processes.worker_state import WorkerState
 from mooring_service.records import ConnectionRecord
 
-HANDLER_TIME_S = 30.0  # beyond connectTimeout: for a handler that is made behind what the worker is busy with
+SILENT_S = (
+    30.0  # beyond connectTimeout, which the worker keeps itself: for one that says nothing, and a handler's longer time
+)
 
 
 class OpenError(ConnectError):
@@ -180,8 +182,7 @@ class Openings:
         try:
             if not slot.linked or slot.incarnation != incarnation:
                 raise WorkerDied(slot.name, "it ended before the dial")
-            # The worker keeps connectTimeout itself; a handler's own setting may be longer than what we know of.
-            number, future = slot.request(connect_timeout_s + HANDLER_TIME_S)
+            number, future = slot.request(connect_timeout_s + SILENT_S)
             slot.command(Open(number, connection, request, reference, created.created_at_us))
             answer = await future
         except WorkerDied as exc:

@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 
-from mooring import InvalidRequest, MooringError, call_worker, kill_worker
+from mooring import ConnectError, InvalidRequest, MooringError, call_worker, kill_worker
+from mooring.errors import ErrCode
 from mooring.link.messages import AskCall, AskKill
+from mooring.options import ConnectionOptions, ConnectionRequest
+from mooring.process import runtime as process
 from mooring.process.runtime import Runtime
 from mooring.process.stopping import run_down
 from tests.conftest import wait_for
@@ -97,6 +100,29 @@ def _ignoring(function: Any) -> None:
         function()
     except MooringError:
         pass  # the worker ends while it waits
+
+
+class NeverEnds:
+    """A dialler that keeps no time."""
+
+    async def dial(self, options: ConnectionOptions) -> Any:
+        await asyncio.sleep(60)
+
+    async def close(self) -> None:
+        pass
+
+
+async def test_a_connection_that_whoever_opens_it_waits_for_no_longer_does_not_open_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(process, "IO_LOOP_S", 0.1)
+    async with bare_worker(Service()) as runtime:
+        monkeypatch.setattr(runtime, "dialler", NeverEnds())
+        runtime.grant_ids(1, 256)
+        with pytest.raises(ConnectError) as told:
+            await asyncio.to_thread(runtime.open, ConnectionRequest(url="ws://x/", connect_timeout=0.1), None)
+        assert told.value.errors[0].err_code == ErrCode.CONNECT_TIMEOUT
+        await wait_for(lambda: not runtime.connections)
 
 
 @pytest.mark.parametrize("function", ["", "\ud800", "x" * 64, 5])

@@ -19,7 +19,7 @@ from mooring.background import Background
 from mooring.connection.connection import Connection
 from mooring.connection.host import PausedReader
 from mooring.connection.recorded import RecordedConnection
-from mooring.errors import ConnectError, LimitReached, MooringError
+from mooring.errors import ConnectError, ErrCode, ErrorEntry, LimitReached, MooringError
 from mooring.events import now_us
 from mooring.link.keyed import KeyedAnswers
 from mooring.link.messages import (
@@ -50,6 +50,7 @@ from mooring.usercode.websocket import WebSocket
 from mooring.wire.dial import Dialler
 from mooring.wire.egress import EgressPolicy
 
+IO_LOOP_S = 30.0
 LOOK_S = 1.0  # so often we see to it that the context is awake while something waits for it
 END_TASKS_S = 1.0
 
@@ -253,11 +254,20 @@ class Runtime:
             self._begin(created, options, handler, 0).when_opened(opened)
 
         self.post(begin)
-        # The dial has its own deadline; this one only guards against the I/O loop itself.
-        connection = opened.result(options.connect_timeout_s + 30)
+        try:
+            # The dial has its own deadline; this one only guards against the I/O loop itself.
+            connection = opened.result(options.connect_timeout_s + IO_LOOP_S)
+        except TimeoutError:
+            self.post(self._give_up, connection_id)
+            raise ConnectError([ErrorEntry(ErrCode.CONNECT_TIMEOUT, "the worker did not come to it in time")]) from None
         if connection.opened_at_us is None:  # not `errors`: one that opened may have failed meanwhile
             raise ConnectError(connection.errors, connection_id)
         return connection
+
+    def _give_up(self, connection_id: int) -> None:
+        connection = self.connections.get(connection_id)
+        if connection is not None:
+            connection.terminate(None, "whoever opened it waits no longer")
 
     # What code in the worker asks of the service.
 
