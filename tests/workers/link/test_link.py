@@ -6,10 +6,12 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+from mooring import call_worker
 from mooring.link.channel import Channel, frame
 from mooring.link.messages import (
     ConnectionCreated,
     Events,
+    Goodbye,
     Hello,
     Open,
     Opened,
@@ -25,6 +27,18 @@ from tests.conftest import wait_for
 from tests.servers import EchoServer
 
 CONNECTIONS = 40
+ASKS = 30  # of a megabyte; the link takes some of them, and the outbox holds the rest
+
+
+def _settings(folder: Path, path: str) -> WorkerSettings:
+    return WorkerSettings(
+        worker="w",
+        incarnation="i",
+        secret="s",
+        socket_path=path,
+        log_file=str(folder / "w.log"),
+        exit_record=str(folder / "exit.json"),
+    )
 
 
 class Service:
@@ -53,15 +67,7 @@ async def test_a_hello_names_any_number_of_connections_however_long_their_urls_a
     service = Service()
     path = str(tmp_path / "link.sock")
     server = await asyncio.get_running_loop().create_unix_server(service.stream, path)
-    settings = WorkerSettings(
-        worker="w",
-        incarnation="i",
-        secret="s",
-        socket_path=path,
-        log_file=str(tmp_path / "w.log"),
-        exit_record=str(tmp_path / "exit.json"),
-    )
-    working = asyncio.create_task(worker.Worker(settings).run())
+    working = asyncio.create_task(worker.Worker(_settings(tmp_path, path)).run())
     try:
         await wait_for(lambda: service.of(Hello))
         url = echo.url + "?" + "x" * 7_000
@@ -93,3 +99,30 @@ async def test_a_hello_names_any_number_of_connections_however_long_their_urls_a
 
 def _created(reports: list[Any]) -> list[ConnectionCreated]:
     return [created for report in reports if isinstance(report, Events) for created in report.created]
+
+
+async def test_a_worker_that_ends_hands_over_what_the_service_takes_late(tmp_path: Path) -> None:
+    service = Service()
+    path = str(tmp_path / "link.sock")
+    server = await asyncio.get_running_loop().create_unix_server(service.stream, path)
+    working = asyncio.create_task(worker.Worker(_settings(tmp_path, path)).run())
+    try:
+        await wait_for(lambda: service.of(Hello))
+        (stream,) = service.streams
+        stream.pause_reading()
+        for number in range(ASKS):
+            await asyncio.to_thread(call_worker, "other", "store", number, b"x" * 1_000_000)
+        await wait_for(lambda: current.runtime().outbox.unsent)
+        stream.send(Stop("done", 0.1))
+        await wait_for((tmp_path / "exit.json").exists)
+        assert not working.done()
+        stream.resume_reading()
+        assert await asyncio.wait_for(working, 5) == "done"
+        await wait_for(lambda: service.of(Goodbye))
+        asked = [ask.params[0] for events in service.of(Events) for ask in events.asks]
+        assert asked == list(range(ASKS))
+    finally:
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+        server.close()
+        current.set_runtime(None)

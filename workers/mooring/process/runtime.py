@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import Any, Protocol
 
 import msgspec
@@ -19,6 +19,7 @@ from mooring.background import Background
 from mooring.connection.connection import Connection
 from mooring.connection.host import PausedReader
 from mooring.connection.recorded import RecordedConnection
+from mooring.deadline import PASS_S
 from mooring.errors import ConnectError, ErrCode, ErrorEntry, LimitReached, MooringError
 from mooring.events import now_us
 from mooring.link.keyed import KeyedAnswers
@@ -238,14 +239,12 @@ class Runtime:
         self.check_limit()
         id_wanted: Future[int] = Future()
         self.post(self._ids.want, id_wanted)
-        try:
-            connection_id = id_wanted.result(options.connect_timeout_s)
-        except TimeoutError:
-            if id_wanted.cancel():
-                raise MooringError(
-                    "no connection id: the service is away, and the worker's block of ids is used up"
-                ) from None
-            connection_id = id_wanted.result()  # it was just being given
+        # Once more, shortly: if the whole worker stood still, the I/O loop has not yet seen what the service has granted.
+        for patience_s in (options.connect_timeout_s, PASS_S):
+            wait((id_wanted,), patience_s)
+        if id_wanted.cancel():
+            raise MooringError("no connection id: the service is away, and the worker's block of ids is used up")
+        connection_id = id_wanted.result()
         opened: Future[Connection] = Future()
         name = None if handler is None else class_name(handler)
 
