@@ -12,7 +12,7 @@ import pytest
 
 from mooring.errors import ErrCode
 from mooring.events import Kind
-from mooring.link.messages import Open, Opened, OpenFailed, Terminate, TerminateDone
+from mooring.link.messages import Open, Opened, OpenFailed, OpenInvalid, Terminate, TerminateDone
 from mooring.options import ConnectionRequest, HandlerRequest
 from mooring.process.commands import obey
 from mooring.process.runtime import Runtime
@@ -141,6 +141,20 @@ async def test_what_ends_otherwise_meanwhile_is_not_told_twice(echo: EchoServer,
             await asyncio.sleep(0.4)
             assert _events(service) == [Kind.onError, Kind.onTerminate]
             assert len(service.answers) == (2 if how == "terminated" else 0)
+
+
+async def test_what_waits_for_its_handler_counts_for_the_limit_of_the_worker(echo: EchoServer) -> None:
+    service = Service()
+    async with bare_worker(service, max_connections=2) as runtime:
+        with blocked(runtime):
+            for number in (1, 2, 3):
+                request = ConnectionRequest(url=echo.url, handler=HandlerRequest("Quick"))
+                obey(runtime, Open(number, number, request, f"{__name__}:Quick"))
+            obey(runtime, Open(4, 4, ConnectionRequest(url=echo.url)))
+            refused = [answer for answer in service.answers if isinstance(answer, OpenInvalid)]
+            assert [(answer.request, answer.limit) for answer in refused] == [(3, 2), (4, 2)]
+        await wait_for(lambda: len(service.answers) == 4)
+        assert sorted(runtime.connections) == [1, 2]
 
 
 async def test_an_open_whose_handler_is_made_at_once_is_not_kept_from_its_dial(echo: EchoServer) -> None:

@@ -192,7 +192,7 @@ class Runtime:
         Raises:
             LimitReached: If ``limits.max_connections_per_worker`` is reached.
         """
-        if len(self.connections) >= self.settings.max_connections:
+        if len(self.connections) + len(self.constructions) >= self.settings.max_connections:
             raise LimitReached("limits.max_connections_per_worker", self.settings.max_connections)
 
     def created(self, command: Open, options: ConnectionOptions) -> ConnectionCreated:
@@ -249,6 +249,11 @@ class Runtime:
         name = None if handler is None else class_name(handler)
 
         def begin() -> None:
+            try:
+                self.check_limit()  # again: here nobody comes in between
+            except LimitReached as exc:
+                opened.set_exception(exc)
+                return
             created = self._created(connection_id, now_us(), options, name)
             self._begin(created, options, handler, 0).when_opened(opened)
 
