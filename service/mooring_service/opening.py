@@ -34,7 +34,9 @@ from mooring_service.processes.supervisor import Supervisor
 from mooring_service.processes.worker_state import WorkerState
 from mooring_service.records import ConnectionRecord
 
-HANDLER_TIME_S = 30.0  # beyond connectTimeout: for a handler that is made behind what the worker is busy with
+SILENT_S = (
+    30.0  # beyond connectTimeout, which the worker keeps itself: for one that says nothing, and a handler's longer time
+)
 
 
 class OpenError(ConnectError):
@@ -164,7 +166,7 @@ class Openings:
     ) -> ConnectionRecord:
         connection = created.id
         options = effective(request)
-        wait_s = options.connect_timeout_s + HANDLER_TIME_S
+        wait_s = options.connect_timeout_s + SILENT_S
         if options.reconnect is not None and options.reconnect.first == "retry":
             wait_s += options.connect_timeout_s  # for its turn
         # From here on a hello knows of it, or it has not arrived.
@@ -172,7 +174,6 @@ class Openings:
         try:
             if not slot.linked or slot.incarnation != incarnation:
                 raise WorkerDied(slot.name, "it ended before the dial")
-            # The worker keeps connectTimeout itself; a handler's own setting may be longer than what we know of.
             number, future = slot.request(wait_s)
             slot.command(Open(number, connection, request, reference, created.created_at_us))
             answer = await future

@@ -26,10 +26,12 @@ async def run_down(runtime: Runtime, reason: str, grace_s: float) -> None:
     for connection in held:
         connection.stop(STOPPED_CODE, reason)
     deadline = loop.time() + grace_s
-    while loop.time() < deadline and any(
+    in_time = True
+    while in_time and any(
         connection.state is not ConnectionState.CLOSED for connection in runtime.connections.values()
     ):
-        await asyncio.sleep(POLL_S)
+        in_time = loop.time() < deadline
+        await asyncio.sleep(POLL_S)  # also when it is too late: what has come while we stood still is read first
     for connection in list(runtime.connections.values()):
         connection.abandon(reason)
     context.finish()
