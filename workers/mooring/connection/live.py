@@ -27,6 +27,8 @@ from mooring.wire.frames import INVALID_DATA
 from mooring.wire.outbound import Outbound
 from mooring.wire.socket import Socket, SocketState
 
+STOPPED_CODE = 1001  # "going away" (RFC 6455 section 7.4.1)
+
 log = logging.getLogger("mooring.worker")
 
 
@@ -228,6 +230,26 @@ class LiveConnection(RecordedConnection, ABC):
     @abstractmethod
     def stop(self, code: int, reason: str) -> None:
         """The worker ends: close with `code`, or the dial is given up."""
+
+    def let_go(self, reason: str, *, drain: bool) -> None:
+        """The worker ends; `drain`: another process follows."""
+        if drain:
+            self.drain(STOPPED_CODE, reason)
+        else:
+            self.stop(STOPPED_CODE, reason)
+
+    def drain(self, code: int, reason: str) -> None:
+        """The worker ends, and another process follows: let go what that one opens again, and `stop` the rest."""
+        self.stop(code, reason)
+
+    @property
+    def at_rest(self) -> bool:
+        """Nothing more will happen here."""
+        return self.state is ConnectionState.CLOSED
+
+    @abstractmethod
+    def refuse(self, err_code: ErrCode, message: str) -> None:
+        """End it before it dials: what it needs cannot be had."""
 
     @abstractmethod
     def abandon(self, reason: str) -> None:

@@ -8,11 +8,11 @@ from __future__ import annotations
 import msgspec
 
 from mooring.connection.state import ConnectionState
-from mooring.errors import HandlerError, Invalid, InvalidRequest
+from mooring.errors import ErrCode, HandlerError, Invalid, InvalidRequest
 from mooring.handler_options import resolve
 from mooring.link.messages import HeldConnection, Open, OpenInvalid
 from mooring.link.record import ConnectionUpdate
-from mooring.options import ConnectionOptions
+from mooring.options import ConnectionOptions, effective
 from mooring.usercode import handlers
 from mooring.usercode.host import CodeHost
 
@@ -48,6 +48,9 @@ class Constructions:
 
         host.context.post_task(f"{wanted.name}()", make)
 
+    def __contains__(self, connection: int) -> bool:
+        return connection in self._waiting
+
     def _failed(self, connection: int, errors: list[Invalid]) -> None:
         command = self.give_up(connection)
         if command is None:
@@ -55,9 +58,13 @@ class Constructions:
         if command.request:
             self._host.answer(OpenInvalid(command.request, errors))
         else:
-            # The service that would have recorded the end is gone.
-            begun = self._host.begin(command, resolve(command.connection_request), None)
-            begun.terminate(None, "; ".join(error.detail for error in errors))
+            # Nobody waits for the answer: the service that would have recorded the end is gone, or it has been opened before.
+            begun = self._host.begin(command, effective(command.connection_request), None)
+            text = "; ".join(error.detail for error in errors)
+            if command.resumed is not None:
+                begun.refuse(ErrCode.HANDLER_FAILED, text)
+            else:
+                begun.terminate(None, text)
 
     def _made(self, connection: int, options: ConnectionOptions, handler: object) -> None:
         command = self.give_up(connection)
@@ -79,7 +86,8 @@ class Constructions:
         return [
             HeldConnection(
                 self._host.created(command, resolve(command.connection_request)),
-                ConnectionUpdate(connection, ConnectionState.CONNECTING.value),
+                command.resumed or ConnectionUpdate(connection, ConnectionState.CONNECTING.value),
+                command.connection_request,
             )
             for connection, command in self._waiting.items()
         ]
