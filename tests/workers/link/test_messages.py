@@ -189,7 +189,9 @@ def test_what_a_newer_service_asks_for_beyond_what_we_know_is_skipped() -> None:
         "handler": {**known["handler"], "since": 3},
         "tls": {**known["tls"], "alpn": ["x"]},
     }
-    found = command_decoder.decode(msgspec.msgpack.encode(["Open", 5, 7, newer, "feeds:Quotes", 1, None, "a field more"]))
+    found = command_decoder.decode(
+        msgspec.msgpack.encode(["Open", 5, 7, newer, "feeds:Quotes", 1, None, "a field more"])
+    )
     assert isinstance(found, Open)
     assert isinstance(found.connection_request, ConnectionRequest)
     assert msgspec.to_builtins(found.connection_request) == known

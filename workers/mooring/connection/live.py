@@ -19,7 +19,7 @@ from mooring.connection.sends import Sends, refused
 from mooring.connection.state import ConnectionState
 from mooring.errors import ErrCode, ErrorEntry
 from mooring.events import ErrorEvent, Kind, TerminateEvent, encode_event, now_us
-from mooring.link.messages import Opened, OpenFailed, Send, SendFailed, Sent, TerminateDone
+from mooring.link.messages import HeldConnection, Opened, OpenFailed, Send, SendFailed, Sent, TerminateDone
 from mooring.link.record import ConnectionCreated, Terminated
 from mooring.options import ConnectionOptions
 from mooring.wire.dial import DialFailed, Dialled
@@ -75,6 +75,10 @@ class LiveConnection(RecordedConnection, ABC):
     def fileno(self) -> int:
         """Return the descriptor of the socket; -1: there is none."""
         return -1 if self._socket is None else self._socket.fileno()
+
+    def held(self) -> HeldConnection:
+        """Return what `Hello` says of it."""
+        return HeldConnection(self.created, self.update())
 
     # The open, and who waits for it.
 

@@ -47,7 +47,9 @@ def obey(runtime: Runtime, command: Open | Send | Terminate | Reconnect | Call) 
 
 def _open(runtime: Runtime, command: Open) -> None:
     request = command.connection_request
-    if command.resumed is not None and runtime.holds(command.connection):
+    if command.resumed is not None and (
+        command.connection in runtime.connections or command.connection in runtime.constructions
+    ):
         return  # told again, over a new link
     if runtime.stopping:
         runtime.answer(OpenInvalid(command.request, [Invalid("/worker", "the worker is being killed")]))

@@ -233,10 +233,6 @@ class Runtime:
             connection.let_go("the worker is being killed", drain=self.draining)
         return connection
 
-    def holds(self, connection: int) -> bool:
-        """Say whether `connection` is held here, or will be once its handler is made."""
-        return connection in self.connections or connection in self.constructions
-
     def open(self, request: ConnectionRequest, handler: object | None) -> LiveConnection:
         """Open a connection for code in this worker, and wait until the dial has ended well.
 
@@ -316,11 +312,7 @@ class Runtime:
 
     def held(self) -> list[HeldConnection]:
         """Return the connections that `Hello` names."""
-        held = self.constructions.held()
-        for connection in self.connections.values():
-            spec = connection.spec if isinstance(connection, KeptConnection) else None
-            held.append(HeldConnection(connection.created, connection.update(), spec))
-        return held
+        return self.constructions.held() + [connection.held() for connection in self.connections.values()]
 
     def stats(self, probe: int = 0) -> Stats:
         """Return how the worker does."""
