@@ -109,6 +109,10 @@ class Connection(LiveConnection):
         else:
             self._close(code, reason)
 
+    def refuse(self, err_code: ErrCode, message: str) -> None:
+        """End it before it dials: what it needs cannot be had."""
+        self._give_up_dial(err_code, message)
+
     def abandon(self, reason: str) -> None:
         """The time for closing is over: decide the end now."""
         if self.state is ConnectionState.CONNECTING:

@@ -50,8 +50,10 @@ REDIAL_MAX_S = 0.5  # a dial on a local socket costs nothing; a new service shou
 WELCOME_TIMEOUT_S = 30.0  # a service that is adopting many workers, or recovering a large journal, may take a while
 STATS_INTERVAL_S = 1.0
 CLOSE_TIMEOUT_S = 5.0  # the supervisor ends a process that takes longer to say goodbye
+SPEC_BYTES = 128 * 1024 * 1024  # of the specs in a hello, which has room for twice as much
 
 log = logging.getLogger("mooring.link")
+_pack = msgspec.msgpack.Encoder().encode
 
 
 class Held(Protocol):
@@ -199,7 +201,7 @@ class Link:
                 started_at_ticks=self._started_at_ticks,
                 boot_id=self._boot_id,
                 first_unstored=self.runtime.outbox.first_unstored,
-                connections=[_named(held) for held in self.runtime.held()],
+                connections=_named(self.runtime.held()),
                 restarts=self._settings.restarts,
             )
         )
@@ -319,12 +321,22 @@ class Link:
                 channel.abort()
 
 
-def _named(held: HeldConnection) -> HeldConnection:
+def _named(all_held: list[HeldConnection]) -> list[HeldConnection]:
     """Return who is held, and how it stands, without its URL and headers: a hello of all must fit one frame.
 
-    What never changes is in the journal already, or in an `Events` that is sent again.
+    What never changes is in the journal already, or in an `Events` that is sent again. Specs are in it as far as there is room:
+    without its own a connection ends when this process dies, as one that is not kept.
     """
-    return HeldConnection(msgspec.structs.replace(held.created, url="", header_names=[]), held.update)
+    room, found = SPEC_BYTES, []
+    for held in all_held:
+        spec = held.spec
+        if spec is not None:
+            room -= len(_pack(spec))
+            spec = spec if room >= 0 else None
+        found.append(HeldConnection(msgspec.structs.replace(held.created, url="", header_names=[]), held.update, spec))
+    if room < 0:
+        log.warning("the specs of kept connections are more than %d bytes: the last are not told", SPEC_BYTES)
+    return found
 
 
 def _orphan_clock() -> float:

@@ -86,6 +86,7 @@ class Runtime:
         paused: Connections whose reading we have paused.
         room: In the outbox, for what code in the worker asks of the service.
         stopping: Set once the worker runs down: nothing new begins.
+        draining: Likewise, where another process will open the kept connections again.
         closed_by_stop: How many connections it has closed then.
         last_ask: The number of the last call that code in a worker has asked for, of those that were taken.
     """
@@ -96,7 +97,7 @@ class Runtime:
         self.loop = asyncio.get_running_loop()
         self.connections: dict[int, LiveConnection] = {}
         self.paused: set[PausedReader] = set()
-        self.stopping = False
+        self.stopping = self.draining = False
         self.closed_by_stop = 0
         self.last_ask = 0
         self.answer: Callable[[Report], None] = uplink.send
@@ -216,19 +217,24 @@ class Runtime:
 
     def begin(self, command: Open, options: ConnectionOptions, handler: object | None) -> LiveConnection:
         """Dial for a request, once its handler (if it names one) is there."""
-        return self._begin(self.created(command, options), options, handler, command.request)
+        return self._begin(self.created(command, options), options, handler, command)
 
     def _begin(
-        self, created: ConnectionCreated, options: ConnectionOptions, handler: object | None, request: int
+        self, created: ConnectionCreated, options: ConnectionOptions, handler: object | None, command: Open | None
     ) -> LiveConnection:
-        law = Connection if options.reconnect is None else KeptConnection
-        connection = law(self, created, options, handler)
+        resumed = None if command is None else command.resumed
+        connection: LiveConnection
+        if options.reconnect is None and resumed is None:
+            connection = Connection(self, created, options, handler)
+        else:
+            spec = None if command is None else command.connection_request
+            connection = KeptConnection(self, created, options, handler, resumed, spec)
         if handler is not None:
             connection.websocket = WebSocket(self, connection)
         self.connections[created.id] = connection
-        connection.dial(request)
+        connection.dial(0 if command is None else command.request)
         if self.stopping:
-            connection.stop(1001, "the worker is being killed")
+            connection.let_go("the worker is being killed", drain=self.draining)
         return connection
 
     def open(self, request: ConnectionRequest, handler: object | None) -> LiveConnection:
@@ -264,7 +270,7 @@ class Runtime:
                 opened.set_exception(exc)
                 return
             created = self._created(connection_id, now_us(), options, name)
-            self._begin(created, options, handler, 0).when_opened(opened)
+            self._begin(created, options, handler, None).when_opened(opened)
 
         self.post(begin)
         try:
@@ -324,9 +330,7 @@ class Runtime:
 
     def held(self) -> list[HeldConnection]:
         """Return the connections that `Hello` names."""
-        return self.constructions.held() + [
-            HeldConnection(connection.created, connection.update()) for connection in self.connections.values()
-        ]
+        return self.constructions.held() + [connection.held() for connection in self.connections.values()]
 
     def stats(self, probe: int = 0) -> Stats:
         """Return how the worker does."""
