@@ -289,24 +289,13 @@ class Intake:
             if slot.drains
             else losses(staying, text, err_code, "workerDied")
         )
-        event = WorkerExitedEvent(
-            pid=slot.record.pid,
-            exit_code=ended.exit_code,
-            signal=ended.signal,
-            reason=reason,
-            restarting=restarting,
-        )
-        body = worker_body(Kind.workerExited, slot.name, now_us(), event)
-        exited = Append(
-            worker=slot.name,
-            connections=bytes(8),
-            kinds=bytes((Kind.workerExited,)),
-            bodies=body,
-            ended=slot.incarnation,
-            asks_done=[*slot.ended_for, *(slot.handed if asked else ())],
-        )
         written, _ = await asyncio.gather(
-            self._endings.write(lost, text, err_code, then=joined(down, exited)),
+            self._endings.write(
+                lost,
+                text,
+                err_code,
+                then=joined(down, _exited(slot, ended, reason, restarting=restarting, asked=asked)),
+            ),
             self.save_incarnation(slot, ended=True, stands=not asked),
         )
         slot.failures[err_code] += written.kinds.count(Kind.onError)
@@ -327,3 +316,22 @@ class Intake:
     async def allot_ids(self, count: int) -> int:
         """Reserve connection ids for ever; return the first."""
         return await self._journal.allot_ids(count)
+
+
+def _exited(slot: Slot, ended: Exit, reason: str, *, restarting: bool, asked: bool) -> Append:
+    """Return what says that a process has ended, and settles what was asked of it."""
+    event = WorkerExitedEvent(
+        pid=slot.record.pid,
+        exit_code=ended.exit_code,
+        signal=ended.signal,
+        reason=reason,
+        restarting=restarting,
+    )
+    return Append(
+        worker=slot.name,
+        connections=bytes(8),
+        kinds=bytes((Kind.workerExited,)),
+        bodies=worker_body(Kind.workerExited, slot.name, now_us(), event),
+        ended=slot.incarnation,
+        asks_done=[*slot.ended_for, *(slot.handed if asked else ())],
+    )

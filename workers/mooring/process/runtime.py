@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future, wait
 from typing import Any, Protocol
 
 import msgspec
@@ -21,11 +20,8 @@ from mooring.connection.host import PausedReader
 from mooring.connection.kept import KeptConnection
 from mooring.connection.live import LiveConnection
 from mooring.connection.recorded import RecordedConnection
-from mooring.connection.state import ConnectionState
-from mooring.deadline import PASS_S
-from mooring.errors import ConnectError, ErrCode, ErrorEntry, LimitReached, MooringError
+from mooring.errors import LimitReached
 from mooring.events import now_us
-from mooring.handler_options import resolve
 from mooring.link.keyed import KeyedAnswers
 from mooring.link.messages import (
     AskCall,
@@ -43,20 +39,19 @@ from mooring.link.messages import (
 )
 from mooring.link.outbox import Outbox, Recorded
 from mooring.link.record import ConnectionCreated
-from mooring.options import ConnectionOptions, ConnectionRequest
+from mooring.options import ConnectionOptions
 from mooring.process.figures import Figures
 from mooring.process.ids import ConnectionIds
+from mooring.process.own_opens import OwnOpens
 from mooring.process.redialling import Redialling
 from mooring.process.threads import Posts, Reservations, Room
 from mooring.usercode.construction import Constructions
 from mooring.usercode.context import Context
-from mooring.usercode.handlers import check, class_name
 from mooring.usercode.mailbox import CALL_COST_BYTES
 from mooring.usercode.websocket import WebSocket
 from mooring.wire.dial import Dialler
 from mooring.wire.egress import EgressPolicy
 
-IO_LOOP_S = 30.0
 LOOK_S = 1.0  # so often we see to it that the context is awake while something waits for it
 END_TASKS_S = 1.0
 
@@ -122,6 +117,7 @@ class Runtime:
         self.redials = Redialling(self.loop, settings.redial)
         self.keyed_sends: KeyedAnswers[Sent] = KeyedAnswers()
         self._ids = ConnectionIds(uplink.ask_ids)
+        self.open = OwnOpens(self, self._ids).open
         self._tasks = Background(log)
 
     def start(self) -> None:
@@ -237,57 +233,17 @@ class Runtime:
             connection.let_go("the worker is being killed", drain=self.draining)
         return connection
 
-    def open(self, request: ConnectionRequest, handler: object | None) -> LiveConnection:
-        """Open a connection for code in this worker, and wait until the dial has ended well.
+    def begin_own(
+        self, connection: int, options: ConnectionOptions, handler: object | None, name: str | None
+    ) -> LiveConnection:
+        """Dial for code in this worker; `name` is the class of its handler."""
+        return self._begin(self._created(connection, now_us(), options, name), options, handler, None)
 
-        Raises:
-            InvalidRequest: If the url, a callback of the handler, or what it asks for, is not valid.
-            ConnectError: If the dial fails.
-            LimitReached: If ``limits.max_connections_per_worker`` is reached.
-            MooringError: If the worker is being killed, or no connection id can be had while the service is away.
-        """
-        if handler is not None:
-            check(handler)
-        options = resolve(request, handler)
-        if self.stopping:
-            raise MooringError("the worker is being killed")
-        self.check_limit()
-        id_wanted: Future[int] = Future()
-        self.post(self._ids.want, id_wanted)
-        # Once more, shortly: if the whole worker stood still, the I/O loop has not yet seen what the service has granted.
-        for patience_s in (options.connect_timeout_s, PASS_S):
-            wait((id_wanted,), patience_s)
-        if id_wanted.cancel():
-            raise MooringError("no connection id: the service is away, and the worker's block of ids is used up")
-        connection_id = id_wanted.result()
-        opened: Future[LiveConnection] = Future()
-        name = None if handler is None else class_name(handler)
-
-        def begin() -> None:
-            try:
-                self.check_limit()  # again: here nobody comes in between
-            except LimitReached as exc:
-                opened.set_exception(exc)
-                return
-            created = self._created(connection_id, now_us(), options, name)
-            self._begin(created, options, handler, None).when_opened(opened)
-
-        self.post(begin)
-        try:
-            # The dial has its own deadline; this one only guards against the I/O loop itself.
-            connection = opened.result(options.connect_timeout_s + IO_LOOP_S)
-        except TimeoutError:
-            self.post(self._give_up, connection_id)
-            raise ConnectError([ErrorEntry(ErrCode.CONNECT_TIMEOUT, "the worker did not come to it in time")]) from None
-        # Not `errors`: one that opened may have failed meanwhile; a kept one may go on trying.
-        if connection.opened_at_us is None and connection.state is ConnectionState.CLOSED:
-            raise ConnectError(connection.errors, connection_id)
-        return connection
-
-    def _give_up(self, connection_id: int) -> None:
-        connection = self.connections.get(connection_id)
-        if connection is not None:
-            connection.terminate(None, "whoever opened it waits no longer")
+    def give_up(self, connection: int) -> None:
+        """Terminate what nobody waits for any more."""
+        begun = self.connections.get(connection)
+        if begun is not None:
+            begun.terminate(None, "whoever opened it waits no longer")
 
     # What code in the worker asks of the service.
 
