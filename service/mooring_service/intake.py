@@ -41,11 +41,14 @@ from mooring_service.journal.batch import Append
 from mooring_service.journal.journal import Committed, Journal, StoredAsk
 from mooring_service.processes.reports import ID_BLOCK
 from mooring_service.processes.roster import Roster
-from mooring_service.processes.slot import Slot
+from mooring_service.processes.slot import WINDOW_SINCE, Slot
 from mooring_service.processes.worker_process import Exit
 from mooring_service.processes.worker_state import WorkerState
 
-QUEUE_HIGH_BYTES = 64 * 1024 * 1024  # the journal's queue: above it the links are not read
+QUEUE_HIGH_BYTES = (
+    64 * 1024 * 1024
+)  # the journal's queue: parted among the workers, as what each may have on its way to it
+WINDOW_MIN_BYTES = 1024 * 1024  # but no less than a frame
 GRANT_RETRY_S = 1.0  # while the journal cannot be written
 
 log = logging.getLogger("mooring.service")
@@ -108,14 +111,16 @@ class Intake:
             if append.number:
                 slot = self._roster.by_incarnation(append.incarnation)
                 if slot is not None:
+                    slot.unstored_bytes -= append.size
                     slot.committed(append.number)
                     touched[slot] = None
             if append.asks and not item.repeated:
                 self.asks.do(
                     [StoredAsk(number, append.worker, ask) for number, ask in enumerate(append.asks, item.first_ask)]
                 )
+        window_bytes = self.window_bytes
         for slot in touched:
-            slot.acknowledge()
+            slot.acknowledge(window_bytes)
         if self._links_paused and self._journal.queued_bytes < QUEUE_HIGH_BYTES // 2:
             self._links_paused = False
             for slot in self._roster.slots():
@@ -180,9 +185,20 @@ class Intake:
         if wrong is not None:
             raise LinkError(f"frame {events.number} cannot be stored: {wrong}")
         self._journal.append(append)
-        if self._journal.queued_bytes > QUEUE_HIGH_BYTES:
+        slot.unstored_bytes += append.size
+        if self._journal.queued_bytes > QUEUE_HIGH_BYTES and slot.unstored_bytes > self._allowed_bytes(slot):
             slot.pause_reading()
             self._links_paused = True
+
+    @property
+    def window_bytes(self) -> int:
+        """How much of a worker's events may be on its way to the journal."""
+        return max(WINDOW_MIN_BYTES, QUEUE_HIGH_BYTES // max(1, len(self._roster)))
+
+    def _allowed_bytes(self, slot: Slot) -> int:
+        """Above this it does not keep to a window: it is of an older program, or somebody else speaks in its name."""
+        # Twice: it counts frames where we count what is in them, and may have heard of a larger window last.
+        return 2 * self.window_bytes + 2 * WINDOW_MIN_BYTES if slot.version >= WINDOW_SINCE else 0
 
     async def _grant(self, slot: Slot, incarnation: str) -> None:
         while slot.linked and slot.incarnation == incarnation:

@@ -177,6 +177,11 @@ class FakeWorker:
             updates=[ConnectionUpdate(connection, "Connected", 1)],
         )
 
+    def message(self, connection: int, seq: int, size: int) -> int:
+        """Report a message of so many bytes, as a frame of its own; return the frame's number."""
+        update = ConnectionUpdate(connection, "Connected", seq)
+        return self.events((connection, seq, Kind.onMessage, "{}"), updates=[update], size=size)
+
     async def expect(self, wanted: type[Wanted], timeout_s: float = TIMEOUT_S) -> Wanted:
         """Return the next command of a kind; those before it are passed over."""
         async with asyncio.timeout(timeout_s):

@@ -50,9 +50,8 @@ async def test_what_is_opened_between_hello_and_the_end_of_resending_lives(tmp_p
         worker.hello(held(known, "main"))
         first = (await worker.expect(Welcome)).first_id
         number = worker.opened(first, new=True)  # code in the worker; the hello could not name it
-        by_request = asyncio.create_task(_opened(service, worker))
         assert (await worker.expect(Stored)).number == number
-        connection = await by_request
+        connection = await _opened(service, worker)
         worker.send(Resent(number + 1))
         # An unnumbered addition is committed behind whatever the end of resending has caused.
         assert await told_of(service, first) == [(1, "onOpen")]

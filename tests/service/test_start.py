@@ -11,7 +11,8 @@ import pytest
 
 from mooring.errors import JournalUnavailable, Unavailable
 from mooring.events import Kind
-from mooring.link.messages import AskIds, ConnectionUpdate, GrantIds, Stop, Stored
+from mooring.link.messages import AskIds, GrantIds, Stop, Stored
+from mooring.link.record import ConnectionUpdate
 from mooring_service import service as service_module
 from mooring_service.journal import file
 from mooring_service.journal.journal import JournalTooNew

@@ -30,6 +30,7 @@ from mooring_service.processes.worker_state import WorkerEvent, WorkerState, ste
 from mooring_service.records import RunningItem, WorkerRecord
 
 SWEEP_S = 0.25
+WINDOW_SINCE = 5  # from this version of the link on a worker keeps to its window of events
 TAKES_SINCE = 3  # from this version of the link on a worker says what it has taken of what was asked for
 
 log = logging.getLogger("mooring.supervisor")
@@ -62,6 +63,7 @@ class Slot:
 
     Attributes:
         stored: Number of the last of its `Events` that the journal has committed.
+        unstored_bytes: Of its `Events`: taken, and not committed yet.
         handed: Calls that code in workers has asked of it, by their numbers: sent, and not taken yet as far as we know.
         stands: Its last process has died unasked, and the journal says that the worker is there all the same.
         ended_for: The numbers of what asked for its end.
@@ -84,6 +86,7 @@ class Slot:
         self.version = 0  # of the link, as its last Hello told it
         self.record = IncarnationRecord("")
         self.stored = 0
+        self.unstored_bytes = 0
         self.restarts = 0
         self.reason: str | None = None
         self.draining = False
@@ -246,10 +249,10 @@ class Slot:
             del self.handed[handed]
         return done
 
-    def acknowledge(self) -> None:
-        """Tell the worker what it may forget."""
+    def acknowledge(self, window_bytes: int) -> None:
+        """Tell the worker what it may forget, and how much may be on its way."""
         if self.linked:
-            self.command(Stored(self.stored))
+            self.command(Stored(self.stored, window_bytes))
 
     def fail_requests(self, detail: str) -> None:
         """The process is gone: nobody will answer."""

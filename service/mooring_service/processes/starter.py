@@ -59,7 +59,7 @@ class Starter:
             OSError, MooringError: If there is none: why.
         """
         self._roster.begin_process(slot, secrets.token_hex(8))
-        slot.stored = 0
+        slot.stored = slot.unstored_bytes = 0
         slot.draining = False
         slot.goodbye = None
         slot.link_faults = 0

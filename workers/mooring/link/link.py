@@ -106,6 +106,7 @@ class Link:
         self._lost = asyncio.Event()
         self._refused: Refused | None = None
         self._asked_ids = False
+        self._window_bytes = math.inf  # of events on their way
         self._heard_at = -math.inf  # a service that has not welcomed us yet
         self.runtime: Held | None = None
         self.service_version = 0  # what the service that has welcomed us speaks
@@ -121,8 +122,11 @@ class Link:
                 log.error("a report is not sent: %s", exc)
 
     def send_frame(self, data: bytes) -> bool:
-        """Write a frame of the outbox unless there is no link, or it is congested."""
+        """Write a frame of the outbox unless there is no link, it is congested, or as much is on its way as may be."""
         if self._channel is None or not self._welcomed.is_set() or self._channel.congested:
+            return False
+        # Not the link, but who may send events is held back: what else is to be said, that we live above all, still passes.
+        if self._held.outbox.sent_bytes >= self._window_bytes:
             return False
         self._channel.send_frame(data)
         return True
@@ -228,8 +232,10 @@ class Link:
             match command:
                 case Send() | Open() | Terminate() | Reconnect() | Call():
                     self._obey(command)
-                case Stored(number):
+                case Stored(number, window_bytes):
+                    self._window_bytes = window_bytes or math.inf
                     self._held.outbox.stored(number)
+                    self._held.outbox.send_unsent()
                 case Probe(probe):
                     if self._welcomed.is_set():
                         self.send(self._held.stats(probe))
@@ -255,6 +261,7 @@ class Link:
 
     def _welcome(self, welcome: Welcome) -> None:
         self.service_version = welcome.version
+        self._window_bytes = welcome.window_bytes or math.inf
         self._welcomed.set()
         self._asked_ids = False
         outbox = self._held.outbox

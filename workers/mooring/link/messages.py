@@ -17,10 +17,10 @@ from mooring.link.lenient import lenient
 from mooring.link.record import ConnectionCreated, ConnectionUpdate
 from mooring.options import ConnectionRequest
 
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 """Told in `Hello` and `Welcome`. 1: the first release. 2: `Welcome` tells it, and requests are read leniently. 3: what code in
-workers asks of others is numbered (`Call.ask`, `Taken`). 4: connections that stay (`reconnect`, `Reconnect`), and
-how is dialled (`proxy` and its like): an older worker would skip them, and dial directly.
+workers asks of others is numbered (`Call.ask`, `Taken`). 4: connections that stay (`reconnect`, `Reconnect`), and how is dialled
+(`proxy` and its like; an older worker would skip them, and dial directly). 5: workers keep to a window of `Events`.
 
 A create option says in its row (`Option.since`) which version brought it; the service does not ask an older worker for it.
 """
@@ -40,12 +40,16 @@ else:
 
 
 class Welcome(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """The answer to `Hello`: the number of the last `Events` that the journal holds, and the link's version (the first did not say it)."""
+    """The answer to `Hello`: the number of the last `Events` that the journal holds, and the link's version (the first did not say it).
+
+    `window_bytes`: so many of `Events` may be on their way and not `Stored`, and the frame that crosses it; 0: any number.
+    """
 
     stored: int
     first_id: int
     id_count: int
     version: int = 1
+    window_bytes: int = 0
 
 
 class Refused(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -56,9 +60,10 @@ class Refused(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class Stored(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """The journal holds all `Events` up to `number`: the outbox may forget them."""
+    """The journal holds all `Events` up to `number`: the outbox may forget them. `window_bytes`: as in `Welcome`, from now on."""
 
     number: int
+    window_bytes: int = 0
 
 
 class GrantIds(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -112,9 +117,9 @@ class Reconnect(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class Call(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """Run ``module:attribute`` in the context. `name` is what logs and records show.
+    """Run ``module:attribute`` in the context; `name` is what logs and records show.
 
-    `ask`: the number of what code in a worker has asked for, 0 for a request. They only grow; what was `Taken` is not taken again.
+    `ask`: the number of what code has asked for, 0 for a request; it only grows, and what was `Taken` is not taken again.
     """
 
     request: int
@@ -253,10 +258,7 @@ class Sent(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class SendFailed(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """Not all was written: `status` is the connection's, or ``""`` when the worker does not hold it.
-
-    `stalled`: the peer did not read for ``sendTimeout``.
-    """
+    """Not all was written. `status`: the connection's, ``""`` if it is not held; `stalled`: the peer did not read for ``sendTimeout``."""
 
     request: int
     sent: int
@@ -313,7 +315,7 @@ class Taken(msgspec.Struct, frozen=True, tag=True, array_like=True):
 class Stats(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """How the worker does; sent every second while anything changed, and in answer to `Probe`.
 
-    `updates` are of connections whose figures changed without an event (sends, round trips).
+    `updates`: of connections whose figures changed without an event (sends, round trips).
     """
 
     probe: int = 0
