@@ -25,7 +25,7 @@ from tests.servers import EchoServer
 async def test_what_the_worker_does_not_come_to_in_time_is_given_up_and_never_opened(
     tmp_path: Path, echo: EchoServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(opening, "HANDLER_TIME_S", 0.2)
+    monkeypatch.setattr(opening, "SILENT_S", 0.2)
     module = "tests.end_to_end.user_code"
     config = Config(handlers={"h": f"{module}:Recorder"}, functions={"hold": f"{module}:hold", "pid": f"{module}:pid"})
     service = Service(config, tmp_path, MemoryJournal(JournalConfig(store="memory")), app_dirs=[str(ROOT)])

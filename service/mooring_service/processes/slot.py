@@ -74,6 +74,8 @@ class Slot:
         link_faults: How many of its links, one after the other, have ended because of what came on them.
         last_report_at: When anything of its process was last read, or its link came or went; monotonic seconds.
         stop_wanted: Ends when it is told to end for good.
+        drains: It ends, and another process of its name follows, which goes on with its kept connections.
+        disconnects: ``onDisconnect`` events that the service wrote because the worker no longer could, by cause.
     """
 
     def __init__(self, name: str, budget: RestartBudget) -> None:
@@ -98,6 +100,8 @@ class Slot:
         self.ended_for: list[int] = []
         self.stands = False
         self.failures: Counter[int] = Counter()
+        self.disconnects: Counter[str] = Counter()
+        self.drains = False
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.gone = asyncio.Event()
         self.gone.set()

@@ -74,13 +74,17 @@ class GrantIds(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class Open(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """Dial. `handler` is the ``module:attribute`` behind the public name in `connection_request`."""
+    """Dial. `handler` is the ``module:attribute`` behind the public name in `connection_request`.
+
+    `resumed`: it is a kept one that another process of the worker has held, and this is how it stood there.
+    """
 
     request: int
     connection: int
     connection_request: LinkRequest
     handler: str | None = None
     created_at_us: int = 0
+    resumed: ConnectionUpdate | None = None
 
 
 class Send(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -131,10 +135,14 @@ class Call(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class Stop(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """End: finish the running item, discard what is pending, close connections with 1001, then exit."""
+    """End: finish the running item, discard what is pending, close connections with 1001, then exit.
+
+    `drain`: another process follows, which opens the kept ones again.
+    """
 
     reason: str
     grace_s: float
+    drain: bool = False
 
 
 class Probe(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -160,10 +168,14 @@ Command = (
 
 
 class HeldConnection(msgspec.Struct, frozen=True, array_like=True):
-    """A connection that the worker holds, in `Hello`, which says neither URL nor header names: all must fit one frame."""
+    """A connection that the worker holds, in `Hello`, which says neither URL nor header names: all must fit one frame.
+
+    `spec`: of a kept one, what it was asked for: with it another process can open it again.
+    """
 
     created: ConnectionCreated
     update: ConnectionUpdate
+    spec: LinkRequest | None = None
 
 
 class Hello(msgspec.Struct, frozen=True, tag=True, array_like=True):

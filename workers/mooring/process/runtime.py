@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import Any, Protocol
 
 import msgspec
@@ -22,7 +22,8 @@ from mooring.connection.kept import KeptConnection
 from mooring.connection.live import LiveConnection
 from mooring.connection.recorded import RecordedConnection
 from mooring.connection.state import ConnectionState
-from mooring.errors import ConnectError, LimitReached, MooringError
+from mooring.deadline import PASS_S
+from mooring.errors import ConnectError, ErrCode, ErrorEntry, LimitReached, MooringError
 from mooring.events import now_us
 from mooring.handler_options import resolve
 from mooring.link.keyed import KeyedAnswers
@@ -55,6 +56,7 @@ from mooring.usercode.websocket import WebSocket
 from mooring.wire.dial import Dialler
 from mooring.wire.egress import EgressPolicy
 
+IO_LOOP_S = 30.0
 LOOK_S = 1.0  # so often we see to it that the context is awake while something waits for it
 END_TASKS_S = 1.0
 
@@ -84,6 +86,7 @@ class Runtime:
         paused: Connections whose reading we have paused.
         room: In the outbox, for what code in the worker asks of the service.
         stopping: Set once the worker runs down: nothing new begins.
+        draining: Likewise, where another process will open the kept connections again.
         closed_by_stop: How many connections it has closed then.
         last_ask: The number of the last call that code in a worker has asked for, of those that were taken.
     """
@@ -94,7 +97,7 @@ class Runtime:
         self.loop = asyncio.get_running_loop()
         self.connections: dict[int, LiveConnection] = {}
         self.paused: set[PausedReader] = set()
-        self.stopping = False
+        self.stopping = self.draining = False
         self.closed_by_stop = 0
         self.last_ask = 0
         self.answer: Callable[[Report], None] = uplink.send
@@ -198,7 +201,7 @@ class Runtime:
         Raises:
             LimitReached: If ``limits.max_connections_per_worker`` is reached.
         """
-        if len(self.connections) >= self.settings.max_connections:
+        if len(self.connections) + len(self.constructions) >= self.settings.max_connections:
             raise LimitReached("limits.max_connections_per_worker", self.settings.max_connections)
 
     def created(self, command: Open, options: ConnectionOptions) -> ConnectionCreated:
@@ -214,19 +217,24 @@ class Runtime:
 
     def begin(self, command: Open, options: ConnectionOptions, handler: object | None) -> LiveConnection:
         """Dial for a request, once its handler (if it names one) is there."""
-        return self._begin(self.created(command, options), options, handler, command.request)
+        return self._begin(self.created(command, options), options, handler, command)
 
     def _begin(
-        self, created: ConnectionCreated, options: ConnectionOptions, handler: object | None, request: int
+        self, created: ConnectionCreated, options: ConnectionOptions, handler: object | None, command: Open | None
     ) -> LiveConnection:
-        law = Connection if options.reconnect is None else KeptConnection
-        connection = law(self, created, options, handler)
+        resumed = None if command is None else command.resumed
+        connection: LiveConnection
+        if options.reconnect is None and resumed is None:
+            connection = Connection(self, created, options, handler)
+        else:
+            spec = None if command is None else command.connection_request
+            connection = KeptConnection(self, created, options, handler, resumed, spec)
         if handler is not None:
             connection.websocket = WebSocket(self, connection)
         self.connections[created.id] = connection
-        connection.dial(request)
+        connection.dial(0 if command is None else command.request)
         if self.stopping:
-            connection.stop(1001, "the worker is being killed")
+            connection.let_go("the worker is being killed", drain=self.draining)
         return connection
 
     def open(self, request: ConnectionRequest, handler: object | None) -> LiveConnection:
@@ -246,28 +254,40 @@ class Runtime:
         self.check_limit()
         id_wanted: Future[int] = Future()
         self.post(self._ids.want, id_wanted)
-        try:
-            connection_id = id_wanted.result(options.connect_timeout_s)
-        except TimeoutError:
-            if id_wanted.cancel():
-                raise MooringError(
-                    "no connection id: the service is away, and the worker's block of ids is used up"
-                ) from None
-            connection_id = id_wanted.result()  # it was just being given
+        # Once more, shortly: if the whole worker stood still, the I/O loop has not yet seen what the service has granted.
+        for patience_s in (options.connect_timeout_s, PASS_S):
+            wait((id_wanted,), patience_s)
+        if id_wanted.cancel():
+            raise MooringError("no connection id: the service is away, and the worker's block of ids is used up")
+        connection_id = id_wanted.result()
         opened: Future[LiveConnection] = Future()
         name = None if handler is None else class_name(handler)
 
         def begin() -> None:
+            try:
+                self.check_limit()  # again: here nobody comes in between
+            except LimitReached as exc:
+                opened.set_exception(exc)
+                return
             created = self._created(connection_id, now_us(), options, name)
-            self._begin(created, options, handler, 0).when_opened(opened)
+            self._begin(created, options, handler, None).when_opened(opened)
 
         self.post(begin)
-        # The dial has its own deadline; this one only guards against the I/O loop itself.
-        connection = opened.result(options.connect_timeout_s + 30)
+        try:
+            # The dial has its own deadline; this one only guards against the I/O loop itself.
+            connection = opened.result(options.connect_timeout_s + IO_LOOP_S)
+        except TimeoutError:
+            self.post(self._give_up, connection_id)
+            raise ConnectError([ErrorEntry(ErrCode.CONNECT_TIMEOUT, "the worker did not come to it in time")]) from None
         # Not `errors`: one that opened may have failed meanwhile; a kept one may go on trying.
         if connection.opened_at_us is None and connection.state is ConnectionState.CLOSED:
             raise ConnectError(connection.errors, connection_id)
         return connection
+
+    def _give_up(self, connection_id: int) -> None:
+        connection = self.connections.get(connection_id)
+        if connection is not None:
+            connection.terminate(None, "whoever opened it waits no longer")
 
     # What code in the worker asks of the service.
 
@@ -310,9 +330,7 @@ class Runtime:
 
     def held(self) -> list[HeldConnection]:
         """Return the connections that `Hello` names."""
-        return self.constructions.held() + [
-            HeldConnection(connection.created, connection.update()) for connection in self.connections.values()
-        ]
+        return self.constructions.held() + [connection.held() for connection in self.connections.values()]
 
     def stats(self, probe: int = 0) -> Stats:
         """Return how the worker does."""
