@@ -134,7 +134,7 @@ class Openings:
             slot = await self._supervisor.ensure(request.worker)
             if slot.draining:
                 raise WorkerBusy(slot.name, "Draining")
-            unknown = too_new(request, slot.version)
+            unknown = too_new(self._admission.with_proxy(request), slot.version)
             if unknown:
                 raise WorkerTooOld(slot.name, unknown)
             handler = None if request.handler is None else request.handler.name

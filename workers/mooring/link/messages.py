@@ -19,8 +19,8 @@ from mooring.options import ConnectionRequest
 
 PROTOCOL_VERSION = 5
 """Told in `Hello` and `Welcome`. 1: the first release. 2: `Welcome` tells it, and requests are read leniently. 3: what code in
-workers asks of others is numbered (`Call.ask`, `Taken`). 4: connections that stay (`reconnect`, `Reconnect`). 5: workers keep to a
-window of `Events`.
+workers asks of others is numbered (`Call.ask`, `Taken`). 4: connections that stay (`reconnect`, `Reconnect`), and how is dialled
+(`proxy` and its like; an older worker would skip them, and dial directly). 5: workers keep to a window of `Events`.
 
 A create option says in its row (`Option.since`) which version brought it; the service does not ask an older worker for it.
 """
