@@ -14,7 +14,6 @@ from mooring.errors import (
     ErrorEntry,
     InvalidRequest,
     LimitReached,
-    PolicyRefused,
     WorkerBusy,
     WorkerDied,
     WorkerSilent,
@@ -111,10 +110,8 @@ class Openings:
             InvalidRequest: If the handler asks for something that is not valid.
             PolicyRefused, LimitReached, WorkerBusy, WorkerTooOld, WorkerDied, Unavailable, JournalUnavailable: As they say.
         """
-        config = self._admission.config
-        if request.tls and not request.tls.verify and not config.egress.allow_insecure_tls:
-            raise PolicyRefused("tls.verify false is refused: [egress] allow_insecure_tls is not set")
-        limits = config.limits
+        self._admission.check_way(request)
+        limits = self._admission.config.limits
         if self._directory.live_count + self._opening_count >= limits.max_connections:
             raise LimitReached("limits.max_connections", limits.max_connections)
         if self._directory.live_count_of(request.worker) >= limits.max_connections_per_worker:

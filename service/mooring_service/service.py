@@ -17,7 +17,7 @@ from mooring.errors import ErrCode, JournalUnavailable, Unavailable
 from mooring.metrics import Histogram
 from mooring_service.admission import Admission
 from mooring_service.asks import Asks
-from mooring_service.config import Config, worker_settings
+from mooring_service.config import Config
 from mooring_service.connections import Connections
 from mooring_service.directory import Directory
 from mooring_service.endings import Endings
@@ -29,6 +29,7 @@ from mooring_service.opening import Openings
 from mooring_service.processes.roster import Roster
 from mooring_service.processes.supervisor import Supervisor
 from mooring_service.processes.worker_state import WorkerState
+from mooring_service.worker_settings import worker_settings
 from mooring_service.workers import Workers
 
 PRUNE_INTERVAL_S = 5.0

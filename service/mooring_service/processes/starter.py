@@ -49,6 +49,7 @@ class Starter:
             settings.allow_insecure_tls,
             settings.max_connections,
             settings.redial,
+            settings.dial,
         )
 
     async def start(self, slot: Slot) -> None:

@@ -72,7 +72,7 @@ async def connected(**options: float) -> AsyncIterator[tuple[Socket, Owner, sock
         owner,
         owner,
         loop,
-        Dialled(transport, b"", None, None, None),
+        Dialled(transport, b"", None, None),
         ConnectionOptions(url="ws://x/", **options),
         1_000,
     )
@@ -151,3 +151,34 @@ async def test_what_waits_is_given_up_at_its_deadline_and_written_once_the_peer_
             await loop.sock_recv(peer, 65_536)
         assert owner.reports == [("unwritten", "impatient", True), ("written", "patient")]
         assert made.outbound.queued_bytes == 0
+
+
+@pytest.mark.parametrize("is_over", [False, True], ids=["closing", "closed"])
+@pytest.mark.parametrize(
+    ("more", "end"),
+    [
+        (b"", [("failed", ErrCode.CONNECTION_LOST, None), ("closed", 1006, False)]),
+        (frame(8, b"\x03\xe8"), [("closed", 1000, True)]),
+    ],
+    ids=["cut", "closed in order"],
+)
+async def test_what_came_with_the_101_is_delivered_before_the_end_that_came_with_it(
+    is_over: bool, more: bytes, end: list[tuple[object, ...]]
+) -> None:
+    loop = asyncio.get_running_loop()
+    owner = Owner()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        transport, _ = await loop.create_connection(asyncio.Protocol, *listener.getsockname())
+        peer, _ = listener.accept()
+    with peer:
+        peer.setblocking(False)
+        transport.close()
+        if is_over:
+            while await loop.sock_recv(peer, 1):
+                pass
+        made = Socket(owner, owner, loop, Dialled(transport, b"", None, None), ConnectionOptions(url="ws://x/"), 1_000)
+        made.start(frame(1, b"one") + more)
+        if not is_over:
+            while await loop.sock_recv(peer, 1):
+                pass
+        assert owner.reports == [("message", b"one"), *end, ("gone",)], "each once"

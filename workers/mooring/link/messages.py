@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from mooring.bounds import MAX_CONNECTIONS, RedialLimits, WorkerBounds
+from mooring.dial_options import DialSettings
 from mooring.errors import ErrorEntry, Invalid
 from mooring.link.lenient import lenient
 from mooring.link.record import ConnectionCreated, ConnectionUpdate
@@ -28,11 +29,14 @@ OLDEST_PROTOCOL_VERSION = 1  # the oldest that this code still speaks
 if TYPE_CHECKING:
     LinkRequest = ConnectionRequest
     LinkLimits = RedialLimits
+    LinkDial = DialSettings
 else:
     LinkRequest = lenient(ConnectionRequest)
     """A create request as it travels in `Open`."""
     LinkLimits = lenient(RedialLimits)
     """``[redial]`` as it travels in `Reconfigure`."""
+    LinkDial = lenient(DialSettings)
+    """``[dial]`` and ``[proxies]``, as workers are told them."""
 
 
 class Welcome(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -140,13 +144,14 @@ class Probe(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class Reconfigure(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """Settings that change at run time: they hold for dials from now on."""
+    """Settings that change at run time: they hold for dials from now on. `dial` None: as it was."""
 
     egress_allow: list[str]
     egress_deny: list[str]
     allow_insecure_tls: bool
     max_connections: int
     redial: LinkLimits | None = None
+    dial: LinkDial | None = None
 
 
 Command = (
@@ -363,6 +368,7 @@ class WorkerSettings(WorkerBounds, frozen=True, kw_only=True):
     log_format: Literal["json", "console"] = "json"
     redial: RedialLimits = RedialLimits()
     kill_timeout_s: float = 1.5  # whoever has sent a SIGTERM sends SIGKILL after so long
+    dial: LinkDial = DialSettings()
 
 
 command_decoder = msgspec.msgpack.Decoder(Command)

@@ -112,7 +112,9 @@ class Runtime:
         self.mailbox = self.context.mailbox
         self.constructions = Constructions(self)
         self.dialler = Dialler(
-            EgressPolicy(settings.egress_allow, settings.egress_deny), allow_insecure_tls=settings.allow_insecure_tls
+            EgressPolicy(settings.egress_allow, settings.egress_deny),
+            allow_insecure_tls=settings.allow_insecure_tls,
+            settings=settings.dial,
         )
         self.redials = Redialling(self.loop, settings.redial)
         self.keyed_sends: KeyedAnswers[Sent] = KeyedAnswers()
@@ -301,7 +303,9 @@ class Runtime:
         if command.redial is not None:
             self.redials.configure(command.redial)
         self.dialler.set_policy(
-            EgressPolicy(command.egress_allow, command.egress_deny), allow_insecure_tls=command.allow_insecure_tls
+            EgressPolicy(command.egress_allow, command.egress_deny),
+            allow_insecure_tls=command.allow_insecure_tls,
+            settings=command.dial,
         )
 
     def held(self) -> list[HeldConnection]:
