@@ -138,10 +138,11 @@ class Connections:
         Raises:
             UnknownConnection, WrongState, ConnectionClosed, JournalUnavailable: As `check_connected`.
             SendError: If the peer is not reading.
-            WorkerSilent, WorkerDied, Unavailable: If its worker does not answer.
+            WorkerSilent, WorkerDied, Unavailable: If its worker does not answer, or does not even read.
         """
         entry = self.check_connected(connection)
         slot = self._holder(entry)
+        slot.check_room()
         number, future = slot.request(entry.created.send_timeout_s + ANSWER_MARGIN_S)
         slot.command(Send(number, connection, binary, payloads, key))
         answer = await future

@@ -132,6 +132,7 @@ class Openings:
             connection = await self._next_id()
             # The last wait before the intent is stored: what dies from here on reports this connection's end as well.
             slot = await self._supervisor.ensure(request.worker)
+            slot.check_room()
             if slot.draining:
                 raise WorkerBusy(slot.name, "Draining")
             unknown = too_new(self._admission.with_proxy(request), slot.version)

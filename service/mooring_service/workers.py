@@ -135,6 +135,7 @@ class Workers:
             HandlerError: If it cannot be imported.
             CallError: If it raised.
             WorkerDied: If the process ended under it.
+            Unavailable: If its mailbox is full, or it does not even read what it is asked for.
         """
         slot, reference = await self._callable(worker, function, params)
         number, future = slot.request(self._admission.config.supervisor.call_timeout)
@@ -170,4 +171,6 @@ class Workers:
         self._admission.check()
         # 4D: a call to a name that is being killed starts a new process once the old one has ended.
         await self._supervisor.wait_gone(worker)
-        return await self._supervisor.ensure(worker), reference
+        slot = await self._supervisor.ensure(worker)
+        slot.check_room()
+        return slot, reference

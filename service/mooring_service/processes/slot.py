@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import time
@@ -12,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from mooring.errors import MooringError, WorkerDied, WorkerSilent
+from mooring.errors import MooringError, Unavailable, WorkerDied, WorkerSilent
 from mooring.events import rfc3339
 from mooring.link.channel import Channel
 from mooring.link.messages import (
@@ -30,6 +31,8 @@ from mooring_service.processes.worker_state import WorkerEvent, WorkerState, ste
 from mooring_service.records import RunningItem, WorkerRecord
 
 SWEEP_S = 0.25
+COMMANDS_BYTES = 16 * 1024 * 1024  # for a worker that does not read: what is asked of it beyond that is refused
+ROOM_S = 0.5  # so often it is looked whether there is room again, should nobody say so
 WINDOW_SINCE = 5  # from this version of the link on a worker keeps to its window of events
 TAKES_SINCE = 3  # from this version of the link on a worker says what it has taken of what was asked for
 
@@ -105,6 +108,7 @@ class Slot:
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.gone = asyncio.Event()
         self.gone.set()
+        self._room = asyncio.Event()
         self.unlinked = asyncio.Event()
         self.unlinked.set()
         self.reading = True
@@ -143,6 +147,7 @@ class Slot:
     def linked_by(self, channel: Channel[Report]) -> None:
         """The process has a link."""
         self.channel = channel
+        channel.on_drained = self._room.set
         self.reading = True
         self.unlinked.clear()
         self.last_report_at = time.monotonic()
@@ -213,6 +218,27 @@ class Slot:
         loop = asyncio.get_running_loop()
         self._sweep_at = loop.time() + SWEEP_S
         self._sweep_timer = loop.call_at(self._sweep_at, self._sweep)
+
+    @property
+    def has_room(self) -> bool:
+        """False while the worker does not read what it was asked for."""
+        return self.channel is None or self.channel.waiting_bytes < COMMANDS_BYTES
+
+    def check_room(self) -> None:
+        """Check that more may be asked of the worker.
+
+        Raises:
+            Unavailable: If it does not read what it was asked for.
+        """
+        if not self.has_room:
+            raise Unavailable(f"worker {self.name!r} does not read what it is asked for")
+
+    async def until_room(self) -> None:
+        """Wait until more may be asked of the worker, or its link is lost."""
+        while not self.has_room:
+            self._room.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._room.wait(), ROOM_S)
 
     def command(self, command: Command) -> None:
         """Send a command; the caller has seen `linked`."""
