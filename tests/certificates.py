@@ -1,9 +1,10 @@
-"""Certificates of a private authority, for tests of TLS."""
+"""A private CA and what it signs, made for one test run."""
 
 from __future__ import annotations
 
 import datetime
 import ipaddress
+import ssl
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,8 +15,6 @@ from cryptography.x509.oid import NameOID
 
 
 class Files(NamedTuple):
-    """Paths of PEM files."""
-
     ca: str
     server_cert: str
     server_key: str
@@ -35,8 +34,8 @@ def _write(folder: Path, name: str, cert: x509.Certificate, key: ec.EllipticCurv
     return str(folder / f"{name}.pem"), str(folder / f"{name}.key")
 
 
-def make_files(folder: Path) -> Files:
-    """Make a private authority, and a certificate of a server (localhost, 127.0.0.1) and of a client; valid for a day."""
+def make_files(folder: Path, *names: str) -> Files:
+    """Make a CA, and with it certificates for ``localhost``, ``127.0.0.1``, ``::1`` and `names`."""
     now = datetime.datetime.now(datetime.UTC)
 
     def builder(subject: str, issuer: str, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
@@ -64,10 +63,23 @@ def make_files(folder: Path) -> Files:
     found = [ca_file]
     for name in ("server", "client"):
         key = ec.generate_private_key(ec.SECP256R1())
-        names = x509.SubjectAlternativeName(
-            [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+        alternatives = x509.SubjectAlternativeName(
+            [
+                *(x509.DNSName(name) for name in ("localhost", *names)),
+                *(x509.IPAddress(ipaddress.ip_address(text)) for text in ("127.0.0.1", "::1")),
+            ]
         )
         found += _write(
-            folder, name, builder(name, "test CA", key).add_extension(names, False).sign(ca_key, hashes.SHA256()), key
+            folder,
+            name,
+            builder(name, "test CA", key).add_extension(alternatives, False).sign(ca_key, hashes.SHA256()),
+            key,
         )
     return Files(*found)
+
+
+def server_context(files: Files, *, client_needed: bool = False) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=files.ca)
+    context.load_cert_chain(files.server_cert, files.server_key)
+    context.verify_mode = ssl.CERT_REQUIRED if client_needed else ssl.CERT_NONE
+    return context

@@ -274,15 +274,18 @@ Script = Callable[[RawConnection], Awaitable[None]]
 class RawServer:
     """Runs `script` on each TCP connection, after the request's head was read (unless `early`)."""
 
-    def __init__(self, script: Script, *, early: bool = False, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, script: Script, *, early: bool = False, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1"
+    ) -> None:
         self._script = script
+        self._host = host
         self._early = early
         self._tls = tls
         self.connections: list[RawConnection] = []
         self.errors: list[BaseException] = []
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
+        self._server = await asyncio.start_server(self._serve, self._host, 0, ssl=self._tls)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -293,7 +296,8 @@ class RawServer:
 
     @property
     def url(self) -> str:
-        return f"{'wss' if self._tls else 'ws'}://127.0.0.1:{self.port}/"
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"{'wss' if self._tls else 'ws'}://{host}:{self.port}/"
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = RawConnection(reader, writer)

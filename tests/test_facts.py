@@ -7,12 +7,13 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import click
 import msgspec
 import pytest
 from click.testing import CliRunner
+from msgspec import NODEFAULT
 
 from mooring.connection.state import ConnectionState
 from mooring.errors import UNUSED_CODES, ErrCode
@@ -41,10 +42,13 @@ def test_every_create_option_has_its_field_of_the_same_type_and_default() -> Non
     types = get_type_hints(ConnectionOptions)
     for option in OPTIONS.values():
         if option.by_handler and option.name != "headers":
-            assert types[option.becomes] == option.kind, option.name
+            expected = option.kind
+            if option.default is NODEFAULT:  # what stands for nothing being said
+                expected |= type(fields[option.becomes].default)
+            assert types[option.becomes] == expected, option.name
     standing = msgspec.to_builtins(effective(ConnectionRequest(url="ws://a/")))
     for option in OPTIONS.values():
-        if option.by_handler and option.default:
+        if option.by_handler and option.default and option.default is not NODEFAULT:
             assert standing[option.becomes] == option.default, option.name
 
 
@@ -98,10 +102,11 @@ def test_open_offers_every_option_and_sends_what_was_said() -> None:
 def test_each_option_of_open_is_parsed_to_what_the_api_takes(name: str) -> None:
     option = OPTIONS[name]
     (param,) = (param for param in open_command.params if param.name == name)
-    by_kind: dict[Any, str] = {float: "3", int: "3", str: "w"}
-    text = {"headers": "A: 1", "protocols": "v1", "tls": '{"verify": true}', "data_type": "blob"}.get(
-        name, by_kind.get(option.kind, "")
-    )
+    kind = get_origin(option.kind) or option.kind
+    by_kind: dict[Any, str] = {float: "3", int: "3", str: "w", list: "w"}
+    text = {"headers": "A: 1", "tls": '{"verify": true}', "proxy": "http://a:1"}.get(name, by_kind.get(kind, ""))
+    if kind is Literal:
+        text = get_args(option.kind)[-1]
     seen: list[dict[str, Any]] = []
     command = click.Command("open", params=[param], callback=lambda **given: seen.append(given))
     ran = CliRunner().invoke(command, [param.opts[0], text] if text else [param.opts[0]])

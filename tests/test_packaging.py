@@ -15,8 +15,9 @@ from importlib.metadata import PackageNotFoundError, distribution
 from typing import NamedTuple
 
 import pytest
-from aiohttp import ClientResponse, web_protocol, web_response
-from aiohttp.client_proto import ResponseHandler
+from aiohttp import web_protocol, web_response
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.http import HttpResponseParser
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -138,5 +139,5 @@ def test_the_parts_of_aiohttp_that_it_does_not_promise_are_there() -> None:
     # Why aiohttp has an upper bound: each release may change these.
     assert callable(web_protocol.RequestHandler.handle_error), "rest/gate.py answers bad requests by it"
     assert isinstance(web_response.SERVER_SOFTWARE, str), "rest/app.py says `mooring` there"
-    assert callable(ResponseHandler.set_parser), "wire/dial.py takes over the socket by it"
-    assert hasattr(ClientResponse, "connection"), "wire/dial.py takes the transport of the 101 from it"
+    assert callable(HttpResponseParser.feed_data), "wire/answer.py reads what a server answers by it"
+    assert callable(BaseProtocol.pause_reading), "wire/answer.py gives the parser one to speak to"

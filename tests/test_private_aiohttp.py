@@ -28,14 +28,12 @@ NAMES = [
          ("handler_cancellation",)),
     Name("aiohttp.web_urldispatcher", "UrlDispatcher.resolve", "rest/refusals.py answers what is no path", ("self", "request")),
     Name("aiohttp.web_protocol", "RequestHandler.log_access", "rest/access_log.py writes a line a request"),
+    Name("aiohttp.http", "HttpResponseParser.feed_data", "wire/answer.py reads what a server answers to the handshake"),
+    Name("aiohttp.base_protocol", "BaseProtocol.pause_reading", "wire/answer.py gives that parser one to speak to"),
+    Name("aiohttp.streams", "StreamReader.read_nowait", "wire/answer.py reads the words of a refusal"),
     Name("aiohttp.web_protocol", "RequestHandler._waiter", "rest/gate.py closes a half-closed connection once all is answered"),
     Name("aiohttp.web_protocol", "RequestHandler._messages", "rest/gate.py closes a half-closed connection once all is answered"),
     Name("aiohttp.web_protocol", "RequestHandler._current_request", "rest/gate.py closes where the rest of a body never comes"),
-    Name("aiohttp.client_proto", "ResponseHandler.set_parser", "wire/dial.py takes the bytes behind the 101",
-         ("self", "parser", "payload")),
-    Name("aiohttp.client_reqrep", "ClientResponse.connection", "wire/dial.py takes the transport of an upgraded connection"),
-    Name("aiohttp.connector", "Connection.protocol", "wire/dial.py takes the bytes behind the 101"),
-    Name("aiohttp.connector", "Connection.transport", "wire/dial.py takes the transport of an upgraded connection"),
     Name("aiohttp.http_exceptions", "HttpProcessingError", "a body whose chunks cannot be parsed is told from one that broke off"),
 ]  # fmt: skip
 

@@ -1,84 +1,179 @@
-"""What code in workers asks for: a call in another worker, the end of one. Done once the frame that asks is committed."""
+"""What code in workers asks for: a call in another worker, the end of one. Each is in the journal until it is done.
+
+A call is done once its worker has taken it, a kill once the worker has ended; both become durable with that fact. So what is asked
+for survives the service: the next one goes on with what is left, in the same order.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections import Counter
-from typing import Any, assert_never
+from collections import deque
+from typing import assert_never
+
+import msgspec
 
 from mooring.background import Background
-from mooring.errors import MooringError
+from mooring.errors import JournalUnavailable, MooringError, Unavailable, UnknownWorker, WorkerBusy
 from mooring.events import CallbackErrorEvent, Kind, now_us, worker_body
 from mooring.link.messages import AskCall, AskKill, Call
 from mooring_service.admission import Admission
 from mooring_service.journal.batch import Append
-from mooring_service.journal.journal import Journal
+from mooring_service.journal.journal import Journal, StoredAsk
 from mooring_service.processes.roster import Roster
 from mooring_service.processes.slot import Slot
 from mooring_service.processes.supervisor import Supervisor
 from mooring_service.processes.worker_state import WorkerState
-from mooring_service.workers import Workers
+
+RETRY_S = 1.0  # a worker that cannot be started because the journal cannot be written is tried again so often
 
 log = logging.getLogger("mooring.service")
+_decode = msgspec.msgpack.Decoder(AskCall | AskKill).decode
+
+
+class Waiting(msgspec.Struct):
+    """The calls that wait for one worker, oldest first: their numbers only grow."""
+
+    asks: deque[StoredAsk] = msgspec.field(default_factory=deque)
+    size: int = 0
+
+    def add(self, ask: StoredAsk) -> None:
+        """Have one more wait."""
+        self.asks.append(ask)
+        self.size += len(ask.ask)
+        if len(self.asks) > 1 and self.asks[-2].number > ask.number:  # given back by a process that died
+            self.asks = deque(sorted(self.asks, key=lambda waits: waits.number))
+
+    def take(self) -> StoredAsk:
+        """Take the oldest."""
+        ask = self.asks.popleft()
+        self.size -= len(ask.ask)
+        return ask
 
 
 class Asks:
     """Hands on what code in workers asks for, in the order in which it was asked."""
 
-    def __init__(
-        self,
-        admission: Admission,
-        journal: Journal,
-        roster: Roster,
-        supervisor: Supervisor,
-        workers: Workers,
-        background: Background,
-    ) -> None:
+    def __init__(self, admission: Admission, journal: Journal, roster: Roster, supervisor: Supervisor) -> None:
         self._admission = admission
         self._journal = journal
         self._roster = roster
         self._supervisor = supervisor
-        self._workers = workers
-        self._background = background
-        self._waiting: Counter[str] = Counter()  # by worker: calls that are not yet given to it
+        self._background = Background(log)
+        self._waiting: dict[str, Waiting] = {}  # by worker; each has a task that serves it
+        self._kept = False
 
-    def do(self, slot: Slot, asks: list[AskCall | AskKill]) -> None:
-        """Do what code in the worker of `slot` has asked for; the frame that asked is committed."""
+    def do(self, asks: list[StoredAsk]) -> None:
+        """Do what is in the journal, or was given back by a process that has died."""
+        if self._kept:
+            return
         for ask in asks:
-            match ask:
-                case AskCall(worker, name, params):
-                    self._call(slot, worker, name, params)
+            wanted = _decode(ask.ask)
+            match wanted:
+                case AskCall():
+                    self._call(ask, wanted)
                 case AskKill(worker):
-                    target = self._roster.find(worker)
-                    if target is not None:  # KILL WORKER ignores unknown names, as 4D does
-                        # Told at once, so that a call that follows waits for the next process.
-                        self._supervisor.begin_kill(target)
-                        self._background.spawn(self._supervisor.kill(worker))
+                    self._kill(ask, worker)
                 case _:
-                    assert_never(ask)
+                    assert_never(wanted)
 
-    def _call(self, slot: Slot, worker: str, name: str, params: Any) -> None:
+    def discard(self, worker: str) -> None:
+        """A worker is told to end: the calls that wait for it are refused, as what waits in its mailbox is discarded."""
+        waiting = self._waiting.get(worker)
+        if waiting is not None:
+            self._refuse(waiting, WorkerBusy(worker, WorkerState.STOPPING.value))
+
+    async def close(self, *, keep: bool = False) -> None:
+        """End. With `keep` all that is not done is left to the next service, untold."""
+        self._kept = keep
+        await self._background.close()
+
+    def _kill(self, ask: StoredAsk, worker: str) -> None:
         target = self._roster.find(worker)
-        reference = self._admission.config.functions.get(name)
-        running = target is not None and target.state is WorkerState.RUNNING and target.linked
-        if target is not None and running and reference is not None and not self._waiting[worker]:
-            target.command(Call(0, name, reference, params))
-        else:
-            # Tasks resume in the order in which they were made; nothing may overtake them meanwhile.
-            self._waiting[worker] += 1
-            self._background.spawn(self._call_later(slot, worker, name, params))
+        if target is None:  # KILL WORKER ignores unknown names, as 4D does
+            self._journal.append(Append(asks_done=[ask.number]))
+            return
+        # Told at once, so that a call that follows waits for the next process.
+        target.ended_for.append(ask.number)
+        self._supervisor.begin_kill(target)
+        self._background.spawn(self._until_killed(ask, worker))
 
-    async def _call_later(self, slot: Slot, worker: str, name: str, params: Any) -> None:
+    async def _until_killed(self, ask: StoredAsk, worker: str) -> None:
         try:
-            await self._workers.call_later(worker, name, params)
-        except MooringError as exc:
-            log.error("worker %s asked for %s in worker %s: %s", slot.name, name, worker, exc, extra=slot.tags)
-            event = CallbackErrorEvent(callback=name, exception=type(exc).__name__, message=str(exc), traceback="")
-            body = worker_body(Kind.callbackError, slot.name, now_us(), event)
-            self._journal.append(
-                Append(worker=slot.name, connections=bytes(8), kinds=bytes((Kind.callbackError,)), bodies=body)
-            )
+            await self._supervisor.kill(worker)
+        except UnknownWorker:
+            pass
+        self._journal.append(Append(asks_done=[ask.number]))  # where there was no process whose end would have said so
+
+    def _call(self, ask: StoredAsk, wanted: AskCall) -> None:
+        waiting = self._waiting.get(wanted.worker)
+        if waiting is None:
+            target = self._roster.find(wanted.worker)
+            if target is not None and target.state is WorkerState.RUNNING and target.linked:
+                self._hand_over(target, ask)
+                return
+            waiting = self._waiting[wanted.worker] = Waiting()
+            self._background.spawn(self._serve(wanted.worker, waiting))
+        bounds = self._admission.config.worker
+        if len(waiting.asks) >= bounds.mailbox_items or waiting.size >= bounds.mailbox_bytes:
+            self._failed(ask, Unavailable(f"too many calls wait for worker {wanted.worker!r}"))
+        else:
+            waiting.add(ask)
+
+    async def _serve(self, worker: str, waiting: Waiting) -> None:
+        try:
+            while waiting.asks:
+                try:
+                    target = await self._ready(worker)
+                except JournalUnavailable:
+                    await asyncio.sleep(RETRY_S)
+                except WorkerBusy as exc:
+                    if exc.status == WorkerState.FAILED.value:
+                        self._refuse(waiting, exc)
+                    # Else it is being killed: what came behind that waits for the next process.
+                except MooringError as exc:
+                    self._refuse(waiting, exc)
+                else:
+                    while waiting.asks and target.state is WorkerState.RUNNING and target.linked:
+                        self._hand_over(target, waiting.take())
         finally:
-            self._waiting[worker] -= 1
-            if not self._waiting[worker]:
-                del self._waiting[worker]
+            del self._waiting[worker]
+
+    async def _ready(self, worker: str) -> Slot:
+        self._admission.check()
+        # 4D: a call to a name that is being killed starts a new process once the old one has ended.
+        await self._supervisor.wait_gone(worker)
+        await self._supervisor.wait_adopted(worker)
+        return await self._supervisor.ensure(worker)
+
+    def _hand_over(self, target: Slot, ask: StoredAsk) -> None:
+        wanted = _decode(ask.ask)
+        assert isinstance(wanted, AskCall), "kills are done at once"
+        try:
+            reference = self._admission.function(wanted.name)
+        except MooringError as exc:
+            self._failed(ask, exc)
+            return
+        if not target.hand_over(ask, Call(0, wanted.name, reference, wanted.params, ask=ask.number)):
+            self._journal.append(Append(asks_done=[ask.number]))
+
+    def _refuse(self, waiting: Waiting, why: MooringError) -> None:
+        while waiting.asks:
+            self._failed(waiting.take(), why)
+
+    def _failed(self, ask: StoredAsk, why: MooringError) -> None:
+        wanted = _decode(ask.ask)
+        assert isinstance(wanted, AskCall), "kills are done at once"
+        name = wanted.name
+        log.error("worker %s asked for %s in worker %s: %s", ask.worker, name, wanted.worker, why)
+        event = CallbackErrorEvent(callback=name, exception=type(why).__name__, message=str(why), traceback="")
+        body = worker_body(Kind.callbackError, ask.worker, now_us(), event)
+        self._journal.append(
+            Append(
+                worker=ask.worker,
+                connections=bytes(8),
+                kinds=bytes((Kind.callbackError,)),
+                bodies=body,
+                asks_done=[ask.number],
+            )
+        )

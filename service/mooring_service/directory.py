@@ -5,9 +5,8 @@ GETs are answered from here and never wait for a worker.
 
 from __future__ import annotations
 
-import time
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import msgspec
 
@@ -43,22 +42,25 @@ class Directory:
     Args:
         retained: How many ended connections are kept.
         retained_age_s: For how long they are kept.
+        now_ms: The clock that tells ages (`Journal.now_ms`).
     """
 
-    def __init__(self, retained: int, retained_age_s: float) -> None:
+    def __init__(self, retained: int, retained_age_s: float, now_ms: Callable[[], int]) -> None:
         self._epoch = ""
         self._retained = retained
-        self._retained_age_s = retained_age_s
+        self._retained_age_ms = int(retained_age_s * 1000)
+        self._now_ms = now_ms
         self._entries: dict[int, Entry] = {}
         self._live: dict[str, dict[int, None]] = {}  # worker → ids of connections that have not ended
         self._live_count = 0
-        self._ended: OrderedDict[int, float] = OrderedDict()  # id → when it ended, monotonic
+        self._ended: OrderedDict[int, int] = OrderedDict()  # id → when it ended, by the clock that tells ages
 
     def recover(self, epoch: str, connections: list[StoredConnection]) -> None:
         """Take what the journal held."""
         self._epoch = epoch
         for stored in sorted(connections, key=lambda stored: stored.last_position):
-            self._add(Entry(stored.created, stored.update, stored.incarnation, stored.last_position))
+            entry = Entry(stored.created, stored.update, stored.incarnation, stored.last_position)
+            self._add(entry, stored.last_event_ms)
 
     def fold(self, committed: Committed) -> None:
         """Take one committed addition."""
@@ -101,11 +103,11 @@ class Directory:
         if entry is not None:
             entry.update = _with_totals(entry.update, messages_out, bytes_out)
 
-    def _add(self, entry: Entry) -> None:
+    def _add(self, entry: Entry, ended_ms: int = 0) -> None:
         connection = entry.created.id
         self._entries[connection] = entry
         if entry.update.ended:
-            self._ended[connection] = time.monotonic()
+            self._ended[connection] = ended_ms
         else:
             self._live.setdefault(entry.created.worker, {})[connection] = None
             self._live_count += 1
@@ -116,14 +118,15 @@ class Directory:
             self._live_count -= 1
             if not live:
                 del self._live[created.worker]
-        self._ended[created.id] = time.monotonic()
+        self._ended[created.id] = self._now_ms()
 
-    def prune(self, now: float) -> list[int]:
+    def prune(self) -> list[int]:
         """Forget ended connections that are no longer retained, and return their ids."""
         gone: list[int] = []
+        oldest_ms = self._now_ms() - self._retained_age_ms
         while self._ended:
-            connection, ended_at = next(iter(self._ended.items()))
-            if len(self._ended) <= self._retained and now - ended_at <= self._retained_age_s:
+            connection, ended_ms = next(iter(self._ended.items()))
+            if len(self._ended) <= self._retained and ended_ms >= oldest_ms:
                 break
             del self._ended[connection]
             del self._entries[connection]

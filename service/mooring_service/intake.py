@@ -5,18 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
-from typing import assert_never
+from typing import Protocol, assert_never
 
 import msgspec
 
 from mooring.background import Background
-from mooring.errors import ErrCode, JournalUnavailable
+from mooring.errors import ErrCode, JournalUnavailable, LinkError
 from mooring.events import Kind, WorkerExitedEvent, WorkerStartedEvent, now_us, worker_body
 from mooring.link.messages import (
-    AskCall,
     AskIds,
-    AskKill,
     Called,
     CallFailed,
     Events,
@@ -31,6 +28,7 @@ from mooring.link.messages import (
     SendFailed,
     Sent,
     Stats,
+    Taken,
     TerminateDone,
 )
 from mooring.metrics import Histogram
@@ -39,24 +37,39 @@ from mooring_service.directory import Directory, Entry
 from mooring_service.endings import Endings
 from mooring_service.feed import Feed
 from mooring_service.journal.batch import Append
-from mooring_service.journal.journal import Committed, Journal
+from mooring_service.journal.journal import Committed, Journal, StoredAsk
 from mooring_service.processes.reports import ID_BLOCK
 from mooring_service.processes.roster import Roster
 from mooring_service.processes.slot import Slot
 from mooring_service.processes.worker_process import Exit
+from mooring_service.processes.worker_state import WorkerState
 
 QUEUE_HIGH_BYTES = 64 * 1024 * 1024  # the journal's queue: above it the links are not read
 GRANT_RETRY_S = 1.0  # while the journal cannot be written
 
 log = logging.getLogger("mooring.service")
+_pack = msgspec.msgpack.Encoder().encode
+
+
+class Asking(Protocol):
+    """Who does what code in workers asks for."""
+
+    def do(self, asks: list[StoredAsk]) -> None:
+        """Do what is in the journal, or was given back by a process that has died."""
+
+    def discard(self, worker: str) -> None:
+        """A worker is told to end: what waits for it is not done any more."""
 
 
 class Intake:
     """Takes the reports of all workers. It is the supervisor's `Reports`, and the journal's listener.
 
     Attributes:
+        asks: Who does what code in workers asks for; set before the journal starts.
         latency: From the socket to the subscribers, of the oldest event of each frame.
     """
+
+    asks: Asking
 
     def __init__(
         self,
@@ -66,7 +79,6 @@ class Intake:
         endings: Endings,
         roster: Roster,
         background: Background,
-        on_asks: Callable[[Slot, list[AskCall | AskKill]], None],
     ) -> None:
         self._journal = journal
         self._directory = directory
@@ -74,7 +86,6 @@ class Intake:
         self._endings = endings
         self._roster = roster
         self._background = background
-        self._on_asks = on_asks
         self._links_paused = False
         self.latency = Histogram()
         self._unseen: dict[str, frozenset[int]] = {}  # by incarnation: what its last hello did not know of
@@ -86,19 +97,22 @@ class Intake:
         for item in committed:
             fold(item)
         self._feed.publish(committed)
-        now = now_us()
+        now = time.monotonic_ns() // 1000
         for item in committed:
-            if item.append.began_at_us and not item.repeated:
-                self.latency.observe(max(0, now - item.append.began_at_us) / 1e6)
+            # Not known, too: by the wall clock, as workers of the first version told it.
+            if 0 < item.append.began_at_us <= now and not item.repeated:
+                self.latency.observe((now - item.append.began_at_us) / 1e6)
         for item in committed:
             append = item.append
             if append.number:
                 slot = self._roster.by_incarnation(append.incarnation)
                 if slot is not None:
-                    asks = slot.committed(append.number)
+                    slot.committed(append.number)
                     touched[slot] = None
-                    if asks and not item.repeated:
-                        self._on_asks(slot, asks)
+            if append.asks and not item.repeated:
+                self.asks.do(
+                    [StoredAsk(number, append.worker, ask) for number, ask in enumerate(append.asks, item.first_ask)]
+                )
         for slot in touched:
             slot.acknowledge()
         if self._links_paused and self._journal.queued_bytes < QUEUE_HIGH_BYTES // 2:
@@ -114,29 +128,17 @@ class Intake:
             log.error("the journal cannot be written: %s; connections stay open, events wait in the workers", failure)
 
     def take(self, slot: Slot, reports: list[Report]) -> None:
-        """Take the reports of one read, in order."""
+        """Take the reports of one read, in order.
+
+        Raises:
+            LinkError: If one of them is none of ours: the link ends, and what came before it is taken.
+        """
         slot.last_report_at = time.monotonic()
+        taken = 0
         for report in reports:
             match report:
                 case Events():
-                    if report.asks:
-                        slot.asks[report.number] = report.asks
-                    self._journal.append(
-                        Append(
-                            worker=slot.name,
-                            incarnation=slot.incarnation,
-                            number=report.number,
-                            connections=report.connections,
-                            kinds=report.kinds,
-                            bodies=report.bodies,
-                            created=report.created,
-                            updates=report.updates,
-                            began_at_us=report.began_at_us,
-                        )
-                    )
-                    if self._journal.queued_bytes > QUEUE_HIGH_BYTES:
-                        slot.pause_reading()
-                        self._links_paused = True
+                    self._take_events(slot, report)
                 case Sent() | SendFailed() | OpenInvalid():
                     slot.answer(report.request, report)
                 case Opened() | OpenFailed() | TerminateDone() | Called() | CallFailed():
@@ -145,6 +147,8 @@ class Intake:
                     slot.stats = report
                     for update in report.updates:
                         self._directory.figures(update)
+                case Taken(ask):
+                    taken = ask
                 case AskIds():
                     self._background.spawn(self._grant(slot, slot.incarnation))
                 case Resent(number):
@@ -155,6 +159,29 @@ class Intake:
                     log.warning("worker %s said hello twice", slot.name, extra=slot.tags)
                 case _:
                     assert_never(report)
+        if taken:
+            self._journal.append(Append(asks_done=slot.taken(taken)))
+
+    def _take_events(self, slot: Slot, events: Events) -> None:
+        append = Append(
+            worker=slot.name,
+            incarnation=slot.incarnation,
+            number=events.number,
+            connections=events.connections,
+            kinds=events.kinds,
+            bodies=events.bodies,
+            created=events.created,
+            updates=events.updates,
+            asks=[_pack(ask) for ask in events.asks],
+            began_at_us=events.began_at_us,
+        )
+        wrong = append.wrong
+        if wrong is not None:
+            raise LinkError(f"frame {events.number} cannot be stored: {wrong}")
+        self._journal.append(append)
+        if self._journal.queued_bytes > QUEUE_HIGH_BYTES:
+            slot.pause_reading()
+            self._links_paused = True
 
     async def _grant(self, slot: Slot, incarnation: str) -> None:
         while slot.linked and slot.incarnation == incarnation:
@@ -165,11 +192,11 @@ class Intake:
             else:
                 return
 
-    async def save_incarnation(self, slot: Slot, *, ended: bool = False) -> None:
-        """Keep who the process is."""
-        await self._journal.save_incarnation(
-            slot.incarnation, slot.name, msgspec.msgpack.encode(slot.record), ended=ended
-        )
+    async def save_incarnation(self, slot: Slot, *, ended: bool = False, stands: bool = False) -> None:
+        """Keep who the process is, or that it has ended."""
+        record = msgspec.msgpack.encode(slot.record)
+        await self._journal.save_incarnation(slot.incarnation, slot.name, record, ended=ended, stands=stands)
+        slot.stands = stands
 
     def hello(self, slot: Slot, hello: Hello) -> None:
         """Take what a process says of its connections, and note which of them it does not know of."""
@@ -207,6 +234,10 @@ class Intake:
         """Return the connections of the process of `slot` that have not ended."""
         return [entry for entry in self._directory.live_of(slot.name) if entry.incarnation == slot.incarnation]
 
+    def worker_ending(self, slot: Slot) -> None:
+        """A worker is told to end."""
+        self.asks.discard(slot.name)
+
     async def worker_gone(self, slot: Slot, ended: Exit, reason: str, *, restarting: bool, asked: bool) -> int:
         """A process has ended: report what it could not, and that it has ended, in one transaction."""
         await self._journal.append_waiting(Append())  # all that it had handed over is committed and folded then
@@ -228,10 +259,19 @@ class Intake:
             kinds=bytes((Kind.workerExited,)),
             bodies=body,
             ended=slot.incarnation,
+            asks_done=[*slot.ended_for, *(slot.handed if asked else ())],
         )
-        written = await self._endings.write(lost, text, err_code, then=exited)
+        written, _ = await asyncio.gather(
+            self._endings.write(lost, text, err_code, then=exited),
+            self.save_incarnation(slot, ended=True, stands=not asked),
+        )
         slot.failures[err_code] += written.kinds.count(Kind.onError)
         slot.announced = False
+        handed, slot.handed, slot.ended_for = slot.handed, {}, []
+        if slot.state is not WorkerState.STOPPING:
+            self.asks.do([ask for ask, _ in handed.values()])  # what it has not taken is for the next process
+        elif not asked:  # it was told to end since it died
+            self._journal.append(Append(asks_done=list(handed)))
         return len(written.updates)
 
     async def allot_ids(self, count: int) -> int:

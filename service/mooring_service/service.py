@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from pathlib import Path
 
 import msgspec
 
 from mooring.background import Background
 from mooring.errors import ErrCode, JournalUnavailable
-from mooring.link.messages import AskCall, AskKill
 from mooring.metrics import Histogram
 from mooring_service.admission import Admission
 from mooring_service.asks import Asks
@@ -29,7 +27,6 @@ from mooring_service.journal.journal import Journal
 from mooring_service.lock import StateLock
 from mooring_service.opening import Openings
 from mooring_service.processes.roster import Roster
-from mooring_service.processes.slot import Slot
 from mooring_service.processes.supervisor import Supervisor
 from mooring_service.processes.worker_state import WorkerState
 from mooring_service.workers import Workers
@@ -60,22 +57,21 @@ class Service:
         connections: The verbs of connections.
         workers: The verbs of workers.
         feed: The events of everything; those of one connection are followed in `connections`.
+        died: Ends, with the reason, when this process can go on no longer: it is to end under its workers, for the next to adopt.
     """
 
     def __init__(self, config: Config, state_dir: Path, journal: Journal, *, app_dirs: list[str] | None = None) -> None:
         self.state_dir = state_dir
         self.journal = journal
         self.feed = Feed(journal, ring_bytes=config.journal.ring_bytes, max_subscribers=config.limits.max_subscribers)
-        self.directory = Directory(config.retention.closed_connections, config.retention.closed_age)
+        self.directory = Directory(config.retention.closed_connections, config.retention.closed_age, journal.now_ms)
         self._admission = Admission(config, journal)
         self._lock = StateLock(state_dir)
         self._background = Background(log)
         self._app_dirs = app_dirs or []
         self._roster = roster = Roster()
         self._endings = Endings(journal)
-        self._intake = Intake(
-            journal, self.directory, self.feed, self._endings, roster, self._background, self._do_asks
-        )
+        self._intake = Intake(journal, self.directory, self.feed, self._endings, roster, self._background)
         self._supervisor = Supervisor(
             config.supervisor,
             worker_settings(config, self._app_dirs),
@@ -89,11 +85,9 @@ class Service:
         self.workers = Workers(
             self._admission, self.directory, roster, self._supervisor, self._intake, self._background
         )
-        self._asks = Asks(self._admission, journal, roster, self._supervisor, self.workers, self._background)
+        self._asks = self._intake.asks = Asks(self._admission, journal, roster, self._supervisor)
         self._started = False
-
-    def _do_asks(self, slot: Slot, asks: list[AskCall | AskKill]) -> None:
-        self._asks.do(slot, asks)
+        self.died: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     def acquire(self) -> None:
         """Take the state directory for this service. Must be called before `start`.
@@ -105,11 +99,12 @@ class Service:
 
     async def start(self) -> None:
         """Open the journal, adopt the workers."""
-        recovered = await self.journal.start(self._intake.on_committed, self._intake.on_failure)
+        recovered = await self.journal.start(self._intake.on_committed, self._intake.on_failure, self.died.set_result)
         self.directory.recover(self.journal.epoch, recovered.connections)
         # Taken first: the first connection of a new state directory is number 1.
         await self._openings.allot()
-        await self._supervisor.start([stored for stored in recovered.incarnations if not stored.ended])
+        await self._supervisor.start([stored for stored in recovered.incarnations if not stored.ended or stored.stands])
+        self._asks.do(recovered.asks)
         known = {stored.incarnation for stored in recovered.incarnations if not stored.ended}
         await self._end_strays(known)
         self.workers.go_on_draining()
@@ -120,9 +115,11 @@ class Service:
         """End the workers (or leave them running for the next service), then close the journal."""
         self.begin_stop()
         if handover:
+            await self._asks.close(keep=True)
             await self._supervisor.hand_over()
         else:
             await self._end_workers()
+            await self._asks.close()
         await self._background.close()
         await self._openings.close()
         self.feed.close()
@@ -174,7 +171,7 @@ class Service:
         # Ends by cancellation, when the service stops.
         while True:
             await asyncio.sleep(PRUNE_INTERVAL_S)
-            gone = self.directory.prune(time.monotonic())
+            gone = self.directory.prune()
             if gone:
                 try:
                     await self.journal.forget_connections(gone)

@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 from yarl import URL
 
-from tests.conftest import RunningService
+from tests.conftest import RunningService, as_file
 from tests.servers import EchoServer
 
 SERVICE = (("--function", "f=json:loads"), {"MOORING_LIMITS_MAX_BODY_BYTES": "1000000"})
@@ -157,7 +157,9 @@ ROWS = JSON_BODIES + URLS + HEADERS + WORKERS + REQUESTS
 async def test_bad_input_is_a_problem_that_helps(shared: RunningService, row: Row) -> None:
     data = row.body.encode("utf-8", "surrogatepass") if isinstance(row.body, str) else row.body
     target = URL(shared.url + row.path, encoded=True)
-    async with shared.client.request(row.method, target, data=data or None, headers=row.headers) as response:
+    async with shared.client.request(
+        row.method, target, data=as_file(data) if data else None, headers=row.headers
+    ) as response:
         text = await response.text()
         assert response.status == row.status, text
         assert response.headers["Content-Type"].startswith("application/problem+json")
@@ -194,7 +196,10 @@ async def test_messages_that_are_not_what_their_type_says(
     record = await shared.open(echo.url)
     headers = {"Content-Type": kind} if kind else {}
     async with shared.client.post(
-        f"/v1/connections/{record['id']}/messages", data=body, headers=headers, skip_auto_headers=["Content-Type"]
+        f"/v1/connections/{record['id']}/messages",
+        data=as_file(body),
+        headers=headers,
+        skip_auto_headers=["Content-Type"],
     ) as response:
         text = await response.text()
         assert response.status == status, text

@@ -43,18 +43,18 @@ FAILED = (*FAILED_DIALS, "reset", "protocol error", "bad data", "too big", "sile
 
 
 async def test_under_auto_a_handler_gets_text_as_str_and_binary_as_bytes(
-    service: RunningService, echo: EchoServer
+    shared: RunningService, worker: str, echo: EchoServer
 ) -> None:
-    record = await open_with(service, echo.url, "Sorter")
+    record = await open_with(shared, echo.url, "Sorter", worker=worker)
     assert record["dataType"] == "auto", "an attribute of the handler, too"
-    await service.send(record["id"], "Grüße")
-    await service.send(record["id"], b"\xff\x00", "application/octet-stream")
-    events = await service.events(record["id"], count=3)
+    await shared.send(record["id"], "Grüße")
+    await shared.send(record["id"], b"\xff\x00", "application/octet-stream")
+    events = await shared.events(record["id"], count=3)
     assert [event["event"] for event in events[1:]] == [
         {"type": "message", "data": "Grüße"},
         {"type": "message", "data": "/wA=", "encoding": "base64"},
     ]
-    assert await seen_by(service) == [["auto", "str", "Grüße"], ["auto", "bytes", "/wA="]]
+    assert await seen_by(shared, worker) == [["auto", "str", "Grüße"], ["auto", "bytes", "/wA="]]
 
 
 @pytest.mark.parametrize("how", ENDS)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import RunningService, StartService, wait_for
+from tests.conftest import ROOT, RunningService, StartService, wait_for
 from tests.follower import Follower
 from tests.servers import EchoServer, FeedServer
 
@@ -214,3 +214,47 @@ async def test_ready_names_what_is_missing(start_service: StartService) -> None:
         assert await response.json() == {"ready": False}
     os.kill(pid, signal.SIGCONT)
     await wait_for(service.is_ready)
+
+
+@pytest.mark.parametrize("how", ["a restart in order", "a crash"])
+async def test_what_was_asked_of_a_worker_that_restarts_is_done_once_over(
+    start_service: StartService, how: str
+) -> None:
+    module = "tests.end_to_end.user_code"
+    functions = [f"--function={name}={module}:{name}" for name in ("tell", "remember", "get_seen")]
+    service = await start_service(
+        *functions, "--app-dir", str(ROOT), env={"MOORING_SUPERVISOR_RESTART_DELAY": "4"}
+    )  # fmt: skip
+    for name in ("main", "w0"):
+        await service.call("PUT", f"/v1/workers/{name}", 201)
+    os.kill((await service.get("/v1/workers/w0"))["pid"], signal.SIGKILL)
+
+    async def status() -> str:
+        return (await service.get("/v1/workers/w0"))["status"]
+
+    async def restarts() -> bool:
+        return await status() == "Restarting"
+
+    async def running() -> bool:
+        return await status() == "Running"
+
+    await wait_for(restarts)
+    asked = {"function": "tell", "params": ["w0", 1, 2, 3]}
+    assert await service.call("POST", "/v1/workers/main/calls", json=asked) == {"result": "told"}
+    if how == "a crash":
+        await service.restart_after_kill()
+    else:
+        assert "restarted in" in await mooring(service, "restart")
+    assert await status() in ("Restarting", "Starting", "Running"), "it is still there"
+    await wait_for(running)
+
+    async def seen() -> list[int]:
+        return (await service.call("POST", "/v1/workers/w0/calls", json={"function": "get_seen"}))["result"]
+
+    async def all_seen() -> bool:
+        return len(await seen()) >= 3
+
+    await wait_for(all_seen)
+    await asyncio.sleep(0.2)
+    assert await seen() == [1, 2, 3]
+    assert (await service.get("/v1/events?after=start&kind=callbackError"))["events"] == []

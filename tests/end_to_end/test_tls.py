@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 
 from mooring.errors import ErrCode
-from tests.certificates import Files, make_files
+from tests.certificates import Files, make_files, server_context
 from tests.conftest import RunningService, StartService, wait_for
 from tests.servers import RawConnection, RawServer, frame
 
@@ -23,13 +23,6 @@ SERVICE = ((), WITH_AUTHORITIES)
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     return make_files(tmp_path_factory.mktemp("tls"))
-
-
-def server_context(files: Files, *, client_needed: bool = False) -> ssl.SSLContext:
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=files.ca)
-    context.load_cert_chain(files.server_cert, files.server_key)
-    context.verify_mode = ssl.CERT_REQUIRED if client_needed else ssl.CERT_NONE
-    return context
 
 
 async def _greets(connection: RawConnection) -> None:

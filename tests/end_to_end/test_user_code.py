@@ -165,6 +165,7 @@ async def test_in_on_terminate_the_connection_is_over(shared: RunningService, wo
         ("BrokenOptions", "its options cannot be read: LookupError: no token"),
         ("WrongOption", "WrongOption.connect_timeout: must be 0.001 to 86400 seconds"),
         ("make_later", "it returned coroutine, not a handler"),
+        ("Spelled4D", "Spelled4D.onMessage: in Python it is spelled on_message"),
     ],
 )
 async def test_a_handler_that_cannot_be_used_says_why(

@@ -78,6 +78,7 @@ async def test_a_handler_that_cannot_be_made_ends_its_connection_also_when_the_s
         await call_later(service, "append_to", str(tmp_path / "made"), "or not")
         await service.kill()
         if away:
+            await wait_for(lambda: "the service is gone" in service.worker_log())
             hold.release()
             await wait_for((tmp_path / "made").exists)
         await service.start()

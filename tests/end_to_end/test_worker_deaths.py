@@ -120,6 +120,25 @@ async def test_a_worker_whose_loop_is_stuck_in_native_code_leaves_its_stacks_in_
     assert "Thread 0x" in log and "hold_the_lock" in log, log
 
 
+async def test_a_worker_whose_callbacks_can_run_no_more_says_so_and_is_replaced(
+    start_service: StartService, echo: EchoServer
+) -> None:
+    names = ("add", "break_reports")
+    functions = (f"--function={name}=tests.end_to_end.user_code:{name}" for name in names)
+    service = await start_service("--app-dir", str(ROOT), *functions)
+    record = await service.open(echo.url)
+    problem = await service.call("POST", "/v1/workers/main/calls", 502, json={"function": "break_reports"})
+    assert "the thread of callbacks has ended" in problem["detail"]
+    exited = await wait_for(lambda: _exit_event(service))
+    assert exited["reason"] == "the thread of callbacks has ended"
+    assert (exited["exitCode"], exited["restarting"]) == (4, True)
+    await service.events(record["id"], "onTerminate")
+    assert echo.peers[0].close_code == 1001
+    call = {"function": "add", "params": [1, 2]}
+    assert (await service.call("POST", "/v1/workers/main/calls", json=call))["result"] == 3
+    assert "NoneType" in service.worker_log(), "what has ended it"
+
+
 async def _exit_event(service: RunningService) -> dict[str, object] | None:
     events = (await service.get("/v1/events?after=start&kind=workerExited"))["events"]
     return events[-1]["event"] if events else None

@@ -12,7 +12,11 @@ import threading
 import time
 from typing import Any
 
+import mooring
 from mooring import ConnectError, MooringError, WebSocket, call_worker, kill_worker
+from mooring.usercode import handlers
+
+CODE = os.path.realpath(mooring.__file__)
 
 seen: list[Any] = []
 counts: dict[int, int] = {}
@@ -236,6 +240,11 @@ def hold(path: str) -> str:
     return "released"
 
 
+def code() -> str:
+    """Return where the code of this worker was when it was imported."""
+    return CODE
+
+
 def die() -> None:
     os._exit(7)
 
@@ -331,6 +340,11 @@ class WrongOption:
     connect_timeout = -1
 
 
+class Spelled4D:
+    def onMessage(self, ws, event) -> None:
+        seen.append("it has never run")
+
+
 async def make_later() -> Recorder:
     return Recorder()
 
@@ -356,6 +370,12 @@ def say(text: str) -> None:
     print(text)
     print(text, file=sys.stderr)
     logging.getLogger("own").warning("%s", text)
+
+
+def break_reports() -> None:
+    """What hardly anything else can do: an exception that ends the thread of callbacks."""
+    handlers.message_of = None  # type: ignore[assignment]
+    raise RuntimeError("and nobody can say so")
 
 
 def say_surrogate() -> None:

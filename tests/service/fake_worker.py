@@ -23,6 +23,8 @@ from mooring.events import Kind, body_prefix, connection_body
 from mooring.link.channel import Channel
 from mooring.link.messages import (
     PROTOCOL_VERSION,
+    AskCall,
+    AskKill,
     Command,
     ConnectionCreated,
     ConnectionUpdate,
@@ -59,6 +61,7 @@ while control.recv(1):
     link.close()
 """
 TIMEOUT_S = 5.0
+FUNCTIONS: dict[str, str] = {}  # what requests may call
 Wanted = TypeVar("Wanted")
 
 
@@ -141,6 +144,7 @@ class FakeWorker:
         *events: tuple[int, int, Kind, str],
         created: Iterable[int] = (),
         updates: Iterable[ConnectionUpdate] = (),
+        asks: Iterable[AskCall | AskKill] = (),
         size: int = 0,
     ) -> int:
         """Send a numbered frame of events (connection, seq, kind, JSON of the event); return its number."""
@@ -161,6 +165,7 @@ class FakeWorker:
                 b"\n".join(body for _, _, body in columns),
                 [created_of(connection, self.name) for connection in created],
                 list(updates),
+                list(asks),
             )
         )
         return self._number
@@ -273,7 +278,7 @@ async def running_service(
 ) -> AsyncIterator[Service]:
     """A service in this process, with short deadlines; `handover`: it leaves its workers to the next one on the folder."""
     deadlines: dict[str, float] = {"stop_timeout": 0.5, "kill_timeout": 0.5, "restart_delay": 0.01, **supervisor}
-    config = Config(supervisor=SupervisorConfig(**deadlines))  # type: ignore[arg-type]
+    config = Config(supervisor=SupervisorConfig(**deadlines), functions=FUNCTIONS)  # type: ignore[arg-type]
     state_dir = folder / "state"
     state_dir.mkdir(exist_ok=True)
     service = Service(config, state_dir, journal or SqliteJournal(state_dir / "journal.db", JournalConfig()))

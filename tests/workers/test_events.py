@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import sys
+from types import FrameType
+from typing import Any
 
 import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mooring.events import blob_event, object_event, text_event
+from mooring.events import blob_event, object_event, rfc3339, text_event
 
 
 @given(st.text(max_size=100))
@@ -27,6 +31,35 @@ def test_blobs_become_base64_on_one_line(data: bytes) -> None:
     event = msgspec.json.decode(blob_event(data))
     assert event["encoding"] == "base64"
     assert b"\n" not in blob_event(data)
+
+
+def test_a_time_is_never_mixed_with_that_of_another_thread() -> None:
+    one, other = 1_700_000_000_000_001, 1_800_000_000_000_002
+
+    def at_line(wanted: int) -> str:
+        """Return the text of `one`, when a thread makes that of `other` before line number `wanted` of ours is run."""
+        rfc3339(one)
+        lines = itertools.count()
+
+        def trace(frame: FrameType, event: str, argument: object) -> Any:
+            if event == "line" and next(lines) == wanted:
+                sys.settrace(None)
+                rfc3339(other)
+            return trace
+
+        def enter(frame: FrameType, event: str, argument: object) -> Any:
+            return trace if frame.f_code is rfc3339.__code__ else None
+
+        before = sys.gettrace()
+        sys.settrace(enter)
+        try:
+            return rfc3339(one)
+        finally:
+            sys.settrace(before)
+
+    assert {at_line(number) for number in range(12)} == {"2023-11-14T22:13:20.000001Z"}
+    assert rfc3339(other) == "2027-01-15T08:00:00.000002Z"
+    assert rfc3339(0) == "1970-01-01T00:00:00.000000Z"
 
 
 json_values = st.recursive(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mooring.checks import check_close, check_headers, check_protocols, check_url, check_worker_name
-from mooring.options import ConnectionRequest, TlsRequest, check_request, from_handler, resolve
+from mooring.dial_options import ProxyRequest, TlsRequest
+from mooring.options import ConnectionRequest, check_request, from_handler, resolve
 
 GOOD_URLS = ["ws://a", "wss://a/", "ws://a:65535/x?y=1", "WS://a/", "ws://[::1]:80/", "ws://münchen.example/ü", "ws://127.0.0.1/a%20b"]  # fmt: skip
 BAD_URLS = ["", "a", "http://a", "ws:a", "ws:/a", "ws://", "ws://a#", "ws://a/#x", "ws://u@a", "ws://u:p@a", "ws://a:0/", "ws://a:/", "ws://a:65536/", "ws://a:x/", "ws://a b/", "ws://a/\r\nX: y", "ws://a/\n", "ws://a\\b", "ws://[::1/", "ws://a/\x00", "ws://\ud800/", "file:///etc/passwd", "ws://" + "a" * 254, "ws://a/" + "x" * 9000, "javascript:alert(1)", "ws://a%00b/"]  # fmt: skip
@@ -137,3 +139,56 @@ def test_tls_is_for_wss_however_the_scheme_is_spelled(scheme: str) -> None:
     asked = ConnectionRequest(url=f"{scheme}://a/", tls=TlsRequest(verify=True))
     assert [wrong.pointer for wrong in check_request(asked)] == ["/tls"]
     assert check_request(ConnectionRequest(url="WSS://a/", tls=TlsRequest(verify=True))) == []
+
+
+@pytest.mark.parametrize(
+    ("said", "pointers"),
+    [
+        ({"proxy": "corp"}, []),
+        ({"proxy": None}, []),
+        ({"proxy": {"url": "http://p:1", "username": "u", "password": "p"}}, []),
+        ({"proxy": {"url": "socks5h://p:1"}}, ["/proxy/url"]),
+        ({"proxy": {"url": "http://u:p@p:1"}}, ["/proxy/url"]),
+        ({"proxy": "http://p:1"}, ["/proxy"]),
+        ({"proxy": ""}, ["/proxy"]),
+        ({"family": "ipv6", "addresses": ["::1"], "localAddress": "::1"}, []),
+        ({"addresses": ["10.0.0.1", "::1"], "family": "ipv6"}, []),
+        ({"addresses": ["10.0.0.1"], "family": "ipv6"}, ["/addresses"]),
+        ({"localAddress": "10.0.0.1", "family": "ipv6"}, ["/localAddress"]),
+        ({"localAddress": "10.0.0.1", "family": "ipv6", "proxy": "corp"}, []),
+        ({"localAddress": "10.0.0.1", "family": "ipv6", "proxy": None}, ["/localAddress"]),
+        ({"addresses": ["feed.test", "10.0.0.1", "10.0.0.1:80"]}, ["/addresses/0", "/addresses/2"]),
+        ({"addresses": ["10.0.0.1"] * 9}, ["/addresses"]),
+        ({"localAddress": "eth0"}, ["/localAddress"]),
+    ],
+)
+def test_the_way_of_a_dial(said: dict[str, object], pointers: list[str]) -> None:
+    request = msgspec.convert({"url": "ws://a", **said}, ConnectionRequest)
+    assert [fault.pointer for fault in check_request(request)] == pointers
+
+
+@pytest.mark.parametrize(
+    "said",
+    [{"family": "ipv5"}, {"proxy": 7}, {"proxy": {}}, {"proxy": {"url": "http://p:1", "x": 1}}, {"addresses": "::1"}],
+)
+def test_the_way_of_a_dial_has_its_types(said: dict[str, object]) -> None:
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert({"url": "ws://a", **said}, ConnectionRequest)
+
+
+def test_a_handler_may_name_the_way_and_a_request_beats_it() -> None:
+    class Handler:
+        proxy = {"url": "https://p:1", "username": "u", "password": "p", "tls": {"ca_file": "/ca.pem"}}
+        local_address = "10.0.0.1"
+
+    class Direct:
+        proxy = None
+
+    found = resolve(ConnectionRequest(url="ws://a"), Handler())
+    tls = TlsRequest(ca_file="/ca.pem")
+    assert found.proxy == ProxyRequest(url="https://p:1", username="u", password="p", tls=tls)
+    assert found.local_address == "10.0.0.1"
+    assert resolve(ConnectionRequest(url="ws://a", proxy=None), Handler()).proxy is None
+    assert resolve(ConnectionRequest(url="ws://a", proxy="corp"), Direct()).proxy == "corp"
+    assert resolve(ConnectionRequest(url="ws://a"), Direct()).proxy is None
+    assert resolve(ConnectionRequest(url="ws://a")).proxy is msgspec.UNSET

@@ -14,6 +14,7 @@ import msgspec
 import uvloop
 
 from mooring.link.messages import WorkerSettings
+from mooring.process.forks import Forks, end_helpers
 from mooring.process.worker import Worker, set_up_process
 
 EXIT_OK = 0
@@ -34,13 +35,12 @@ def main() -> int:
     os.close(null)
     set_up_process(settings)
 
-    async def run() -> None:
-        await Worker(settings).run()
-
+    worker = Worker(settings)
     # Never closed, as uvloop.run would: that waits for names that are being looked up, however long nobody answers.
     loop = uvloop.new_event_loop()
+    Forks(loop, worker.connections).begin()
     try:
-        loop.run_until_complete(run())
+        loop.run_until_complete(worker.run())
     # The top of the process: whatever mooring itself got wrong is logged, and the exit code says so.
     except Exception:
         logging.getLogger("mooring.worker").exception("the worker has failed")
@@ -49,6 +49,7 @@ def main() -> int:
 
 
 def _flush() -> None:
+    end_helpers()
     logging.shutdown()
     sys.stdout.flush()
 

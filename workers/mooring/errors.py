@@ -68,6 +68,10 @@ class ErrCode(IntEnum):
     REDIRECT_REFUSED = 109, "the server answered the handshake with a redirect; redirects are not followed", "dial the address that it names"
     TERMINATED_WHILE_CONNECTING = 110, "the connection was terminated before it was open", "nothing: it was asked for"
     HANDLER_FAILED = 111, "the handler could not be imported or constructed", "mooring check says what is wrong with it"
+    PROXY_UNREACHABLE = 121, "no connection to the proxy: its name, TCP or TLS failed", "check the proxy's url, and whether it runs"
+    PROXY_REFUSED = 122, "the proxy refused to connect to the target", "ask whoever runs the proxy; many allow port 443 only"
+    PROXY_AUTH_FAILED = 123, "the proxy did not accept the credentials, or wants some", "check username and password of the proxy"
+    PROXY_INVALID = 124, "the proxy's answer is neither HTTP nor SOCKS5 as asked for", "check the scheme of the proxy's url"
     # The open connection.
     PROTOCOL_ERROR = 201, "the peer broke RFC 6455 (close code 1002)", "tell whoever runs the peer"
     INVALID_DATA = 202, "a message could not be turned into dataType (close code 1007)", "choose another dataType"

@@ -169,20 +169,20 @@ KINDS: dict[Kind, KindInfo] = {
 """Every kind of event."""
 
 _encoder = msgspec.json.Encoder()
-_second: int = 0
-_second_text: str = ""
+_second: tuple[int, str] = (
+    0,
+    "1970-01-01T00:00:00.",
+)  # one value: threads that write it never mix a second and its text
 
 
 def rfc3339(time_us: int) -> str:
     """Return `time_us` (microseconds since 1970, UTC) as RFC 3339 with microseconds."""
-    global _second, _second_text
+    global _second
     second, microsecond = divmod(time_us, 1_000_000)
-    if second != _second:
-        # Written by one thread while another reads: the text is looked up by its own second, never mixed.
+    known, text = _second
+    if second != known:
         text = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second))
-        _second_text, _second = text, second
-        return f"{text}{microsecond:06d}Z"
-    text = _second_text
+        _second = (second, text)
     return f"{text}{microsecond:06d}Z"
 
 

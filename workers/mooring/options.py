@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import reduce
+from operator import or_
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -17,6 +19,16 @@ import msgspec
 from msgspec import NODEFAULT, UNSET, Meta, UnsetType
 
 from mooring.checks import HeaderValue, check_headers, check_protocols, check_url, check_worker_name
+from mooring.dial_options import (
+    Family,
+    ProxyRequest,
+    TlsRequest,
+    check_addresses,
+    check_local_address,
+    check_proxy,
+    check_tls,
+    family_faults,
+)
 from mooring.errors import Invalid, InvalidRequest
 from mooring.parameters import check_params
 
@@ -32,7 +44,7 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         name: As a field and as an attribute of a handler; `key` is its name in JSON.
-        kind: The type of its value.
+        kind: The type of its value, with None where that is something to say.
         default: What stands for it when nobody says it, as JSON has it; `NODEFAULT`: it is required.
         doc: Its line in the documentation; `why`: the reason for the default.
         low: The bounds of a number, both included.
@@ -94,26 +106,6 @@ def _option(doc: str, default: Any = NODEFAULT, *, examples: list[Any] | None = 
 
 def _check_handler(handler: HandlerRequest, pointer: str) -> list[Invalid]:
     return check_params(handler.params, f"{pointer}/params")
-
-
-def _check_tls(tls: TlsRequest, pointer: str) -> list[Invalid]:
-    wrong = []
-    if tls.key_file is not None and tls.cert_file is None:
-        wrong.append(Invalid(f"{pointer}/keyFile", "a key needs its certFile"))
-    for name in ("ca_file", "cert_file", "key_file"):
-        path = getattr(tls, name)
-        if path is not None and ("\0" in path or not path.startswith("/")):
-            wrong.append(Invalid(f"{pointer}/{camel(name)}", "must be an absolute path"))
-    return wrong
-
-
-class TlsRequest(msgspec.Struct, forbid_unknown_fields=True, rename="camel", frozen=True):
-    """TLS of one connection: paths of PEM files readable by the worker, and whether the server is verified."""
-
-    ca_file: str | None = None
-    cert_file: str | None = None
-    key_file: str | None = None
-    verify: bool = True
 
 
 class HandlerRequest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -208,8 +200,25 @@ class ConnectionRequest(msgspec.Struct, forbid_unknown_fields=True, rename="came
         _option(
             "`caFile`, `certFile`, `keyFile`: absolute paths; `verify` false only where the configuration allows it",
             {},
-            check=_check_tls,
+            check=check_tls,
         ),
+    ] = UNSET
+    proxy: Annotated[
+        str | ProxyRequest | UnsetType | None,
+        _option(
+            "a name of `[proxies]`, or `{url, username, password, resolve, tls}`; `null`: none; absent: as `[dial]` says",
+            check=check_proxy,
+            since=2,
+        ),
+    ] = UNSET
+    family: Annotated[Family | UnsetType, _option("of the addresses that are dialled", "any", since=2)] = UNSET
+    addresses: Annotated[
+        list[str] | UnsetType,
+        _option("dialled instead of looking the host of `url` up", [], check=check_addresses, since=2),
+    ] = UNSET
+    local_address: Annotated[
+        str | UnsetType,
+        _option("the address of this machine that is dialled from", check=check_local_address, since=2),
     ] = UNSET
 
 
@@ -219,16 +228,24 @@ def camel(name: str) -> str:
     return head + "".join(part.capitalize() for part in rest)
 
 
+def _kind(declared: Any) -> Any:
+    """Return the type of what may be said: `declared` without what stands for nothing being said."""
+    if get_origin(declared) not in (Union, UnionType):
+        return declared
+    kinds = get_args(declared)
+    nothing = UnsetType if UnsetType in kinds else type(None)
+    return reduce(or_, [one for one in kinds if one is not nothing])
+
+
 def _table(kind: type[msgspec.Struct]) -> dict[str, Option]:
     found = {}
     for field in msgspec.structs.fields(kind):
         declared, meta = get_args(field.type)
         option: Option = meta.extra["option"]
-        kinds = [one for one in get_args(declared) if one not in (UnsetType, type(None))]
         found[field.name] = msgspec.structs.replace(
             option,
             name=field.name,
-            kind=kinds[0] if get_origin(declared) in (Union, UnionType) else declared,
+            kind=_kind(declared),
             becomes=option.becomes or (f"{field.name}_s" if option.unit == "s" else field.name),
         )
     return found
@@ -262,6 +279,10 @@ class ConnectionOptions(msgspec.Struct, frozen=True, kw_only=True):
     compress: bool = _default("compress")
     send_timeout_s: float = _default("send_timeout")
     tls: TlsRequest = TlsRequest()
+    proxy: str | ProxyRequest | UnsetType | None = UNSET
+    family: Family = _default("family")
+    addresses: list[str] = []
+    local_address: str | None = None
 
 
 def check_request(request: ConnectionRequest) -> list[Invalid]:
@@ -273,7 +294,8 @@ def check_request(request: ConnectionRequest) -> list[Invalid]:
             wrong += option.wrong(value)
     if request.tls is not UNSET and request.url.lower().startswith("ws://"):
         wrong.append(Invalid("/tls", "tls is for wss:// URLs"))
-    return wrong
+    local_address = UNSET if request.proxy else request.local_address
+    return wrong or family_faults(request.family, request.addresses, local_address)
 
 
 def too_new(request: ConnectionRequest, version: int) -> list[str]:
@@ -294,18 +316,24 @@ def from_handler(handler: object, url: str, worker: str = DEFAULT_WORKER) -> Con
     """Return the request that the attributes of `handler` make. A wrong type is an `InvalidRequest`."""
     found: dict[str, Any] = {"url": url, "worker": worker}
     for name in HANDLER_OPTIONS:
-        value = getattr(handler, name, None)
+        value = getattr(handler, name, UNSET)
         if isinstance(value, msgspec.Struct):
             value = msgspec.to_builtins(value)
-        if name == "tls" and isinstance(value, dict):
-            value = {camel(str(key)): item for key, item in value.items()}
-        if value is not None:
+        if name in ("tls", "proxy"):
+            value = _camel_keys(value)
+        if value is not UNSET and (value is not None or name == "proxy"):  # no proxy is something that may be said
             found[camel(name)] = value
     try:
         return msgspec.convert(found, ConnectionRequest)
     except msgspec.ValidationError as exc:
         what, _, place = str(exc).partition(" - at `$.")
         raise InvalidRequest([_of_handler(handler, place.rstrip("`"), what)]) from None
+
+
+def _camel_keys(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {camel(str(key)): _camel_keys(item) for key, item in value.items()}
 
 
 def _of_handler(handler: object, place: str, detail: str) -> Invalid:

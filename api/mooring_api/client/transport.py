@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +16,8 @@ from mooring import json_text
 from mooring_api.client.answers import ApiError, ServiceAway
 
 Result = TypeVar("Result")
+
+LARGE_BODY_BYTES = 2**20  # beyond it aiohttp warns of bytes, and takes a file without a word
 
 
 def default_state_dir() -> Path:
@@ -143,6 +146,8 @@ class Transport:
         all_headers = {**self._authorization(), **(headers or {})}
         if content_type is not None:
             all_headers["Content-Type"] = content_type
+        if isinstance(body, bytes) and len(body) > LARGE_BODY_BYTES:
+            body = io.BytesIO(body)
         try:
             async with self._open_session().request(
                 method, self._full(path), data=body, headers=all_headers, params=params

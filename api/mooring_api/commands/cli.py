@@ -114,8 +114,14 @@ class Commands(click.Group):
         return super().resolve_command(ctx, args)
 
 
+HELP = """\b
+Hold WebSocket connections for other programs.
+Example:  mooring open ws://127.0.0.1:8481/ --follow"""  # not a docstring: PYTHONOPTIMIZE=2 takes those away
+
+
 @click.group(
     cls=Commands,
+    help=HELP,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit status: 0 done, 1 failed (see stderr), 2 wrong usage, 130 interrupted.",
 )
@@ -129,9 +135,5 @@ class Commands(click.Group):
 @click.version_option(__version__, prog_name="mooring")
 @click.pass_context
 def main(ctx: click.Context, url: str | None, state_dir: Path | None) -> None:
-    """
-    \b
-    Hold WebSocket connections for other programs.
-    Example:  mooring open ws://127.0.0.1:8481/ --follow
-    """
+    """Find the service."""
     ctx.obj = Target(url, state_dir)

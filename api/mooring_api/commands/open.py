@@ -20,7 +20,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 COMMON = ("worker", "data_type", "headers", "protocols", "connect_timeout")
 """What `--help` shows, in a few words; `--options` shows all of them."""
 
-SINGULAR = {"headers": "header", "protocols": "protocol"}
+SINGULAR = {"headers": "header", "protocols": "protocol", "addresses": "address"}
 """What is given once for each value, by what one of them is called."""
 
 
@@ -30,6 +30,13 @@ def _json_object(text: str) -> dict[str, Any]:
         return msgspec.json.decode(text, type=dict[str, Any])
     except (msgspec.MsgspecError, UnicodeError) as exc:
         raise click.BadParameter(f"not a JSON object: {exc}") from None
+
+
+def _proxy(text: str) -> str | dict[str, Any]:
+    """Return what `text` says: a URL or an object of the API is a proxy, anything else is the name of one."""
+    if "://" in text and not text.startswith("{"):
+        return {"url": text}
+    return _json_object(text) if text.startswith("{") else text
 
 
 def _help(option: Option) -> str:
@@ -55,6 +62,8 @@ def _declared(option: Option) -> Callable[[Command], Command]:
     match get_origin(option.kind) or option.kind:
         case _ if option.name == "headers":
             flags, more = [*flags, "-H"], {"multiple": True, "metavar": "'NAME: VALUE'"}
+        case _ if option.name == "proxy":
+            more = {"type": _proxy, "metavar": "NAME|URL|JSON"}
         case kind if kind is list:
             more = {"multiple": True}
         case kind if kind is Literal:

@@ -15,7 +15,7 @@ import click
 import uvloop
 
 from mooring import private_files
-from mooring.errors import HandlerError, MooringError
+from mooring.errors import HandlerError, InvalidRequest, MooringError
 from mooring.usercode import handlers as user_code
 from mooring_api.commands.target import Failure, Target, as_json, show_json
 from mooring_api.rest.access import TokenFileError, load_token, read_token, token_hash
@@ -234,9 +234,13 @@ def check(target: Target, /, as_json: bool, **values: Any) -> None:
     for table, names in (("handlers", config.handlers), ("functions", config.functions)):
         for name, reference in names.items():
             try:
-                user_code.load(reference)
+                found = user_code.load(reference)
+                if table == "handlers":
+                    user_code.check(found)
             except HandlerError as exc:
                 report(f"{table}.{name}", f"{exc}{_nearby(exc, [values['config_path'], Path('mooring.toml')])}")
+            except InvalidRequest as exc:
+                report(f"{table}.{name} = {reference}", "; ".join(error.detail for error in exc.errors))
             else:
                 report(f"{table}.{name} = {reference}", None)
     state_dir = values["own_state_dir"] or target.state_dir

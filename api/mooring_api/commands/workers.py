@@ -89,30 +89,25 @@ def workers(ctx: click.Context, as_json: bool) -> None:
         screen.print(_table(found, screen.width))
 
 
-@workers.command()
+@workers.command(help="Have a worker Running; a Failed one is restarted.\n\n\b\nExample:  mooring workers start quotes")
 @click.argument("name")
 @as_json
 @click.pass_obj
 def start(target: Target, name: str, as_json: bool) -> None:
-    """Have a worker Running; a Failed one is restarted.
-
-    \b
-    Example:  mooring workers start quotes
-    """
+    """Run ``mooring workers start``."""
     record = target.run(lambda client: client.start_worker(name), waiting="starting")
     show_json(record) if as_json else click.echo(f"{record.name}  {record.status}  pid {record.pid}")
 
 
-@workers.command()
+@workers.command(
+    help="Take no new connections; restart the process when the last one has closed.\n\n\b\n"
+    "Example:  mooring workers drain quotes"
+)
 @click.argument("name")
 @as_json
 @click.pass_obj
 def drain(target: Target, name: str, as_json: bool) -> None:
-    """Take no new connections; restart the process when the last one has closed.
-
-    \b
-    Example:  mooring workers drain quotes
-    """
+    """Run ``mooring workers drain``."""
     record = target.run(lambda client: known_worker(client, name, client.drain_worker(name)))
     show_json(record) if as_json else click.echo(
         f"{record.name}  draining, {plural(record.connections, 'connection')} left"

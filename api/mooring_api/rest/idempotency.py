@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import time
 from collections.abc import Awaitable, Callable
 
 import msgspec
@@ -82,7 +81,7 @@ async def once(
         (request.method, request.path, request.headers.get("Content-Type", ""), request.headers.get("Prefer", ""))
     )
     fingerprint = hashlib.sha256(asked.encode("utf-8", "surrogateescape") + b"\0" + body).digest()
-    known = await journal.claim_key(key, fingerprint, time.time_ns() // 1_000_000)
+    known = await journal.claim_key(key, fingerprint)
     connection: int | None = None
     if known is not None:
         if known.fingerprint != fingerprint:

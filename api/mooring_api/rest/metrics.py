@@ -6,7 +6,6 @@ Labels are workers, statuses, causes, directions, queues: never an id, never a U
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Literal, NamedTuple
@@ -139,8 +138,7 @@ def _limits(scrape: Scrape) -> Samples:
 
 
 def _oldest_age_s(scrape: Scrape) -> float:
-    oldest_ms = scrape.journal.oldest_time_ms
-    return 0.0 if oldest_ms is None else max(0.0, time.time() - oldest_ms / 1000)
+    return scrape.journal.oldest_age_s or 0.0
 
 
 WORKER = ("worker",)
@@ -174,7 +172,7 @@ ROWS = (
     Row("mooring_pauses", "counter", "How often a socket was paused.", WORKER, counted(lambda m: m.pauses)),
     Row("mooring_callback_errors", "counter", "Callbacks and calls that raised.", WORKER, counted(lambda m: m.callback_errors)),
     Row("mooring_callback_seconds", "histogram", "Duration of callbacks and calls.", WORKER, counted(lambda m: m.callback)),
-    Row("mooring_dial_seconds", "histogram", "From the request to Connected.", WORKER, counted(lambda m: m.dial)),
+    Row("mooring_dial_seconds", "histogram", "From the first packet to Connected.", WORKER, counted(lambda m: m.dial)),
     Row("mooring_ping_round_trip_seconds", "histogram", "Ping to pong.", WORKER, counted(lambda m: m.round_trip)),
     Row("mooring_callback_running_seconds", "gauge", "Age of the running callback; 0: none.", WORKER,
         process(lambda slot: slot.stats.running_s if slot.stats.running else 0.0)),

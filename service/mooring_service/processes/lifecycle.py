@@ -12,6 +12,8 @@ import os
 import random
 import time
 
+import msgspec
+
 from mooring.errors import JournalUnavailable, MooringError, WorkerDied
 from mooring_service.config import SupervisorConfig
 from mooring_service.processes import worker_process
@@ -20,13 +22,12 @@ from mooring_service.processes.roster import Roster
 from mooring_service.processes.slot import Slot
 from mooring_service.processes.starter import Starter
 from mooring_service.processes.turns import Turns
-from mooring_service.processes.watch import watch
+from mooring_service.processes.watch import ADOPT_S, watch
 from mooring_service.processes.worker_process import Exit, ProcessIdentity
 from mooring_service.processes.worker_state import WorkerEvent, WorkerState
 from mooring_service.records import Killed
 
 DRAIN_LINK_S = 2.0  # after a death: what is still in the socket is read for so long at most
-ADOPT_S = 2.0  # where something must wait for workers that are being adopted: they dial at least twice a second
 WRITE_RETRY_S = 1.0  # a restart that the journal cannot write down is tried again so often
 
 log = logging.getLogger("mooring.supervisor")
@@ -43,13 +44,19 @@ class Lifecycle:
         # Many that start at once only keep each other from it: a start is work for a whole core.
         self._turns = Turns(len(os.sched_getaffinity(0)) + 1)
 
-    async def run(self, slot: Slot, *, adopted: bool = False) -> None:
-        """Start (but for an `adopted` one), watch and restart one worker until it is told to end, or has failed for good."""
-        delay = await (self._adopted(slot) if adopted else self._one_process(slot, again=False))
+    async def run(self, slot: Slot, *, adopted: bool = False, delay: float | None = None) -> None:
+        """Start, watch and restart one worker until it is told to end, or has failed for good.
+
+        Args:
+            adopted: It has a process, of an earlier service.
+            delay: It has had one, and is due to be started again after so many seconds.
+        """
+        if delay is None:
+            delay = await (self._adopted(slot) if adopted else self._one_process(slot, again=False))
         while delay is not None:
             await asyncio.wait({slot.stop_wanted}, timeout=delay)
             if slot.stop_wanted.done():
-                self._ended(slot)
+                await self._ended(slot)
                 return
             slot.set_state(WorkerEvent.START)
             delay = await self._one_process(slot, again=True)
@@ -60,13 +67,13 @@ class Lifecycle:
             slot.set_state(WorkerEvent.STOP)
             slot.stop_reason = reason
             slot.stop_wanted.set_result(None)
+            self._reports.worker_ending(slot)
 
     async def end(self, slot: Slot, reason: str) -> Killed:
         """Tell a worker to end, and wait until it has."""
         if slot.state is WorkerState.FAILED:
             slot.set_state(WorkerEvent.STOP)
-            slot.set_state(WorkerEvent.ENDED)
-            self._roster.remove(slot)
+            await self._ended(slot)
             return Killed(0, 0)
         self.begin_end(slot, reason)
         if slot.task is not None:
@@ -83,7 +90,7 @@ class Lifecycle:
             await asyncio.wait({slot.ready}, timeout=ADOPT_S)
         who = slot.record
         slot.process = worker_process.adopt(ProcessIdentity(who.pid, who.started_at_ticks, who.boot_id))
-        return await self._take_leave(slot, await watch(slot, self._config))
+        return await self._take_leave(slot, await watch(slot, self._config, adopted=True))
 
     async def _one_process(self, slot: Slot, *, again: bool) -> float | None:
         """Start a process when it is its turn, and watch it to its end; return as `_take_leave`."""
@@ -91,12 +98,12 @@ class Lifecycle:
         try:
             await asyncio.wait({turn.come, slot.stop_wanted}, return_when=asyncio.FIRST_COMPLETED)
             if slot.stop_wanted.done():
-                self._ended(slot)
+                await self._ended(slot)
                 return None
             try:
                 await self._starter.start(slot)
             except (OSError, MooringError) as exc:
-                return self._not_started(slot, exc, again=again)
+                return await self._not_started(slot, exc, again=again)
             # Until it is Running, but no longer than a start has: one that hangs does not hold up the others.
             slot.ready.add_done_callback(lambda _: turn.give_back())
             asyncio.get_running_loop().call_later(self._config.start_timeout, turn.give_back)
@@ -104,7 +111,7 @@ class Lifecycle:
         finally:
             turn.give_back()
 
-    def _not_started(self, slot: Slot, failure: OSError | MooringError, *, again: bool) -> float | None:
+    async def _not_started(self, slot: Slot, failure: OSError | MooringError, *, again: bool) -> float | None:
         """Take that no process could be started; return the delay before the next attempt, None when there is none."""
         log.error("worker %s cannot be started: %s", slot.name, failure, extra=slot.tags)
         slot.reason = str(failure)
@@ -114,12 +121,28 @@ class Lifecycle:
         if unwritable and not again:
             self.begin_end(slot, "killed")  # nothing was started: the next use of the name may try anew
         if slot.state is WorkerState.STOPPING:
-            self._ended(slot)
+            await self._ended(slot)
             return None
-        delay = slot.budget.died(time.monotonic(), random.random()) if again and not unwritable else None
         if unwritable:
-            delay = WRITE_RETRY_S  # no fault of the worker's: it costs nothing of its budget
-        return self._after_death(slot, delay)
+            return self._after_death(slot, WRITE_RETRY_S)  # no fault of the worker's: it costs nothing of its budget
+        slot.record = msgspec.structs.replace(slot.record, reason=slot.reason)
+        delay = self._count_death(slot, str(failure)) if again else None
+        self._after_death(slot, delay)
+        await self._reports.save_incarnation(slot, ended=True, stands=True)
+        return delay
+
+    def _count_death(self, slot: Slot, reason: str) -> float | None:
+        """Count a death; return the delay before the restart, or None when there is none. Its record says so, too."""
+        now = time.monotonic()
+        delay = slot.budget.died(now, random.random())
+        slot.reason = reason
+        slot.record = msgspec.structs.replace(
+            slot.record,
+            deaths=list(slot.budget.deaths),
+            reason=reason,
+            restart_at=None if delay is None else now + delay,
+        )
+        return delay
 
     async def _take_leave(self, slot: Slot, reason: str) -> float | None:
         """Report a death; return the delay before the restart, or None when there is none."""
@@ -134,21 +157,18 @@ class Lifecycle:
         process = slot.process
         ended = process.exited.result() if process is not None and process.exited.done() else Exit(None, None)
         record = worker_process.take_exit_record(slot.record.exit_record)
-        # What the process wrote down itself is the truth, unless a signal ended it first.
-        text = record.reason if record is not None and ended.signal is None else reason or ended.text
+        # If we did not end it, what the process wrote down itself is the truth, unless a signal ended it first.
+        text = reason or (record.reason if record is not None and ended.signal is None else ended.text)
         slot.fail_requests(text)
         asked = slot.state is WorkerState.STOPPING
-        delay = None
-        if not asked:
-            delay = slot.budget.died(time.monotonic(), random.random())
-            slot.reason = text
+        delay = None if asked else self._count_death(slot, text)
         slot.process_gone()
         slot.closed_hard = await self._reports.worker_gone(
             slot, ended, slot.stop_reason if asked else text, restarting=delay is not None, asked=asked
         )
         self._roster.end_process(slot)
         if slot.state is WorkerState.STOPPING:  # not `asked`: it may have been told to end after it had died
-            self._ended(slot)
+            await self._ended(slot)
             return None
         slot.fail_ready(WorkerDied(slot.name, text))
         if delay is None:
@@ -168,8 +188,10 @@ class Lifecycle:
             slot.renew_ready()
         return delay
 
-    def _ended(self, slot: Slot) -> None:
-        """`slot` has ended as told."""
+    async def _ended(self, slot: Slot) -> None:
+        """`slot` has ended as told: there is no such worker any more."""
+        if slot.stands:
+            await self._reports.save_incarnation(slot, ended=True)
         slot.set_state(WorkerEvent.ENDED)
         slot.fail_ready(WorkerDied(slot.name, "killed"))
         self._roster.remove(slot)

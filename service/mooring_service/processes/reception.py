@@ -59,11 +59,13 @@ class Reception:
         self._reports.worker_linked(slot, hello, fresh=fresh)
         channel.send(Welcome(slot.stored, first, ID_BLOCK, PROTOCOL_VERSION))
         channel.send(self._settings())  # they may have changed since it was started, when it could not be told
+        for _, call in slot.handed.values():
+            channel.send(call)  # perhaps it has them: it takes none twice
         if slot.state is WorkerState.STARTING:
             slot.set_state(WorkerEvent.LINKED)
         self._roster.end_adoption(slot)
-        if slot.state is WorkerState.RUNNING and not slot.ready.done():
-            slot.ready.set_result(None)
+        if slot.state in (WorkerState.RUNNING, WorkerState.STOPPING) and not slot.ready.done():
+            slot.ready.set_result(None)  # who waits for one that is told to end finds that so
 
     def lost(self, slot: Slot) -> None:
         """The link of a process that may live has ended."""

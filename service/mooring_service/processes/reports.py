@@ -15,13 +15,17 @@ class Reports(Protocol):
     """Who takes what workers report."""
 
     def take(self, slot: Slot, reports: list[Report]) -> None:
-        """Take the reports of one read, in order. Never `Hello`."""
+        """Take the reports of one read, in order. Never `Hello`.
+
+        Raises:
+            LinkError: If one of them is none of ours.
+        """
 
     async def allot_ids(self, count: int) -> int:
         """Reserve connection ids; return the first."""
 
-    async def save_incarnation(self, slot: Slot, *, ended: bool = False) -> None:
-        """Keep who the process is."""
+    async def save_incarnation(self, slot: Slot, *, ended: bool = False, stands: bool = False) -> None:
+        """Keep who the process is; or that it has ended, and its worker `stands`: it is to be started again, or has failed."""
 
     def hello(self, slot: Slot, hello: Hello) -> None:
         """A process has said hello, this moment; nothing that is open now and not in it can have reached it."""
@@ -29,8 +33,11 @@ class Reports(Protocol):
     def worker_linked(self, slot: Slot, hello: Hello, *, fresh: bool) -> None:
         """A process that has said hello is welcomed next; `fresh`: it has not been Running before."""
 
+    def worker_ending(self, slot: Slot) -> None:
+        """A worker is told to end, this moment: what was asked of it and is not under way is discarded."""
+
     async def worker_gone(self, slot: Slot, ended: Exit, reason: str, *, restarting: bool, asked: bool) -> int:
-        """A process has ended: report what it could not, and mark it as ended, all at once.
+        """A process has ended: report what it could not, and mark it as ended, all at once; unless `asked`, its worker stands.
 
         Returns how many connections ended with it.
         """

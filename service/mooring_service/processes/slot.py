@@ -16,26 +16,33 @@ from mooring.errors import MooringError, WorkerDied, WorkerSilent
 from mooring.events import rfc3339
 from mooring.link.channel import Channel
 from mooring.link.messages import (
-    AskCall,
-    AskKill,
+    Call,
     Command,
     Goodbye,
     Report,
     Stats,
     Stored,
 )
+from mooring_service.journal.journal import StoredAsk
 from mooring_service.processes.backoff import RestartBudget
 from mooring_service.processes.worker_process import WorkerProcess
 from mooring_service.processes.worker_state import WorkerEvent, WorkerState, step
 from mooring_service.records import RunningItem, WorkerRecord
 
 SWEEP_S = 0.25
+TAKES_SINCE = 3  # from this version of the link on a worker says what it has taken of what was asked for
 
 log = logging.getLogger("mooring.supervisor")
 
 
 class IncarnationRecord(msgspec.Struct, frozen=True):
-    """What the journal keeps of a process, so that the next service can adopt it (opaque to the journal)."""
+    """What the journal keeps of a process, so that the next service can adopt it (opaque to the journal).
+
+    Attributes:
+        deaths: What counts for the restart budget; monotonic seconds, of the boot `boot_id`, as `restart_at`.
+        reason: Why it has died.
+        restart_at: When it is due to be started again, if it has died unasked; None: it is not.
+    """
 
     secret: str
     pid: int = 0
@@ -45,6 +52,9 @@ class IncarnationRecord(msgspec.Struct, frozen=True):
     restarts: int = 0
     exit_record: str = ""
     draining: bool = False
+    deaths: list[float] = []
+    reason: str | None = None
+    restart_at: float | None = None
 
 
 class Slot:
@@ -52,11 +62,14 @@ class Slot:
 
     Attributes:
         stored: Number of the last of its `Events` that the journal has committed.
-        asks: What its code asked for, by the number of the `Events` that held it; done when that is committed.
+        handed: Calls that code in workers has asked of it, by their numbers: sent, and not taken yet as far as we know.
+        stands: Its last process has died unasked, and the journal says that the worker is there all the same.
+        ended_for: The numbers of what asked for its end.
         dispatched: Connections whose `Open` is on its way to the link: no hello can know of them yet.
         failures: onError events that the service wrote because the worker no longer could, by `errCode`.
         ready: Ends when the worker is Running; replaced at each start.
         reading: False while we do not read its link, because the journal's queue is full.
+        link_faults: How many of its links, one after the other, have ended because of what came on them.
         last_report_at: When anything of its process was last read, or its link came or went; monotonic seconds.
         stop_wanted: Ends when it is told to end for good.
     """
@@ -78,7 +91,9 @@ class Slot:
         self.goodbye: Goodbye | None = None
         self.dispatched: set[int] = set()
         self.announced = False  # a workerStarted of this process is in the journal
-        self.asks: dict[int, list[AskCall | AskKill]] = {}
+        self.handed: dict[int, tuple[StoredAsk, Call]] = {}
+        self.ended_for: list[int] = []
+        self.stands = False
         self.failures: Counter[int] = Counter()
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.gone = asyncio.Event()
@@ -87,6 +102,7 @@ class Slot:
         self.unlinked.set()
         self.reading = True
         self.last_report_at = 0.0
+        self.link_faults = 0
         self.task: asyncio.Task[None] | None = None
         self.stop_wanted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.stop_reason = ""
@@ -208,12 +224,27 @@ class Slot:
         if waiting is not None and not waiting[0].done():
             waiting[0].set_result(answer)
 
-    def committed(self, number: int) -> list[AskCall | AskKill]:
-        """The journal holds all up to `number`: release the answers that waited; return what may now be done."""
-        self.stored = max(self.stored, number)
+    def committed(self, number: int) -> None:
+        """The journal holds all up to `number`: release the answers that waited."""
+        if number > self.stored:
+            self.stored, self.link_faults = number, 0
         while self._after and self._after[0][0] <= self.stored:
             self._after.popleft()[1]()
-        return self.asks.pop(number, [])
+
+    def hand_over(self, ask: StoredAsk, call: Call) -> bool:
+        """Send a call that was asked for. True: it is done only once the worker says that it has taken it."""
+        self.command(call)
+        if self.version < TAKES_SINCE:
+            return False
+        self.handed[ask.number] = (ask, call)
+        return True
+
+    def taken(self, number: int) -> list[int]:
+        """The worker has taken all that was asked for up to `number`; return which of it had been handed over."""
+        done = [handed for handed in self.handed if handed <= number]
+        for handed in done:
+            del self.handed[handed]
+        return done
 
     def acknowledge(self) -> None:
         """Tell the worker what it may forget."""

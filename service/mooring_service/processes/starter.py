@@ -12,6 +12,7 @@ import msgspec
 from mooring.errors import MooringError
 from mooring.events import now_us
 from mooring.link.messages import Reconfigure, Stats, WorkerSettings
+from mooring.process import identity
 from mooring_service.processes import worker_process
 from mooring_service.processes.reports import Reports
 from mooring_service.processes.roster import Roster
@@ -56,13 +57,16 @@ class Starter:
         slot.stored = 0
         slot.draining = False
         slot.goodbye = None
-        slot.asks.clear()
+        slot.link_faults = 0
         slot.stats = Stats()
         slot.record = IncarnationRecord(
             secret=secrets.token_hex(32),
             started_at_us=now_us(),
             restarts=slot.restarts,
             exit_record=str(self._state_dir / "exits" / f"{slot.incarnation}.json"),
+            boot_id=identity.boot_id(),
+            deaths=list(slot.budget.deaths),
+            reason=slot.reason,
         )
         # Before the process exists: a service that dies right here leaves a worker that its successor knows.
         await self._reports.save_incarnation(slot)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from pathlib import Path
 
 import msgspec
@@ -11,16 +12,18 @@ import msgspec
 from mooring.background import Background
 from mooring.errors import LimitReached, Unavailable, WorkerBusy, WorkerDied
 from mooring.link.messages import WorkerSettings
+from mooring.process import identity
 from mooring_service.config import SupervisorConfig
 from mooring_service.journal.journal import Incarnation
 from mooring_service.processes.backoff import RestartBudget
-from mooring_service.processes.lifecycle import ADOPT_S, Lifecycle
+from mooring_service.processes.lifecycle import Lifecycle
 from mooring_service.processes.link_server import LinkServer
 from mooring_service.processes.reception import Reception
 from mooring_service.processes.reports import Reports
 from mooring_service.processes.roster import Roster
 from mooring_service.processes.slot import IncarnationRecord, Slot
 from mooring_service.processes.starter import Starter
+from mooring_service.processes.watch import ADOPT_S
 from mooring_service.processes.worker_state import WorkerEvent, WorkerState
 from mooring_service.records import Killed
 
@@ -64,24 +67,53 @@ class Supervisor:
         )
 
     async def start(self, incarnations: list[Incarnation]) -> None:
-        """Listen for workers, and adopt those that an earlier service left running, all at once."""
+        """Listen for workers, and adopt those that an earlier service left: running ones, all at once; and those without a process.
+
+        Args:
+            incarnations: Processes that have not ended, as far as the journal knows, and ended ones whose worker stands.
+        """
         for folder in ("logs", "exits"):
             (self._state_dir / folder).mkdir(mode=0o700, exist_ok=True)
         await self._links.start()
-        adopted = [self._slot_of(stored) for stored in incarnations]
+        running = [stored for stored in incarnations if not stored.ended]
+        adopted = [self._slot_of(stored) for stored in running]
         self._roster.begin_adoption(adopted)
         for slot in adopted:
             self._run(slot, adopted=True)
+        names = {stored.worker for stored in running}
+        for stored in incarnations:
+            if stored.ended and stored.worker not in names:
+                self._stand(self._slot_of(stored))
 
     def _slot_of(self, stored: Incarnation) -> Slot:
         """Return a slot for a process that an earlier service has started."""
         slot = self._make_slot(stored.worker)
         self._roster.begin_process(slot, stored.incarnation)
-        slot.record = msgspec.msgpack.decode(stored.record, type=IncarnationRecord)
+        record = slot.record = msgspec.msgpack.decode(stored.record, type=IncarnationRecord)
         slot.stored = stored.stored
-        slot.restarts = slot.record.restarts
-        slot.draining = slot.record.draining
+        slot.restarts = record.restarts
+        slot.reason = record.reason
+        slot.draining = record.draining
+        if record.boot_id == identity.boot_id():  # else its times are of a clock that is no more
+            slot.budget.deaths.extend(record.deaths)
         return slot
+
+    def _stand(self, slot: Slot) -> None:
+        """Go on with a worker whose process has died: it is to be started again, or has failed."""
+        self._roster.end_process(slot)
+        slot.stands = True
+        slot.draining = False  # it is renewed by that
+        slot.set_state(WorkerEvent.START)
+        due = slot.record.restart_at
+        if due is None:
+            slot.set_state(WorkerEvent.GIVEN_UP)
+            slot.gone.set()
+            return
+        slot.set_state(WorkerEvent.DIED)
+        slot.restarts += 1
+        slot.renew_ready()
+        delay = max(0.0, due - time.monotonic()) if slot.record.boot_id == identity.boot_id() else 0.0
+        slot.task = self._background.spawn(self._lifecycle.run(slot, delay=delay), name=f"worker {slot.name}")
 
     @property
     def all_gone(self) -> bool:
@@ -177,6 +209,11 @@ class Supervisor:
         slot = self._roster.find(name)
         if slot is not None and slot.state is WorkerState.STOPPING:
             await slot.gone.wait()
+
+    async def wait_adopted(self, name: str) -> None:
+        """Wait until the adoption of a worker has ended, well or not; at once if there is none."""
+        while name in self._roster.adopting:
+            await asyncio.wait({self._roster.slot(name).ready})
 
     def _make_slot(self, name: str) -> Slot:
         config = self._config

@@ -15,13 +15,18 @@ from mooring_service.processes.watchdog import Ask, End, Watchdog
 from mooring_service.processes.worker_process import WorkerProcess
 from mooring_service.processes.worker_state import WorkerState
 
+ADOPT_S = 2.0  # where something must wait for workers that are being adopted: they dial at least twice a second
 DUMP_S = 0.5  # so long a process has to write its stacks down, before it is ended
+LINK_FAULTS = 3
 
 log = logging.getLogger("mooring.supervisor")
 
 
-async def watch(slot: Slot, config: SupervisorConfig) -> str:
-    """Wait until the process of `slot` has ended; return why, as far as we had to do with it."""
+async def watch(slot: Slot, config: SupervisorConfig, *, adopted: bool = False) -> str:
+    """Wait until the process of `slot` has ended; return why, as far as we had to do with it.
+
+    One that is `adopted` holds what happened while nobody was there: it may hand that over before it is told to stop.
+    """
     process = slot.process
     if process is None:
         return "it ended while the service was away"
@@ -40,6 +45,9 @@ async def watch(slot: Slot, config: SupervisorConfig) -> str:
         if process.exited.done():
             return reason
         if slot.stop_wanted.done():
+            if adopted:
+                there: set[asyncio.Future[Any]] = {slot.ready, process.exited}
+                await asyncio.wait(there, timeout=ADOPT_S, return_when=asyncio.FIRST_COMPLETED)
             await _tell_to_stop(slot, process, config)
             return reason
         linked = slot.linked and slot.state is WorkerState.RUNNING
@@ -50,6 +58,8 @@ async def watch(slot: Slot, config: SupervisorConfig) -> str:
             reading=slot.reading,
             cpu_s=0.0 if linked else process.cpu_s(),
         )
+        if slot.link_faults >= LINK_FAULTS:
+            decision = End("what it says on the link cannot be understood")  # it would say it again for ever
         match decision:
             case Ask():
                 probe += 1

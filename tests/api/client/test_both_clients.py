@@ -187,11 +187,9 @@ async def test_an_event_of_32_mib_takes_the_time_of_its_bytes() -> None:
         request = await reader.readuntil(b"\r\n\r\n")
         if b"/events" in request:
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n" + data)
-            await writer.drain()
         else:
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}")
-            await writer.drain()
-            writer.close()
+        writer.close()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]

@@ -9,6 +9,15 @@ from tests.conftest import RunningService
 from tests.servers import EchoServer
 
 
+async def test_a_large_message_is_sent_without_a_warning_of_the_library_below(
+    shared: RunningService, echo: EchoServer
+) -> None:
+    async with Client(shared.url, shared.token) as client:
+        record = await client.open(echo.url)
+        for message in (b"x" * 2**21, "x" * 2**21):
+            assert (await client.send(record.id, message)).bytes == 2**21
+
+
 async def test_the_client_has_every_verb_and_events_that_resume(shared: RunningService, echo: EchoServer) -> None:
     async with Client(shared.url, shared.token) as client:
         record = await client.open(echo.url, worker="w")

@@ -301,8 +301,10 @@ async def test_open_follow_and_interactive(shared: RunningService, echo: EchoSer
 
 async def test_check_says_what_is_wrong_with_each_line(start_service: StartService, tmp_path: Path) -> None:
     config = tmp_path / "mooring.toml"
-    config.write_text('[handlers]\ngood = "hello:Hello"\nbad = "hello:Helo"\nabsent = "nothing_here:X"\n')
-    (tmp_path / "hello.py").write_text("class Hello: pass\n")
+    config.write_text(
+        '[handlers]\ngood = "hello:Hello"\nbad = "hello:Helo"\nabsent = "nothing_here:X"\nspelled = "hello:In4D"\n'
+    )
+    (tmp_path / "hello.py").write_text("class Hello: pass\nclass In4D: onMessage = print\n")
     service = RunningService(tmp_path / "state")
     ran = await mooring(
         service, "check", "--config", str(config), "--app-dir", str(tmp_path), "--listen", "127.0.0.1:0"
@@ -316,6 +318,7 @@ async def test_check_says_what_is_wrong_with_each_line(start_service: StartServi
     assert any("good" in line and line.startswith("ok") for line in ran.out.splitlines()), ran.out
     assert any("No module named 'nothing_here'" in line for line in ran.out.splitlines()), lines
     assert any("has no 'Helo'" in line for line in ran.out.splitlines())
+    assert any("In4D.onMessage: in Python" in line for line in ran.out.splitlines())
     (service.state_dir / "token").write_text("abc\n")
     (service.state_dir / "token").chmod(0o644)
     ran = await mooring(service, "check", "--listen", "0.0.0.0:0")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import RunningService
+from tests.conftest import RunningService, StartService
 from tests.servers import EchoServer
 
 TEXT = "grüße 😀 \u2028"
@@ -134,3 +134,35 @@ async def test_a_user_without_a_home_needs_none_where_the_place_is_named(shared:
     unnamed = _without_a_home("ls")
     assert unnamed.stderr == "Error: there is no home directory to keep the state in: name one with --state-dir\n"
     assert _without_a_home("serve").stderr == unnamed.stderr
+
+
+HELPS = """
+import click
+from mooring_api.commands.cli import main
+assert main.callback.__doc__ is None, "docstrings are gone"
+def look(command, *path):
+    context = click.Context(command)
+    print(" ".join(path), command.help.strip("\\b\\n").split("\\n")[0], command.get_short_help_str(), sep=" | ")
+    for name in command.list_commands(context) if isinstance(command, click.Group) else ():
+        look(command.get_command(context, name), *path, name)
+look(main, "mooring")
+"""
+
+
+def test_every_command_says_what_it_does_where_docstrings_are_taken_away() -> None:
+    ran = subprocess.run([sys.executable, "-OO", "-c", HELPS], capture_output=True, text=True, check=True)
+    rows = [line.split(" | ") for line in ran.stdout.splitlines()]
+    assert len(rows) == 21
+    assert [path for path, *texts in rows if not all(texts)] == []
+
+
+async def test_a_service_without_docstrings_and_assertions_works(start_service: StartService, echo: EchoServer) -> None:
+    service = await start_service(env={"PYTHONOPTIMIZE": "2"})
+    record = await service.open(echo.url)
+    await service.send(record["id"], "hello")
+    events = await service.events(record["id"], count=2)
+    assert events[1]["event"]["data"] == "hello"
+    await service.call("DELETE", f"/v1/connections/{record['id']}")
+    assert [event["kind"] for event in await service.events(record["id"], until="onTerminate")][-1] == "onTerminate"
+    assert (await service.get("/openapi.json"))["openapi"].startswith("3.1")
+    assert await service.stop() == 0

@@ -144,6 +144,7 @@ async def test_streams_of_a_token_that_is_taken_back_end_and_those_of_others_go_
     config.write_text(text[text.index("[tokens.b]") :])
     service.process.send_signal(signal.SIGHUP)
     assert await ends(streams["a-token"])
+    streams["a-token"].close()
     with pytest.raises(aiohttp.ClientError):
         await asyncio.wait_for(sending, 3)
     async with await asyncio.wait_for(waiting, 3) as response:

@@ -129,24 +129,25 @@ async def test_ids_are_given_out_once(journal: Opened) -> None:
     assert sorted(blocks) == [1, 11, 21, 31, 41]
 
 
-async def test_a_key_is_claimed_once_and_keeps_its_answer(journal: Opened) -> None:
-    now = int(time.time() * 1000)
-    assert await journal.journal.claim_key("k", b"f", now) is None
-    running = await journal.journal.claim_key("k", b"f", now)
+async def test_a_key_is_claimed_once_and_keeps_its_answer(journal: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert await journal.journal.claim_key("k", b"f") is None
+    running = await journal.journal.claim_key("k", b"f")
     assert running is not None and running.answer is None and running.fingerprint == b"f"
     await journal.journal.answer_key("k", b"done")
-    known = await journal.journal.claim_key("k", b"g", now)
+    known = await journal.journal.claim_key("k", b"g")
     assert known is not None and known.answer == b"done" and known.fingerprint == b"f"
-    assert await journal.journal.claim_key("k", b"g", now + 86_400_001) is None, "it has aged away"
+    monkeypatch.setattr(
+        time, "clock_gettime_ns", lambda clock, real=time.clock_gettime_ns: real(clock) + 86_401 * 10**9
+    )
+    assert await journal.journal.claim_key("k", b"g") is None, "it has aged away"
     await journal.journal.answer_key("k", None)
-    assert await journal.journal.claim_key("k", b"g", now) is None, "it was given up"
+    assert await journal.journal.claim_key("k", b"g") is None, "it was given up"
 
 
 async def test_an_answer_that_comes_with_an_append_is_stored_with_it(journal: Opened) -> None:
-    now = int(time.time() * 1000)
-    await journal.journal.claim_key("k", b"f", now)
+    await journal.journal.claim_key("k", b"f")
     await journal.journal.append_waiting(Append(answers=[("k", b"connection 7")]))
-    known = await journal.journal.claim_key("k", b"f", now)
+    known = await journal.journal.claim_key("k", b"f")
     assert known is not None and known.answer == b"connection 7"
 
 
@@ -176,6 +177,33 @@ async def test_old_events_go_above_each_bound_and_the_rest_reads_on(
     await journal.stop()
 
 
+@pytest.mark.parametrize("store", ["sqlite", "memory"])
+async def test_a_wall_clock_that_is_ahead_for_a_moment_drops_nothing(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mooring_service.journal.writer.PRUNE_EVERY_S", 0.0)
+    opened = await make(store, tmp_path).start()
+    await opened.journal.append_waiting(run_of(3, 5))
+    await opened.journal.claim_key("k", b"f")
+    with monkeypatch.context() as ahead:
+        ahead.setattr(time, "time_ns", lambda real=time.time_ns: real() + 10 * 86_400 * 10**9)
+        for _ in range(3):
+            await opened.journal.append_waiting(run_of(3, 5))
+        known = await opened.journal.claim_key("k", b"f")
+        if store == "sqlite":  # and a service that starts just then
+            await opened.journal.stop()
+            opened = await make(store, tmp_path).start()
+            await opened.journal.append_waiting(run_of(3, 5))
+            known = await opened.journal.claim_key("k", b"f")
+    assert known is not None and known.fingerprint == b"f", "the key still stands for its answer"
+    for _ in range(3):
+        await opened.journal.append_waiting(run_of(3, 5))
+    assert opened.journal.first == 1
+    age_s = opened.journal.stats().oldest_age_s
+    assert age_s is not None and 0 <= age_s < 60
+    await opened.journal.stop()
+
+
 async def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
     opened = await make("sqlite", tmp_path).start()
     journal = opened.journal
@@ -198,7 +226,7 @@ async def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
         )
     )
     assert await journal.allot_ids(256) == 1
-    await journal.claim_key("k", b"f", int(time.time() * 1000))
+    await journal.claim_key("k", b"f")
     await journal.stop()
 
     again = await make("sqlite", tmp_path).start()
@@ -208,9 +236,10 @@ async def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
     (stored,) = again.recovered.connections
     assert (stored.created.id, stored.update.status, stored.update.seq, stored.last_position) == (7, "Connected", 3, 3)
     assert stored.incarnation == "a"
+    assert 0 <= journal.now_ms() - stored.last_event_ms < 60_000
     (incarnation,) = again.recovered.incarnations
     assert (incarnation.worker, incarnation.stored, incarnation.record, incarnation.ended) == ("main", 1, b"who", False)
-    claimed = await journal.claim_key("k", b"f", int(time.time() * 1000))
+    claimed = await journal.claim_key("k", b"f")
     assert claimed is not None and claimed.answer is None, "the key is still claimed"
     assert await journal.allot_ids(256) == 257
     await journal.append_waiting(run_of(7, 3, incarnation="a", number=1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 from mooring.link.messages import Events, report_decoder
@@ -29,6 +30,17 @@ def _numbers(frames: list[bytes]) -> Iterator[int]:
         decoded = report_decoder.decode(data[4:])
         assert isinstance(decoded, Events)
         yield decoded.number
+
+
+def test_when_its_oldest_event_was_recorded_is_told_by_the_clock_that_all_processes_share() -> None:
+    sent: list[bytes] = []
+    outbox = Outbox(1 << 20, lambda data: not sent.append(data), lambda: None)
+    before = time.monotonic_ns() // 1000
+    outbox.add(_Connection(1), b"\x02", b"x", 1)
+    outbox.flush()
+    decoded = report_decoder.decode(sent[0][4:])
+    assert isinstance(decoded, Events)
+    assert before <= decoded.began_at_us <= time.monotonic_ns() // 1000
 
 
 def test_many_events_of_one_read_go_in_frames_that_the_link_can_hold() -> None:

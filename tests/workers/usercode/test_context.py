@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import logging
 import threading
 import time
 from typing import Any
@@ -10,8 +12,11 @@ from typing import Any
 import pytest
 
 from mooring import InvalidRequest, call_worker, kill_worker
+from mooring.link.messages import Call
 from mooring.parameters import MAX_DEPTH, MAX_PARAMS_BYTES
 from mooring.testing import LocalWorker, Server, ServerConnection
+from tests.conftest import wait_for
+from tests.workers.bare_worker import Service, bare_worker
 
 
 def kinds(worker: LocalWorker) -> list[str]:
@@ -39,15 +44,48 @@ class PropertyRaises:
         raise LookupError("no on_terminate today")
 
 
-class RaisesWithoutMessage:
-    def on_message(self, ws, event) -> None:
-        raise NoMessage
+class SaysNothing(type):
+    """A metaclass whose classes say nothing of themselves."""
+
+    def __getattribute__(cls, name: str) -> Any:
+        if name in ("__name__", "__qualname__", "__module__"):
+            raise LookupError(name)
+        return super().__getattribute__(name)
 
 
-@pytest.mark.parametrize(
-    ("handler", "exception"), [(PropertyRaises, "LookupError"), (RaisesWithoutMessage, "NoMessage")]
-)
-def test_whatever_a_callback_is_made_of_each_message_and_the_end_are_recorded(handler: Any, exception: str) -> None:
+class Text(str):
+    def encode(self, *args: object) -> bytes:
+        raise SystemExit("text that is none")
+
+
+class OddMessage(Exception):
+    def __str__(self) -> str:
+        return Text("odd")
+
+
+def exception_of(name: str) -> type[Exception]:
+    class NoName(NoMessage, metaclass=SaysNothing):
+        __qualname__ = "NoName"
+        __notes__ = property(lambda self: 1 / 0)
+        __cause__ = property(lambda self: 1 / 0)  # type: ignore[assignment]
+        __traceback__ = property(lambda self: 1 / 0)  # type: ignore[assignment]
+
+    return {"NoMessage": NoMessage, "OddMessage": OddMessage}.get(name, NoName)
+
+
+def raises(exception: str) -> type:
+    class Handler(metaclass=SaysNothing):
+        def on_open(self, ws, event) -> None:
+            raise exception_of(exception)
+
+        on_message = on_terminate = on_open
+
+    return Handler
+
+
+@pytest.mark.parametrize("exception", ["LookupError", "NoMessage", "NoName", "OddMessage"])
+def test_whatever_a_callback_is_made_of_each_message_and_the_end_are_recorded(exception: str) -> None:
+    handler = PropertyRaises if exception == "LookupError" else raises(exception)
     with Server(counts_to_five) as server, LocalWorker() as worker:
         ws = worker.open(server.url, handler())
         worker.wait_for("onMessage", 5)
@@ -59,6 +97,41 @@ def test_whatever_a_callback_is_made_of_each_message_and_the_end_are_recorded(ha
     errors = [event["event"] for event in events if event["kind"] == "callbackError"]
     assert len(errors) >= 5
     assert {error["exception"] for error in errors} == {exception}
+    assert all(error["message"] and error["traceback"] for error in errors)
+
+
+class Ends(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        raise SystemExit("a filter of user code")
+
+
+def test_what_user_code_does_to_the_log_ends_no_context() -> None:
+    log = logging.getLogger("mooring.context")
+    ends = Ends()
+    with Server(counts_to_five) as server, LocalWorker() as worker:
+        log.addFilter(ends)
+        try:
+            worker.open(server.url, raises("NoMessage")())
+            worker.wait_for("onMessage", 5)
+        finally:
+            log.removeFilter(ends)
+        assert kinds(worker).count("callbackError") == 6
+
+
+@pytest.mark.parametrize("exception", ["NoMessage", "NoName", "OddMessage"])
+async def test_a_call_that_raises_what_cannot_be_told_is_answered(
+    exception: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails() -> None:
+        raise exception_of(exception)
+
+    monkeypatch.setitem(globals(), "fails", fails)
+    service = Service()
+    async with bare_worker(service) as runtime:
+        for number in (1, 2):
+            runtime.mailbox.post_call(Call(number, "fails", f"{__name__}:fails", []))
+        await wait_for(lambda: len(service.answers) == 2)
+    assert {(answer.exception, answer.invalid) for answer in service.answers} == {(exception, False)}
 
 
 def test_a_callback_that_is_exchanged_counts_from_the_next_message() -> None:
@@ -220,3 +293,28 @@ def test_a_name_that_is_not_a_workers_is_refused(name: Any) -> None:
             with pytest.raises(InvalidRequest):
                 kill_worker(name)
         assert worker.calls == worker.kills == []
+
+
+class Late(Exception):
+    """What a library for timeouts sets into the thread that is too slow."""
+
+
+def _set_into_the_context(exception: type[BaseException]) -> None:
+    (thread,) = [thread for thread in threading.enumerate() if thread.name == "mooring-context"]
+    ident = ctypes.c_ulong(thread.ident or 0)
+    assert ctypes.pythonapi.PyThreadState_SetAsyncExc(ident, ctypes.py_object(exception)) == 1
+
+
+@pytest.mark.parametrize("exception", [Late, SystemExit, KeyboardInterrupt])
+def test_an_exception_that_is_set_into_the_idle_thread_keeps_nothing_from_running(
+    exception: type[BaseException],
+) -> None:
+    with Server(counts_to_five) as server, LocalWorker() as worker:
+        for _ in range(3):
+            worker.call(lambda: None)
+            time.sleep(0.02)  # it is idle, and waits in the system
+            _set_into_the_context(exception)
+            assert worker.call(lambda: "ran") == "ran"
+        worker.open(server.url, raises("NoMessage")())
+        worker.wait_for("onMessage", 5)
+        assert kinds(worker).count("onMessage") == 5

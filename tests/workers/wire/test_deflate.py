@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mooring.wire.dial import parse_deflate
 from mooring.wire.frames import Deflate
+from mooring.wire.upgrade import parse_deflate
 
 
 @pytest.mark.parametrize(

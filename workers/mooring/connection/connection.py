@@ -9,6 +9,7 @@ How a connection ends: `failed` or `_give_up` (at most once) record ``onError``;
 from __future__ import annotations
 
 import asyncio
+import logging
 from concurrent.futures import Future
 
 import msgspec
@@ -34,6 +35,8 @@ from mooring.options import ConnectionOptions
 from mooring.wire.dial import DialFailed, Dialled
 from mooring.wire.frames import ABNORMAL, INVALID_DATA
 from mooring.wire.socket import Socket
+
+log = logging.getLogger("mooring.worker")
 
 
 class Connection(RecordedConnection):
@@ -64,6 +67,10 @@ class Connection(RecordedConnection):
             self.record(self._host.outbox, kind, encode_event(event))
             self._host.wake()
 
+    def fileno(self) -> int:
+        """Return the descriptor of the socket; -1: there is none."""
+        return -1 if self._socket is None else self._socket.fileno()
+
     # The dial.
 
     def dial(self, request: int) -> None:
@@ -82,12 +89,20 @@ class Connection(RecordedConnection):
     async def _dial(self) -> None:
         # Never ends with an exception but its own cancellation, which `_give_up_dial` causes.
         try:
+            began = self._host.loop.time()
             dialled = await self._host.dialler.dial(self.options)
         except DialFailed as exc:
             self._dial_task = None
             self._dial_failed(exc.errors, timed_out=exc.timed_out, policy=exc.policy)
+        # The top of a task: whatever a dial may raise (no thread can be started, for one), it must not stay Connecting.
+        except Exception as exc:
+            log.exception("the dial of connection %d has failed in a way that is not foreseen", self.id)
+            self._dial_task = None
+            message = f"the dial failed inside the worker, whose log says why: {type(exc).__name__}"
+            self._dial_failed([ErrorEntry(ErrCode.UNREACHABLE, message)])
         else:
             self._dial_task = None
+            self._host.metrics.dial.observe(self._host.loop.time() - began)
             self._attach(dialled)
 
     def _give_up_dial(self, err_code: ErrCode, message: str) -> None:
@@ -111,7 +126,6 @@ class Connection(RecordedConnection):
         self.protocol = dialled.protocol
         self.opened_at_us = now_us()
         host.metrics.opens += 1
-        host.metrics.dial.observe(max(0, self.opened_at_us - self.created.created_at_us) / 1e6)
         self._set_state(ConnectionEvent.HANDSHAKE_DONE)
         self._record(Kind.onOpen, OpenEvent())
         self._answer_open()

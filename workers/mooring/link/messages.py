@@ -15,18 +15,16 @@ from mooring.errors import ErrorEntry, Invalid
 from mooring.link.lenient import lenient
 from mooring.options import OPTIONS, ConnectionOptions, ConnectionRequest
 
-PROTOCOL_VERSION = 2
-"""Told in `Hello` and `Welcome`. 1: the first release. 2: `Welcome` tells it, and requests are read leniently.
+PROTOCOL_VERSION = 3
+"""Told in `Hello` and `Welcome`. 1: the first release. 2: `Welcome` tells it, and requests are read leniently. 3: what code in
+workers asks of others is numbered (`Call.ask`, `Taken`).
 
 A create option says in its row (`Option.since`) which version brought it; the service does not ask an older worker for it.
 """
 OLDEST_PROTOCOL_VERSION = 1  # the oldest that this code still speaks
 
-STATUS_CONNECTING = "Connecting"
-STATUS_CONNECTED = "Connected"
-STATUS_CLOSING = "Closing"
-STATUS_CLOSED = "Closed"
-STATUSES = (STATUS_CONNECTING, STATUS_CONNECTED, STATUS_CLOSING, STATUS_CLOSED)
+STATUSES = ("Connecting", "Connected", "Closing", "Closed")
+STATUS_CONNECTING, STATUS_CONNECTED, STATUS_CLOSING, STATUS_CLOSED = STATUSES
 """Every status of a connection, in the order of its life."""
 
 if TYPE_CHECKING:
@@ -101,10 +99,7 @@ class ConnectionUpdate(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Welcome(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """The answer to `Hello`: `stored` is the number of the last `Events` that the journal holds.
-
-    `version`: the link's version that the service speaks; the first did not say it.
-    """
+    """The answer to `Hello`: the number of the last `Events` that the journal holds, and the link's version (the first did not say it)."""
 
     stored: int
     first_id: int
@@ -162,13 +157,17 @@ class Terminate(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class Call(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """Run ``module:attribute`` in the context. `name` is what logs and records show."""
+    """Run ``module:attribute`` in the context. `name` is what logs and records show.
+
+    `ask`: the number of what code in a worker has asked for, 0 for a request. They only grow; what was `Taken` is not taken again.
+    """
 
     request: int
     name: str
     reference: str
     params: dict[str, Any] | list[Any]
     key: str | None = None
+    ask: int = 0
 
 
 class Stop(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -255,7 +254,7 @@ class Events(msgspec.Struct, frozen=True, tag=True, array_like=True):
     updates: list[ConnectionUpdate] = []
     asks: list[AskCall | AskKill] = []
     began_at_us: int = 0
-    """When the oldest of its events was recorded; 0: not known."""
+    """When the oldest of its events was recorded, by CLOCK_MONOTONIC, which all processes of a machine share; 0: not known."""
 
 
 class Opened(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -334,6 +333,12 @@ class CallFailed(msgspec.Struct, frozen=True, tag=True, array_like=True):
     full: bool = False
 
 
+class Taken(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """All calls up to number `ask` of what was asked for are in the mailbox, or told as events: they need not be sent again."""
+
+    ask: int
+
+
 class Stats(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """How the worker does; sent every second while anything changed, and in answer to `Probe`.
 
@@ -368,15 +373,12 @@ class Goodbye(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 Report = (
     Hello | Resent | Events | Opened | OpenFailed | OpenInvalid | Sent | SendFailed | TerminateDone | Called | CallFailed
-    | Stats | AskIds | Goodbye
+    | Taken | Stats | AskIds | Goodbye
 )  # fmt: skip
 
 
 class WorkerSettings(WorkerBounds, frozen=True, kw_only=True):
-    """What a worker process is started with; it reads this JSON from its standard input, which is then closed.
-
-    The secret travels this way because arguments and environment can be read in ``/proc``.
-    """
+    """What a worker process is started with: JSON on its standard input, as arguments and environment stand in ``/proc``."""
 
     worker: str
     incarnation: str

@@ -80,11 +80,12 @@ class Outbox:
 
     @property
     def full(self) -> bool:
-        """True when recorders must wait."""
+        """True when recorders must wait; once it was, `on_room` follows."""
         if self.held_bytes < self._max_bytes:
             return False
         self._was_full = True
-        return True
+        # Again: what was stored between the two lines has told nobody that there is room.
+        return self.held_bytes >= self._max_bytes
 
     @property
     def first_unstored(self) -> int:
@@ -97,16 +98,18 @@ class Outbox:
         `ended` marks that no event of this connection will follow.
         """
         if not self._runs:
-            self._began_at_us = time.time_ns() // 1000
+            self._began_at_us = time.monotonic_ns() // 1000
         with self._lock:
             self._added_bytes += len(bodies)
         self._runs.append((connection, kinds, bodies, seq, ended))
 
     def ask(self, ask: AskCall | AskKill, size: int = 0) -> None:
-        """Add what code in the worker asks of the service, `size` bytes of parameters, from any thread.
+        """Add what code in the worker asks of the service, `size` bytes in all, from any thread.
 
         It is numbered like events, so a frame that is sent again asks for nothing twice.
         """
+        with self._lock:
+            self._added_bytes += size
         self._asks.append((ask, size))
 
     def touch(self, connection: Recorded) -> None:
@@ -160,7 +163,7 @@ class Outbox:
                 )
             )
             changed.clear()
-            self._flushed_bytes += size
+            self._flushed_bytes += size + asked
             self._frames.append((self.number, data))
             self._frame_bytes += len(data)
             if self._unsent or not self._send(data):

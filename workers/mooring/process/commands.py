@@ -8,7 +8,7 @@ import msgspec
 
 from mooring.errors import Invalid, InvalidRequest, LimitReached
 from mooring.events import CallbackErrorEvent
-from mooring.link.messages import Call, CallFailed, Open, OpenInvalid, Send, SendFailed, Terminate, TerminateDone
+from mooring.link.messages import Call, CallFailed, Open, OpenInvalid, Send, SendFailed, Taken, Terminate, TerminateDone
 from mooring.options import resolve
 from mooring.process.runtime import Runtime
 from mooring.usercode import failures
@@ -70,6 +70,13 @@ def _terminate(runtime: Runtime, command: Terminate) -> None:
 
 
 def _call(runtime: Runtime, command: Call) -> None:
+    if command.ask:
+        if runtime.stopping:
+            return  # not taken: it is for the next process, or is discarded with all that waits
+        runtime.answer(Taken(command.ask))
+        if command.ask <= runtime.last_ask:
+            return  # sent again, over a new link
+        runtime.last_ask = command.ask
     if runtime.stopping:
         runtime.answer(CallFailed(command.request, "", "the worker is being killed", "", discarded=True))
     elif not runtime.mailbox.full_of_calls:

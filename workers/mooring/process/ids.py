@@ -23,24 +23,31 @@ class ConnectionIds:
         self._wanted: deque[Future[int]] = deque()
 
     def grant(self, first: int, count: int) -> None:
-        """Take a block of ids, and give them to whoever waits."""
+        """Take a block of ids, and give them to whoever still waits; ask for more if it does not reach."""
         if count:
             self._blocks.append((first, first + count))
             self._left += count
         while self._wanted and self._left:
             self._give(self._wanted.popleft())
+        self._ask_if_low()
 
     def want(self, future: Future[int]) -> None:
-        """Have `future` end with an id, at once if there is one."""
+        """Have `future` end with an id, at once if there is one. Who does not want to wait any longer cancels it."""
+        while self._wanted and self._wanted[0].cancelled():
+            self._wanted.popleft()
         if self._left:
             self._give(future)
         else:
             self._wanted.append(future)
+        self._ask_if_low()
+
+    def _ask_if_low(self) -> None:
         if self._left < LOW:
             self._ask()
 
     def _give(self, future: Future[int]) -> None:
-        if future.cancelled():
+        # From here on it cannot be cancelled: an id is neither lost with one that gave up, nor given to it.
+        if not future.set_running_or_notify_cancel():
             return
         first, end = self._blocks[0]
         if first + 1 == end:

@@ -41,14 +41,16 @@ from mooring.link.outbox import Outbox, Recorded
 from mooring.options import ConnectionOptions, ConnectionRequest, resolve
 from mooring.process.figures import Figures
 from mooring.process.ids import ConnectionIds
-from mooring.process.threads import Posts, Reservations
+from mooring.process.threads import Posts, Reservations, Room
 from mooring.usercode.construction import Constructions
 from mooring.usercode.context import Context
+from mooring.usercode.handlers import check, class_name
+from mooring.usercode.mailbox import CALL_COST_BYTES
 from mooring.usercode.websocket import WebSocket
 from mooring.wire.dial import Dialler
 from mooring.wire.egress import EgressPolicy
 
-KILL_AGAIN_S = 5.0
+LOOK_S = 1.0  # so often we see to it that the context is awake while something waits for it
 END_TASKS_S = 1.0
 
 log = logging.getLogger("mooring.worker")
@@ -75,8 +77,10 @@ class Runtime:
         connections: By id, until their last event is in the outbox.
         constructions: Connections to be, whose handler is still to be constructed.
         paused: Connections whose reading we have paused.
+        room: In the outbox, for what code in the worker asks of the service.
         stopping: Set once the worker runs down: nothing new begins.
         closed_by_stop: How many connections it has closed then.
+        last_ask: The number of the last call that code in a worker has asked for, of those that were taken.
     """
 
     def __init__(self, settings: WorkerSettings, uplink: Uplink) -> None:
@@ -87,8 +91,10 @@ class Runtime:
         self.paused: set[PausedReader] = set()
         self.stopping = False
         self.closed_by_stop = 0
+        self.last_ask = 0
         self.answer: Callable[[Report], None] = uplink.send
-        self.outbox = Outbox(settings.outbox_bytes, uplink.send_frame, self.resume_paused)
+        self.outbox = Outbox(settings.outbox_bytes, uplink.send_frame, self._on_room)
+        self.room = Room(lambda: self.outbox.full)
         self._posts = Posts(self.loop, self.outbox.flush)
         # Called for each message: without a method of ours in between.
         self.post, self.wake = self._posts.post, self._posts.wake
@@ -108,11 +114,20 @@ class Runtime:
         self._tasks = Background(log)
 
     def start(self) -> None:
-        """Start the context's thread."""
-        self.context.start()
+        """Start the context's thread, and see to it that it stays awake."""
+        self.context.thread.start()
+        self._look_later()
+
+    def _look_later(self) -> None:
+        self._look_timer = self.loop.call_later(LOOK_S, self._look)
+
+    def _look(self) -> None:
+        self.context.wake_again()
+        self._look_later()
 
     async def close(self) -> None:
         """End the tasks of connections, and hand over what was recorded; the last of what `stopping.run_down` does."""
+        self._look_timer.cancel()
         try:
             async with asyncio.timeout(END_TASKS_S):
                 await self._tasks.close()
@@ -157,6 +172,16 @@ class Runtime:
         for connection in list(self.paused):
             connection.resume_if_room()
 
+    def resume(self, connection: RecordedConnection) -> None:
+        """There may be room again for what `connection` reads."""
+        found = self.connections.get(connection.id)
+        if found is not None:
+            found.resume_if_room()
+
+    def _on_room(self) -> None:
+        self.room.made()
+        self.resume_paused()
+
     # How connections come to be.
 
     def check_limit(self) -> None:
@@ -199,11 +224,13 @@ class Runtime:
         """Open a connection for code in this worker, and wait until the dial has ended well.
 
         Raises:
-            InvalidRequest: If the url, or what the handler asks for, is not valid.
+            InvalidRequest: If the url, a callback of the handler, or what it asks for, is not valid.
             ConnectError: If the dial fails.
             LimitReached: If ``limits.max_connections_per_worker`` is reached.
             MooringError: If the worker is being killed, or no connection id can be had while the service is away.
         """
+        if handler is not None:
+            check(handler)
         options = resolve(request, handler)
         if self.stopping:
             raise MooringError("the worker is being killed")
@@ -213,11 +240,13 @@ class Runtime:
         try:
             connection_id = id_wanted.result(options.connect_timeout_s)
         except TimeoutError:
-            raise MooringError(
-                "no connection id: the service is away, and the worker's block of ids is used up"
-            ) from None
+            if id_wanted.cancel():
+                raise MooringError(
+                    "no connection id: the service is away, and the worker's block of ids is used up"
+                ) from None
+            connection_id = id_wanted.result()  # it was just being given
         opened: Future[Connection] = Future()
-        name = None if handler is None else type(handler).__name__
+        name = None if handler is None else class_name(handler)
 
         def begin() -> None:
             created = self._created(connection_id, now_us(), options, name)
@@ -233,8 +262,12 @@ class Runtime:
     # What code in the worker asks of the service.
 
     def ask_call(self, ask: AskCall, size: int) -> None:
-        """Ask for a call with `size` bytes of parameters, in order."""
-        self.outbox.ask(ask, size)
+        """Ask for a call with `size` bytes of parameters, in order, when the outbox has room.
+
+        Raises:
+            MooringError: If the worker ends before.
+        """
+        self.room.put(self.outbox.ask, ask, CALL_COST_BYTES + size)
         self.wake()
 
     def kill(self, worker: str) -> None:
@@ -242,20 +275,7 @@ class Runtime:
         self.outbox.ask(AskKill(worker))
         self.wake()
         if worker == self.worker:
-            # Nothing may run between the running item and the service's `Stop`.
-            self.context.discard()
-            self.post(self._expect_stop)
-
-    def _expect_stop(self) -> None:
-        self.loop.call_later(KILL_AGAIN_S, self._kill_again)
-
-    def _kill_again(self) -> None:
-        # Stored but not done: the service has died in between. A worker that discards everything must not live on.
-        if not self.stopping:
-            if not self.outbox.held_frames:
-                self.outbox.ask(AskKill(self.worker))
-                self.wake()
-            self._expect_stop()
+            self.context.discard()  # nothing may run between the running item and the service's `Stop`
 
     # What the link asks for.
 

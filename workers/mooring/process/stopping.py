@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 from mooring.connection.state import ConnectionState
 from mooring.process.runtime import Runtime
 
-POLL_S = 0.01
+POLL_S = 0.01  # nobody tells each of thousands of ends, which come within a moment
 LEFTOVER_S = 1.0  # for the tasks and executor threads that user code has left behind when its last item has run
 STOPPED_CODE = 1001  # "going away" (RFC 6455 section 7.4.1)
 
@@ -17,7 +18,7 @@ async def run_down(runtime: Runtime, reason: str, grace_s: float) -> None:
     ``onTerminate``; then the context's thread ends. It may take as long as the running item does, but waits no
     longer than a second for tasks and threads that user code has left behind.
     """
-    loop, context = runtime.loop, runtime.context
+    loop, context, thread = runtime.loop, runtime.context, runtime.context.thread
     runtime.stopping = True
     context.discard()
     held = list(runtime.connections.values())
@@ -32,9 +33,9 @@ async def run_down(runtime: Runtime, reason: str, grace_s: float) -> None:
     for connection in list(runtime.connections.values()):
         connection.abandon(reason)
     context.finish()
-    while not context.emptied:
-        await asyncio.sleep(POLL_S)
-    deadline = loop.time() + LEFTOVER_S
-    while context.alive and loop.time() < deadline:
-        await asyncio.sleep(POLL_S)
+    runtime.room.close()
+    await thread.emptied.wait()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(LEFTOVER_S):
+            await thread.ended.wait()
     await runtime.close()

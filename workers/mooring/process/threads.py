@@ -10,7 +10,7 @@ from typing import Any
 
 from mooring.connection.recorded import RecordedConnection
 from mooring.connection.state import ConnectionState
-from mooring.errors import SendError
+from mooring.errors import MooringError, SendError
 
 
 class Posts:
@@ -84,3 +84,38 @@ class Reservations:
         with self._changed:
             connection.reserved -= size
             self._changed.notify_all()
+
+
+class Room:
+    """Room in a queue that the I/O loop empties. `put` is for every thread but the I/O loop, the rest for that alone.
+
+    Args:
+        full: Says whether there is none; once it has said so, `made` follows.
+    """
+
+    def __init__(self, full: Callable[[], bool]) -> None:
+        self._full = full
+        self._closed = False
+        self._changed = threading.Condition()
+
+    def put(self, function: Callable[..., object], *args: Any) -> None:
+        """Call `function`, which puts something in, when there is room. Until `close` it waits, however long that takes.
+
+        Raises:
+            MooringError: If the worker ends before there is room.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._closed or not self._full())
+            if self._full():
+                raise MooringError("the worker is being killed, and the journal takes nothing more")
+            function(*args)
+
+    def made(self) -> None:
+        """There is room again."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Nobody waits any more."""
+        self._closed = True
+        self.made()

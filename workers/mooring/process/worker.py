@@ -15,6 +15,8 @@ from pathlib import Path
 import msgspec
 
 from mooring import private_files
+from mooring.connection.connection import Connection
+from mooring.errors import MooringError
 from mooring.link.link import Link
 from mooring.link.messages import Goodbye, Stop, WorkerSettings
 from mooring.log_lines import LogLines
@@ -28,11 +30,12 @@ from mooring.version import __version__
 
 SERVICE_STOP_GRACE_S = 3.0  # for connections to close when there is no service, or none that wants this worker
 SIGNAL_SHARE = 0.8  # of the time after which a SIGTERM is followed by a SIGKILL; the rest is for the last report
+DEAF = "the thread of callbacks has ended"
 LAST_RESORT_S = 60.0  # longer than any service waits that is still there
 
 RESOLVER_THREADS = 32
-"""Host names that are looked up at once. libuv gives look-ups half of its threads, which are two unless told otherwise: names
-whose servers do not answer would keep all others waiting."""
+"""Host names that user code looks up at once on the loop of its callbacks (dials have threads of their own). libuv gives look-ups
+half of its threads, which are two unless told otherwise: names whose servers do not answer would keep all others waiting."""
 
 log = logging.getLogger("mooring.worker")
 
@@ -54,9 +57,18 @@ class Worker:
         self._settings = settings
         self._stop_wanted: asyncio.Event = asyncio.Event()
         self._stop: Stop | None = None
+        self._runtime: Runtime | None = None
+
+    def connections(self) -> list[Connection]:
+        """Return the connections that it holds."""
+        return [] if self._runtime is None else list(self._runtime.connections.values())
 
     async def run(self) -> str:
-        """Work until told to end; return why."""
+        """Work until told to end; return why.
+
+        Raises:
+            MooringError: If no callback can run any more: the service is to start another process.
+        """
         loop = asyncio.get_running_loop()
         pid = os.getpid()
         link = Link(
@@ -68,7 +80,7 @@ class Worker:
             obey=lambda command: obey(runtime, command),
             stop=self._want_stop,
         )
-        runtime = Runtime(self._settings, link)
+        self._runtime = runtime = Runtime(self._settings, link)
         link.runtime = runtime
         current.set_runtime(runtime)
         runtime.start()
@@ -84,8 +96,12 @@ class Worker:
         )
         linked = asyncio.create_task(link.run())
         wanted = asyncio.create_task(self._stop_wanted.wait())
-        await asyncio.wait({linked, wanted}, return_when=asyncio.FIRST_COMPLETED)
-        if self._stop is not None:
+        deaf = asyncio.create_task(runtime.context.thread.ended.wait())
+        await asyncio.wait({linked, wanted, deaf}, return_when=asyncio.FIRST_COMPLETED)
+        failed = deaf.done()
+        if failed:
+            reason, grace_s = DEAF, SERVICE_STOP_GRACE_S
+        elif self._stop is not None:
             reason, grace_s = self._stop.reason, self._stop.grace_s
         else:
             reason, grace_s = linked.result(), SERVICE_STOP_GRACE_S
@@ -99,12 +115,15 @@ class Worker:
             log.warning("a callback does not return; ending without it")
         # Written first: if the goodbye is lost with the service, this is what its successor finds.
         self._write_exit_record(reason, pid, runtime.outbox.held_frames)
-        link.send(Goodbye(runtime.context.discarded, runtime.closed_by_stop))
-        ending = (linked, wanted, rotation)
+        if not failed:
+            link.send(Goodbye(runtime.context.discarded, runtime.closed_by_stop))
+        ending = (linked, wanted, deaf, rotation)
         for task in ending:
             task.cancel()
         await link.close()
         await asyncio.gather(*ending, return_exceptions=True)
+        if failed:
+            raise MooringError(reason)
         return reason
 
     def _want_stop(self, stop: Stop) -> None:

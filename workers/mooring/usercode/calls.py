@@ -31,7 +31,8 @@ class Calls:
 
     def done(self, call: Call, answer: Called | CallFailed) -> None:
         """`call` has run, or could not: the caller is told, or an event says what went wrong."""
-        self._answers.remember(call.key, answer)
+        size = len(answer.result) if isinstance(answer, Called) else len(answer.message) + len(answer.traceback)
+        self._answers.remember(call.key, answer, size)
         self._answer(answer)
         if isinstance(answer, CallFailed):
             error = failures.of_call(call.name, answer)

@@ -35,8 +35,7 @@ class Constructions:
             if command.connection not in self._waiting:
                 return  # terminated before its turn came
             try:
-                handler = handlers.construct(reference, wanted.params)
-                options = handlers.options_of(reference, request, handler)
+                handler, options = handlers.make(reference, request)
             except HandlerError as exc:
                 pointer = "/handler/params" if "constructed" in exc.detail else "/handler/name"
                 host.post(self._failed, command.connection, [Invalid(pointer, exc.detail)])

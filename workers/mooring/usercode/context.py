@@ -1,7 +1,7 @@
-"""The context: the one thread in which callbacks and calls run, one at a time, as the mailbox gives them.
+"""The context: callbacks and calls run, one at a time, as the mailbox gives them, in the one thread that is theirs.
 
-The thread has an asyncio loop of its own, so that ``async def`` callbacks are awaited to their end before the next
-item begins. Nothing here touches a socket. An exception of user code is caught in this module and nowhere else.
+The thread has an asyncio loop of its own (`thread.py`), so that ``async def`` callbacks are awaited to their end before the
+next item begins. Nothing here touches a socket. What callbacks and calls raise is caught in this module and nowhere else.
 """
 
 from __future__ import annotations
@@ -9,16 +9,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-import threading
 from collections.abc import Callable
+from types import AsyncGeneratorType, GeneratorType
 from typing import Any, assert_never
 
 import msgspec
-import uvloop
 
 from mooring.connection.conversion import message_body
 from mooring.errors import HandlerError
-from mooring.events import KINDS, Kind, MessageEvent, encode_event, now_us
+from mooring.events import Kind, MessageEvent, encode_event, now_us
 from mooring.link.messages import Call, Called, CallFailed
 from mooring.log_lines import running_connection
 from mooring.parameters import MAX_RESULT_BYTES
@@ -27,35 +26,30 @@ from mooring.usercode.calls import Calls
 from mooring.usercode.host import CodeHost
 from mooring.usercode.mailbox import Entry, Lifecycle, Mailbox, Messages, Task
 from mooring.usercode.running import Running
+from mooring.usercode.thread import LoopThread
 
-CALLBACKS = {kind: info.callback for kind, info in KINDS.items() if info.callback}
 SLICE_ITEMS = 200
 """After so many messages of one read the loop's other tasks (those that user code started) get their turn: a read can hold
 thousands of small ones, and callbacks that never await would keep them all waiting."""
 
 
 class Context:
-    """The thread of a worker in which user code runs, and the mailbox that it empties.
+    """Where user code of a worker runs, and the mailbox that it empties.
 
     Attributes:
         mailbox: What waits; the I/O loop puts in.
         running: The item under way.
         discarded: How many messages and calls were dropped, after `discard`.
-        emptied: True once the last item has run, after `finish`.
+        thread: Where it all runs.
     """
 
     def __init__(self, host: CodeHost, max_items: int, max_bytes: int) -> None:
         self._host = host
-        self.mailbox = Mailbox(max_items, max_bytes, self._wake_up)
+        self.thread = LoopThread(self._run, self._loop_ended, host.post)
+        self.mailbox = Mailbox(max_items, max_bytes, self.thread.wake)
         self._discarding = False
         self._finish = False
-        self._loop_ends = False  # the runner cancels what is left
         self.discarded = 0
-        self.emptied = False
-        self._thread = threading.Thread(target=self._main, name="mooring-context", daemon=True)
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._wake: asyncio.Event | None = None
-        self._ready = threading.Event()
         self.running = Running(host)
         self._calls = Calls(host)
 
@@ -65,11 +59,6 @@ class Context:
         """Queue work of mooring itself that runs user code; `run` must not raise."""
         self.mailbox.post_task(Task(name, run))
 
-    def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
-        self._ready.wait()
-
     def discard(self) -> None:
         """From now on messages and calls are discarded (and counted); what remains are the ends of connections."""
         self._discarding = True
@@ -77,54 +66,34 @@ class Context:
     def finish(self) -> None:
         """End the thread once the mailbox is empty."""
         self._finish = True
-        self._wake_up()
+        self.thread.wake()
 
-    @property
-    def alive(self) -> bool:
-        """True until the thread has ended."""
-        return self._thread.is_alive()
-
-    def _wake_up(self) -> None:
-        if self._loop is not None and self._wake is not None:
-            try:
-                self._loop.call_soon_threadsafe(self._wake.set)
-            except RuntimeError:
-                pass  # user code has ended the loop: the next one looks into the mailbox first
+    def wake_again(self) -> None:
+        """Wake the thread if anything waits for it. Now and then: an exception that is set into the thread from outside (as
+        libraries for timeouts do) while it is idle costs whatever runs first, and that is its wake-up.
+        """
+        if self.mailbox.entries:
+            self.thread.wake()
 
     # In the thread.
 
-    def _main(self) -> None:
-        while True:
-            try:
-                with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                    self._loop_ends = False
-                    try:
-                        runner.run(self._run())
-                        self.emptied = True  # before the runner waits for what user code has left behind
-                    finally:
-                        self._loop_ends = True
-                return
-            # A task that user code started has called sys.exit, or stopped the loop: it gets a new loop.
-            except BaseException as exc:  # noqa: BLE001 - user code
-                self.running.raised(None, "a task", exc)
-                if self.emptied:
-                    return
+    def _loop_ended(self, exc: BaseException) -> None:
+        self.running.raised(None, "a task", exc)
 
     async def _run(self) -> None:
         # Ends when `finish` was called and the mailbox is empty. Cancelled only when user code has ended the loop;
         # whatever is under way then goes back into the mailbox.
-        self._loop = asyncio.get_running_loop()
-        self._wake = asyncio.Event()
+        self.thread.begin_loop()
         mailbox, entries = self.mailbox, self.mailbox.entries
         mailbox.idle = False
-        self._ready.set()
         while True:
             while entries:
                 if self._host.outbox.full:
                     await self._wait_for_room()
-                await self._take(entries.popleft())
+                entry = entries.popleft()
+                await self._take(entry)
                 if self._host.paused:
-                    self._host.post(self._host.resume_paused)
+                    self._resume_after(entry)
                 await asyncio.sleep(0)
             if self._finish:
                 return
@@ -132,9 +101,15 @@ class Context:
             if entries:  # posted between the loop and the flag
                 mailbox.idle = False
                 continue
-            await self._wake.wait()
-            self._wake.clear()
+            await self.thread.idle()
             mailbox.idle = False
+
+    def _resume_after(self, entry: Entry) -> None:
+        # One look for an item. At all who wait only when the whole mailbox may be what they have waited for.
+        if self.mailbox.has_room_again():
+            self._host.post(self._host.resume_paused)
+        elif isinstance(entry, Messages):
+            self._host.post(self._host.resume, entry.connection)
 
     async def _take(self, entry: Entry) -> None:
         running_connection.set(entry.connection.id if isinstance(entry, Messages | Lifecycle) else None)
@@ -162,7 +137,7 @@ class Context:
     async def _take_messages(self, entry: Messages) -> None:
         connection = entry.connection
         handler = connection.handler
-        name = f"{connection.created.handler or type(handler).__name__}.on_message"
+        name = f"{connection.created.handler or handlers.class_name(handler)}.on_message"
         outbox, wake = self._host.outbox, self._host.wake
         mailbox = self.mailbox
         prefix, data_type = connection.message_prefix, connection.options.data_type
@@ -189,8 +164,8 @@ class Context:
                     if callback is not None:
                         self.running.begin(name)
                         result = callback(connection.websocket, MessageEvent(data))
-                        if result is not None and inspect.isawaitable(result):
-                            await result
+                        if result is not None:
+                            await _finish(result)
                 # The law of callbacks, 5: whatever it raises (SystemExit, KeyboardInterrupt too) is an event.
                 except BaseException as exc:  # noqa: BLE001 - user code
                     self.running.raised(connection, "on_message", exc)
@@ -207,14 +182,15 @@ class Context:
         connection = entry.connection
         connection.record(self._host.outbox, entry.kind, encode_event(entry.event))
         self._host.wake()
-        attribute = CALLBACKS[entry.kind]
+        attribute = handlers.CALLBACKS[entry.kind]
         try:
             callback = getattr(connection.handler, attribute, None)
             if callback is not None:
-                self.running.begin(f"{connection.created.handler or type(connection.handler).__name__}.{attribute}")
+                handler = connection.created.handler or handlers.class_name(connection.handler)
+                self.running.begin(f"{handler}.{attribute}")
                 result = callback(connection.websocket, entry.event)
-                if result is not None and inspect.isawaitable(result):
-                    await result
+                if result is not None:
+                    await _finish(result)
         # As above.
         except BaseException as exc:  # noqa: BLE001 - user code
             self.running.raised(connection, attribute, exc)
@@ -240,12 +216,12 @@ class Context:
                 raise ValueError(f"the result is {len(encoded)} bytes of JSON; at most {MAX_RESULT_BYTES} are allowed")
             answer = Called(call.request, encoded)
         except HandlerError as exc:
-            answer = CallFailed(call.request, "HandlerError", str(exc), "", invalid=True)
+            answer = CallFailed(call.request, "HandlerError", handlers.message_of(exc), "", invalid=True)
         # As above: the caller is told, or an event says so.
         except BaseException as exc:  # noqa: BLE001 - user code
             self.running.errors += 1
             answer = CallFailed(
-                call.request, type(exc).__qualname__, handlers.message_of(exc), handlers.format_traceback(exc)
+                call.request, handlers.exception_name(exc), handlers.message_of(exc), handlers.format_traceback(exc)
             )
         self.running.end()
         self._calls.done(call, answer)
@@ -261,7 +237,7 @@ class Context:
             asyncio.CancelledError: If user code has ended the loop instead, and the runner cancels everything.
         """
         while task.cancelling():
-            if self._loop_ends:
+            if self.thread.loop_ends:
                 raise asyncio.CancelledError
             task.uncancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -271,6 +247,14 @@ class Context:
         # The outbox is emptied by the journal's acknowledgements: a stalled disk stalls callbacks, and loses nothing.
         while self._host.outbox.full and not self._finish:
             await asyncio.sleep(0.005)
+
+
+async def _finish(result: object) -> None:
+    """Await what a callback has returned, if it was an ``async def``."""
+    if inspect.isawaitable(result):
+        await result
+    elif isinstance(result, GeneratorType | AsyncGeneratorType):  # a decorator has hidden it from `handlers.check`
+        raise TypeError("a callback that is a generator (it has a `yield`): nothing of it has run")
 
 
 def _current_task() -> asyncio.Task[Any]:

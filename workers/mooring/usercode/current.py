@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mooring.checks import check_worker_name
+from mooring.checks import check_worker_name, is_name
 from mooring.errors import Invalid, InvalidRequest
 from mooring.link.messages import AskCall
 from mooring.parameters import copy_params
@@ -36,20 +36,24 @@ def runtime() -> CodeHost:
 def call_worker(name: str, function: str, *params: Any) -> None:
     """Have `function` run in the context of worker `name` (4D: ``CALL WORKER``). It returns at once; calls queue in order.
 
+    While the journal cannot be written, what was asked for before waits here: once that has reached ``worker.outbox_bytes``,
+    a further call waits too, as callbacks do.
+
     Args:
         name: The worker; it is created by first use. Calling one's own worker queues behind the running item.
         function: A public name of ``[functions]``.
         params: JSON values and bytes; they are copied.
 
     Raises:
-        InvalidRequest: If the name is not a worker's name, or the parameters are more than 16 MiB or nested more
-            than 100 deep, or hold an integer beyond 64 bits.
+        InvalidRequest: If the name is not a worker's name, or the function's not a public name, or the parameters are more
+            than 16 MiB or nested more than 100 deep, or hold an integer beyond 64 bits.
+        MooringError: If the worker is killed while the call waits.
         TypeError: If a parameter is not a JSON value or bytes.
         RuntimeError: If the caller is not inside a worker.
     """
     current = runtime()
     wrong = check_worker_name(name, "name")
-    if not isinstance(function, str):
+    if not is_name(function):
         wrong.append(Invalid("function", "must be a public name of [functions]"))
     if wrong:
         raise InvalidRequest(wrong)

@@ -37,7 +37,7 @@ def of_callback(callback: str, exc: BaseException) -> CallbackErrorEvent:
     """Return the event of what a callback has raised."""
     return CallbackErrorEvent(
         callback=callback,
-        exception=type(exc).__qualname__,
+        exception=handlers.exception_name(exc),
         message=handlers.message_of(exc),
         traceback=handlers.format_traceback(exc),
     )
@@ -63,6 +63,6 @@ def record(host: CodeHost, connection: RecordedConnection | None, error: Callbac
 def write_line(connection: RecordedConnection | None, error: CallbackErrorEvent) -> None:
     """Write the line of an error. Never raises."""
     extra = {"connection": connection and connection.id, "exception": error.traceback.rstrip() or None}
-    # User code may have put filters into logging; what they raise must not end the context.
-    with contextlib.suppress(Exception):
+    # User code may have put filters into logging; what they raise (SystemExit too) must not end the context.
+    with contextlib.suppress(BaseException):
         log.error("%s has failed: %s: %s", error.callback, error.exception, error.message, extra=extra)

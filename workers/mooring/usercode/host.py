@@ -38,6 +38,9 @@ class CodeHost(Host, Protocol):
     def resume_paused(self) -> None:
         """There may be room again: let paused connections read."""
 
+    def resume(self, connection: RecordedConnection) -> None:
+        """There may be room again for what `connection` reads."""
+
     def reserve(self, connection: RecordedConnection, size: int) -> None:
         """Wait for room for `size` bytes to `connection`; for any thread but the I/O loop.
 
@@ -62,7 +65,11 @@ class CodeHost(Host, Protocol):
         """
 
     def ask_call(self, ask: AskCall, size: int) -> None:
-        """Ask the service for a call with `size` bytes of parameters; for any thread, in order."""
+        """Ask the service for a call with `size` bytes of parameters, when there is room; for any thread but the I/O loop.
+
+        Raises:
+            MooringError: If the worker ends before.
+        """
 
     def kill(self, worker: str) -> None:
         """Ask the service to kill `worker`; for any thread."""

@@ -16,7 +16,7 @@ from mooring.connection.recorded import RecordedConnection
 from mooring.events import Kind
 from mooring.link.messages import Call
 
-CALL_COST_BYTES = 1024  # what a call counts for in the mailbox's bound, besides its parameters
+CALL_COST_BYTES = 1024  # what a call counts for in the bounds of the queues on its way, besides its parameters
 
 _pack = msgspec.msgpack.Encoder().encode
 
@@ -64,6 +64,7 @@ class Mailbox:
         self._on_first = on_first
         self.entries: deque[Entry] = deque()
         self.idle = False
+        self._was_full = False
         self.taken = self.taken_bytes = 0
         self._put = self._put_bytes = 0
         self._calls_put = self._calls_taken = 0
@@ -81,8 +82,19 @@ class Mailbox:
 
     @property
     def full(self) -> bool:
-        """True when the sockets that feed the mailbox must wait."""
+        """True when the sockets that feed the mailbox must wait; once it was, `has_room_again` will say so."""
+        if self.length < self._max_items and self.length_bytes < self._max_bytes:
+            return False
+        self._was_full = True
+        # Again: what was taken between the two lines has told nobody that there is room.
         return self.length >= self._max_items or self.length_bytes >= self._max_bytes
+
+    def has_room_again(self) -> bool:
+        """Say, once, that half of a mailbox that was full is empty. For the context."""
+        if not self._was_full or self.length > self._max_items // 2 or self.length_bytes > self._max_bytes // 2:
+            return False
+        self._was_full = False  # who still finds it full sets it again
+        return True
 
     @property
     def full_of_calls(self) -> bool:

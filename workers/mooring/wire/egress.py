@@ -129,9 +129,22 @@ class EgressPolicy:
         self._deny_networks = [entry for entry in denied if not isinstance(entry, HostPattern)]
         # Most dials go to few places, and the lists of one policy never change.
         self.refusal = lru_cache(maxsize=1024)(self._refusal)
+        self.refusal_of_proxy = lru_cache(maxsize=64)(self._denial)
 
     def _refusal(self, host: str, port: int, address_text: str) -> str | None:
         """Return why `host`, dialled as `address_text`, may not be dialled, or None when it may."""
+        denial = self._denial(host, port, address_text)
+        if denial is not None or not (self._allow_hosts or self._allow_networks):
+            return denial
+        if any(entry.matches(host, port) for entry in self._allow_hosts):
+            return None
+        address = ip_address(address_text.partition("%")[0])
+        if any(form in network for form in spellings(address) for network in self._allow_networks):
+            return None
+        return f"[egress] allow does not name {host} ({address})"
+
+    def _denial(self, host: str, port: int, address_text: str) -> str | None:
+        """Return why a proxy that the operator has named may not be dialled as `address_text`: `allow` is not asked."""
         address = ip_address(address_text.partition("%")[0])
         forms = spellings(address)
         if any(entry.matches(host, port) for entry in self._deny_hosts):
@@ -143,13 +156,17 @@ class EgressPolicy:
             for network, what in DENIED_NETWORKS:
                 if form in network and not self._opened(form, network):
                     return f"the address {address} is {what}: denied unless [egress] allow names it"
+        return None
+
+    def refusal_of_name(self, host: str, port: int) -> str | None:
+        """Return why a proxy may not be asked for `host`, whose address we never see: only host rules can be held."""
+        if any(entry.matches(host, port) for entry in self._deny_hosts):
+            return f"the egress policy denies the host {host}"
         if not (self._allow_hosts or self._allow_networks):
             return None
         if any(entry.matches(host, port) for entry in self._allow_hosts):
             return None
-        if any(form in network for form in forms for network in self._allow_networks):
-            return None
-        return f"[egress] allow does not name {host} ({address})"
+        return f"[egress] allow does not name {host}: a network in it cannot, where a proxy resolves the name"
 
     def _opened(self, form: Address, denied: Network) -> bool:
         for network in self._allow_networks:

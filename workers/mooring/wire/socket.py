@@ -136,6 +136,11 @@ class Socket(asyncio.Protocol):
         if not transport.is_reading() and self.is_reading and not transport.is_closing():
             transport.resume_reading()
 
+    def fileno(self) -> int:
+        """Return the descriptor; -1: it is released."""
+        sock = self._transport.get_extra_info("socket")
+        return -1 if sock is None else int(sock.fileno())
+
     def data_received(self, data: bytes) -> None:
         """Take bytes of the server: any of them is life."""
         self._pulse.live.last_byte_at = self._loop.time()

@@ -1,0 +1,193 @@
+"""How a dial is asked for, in a request and in the configuration: TLS, proxies, addresses, and the checks of them. Pure."""
+
+from __future__ import annotations
+
+import re
+from ipaddress import ip_address
+from typing import Literal
+
+import msgspec
+from msgspec import UnsetType
+
+from mooring.checks import is_name
+from mooring.errors import Invalid
+
+PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")
+MAX_CREDENTIAL_BYTES = 255  # RFC 1929
+MAX_ADDRESSES = 8
+
+Family = Literal["any", "ipv4", "ipv6"]
+Resolve = Literal["local", "proxy"]
+
+_PROXY_URL = re.compile(
+    r"([a-z0-9+.-]+)://(\[[0-9a-fA-F:.]+\]|[^\s/?#@\[\]:%\\\x00-\x1f\x7f]+)(?::([0-9]{1,5}))?(.*)", re.S
+)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+class TlsRequest(msgspec.Struct, forbid_unknown_fields=True, rename="camel", frozen=True):
+    """TLS of one connection: paths of PEM files readable by the worker, and whether the server is verified."""
+
+    ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
+    verify: bool = True
+
+
+class ProxyRequest(msgspec.Struct, forbid_unknown_fields=True, rename="camel", frozen=True, omit_defaults=True):
+    """One proxy, as a request names it: a URL without credentials, and these beside it."""
+
+    url: str
+    username: str | None = None
+    password: str | None = None
+    resolve: Resolve | None = None
+    tls: TlsRequest | None = None
+
+
+class ProxySettings(ProxyRequest, forbid_unknown_fields=True, rename=None, frozen=True, omit_defaults=True):
+    """One proxy of ``[proxies]``. A password in a file is read for each dial, so that it can be exchanged."""
+
+    password_file: str | None = None
+
+
+class DialSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """What the configuration says about every dial.
+
+    Attributes:
+        proxies: By name.
+        proxy: The name of the one that is used where a request says nothing.
+        bypass: What is dialled without it all the same: entries as those of ``[egress]``.
+        hosts: The addresses of names that are not to be looked up.
+    """
+
+    proxies: dict[str, ProxySettings] = {}
+    proxy: str | None = None
+    bypass: list[str] = []
+    hosts: dict[str, list[str]] = {}
+
+
+def check_tls(tls: TlsRequest, pointer: str) -> list[Invalid]:
+    """Return what is wrong with `tls`; whether the files can be used is found out by the dial."""
+    wrong = []
+    if tls.key_file is not None and tls.cert_file is None:
+        wrong.append(Invalid(f"{pointer}/keyFile", "a key needs its certFile"))
+    for name, path in (("caFile", tls.ca_file), ("certFile", tls.cert_file), ("keyFile", tls.key_file)):
+        if path is not None and ("\0" in path or not path.startswith("/")):
+            wrong.append(Invalid(f"{pointer}/{name}", "must be an absolute path"))
+    return wrong
+
+
+def check_addresses(addresses: list[str], pointer: str) -> list[Invalid]:
+    """Return what is wrong with the addresses that are dialled instead of a name."""
+    if len(addresses) > MAX_ADDRESSES:
+        return [Invalid(pointer, f"more than {MAX_ADDRESSES} addresses")]
+    return [
+        Invalid(f"{pointer}/{at}", "not an IP address") for at, text in enumerate(addresses) if _version(text) is None
+    ]
+
+
+def check_local_address(address: str, pointer: str) -> list[Invalid]:
+    """Return what is wrong with the address that is dialled from; whether it is one of this machine the dial finds out."""
+    return [] if _version(address) is not None else [Invalid(pointer, "not an IP address")]
+
+
+def family_faults(
+    family: Family | UnsetType, addresses: list[str] | UnsetType, local_address: str | UnsetType
+) -> list[Invalid]:
+    """Return what does not fit together of values that are right by themselves.
+
+    Args:
+        local_address: Of a dial without a proxy: with one it is that of the leg to the proxy, whatever the family.
+    """
+    wanted = {"ipv4": 4, "ipv6": 6}.get(family) if isinstance(family, str) else None
+    wrong = []
+    if wanted and addresses and all(_version(address) != wanted for address in addresses):
+        wrong.append(Invalid("/addresses", f"none of them is of the family {family}"))
+    if wanted and isinstance(local_address, str) and _version(local_address) != wanted:
+        wrong.append(Invalid("/localAddress", f"is not of the family {family}"))
+    return wrong
+
+
+def _version(text: str) -> int | None:
+    try:
+        return ip_address(text).version
+    except ValueError:
+        return None
+
+
+def check_proxy(proxy: str | ProxyRequest, pointer: str = "/proxy") -> list[Invalid]:
+    """Return what is wrong with a proxy: of the configuration if it is `ProxySettings`, else of a request.
+
+    Whether there is one of a name is known to the configuration. No text quotes the URL or a credential.
+    """
+    if isinstance(proxy, str):
+        return [] if is_name(proxy) else [Invalid(pointer, 'not the name of a proxy; a URL stands in {"url": …}')]
+    configured = isinstance(proxy, ProxySettings)
+    wrong = [Invalid(f"{pointer}/url", detail) for detail in _url_faults(proxy.url)]
+    scheme = proxy.url.partition("://")[0]
+    if not wrong and scheme == "socks5h":
+        if not configured:
+            detail = "socks5h leaves names to the proxy: only one of [proxies], asked for by its name, may do that"
+            wrong.append(Invalid(f"{pointer}/url", detail))
+        elif proxy.resolve == "local":
+            wrong.append(Invalid(f"{pointer}/resolve", "socks5h leaves names to the proxy; socks5 does not"))
+    wrong += _credential_faults(proxy, scheme, pointer)
+    if proxy.tls is not None and scheme != "https":
+        wrong.append(Invalid(f"{pointer}/tls", "tls is for https:// proxies"))
+    return wrong
+
+
+def split_proxy_url(url: str) -> tuple[str, str, int]:
+    """Return scheme, host (without brackets) and port of a URL that `check_proxy` has passed."""
+    found = _PROXY_URL.fullmatch(url)
+    assert found is not None and found[3], "a proxy's URL is checked before it is used"
+    return found[1], found[2].strip("[]"), int(found[3])
+
+
+def _url_faults(url: str) -> list[str]:
+    if "@" in url:
+        return ["credentials do not belong in the URL: put them in username and password"]
+    found = _PROXY_URL.fullmatch(url)
+    if found is None:
+        return ["must be http://host:port, https://…, socks5://… or socks5h://…"]
+    scheme, _, port, rest = found.groups()
+    if scheme in ("socks4", "socks4a"):
+        return ["SOCKS4 is not spoken here: it knows no IPv6 and no password"]
+    if scheme not in PROXY_SCHEMES:
+        return ["the scheme must be http, https, socks5 or socks5h"]
+    if rest:
+        return ["nothing may follow the port"]
+    if port is None:
+        return ["the port is required: defaults differ from program to program"]
+    if not 1 <= int(port) <= 65535:
+        return ["the port must be 1 to 65535"]
+    return []
+
+
+def _credential_faults(proxy: ProxyRequest, scheme: str, pointer: str) -> list[Invalid]:
+    in_file = isinstance(proxy, ProxySettings) and proxy.password_file is not None
+    wrong = []
+    if in_file and proxy.password is not None:
+        wrong.append(Invalid(f"{pointer}/password", "either password or password_file"))
+    if (proxy.username is None) != (proxy.password is None and not in_file):
+        missing = "username" if proxy.username is None else "password"
+        wrong.append(Invalid(f"{pointer}/{missing}", "username and password go together"))
+    for name, value in (("username", proxy.username), ("password", proxy.password)):
+        if value is not None:
+            wrong += [Invalid(f"{pointer}/{name}", detail) for detail in credential_faults(value)]
+    if proxy.username is not None and scheme.startswith("http") and ":" in proxy.username:
+        wrong.append(Invalid(f"{pointer}/username", "a ':' cannot be sent in the user name of an HTTP proxy"))
+    return wrong
+
+
+def credential_faults(value: str) -> list[str]:
+    """Return what is wrong with a user name or password; the value is not quoted."""
+    if _CONTROL.search(value):
+        return ["has a line break, NUL or other control character"]
+    try:
+        size = len(value.encode())
+    except UnicodeEncodeError:
+        return ["is not valid Unicode (a lone surrogate)"]
+    if not 1 <= size <= MAX_CREDENTIAL_BYTES:
+        return [f"must be 1 to {MAX_CREDENTIAL_BYTES} bytes of UTF-8"]
+    return []
