@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import msgspec
 
-from mooring.bounds import MAX_CONNECTIONS, Count, Positive, WorkerBounds
+from mooring.bounds import MAX_CONNECTIONS, Count, Positive, RedialLimits, WorkerBounds
 from mooring.bounds import doc as _doc
 from mooring.checks import is_name
 from mooring.link.channel import MAX_COMMAND_BYTES
@@ -154,6 +154,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     supervisor: SupervisorConfig = SupervisorConfig()
     retention: RetentionConfig = RetentionConfig()
     egress: EgressConfig = EgressConfig()
+    redial: RedialLimits = RedialLimits()
     log: LogConfig = LogConfig()
     handlers: Annotated[dict[str, str], _doc("Public name → module:Class of a handler.")] = {}
     functions: Annotated[dict[str, str], _doc("Public name → module:function.")] = {}
@@ -175,7 +176,7 @@ _SERVICE_LINK = re.compile(
 )
 """What Kubernetes sets in each pod for a Service whose name begins with ``mooring``, and Docker for a link."""
 
-RUNTIME_SETTINGS = frozenset({"tokens", "egress", "limits"})
+RUNTIME_SETTINGS = frozenset({"tokens", "egress", "limits", "redial"})
 """Tables that SIGHUP may change; the rest needs a restart."""
 
 
@@ -318,6 +319,8 @@ def _check_values(config: Config) -> Config:
                 parse_entry(entry)
             except ValueError as exc:
                 raise ConfigError(f"egress.{key}: {exc}") from None
+    for wrong in config.redial.check():
+        raise ConfigError(f"redial{wrong.pointer.replace('/', '.')}: {wrong.detail}")
     for name, token in config.tokens.items():
         if not re.fullmatch(r"sha256:[0-9a-f]{64}", token.hash):
             raise ConfigError(f"tokens.{name}.hash: must be sha256: and 64 hex digits (mooring token --hash)")
@@ -344,4 +347,5 @@ def worker_settings(config: Config, app_dirs: list[str]) -> WorkerSettings:
         allow_insecure_tls=egress.allow_insecure_tls,
         log_format="console" if config.log.format == "console" else "json",
         kill_timeout_s=config.supervisor.kill_timeout,
+        redial=config.redial,
     )

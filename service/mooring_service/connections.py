@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mooring.checks import check_close
+from mooring.checks import check_close, check_delay
 from mooring.errors import (
     ConnectionClosed,
     InvalidRequest,
+    NotKept,
     SendError,
     Unavailable,
     WorkerDied,
     WrongState,
 )
-from mooring.link.messages import STATUS_CLOSED, STATUS_CONNECTED, Send, SendFailed, Sent, Terminate
+from mooring.link.messages import Reconnect, ReconnectDone, Send, SendFailed, Sent, Terminate
+from mooring.link.record import STATUS_CLOSED, STATUS_CLOSING, STATUS_CONNECTED
 from mooring.options import ConnectionRequest, check_request
 from mooring_service.admission import Admission
 from mooring_service.directory import Directory, Entry
@@ -24,6 +26,7 @@ from mooring_service.processes.roster import Roster
 from mooring_service.processes.slot import Slot
 from mooring_service.records import ConnectionRecord, SentRecord
 
+COMMAND_S = 5.0  # a worker takes an order at once
 ANSWER_MARGIN_S = 1.0  # the worker's own deadline comes first; this is for a worker that does not answer at all
 
 
@@ -130,6 +133,41 @@ class Connections:
         if answer.status in ("", STATUS_CLOSED):
             raise ConnectionClosed(connection)
         raise WrongState(connection, answer.status)
+
+    async def reconnect(
+        self, connection: int, *, delay_s: float = 0.0, code: int = 1000, reason: str = "", wait_s: float | None = None
+    ) -> ConnectionRecord:
+        """Have a kept connection get a new socket, and return its record; who asks while one is on its way gets that one.
+
+        Args:
+            wait_s: Return once that socket is ready.
+
+        Raises:
+            InvalidRequest: If delay, code or reason are not valid.
+            UnknownConnection, WrongState, ConnectionClosed: By the connection's state.
+            NotKept: If it was opened without ``reconnect``.
+            WorkerSilent: If it is not ready within `wait_s`, or its worker does not answer.
+            WorkerDied, Unavailable, JournalUnavailable: As they say.
+        """
+        wrong = check_close(code, reason, "/") + check_delay(delay_s, "/")
+        if wrong:
+            raise InvalidRequest(wrong)
+        entry = self._directory.entry(connection)
+        if entry.created.kept is None:
+            raise NotKept(connection)
+        if entry.update.status == STATUS_CLOSED:
+            raise ConnectionClosed(connection)
+        self._admission.check_writable()
+        slot = self._holder(entry)
+        number, future = slot.request(COMMAND_S if wait_s is None else wait_s)
+        slot.command(Reconnect(number, connection, delay_s, code, reason, wait=wait_s is not None))
+        answer = await future
+        assert isinstance(answer, ReconnectDone), "a worker answers Reconnect with ReconnectDone"
+        if answer.status in ("", STATUS_CLOSED):
+            raise ConnectionClosed(connection)
+        if answer.status == STATUS_CLOSING:
+            raise WrongState(connection, answer.status)
+        return self._directory.record(connection)
 
     async def terminate(self, connection: int, code: int | None, reason: str | None) -> ConnectionRecord:
         """Close a connection and return its final record. Idempotent.

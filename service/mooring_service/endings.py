@@ -8,7 +8,7 @@ import msgspec
 
 from mooring.errors import ErrCode, ErrorEntry
 from mooring.events import ErrorEvent, Kind, TerminateEvent, body_prefix, connection_body, encode_event, now_us
-from mooring.link.messages import STATUS_CLOSED, STATUS_CONNECTING, ConnectionCreated, ConnectionUpdate, Terminated
+from mooring.link.record import STATUS_CLOSED, STATUS_CONNECTING, ConnectionCreated, ConnectionUpdate, Terminated
 from mooring.wire.frames import ABNORMAL
 from mooring_service.directory import Entry
 from mooring_service.journal.batch import Append

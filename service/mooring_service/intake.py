@@ -23,6 +23,7 @@ from mooring.link.messages import (
     Opened,
     OpenFailed,
     OpenInvalid,
+    ReconnectDone,
     Report,
     Resent,
     SendFailed,
@@ -141,7 +142,7 @@ class Intake:
                     self._take_events(slot, report)
                 case Sent() | SendFailed() | OpenInvalid():
                     slot.answer(report.request, report)
-                case Opened() | OpenFailed() | TerminateDone() | Called() | CallFailed():
+                case Opened() | OpenFailed() | TerminateDone() | ReconnectDone() | Called() | CallFailed():
                     slot.answer(report.request, report, report.after)
                 case Stats():
                     slot.stats = report

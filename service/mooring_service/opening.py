@@ -21,16 +21,8 @@ from mooring.errors import (
     WorkerTooOld,
 )
 from mooring.events import now_us
-from mooring.link.messages import (
-    STATUS_CONNECTING,
-    ConnectionCreated,
-    ConnectionUpdate,
-    Open,
-    Opened,
-    OpenFailed,
-    OpenInvalid,
-    Terminate,
-)
+from mooring.link.messages import Open, Opened, OpenFailed, OpenInvalid, Terminate
+from mooring.link.record import STATUS_CONNECTING, ConnectionCreated, ConnectionUpdate
 from mooring.options import ConnectionRequest, effective, too_new
 from mooring_service.admission import Admission
 from mooring_service.directory import Directory
@@ -174,14 +166,17 @@ class Openings:
         reference: str | None,
     ) -> ConnectionRecord:
         connection = created.id
-        connect_timeout_s = effective(request).connect_timeout_s
+        options = effective(request)
+        wait_s = options.connect_timeout_s + HANDLER_TIME_S
+        if options.reconnect is not None and options.reconnect.first == "retry":
+            wait_s += options.connect_timeout_s  # for its turn
         # From here on a hello knows of it, or it has not arrived.
         slot.dispatched.discard(connection)
         try:
             if not slot.linked or slot.incarnation != incarnation:
                 raise WorkerDied(slot.name, "it ended before the dial")
             # The worker keeps connectTimeout itself; a handler's own setting may be longer than what we know of.
-            number, future = slot.request(connect_timeout_s + HANDLER_TIME_S)
+            number, future = slot.request(wait_s)
             slot.command(Open(number, connection, request, reference, created.created_at_us))
             answer = await future
         except WorkerDied as exc:

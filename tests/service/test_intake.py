@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from mooring.events import Kind
-from mooring.link.messages import ConnectionUpdate, Events, Stored
+from mooring.link.messages import Events, Stored
+from mooring.link.record import ConnectionUpdate
 from mooring_service.journal.batch import Append
 from mooring_service.service import Service
 from tests.service.fake_worker import FakeWorker, FakeWorkers, created_of, running_service, told_of, until

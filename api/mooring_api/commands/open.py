@@ -24,6 +24,11 @@ SINGULAR = {"headers": "header", "protocols": "protocol", "addresses": "address"
 """What is given once for each value, by what one of them is called."""
 
 
+def _json_or_true(text: str) -> bool | dict[str, Any]:
+    """Return what `--reconnect` says."""
+    return text == "true" if text in ("true", "false") else _json_object(text)
+
+
 def _json_object(text: str) -> dict[str, Any]:
     """Return what a JSON object holds; click says the rest of it."""
     try:
@@ -72,6 +77,8 @@ def _declared(option: Option) -> Callable[[Command], Command]:
             flags, more = [f"{flags[0]}/--no-{flags[0][2:]}"], {"default": None}
         case kind if kind in (str, int, float):
             more = {"type": kind}
+        case _ if option.name == "reconnect":
+            more = {"type": _json_or_true, "metavar": "JSON"}
         case _:
             more = {"type": _json_object, "metavar": "JSON"}
     return click.option(*flags, option.name, help=_help(option), hidden=option.name not in COMMON, **more)
@@ -91,7 +98,7 @@ def _show_options(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     formatter = ctx.make_formatter()
     rows = []
     for param in ctx.command.params:
-        if isinstance(param, click.Option) and param.name in OPTIONS:
+        if isinstance(param, click.Option) and (param.name in OPTIONS or param.hidden):
             shown = copy.copy(param)
             shown.hidden = False
             rows.append(shown.get_help_record(ctx) or ("", ""))
@@ -130,10 +137,31 @@ def body_of(given: dict[str, Any], handler: str | None, params: str | None) -> d
     return body
 
 
+def kept_body(body: dict[str, Any], keep: bool, first: str | None) -> dict[str, Any]:
+    """Return the create body with what `--keep` and `--first` say added to what `--reconnect` says."""
+    asked = body.get("reconnect", keep)
+    if first is not None:
+        if asked is False:
+            raise click.UsageError("--first: needs --keep or --reconnect")
+        asked = {**(asked if isinstance(asked, dict) else {}), "first": first}
+    elif asked is False and not keep:
+        return body
+    elif keep and asked is False:
+        raise click.UsageError("--keep: --reconnect says false")
+    return {**body, "reconnect": asked}
+
+
 @click.command("open")
 @click.argument("url")
 @click.option("--handler", help="A handler of the configuration.")
 @click.option("--params", help="JSON for the handler's constructor.")
+@click.option("--keep", is_flag=True, help="Stay: dial again whenever it is lost.")
+@click.option(
+    "--first",
+    type=click.Choice(("fail", "retry")),
+    hidden=True,
+    help="With --keep: what follows when the first dial fails (default: fail).",
+)
 @create_options
 @click.option(
     "--options",
@@ -153,6 +181,8 @@ def open_command(
     url: str,
     handler: str | None,
     params: str | None,
+    keep: bool,
+    first: str | None,
     follow: bool,
     interactive: bool,
     as_json: bool,
@@ -163,7 +193,7 @@ def open_command(
     \b
     Example:  mooring open ws://127.0.0.1:8481/ --follow
     """
-    body = body_of(given, handler, params)
+    body = kept_body(body_of(given, handler, params), keep, first)
     record = target.run(lambda client: client.open(url, **body), waiting="connecting")
     if as_json:
         show_json(record)

@@ -31,11 +31,52 @@ export const KINDS = {
   "gap": {
     "tone": "warn",
     "words": "events are missing: {lost|an unknown number}"
+  },
+  "onDisconnect": {
+    "tone": "warn",
+    "words": "socket {socket}: {code} {cause} {reason}"
+  },
+  "onReconnect": {
+    "tone": "good",
+    "words": "socket {socket}{restarted?, in a new process:}: after {downMs} ms and {attempts} attempts; may lack messages since {gapFrom|its begin}"
+  },
+  "onSilence": {
+    "tone": "warn",
+    "words": "since {since}"
+  },
+  "onUnsent": {
+    "tone": "bad",
+    "words": "{count} messages, {bytes} bytes: {reason}"
+  },
+  "hookFailing": {
+    "tone": "bad",
+    "words": "{hook}: {reason} {error}"
+  },
+  "hookRecovered": {
+    "tone": "good",
+    "words": "{hook}: after {downMs} ms"
+  },
+  "hookPaused": {
+    "tone": "warn",
+    "words": "{hook}: {reason}"
+  },
+  "hookSkipped": {
+    "tone": "bad",
+    "words": "{hook}: {count} events, {from} to {through}"
+  },
+  "nodeLost": {
+    "tone": "bad",
+    "words": "{node}: {connections} connections"
+  },
+  "nodeReturned": {
+    "tone": "good",
+    "words": "{node}"
   }
 };
 export const TONES = {
   "Connecting": "warn",
   "Connected": "good",
+  "Reconnecting": "warn",
   "Closing": "warn",
   "Closed": "soft",
   "Starting": "warn",

@@ -44,7 +44,11 @@ class Starter:
         """What of the settings may change under a running worker, as the command that tells it."""
         settings = self.settings
         return Reconfigure(
-            settings.egress_allow, settings.egress_deny, settings.allow_insecure_tls, settings.max_connections
+            settings.egress_allow,
+            settings.egress_deny,
+            settings.allow_insecure_tls,
+            settings.max_connections,
+            settings.redial,
         )
 
     async def start(self, slot: Slot) -> None:

@@ -66,15 +66,18 @@ class Supervisor:
             socket_path, find=roster.by_incarnation, on_hello=reception.hello, on_lost=reception.lost
         )
 
-    async def start(self, incarnations: list[Incarnation]) -> None:
-        """Listen for workers, and adopt those that an earlier service left: running ones, all at once; and those without a process.
+    async def listen(self) -> None:
+        """Listen for workers; until `adopt` they wait at the link, and know that there is a service."""
+        for folder in ("logs", "exits"):
+            (self._state_dir / folder).mkdir(mode=0o700, exist_ok=True)
+        await self._links.listen()
+
+    def adopt(self, incarnations: list[Incarnation]) -> None:
+        """Go on with the workers that an earlier service left: running ones, all at once; and those without a process.
 
         Args:
             incarnations: Processes that have not ended, as far as the journal knows, and ended ones whose worker stands.
         """
-        for folder in ("logs", "exits"):
-            (self._state_dir / folder).mkdir(mode=0o700, exist_ok=True)
-        await self._links.start()
         running = [stored for stored in incarnations if not stored.ended]
         adopted = [self._slot_of(stored) for stored in running]
         self._roster.begin_adoption(adopted)
@@ -84,6 +87,7 @@ class Supervisor:
         for stored in incarnations:
             if stored.ended and stored.worker not in names:
                 self._stand(self._slot_of(stored))
+        self._links.begin()
 
     def _slot_of(self, stored: Incarnation) -> Slot:
         """Return a slot for a process that an earlier service has started."""

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from mooring.events import Kind
-from mooring.link.messages import ConnectionUpdate, Stored
+from mooring.link.messages import Stored
+from mooring.link.record import ConnectionUpdate
 from mooring_service import intake
 from mooring_service.service import Service
 from tests.service.fake_worker import FakeWorker, FakeWorkers, running_service, stalled_disk, told_of, until
@@ -66,7 +67,7 @@ async def test_workers_that_we_do_not_read_because_of_the_disk_live_and_lose_not
         workers = [await _start(service, fakes, name) for name in ("a", "b")]
         for connection, worker in enumerate(workers, 1):
             worker.opened(connection, new=True)
-        with stalled_disk(service):
+        with stalled_disk(service.state_dir):
             for seq in range(2, 22):
                 for connection, worker in enumerate(workers, 1):
                     _message(worker, connection, seq, 1_000_000)
@@ -87,7 +88,7 @@ async def test_what_a_worker_had_sent_before_it_died_is_read_although_we_did_not
     async with running_service(tmp_path, restart_delay=30) as service:
         worker = await _start(service, fakes)
         worker.opened(1, new=True)
-        with stalled_disk(service):
+        with stalled_disk(service.state_dir):
             _message(worker, 1, 2)
             await until(lambda: not service.workers.slots()[0].reading)
             _message(worker, 1, 3)

@@ -6,18 +6,23 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from mooring.link import link
 from mooring.link.channel import Channel, frame
 from mooring.link.messages import (
-    ConnectionCreated,
     Events,
     Hello,
     Open,
     Opened,
+    Probe,
+    Stats,
     Stop,
     Welcome,
     WorkerSettings,
     report_decoder,
 )
+from mooring.link.record import ConnectionCreated
 from mooring.options import ConnectionRequest
 from mooring.process import worker
 from mooring.usercode import current
@@ -25,18 +30,20 @@ from tests.conftest import wait_for
 from tests.servers import EchoServer
 
 CONNECTIONS = 40
+ORPHAN_S = 0.4
 
 
 class Service:
-    """Listens as a service does; every stream is welcomed, nothing is ever stored."""
+    """Listens as a service does; every stream is welcomed (unless `waits`), nothing is ever stored."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, waits: bool = False) -> None:
+        self.waits = waits
         self.streams: list[Channel[Any]] = []
         self.reports: list[Any] = []
 
     def take(self, channel: Channel[Any], reports: list[Any]) -> None:
         self.reports += reports
-        if any(isinstance(report, Hello) for report in reports):
+        if not self.waits and any(isinstance(report, Hello) for report in reports):
             channel.send(Welcome(0, 1, 1_000))
 
     def stream(self) -> Channel[Any]:
@@ -47,20 +54,25 @@ class Service:
         return [report for report in self.reports if isinstance(report, kind)]
 
 
+def settings_of(folder: Path, **bounds: Any) -> WorkerSettings:
+    return WorkerSettings(
+        worker="w",
+        incarnation="i",
+        secret="s",
+        socket_path=str(folder / "link.sock"),
+        log_file=str(folder / "w.log"),
+        exit_record=str(folder / "exit.json"),
+        **bounds,
+    )
+
+
 async def test_a_hello_names_any_number_of_connections_however_long_their_urls_and_headers(
     tmp_path: Path, echo: EchoServer
 ) -> None:
     service = Service()
     path = str(tmp_path / "link.sock")
     server = await asyncio.get_running_loop().create_unix_server(service.stream, path)
-    settings = WorkerSettings(
-        worker="w",
-        incarnation="i",
-        secret="s",
-        socket_path=path,
-        log_file=str(tmp_path / "w.log"),
-        exit_record=str(tmp_path / "exit.json"),
-    )
+    settings = settings_of(tmp_path)
     working = asyncio.create_task(worker.Worker(settings).run())
     try:
         await wait_for(lambda: service.of(Hello))
@@ -93,3 +105,28 @@ async def test_a_hello_names_any_number_of_connections_however_long_their_urls_a
 
 def _created(reports: list[Any]) -> list[ConnectionCreated]:
     return [created for report in reports if isinstance(report, Events) for created in report.created]
+
+
+async def test_a_service_that_cannot_welcome_yet_is_a_service_as_long_as_it_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its journal cannot be opened: a full disk must not cost the connections that it would adopt."""
+    monkeypatch.setattr(link, "WELCOME_TIMEOUT_S", ORPHAN_S)
+    service = Service(waits=True)
+    server = await asyncio.get_running_loop().create_unix_server(service.stream, str(tmp_path / "link.sock"))
+    working = asyncio.create_task(worker.Worker(settings_of(tmp_path, orphan_time_s=ORPHAN_S)).run())
+    try:
+        await wait_for(lambda: service.of(Hello))
+        for _ in range(30):
+            service.streams[0].send(Probe())
+            await asyncio.sleep(ORPHAN_S / 10)
+        assert len(service.streams) == 1, "it waits at the same link"
+        assert not working.done()
+        assert service.of(Stats) == [], "and says nothing before it is welcome"
+        # Now it is silent, as one that hangs: after a while that is none.
+        assert "no service" in await asyncio.wait_for(working, 20)
+    finally:
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+        server.close()
+        current.set_runtime(None)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import time
 from collections.abc import Callable
@@ -28,6 +29,7 @@ from mooring.link.messages import (
     Open,
     Probe,
     Reconfigure,
+    Reconnect,
     Refused,
     Report,
     Resent,
@@ -89,7 +91,7 @@ class Link:
         started_at_ticks: int,
         boot_id: str,
         build: str,
-        obey: Callable[[Open | Send | Terminate | Call], None],
+        obey: Callable[[Open | Send | Terminate | Reconnect | Call], None],
         stop: Callable[[Stop], None],
     ) -> None:
         self._settings = settings
@@ -104,6 +106,7 @@ class Link:
         self._lost = asyncio.Event()
         self._refused: Refused | None = None
         self._asked_ids = False
+        self._heard_at = -math.inf  # a service that has not welcomed us yet
         self.runtime: Held | None = None
         self.service_version = 0  # what the service that has welcomed us speaks
 
@@ -156,6 +159,7 @@ class Link:
                 if drain:
                     return f"refused by the service: {reason}"
                 log.warning("the service refuses this worker for now: %s", reason)
+            orphaned_at = max(orphaned_at, self._heard_at)
             orphan_time_s = self._settings.orphan_time_s
             if orphan_time_s and _orphan_clock() - orphaned_at > orphan_time_s:
                 return f"no service for {orphan_time_s:g} s"
@@ -175,48 +179,60 @@ class Link:
                     lambda: Channel(command_decoder, self._take, self._on_lost, self._on_drained),
                     self._settings.socket_path,
                 )
-                self._channel = channel
-                channel.send(
-                    Hello(
-                        oldest_version=OLDEST_PROTOCOL_VERSION,
-                        version=PROTOCOL_VERSION,
-                        build=self._build,
-                        worker=self._settings.worker,
-                        incarnation=self._settings.incarnation,
-                        secret=self._settings.secret,
-                        pid=self._pid,
-                        started_at_ticks=self._started_at_ticks,
-                        boot_id=self._boot_id,
-                        first_unstored=self.runtime.outbox.first_unstored,
-                        connections=[_named(held) for held in self.runtime.held()],
-                        restarts=self._settings.restarts,
-                    )
-                )
-                welcomed = asyncio.create_task(self._welcomed.wait())
-                lost = asyncio.create_task(self._lost.wait())
-                try:
-                    await asyncio.wait({welcomed, lost}, return_when=asyncio.FIRST_COMPLETED)
-                finally:
-                    welcomed.cancel()
-                    lost.cancel()
         except (OSError, TimeoutError):
-            if self._channel is not None:
-                self._channel.abort()
-                self._channel = None
             return False
+        self._channel = channel
+        channel.send(
+            Hello(
+                oldest_version=OLDEST_PROTOCOL_VERSION,
+                version=PROTOCOL_VERSION,
+                build=self._build,
+                worker=self._settings.worker,
+                incarnation=self._settings.incarnation,
+                secret=self._settings.secret,
+                pid=self._pid,
+                started_at_ticks=self._started_at_ticks,
+                boot_id=self._boot_id,
+                first_unstored=self.runtime.outbox.first_unstored,
+                connections=[_named(held) for held in self.runtime.held()],
+                restarts=self._settings.restarts,
+            )
+        )
+        return await self._until_welcomed(channel)
+
+    async def _until_welcomed(self, channel: Channel[Command]) -> bool:
+        welcomed = asyncio.create_task(self._welcomed.wait())
+        lost = asyncio.create_task(self._lost.wait())
+        dialled_at = _orphan_clock()
+        try:
+            while not (self._welcomed.is_set() or self._lost.is_set()):
+                patience_s = max(dialled_at, self._heard_at) + WELCOME_TIMEOUT_S - _orphan_clock()
+                if patience_s <= 0:
+                    break
+                await asyncio.wait({welcomed, lost}, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            welcomed.cancel()
+            lost.cancel()
+        if not self._welcomed.is_set():
+            channel.abort()
+            self._channel = None
         return self._welcomed.is_set()
 
     def _take(self, channel: Channel[Command], commands: list[Command]) -> None:
         if channel is not self._channel:
             return
+        if not self._welcomed.is_set():
+            # There is a service: it has something to wait for itself, a journal that cannot be opened just now.
+            self._heard_at = _orphan_clock()
         for command in commands:
             match command:
-                case Send() | Open() | Terminate() | Call():
+                case Send() | Open() | Terminate() | Reconnect() | Call():
                     self._obey(command)
                 case Stored(number):
                     self._held.outbox.stored(number)
                 case Probe(probe):
-                    self.send(self._held.stats(probe))
+                    if self._welcomed.is_set():
+                        self.send(self._held.stats(probe))
                 case Welcome():
                     self._welcome(command)
                 case GrantIds(first, count):

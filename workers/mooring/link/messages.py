@@ -10,92 +10,28 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from mooring.bounds import MAX_CONNECTIONS, WorkerBounds
+from mooring.bounds import MAX_CONNECTIONS, RedialLimits, WorkerBounds
 from mooring.errors import ErrorEntry, Invalid
 from mooring.link.lenient import lenient
-from mooring.options import OPTIONS, ConnectionOptions, ConnectionRequest
+from mooring.link.record import ConnectionCreated, ConnectionUpdate
+from mooring.options import ConnectionRequest
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 """Told in `Hello` and `Welcome`. 1: the first release. 2: `Welcome` tells it, and requests are read leniently. 3: what code in
-workers asks of others is numbered (`Call.ask`, `Taken`).
+workers asks of others is numbered (`Call.ask`, `Taken`). 4: connections that stay (`reconnect`, `Reconnect`).
 
 A create option says in its row (`Option.since`) which version brought it; the service does not ask an older worker for it.
 """
 OLDEST_PROTOCOL_VERSION = 1  # the oldest that this code still speaks
 
-STATUSES = ("Connecting", "Connected", "Closing", "Closed")
-STATUS_CONNECTING, STATUS_CONNECTED, STATUS_CLOSING, STATUS_CLOSED = STATUSES
-"""Every status of a connection, in the order of its life."""
-
 if TYPE_CHECKING:
     LinkRequest = ConnectionRequest
+    LinkLimits = RedialLimits
 else:
     LinkRequest = lenient(ConnectionRequest)
     """A create request as it travels in `Open`."""
-
-
-class Terminated(msgspec.Struct, frozen=True, rename="camel"):
-    """How a connection ended: the fields of ``onTerminate``."""
-
-    code: int
-    reason: str
-    was_clean: bool
-
-
-class ConnectionCreated(msgspec.Struct, frozen=True, array_like=True):
-    """The part of a connection's record that never changes. Header values are not in it: they are secrets."""
-
-    id: int
-    url: str
-    worker: str
-    handler: str | None
-    data_type: str
-    header_names: list[str]
-    created_at_us: int
-    verify: bool = True
-    send_timeout_s: float = OPTIONS["send_timeout"].default
-    close_timeout_s: float = OPTIONS["close_timeout"].default
-
-    @classmethod
-    def of(
-        cls, connection: int, worker: str, handler: str | None, created_at_us: int, options: ConnectionOptions
-    ) -> ConnectionCreated:
-        """Return the record of a connection that is being made; `handler` is its public name."""
-        return cls(
-            id=connection,
-            url=options.url,
-            worker=worker,
-            handler=handler,
-            data_type=options.data_type,
-            header_names=list(dict.fromkeys(name for name, _ in options.headers)),
-            created_at_us=created_at_us,
-            verify=options.tls.verify,
-            send_timeout_s=options.send_timeout_s,
-            close_timeout_s=options.close_timeout_s,
-        )
-
-
-class ConnectionUpdate(msgspec.Struct, frozen=True, array_like=True):
-    """The part of a connection's record that changes, whole: the latest one replaces all before it.
-
-    `seq` is that of its last event; `ended` is true once its ``on_terminate`` has returned: no event follows.
-    """
-
-    id: int
-    status: str
-    seq: int = 0
-    messages_in: int = 0
-    messages_out: int = 0
-    bytes_in: int = 0
-    bytes_out: int = 0
-    last_message_at_us: int | None = None
-    round_trip_us: int | None = None
-    opened_at_us: int | None = None
-    closed_at_us: int | None = None
-    protocol: str | None = None
-    terminate: Terminated | None = None
-    errors: list[ErrorEntry] = []
-    ended: bool = False
+    LinkLimits = lenient(RedialLimits)
+    """``[redial]`` as it travels in `Reconfigure`."""
 
 
 class Welcome(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -156,6 +92,20 @@ class Terminate(msgspec.Struct, frozen=True, tag=True, array_like=True):
     reason: str | None = None
 
 
+class Reconnect(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Give a kept connection a new socket, after `delay_s`; the one that it has is closed with `code`.
+
+    `wait`: answer once that one is ready, or the connection has ended.
+    """
+
+    request: int
+    connection: int
+    delay_s: float = 0.0
+    code: int = 1000
+    reason: str = ""
+    wait: bool = False
+
+
 class Call(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """Run ``module:attribute`` in the context. `name` is what logs and records show.
 
@@ -178,9 +128,9 @@ class Stop(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class Probe(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """Is the I/O loop alive? It answers with `Stats`."""
+    """Is the I/O loop alive? It answers with `Stats`; before `Welcome` it only hears that there is a service."""
 
-    probe: int
+    probe: int = 0
 
 
 class Reconfigure(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -190,9 +140,12 @@ class Reconfigure(msgspec.Struct, frozen=True, tag=True, array_like=True):
     egress_deny: list[str]
     allow_insecure_tls: bool
     max_connections: int
+    redial: LinkLimits | None = None
 
 
-Command = Welcome | Refused | Stored | GrantIds | Open | Send | Terminate | Call | Stop | Probe | Reconfigure
+Command = (
+    Welcome | Refused | Stored | GrantIds | Open | Send | Terminate | Reconnect | Call | Stop | Probe | Reconfigure
+)  # fmt: skip
 
 
 class HeldConnection(msgspec.Struct, frozen=True, array_like=True):
@@ -312,6 +265,18 @@ class TerminateDone(msgspec.Struct, frozen=True, tag=True, array_like=True):
     after: int
 
 
+class ReconnectDone(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """An order for a new socket was taken, or (`wait`) the socket is ready; show it once `after` is stored.
+
+    `status`: the connection's, ``""`` when the worker does not hold it. `kept` False: it has one socket and no other.
+    """
+
+    request: int
+    after: int
+    status: str
+    kept: bool = True
+
+
 class Called(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """A call has run; `result` is JSON. Show it once `after` is stored: it may speak of what the call has opened."""
 
@@ -372,8 +337,8 @@ class Goodbye(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 Report = (
-    Hello | Resent | Events | Opened | OpenFailed | OpenInvalid | Sent | SendFailed | TerminateDone | Called | CallFailed
-    | Taken | Stats | AskIds | Goodbye
+    Hello | Resent | Events | Opened | OpenFailed | OpenInvalid | Sent | SendFailed | TerminateDone | ReconnectDone | Called
+    | CallFailed | Taken | Stats | AskIds | Goodbye
 )  # fmt: skip
 
 
@@ -393,6 +358,7 @@ class WorkerSettings(WorkerBounds, frozen=True, kw_only=True):
     egress_deny: list[str] = msgspec.field(default_factory=list)
     allow_insecure_tls: bool = False
     log_format: Literal["json", "console"] = "json"
+    redial: RedialLimits = RedialLimits()
     kill_timeout_s: float = 1.5  # whoever has sent a SIGTERM sends SIGKILL after so long
 
 

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 from mooring.link.channel import frame
-from mooring.link.messages import AskCall, AskKill, ConnectionCreated, ConnectionUpdate, Events
+from mooring.link.messages import AskCall, AskKill, Events
+from mooring.link.record import ConnectionCreated, ConnectionUpdate
 
 FRAME_BYTES = 1024 * 1024  # a frame is cut after the run that takes it past this
 

@@ -6,15 +6,28 @@ from typing import assert_never
 
 import msgspec
 
+from mooring.connection.kept import KeptConnection
 from mooring.errors import Invalid, InvalidRequest, LimitReached
 from mooring.events import CallbackErrorEvent
-from mooring.link.messages import Call, CallFailed, Open, OpenInvalid, Send, SendFailed, Taken, Terminate, TerminateDone
-from mooring.options import resolve
+from mooring.handler_options import resolve
+from mooring.link.messages import (
+    Call,
+    CallFailed,
+    Open,
+    OpenInvalid,
+    Reconnect,
+    ReconnectDone,
+    Send,
+    SendFailed,
+    Taken,
+    Terminate,
+    TerminateDone,
+)
 from mooring.process.runtime import Runtime
 from mooring.usercode import failures
 
 
-def obey(runtime: Runtime, command: Open | Send | Terminate | Call) -> None:
+def obey(runtime: Runtime, command: Open | Send | Terminate | Reconnect | Call) -> None:
     """Have `runtime` do one command of a request."""
     match command:
         case Send():
@@ -23,6 +36,8 @@ def obey(runtime: Runtime, command: Open | Send | Terminate | Call) -> None:
             _open(runtime, command)
         case Terminate():
             _terminate(runtime, command)
+        case Reconnect():
+            _reconnect(runtime, command)
         case Call():
             _call(runtime, command)
         case _:
@@ -67,6 +82,15 @@ def _terminate(runtime: Runtime, command: Terminate) -> None:
         runtime.answer(TerminateDone(command.request, runtime.flush()))
     else:
         connection.terminate(command.code, command.reason, command.request)
+
+
+def _reconnect(runtime: Runtime, command: Reconnect) -> None:
+    connection = runtime.connections.get(command.connection)
+    if isinstance(connection, KeptConnection):
+        connection.reconnect(command)
+        return
+    status = "" if connection is None else connection.state.value
+    runtime.answer(ReconnectDone(command.request, runtime.flush(), status, kept=connection is None))
 
 
 def _call(runtime: Runtime, command: Call) -> None:

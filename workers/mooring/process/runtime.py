@@ -18,16 +18,19 @@ import msgspec
 from mooring.background import Background
 from mooring.connection.connection import Connection
 from mooring.connection.host import PausedReader
+from mooring.connection.kept import KeptConnection
+from mooring.connection.live import LiveConnection
 from mooring.connection.recorded import RecordedConnection
+from mooring.connection.state import ConnectionState
 from mooring.errors import ConnectError, LimitReached, MooringError
 from mooring.events import now_us
+from mooring.handler_options import resolve
 from mooring.link.keyed import KeyedAnswers
 from mooring.link.messages import (
     AskCall,
     AskKill,
     Called,
     CallFailed,
-    ConnectionCreated,
     HeldConnection,
     Open,
     Reconfigure,
@@ -38,9 +41,11 @@ from mooring.link.messages import (
     WorkerSettings,
 )
 from mooring.link.outbox import Outbox, Recorded
-from mooring.options import ConnectionOptions, ConnectionRequest, resolve
+from mooring.link.record import ConnectionCreated
+from mooring.options import ConnectionOptions, ConnectionRequest
 from mooring.process.figures import Figures
 from mooring.process.ids import ConnectionIds
+from mooring.process.redialling import Redialling
 from mooring.process.threads import Posts, Reservations, Room
 from mooring.usercode.construction import Constructions
 from mooring.usercode.context import Context
@@ -87,7 +92,7 @@ class Runtime:
         self.settings = settings
         self.worker = settings.worker
         self.loop = asyncio.get_running_loop()
-        self.connections: dict[int, Connection] = {}
+        self.connections: dict[int, LiveConnection] = {}
         self.paused: set[PausedReader] = set()
         self.stopping = False
         self.closed_by_stop = 0
@@ -109,6 +114,7 @@ class Runtime:
         self.dialler = Dialler(
             EgressPolicy(settings.egress_allow, settings.egress_deny), allow_insecure_tls=settings.allow_insecure_tls
         )
+        self.redials = Redialling(self.loop, settings.redial)
         self.keyed_sends: KeyedAnswers[Sent] = KeyedAnswers()
         self._ids = ConnectionIds(uplink.ask_ids)
         self._tasks = Background(log)
@@ -204,14 +210,15 @@ class Runtime:
     ) -> ConnectionCreated:
         return ConnectionCreated.of(connection, self.worker, handler_name, created_at_us, options)
 
-    def begin(self, command: Open, options: ConnectionOptions, handler: object | None) -> Connection:
+    def begin(self, command: Open, options: ConnectionOptions, handler: object | None) -> LiveConnection:
         """Dial for a request, once its handler (if it names one) is there."""
         return self._begin(self.created(command, options), options, handler, command.request)
 
     def _begin(
         self, created: ConnectionCreated, options: ConnectionOptions, handler: object | None, request: int
-    ) -> Connection:
-        connection = Connection(self, created, options, handler)
+    ) -> LiveConnection:
+        law = Connection if options.reconnect is None else KeptConnection
+        connection = law(self, created, options, handler)
         if handler is not None:
             connection.websocket = WebSocket(self, connection)
         self.connections[created.id] = connection
@@ -220,7 +227,7 @@ class Runtime:
             connection.stop(1001, "the worker is being killed")
         return connection
 
-    def open(self, request: ConnectionRequest, handler: object | None) -> Connection:
+    def open(self, request: ConnectionRequest, handler: object | None) -> LiveConnection:
         """Open a connection for code in this worker, and wait until the dial has ended well.
 
         Raises:
@@ -245,7 +252,7 @@ class Runtime:
                     "no connection id: the service is away, and the worker's block of ids is used up"
                 ) from None
             connection_id = id_wanted.result()  # it was just being given
-        opened: Future[Connection] = Future()
+        opened: Future[LiveConnection] = Future()
         name = None if handler is None else class_name(handler)
 
         def begin() -> None:
@@ -255,7 +262,8 @@ class Runtime:
         self.post(begin)
         # The dial has its own deadline; this one only guards against the I/O loop itself.
         connection = opened.result(options.connect_timeout_s + 30)
-        if connection.opened_at_us is None:  # not `errors`: one that opened may have failed meanwhile
+        # Not `errors`: one that opened may have failed meanwhile; a kept one may go on trying.
+        if connection.opened_at_us is None and connection.state is ConnectionState.CLOSED:
             raise ConnectError(connection.errors, connection_id)
         return connection
 
@@ -290,6 +298,8 @@ class Runtime:
     def reconfigure(self, command: Reconfigure) -> None:
         """Take over settings that change at run time."""
         self.settings = msgspec.structs.replace(self.settings, max_connections=command.max_connections)
+        if command.redial is not None:
+            self.redials.configure(command.redial)
         self.dialler.set_policy(
             EgressPolicy(command.egress_allow, command.egress_deny), allow_insecure_tls=command.allow_insecure_tls
         )

@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from mooring import private_files
-from mooring.connection.connection import Connection
+from mooring.connection.live import LiveConnection
 from mooring.errors import MooringError
 from mooring.link.link import Link
 from mooring.link.messages import Goodbye, Stop, WorkerSettings
@@ -59,7 +59,7 @@ class Worker:
         self._stop: Stop | None = None
         self._runtime: Runtime | None = None
 
-    def connections(self) -> list[Connection]:
+    def connections(self) -> list[LiveConnection]:
         """Return the connections that it holds."""
         return [] if self._runtime is None else list(self._runtime.connections.values())
 

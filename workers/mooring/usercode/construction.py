@@ -9,8 +9,10 @@ import msgspec
 
 from mooring.connection.state import ConnectionState
 from mooring.errors import HandlerError, Invalid, InvalidRequest
-from mooring.link.messages import ConnectionUpdate, HeldConnection, Open, OpenInvalid
-from mooring.options import ConnectionOptions, resolve
+from mooring.handler_options import resolve
+from mooring.link.messages import HeldConnection, Open, OpenInvalid
+from mooring.link.record import ConnectionUpdate
+from mooring.options import ConnectionOptions
 from mooring.usercode import handlers
 from mooring.usercode.host import CodeHost
 

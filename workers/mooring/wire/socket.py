@@ -123,6 +123,11 @@ class Socket(asyncio.Protocol):
         self.is_reading = True
         self.state = SocketState.OPEN
 
+    @property
+    def last_byte_at(self) -> float:
+        """When the server was heard last; the loop's time."""
+        return self._pulse.live.last_byte_at
+
     def start(self, tail: bytes) -> None:
         """Take over the transport from the dial; `tail` is what came in the packet of the 101."""
         transport = self._transport
