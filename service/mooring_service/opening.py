@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 
 import msgspec
@@ -34,6 +33,7 @@ from mooring_service.processes.supervisor import Supervisor
 from mooring_service.processes.worker_state import WorkerState
 from mooring_service.records import ConnectionRecord
 
+END_S = 5.0  # an end that is on its way to the journal
 HANDLER_TIME_S = 30.0  # beyond connectTimeout: for a handler that is made behind what the worker is busy with
 
 
@@ -220,6 +220,4 @@ class Openings:
 
     async def wait_ended(self, connection: int) -> None:
         """Wait (briefly) until the supervisor has reported the end of a connection whose worker has died."""
-        deadline = time.monotonic() + 5
-        while time.monotonic() < deadline and not self._directory.entry(connection).update.ended:
-            await asyncio.sleep(0.01)
+        await asyncio.wait({self._directory.until(connection, lambda update: update.ended)}, timeout=END_S)

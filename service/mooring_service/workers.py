@@ -17,8 +17,9 @@ from mooring.errors import (
     MooringError,
     Unavailable,
     WorkerBusy,
+    WorkerError,
 )
-from mooring.link.messages import Call, Called, CallFailed
+from mooring.link.messages import Call, Called, CallFailed, Probe, Stats
 from mooring.parameters import check_params
 from mooring_service.admission import Admission, check_name
 from mooring_service.directory import Directory
@@ -28,6 +29,9 @@ from mooring_service.processes.slot import Slot
 from mooring_service.processes.supervisor import Supervisor
 from mooring_service.processes.worker_state import WorkerState
 from mooring_service.records import Killed, WorkerRecord
+
+IDLE_POLL_S = 0.1
+IDLE_TIMEOUT_S = 5.0
 
 log = logging.getLogger("mooring.service")
 
@@ -97,7 +101,10 @@ class Workers:
         return await self._supervisor.kill(name)
 
     async def drain(self, name: str) -> WorkerRecord:
-        """Take no new connections; once the last one has ended, restart the process (with the code of today)."""
+        """Take no new connections; once the last one has ended, and what was asked of it has run, restart the process.
+
+        What is asked of its name from then on waits for the new process, with the code of today.
+        """
         slot = self._roster.slot(name)
         if slot.process is not None:  # the next service goes on with it
             slot.record = msgspec.structs.replace(slot.record, draining=True)
@@ -114,15 +121,50 @@ class Workers:
                 self._background.spawn(self._end_drained(slot))
 
     async def _end_drained(self, slot: Slot) -> None:
-        while self._directory.live_count_of(slot.name):
-            await asyncio.sleep(0.1)
-        # One that has died meanwhile was renewed by that.
-        if self._roster.find(slot.name) is slot and slot.draining:
-            try:
-                await self._supervisor.kill(slot.name)
+        await asyncio.wait({self._directory.until_empty(slot.name)})
+        if not self._drains(slot):
+            return
+        renewal = slot.renewal = asyncio.get_running_loop().create_future()
+        try:
+            await self._until_idle(slot)
+            if self._drains(slot):
+                killed = await self._supervisor.kill(slot.name)
+                if killed.discarded:
+                    log.error("worker %s was drained, and %d calls did not run", slot.name, killed.discarded)
                 await self._supervisor.ensure(slot.name)
-            except MooringError as exc:
-                log.warning("worker %s was drained, and not started again: %s", slot.name, exc, extra=slot.tags)
+        except MooringError as exc:
+            log.warning("worker %s was drained, and not started again: %s", slot.name, exc, extra=slot.tags)
+        finally:
+            slot.renewal = None
+            renewal.set_result(None)
+
+    def _drains(self, slot: Slot) -> bool:
+        """Say whether it is still to be renewed: one that has died meanwhile was renewed by that, and one that was killed is gone."""
+        return self._roster.find(slot.name) is slot and slot.draining
+
+    async def _until_idle(self, slot: Slot) -> None:
+        """Wait until there is nothing left in the worker; no longer than a call may take."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._admission.config.supervisor.call_timeout
+        looks = 0
+        # Twice: between the mailbox and the thread that runs it, an item is for a moment in neither.
+        while looks < 2 and self._drains(slot) and loop.time() < deadline:
+            looks = looks + 1 if await self._is_idle(slot) else 0
+            await asyncio.sleep(IDLE_POLL_S)  # there is no event for "nothing happens"
+
+    async def _is_idle(self, slot: Slot) -> bool:
+        if slot.process is None:
+            return True
+        if not slot.linked or slot.handed or self._directory.live_count_of(slot.name):
+            return False
+        # Behind all that was asked of it before: what is in the answer has come after that.
+        number, future = slot.request(IDLE_TIMEOUT_S)
+        slot.command(Probe(number))
+        try:
+            stats: Stats = await future
+        except WorkerError:
+            return False
+        return not stats.mailbox and stats.running is None
 
     async def call(
         self, worker: str, function: str, params: dict[str, Any] | list[Any], *, key: str | None = None
