@@ -1,7 +1,6 @@
 """id → connection record, folded from what the journal has committed. It decides nothing: the worker does.
 
-GETs are answered from here and never wait for a worker. Who has something to wait for, waits here, too: until something is so of a
-connection, or a worker has none left.
+GETs are answered from here and never wait for a worker. Who has something to wait for, waits here, too (`until`).
 """
 
 from __future__ import annotations
@@ -58,7 +57,6 @@ class Directory:
         self._live: dict[str, dict[int, None]] = {}  # worker → ids of connections that have not ended
         self._live_count = 0
         self._awaited: dict[int, list[Awaited]] = {}
-        self._emptied: dict[str, asyncio.Future[None]] = {}  # by worker
         self._ended: OrderedDict[int, int] = OrderedDict()  # id → when it ended, by the clock that tells ages
 
     def recover(self, epoch: str, connections: list[StoredConnection]) -> None:
@@ -126,9 +124,6 @@ class Directory:
             self._live_count -= 1
             if not live:
                 del self._live[created.worker]
-                emptied = self._emptied.pop(created.worker, None)
-                if emptied is not None:
-                    emptied.set_result(None)
         self._ended[created.id] = self._now_ms()
 
     def until(self, connection: int, true: Callable[[ConnectionUpdate], bool]) -> asyncio.Future[None]:
@@ -152,14 +147,6 @@ class Directory:
                 left.append((true, future))
         if left:
             self._awaited[entry.created.id] = left
-
-    def until_empty(self, worker: str) -> asyncio.Future[None]:
-        """Return what ends once no connection of `worker` is left. For waiting, never to be cancelled."""
-        if worker in self._live:
-            return self._emptied.setdefault(worker, asyncio.get_running_loop().create_future())
-        future = asyncio.get_running_loop().create_future()
-        future.set_result(None)
-        return future
 
     def prune(self) -> list[int]:
         """Forget ended connections that are no longer retained, and return their ids."""

@@ -34,6 +34,7 @@ from mooring.link.messages import (
 )
 from mooring.metrics import Histogram
 from mooring_service.adoption import unseen
+from mooring_service.columns import joined
 from mooring_service.directory import Directory, Entry
 from mooring_service.endings import Endings
 from mooring_service.feed import Feed
@@ -44,6 +45,7 @@ from mooring_service.processes.roster import Roster
 from mooring_service.processes.slot import WINDOW_SINCE, Slot
 from mooring_service.processes.worker_process import Exit
 from mooring_service.processes.worker_state import WorkerState
+from mooring_service.reopening import Reopenings, losses
 
 QUEUE_HIGH_BYTES = (
     64 * 1024 * 1024
@@ -81,6 +83,7 @@ class Intake:
         directory: Directory,
         feed: Feed,
         endings: Endings,
+        reopenings: Reopenings,
         roster: Roster,
         background: Background,
     ) -> None:
@@ -88,6 +91,7 @@ class Intake:
         self._directory = directory
         self._feed = feed
         self._endings = endings
+        self._reopenings = reopenings
         self._roster = roster
         self._background = background
         self._links_paused = False
@@ -118,6 +122,9 @@ class Intake:
                 self.asks.do(
                     [StoredAsk(number, append.worker, ask) for number, ask in enumerate(append.asks, item.first_ask)]
                 )
+            for update in append.updates:
+                if update.ended:
+                    self._reopenings.forget(update.id)
         window_bytes = self.window_bytes
         for slot in touched:
             slot.acknowledge(window_bytes)
@@ -221,8 +228,14 @@ class Intake:
         live = (entry.created.id for entry in self._live_of(slot))
         named = (held.created.id for held in hello.connections)
         self._unseen[slot.incarnation] = unseen(live, named, slot.dispatched)
+        self._reopenings.hello(hello)
         for held in hello.connections:
             self._directory.figures(held.update)
+
+    def worker_refused(self, slot: Slot, hello: Hello) -> None:
+        """A process is of a version of the link that is not spoken here: it ends, and another one goes on with what is kept."""
+        self._reopenings.hello(hello)
+        slot.drains = True
 
     def worker_linked(self, slot: Slot, hello: Hello, *, fresh: bool) -> None:
         """Record that a process is Running; one that was adopted has been recorded before."""
@@ -233,6 +246,7 @@ class Intake:
             self._journal.append(
                 Append(worker=slot.name, connections=bytes(8), kinds=bytes((Kind.workerStarted,)), bodies=body)
             )
+            self._background.spawn(self._reopenings.open_again(slot))
 
     async def _reconcile(self, slot: Slot, incarnation: str, number: int) -> None:
         """All is sent again: what its hello did not know of, and is live even now, never reached the process."""
@@ -244,6 +258,10 @@ class Intake:
         if slot.incarnation != incarnation:
             return
         lost = [entry for entry in self._live_of(slot) if entry.created.id in candidates]
+        again = [entry.created.id for entry in lost if self._reopenings.waits(entry)]
+        if again:
+            await self._reopenings.open_again(slot, again)
+            lost = [entry for entry in lost if entry.created.id not in again]
         reason = "the service stopped before it was dialled"
         written = await self._endings.write(lost, reason, ErrCode.SERVICE_STOPPED)
         slot.failures[ErrCode.SERVICE_STOPPED] += written.kinds.count(Kind.onError)
@@ -262,30 +280,30 @@ class Intake:
         await self._journal.append_waiting(Append())  # all that it had handed over is committed and folded then
         text = reason if asked else f"the worker died: {reason}"
         self._unseen.pop(slot.incarnation, None)
-        lost = self._live_of(slot)
+        stays = self._reopenings.stays if slot.drains or not asked else lambda entry: False
+        lost: list[Entry] = []
+        staying: list[Entry] = []
+        for entry in self._live_of(slot):
+            (staying if stays(entry) else lost).append(entry)
         err_code = ErrCode.WORKER_STOPPING if asked else ErrCode.WORKER_DIED
-        event = WorkerExitedEvent(
-            pid=slot.record.pid,
-            exit_code=ended.exit_code,
-            signal=ended.signal,
-            reason=reason,
-            restarting=restarting,
-        )
-        body = worker_body(Kind.workerExited, slot.name, now_us(), event)
-        exited = Append(
-            worker=slot.name,
-            connections=bytes(8),
-            kinds=bytes((Kind.workerExited,)),
-            bodies=body,
-            ended=slot.incarnation,
-            asks_done=[*slot.ended_for, *(slot.handed if asked else ())],
+        down = (
+            losses(staying, "the worker was drained", ErrCode.WORKER_DRAINED, "drained")
+            if slot.drains
+            else losses(staying, text, err_code, "workerDied")
         )
         written, _ = await asyncio.gather(
-            self._endings.write(lost, text, err_code, then=exited),
+            self._endings.write(
+                lost,
+                text,
+                err_code,
+                then=joined(down, _exited(slot, ended, reason, restarting=restarting, asked=asked)),
+            ),
             self.save_incarnation(slot, ended=True, stands=not asked),
         )
         slot.failures[err_code] += written.kinds.count(Kind.onError)
+        slot.disconnects["drained" if slot.drains else "workerDied"] += down.kinds.count(Kind.onDisconnect)
         slot.announced = False
+        slot.drains = slot.drains and asked  # else it is started again in the same slot
         handed, slot.handed, slot.ended_for = slot.handed, {}, []
         if slot.state is not WorkerState.STOPPING:
             self.asks.do([ask for ask, _ in handed.values()])  # what it has not taken is for the next process
@@ -293,6 +311,29 @@ class Intake:
             self._journal.append(Append(asks_done=list(handed)))
         return len(written.updates)
 
+    async def worker_ended(self, slot: Slot) -> None:
+        """There is no such worker any more: what waited for its next process ends."""
+        await self._reopenings.end_waiting(slot.name, slot.stop_reason or "killed", ErrCode.WORKER_STOPPING)
+
     async def allot_ids(self, count: int) -> int:
         """Reserve connection ids for ever; return the first."""
         return await self._journal.allot_ids(count)
+
+
+def _exited(slot: Slot, ended: Exit, reason: str, *, restarting: bool, asked: bool) -> Append:
+    """Return what says that a process has ended, and settles what was asked of it."""
+    event = WorkerExitedEvent(
+        pid=slot.record.pid,
+        exit_code=ended.exit_code,
+        signal=ended.signal,
+        reason=reason,
+        restarting=restarting,
+    )
+    return Append(
+        worker=slot.name,
+        connections=bytes(8),
+        kinds=bytes((Kind.workerExited,)),
+        bodies=worker_body(Kind.workerExited, slot.name, now_us(), event),
+        ended=slot.incarnation,
+        asks_done=[*slot.ended_for, *(slot.handed if asked else ())],
+    )

@@ -32,9 +32,12 @@ from mooring_service.processes.slot import Slot
 from mooring_service.processes.supervisor import Supervisor
 from mooring_service.processes.worker_state import WorkerState
 from mooring_service.records import ConnectionRecord
+from mooring_service.reopening import Reopenings
 
-END_S = 5.0  # an end that is on its way to the journal
-HANDLER_TIME_S = 30.0  # beyond connectTimeout: for a handler that is made behind what the worker is busy with
+ENDED_S = 5.0  # after a death so long is waited for what is written of its connections
+SILENT_S = (
+    30.0  # beyond connectTimeout, which the worker keeps itself: for one that says nothing, and a handler's longer time
+)
 
 
 class OpenError(ConnectError):
@@ -60,12 +63,19 @@ class Openings:
     """The connections that are being opened."""
 
     def __init__(
-        self, admission: Admission, journal: Journal, directory: Directory, endings: Endings, supervisor: Supervisor
+        self,
+        admission: Admission,
+        journal: Journal,
+        directory: Directory,
+        endings: Endings,
+        reopenings: Reopenings,
+        supervisor: Supervisor,
     ) -> None:
         self._admission = admission
         self._journal = journal
         self._directory = directory
         self._endings = endings
+        self._reopenings = reopenings
         self._supervisor = supervisor
         self._ids: list[int] = []
         self._allotting = asyncio.Lock()
@@ -124,7 +134,7 @@ class Openings:
             slot.check_room()
             if slot.draining:
                 raise WorkerBusy(slot.name, "Draining")
-            unknown = too_new(request, slot.version)
+            unknown = too_new(self._admission.with_proxy(request), slot.version)
             if unknown:
                 raise WorkerTooOld(slot.name, unknown)
             handler = None if request.handler is None else request.handler.name
@@ -138,10 +148,12 @@ class Openings:
                 answers=[] if begun is None else [begun(connection)],
             )
             slot.dispatched.add(connection)
+            self._reopenings.remember(connection, request)  # a handler may ask for it to be kept
             try:
                 await self._journal.append_waiting(intent, fails_fast=True)
             except BaseException:
                 slot.dispatched.discard(connection)
+                self._reopenings.forget(connection)
                 raise
         finally:
             self._opening_count -= 1
@@ -165,7 +177,7 @@ class Openings:
     ) -> ConnectionRecord:
         connection = created.id
         options = effective(request)
-        wait_s = options.connect_timeout_s + HANDLER_TIME_S
+        wait_s = options.connect_timeout_s + SILENT_S
         if options.reconnect is not None and options.reconnect.first == "retry":
             wait_s += options.connect_timeout_s  # for its turn
         # From here on a hello knows of it, or it has not arrived.
@@ -173,12 +185,12 @@ class Openings:
         try:
             if not slot.linked or slot.incarnation != incarnation:
                 raise WorkerDied(slot.name, "it ended before the dial")
-            # The worker keeps connectTimeout itself; a handler's own setting may be longer than what we know of.
             number, future = slot.request(wait_s)
             slot.command(Open(number, connection, request, reference, created.created_at_us))
             answer = await future
         except WorkerDied as exc:
-            await self.wait_ended(connection)
+            if not await self._reopenings.until_open_or_waiting(connection, ENDED_S):
+                return self._directory.record(connection)  # it goes on trying, in the next process
             if slot.process is not None and slot.incarnation == incarnation:
                 # The process lives, only its link was lost: nobody else tells the end.
                 await self._endings.write([self._directory.entry(connection)], str(exc), ErrCode.WORKER_DIED)
@@ -193,6 +205,8 @@ class Openings:
             raise OpenError(errors, connection, timed_out=True, terminated=False, policy=False) from exc
         match answer:
             case Opened():
+                if self._directory.entry(connection).created.kept is None:
+                    self._reopenings.forget(connection)
                 return self._directory.record(connection)
             case OpenFailed():
                 raise OpenError(
@@ -220,4 +234,4 @@ class Openings:
 
     async def wait_ended(self, connection: int) -> None:
         """Wait (briefly) until the supervisor has reported the end of a connection whose worker has died."""
-        await asyncio.wait({self._directory.until(connection, lambda update: update.ended)}, timeout=END_S)
+        await asyncio.wait({self._directory.until(connection, lambda update: update.ended)}, timeout=ENDED_S)

@@ -29,6 +29,7 @@ from mooring_service.opening import Openings
 from mooring_service.processes.roster import Roster
 from mooring_service.processes.supervisor import Supervisor
 from mooring_service.processes.worker_state import WorkerState
+from mooring_service.reopening import Reopenings
 from mooring_service.worker_settings import worker_settings
 from mooring_service.workers import Workers
 
@@ -74,7 +75,10 @@ class Service:
         self._app_dirs = app_dirs or []
         self._roster = roster = Roster()
         self._endings = Endings(journal)
-        self._intake = Intake(journal, self.directory, self.feed, self._endings, roster, self._background)
+        self._reopenings = Reopenings(self._admission, journal, self.directory, self._endings)
+        self._intake = Intake(
+            journal, self.directory, self.feed, self._endings, self._reopenings, roster, self._background
+        )
         self._supervisor = Supervisor(
             config.supervisor,
             worker_settings(config, self._app_dirs),
@@ -83,8 +87,12 @@ class Service:
             self._intake,
             max_workers=config.limits.max_workers,
         )
-        self._openings = Openings(self._admission, journal, self.directory, self._endings, self._supervisor)
-        self.connections = Connections(self._admission, self.directory, self.feed, self._openings, roster)
+        self._openings = Openings(
+            self._admission, journal, self.directory, self._endings, self._reopenings, self._supervisor
+        )
+        self.connections = Connections(
+            self._admission, self.directory, self.feed, self._endings, self._reopenings, self._openings, roster
+        )
         self.workers = Workers(
             self._admission, self.directory, roster, self._supervisor, self._intake, self._background
         )

@@ -25,7 +25,7 @@ from mooring_service.admission import Admission, check_name
 from mooring_service.directory import Directory
 from mooring_service.processes.reports import Reports
 from mooring_service.processes.roster import Roster
-from mooring_service.processes.slot import Slot
+from mooring_service.processes.slot import COUNTS_CALLS_SINCE, Slot
 from mooring_service.processes.supervisor import Supervisor
 from mooring_service.processes.worker_state import WorkerState
 from mooring_service.records import Killed, WorkerRecord
@@ -121,17 +121,16 @@ class Workers:
                 self._background.spawn(self._end_drained(slot))
 
     async def _end_drained(self, slot: Slot) -> None:
-        await asyncio.wait({self._directory.until_empty(slot.name)})
+        # Those that are kept wait for the others: they are down for one start of a process, not for the length of the drain.
+        while entry := next((one for one in self._directory.live_of(slot.name) if one.created.kept is None), None):
+            await asyncio.wait({self._directory.until(entry.created.id, lambda update: update.ended)})
         if not self._drains(slot):
             return
         renewal = slot.renewal = asyncio.get_running_loop().create_future()
         try:
             await self._until_idle(slot)
             if self._drains(slot):
-                killed = await self._supervisor.kill(slot.name)
-                if killed.discarded:
-                    log.error("worker %s was drained, and %d calls did not run", slot.name, killed.discarded)
-                await self._supervisor.ensure(slot.name)
+                await self._supervisor.renew(slot.name)
         except MooringError as exc:
             log.warning("worker %s was drained, and not started again: %s", slot.name, exc, extra=slot.tags)
         finally:
@@ -143,19 +142,16 @@ class Workers:
         return self._roster.find(slot.name) is slot and slot.draining
 
     async def _until_idle(self, slot: Slot) -> None:
-        """Wait until there is nothing left in the worker; no longer than a call may take."""
+        """Wait until what was asked of the worker has run; no longer than a call may take."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._admission.config.supervisor.call_timeout
-        looks = 0
-        # Twice: between the mailbox and the thread that runs it, an item is for a moment in neither.
-        while looks < 2 and self._drains(slot) and loop.time() < deadline:
-            looks = looks + 1 if await self._is_idle(slot) else 0
+        while self._drains(slot) and loop.time() < deadline and not await self._is_idle(slot):
             await asyncio.sleep(IDLE_POLL_S)  # there is no event for "nothing happens"
 
     async def _is_idle(self, slot: Slot) -> bool:
         if slot.process is None:
             return True
-        if not slot.linked or slot.handed or self._directory.live_count_of(slot.name):
+        if not slot.linked or slot.handed:
             return False
         # Behind all that was asked of it before: what is in the answer has come after that.
         number, future = slot.request(IDLE_TIMEOUT_S)
@@ -164,7 +160,9 @@ class Workers:
             stats: Stats = await future
         except WorkerError:
             return False
-        return not stats.mailbox and stats.running is None
+        if slot.version < COUNTS_CALLS_SINCE:
+            return not stats.mailbox and stats.running is None
+        return not stats.calls
 
     async def call(
         self, worker: str, function: str, params: dict[str, Any] | list[Any], *, key: str | None = None

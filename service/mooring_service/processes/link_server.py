@@ -38,6 +38,7 @@ class LinkServer:
         find: Incarnation → slot, or None.
         on_hello: Called when a slot's stream has begun; further messages go where it sets `Channel.on_messages`.
         on_lost: Called when a slot's stream has ended.
+        on_refused: Called when a process of a slot is refused for good.
     """
 
     def __init__(
@@ -47,11 +48,13 @@ class LinkServer:
         find: Callable[[str], Slot | None],
         on_hello: Callable[[Slot, Channel[Report], Hello], None],
         on_lost: Callable[[Slot], None],
+        on_refused: Callable[[Slot, Hello], None],
     ) -> None:
         self.path = path
         self._find = find
         self._on_hello = on_hello
         self._on_lost = on_lost
+        self._on_refused = on_refused
         self._streams: dict[Channel[Report], Slot | None] = {}
         self._server: asyncio.Server | None = None
         self._begun = False
@@ -129,6 +132,8 @@ class LinkServer:
             )
             if refused is not None:
                 channel.send(refused)
+                if slot is not None and refused.drain and _proves(slot, hello):
+                    self._on_refused(slot, hello)
             channel.close()
             return
         self._streams[channel] = slot
@@ -155,7 +160,7 @@ class LinkServer:
             return Refused("the service is stopping")
         if slot is None:
             return Refused("this service does not know it", drain=True)
-        if not hmac.compare_digest(hello.secret.encode(), slot.record.secret.encode()):
+        if not _proves(slot, hello):
             return Refused("wrong secret", drain=True)
         if slot.linked:
             return Refused("another stream of the same process is linked")
@@ -176,3 +181,7 @@ class LinkServer:
             slot.link_faults += 1
         if slot.link_lost(channel):
             self._on_lost(slot)
+
+
+def _proves(slot: Slot, hello: Hello) -> bool:
+    return hmac.compare_digest(hello.secret.encode(), slot.record.secret.encode())

@@ -40,6 +40,12 @@ class Reports(Protocol):
     def worker_ending(self, slot: Slot) -> None:
         """A worker is told to end, this moment: what was asked of it and is not under way is discarded."""
 
+    def worker_refused(self, slot: Slot, hello: Hello) -> None:
+        """A process is of a version of the link that is not spoken here: it is told to end, and another one will follow."""
+
+    async def worker_ended(self, slot: Slot) -> None:
+        """There is no such worker any more, as was asked: no process of it will follow."""
+
     async def worker_gone(self, slot: Slot, ended: Exit, reason: str, *, restarting: bool, asked: bool) -> int:
         """A process has ended: report what it could not, and mark it as ended, all at once; unless `asked`, its worker stands.
 

@@ -32,6 +32,7 @@ from mooring_service.records import RunningItem, WorkerRecord
 COMMANDS_BYTES = 16 * 1024 * 1024  # for a worker that does not read: what is asked of it beyond that is refused
 ROOM_S = 0.5  # so often it is looked whether there is room again, should nobody say so
 WINDOW_SINCE = 5  # from this version of the link on a worker keeps to its window of events
+COUNTS_CALLS_SINCE = 5  # from this version on it says how many of what was asked of it has not ended
 TAKES_SINCE = 3  # from this version of the link on a worker says what it has taken of what was asked for
 
 log = logging.getLogger("mooring.supervisor")
@@ -77,6 +78,8 @@ class Slot:
         link_faults: How many of its links, one after the other, have ended because of what came on them.
         last_report_at: When anything of its process was last read, or its link came or went; monotonic seconds.
         stop_wanted: Ends when it is told to end for good.
+        drains: It ends, and another process of its name follows, which goes on with its kept connections.
+        disconnects: ``onDisconnect`` events that the service wrote because the worker no longer could, by cause.
     """
 
     def __init__(self, name: str, budget: RestartBudget) -> None:
@@ -102,6 +105,8 @@ class Slot:
         self.ended_for: list[int] = []
         self.stands = False
         self.failures: Counter[int] = Counter()
+        self.disconnects: Counter[str] = Counter()
+        self.drains = False
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.gone = asyncio.Event()
         self.gone.set()

@@ -63,7 +63,11 @@ class Supervisor:
         self._lifecycle = Lifecycle(config, self._starter, reports, roster)
         reception = Reception(reports, roster, self._background, lambda: self._starter.changeable)
         self._links = LinkServer(
-            socket_path, find=roster.by_incarnation, on_hello=reception.hello, on_lost=reception.lost
+            socket_path,
+            find=roster.by_incarnation,
+            on_hello=reception.hello,
+            on_lost=reception.lost,
+            on_refused=reports.worker_refused,
         )
 
     async def listen(self) -> None:
@@ -202,10 +206,26 @@ class Supervisor:
         Raises:
             UnknownWorker: If there is none.
         """
-        return await self._lifecycle.end(self._roster.slot(name), "killed")
+        slot = self._roster.slot(name)
+        slot.drains = False
+        return await self._lifecycle.end(slot, "killed")
+
+    async def renew(self, name: str) -> None:
+        """End the process of worker `name` and start another one, which goes on with its kept connections.
+
+        Raises:
+            UnknownWorker: If there is none.
+            WorkerBusy, WorkerDied, Unavailable: As `ensure`.
+        """
+        slot = self._roster.slot(name)
+        slot.drains = True
+        await self._lifecycle.end(slot, "drained")
+        if slot.drains:  # nobody has killed it meanwhile
+            await self.ensure(name)
 
     def begin_kill(self, slot: Slot) -> None:
         """Tell a worker to end: from here on what is asked of its name waits for a new process."""
+        slot.drains = False
         self._lifecycle.begin_end(slot, "killed")
 
     async def wait_gone(self, name: str) -> None:

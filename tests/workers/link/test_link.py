@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from mooring import call_worker
 from mooring.link import link
 from mooring.link.channel import Channel, frame
 from mooring.link.messages import (
@@ -35,6 +36,7 @@ from tests.servers import EchoServer
 
 CONNECTIONS = 40
 ORPHAN_S = 0.4
+ASKS = 30  # of a megabyte; the link takes some of them, and the outbox holds the rest
 
 
 class Service:
@@ -111,6 +113,32 @@ async def test_a_hello_names_any_number_of_connections_however_long_their_urls_a
 
 def _created(reports: list[Any]) -> list[ConnectionCreated]:
     return [created for report in reports if isinstance(report, Events) for created in report.created]
+
+
+async def test_a_worker_that_ends_hands_over_what_the_service_takes_late(tmp_path: Path) -> None:
+    service = Service()
+    server = await asyncio.get_running_loop().create_unix_server(service.stream, str(tmp_path / "link.sock"))
+    working = asyncio.create_task(worker.Worker(settings_of(tmp_path)).run())
+    try:
+        await wait_for(lambda: service.of(Hello))
+        (stream,) = service.streams
+        stream.pause_reading()
+        for number in range(ASKS):
+            await asyncio.to_thread(call_worker, "other", "store", number, b"x" * 1_000_000)
+        await wait_for(lambda: current.runtime().outbox.unsent)
+        stream.send(Stop("done", 0.1))
+        await wait_for((tmp_path / "exit.json").exists)
+        assert not working.done()
+        stream.resume_reading()
+        assert await asyncio.wait_for(working, 5) == "done"
+        await wait_for(lambda: service.of(Goodbye))
+        asked = [ask.params[0] for events in service.of(Events) for ask in events.asks]
+        assert asked == list(range(ASKS))
+    finally:
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+        server.close()
+        current.set_runtime(None)
 
 
 async def test_a_service_that_cannot_welcome_yet_is_a_service_as_long_as_it_says_so(

@@ -54,7 +54,13 @@ class Connection(LiveConnection):
         if self._dial_task is not None:
             self._dial_task.cancel()
             self._dial_task = None
-        self._dial_failed([ErrorEntry(err_code, message)], terminated=True)
+        timed_out = err_code is ErrCode.CONNECT_TIMEOUT
+        self._dial_failed([ErrorEntry(err_code, message)], timed_out=timed_out, terminated=not timed_out)
+
+    def too_late(self, message: str) -> None:
+        """Its ``connectTimeout`` is over before it could be dialled."""
+        if self.state is ConnectionState.CONNECTING:
+            self._give_up_dial(ErrCode.CONNECT_TIMEOUT, message)
 
     def _dial_failed(
         self, errors: list[ErrorEntry], *, timed_out: bool = False, policy: bool = False, terminated: bool = False
@@ -102,6 +108,10 @@ class Connection(LiveConnection):
             self._give_up_dial(ErrCode.WORKER_STOPPING, reason)
         else:
             self._close(code, reason)
+
+    def refuse(self, err_code: ErrCode, message: str) -> None:
+        """End it before it dials: what it needs cannot be had."""
+        self._give_up_dial(err_code, message)
 
     def abandon(self, reason: str) -> None:
         """The time for closing is over: decide the end now."""

@@ -11,7 +11,7 @@ from mooring.connection.keep import Ended
 from mooring.errors import ErrCode, ErrorEntry
 from mooring.events import rfc3339
 from mooring.kept_events import Cause, DisconnectEvent, ReconnectEvent
-from mooring.link.record import Down
+from mooring.link.record import Down, KeptUpdate
 
 MAX_ERRORS_BYTES = 4096  # of the errors in a record: a server may say what it likes
 
@@ -73,11 +73,12 @@ class Downtime:
         total_us: Of those that have ended.
         heard_at_us: When the last socket was heard last.
         recorded_at_us: When the last message that is recorded came; kept here by whoever knows.
+        restarted: Another process of the worker had the last socket.
     """
 
     __slots__ = (
         "_gap_from_us", "_loss", "_message_at_us", "_ms", "_since_us", "attempts", "began_at", "heard_at_us",
-        "recorded_at_us", "total_us",
+        "recorded_at_us", "restarted", "total_us",
     )  # fmt: skip
 
     def __init__(self, since_us: int, now: float) -> None:
@@ -91,6 +92,7 @@ class Downtime:
         self.total_us = 0
         self.heard_at_us: int | None = None
         self.recorded_at_us: int | None = None
+        self.restarted = False
 
     @property
     def errors(self) -> list[ErrorEntry]:
@@ -117,6 +119,17 @@ class Downtime:
         self._message_at_us, self.heard_at_us = message_at_us, heard_at_us
         self._gap_from_us = max(message_at_us or 0, opened_at_us or 0) or None
         self.attempts = 0
+        self.restarted = False
+
+    def resume(self, kept: KeptUpdate, now: float, wall_us: int) -> None:
+        """Another process has lost the socket, and has told so: go on with what it has told."""
+        self.restarted = kept.socket > 0
+        self.total_us, self.heard_at_us, self.recorded_at_us = kept.down_us, kept.last_heard_at_us, kept.recorded_at_us
+        if kept.down is not None:
+            self._since_us = kept.down.since_us
+            self.began_at = now - max(0, wall_us - self._since_us) / 1e6
+        # What was received there and not recorded is lost: so not when the last message came, but when the last recorded one did.
+        self._gap_from_us = max(kept.recorded_at_us or 0, kept.socket_opened_at_us or 0) or None
 
     def failed(self, loss: Loss) -> None:
         """An attempt has failed."""
@@ -153,6 +166,7 @@ class Downtime:
             down_ms=self._ms,
             attempts=self.attempts,
             gap_from=_text(self._gap_from_us),
+            restarted=self.restarted,
         )
 
     def shown(self, phase: str | None, next_attempt_at_us: int | None) -> Down | None:

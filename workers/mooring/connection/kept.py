@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import random
 
+import msgspec
+
 from mooring.connection.downtime import Loss
 from mooring.connection.host import Host
 from mooring.connection.keep import Ended, Fate, Redial, Stop, fate
@@ -16,9 +18,9 @@ from mooring.connection.kept_attempts import KeptAttempts
 from mooring.connection.kept_state import KeptEvent, KeptState
 from mooring.errors import ErrCode, ErrorEntry
 from mooring.events import now_us
-from mooring.link.messages import Reconnect, ReconnectDone
-from mooring.link.record import ConnectionCreated, Terminated
-from mooring.options import ConnectionOptions
+from mooring.link.messages import HeldConnection, Reconnect, ReconnectDone
+from mooring.link.record import ConnectionCreated, ConnectionUpdate, Terminated
+from mooring.options import ConnectionOptions, ConnectionRequest
 from mooring.wire.frames import ABNORMAL
 from mooring.wire.socket import SocketState
 
@@ -27,14 +29,26 @@ LET_GO_S = 1.0
 
 
 class KeptConnection(KeptAttempts):
-    """One connection that was asked to ``reconnect``."""
+    """One connection that was asked to ``reconnect``.
 
-    __slots__ = ("_failure",)
+    Attributes:
+        spec: What a request has asked for; None: code in this worker has made it, so no other process can.
+    """
+
+    __slots__ = ("_draining", "_failure", "spec")
 
     def __init__(
-        self, host: Host, created: ConnectionCreated, options: ConnectionOptions, handler: object | None
+        self,
+        host: Host,
+        created: ConnectionCreated,
+        options: ConnectionOptions,
+        handler: object | None,
+        resumed: ConnectionUpdate | None = None,
+        spec: ConnectionRequest | None = None,
     ) -> None:
-        super().__init__(host, created, options, handler)
+        super().__init__(host, created, options, handler, resumed)
+        self.spec = spec
+        self._draining = False  # its worker ends, and another process will open it again
         # Of the present socket: what is wrong with it, and the code with which it is closed for that.
         self._failure: tuple[ErrorEntry, int] | None = None
 
@@ -75,6 +89,8 @@ class KeptConnection(KeptAttempts):
         host, keeper = self._host, self._keeper
         now = host.loop.time()
         letting_go, self._letting_go = self._letting_go, None
+        if self._draining:
+            loss = self._drained(loss)
         if self.kept_state is KeptState.CONNECTED:
             self._downtime.begin(
                 now, now_us(), loss, self.last_message_at_us, self.socket_opened_at_us, self._heard_at_us()
@@ -82,6 +98,9 @@ class KeptConnection(KeptAttempts):
             host.paused.discard(self)
         else:
             self._downtime.failed(loss)
+        if self._draining:
+            self._leave()
+            return
         answer: Redial | Stop
         if loss.cause == "order":
             answer = keeper.ordered(now, letting_go or 0.0)
@@ -140,6 +159,10 @@ class KeptConnection(KeptAttempts):
         elif self.kept_state is not KeptState.CLOSING:
             self._cut_short(ErrCode.TERMINATED_WHILE_CONNECTING, reason or "terminated before it was open", reason)
 
+    def too_late(self, message: str) -> None:
+        """Its ``connectTimeout`` is over before it could be dialled."""
+        self._give_up([ErrorEntry(ErrCode.CONNECT_TIMEOUT, message)], message, timed_out=True)
+
     def stop(self, code: int, reason: str) -> None:
         """The worker ends: close with `code`, or what is under way is given up."""
         if self.kept_state is KeptState.CONNECTED:
@@ -147,9 +170,47 @@ class KeptConnection(KeptAttempts):
         elif self.kept_state not in (KeptState.CLOSING, KeptState.CLOSED):
             self._cut_short(ErrCode.WORKER_STOPPING, reason, reason)
 
+    def held(self) -> HeldConnection:
+        """Return what `Hello` says of it."""
+        return HeldConnection(self.created, self.update(), self.spec)
+
+    def drain(self, code: int, reason: str) -> None:
+        """The worker ends, and another process follows: let go what that one opens again, and `stop` the rest."""
+        again = self.number or self._keeper.policy.first == "retry"
+        if self.spec is None or not again or self.kept_state in (KeptState.CLOSING, KeptState.CLOSED):
+            self.stop(code, reason)
+            return
+        self._draining = True
+        if self.kept_state is not KeptState.CONNECTED:
+            self._drop_attempt()
+            self._leave()
+        elif self._letting_go is None:
+            self._let_go(0.0, code, reason)
+
+    def _drained(self, loss: Loss) -> Loss:
+        errors = [ErrorEntry(ErrCode.WORKER_DRAINED, "the worker was drained"), *loss.errors]
+        return msgspec.structs.replace(loss, cause="drained", errors=errors)
+
+    def _leave(self) -> None:
+        """Leave it to the process that follows."""
+        self._move(KeptEvent.WORKER_GONE)
+        self._answer_open()
+        if self._socket is not None:
+            self._socket.abort("the worker was drained")
+
+    @property
+    def at_rest(self) -> bool:
+        """Nothing more will happen here."""
+        return self.kept_state in (KeptState.BLOCKED, KeptState.CLOSED)
+
+    def refuse(self, err_code: ErrCode, message: str) -> None:
+        """End it before it dials: what it needs cannot be had."""
+        self._give_up([ErrorEntry(err_code, message)], message)
+
     def abandon(self, reason: str) -> None:
         """The time for closing is over: decide the end now."""
-        self.stop(1001, reason)
+        if not self._draining:
+            self.stop(1001, reason)
         if self._socket is not None:
             self._socket.abort(reason)
 

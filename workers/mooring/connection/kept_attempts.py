@@ -18,8 +18,9 @@ from mooring.connection.kept_state import KeptEvent, KeptState
 from mooring.errors import ErrCode, ErrorEntry
 from mooring.events import now_us
 from mooring.link.messages import ReconnectDone
-from mooring.link.record import ConnectionCreated, Terminated
+from mooring.link.record import ConnectionCreated, ConnectionUpdate, Terminated
 from mooring.options import ConnectionOptions
+from mooring.staying import DEFAULT
 from mooring.wire.dial import DialFailed, Dialled
 from mooring.wire.frames import ABNORMAL
 
@@ -30,11 +31,17 @@ class KeptAttempts(KeptLaw):
     __slots__ = ("_dial_task", "_keeper", "_letting_go", "_ready_waiters")
 
     def __init__(
-        self, host: Host, created: ConnectionCreated, options: ConnectionOptions, handler: object | None
+        self,
+        host: Host,
+        created: ConnectionCreated,
+        options: ConnectionOptions,
+        handler: object | None,
+        resumed: ConnectionUpdate | None = None,
     ) -> None:
-        super().__init__(host, created, options, handler)
-        assert options.reconnect is not None, "who has no policy is a Connection"
-        self._keeper = Keeper(options.reconnect, host.loop.time())
+        super().__init__(host, created, options, handler, resumed)
+        # The code of a new process may ask for no policy any more: who is kept stays so, with the defaults.
+        policy = options.reconnect or DEFAULT
+        self._keeper = Keeper(policy, self._downtime.began_at, was_ready=self.number > 0)
         self._dial_task: asyncio.Task[None] | None = None
         # The present socket is closed for another one, after this delay; it has time until `_next_at`.
         self._letting_go: float | None = None
@@ -43,7 +50,7 @@ class KeptAttempts(KeptLaw):
     def dial(self, request: int) -> None:
         """Begin; `request` is answered when it is ready, has ended, or goes on trying."""
         self._open_request = request
-        if self._keeper.policy.first == "retry":
+        if self.kept_state is KeptState.BLOCKED or self._keeper.policy.first == "retry":
             self._take_ticket()
         else:
             self._host.redials.take_at_once(self, self.options.url)
@@ -172,10 +179,10 @@ class KeptAttempts(KeptLaw):
             ErrCode.GAVE_UP, f"no socket was ready for {self._keeper.policy.give_up_after_s:g} s (giveUpAfter)"
         )
 
-    def _give_up(self, errors: list[ErrorEntry], reason: str, *, terminated: bool = False) -> None:
+    def _give_up(self, errors: list[ErrorEntry], reason: str, **answer: bool) -> None:
         """It ends while no socket is ready."""
         self._drop_attempt()
-        self._end(Terminated(ABNORMAL, reason, False), errors, terminated=terminated)
+        self._end(Terminated(ABNORMAL, reason, False), errors, **answer)
         if self._socket is not None:
             self._socket.abort(reason)
 

@@ -39,7 +39,12 @@ class KeptLaw(LiveConnection):
     )  # fmt: skip
 
     def __init__(
-        self, host: Host, created: ConnectionCreated, options: ConnectionOptions, handler: object | None
+        self,
+        host: Host,
+        created: ConnectionCreated,
+        options: ConnectionOptions,
+        handler: object | None,
+        resumed: ConnectionUpdate | None = None,
     ) -> None:
         super().__init__(host, created, options, handler)
         self._downtime = Downtime(created.created_at_us, host.loop.time())
@@ -49,6 +54,24 @@ class KeptLaw(LiveConnection):
         self.number = 0
         self.messages_filled = 0
         self.socket_opened_at_us: int | None = None
+        if resumed is not None:
+            self._resume(resumed)
+
+    def _resume(self, held: ConnectionUpdate) -> None:
+        """Go on where another process of this worker has left it: the count of its events, its figures, its downtime."""
+        kept = held.kept or KeptUpdate()
+        self.seq = self.recorded_seq = held.seq
+        self.messages_in, self.messages_out = held.messages_in, held.messages_out
+        self.bytes_in, self.bytes_out = held.bytes_in, held.bytes_out
+        self.last_message_at_us, self.opened_at_us, self.protocol = (
+            held.last_message_at_us, held.opened_at_us, held.protocol
+        )  # fmt: skip
+        self.number = kept.socket
+        self.messages_filled = kept.messages_filled
+        self.socket_opened_at_us = kept.socket_opened_at_us
+        self._downtime.resume(kept, self._host.loop.time(), now_us())
+        self.kept_state = KeptState.BLOCKED
+        self.state = ConnectionState(status(self.kept_state, self.number))
 
     def _move(self, event: KeptEvent, end: Terminated | None = None, errors: list[ErrorEntry] | None = None) -> None:
         """Go to the next state, and record what the law says; the one place that does.

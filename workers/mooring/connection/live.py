@@ -19,13 +19,15 @@ from mooring.connection.sends import Sends, refused
 from mooring.connection.state import ConnectionState
 from mooring.errors import ErrCode, ErrorEntry
 from mooring.events import ErrorEvent, Kind, TerminateEvent, encode_event, now_us
-from mooring.link.messages import Opened, OpenFailed, Send, SendFailed, Sent, TerminateDone
+from mooring.link.messages import HeldConnection, Opened, OpenFailed, Send, SendFailed, Sent, TerminateDone
 from mooring.link.record import ConnectionCreated, Terminated
 from mooring.options import ConnectionOptions
 from mooring.wire.dial import DialFailed, Dialled
 from mooring.wire.frames import INVALID_DATA
 from mooring.wire.outbound import Outbound
 from mooring.wire.socket import Socket, SocketState
+
+STOPPED_CODE = 1001  # "going away" (RFC 6455 section 7.4.1)
 
 log = logging.getLogger("mooring.worker")
 
@@ -73,6 +75,10 @@ class LiveConnection(RecordedConnection, ABC):
     def fileno(self) -> int:
         """Return the descriptor of the socket; -1: there is none."""
         return -1 if self._socket is None else self._socket.fileno()
+
+    def held(self) -> HeldConnection:
+        """Return what `Hello` says of it."""
+        return HeldConnection(self.created, self.update())
 
     # The open, and who waits for it.
 
@@ -226,8 +232,32 @@ class LiveConnection(RecordedConnection, ABC):
         return True
 
     @abstractmethod
+    def too_late(self, message: str) -> None:
+        """Its ``connectTimeout`` is over before it could be dialled."""
+
+    @abstractmethod
     def stop(self, code: int, reason: str) -> None:
         """The worker ends: close with `code`, or the dial is given up."""
+
+    def let_go(self, reason: str, *, drain: bool) -> None:
+        """The worker ends; `drain`: another process follows."""
+        if drain:
+            self.drain(STOPPED_CODE, reason)
+        else:
+            self.stop(STOPPED_CODE, reason)
+
+    def drain(self, code: int, reason: str) -> None:
+        """The worker ends, and another process follows: let go what that one opens again, and `stop` the rest."""
+        self.stop(code, reason)
+
+    @property
+    def at_rest(self) -> bool:
+        """Nothing more will happen here."""
+        return self.state is ConnectionState.CLOSED
+
+    @abstractmethod
+    def refuse(self, err_code: ErrCode, message: str) -> None:
+        """End it before it dials: what it needs cannot be had."""
 
     @abstractmethod
     def abandon(self, reason: str) -> None:

@@ -15,6 +15,7 @@ from typing import Protocol, assert_never
 
 import msgspec
 
+from mooring.deadline import PASS_S
 from mooring.errors import LinkError
 from mooring.link.channel import Channel
 from mooring.link.messages import (
@@ -49,9 +50,10 @@ REDIAL_MAX_S = 0.5  # a dial on a local socket costs nothing; a new service shou
 WELCOME_TIMEOUT_S = 30.0  # a service that is adopting many workers, or recovering a large journal, may take a while
 STATS_INTERVAL_S = 1.0
 CLOSE_TIMEOUT_S = 5.0  # the supervisor ends a process that takes longer to say goodbye
-CLOSE_POLL_S = 0.01
+SPEC_BYTES = 128 * 1024 * 1024  # of the specs in a hello, which has room for twice as much
 
 log = logging.getLogger("mooring.link")
+_pack = msgspec.msgpack.Encoder().encode
 
 
 class Held(Protocol):
@@ -104,6 +106,7 @@ class Link:
         self._channel: Channel[Command] | None = None
         self._welcomed = asyncio.Event()
         self._lost = asyncio.Event()
+        self._changed = asyncio.Event()  # frames were taken, or there is no link any more
         self._refused: Refused | None = None
         self._asked_ids = False
         self._window_bytes = math.inf  # of events on their way
@@ -198,7 +201,7 @@ class Link:
                 started_at_ticks=self._started_at_ticks,
                 boot_id=self._boot_id,
                 first_unstored=self.runtime.outbox.first_unstored,
-                connections=[_named(held) for held in self.runtime.held()],
+                connections=_named(self.runtime.held()),
                 restarts=self._settings.restarts,
             )
         )
@@ -272,11 +275,17 @@ class Link:
 
     def _on_drained(self) -> None:
         self._held.outbox.send_unsent()
+        self._changed.set()
+
+    def _unsent(self) -> int:
+        """Return how many frames wait for a link that is there."""
+        return self._held.outbox.unsent if self._channel is not None and self._welcomed.is_set() else 0
 
     def _on_lost(self, channel: Channel[Command], exc: Exception | None) -> None:
         if channel is self._channel:
             self._channel = None
             self._lost.set()
+            self._changed.set()
             self._held.link_lost()
 
     async def _report_stats(self) -> None:
@@ -295,10 +304,13 @@ class Link:
         """Hand over what the outbox holds, as fast as the service takes it, then end the link; within a deadline each."""
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
-                while self._channel is not None and self._welcomed.is_set() and self._held.outbox.unsent:
-                    await asyncio.sleep(CLOSE_POLL_S)
+                while self._unsent():
+                    self._changed.clear()
+                    await self._changed.wait()
         except TimeoutError:
-            log.warning("the service did not take the last %d frames in time", self._held.outbox.unsent)
+            await asyncio.sleep(PASS_S)  # were we the ones who were away, it takes them now
+            if self._unsent():
+                log.warning("the service did not take the last %d frames in time", self._unsent())
         channel = self._channel
         if channel is not None:
             channel.close()
@@ -309,12 +321,22 @@ class Link:
                 channel.abort()
 
 
-def _named(held: HeldConnection) -> HeldConnection:
+def _named(all_held: list[HeldConnection]) -> list[HeldConnection]:
     """Return who is held, and how it stands, without its URL and headers: a hello of all must fit one frame.
 
-    What never changes is in the journal already, or in an `Events` that is sent again.
+    What never changes is in the journal already, or in an `Events` that is sent again. Specs are in it as far as there is room:
+    without its own a connection ends when this process dies, as one that is not kept.
     """
-    return HeldConnection(msgspec.structs.replace(held.created, url="", header_names=[]), held.update)
+    room, found = SPEC_BYTES, []
+    for held in all_held:
+        spec = held.spec
+        if spec is not None:
+            room -= len(_pack(spec))
+            spec = spec if room >= 0 else None
+        found.append(HeldConnection(msgspec.structs.replace(held.created, url="", header_names=[]), held.update, spec))
+    if room < 0:
+        log.warning("the specs of kept connections are more than %d bytes: the last are not told", SPEC_BYTES)
+    return found
 
 
 def _orphan_clock() -> float:

@@ -19,8 +19,8 @@ from mooring.options import ConnectionRequest
 
 PROTOCOL_VERSION = 5
 """Told in `Hello` and `Welcome`. 1: the first release. 2: `Welcome` tells it, and requests are read leniently. 3: what code in
-workers asks of others is numbered (`Call.ask`, `Taken`). 4: connections that stay (`reconnect`, `Reconnect`). 5: workers keep to a
-window of `Events`.
+workers asks of others is numbered (`Call.ask`, `Taken`). 4: connections that stay (`reconnect`, `Reconnect`), and how is dialled
+(`proxy` and its like; an older worker would skip them, and dial directly). 5: workers keep to a window of `Events`, and count calls.
 
 A create option says in its row (`Option.since`) which version brought it; the service does not ask an older worker for it.
 """
@@ -74,13 +74,17 @@ class GrantIds(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class Open(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """Dial. `handler` is the ``module:attribute`` behind the public name in `connection_request`."""
+    """Dial. `handler` is the ``module:attribute`` behind the public name in `connection_request`.
+
+    `resumed`: it is a kept one that another process of the worker has held, and this is how it stood there.
+    """
 
     request: int
     connection: int
     connection_request: LinkRequest
     handler: str | None = None
     created_at_us: int = 0
+    resumed: ConnectionUpdate | None = None
 
 
 class Send(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -131,10 +135,14 @@ class Call(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class Stop(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """End: finish the running item, discard what is pending, close connections with 1001, then exit."""
+    """End: finish the running item, discard what is pending, close connections with 1001, then exit.
+
+    `drain`: another process follows, which opens the kept ones again.
+    """
 
     reason: str
     grace_s: float
+    drain: bool = False
 
 
 class Probe(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -160,10 +168,14 @@ Command = (
 
 
 class HeldConnection(msgspec.Struct, frozen=True, array_like=True):
-    """A connection that the worker holds, in `Hello`, which says neither URL nor header names: all must fit one frame."""
+    """A connection that the worker holds, in `Hello`, which says neither URL nor header names: all must fit one frame.
+
+    `spec`: of a kept one, what it was asked for: with it another process can open it again.
+    """
 
     created: ConnectionCreated
     update: ConnectionUpdate
+    spec: LinkRequest | None = None
 
 
 class Hello(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -315,7 +327,7 @@ class Taken(msgspec.Struct, frozen=True, tag=True, array_like=True):
 class Stats(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """How the worker does; sent every second while anything changed, and in answer to `Probe`.
 
-    `updates`: of connections whose figures changed without an event (sends, round trips).
+    `updates`: of connections whose figures changed without an event (sends, round trips). `calls`: those that wait, or run.
     """
 
     probe: int = 0
@@ -331,6 +343,7 @@ class Stats(msgspec.Struct, frozen=True, tag=True, array_like=True):
     metrics: bytes = b""
     updates: list[ConnectionUpdate] = []
     discarded: int = 0
+    calls: int = 0
 
 
 class AskIds(msgspec.Struct, frozen=True, tag=True, array_like=True):

@@ -7,7 +7,7 @@ from typing import assert_never
 import msgspec
 
 from mooring.connection.kept import KeptConnection
-from mooring.errors import Invalid, InvalidRequest, LimitReached
+from mooring.errors import ErrCode, Invalid, InvalidRequest, LimitReached
 from mooring.events import CallbackErrorEvent
 from mooring.handler_options import resolve
 from mooring.link.messages import (
@@ -23,6 +23,7 @@ from mooring.link.messages import (
     Terminate,
     TerminateDone,
 )
+from mooring.options import effective
 from mooring.process.runtime import Runtime
 from mooring.usercode import failures
 
@@ -46,11 +47,16 @@ def obey(runtime: Runtime, command: Open | Send | Terminate | Reconnect | Call) 
 
 def _open(runtime: Runtime, command: Open) -> None:
     request = command.connection_request
+    if command.resumed is not None and (
+        command.connection in runtime.connections or command.connection in runtime.constructions
+    ):
+        return  # told again, over a new link
     if runtime.stopping:
         runtime.answer(OpenInvalid(command.request, [Invalid("/worker", "the worker is being killed")]))
         return
     try:
-        runtime.check_limit()
+        if command.resumed is None:  # else it was counted all the time
+            runtime.check_limit()
         if command.handler is not None and request.handler is not None:
             runtime.constructions.begin(command, command.handler)
         else:
@@ -58,7 +64,10 @@ def _open(runtime: Runtime, command: Open) -> None:
     except LimitReached as exc:
         runtime.answer(OpenInvalid(command.request, [Invalid("/worker", str(exc))], limit=exc.limit))
     except InvalidRequest as exc:
-        runtime.answer(OpenInvalid(command.request, exc.errors))
+        if command.resumed is not None:  # of another program, which took it
+            runtime.begin(command, effective(request), None).refuse(ErrCode.HANDLER_FAILED, str(exc))
+        else:
+            runtime.answer(OpenInvalid(command.request, exc.errors))
 
 
 def _send(runtime: Runtime, command: Send) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future
 from typing import Any, Protocol
 
 import msgspec
@@ -21,10 +20,8 @@ from mooring.connection.host import PausedReader
 from mooring.connection.kept import KeptConnection
 from mooring.connection.live import LiveConnection
 from mooring.connection.recorded import RecordedConnection
-from mooring.connection.state import ConnectionState
-from mooring.errors import ConnectError, LimitReached, MooringError
+from mooring.errors import LimitReached
 from mooring.events import now_us
-from mooring.handler_options import resolve
 from mooring.link.keyed import KeyedAnswers
 from mooring.link.messages import (
     AskCall,
@@ -42,14 +39,14 @@ from mooring.link.messages import (
 )
 from mooring.link.outbox import Outbox, Recorded
 from mooring.link.record import ConnectionCreated
-from mooring.options import ConnectionOptions, ConnectionRequest
+from mooring.options import ConnectionOptions
 from mooring.process.figures import Figures
 from mooring.process.ids import ConnectionIds
+from mooring.process.own_opens import OwnOpens
 from mooring.process.redialling import Redialling
 from mooring.process.threads import Posts, Reservations, Room
 from mooring.usercode.construction import Constructions
 from mooring.usercode.context import Context
-from mooring.usercode.handlers import check, class_name
 from mooring.usercode.mailbox import CALL_COST_BYTES
 from mooring.usercode.websocket import WebSocket
 from mooring.wire.dial import Dialler
@@ -84,6 +81,7 @@ class Runtime:
         paused: Connections whose reading we have paused.
         room: In the outbox, for what code in the worker asks of the service.
         stopping: Set once the worker runs down: nothing new begins.
+        draining: Likewise, where another process will open the kept connections again.
         closed_by_stop: How many connections it has closed then.
         last_ask: The number of the last call that code in a worker has asked for, of those that were taken.
     """
@@ -94,7 +92,7 @@ class Runtime:
         self.loop = asyncio.get_running_loop()
         self.connections: dict[int, LiveConnection] = {}
         self.paused: set[PausedReader] = set()
-        self.stopping = False
+        self.stopping = self.draining = False
         self.closed_by_stop = 0
         self.last_ask = 0
         self.answer: Callable[[Report], None] = uplink.send
@@ -119,6 +117,7 @@ class Runtime:
         self.redials = Redialling(self.loop, settings.redial)
         self.keyed_sends: KeyedAnswers[Sent] = KeyedAnswers()
         self._ids = ConnectionIds(uplink.ask_ids)
+        self.open = OwnOpens(self, self._ids).open
         self._tasks = Background(log)
 
     def start(self) -> None:
@@ -198,7 +197,7 @@ class Runtime:
         Raises:
             LimitReached: If ``limits.max_connections_per_worker`` is reached.
         """
-        if len(self.connections) >= self.settings.max_connections:
+        if len(self.connections) + len(self.constructions) >= self.settings.max_connections:
             raise LimitReached("limits.max_connections_per_worker", self.settings.max_connections)
 
     def created(self, command: Open, options: ConnectionOptions) -> ConnectionCreated:
@@ -214,60 +213,37 @@ class Runtime:
 
     def begin(self, command: Open, options: ConnectionOptions, handler: object | None) -> LiveConnection:
         """Dial for a request, once its handler (if it names one) is there."""
-        return self._begin(self.created(command, options), options, handler, command.request)
+        return self._begin(self.created(command, options), options, handler, command)
 
     def _begin(
-        self, created: ConnectionCreated, options: ConnectionOptions, handler: object | None, request: int
+        self, created: ConnectionCreated, options: ConnectionOptions, handler: object | None, command: Open | None
     ) -> LiveConnection:
-        law = Connection if options.reconnect is None else KeptConnection
-        connection = law(self, created, options, handler)
+        resumed = None if command is None else command.resumed
+        connection: LiveConnection
+        if options.reconnect is None and resumed is None:
+            connection = Connection(self, created, options, handler)
+        else:
+            spec = None if command is None else command.connection_request
+            connection = KeptConnection(self, created, options, handler, resumed, spec)
         if handler is not None:
             connection.websocket = WebSocket(self, connection)
         self.connections[created.id] = connection
-        connection.dial(request)
+        connection.dial(0 if command is None else command.request)
         if self.stopping:
-            connection.stop(1001, "the worker is being killed")
+            connection.let_go("the worker is being killed", drain=self.draining)
         return connection
 
-    def open(self, request: ConnectionRequest, handler: object | None) -> LiveConnection:
-        """Open a connection for code in this worker, and wait until the dial has ended well.
+    def begin_own(
+        self, connection: int, options: ConnectionOptions, handler: object | None, name: str | None
+    ) -> LiveConnection:
+        """Dial for code in this worker; `name` is the class of its handler."""
+        return self._begin(self._created(connection, now_us(), options, name), options, handler, None)
 
-        Raises:
-            InvalidRequest: If the url, a callback of the handler, or what it asks for, is not valid.
-            ConnectError: If the dial fails.
-            LimitReached: If ``limits.max_connections_per_worker`` is reached.
-            MooringError: If the worker is being killed, or no connection id can be had while the service is away.
-        """
-        if handler is not None:
-            check(handler)
-        options = resolve(request, handler)
-        if self.stopping:
-            raise MooringError("the worker is being killed")
-        self.check_limit()
-        id_wanted: Future[int] = Future()
-        self.post(self._ids.want, id_wanted)
-        try:
-            connection_id = id_wanted.result(options.connect_timeout_s)
-        except TimeoutError:
-            if id_wanted.cancel():
-                raise MooringError(
-                    "no connection id: the service is away, and the worker's block of ids is used up"
-                ) from None
-            connection_id = id_wanted.result()  # it was just being given
-        opened: Future[LiveConnection] = Future()
-        name = None if handler is None else class_name(handler)
-
-        def begin() -> None:
-            created = self._created(connection_id, now_us(), options, name)
-            self._begin(created, options, handler, 0).when_opened(opened)
-
-        self.post(begin)
-        # The dial has its own deadline; this one only guards against the I/O loop itself.
-        connection = opened.result(options.connect_timeout_s + 30)
-        # Not `errors`: one that opened may have failed meanwhile; a kept one may go on trying.
-        if connection.opened_at_us is None and connection.state is ConnectionState.CLOSED:
-            raise ConnectError(connection.errors, connection_id)
-        return connection
+    def give_up(self, connection: int) -> None:
+        """Terminate what nobody waits for any more."""
+        begun = self.connections.get(connection)
+        if begun is not None:
+            begun.terminate(None, "whoever opened it waits no longer")
 
     # What code in the worker asks of the service.
 
@@ -310,9 +286,7 @@ class Runtime:
 
     def held(self) -> list[HeldConnection]:
         """Return the connections that `Hello` names."""
-        return self.constructions.held() + [
-            HeldConnection(connection.created, connection.update()) for connection in self.connections.values()
-        ]
+        return self.constructions.held() + [connection.held() for connection in self.connections.values()]
 
     def stats(self, probe: int = 0) -> Stats:
         """Return how the worker does."""

@@ -110,7 +110,8 @@ class Worker:
             # Who told us to stop kills what does not end. If it is gone, a callback that never returns must not keep
             # this process for ever.
             async with asyncio.timeout(2 * grace_s + LAST_RESORT_S):
-                await run_down(runtime, reason, grace_s)
+                drain = self._stop is not None and self._stop.drain
+                await run_down(runtime, reason, grace_s, drain=drain)
         except TimeoutError:
             log.warning("a callback does not return; ending without it")
         # Written first: if the goodbye is lost with the service, this is what its successor finds.

@@ -13,6 +13,7 @@ import asyncio
 from enum import Enum
 from typing import Protocol
 
+from mooring.deadline import Deadline
 from mooring.errors import ErrCode
 from mooring.options import ConnectionOptions
 from mooring.state_table import next_state
@@ -118,7 +119,7 @@ class Socket(asyncio.Protocol):
         self.outbound = Outbound(sender, loop, dialled.transport, deflater, max_outbound_bytes)
         self._pulse = Pulse(loop, options.ping_interval_s, options.ping_timeout_s, self.outbound.write, self._on_dead)
         self._close_timeout_s = options.close_timeout_s
-        self._close_timer: asyncio.TimerHandle | None = None
+        self._close_timer: Deadline | None = None
         self._failure: FrameError | None = None  # as far as the owner has been told
         self.is_reading = True
         self.state = SocketState.OPEN
@@ -209,7 +210,7 @@ class Socket(asyncio.Protocol):
         """Begin the close: our close frame goes out behind what is queued, and the peer has ``closeTimeout`` to answer it."""
         self.state = next_state(TRANSITIONS, self.state, SocketEvent.CLOSE_BEGUN)
         self._pulse.stop()
-        self._close_timer = self._loop.call_later(self._close_timeout_s, self._close_overdue)
+        self._close_timer = Deadline(self._loop, self._loop.time() + self._close_timeout_s, self._close_overdue)
         self.outbound.close(close_payload(code, reason))
         # Nothing is handed over any more, and the peer's close frame is behind what it has sent.
         self.resume_reading()
@@ -272,7 +273,7 @@ class Socket(asyncio.Protocol):
         if was_clean:
             # The server closes TCP first (RFC 6455 section 7.1.1); we only wait so long for it, or for our answer to leave.
             self.resume_reading()
-            self._close_timer = self._loop.call_later(LINGER_S, self._transport.abort)
+            self._close_timer = Deadline(self._loop, self._loop.time() + LINGER_S, self._transport.abort)
         else:
             # Closing already or not: nobody waits for a peer that does not read.
             self._transport.abort()
