@@ -158,6 +158,7 @@ class Intake:
                     slot.answer(report.request, report, report.after)
                 case Stats():
                     slot.stats = report
+                    slot.answer(report.probe, report)
                     for update in report.updates:
                         self._directory.figures(update)
                 case Taken(ask):
@@ -270,8 +271,9 @@ class Intake:
         return [entry for entry in self._directory.live_of(slot.name) if entry.incarnation == slot.incarnation]
 
     def worker_ending(self, slot: Slot) -> None:
-        """A worker is told to end."""
-        self.asks.discard(slot.name)
+        """A worker is told to end; what waits for one that is renewed, waits for that."""
+        if slot.renewal is None:
+            self.asks.discard(slot.name)
 
     async def worker_gone(self, slot: Slot, ended: Exit, reason: str, *, restarting: bool, asked: bool) -> int:
         """A process has ended: report what it could not, and that it has ended, in one transaction."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 
 import msgspec
@@ -235,6 +234,4 @@ class Openings:
 
     async def wait_ended(self, connection: int) -> None:
         """Wait (briefly) until the supervisor has reported the end of a connection whose worker has died."""
-        deadline = time.monotonic() + ENDED_S
-        while time.monotonic() < deadline and not self._directory.entry(connection).update.ended:
-            await asyncio.sleep(0.01)
+        await asyncio.wait({self._directory.until(connection, lambda update: update.ended)}, timeout=ENDED_S)

@@ -229,8 +229,11 @@ class Supervisor:
         self._lifecycle.begin_end(slot, "killed")
 
     async def wait_gone(self, name: str) -> None:
-        """Wait until a worker that is being killed has ended; at once if it is not."""
+        """Wait until a worker that is being killed, or renewed, has ended; at once if it is not."""
         slot = self._roster.find(name)
+        if slot is not None and slot.renewal is not None:
+            await asyncio.wait({slot.renewal})
+            slot = self._roster.find(name)
         if slot is not None and slot.state is WorkerState.STOPPING:
             await slot.gone.wait()
 

@@ -13,7 +13,8 @@ from mooring.link.messages import AskCall, Call, Called, Send, Sent, Stored, Tak
 from mooring.options import ConnectionRequest
 from mooring_service.processes import slot as slot_module
 from mooring_service.processes.backoff import RestartBudget
-from mooring_service.processes.slot import SWEEP_S, Slot
+from mooring_service.processes.requests import SWEEP_S
+from mooring_service.processes.slot import Slot
 from tests.service.fake_worker import FakeWorkers, running_service, until
 
 
