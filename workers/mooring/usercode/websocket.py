@@ -92,8 +92,8 @@ class WebSocket:
         waits up to ``send_timeout``. Any thread of the worker may call it.
 
         Raises:
-            WrongState: If the connection is Connecting or Closing.
-            ConnectionClosed: If it is Closed.
+            WrongState: If the connection is Connecting or Closing, also if it begins to close while the message waits.
+            ConnectionClosed: If it is Closed, likewise.
             SendError: If the peer has not read for ``send_timeout``.
             TypeError: If `message` is of another type, or not JSON.
             UnicodeEncodeError: If `message` is text with a lone surrogate (inside an object it is sent escaped).
@@ -108,8 +108,8 @@ class WebSocket:
             payload = json_text.encode(message)
         else:
             raise TypeError(f"send takes str, bytes, dict or list, not {type(message).__name__}")
-        self._check_connected()
-        self._host.reserve(connection, len(payload))
+        if self._state is not ConnectionState.CONNECTED or not self._host.reserve(connection, len(payload)):
+            raise self._refusal()
         self._host.post(connection.send_from_worker, opcode, payload)
 
     def terminate(self, code: int | None = None, reason: str | None = None) -> None:
@@ -128,12 +128,9 @@ class WebSocket:
         self._terminated = True
         self._host.post(self._connection.terminate, code, reason)
 
-    def _check_connected(self) -> None:
+    def _refusal(self) -> ConnectionClosed | WrongState:
         state = self._state
-        if state is ConnectionState.CLOSED:
-            raise ConnectionClosed(self.id)
-        if state is not ConnectionState.CONNECTED:
-            raise WrongState(self.id, state.value)
+        return ConnectionClosed(self.id) if state is ConnectionState.CLOSED else WrongState(self.id, state.value)
 
     def __repr__(self) -> str:
         return f"<WebSocket {self.id} {self.status}>"
