@@ -30,7 +30,7 @@ from mooring.dial_options import (
     family_faults,
 )
 from mooring.errors import Invalid, InvalidRequest
-from mooring.parameters import check_params
+from mooring.parameters import check_params, plain
 
 DEFAULT_WORKER = "main"
 MAX_DURATION_S = 86_400.0
@@ -316,7 +316,7 @@ def from_handler(handler: object, url: str, worker: str = DEFAULT_WORKER) -> Con
     """Return the request that the attributes of `handler` make. A wrong type is an `InvalidRequest`."""
     found: dict[str, Any] = {"url": url, "worker": worker}
     for name in HANDLER_OPTIONS:
-        value = getattr(handler, name, UNSET)
+        value = plain(getattr(handler, name, UNSET))
         if isinstance(value, msgspec.Struct):
             value = msgspec.to_builtins(value)
         if name in ("tls", "proxy"):

@@ -1,14 +1,16 @@
-"""What `ws.send` says of a message that could not be sent."""
+"""The face that callbacks are handed: what could not be sent, and text of a class of its own."""
 
 from __future__ import annotations
 
 import asyncio
+import enum
 import threading
 
 import pytest
 
-from mooring import ConnectionClosed, WrongState
+from mooring import ConnectionClosed, WrongState, call_worker, kill_worker
 from mooring.options import ConnectionRequest
+from mooring.testing import LocalWorker, Server, ServerConnection
 from mooring.usercode.websocket import WebSocket
 from tests.servers import DeafServer
 from tests.workers.bare_worker import Service, bare_worker
@@ -46,3 +48,44 @@ async def test_a_send_that_has_waited_for_room_raises_when_the_connection_ends_m
         await asyncio.to_thread(sending.join, 5)
         assert [type(exc) for exc in raised] == [ConnectionClosed]
         assert len(sent) == before, "the one that waited is not said to be sent"
+
+
+class Text(str):
+    """As many libraries have it: a URL, a name, a secret."""
+
+    def __str__(self) -> str:
+        raise AssertionError
+
+    def encode(self, *args: object) -> bytes:
+        raise AssertionError
+
+
+class Name(enum.StrEnum):
+    OTHER = "other"
+    STORE = "store"
+
+
+def test_text_of_a_class_of_its_own_is_text() -> None:
+    class Handler:
+        data_type = Text("text")
+        headers = {Text("X-Token"): Text("t"), "Y": (Text("a"), Text("b"))}
+        protocols = [Text("chat")]
+
+        def on_message(self, ws, event) -> None:
+            call_worker(Name.OTHER, Name.STORE, event.data)
+            kill_worker(Name.OTHER)
+            ws.terminate(4000, Text("enough"))
+
+    async def script(connection: ServerConnection) -> None:
+        assert connection.headers["X-Token"] == "t"
+        assert connection.headers.getall("Y") == ["a", "b"]
+        await connection.send(await connection.receive() or "")
+        await connection.receive()
+
+    with Server(script, protocols=("chat",)) as server, LocalWorker() as worker:
+        ws = worker.open(Text(server.url), Handler())
+        ws.send(Text("hello"))
+        worker.wait_for("onTerminate")
+        assert [event["kind"] for event in worker.events] == ["onOpen", "onMessage", "onTerminate"]
+        assert worker.calls == [("other", "store", ["hello"])]
+        assert worker.kills == ["other"]

@@ -13,6 +13,7 @@ from mooring.connection.connection import Connection
 from mooring.connection.state import ConnectionState
 from mooring.errors import ConnectionClosed, Invalid, InvalidRequest, WrongState
 from mooring.options import ConnectionRequest
+from mooring.parameters import plain
 from mooring.usercode import current as process
 from mooring.usercode.host import CodeHost
 from mooring.wire.frames import BINARY, TEXT
@@ -51,7 +52,7 @@ class WebSocket:
         if not isinstance(url, str):
             raise InvalidRequest([Invalid("/url", f"must be text, not {type(url).__name__}")])
         current = process.runtime()
-        connection = current.open(ConnectionRequest(url=url, worker=current.worker), handler)
+        connection = current.open(ConnectionRequest(url=plain(url), worker=current.worker), handler)
         made: WebSocket | None = connection.websocket
         return made or WebSocket(current, connection)
 
@@ -101,7 +102,7 @@ class WebSocket:
         connection = self._connection
         opcode = TEXT
         if isinstance(message, str):
-            payload = message.encode("utf-8")
+            payload = str.encode(message, "utf-8")
         elif isinstance(message, (bytes, bytearray, memoryview)):
             opcode, payload = BINARY, bytes(message)
         elif isinstance(message, (dict, list)):
@@ -122,6 +123,7 @@ class WebSocket:
         Raises:
             InvalidRequest: If code or reason may not be sent; the socket is not touched then.
         """
+        reason = plain(reason)
         wrong = check_close(code, reason)
         if wrong:
             raise InvalidRequest(wrong)
