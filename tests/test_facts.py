@@ -18,7 +18,7 @@ from msgspec import NODEFAULT
 from mooring.connection.state import ConnectionState
 from mooring.errors import UNUSED_CODES, ErrCode
 from mooring.events import KINDS, Kind
-from mooring.link.messages import STATUSES
+from mooring.link.record import STATUSES
 from mooring.options import HANDLER_OPTIONS, OPTIONS, ConnectionOptions, ConnectionRequest, effective
 from mooring_api.commands.cli import COMMANDS, main
 from mooring_api.commands.open import COMMON, body_of, open_command
@@ -41,7 +41,8 @@ def test_every_create_option_has_its_field_of_the_same_type_and_default() -> Non
     assert set(fields) == {"url"} | {OPTIONS[name].becomes for name in HANDLER_OPTIONS}
     types = get_type_hints(ConnectionOptions)
     for option in OPTIONS.values():
-        if option.by_handler and option.name != "headers":
+        # Headers become a list, and what was asked of staying becomes the whole policy.
+        if option.by_handler and option.name not in ("headers", "reconnect"):
             expected = option.kind
             if option.default is NODEFAULT:  # what stands for nothing being said
                 expected |= type(fields[option.becomes].default)
@@ -104,7 +105,9 @@ def test_each_option_of_open_is_parsed_to_what_the_api_takes(name: str) -> None:
     (param,) = (param for param in open_command.params if param.name == name)
     kind = get_origin(option.kind) or option.kind
     by_kind: dict[Any, str] = {float: "3", int: "3", str: "w", list: "w"}
-    text = {"headers": "A: 1", "tls": '{"verify": true}', "proxy": "http://a:1"}.get(name, by_kind.get(kind, ""))
+    text = {"headers": "A: 1", "tls": '{"verify": true}', "proxy": "http://a:1", "reconnect": '{"minDelay": 2}'}.get(
+        name, by_kind.get(kind, "")
+    )
     if kind is Literal:
         text = get_args(option.kind)[-1]
     seen: list[dict[str, Any]] = []

@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Callable
 
-from mooring.checks import check_close
+from mooring.checks import check_close, check_delay
 from mooring.errors import (
     ConnectionClosed,
+    ErrCode,
     InvalidRequest,
+    NotKept,
     SendError,
     Unavailable,
     WorkerDied,
+    WorkerSilent,
     WrongState,
 )
-from mooring.link.messages import STATUS_CLOSED, STATUS_CONNECTED, Send, SendFailed, Sent, Terminate
+from mooring.link.messages import Reconnect, ReconnectDone, Send, SendFailed, Sent, Terminate
+from mooring.link.record import STATUS_CLOSED, STATUS_CLOSING, STATUS_CONNECTED
 from mooring.options import ConnectionRequest, check_request
 from mooring_service.admission import Admission
 from mooring_service.directory import Directory, Entry
+from mooring_service.endings import Endings
 from mooring_service.feed import Feed, Subscription
 from mooring_service.journal.batch import EventFilter
 from mooring_service.opening import Opening, Openings
 from mooring_service.processes.roster import Roster
 from mooring_service.processes.slot import Slot
 from mooring_service.records import ConnectionRecord, SentRecord
+from mooring_service.reopening import Reopenings
 
+COMMAND_S = 5.0  # a worker takes an order at once
+READY_POLL_S = 0.02
 ANSWER_MARGIN_S = 1.0  # the worker's own deadline comes first; this is for a worker that does not answer at all
 
 
@@ -31,11 +41,20 @@ class Connections:
     """What can be done with connections. What is asked about them is answered from the directory."""
 
     def __init__(
-        self, admission: Admission, directory: Directory, feed: Feed, openings: Openings, roster: Roster
+        self,
+        admission: Admission,
+        directory: Directory,
+        feed: Feed,
+        endings: Endings,
+        reopenings: Reopenings,
+        openings: Openings,
+        roster: Roster,
     ) -> None:
         self._admission = admission
         self._directory = directory
         self._feed = feed
+        self._endings = endings
+        self._reopenings = reopenings
         self._openings = openings
         self._roster = roster
 
@@ -82,6 +101,11 @@ class Connections:
                 return found, found[-1].id
             found.append(self._directory.to_record(entry))
         return found, None
+
+    def _nobody_holds(self, entry: Entry) -> bool:
+        """Say whether a kept connection waits for a process of its worker, and none was told of it yet."""
+        told = self._reopenings.told(entry.created.id)
+        return self._reopenings.waits(entry) and self._roster.by_incarnation(told) is None
 
     def _holder(self, entry: Entry) -> Slot:
         """Return the worker that holds a connection, and takes commands."""
@@ -131,6 +155,53 @@ class Connections:
             raise ConnectionClosed(connection)
         raise WrongState(connection, answer.status)
 
+    async def reconnect(
+        self, connection: int, *, delay_s: float = 0.0, code: int = 1000, reason: str = "", wait_s: float | None = None
+    ) -> ConnectionRecord:
+        """Have a kept connection get a new socket, and return its record; who asks while one is on its way gets that one.
+
+        Args:
+            wait_s: Return once that socket is ready.
+
+        Raises:
+            InvalidRequest: If delay, code or reason are not valid.
+            UnknownConnection, WrongState, ConnectionClosed: By the connection's state.
+            NotKept: If it was opened without ``reconnect``.
+            WorkerSilent: If it is not ready within `wait_s`, or its worker does not answer.
+            WorkerDied, Unavailable, JournalUnavailable: As they say.
+        """
+        wrong = check_close(code, reason, "/") + check_delay(delay_s, "/")
+        if wrong:
+            raise InvalidRequest(wrong)
+        entry = self._directory.entry(connection)
+        if entry.created.kept is None:
+            raise NotKept(connection)
+        if entry.update.status == STATUS_CLOSED:
+            raise ConnectionClosed(connection)
+        self._admission.check_writable()
+        if self._nobody_holds(entry):
+            return await self._when_ready(entry, wait_s)  # it is opened as soon as there is a process
+        slot = self._holder(entry)
+        number, future = slot.request(COMMAND_S if wait_s is None else wait_s)
+        slot.command(Reconnect(number, connection, delay_s, code, reason, wait=wait_s is not None))
+        answer = await future
+        assert isinstance(answer, ReconnectDone), "a worker answers Reconnect with ReconnectDone"
+        if answer.status in ("", STATUS_CLOSED):
+            raise ConnectionClosed(connection)
+        if answer.status == STATUS_CLOSING:
+            raise WrongState(connection, answer.status)
+        return self._directory.record(connection)
+
+    async def _when_ready(self, entry: Entry, wait_s: float | None) -> ConnectionRecord:
+        deadline = time.monotonic() + (wait_s or 0)
+        while entry.update.status not in (STATUS_CONNECTED, STATUS_CLOSED) and wait_s is not None:
+            if time.monotonic() >= deadline:
+                raise WorkerSilent(entry.created.worker, "no process of it is running")
+            await asyncio.sleep(READY_POLL_S)
+        if entry.update.status == STATUS_CLOSED:
+            raise ConnectionClosed(entry.created.id)
+        return self._directory.to_record(entry)
+
     async def terminate(self, connection: int, code: int | None, reason: str | None) -> ConnectionRecord:
         """Close a connection and return its final record. Idempotent.
 
@@ -147,6 +218,11 @@ class Connections:
         if entry.update.status == STATUS_CLOSED:
             return self._directory.record(connection)
         self._admission.check_writable()
+        if self._nobody_holds(entry):
+            # No process holds it, and none will be told to.
+            self._reopenings.forget(connection)
+            await self._endings.write([entry], reason or "terminated while reconnecting", ErrCode.WORKER_DIED)
+            return self._directory.record(connection)
         try:
             slot = self._holder(entry)
             number, future = slot.request(entry.created.close_timeout_s + ANSWER_MARGIN_S)

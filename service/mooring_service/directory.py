@@ -11,10 +11,9 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from mooring.errors import UnknownConnection
-from mooring.events import rfc3339
-from mooring.link.messages import STATUS_CLOSED, STATUS_CONNECTING, ConnectionCreated, ConnectionUpdate
+from mooring.link.record import STATUS_CONNECTING, ConnectionCreated, ConnectionUpdate
 from mooring_service.journal.journal import Committed, StoredConnection
-from mooring_service.records import ConnectionRecord, ConnectionStats
+from mooring_service.records import ConnectionRecord, record_of
 
 
 class Entry:
@@ -191,32 +190,8 @@ class Directory:
 
     def to_record(self, entry: Entry) -> ConnectionRecord:
         """Return the public record of `entry`."""
-        created, update = entry.created, entry.update
-        return ConnectionRecord(
-            id=created.id,
-            url=created.url,
-            status=update.status,
-            data_type=created.data_type,
-            worker=created.worker,
-            handler=created.handler,
-            headers=dict.fromkeys(created.header_names, "***"),
-            protocol=update.protocol,
-            created_at=rfc3339(created.created_at_us),
-            opened_at=None if update.opened_at_us is None else rfc3339(update.opened_at_us),
-            closed_at=None if update.closed_at_us is None else rfc3339(update.closed_at_us),
-            terminate=update.terminate if update.status == STATUS_CLOSED else None,
-            errors=update.errors,
-            stats=ConnectionStats(
-                messages_in=update.messages_in,
-                messages_out=update.messages_out,
-                bytes_in=update.bytes_in,
-                bytes_out=update.bytes_out,
-                last_message_at=None if update.last_message_at_us is None else rfc3339(update.last_message_at_us),
-                round_trip_ms=None if update.round_trip_us is None else update.round_trip_us / 1000,
-            ),
-            last_event_id=f"{self._epoch}-{entry.last_position}" if entry.last_position else None,
-            verify=created.verify,
-        )
+        last_event_id = f"{self._epoch}-{entry.last_position}" if entry.last_position else None
+        return record_of(entry.created, entry.update, last_event_id)
 
 
 def _with_totals(

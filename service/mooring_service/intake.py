@@ -23,6 +23,7 @@ from mooring.link.messages import (
     Opened,
     OpenFailed,
     OpenInvalid,
+    ReconnectDone,
     Report,
     Resent,
     SendFailed,
@@ -33,6 +34,7 @@ from mooring.link.messages import (
 )
 from mooring.metrics import Histogram
 from mooring_service.adoption import unseen
+from mooring_service.columns import joined
 from mooring_service.directory import Directory, Entry
 from mooring_service.endings import Endings
 from mooring_service.feed import Feed
@@ -40,11 +42,15 @@ from mooring_service.journal.batch import Append
 from mooring_service.journal.journal import Committed, Journal, StoredAsk
 from mooring_service.processes.reports import ID_BLOCK
 from mooring_service.processes.roster import Roster
-from mooring_service.processes.slot import Slot
+from mooring_service.processes.slot import WINDOW_SINCE, Slot
 from mooring_service.processes.worker_process import Exit
 from mooring_service.processes.worker_state import WorkerState
+from mooring_service.reopening import Reopenings, losses
 
-QUEUE_HIGH_BYTES = 64 * 1024 * 1024  # the journal's queue: above it the links are not read
+QUEUE_HIGH_BYTES = (
+    64 * 1024 * 1024
+)  # the journal's queue: parted among the workers, as what each may have on its way to it
+WINDOW_MIN_BYTES = 1024 * 1024  # but no less than a frame
 GRANT_RETRY_S = 1.0  # while the journal cannot be written
 
 log = logging.getLogger("mooring.service")
@@ -77,6 +83,7 @@ class Intake:
         directory: Directory,
         feed: Feed,
         endings: Endings,
+        reopenings: Reopenings,
         roster: Roster,
         background: Background,
     ) -> None:
@@ -84,6 +91,7 @@ class Intake:
         self._directory = directory
         self._feed = feed
         self._endings = endings
+        self._reopenings = reopenings
         self._roster = roster
         self._background = background
         self._links_paused = False
@@ -107,14 +115,19 @@ class Intake:
             if append.number:
                 slot = self._roster.by_incarnation(append.incarnation)
                 if slot is not None:
+                    slot.unstored_bytes -= append.size
                     slot.committed(append.number)
                     touched[slot] = None
             if append.asks and not item.repeated:
                 self.asks.do(
                     [StoredAsk(number, append.worker, ask) for number, ask in enumerate(append.asks, item.first_ask)]
                 )
+            for update in append.updates:
+                if update.ended:
+                    self._reopenings.forget(update.id)
+        window_bytes = self.window_bytes
         for slot in touched:
-            slot.acknowledge()
+            slot.acknowledge(window_bytes)
         if self._links_paused and self._journal.queued_bytes < QUEUE_HIGH_BYTES // 2:
             self._links_paused = False
             for slot in self._roster.slots():
@@ -141,7 +154,7 @@ class Intake:
                     self._take_events(slot, report)
                 case Sent() | SendFailed() | OpenInvalid():
                     slot.answer(report.request, report)
-                case Opened() | OpenFailed() | TerminateDone() | Called() | CallFailed():
+                case Opened() | OpenFailed() | TerminateDone() | ReconnectDone() | Called() | CallFailed():
                     slot.answer(report.request, report, report.after)
                 case Stats():
                     slot.stats = report
@@ -179,9 +192,20 @@ class Intake:
         if wrong is not None:
             raise LinkError(f"frame {events.number} cannot be stored: {wrong}")
         self._journal.append(append)
-        if self._journal.queued_bytes > QUEUE_HIGH_BYTES:
+        slot.unstored_bytes += append.size
+        if self._journal.queued_bytes > QUEUE_HIGH_BYTES and slot.unstored_bytes > self._allowed_bytes(slot):
             slot.pause_reading()
             self._links_paused = True
+
+    @property
+    def window_bytes(self) -> int:
+        """How much of a worker's events may be on its way to the journal."""
+        return max(WINDOW_MIN_BYTES, QUEUE_HIGH_BYTES // max(1, len(self._roster)))
+
+    def _allowed_bytes(self, slot: Slot) -> int:
+        """Above this it does not keep to a window: it is of an older program, or somebody else speaks in its name."""
+        # Twice: it counts frames where we count what is in them, and may have heard of a larger window last.
+        return 2 * self.window_bytes + 2 * WINDOW_MIN_BYTES if slot.version >= WINDOW_SINCE else 0
 
     async def _grant(self, slot: Slot, incarnation: str) -> None:
         while slot.linked and slot.incarnation == incarnation:
@@ -203,8 +227,14 @@ class Intake:
         live = (entry.created.id for entry in self._live_of(slot))
         named = (held.created.id for held in hello.connections)
         self._unseen[slot.incarnation] = unseen(live, named, slot.dispatched)
+        self._reopenings.hello(hello)
         for held in hello.connections:
             self._directory.figures(held.update)
+
+    def worker_refused(self, slot: Slot, hello: Hello) -> None:
+        """A process is of a version of the link that is not spoken here: it ends, and another one goes on with what is kept."""
+        self._reopenings.hello(hello)
+        slot.drains = True
 
     def worker_linked(self, slot: Slot, hello: Hello, *, fresh: bool) -> None:
         """Record that a process is Running; one that was adopted has been recorded before."""
@@ -215,6 +245,7 @@ class Intake:
             self._journal.append(
                 Append(worker=slot.name, connections=bytes(8), kinds=bytes((Kind.workerStarted,)), bodies=body)
             )
+            self._background.spawn(self._reopenings.open_again(slot))
 
     async def _reconcile(self, slot: Slot, incarnation: str, number: int) -> None:
         """All is sent again: what its hello did not know of, and is live even now, never reached the process."""
@@ -226,6 +257,10 @@ class Intake:
         if slot.incarnation != incarnation:
             return
         lost = [entry for entry in self._live_of(slot) if entry.created.id in candidates]
+        again = [entry.created.id for entry in lost if self._reopenings.waits(entry)]
+        if again:
+            await self._reopenings.open_again(slot, again)
+            lost = [entry for entry in lost if entry.created.id not in again]
         reason = "the service stopped before it was dialled"
         written = await self._endings.write(lost, reason, ErrCode.SERVICE_STOPPED)
         slot.failures[ErrCode.SERVICE_STOPPED] += written.kinds.count(Kind.onError)
@@ -243,8 +278,17 @@ class Intake:
         await self._journal.append_waiting(Append())  # all that it had handed over is committed and folded then
         text = reason if asked else f"the worker died: {reason}"
         self._unseen.pop(slot.incarnation, None)
-        lost = self._live_of(slot)
+        stays = self._reopenings.stays if slot.drains or not asked else lambda entry: False
+        lost: list[Entry] = []
+        staying: list[Entry] = []
+        for entry in self._live_of(slot):
+            (staying if stays(entry) else lost).append(entry)
         err_code = ErrCode.WORKER_STOPPING if asked else ErrCode.WORKER_DIED
+        down = (
+            losses(staying, "the worker was drained", ErrCode.WORKER_DRAINED, "drained")
+            if slot.drains
+            else losses(staying, text, err_code, "workerDied")
+        )
         event = WorkerExitedEvent(
             pid=slot.record.pid,
             exit_code=ended.exit_code,
@@ -262,17 +306,23 @@ class Intake:
             asks_done=[*slot.ended_for, *(slot.handed if asked else ())],
         )
         written, _ = await asyncio.gather(
-            self._endings.write(lost, text, err_code, then=exited),
+            self._endings.write(lost, text, err_code, then=joined(down, exited)),
             self.save_incarnation(slot, ended=True, stands=not asked),
         )
         slot.failures[err_code] += written.kinds.count(Kind.onError)
+        slot.disconnects["drained" if slot.drains else "workerDied"] += down.kinds.count(Kind.onDisconnect)
         slot.announced = False
+        slot.drains = slot.drains and asked  # else it is started again in the same slot
         handed, slot.handed, slot.ended_for = slot.handed, {}, []
         if slot.state is not WorkerState.STOPPING:
             self.asks.do([ask for ask, _ in handed.values()])  # what it has not taken is for the next process
         elif not asked:  # it was told to end since it died
             self._journal.append(Append(asks_done=list(handed)))
         return len(written.updates)
+
+    async def worker_ended(self, slot: Slot) -> None:
+        """There is no such worker any more: what waited for its next process ends."""
+        await self._reopenings.end_waiting(slot.name, slot.stop_reason or "killed", ErrCode.WORKER_STOPPING)
 
     async def allot_ids(self, count: int) -> int:
         """Reserve connection ids for ever; return the first."""

@@ -14,23 +14,14 @@ from mooring.errors import (
     ErrorEntry,
     InvalidRequest,
     LimitReached,
-    PolicyRefused,
     WorkerBusy,
     WorkerDied,
     WorkerSilent,
     WorkerTooOld,
 )
 from mooring.events import now_us
-from mooring.link.messages import (
-    STATUS_CONNECTING,
-    ConnectionCreated,
-    ConnectionUpdate,
-    Open,
-    Opened,
-    OpenFailed,
-    OpenInvalid,
-    Terminate,
-)
+from mooring.link.messages import Open, Opened, OpenFailed, OpenInvalid, Terminate
+from mooring.link.record import STATUS_CONNECTING, ConnectionCreated, ConnectionUpdate
 from mooring.options import ConnectionRequest, effective, too_new
 from mooring_service.admission import Admission
 from mooring_service.directory import Directory
@@ -42,7 +33,9 @@ from mooring_service.processes.slot import Slot
 from mooring_service.processes.supervisor import Supervisor
 from mooring_service.processes.worker_state import WorkerState
 from mooring_service.records import ConnectionRecord
+from mooring_service.reopening import Reopenings
 
+ENDED_S = 5.0  # after a death so long is waited for what is written of its connections
 SILENT_S = (
     30.0  # beyond connectTimeout, which the worker keeps itself: for one that says nothing, and a handler's longer time
 )
@@ -71,12 +64,19 @@ class Openings:
     """The connections that are being opened."""
 
     def __init__(
-        self, admission: Admission, journal: Journal, directory: Directory, endings: Endings, supervisor: Supervisor
+        self,
+        admission: Admission,
+        journal: Journal,
+        directory: Directory,
+        endings: Endings,
+        reopenings: Reopenings,
+        supervisor: Supervisor,
     ) -> None:
         self._admission = admission
         self._journal = journal
         self._directory = directory
         self._endings = endings
+        self._reopenings = reopenings
         self._supervisor = supervisor
         self._ids: list[int] = []
         self._allotting = asyncio.Lock()
@@ -121,10 +121,8 @@ class Openings:
             InvalidRequest: If the handler asks for something that is not valid.
             PolicyRefused, LimitReached, WorkerBusy, WorkerTooOld, WorkerDied, Unavailable, JournalUnavailable: As they say.
         """
-        config = self._admission.config
-        if request.tls and not request.tls.verify and not config.egress.allow_insecure_tls:
-            raise PolicyRefused("tls.verify false is refused: [egress] allow_insecure_tls is not set")
-        limits = config.limits
+        self._admission.check_way(request)
+        limits = self._admission.config.limits
         if self._directory.live_count + self._opening_count >= limits.max_connections:
             raise LimitReached("limits.max_connections", limits.max_connections)
         if self._directory.live_count_of(request.worker) >= limits.max_connections_per_worker:
@@ -150,10 +148,12 @@ class Openings:
                 answers=[] if begun is None else [begun(connection)],
             )
             slot.dispatched.add(connection)
+            self._reopenings.remember(connection, request)  # a handler may ask for it to be kept
             try:
                 await self._journal.append_waiting(intent, fails_fast=True)
             except BaseException:
                 slot.dispatched.discard(connection)
+                self._reopenings.forget(connection)
                 raise
         finally:
             self._opening_count -= 1
@@ -176,17 +176,21 @@ class Openings:
         reference: str | None,
     ) -> ConnectionRecord:
         connection = created.id
-        connect_timeout_s = effective(request).connect_timeout_s
+        options = effective(request)
+        wait_s = options.connect_timeout_s + SILENT_S
+        if options.reconnect is not None and options.reconnect.first == "retry":
+            wait_s += options.connect_timeout_s  # for its turn
         # From here on a hello knows of it, or it has not arrived.
         slot.dispatched.discard(connection)
         try:
             if not slot.linked or slot.incarnation != incarnation:
                 raise WorkerDied(slot.name, "it ended before the dial")
-            number, future = slot.request(connect_timeout_s + SILENT_S)
+            number, future = slot.request(wait_s)
             slot.command(Open(number, connection, request, reference, created.created_at_us))
             answer = await future
         except WorkerDied as exc:
-            await self.wait_ended(connection)
+            if not await self._reopenings.until_open_or_waiting(connection, ENDED_S):
+                return self._directory.record(connection)  # it goes on trying, in the next process
             if slot.process is not None and slot.incarnation == incarnation:
                 # The process lives, only its link was lost: nobody else tells the end.
                 await self._endings.write([self._directory.entry(connection)], str(exc), ErrCode.WORKER_DIED)
@@ -201,6 +205,8 @@ class Openings:
             raise OpenError(errors, connection, timed_out=True, terminated=False, policy=False) from exc
         match answer:
             case Opened():
+                if self._directory.entry(connection).created.kept is None:
+                    self._reopenings.forget(connection)
                 return self._directory.record(connection)
             case OpenFailed():
                 raise OpenError(
@@ -228,6 +234,6 @@ class Openings:
 
     async def wait_ended(self, connection: int) -> None:
         """Wait (briefly) until the supervisor has reported the end of a connection whose worker has died."""
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + ENDED_S
         while time.monotonic() < deadline and not self._directory.entry(connection).update.ended:
             await asyncio.sleep(0.01)

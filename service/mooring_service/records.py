@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
-import msgspec
+from typing import Any
 
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from mooring.dial_options import Family
 from mooring.errors import ErrorEntry
-from mooring.link.messages import STATUS_CLOSED, STATUS_CLOSING, STATUS_CONNECTED, STATUS_CONNECTING, Terminated
+from mooring.events import rfc3339
+from mooring.kept_events import QueuedRecord
+from mooring.link.record import (
+    STATUS_CLOSED,
+    STATUS_CLOSING,
+    STATUS_CONNECTED,
+    STATUS_CONNECTING,
+    STATUS_RECONNECTING,
+    ConnectionCreated,
+    ConnectionUpdate,
+    Down,
+    KeptCreated,
+    KeptUpdate,
+    Terminated,
+)
+from mooring.staying import Reconnect
 
 STATUS_TONES = {
     STATUS_CONNECTING: "warn",
     STATUS_CONNECTED: "good",
+    STATUS_RECONNECTING: "warn",
     STATUS_CLOSING: "warn",
     STATUS_CLOSED: "soft",
 }
@@ -27,7 +47,7 @@ WORKER_TONES = {
 
 
 class ConnectionStats(msgspec.Struct, frozen=True, rename="camel"):
-    """Counters of one connection; sizes in bytes, `round_trip_ms` of the last ping."""
+    """Counters of one connection; sizes in bytes, `round_trip_ms` of the last ping. From `last_heard_at` on: only of kept ones."""
 
     messages_in: int
     messages_out: int
@@ -35,10 +55,37 @@ class ConnectionStats(msgspec.Struct, frozen=True, rename="camel"):
     bytes_out: int
     last_message_at: str | None
     round_trip_ms: float | None
+    last_heard_at: str | UnsetType | None = UNSET
+    keep_alives: int | UnsetType = UNSET
+    messages_filled: int | UnsetType = UNSET
+    late_replies: int | UnsetType = UNSET
+    down_ms: float | UnsetType = UNSET
+
+
+class DownRecord(msgspec.Struct, frozen=True, rename="camel"):
+    """What a kept connection does to get a socket.
+
+    `phase`: waiting, limited, renewing, dialling, opening, or blocked (its worker is gone). `attempt`: how many dials there
+    were since `since`. `code`, `reason`, `errors`: of the loss, or of the last attempt. `retry_after` in seconds.
+    """
+
+    since: str
+    phase: str
+    attempt: int
+    next_attempt_at: str | None
+    code: int | None
+    reason: str
+    errors: list[ErrorEntry]
+    retry_after: float | None
 
 
 class ConnectionRecord(msgspec.Struct, frozen=True, rename="camel"):
-    """One connection. Times are RFC 3339 UTC with microseconds; header values are always ``***``."""
+    """One connection. Times are RFC 3339 UTC with microseconds; header values are always ``***``.
+
+    `proxy` (a name of the configuration, a URL, or null: none) to `local_address`: only where they were asked for.
+    From `reconnect` on: only of kept ones. `ready`: messages can be sent. `socket`: number of the present or last one that was
+    ready. `opened_at` is that of the first, `socket_opened_at` of the present or last one.
+    """
 
     id: int
     url: str
@@ -56,6 +103,104 @@ class ConnectionRecord(msgspec.Struct, frozen=True, rename="camel"):
     stats: ConnectionStats
     last_event_id: str | None
     verify: bool = True
+    proxy: str | UnsetType | None = UNSET
+    family: Family | UnsetType = UNSET
+    addresses: list[str] | UnsetType = UNSET
+    local_address: str | UnsetType = UNSET
+    reconnect: Reconnect | UnsetType = UNSET
+    ready: bool | UnsetType = UNSET
+    socket: int | UnsetType = UNSET
+    reconnects: int | UnsetType = UNSET
+    down: DownRecord | UnsetType | None = UNSET
+    socket_opened_at: str | UnsetType | None = UNSET
+    queued: QueuedRecord | UnsetType = UNSET
+    recipe: Any | UnsetType = UNSET
+    keep_alive: Any | UnsetType = UNSET
+    data_timeout: float | UnsetType = UNSET
+    when_silent: str | UnsetType = UNSET
+    when_down: str | UnsetType = UNSET
+    queue_ttl: float | UnsetType = UNSET
+    requests: Any | UnsetType = UNSET
+
+
+def record_of(created: ConnectionCreated, update: ConnectionUpdate, last_event_id: str | None) -> ConnectionRecord:
+    """Return the public record of a connection."""
+    record = ConnectionRecord(
+        id=created.id,
+        url=created.url,
+        status=update.status,
+        data_type=created.data_type,
+        worker=created.worker,
+        handler=created.handler,
+        headers=dict.fromkeys(created.header_names, "***"),
+        protocol=update.protocol,
+        created_at=rfc3339(created.created_at_us),
+        opened_at=_time(update.opened_at_us),
+        closed_at=_time(update.closed_at_us),
+        terminate=update.terminate if update.status == STATUS_CLOSED else None,
+        errors=update.errors,
+        stats=ConnectionStats(
+            messages_in=update.messages_in,
+            messages_out=update.messages_out,
+            bytes_in=update.bytes_in,
+            bytes_out=update.bytes_out,
+            last_message_at=_time(update.last_message_at_us),
+            round_trip_ms=None if update.round_trip_us is None else update.round_trip_us / 1000,
+        ),
+        last_event_id=last_event_id,
+        verify=created.verify,
+        proxy=created.dial.proxy,
+        family=created.dial.family,
+        addresses=created.dial.addresses,
+        local_address=created.dial.local_address,
+    )
+    return record if created.kept is None else _kept(record, created.kept, update.kept or KeptUpdate())
+
+
+def _kept(record: ConnectionRecord, created: KeptCreated, kept: KeptUpdate) -> ConnectionRecord:
+    down = None if record.status == STATUS_CLOSED else kept.down
+    return msgspec.structs.replace(
+        record,
+        reconnect=created.reconnect,
+        ready=record.status == STATUS_CONNECTED,
+        socket=kept.socket,
+        reconnects=kept.reconnects,
+        down=None if down is None else _down(down),
+        socket_opened_at=_time(kept.socket_opened_at_us),
+        queued=QueuedRecord(kept.queued_messages, kept.queued_bytes),
+        recipe=None,
+        keep_alive=None,
+        data_timeout=0.0,
+        when_silent="reconnect",
+        when_down="fail",
+        queue_ttl=60.0,
+        requests=None,
+        stats=msgspec.structs.replace(
+            record.stats,
+            last_heard_at=_time(kept.last_heard_at_us),
+            keep_alives=kept.keep_alives,
+            messages_filled=kept.messages_filled,
+            late_replies=kept.late_replies,
+            down_ms=kept.down_us / 1000,
+        ),
+    )
+
+
+def _down(down: Down) -> DownRecord:
+    return DownRecord(
+        since=rfc3339(down.since_us),
+        phase=down.phase,
+        attempt=down.attempt,
+        next_attempt_at=_time(down.next_attempt_at_us),
+        code=down.code,
+        reason=down.reason,
+        errors=down.errors,
+        retry_after=down.retry_after_s,
+    )
+
+
+def _time(time_us: int | None) -> str | None:
+    return None if time_us is None else rfc3339(time_us)
 
 
 class RunningItem(msgspec.Struct, frozen=True, rename="camel"):

@@ -114,13 +114,13 @@ class Workers:
                 self._background.spawn(self._end_drained(slot))
 
     async def _end_drained(self, slot: Slot) -> None:
-        while self._directory.live_count_of(slot.name):
+        # Those that are kept wait for the others: they are down for one start of a process, not for the length of the drain.
+        while any(entry.created.kept is None for entry in self._directory.live_of(slot.name)):
             await asyncio.sleep(0.1)
         # One that has died meanwhile was renewed by that.
         if self._roster.find(slot.name) is slot and slot.draining:
             try:
-                await self._supervisor.kill(slot.name)
-                await self._supervisor.ensure(slot.name)
+                await self._supervisor.renew(slot.name)
             except MooringError as exc:
                 log.warning("worker %s was drained, and not started again: %s", slot.name, exc, extra=slot.tags)
 

@@ -26,8 +26,6 @@ from mooring.link.messages import (
     AskCall,
     AskKill,
     Command,
-    ConnectionCreated,
-    ConnectionUpdate,
     Events,
     HeldConnection,
     Hello,
@@ -39,6 +37,7 @@ from mooring.link.messages import (
     Welcome,
     command_decoder,
 )
+from mooring.link.record import ConnectionCreated, ConnectionUpdate
 from mooring.process import identity
 from mooring_service.config import Config, JournalConfig, SupervisorConfig
 from mooring_service.journal.batch import Append, EventFilter
@@ -178,6 +177,11 @@ class FakeWorker:
             updates=[ConnectionUpdate(connection, "Connected", 1)],
         )
 
+    def message(self, connection: int, seq: int, size: int) -> int:
+        """Report a message of so many bytes, as a frame of its own; return the frame's number."""
+        update = ConnectionUpdate(connection, "Connected", seq)
+        return self.events((connection, seq, Kind.onMessage, "{}"), updates=[update], size=size)
+
     async def expect(self, wanted: type[Wanted], timeout_s: float = TIMEOUT_S) -> Wanted:
         """Return the next command of a kind; those before it are passed over."""
         async with asyncio.timeout(timeout_s):
@@ -290,9 +294,9 @@ async def running_service(
 
 
 @contextlib.contextmanager
-def stalled_disk(service: Service) -> Iterator[None]:
+def stalled_disk(state_dir: Path) -> Iterator[None]:
     """Nothing can be written meanwhile: somebody else holds the database's lock."""
-    blocker = apsw.Connection(str(service.state_dir / "journal.db"))
+    blocker = apsw.Connection(str(state_dir / "journal.db"))
     blocker.execute("BEGIN IMMEDIATE").fetchall()
     try:
         yield

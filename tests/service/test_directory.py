@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mooring.link.messages import ConnectionCreated, ConnectionUpdate
+from mooring.link.record import ConnectionCreated, ConnectionUpdate
 from mooring_service.directory import Directory
 from mooring_service.journal.batch import Append
 from mooring_service.journal.journal import Committed, StoredConnection

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from mooring.checks import check_close, check_headers, check_protocols, check_url, check_worker_name
 from mooring.dial_options import ProxyRequest, TlsRequest
-from mooring.options import ConnectionRequest, check_request, from_handler, resolve
+from mooring.handler_options import from_handler, resolve
+from mooring.options import ConnectionRequest, check_request
 
 GOOD_URLS = ["ws://a", "wss://a/", "ws://a:65535/x?y=1", "WS://a/", "ws://[::1]:80/", "ws://münchen.example/ü", "ws://127.0.0.1/a%20b"]  # fmt: skip
 BAD_URLS = ["", "a", "http://a", "ws:a", "ws:/a", "ws://", "ws://a#", "ws://a/#x", "ws://u@a", "ws://u:p@a", "ws://a:0/", "ws://a:/", "ws://a:65536/", "ws://a:x/", "ws://a b/", "ws://a/\r\nX: y", "ws://a/\n", "ws://a\\b", "ws://[::1/", "ws://a/\x00", "ws://\ud800/", "file:///etc/passwd", "ws://" + "a" * 254, "ws://a/" + "x" * 9000, "javascript:alert(1)", "ws://a%00b/"]  # fmt: skip

@@ -15,6 +15,7 @@ from mooring.errors import Invalid
 MAX_URL_CHARS = 8_000  # aiohttp refuses request lines over 8,190 bytes
 MAX_HEADERS = 100
 MAX_HEADER_BYTES = 32 * 1024  # all names and values together
+MAX_DELAY_S = 86_400.0  # of an ordered reconnect
 MAX_REASON_BYTES = 123  # RFC 6455 section 5.5: 125 bytes of a control frame less 2 of the code
 
 NAME_PATTERN = "[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
@@ -85,29 +86,36 @@ def _without_url(exc: ValueError) -> str:
     return re.sub(r"'[^']*'", "…", str(exc))
 
 
-def check_close(code: int | None, reason: str | None) -> list[Invalid]:
-    """Return what is wrong with the code and reason of a terminate (contract, section 2)."""
+def check_close(code: int | None, reason: str | None, place: str = "query:") -> list[Invalid]:
+    """Return what is wrong with the code and reason of a close frame (contract, section 2); `place` is put before their names."""
     wrong: list[Invalid] = []
     if code is not None and (isinstance(code, bool) or not isinstance(code, int)):
-        wrong.append(Invalid("query:code", "must be an integer: 1000, or 3000 to 4999"))
+        wrong.append(Invalid(f"{place}code", "must be an integer: 1000, or 3000 to 4999"))
     elif code is not None and code != 1000 and not 3000 <= code <= 4999:
-        wrong.append(Invalid("query:code", "must be 1000, or 3000 to 4999"))
+        wrong.append(Invalid(f"{place}code", "must be 1000, or 3000 to 4999"))
     if reason is not None:
         if not isinstance(reason, str):
-            wrong.append(Invalid("query:reason", "must be text"))
+            wrong.append(Invalid(f"{place}reason", "must be text"))
             return wrong
         try:
             length = len(reason.encode("utf-8"))
         except UnicodeEncodeError:
-            wrong.append(Invalid("query:reason", "is not valid Unicode (a lone surrogate)"))
+            wrong.append(Invalid(f"{place}reason", "is not valid Unicode (a lone surrogate)"))
         else:
             if length > MAX_REASON_BYTES:
                 wrong.append(
                     Invalid(
-                        "query:reason", f"is {length} bytes of UTF-8; a close frame has room for {MAX_REASON_BYTES}"
+                        f"{place}reason", f"is {length} bytes of UTF-8; a close frame has room for {MAX_REASON_BYTES}"
                     )
                 )
     return wrong
+
+
+def check_delay(delay_s: float, place: str = "query:") -> list[Invalid]:
+    """Return what is wrong with the delay of an ordered reconnect."""
+    if isinstance(delay_s, bool) or not isinstance(delay_s, int | float) or not 0 <= delay_s <= MAX_DELAY_S:  # or NaN
+        return [Invalid(f"{place}delay", f"must be 0 to {MAX_DELAY_S:.0f} seconds")]
+    return []
 
 
 def check_headers(headers: Mapping[str, HeaderValue], pointer: str = "/headers") -> list[Invalid]:

@@ -9,6 +9,7 @@
     │   ├── UnknownWorker         no worker of that name
     │   ├── UnknownFunction       the name is not in [functions] / [handlers]
     │   ├── WrongState            the connection is not in a state for this
+    │   ├── NotKept               the connection was not asked to reconnect
     │   ├── ConnectionClosed      the connection is Closed
     │   ├── WorkerBusy            being killed, drained or Failed
     │   │   └── WorkerTooOld      of an older program that does not know an option
@@ -68,6 +69,8 @@ class ErrCode(IntEnum):
     REDIRECT_REFUSED = 109, "the server answered the handshake with a redirect; redirects are not followed", "dial the address that it names"
     TERMINATED_WHILE_CONNECTING = 110, "the connection was terminated before it was open", "nothing: it was asked for"
     HANDLER_FAILED = 111, "the handler could not be imported or constructed", "mooring check says what is wrong with it"
+    OPENING_FAILED = 112, "a step of the opening was refused, or not answered in time", "the message names the step; comes with `recipe`"
+    RENEW_FAILED = 113, "what an attempt needs could not be fetched", "the message has the reason; comes with `recipe.renew`"
     PROXY_UNREACHABLE = 121, "no connection to the proxy: its name, TCP or TLS failed", "check the proxy's url, and whether it runs"
     PROXY_REFUSED = 122, "the proxy refused to connect to the target", "ask whoever runs the proxy; many allow port 443 only"
     PROXY_AUTH_FAILED = 123, "the proxy did not accept the credentials, or wants some", "check username and password of the proxy"
@@ -78,10 +81,16 @@ class ErrCode(IntEnum):
     MESSAGE_TOO_BIG = 203, "a message was larger than maxMessageSize (close code 1009)", "raise maxMessageSize"
     CONNECTION_LOST = 204, "the connection ended without a close frame", "open another; the peer or something between has gone"
     PING_TIMEOUT = 205, "the peer sent nothing for pingTimeout after a ping", "open another; raise pingTimeout if the peer is only slow"
+    KEEPALIVE_TIMEOUT = 207, "the peer did not answer the application's heartbeat", "open another; comes with `keepAlive`"
+    SILENT = 208, "no message came for dataTimeout", "open another; comes with `dataTimeout`"
+    GAVE_UP = 209, "the connection was down for giveUpAfter", "raise giveUpAfter, or open it again when the server is back"
+    STOPPED_BY_RECIPE = 210, "a message said that it is the end (stopWhen)", "the message names the rule; comes with `recipe`"
     # The worker.
     WORKER_DIED = 301, "the worker process ended unasked", "workerExited and the worker's log say why"
     WORKER_STOPPING = 302, "the worker is being stopped", "nothing: it was asked for"
     SERVICE_STOPPED = 303, "the service stopped before the connection was open", "open it again"
+    WORKER_DRAINED = 304, "the worker was drained; a kept connection is opened again in its new process", "nothing: it was asked for"
+    NODE_LOST = 305, "the node that held the connection is lost", "comes with `[cluster]`, which opens what is persisted on another node"
     # fmt: on
 
 
@@ -164,6 +173,16 @@ class WrongState(RequestError):
 
     def __str__(self) -> str:
         return f"connection {self.connection} is {self.status}"
+
+
+class NotKept(RequestError):
+    """The connection was not asked to ``reconnect``, so this means nothing for it."""
+
+    def __init__(self, connection: int) -> None:
+        self.connection = connection
+
+    def __str__(self) -> str:
+        return f"connection {self.connection} is not kept: it was opened without reconnect"
 
 
 class ConnectionClosed(RequestError):

@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from mooring.errors import ErrorEntry
+from mooring.kept_events import DisconnectEvent, ReconnectEvent, SilenceEvent, UnsentEvent
 
 
 class Kind(IntEnum):
@@ -31,6 +32,16 @@ class Kind(IntEnum):
     workerStarted = 6
     workerExited = 7
     gap = 8
+    onDisconnect = 9
+    onReconnect = 10
+    onSilence = 11
+    onUnsent = 12
+    hookFailing = 13
+    hookRecovered = 14
+    hookPaused = 15
+    hookSkipped = 16
+    nodeLost = 17
+    nodeReturned = 18
 
 
 class OpenEvent(msgspec.Struct, frozen=True):
@@ -42,11 +53,13 @@ class OpenEvent(msgspec.Struct, frozen=True):
 class MessageEvent(msgspec.Struct, frozen=True):
     """What ``on_message`` gets: `data` is ``str``, ``bytes`` or any JSON value, by the connection's data type.
 
-    Under ``"auto"`` it is ``str`` for a text frame and ``bytes`` for a binary one.
+    Under ``"auto"`` it is ``str`` for a text frame and ``bytes`` for a binary one. `filled`: it did not come over the socket:
+    ``on_reconnect`` has fetched it.
     """
 
     data: Any
     type: str = "message"
+    filled: bool = False
 
 
 class ErrorEvent(msgspec.Struct, frozen=True, kw_only=True):
@@ -108,6 +121,73 @@ class GapEvent(msgspec.Struct, frozen=True, kw_only=True, rename={"from_": "from
     lost: int | None
 
 
+class HookFailingEvent(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """A hook has begun to fail; `status`: of the last answer, None if there was none."""
+
+    type: str = "hookFailing"
+    hook: str
+    reason: str
+    status: int | None
+    error: str
+    failing_since: str
+
+
+class HookRecoveredEvent(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """A hook that was failing does not any more."""
+
+    type: str = "hookRecovered"
+    hook: str
+    down_ms: float
+
+
+class HookPausedEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """A hook is paused, and says why."""
+
+    type: str = "hookPaused"
+    hook: str
+    reason: str
+
+
+class HookSkippedEvent(msgspec.Struct, frozen=True, kw_only=True, rename={"from_": "from"}):
+    """A hook has given up `count` events, the first of them `from_`, the last `through`."""
+
+    type: str = "hookSkipped"
+    hook: str
+    from_: str
+    through: str
+    count: int
+    status: int | None
+
+
+class NodeLostEvent(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """A node of the cluster is lost: who says so, and what it held."""
+
+    type: str = "nodeLost"
+    node: str
+    life: str
+    by: str
+    silent_ms: float
+    workers: int
+    connections: int
+
+
+class Unreplicated(msgspec.Struct, frozen=True, kw_only=True, rename={"from_": "from"}):
+    """What a lost node had committed and never published: how many events, and their local ids."""
+
+    events: int
+    from_: str
+    to: str
+
+
+class NodeReturnedEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """A node that was lost is back; `life`: the one that was lost."""
+
+    type: str = "nodeReturned"
+    node: str
+    life: str
+    unreplicated: Unreplicated | None
+
+
 class KindInfo(NamedTuple):
     """What is to be known of one kind of event.
 
@@ -119,6 +199,7 @@ class KindInfo(NamedTuple):
             ``{name?yes:no}`` is one of two texts.
         callback: The handler's method that gets it, if one does.
         in_json: Fields that only the JSON has, and what they hold.
+        sometimes: Fields that are in the JSON only where they say more than their default.
     """
 
     event: type[msgspec.Struct]
@@ -127,6 +208,7 @@ class KindInfo(NamedTuple):
     words: str
     callback: str = ""
     in_json: dict[str, str] = {}  # noqa: RUF012  # nobody writes to it
+    sometimes: tuple[str, ...] = ()
 
 
 KINDS: dict[Kind, KindInfo] = {
@@ -138,6 +220,7 @@ KINDS: dict[Kind, KindInfo] = {
         "{encoding?blob :}{data}",
         "on_message",
         {"encoding": "`base64`, where `data` is bytes: under `blob`, and of binary frames under `auto`"},
+        ("filled",),
     ),
     Kind.onError: KindInfo(
         ErrorEvent, "something failed (outermost first); `onTerminate` follows", "bad", "{errors}", "on_error"
@@ -164,6 +247,56 @@ KINDS: dict[Kind, KindInfo] = {
         "events between the cursor and here are no longer kept",
         "warn",
         "events are missing: {lost|an unknown number}",
+    ),
+    Kind.onDisconnect: KindInfo(
+        DisconnectEvent,
+        "the socket of a kept connection has ended, and another one will follow",
+        "warn",
+        "socket {socket}: {code} {cause} {reason}",
+        "on_disconnect",
+    ),
+    Kind.onReconnect: KindInfo(
+        ReconnectEvent,
+        "a kept connection has a new socket; messages may be missing from `gapFrom` to here",
+        "good",
+        "socket {socket}{restarted?, in a new process:}: after {downMs} ms and {attempts} attempts; may lack messages since {gapFrom|its begin}",
+        "on_reconnect",
+    ),
+    Kind.onSilence: KindInfo(
+        SilenceEvent,
+        "no message has come for `dataTimeout` (comes with that option)",
+        "warn",
+        "since {since}",
+        "on_silence",
+    ),
+    Kind.onUnsent: KindInfo(
+        UnsentEvent,
+        "messages that waited to be sent were given up (comes with `whenDown`)",
+        "bad",
+        "{count} messages, {bytes} bytes: {reason}",
+        "on_unsent",
+    ),
+    Kind.hookFailing: KindInfo(
+        HookFailingEvent, "a hook has begun to fail (comes with `[hooks]`)", "bad", "{hook}: {reason} {error}"
+    ),
+    Kind.hookRecovered: KindInfo(
+        HookRecoveredEvent, "a hook works again (comes with `[hooks]`)", "good", "{hook}: after {downMs} ms"
+    ),
+    Kind.hookPaused: KindInfo(HookPausedEvent, "a hook is paused (comes with `[hooks]`)", "warn", "{hook}: {reason}"),
+    Kind.hookSkipped: KindInfo(
+        HookSkippedEvent,
+        "a hook has given up events (comes with `[hooks]`)",
+        "bad",
+        "{hook}: {count} events, {from} to {through}",
+    ),
+    Kind.nodeLost: KindInfo(
+        NodeLostEvent,
+        "a node of the cluster is lost (comes with `[cluster]`)",
+        "bad",
+        "{node}: {connections} connections",
+    ),
+    Kind.nodeReturned: KindInfo(
+        NodeReturnedEvent, "a node that was lost is back (comes with `[cluster]`)", "good", "{node}"
     ),
 }
 """Every kind of event."""

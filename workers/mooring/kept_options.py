@@ -1,7 +1,7 @@
 """How staying, logging in, heartbeats and requests are asked for: the shapes, as they stand in JSON. Leaf, pure.
 
 Only names and types, which msgspec checks; what the values must be, and what they mean, is said where they are obeyed
-(`connection/keep`, `recipe`, `keep_alive`, `requests`). They stand down here because the create body holds them.
+(`staying`, `connection/recipe`, `keep_alive`, `requests`). They stand down here because the create body holds them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ MatcherRequest = str | dict[str, Any] | list[Any]
 
 
 class ReconnectRequest(msgspec.Struct, forbid_unknown_fields=True, rename="camel", frozen=True, kw_only=True):
-    """The object of ``reconnect``. Durations in seconds; what is absent has its default (`connection/keep`)."""
+    """The object of ``reconnect``. Durations in seconds; what is absent has its default (`staying`)."""
 
     min_delay: float | UnsetType = UNSET
     max_delay: float | UnsetType = UNSET

@@ -43,6 +43,7 @@ class WorkerMetrics(msgspec.Struct):
     outbox_fill: float = 0.0
     inbound_fill: float = 0.0
     outbound_fill: float = 0.0
+    redials: dict[str, int] = {}  # by outcome
     dial: Histogram = msgspec.field(default_factory=Histogram)
     round_trip: Histogram = msgspec.field(default_factory=Histogram)
     callback: Histogram = msgspec.field(default_factory=Histogram)
@@ -50,6 +51,10 @@ class WorkerMetrics(msgspec.Struct):
     def failed(self, err_code: int) -> None:
         """Count an ``onError``."""
         self.failures[err_code] = self.failures.get(err_code, 0) + 1
+
+    def redialled(self, outcome: str) -> None:
+        """Count an attempt of a kept connection that has ended: ``ready``, or why not."""
+        self.redials[outcome] = self.redials.get(outcome, 0) + 1
 
 
 encode = msgspec.msgpack.Encoder().encode

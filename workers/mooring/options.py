@@ -8,7 +8,6 @@ which is what a connection runs with: complete, and with units in the names.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from functools import reduce
 from operator import or_
@@ -18,6 +17,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import msgspec
 from msgspec import NODEFAULT, UNSET, Meta, UnsetType
 
+from mooring import staying
 from mooring.checks import HeaderValue, check_headers, check_protocols, check_url, check_worker_name
 from mooring.dial_options import (
     Family,
@@ -29,8 +29,9 @@ from mooring.dial_options import (
     check_tls,
     family_faults,
 )
-from mooring.errors import Invalid, InvalidRequest
-from mooring.parameters import check_params, plain
+from mooring.errors import Invalid
+from mooring.kept_options import ReconnectRequest
+from mooring.parameters import check_params
 
 DEFAULT_WORKER = "main"
 MAX_DURATION_S = 86_400.0
@@ -220,6 +221,10 @@ class ConnectionRequest(msgspec.Struct, forbid_unknown_fields=True, rename="came
         str | UnsetType,
         _option("the address of this machine that is dialled from", check=check_local_address, since=2),
     ] = UNSET
+    reconnect: Annotated[
+        bool | ReconnectRequest | UnsetType,
+        _option("stay: true, or what differs from the defaults", False, check=staying.check_option, since=4),
+    ] = UNSET
 
 
 def camel(name: str) -> str:
@@ -257,8 +262,6 @@ OPTIONS = _table(ConnectionRequest)
 HANDLER_OPTIONS = tuple(option.name for option in OPTIONS.values() if option.by_handler)
 """Attributes of a handler that are create options, by their Python names."""
 
-_BY_KEY = {option.key: option for option in OPTIONS.values() if option.by_handler}
-
 
 def _default(name: str) -> Any:
     return OPTIONS[name].default
@@ -283,6 +286,7 @@ class ConnectionOptions(msgspec.Struct, frozen=True, kw_only=True):
     family: Family = _default("family")
     addresses: list[str] = []
     local_address: str | None = None
+    reconnect: staying.Reconnect | None = None
 
 
 def check_request(request: ConnectionRequest) -> list[Invalid]:
@@ -312,73 +316,6 @@ def too_new(request: ConnectionRequest, version: int) -> list[str]:
     return found
 
 
-def from_handler(handler: object, url: str, worker: str = DEFAULT_WORKER) -> ConnectionRequest:
-    """Return the request that the attributes of `handler` make. A wrong type is an `InvalidRequest`."""
-    found: dict[str, Any] = {"url": url, "worker": worker}
-    for name in HANDLER_OPTIONS:
-        value = plain(getattr(handler, name, UNSET))
-        if isinstance(value, msgspec.Struct):
-            value = msgspec.to_builtins(value)
-        if name in ("tls", "proxy"):
-            value = _camel_keys(value)
-        if value is not UNSET and (value is not None or name == "proxy"):  # no proxy is something that may be said
-            found[camel(name)] = value
-    try:
-        return msgspec.convert(found, ConnectionRequest)
-    except msgspec.ValidationError as exc:
-        what, _, place = str(exc).partition(" - at `$.")
-        raise InvalidRequest([_of_handler(handler, place.rstrip("`"), what)]) from None
-
-
-def _camel_keys(value: Any) -> Any:
-    if not isinstance(value, dict):
-        return value
-    return {camel(str(key)): _camel_keys(item) for key, item in value.items()}
-
-
-def _of_handler(handler: object, place: str, detail: str) -> Invalid:
-    """Return what is wrong with an attribute of `handler`; `place` names it as the create body does."""
-    key = re.split(r"\W", place)[0]
-    if key in _BY_KEY:
-        place = place.replace(key, _BY_KEY[key].name, 1)
-    return Invalid("/handler", f"{type(handler).__name__}.{place}: {detail}")
-
-
-def _blame_handler(error: Invalid, asked: ConnectionRequest, handler: object | None) -> Invalid:
-    """Point at the handler's attribute where `asked` did not say what is wrong."""
-    place = error.pointer[1:]
-    option = _BY_KEY.get(place.partition("/")[0])
-    if handler is None or option is None or getattr(asked, option.name) is not UNSET:
-        return error
-    return _of_handler(handler, place, error.detail)
-
-
-def resolve(request: ConnectionRequest, handler: object | None = None) -> ConnectionOptions:
-    """Merge `request` with the attributes of `handler` and check the result.
-
-    What the request says wins: `data_type` replaces, `headers` are merged by (case-insensitive) name.
-
-    Raises:
-        InvalidRequest: If anything is not valid.
-    """
-    asked = request
-    if handler is not None:
-        base = from_handler(handler, request.url, request.worker)
-        merged = {
-            name: value
-            for name in HANDLER_OPTIONS
-            if (value := getattr(request, name)) is not UNSET or (value := getattr(base, name)) is not UNSET
-        }
-        if request.headers is not UNSET and base.headers is not UNSET:
-            own = {name.lower() for name in request.headers}
-            merged["headers"] = {n: v for n, v in base.headers.items() if n.lower() not in own} | request.headers
-        request = msgspec.structs.replace(request, **merged)
-    wrong = check_request(request)
-    if wrong:
-        raise InvalidRequest([_blame_handler(error, asked, handler) for error in wrong])
-    return effective(request)
-
-
 def effective(request: ConnectionRequest) -> ConnectionOptions:
     """Return what `request` asks for, with the defaults filled in. It is not checked, and no handler is asked."""
     said = {
@@ -392,4 +329,6 @@ def effective(request: ConnectionRequest) -> ConnectionOptions:
             for name, value in request.headers.items()
             for item in ([value] if isinstance(value, str) else value)
         ]
+    if request.reconnect is not UNSET:
+        said["reconnect"] = staying.resolve(request.reconnect)
     return ConnectionOptions(url=request.url, **said)

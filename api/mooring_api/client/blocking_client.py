@@ -92,6 +92,7 @@ class BlockingClient:
     send_body = blocking(Client.send_body)
     send_lines = blocking(Client.send_lines)
     terminate = blocking(Client.terminate)
+    reconnect = blocking(Client.reconnect)
     workers = blocking(Client.workers)
     worker = blocking(Client.worker)
     start_worker = blocking(Client.start_worker)

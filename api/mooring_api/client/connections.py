@@ -79,6 +79,30 @@ class ConnectionVerbs(Transport):
             lines = _unblocked(iter(lines))
         return await self.send_body(connection, lines, "application/x-ndjson")
 
+    async def reconnect(
+        self,
+        connection: int,
+        *,
+        delay: float = 0.0,
+        code: int = 1000,
+        reason: str = "",
+        wait: int | None = None,
+        idempotency_key: str | None = None,
+    ) -> ConnectionRecord:
+        """Have a kept connection get a new socket; with `wait`, return once that is ready, within so many seconds."""
+        headers = {} if wait is None else {"Prefer": f"wait={wait}"}
+        if idempotency_key is not None:
+            headers["Idempotency-Key"] = idempotency_key
+        body = msgspec.json.encode({"delay": delay, "code": code, "reason": reason})
+        return await self._json(
+            ConnectionRecord,
+            "POST",
+            f"/v1/connections/{connection}/reconnect",
+            body=body,
+            content_type="application/json",
+            headers=headers,
+        )
+
     async def terminate(self, connection: int, code: int | None = None, reason: str | None = None) -> ConnectionRecord:
         """Close a connection and return its final record."""
         params = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import shlex
 import socket
 import sys
 from pathlib import Path
@@ -17,13 +18,13 @@ from mooring import private_files
 from mooring.errors import HandlerError, InvalidRequest, MooringError
 from mooring.usercode import handlers as user_code
 from mooring_api.commands.target import Failure, Target, as_json, show_json
-from mooring_api.rest.access import TokenFileError, load_token, token_hash
+from mooring_api.rest.access import TokenFileError, load_token, read_token, token_hash
 from mooring_api.server import logs, systemd
 from mooring_api.server.composition import ServeOptions
 from mooring_api.server.listen import parse_listen, tls_of
 from mooring_api.server.restart import DRY_RUN
 from mooring_api.server.serve import serve
-from mooring_api.server.state_file import prepare_state_dir
+from mooring_api.server.state_file import owner_of, prepare_state_dir
 from mooring_api.server.streams import finish_standard_streams, queue_standard_streams
 from mooring_service.config import Config, ConfigError, ignored_variables, load
 from mooring_service.lock import StateDirectoryBusy, holder_of
@@ -187,9 +188,13 @@ def token(target: Target, own_state_dir: Path | None, as_hash: bool, as_json: bo
         show_json({"hash": hashed}) if as_json else click.echo(hashed)
         return
     state_dir = own_state_dir or target.state_dir
+    owner = owner_of(state_dir)
     try:
-        prepare_state_dir(state_dir)
-        found = load_token(state_dir)
+        if os.getuid() == 0 and owner:  # root may look; what it made there, the owner could not open
+            found = read_token(state_dir, owner)
+        else:
+            prepare_state_dir(state_dir)
+            found = load_token(state_dir)
     except (ConfigError, TokenFileError) as exc:
         raise Failure(str(exc)) from None
     show_json({"token": found}) if as_json else click.echo(found)
@@ -300,11 +305,13 @@ def console(target: Target, as_json: bool) -> None:
     \b
     Example:  mooring console
     """
-    from mooring_api.client import Client, ServiceAway  # here: only this command of the file is a client
-
-    try:
-        client = Client(target.url, state_dir=target.state_dir)
-        address = f"{client.url}/#token={load_token(target.state_dir)}"
-    except (ServiceAway, TokenFileError) as exc:
-        raise Failure(str(exc)) from None
+    client = target.client()
+    if client.url.startswith("unix:"):
+        path = shlex.quote(client.url.removeprefix("unix:"))
+        raise Failure(
+            f"no browser can open {client.url}: have the service --listen HOST:PORT, or lead a port there "
+            f"(socat TCP-LISTEN:8480,bind=127.0.0.1,fork UNIX-CONNECT:{path}; from elsewhere: ssh -L 8480:{path} HOST) "
+            "and open http://localhost:8480/; it asks for what `mooring token` prints"
+        )
+    address = f"{client.url}/#token={client.token}" if client.token else f"{client.url}/"
     show_json({"url": address}) if as_json else click.echo(address)

@@ -7,7 +7,7 @@ import logging
 from aiohttp import web
 
 from mooring.errors import MooringError
-from mooring_api.rest import connections, events, idempotency, refusals, system, workers
+from mooring_api.rest import connections, events, idempotency, kept, refusals, system, workers
 from mooring_api.rest.context import API, Api
 from mooring_api.rest.openapi import DESCRIPTION, Description
 from mooring_api.rest.problems import Problem, problem_of
@@ -17,7 +17,7 @@ from mooring_api.rest.schemas import check_escapes, known_only, media_type
 
 log = logging.getLogger("mooring.api")
 
-ROUTES = (*connections.ROUTES, *workers.ROUTES, *events.ROUTES, *system.ROUTES)
+ROUTES = (*connections.ROUTES, *kept.ROUTES, *workers.ROUTES, *events.ROUTES, *system.ROUTES)
 """Every verb that is served: the only table of them."""
 
 
@@ -46,14 +46,19 @@ def edge(route: Route) -> Handler:
     """
     handler, scope, query = route.handler, route.scope, route.query
     media = None if route.body is None else frozenset(route.body)
+    needs_service = route.needs_service
 
     async def guarded(request: web.Request) -> web.StreamResponse:
         try:
             request.app[API].access.check(request, scope)
+            if needs_service:
+                request.app[API].service.check_started()
             if query is not None and request.query_string:
                 check_escapes(request.rel_url.raw_query_string, route.opaque)
                 known_only(request.query, *route.once, repeatable=route.repeatable)
-            if media is not None and media_type(request.headers.get("Content-Type")) not in media:
+            kind = request.headers.get("Content-Type")
+            absent = route.body_optional and not request.body_exists
+            if media is not None and not absent and media_type(kind) not in media:
                 raise Problem(
                     "unsupported-media-type", f"Content-Type must say what the body is: {', '.join(route.body or ())}"
                 )

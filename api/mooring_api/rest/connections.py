@@ -10,7 +10,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from mooring.checks import check_worker_name
 from mooring.errors import ErrCode, MooringError, SendError
-from mooring.link.messages import STATUS_CONNECTING, STATUSES
+from mooring.link.record import STATUS_CONNECTING, STATUSES
 from mooring.options import ConnectionRequest, effective
 from mooring_api.rest import idempotency, routes
 from mooring_api.rest.body import BODY_TIMEOUT_S, read_body
@@ -62,7 +62,7 @@ async def _create(api: Api, wanted: ConnectionRequest, later: bool, key: str | N
         if begun is not None:
             if later:
                 return _created(api.service.connections.record(begun), 202)
-            return _created(await _await_end_of_dial(api, begun, wanted), 201)
+            return _created(await _await_end_of_dial(api, begun, wanted))
         opening = await api.service.connections.open(
             wanted,
             begun=None
@@ -71,7 +71,7 @@ async def _create(api: Api, wanted: ConnectionRequest, later: bool, key: str | N
         )
         if later:
             return _created(api.service.connections.record(opening.connection), 202)
-        return _created(await opening.done, 201)
+        return _created(await opening.done)
     except MooringError as exc:
         raise problem_of(exc) from exc
 
@@ -80,23 +80,29 @@ async def _await_end_of_dial(api: Api, connection: int, wanted: ConnectionReques
     """After a crash: the dial was begun under this key; what became of it is in the record."""
     deadline = asyncio.get_running_loop().time() + effective(wanted).connect_timeout_s + 5
     record = api.service.connections.record(connection)
-    while record.status == STATUS_CONNECTING and asyncio.get_running_loop().time() < deadline:
+    while record.status == STATUS_CONNECTING and not _goes_on(record) and asyncio.get_running_loop().time() < deadline:
         await asyncio.sleep(
             0.02
         )  # a record becomes Connected without an event: with a handler, onOpen follows its turn
         record = api.service.connections.record(connection)
-    if record.opened_at is None:
+    if record.opened_at is None and not _goes_on(record):
         detail = record.errors[0].message if record.errors else "the dial has not ended"
         name = _DIAL_PROBLEMS.get(record.errors[0].err_code, "connect-failed") if record.errors else "connect-timeout"
         raise Problem(name, detail, errors=record.errors, connection=connection)
     return record
 
 
-def _created(record: ConnectionRecord, status: int) -> web.Response:
+def _goes_on(record: ConnectionRecord) -> bool:
+    """Say whether its first attempt has failed, and others will follow (`first` "retry")."""
+    return bool(record.status == STATUS_CONNECTING and record.down and record.down.errors)
+
+
+def _created(record: ConnectionRecord, status: int = 0) -> web.Response:
     headers = {"Location": f"/v1/connections/{record.id}"}
     if status == 202:
         headers["Preference-Applied"] = "respond-async"
-    return json_response(record, status, headers)
+    # A kept one with first "retry" may not be open yet, and goes on trying.
+    return json_response(record, status or (201 if record.opened_at is not None else 202), headers)
 
 
 def prefers_async(request: web.Request) -> bool:
@@ -289,7 +295,10 @@ ROUTES = (
         example={"url": "ws://127.0.0.1:8481/", "headers": {"Authorization": "Bearer …"}},
         answers={
             201: answer("Connected.", ConnectionRecord, "Location"),
-            202: answer("Connecting; its events will tell.", ConnectionRecord, "Location", "Preference-Applied"),
+            202: answer(
+                "Connecting; its events will tell. Asked for by `Prefer`, or because the first attempt has failed and `reconnect.first` is `retry`.",
+                ConnectionRecord, "Location", "Preference-Applied",
+            ),
         },
         problems=(
             *WORKER_PROBLEMS, "connect-failed", "connect-timeout", "address-refused", "terminated", "worker-busy",

@@ -109,7 +109,7 @@ def _operation(route: Route) -> dict[str, Any]:
     if parameters:
         found["parameters"] = parameters
     if route.body is not None:
-        found["requestBody"] = {"required": True, "content": _content(route.body, route.example)}
+        found["requestBody"] = {"required": not route.body_optional, "content": _content(route.body, route.example)}
     if route.scope is None:
         found["security"] = []
     return found
@@ -173,5 +173,9 @@ def _components(routes: tuple[Route, ...]) -> dict[str, Any]:
         event["description"] = f"{kind.name}: {info.meaning}."
         event["properties"]["type"] = {"const": event["properties"]["type"]["default"]}
         event["properties"] |= {name: {"type": "string", "description": text} for name, text in info.in_json.items()}
-        event["required"] = [field for field in event["properties"] if field not in info.in_json]
-    return {**found, "Event": _EVENT, "Problem": _PROBLEM}
+        event["required"] = [
+            field for field in event["properties"] if field not in info.in_json and field not in info.sometimes
+        ]
+    # As JSON has it: a default may be a tuple.
+    plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode({**found, "Event": _EVENT, "Problem": _PROBLEM}))
+    return plain

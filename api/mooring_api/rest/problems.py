@@ -41,8 +41,9 @@ PROBLEMS = (
     ProblemType("method-not-allowed", 405, "The method is not allowed here", "`Allow` names those that are.", headers=("Allow",)),
     ProblemType("not-acceptable", 406, "None of the accepted media types can be served", "`Accept` names nothing that this is served as."),
     ProblemType("request-timeout", 408, "The request's body did not come in time", "The body, or the next line of it, has stopped.", later=True),
-    ProblemType("wrong-state", 409, "The connection is not Connected", "It is still Connecting, or Closing already.", later=True),
+    ProblemType("wrong-state", 409, "The connection is not Connected", "It is still Connecting, Reconnecting, or Closing already.", later=True),
     ProblemType("worker-busy", 409, "The worker takes nothing new", "It is being killed or drained, is Failed, or is of an older program that does not know an option.", later=True),
+    ProblemType("not-kept", 409, "The connection is not kept", "It was opened without `reconnect`: it has one socket, and no other."),
     ProblemType("terminated", 409, "The connection was terminated before it was open", "Somebody has ended it, or its worker, while it was dialled."),
     ProblemType("still-running", 409, "The first request with this Idempotency-Key is still running", "Ask again when it has ended.", later=True),
     ProblemType("connection-closed", 410, "The connection is Closed", "It has ended; its record says how."),
@@ -61,6 +62,7 @@ PROBLEMS = (
     ProblemType("unavailable", 503, "The service cannot do this just now", "It starts, stops, or adopts the workers of the one before; or a queue is full.", later=True, headers=_RETRY),
     ProblemType("peer-not-reading", 503, "The peer is not reading", "What was not `sent` within `sendTimeout` was given up.", later=True, headers=_RETRY),
     ProblemType("connect-timeout", 504, "The connection could not be made in time", "`connectTimeout` has passed; `errors` is what `onError` tells."),
+    ProblemType("opening-timeout", 504, "No socket was ready in time", "`Prefer: wait` has ended; it goes on all the same."),
     ProblemType("worker-silent", 504, "The worker did not answer in time", "It may have done what was asked."),
     ProblemType("journal-unavailable", 507, "The journal cannot be written", "Nothing was started; the disk is full, or fails.", later=True, headers=_RETRY),
 )  # fmt: skip
@@ -121,6 +123,8 @@ def problem_of(exc: MooringError) -> Problem:
             return Problem("unknown-function", text, errors=[Invalid(pointer, text)])
         case e.WrongState():
             return Problem("wrong-state", text, connection=exc.connection, connectionStatus=exc.status)
+        case e.NotKept():
+            return Problem("not-kept", text, connection=exc.connection)
         case e.ConnectionClosed():
             return Problem("connection-closed", text, connection=exc.connection)
         case e.WorkerBusy():

@@ -92,10 +92,9 @@ class Server:
             raise
         token = None if config.api.no_auth else load_token(options.state_dir)
         port = sock.getsockname()[1] if listen.path is None else 0
-        own = own_hosts(listen.host, port, secure=tls is not None)
-        if listen.path is not None:
-            own |= {"localhost"}
-        access = Access(token, config.tokens, own, config.api.hosts, secure=tls is not None)
+        unix = listen.path is not None
+        own = frozenset[str]() if unix else own_hosts(listen.host, port, secure=tls is not None)
+        access = Access(token, config.tokens, own, config.api.hosts, secure=tls is not None, unix=unix)
         self._api = api = Api(service, config, access, self._lines_dropped)
         self._runner = web.AppRunner(
             make_app(api),
@@ -118,13 +117,23 @@ class Server:
         )
         self._listener = await asyncio.get_running_loop().create_server(self._gate, sock=sock, backlog=512)
         self.url = listen.url(port, secure=tls is not None)
-        replace_text(options.state_dir / "address", f"{self.url}\n")
+        try:
+            replace_text(options.state_dir / "address", f"{self.url}\n")
+        except OSError as exc:
+            # It is for those who look for us; who holds connections must not end for them.
+            log.error("the file `address` cannot be written: %s", exc.strerror)
 
     @property
     def died(self) -> asyncio.Future[str]:
         """Ends, with the reason, when the service can go on no longer; then it is to be stopped with `handover`."""
         assert self._service is not None, "start comes first"
         return self._service.died
+
+    @property
+    def restart_refusal(self) -> str | None:
+        """Why the next service could not go on with what this one holds; None when it could."""
+        assert self._service is not None, "start comes first"
+        return self._service.restart_refusal
 
     @property
     def worker_count(self) -> int:

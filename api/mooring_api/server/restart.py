@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
 from pathlib import Path
 
@@ -18,8 +19,12 @@ def refusal_file(state_dir: Path) -> Path:
 
 
 def tell_refused(state_dir: Path, reason: str) -> None:
-    """Write down why a restart is refused."""
-    replace_text(refusal_file(state_dir), f"{reason}\n")
+    """Write down why a restart is refused; on a full disk at least that it is."""
+    try:
+        replace_text(refusal_file(state_dir), f"{reason}\n")
+    except OSError:
+        with contextlib.suppress(OSError):
+            refusal_file(state_dir).touch(0o600)
 
 
 async def refusal() -> str | None:
@@ -27,14 +32,17 @@ async def refusal() -> str | None:
 
     It is asked itself: it may be of another version than this one, and know other settings.
     """
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *sys.orig_argv[1:],
-        DRY_RUN,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
-    )
+    try:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *sys.orig_argv[1:],
+            DRY_RUN,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+        )
+    except OSError as exc:
+        return f"the program cannot be started: {exc}"
     try:
         _, errors = await asyncio.wait_for(process.communicate(), CHECK_TIMEOUT_S)
     except TimeoutError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import stat
 from pathlib import Path
 
@@ -17,6 +18,22 @@ def replace_text(path: Path, text: str) -> None:
     new.replace(path)
 
 
+def owner_of(path: Path) -> int | None:
+    """Return the user id that a state directory belongs to; None if it is not there, or cannot be seen."""
+    try:
+        return path.stat().st_uid
+    except OSError:
+        return None
+
+
+def user_name(uid: int) -> str:
+    """Return what a user is called."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"of id {uid}"
+
+
 def prepare_state_dir(path: Path) -> None:
     """Make the state directory, or check that it is ours alone.
 
@@ -28,7 +45,11 @@ def prepare_state_dir(path: Path) -> None:
             folder.mkdir(mode=0o700, exist_ok=True)  # `parents=True` would leave those to the umask
         status = path.stat()
         if status.st_uid != os.getuid():
-            raise ConfigError(f"the state directory {path} belongs to another user")
+            # Not for root either: what root makes in it, its owner's service could not open.
+            raise ConfigError(
+                f"the state directory {path} belongs to the user {user_name(status.st_uid)}: do this as that user, "
+                "or name another with --state-dir"
+            )
         if stat.S_IMODE(status.st_mode) & 0o077:
             path.chmod(0o700)
     except OSError as exc:

@@ -7,7 +7,7 @@ from array import array
 import msgspec
 
 from mooring.events import Kind
-from mooring.link.messages import ConnectionCreated, ConnectionUpdate
+from mooring.link.record import ConnectionCreated, ConnectionUpdate
 
 MAX_NUMBER = 1 << 63  # what SQLite holds, and the columns
 _KINDS = bytes(kind for kind in Kind if kind is not Kind.gap)

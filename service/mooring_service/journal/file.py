@@ -14,7 +14,7 @@ import msgspec
 
 from mooring import private_files
 from mooring.errors import JournalUnavailable
-from mooring.link.messages import ConnectionCreated, ConnectionUpdate
+from mooring.link.record import ConnectionCreated, ConnectionUpdate
 from mooring_service.journal.journal import Incarnation, JournalTooNew, Recovered, StoredAsk, StoredConnection
 from mooring_service.journal.retention import ANSWER_BYTES, Marks, look_at_first
 

@@ -13,7 +13,7 @@ from typing import Protocol
 import msgspec
 
 from mooring.errors import JournalUnavailable
-from mooring.link.messages import ConnectionCreated, ConnectionUpdate
+from mooring.link.record import ConnectionCreated, ConnectionUpdate
 from mooring_service.journal.batch import Append, Batch, EventFilter
 
 
@@ -148,7 +148,12 @@ class Journal(Protocol):
 
     @property
     def failure(self) -> str | None:
-        """Why the journal cannot be written just now, or None."""
+        """Why the journal cannot be written just now, or None. So it is, too, where it could not be opened."""
+        ...
+
+    @property
+    def damaged(self) -> bool:
+        """Whether it was found damaged since it was opened: the next start sets it aside."""
         ...
 
     @property

@@ -22,7 +22,7 @@ from mooring_service.config import JournalConfig
 from mooring_service.journal import jobs
 from mooring_service.journal.batch import Append, Batch, EventFilter
 from mooring_service.journal.clock import AgeClock
-from mooring_service.journal.file import open_file
+from mooring_service.journal.file import open_file, read_finding
 from mooring_service.journal.journal import Committed, JournalStats, Recovered, StoredAnswer
 from mooring_service.journal.reader import JournalReader
 from mooring_service.journal.writer import Item, Writer
@@ -53,6 +53,7 @@ class SqliteJournal:
         self._on_committed: Callable[[list[Committed]], None] | None = None
         self._on_failure: Callable[[str | None], None] | None = None
         self._on_death: Callable[[str], None] | None = None
+        self._unopened: str | None = None  # why
         self._first = 1
         self._last = 0
         self._clock = AgeClock(0)
@@ -68,7 +69,13 @@ class SqliteJournal:
         self._on_committed = on_committed
         self._on_failure = on_failure
         self._on_death = on_death
-        return await asyncio.to_thread(self._open)
+        try:
+            recovered = await asyncio.to_thread(self._open)
+        except JournalUnavailable as exc:
+            self._unopened = str(exc)
+            raise
+        self._unopened = None
+        return recovered
 
     def _open(self) -> Recovered:
         opened = open_file(self._path, self._config.level)
@@ -164,7 +171,12 @@ class SqliteJournal:
     @property
     def failure(self) -> str | None:
         """Why the journal cannot be written just now, or None."""
-        return self._writer.failure
+        return self._unopened or self._writer.failure
+
+    @property
+    def damaged(self) -> bool:
+        """Whether it was found damaged since it was opened."""
+        return read_finding(self._path) is not None
 
     @property
     def queued_bytes(self) -> int:
@@ -244,5 +256,5 @@ class SqliteJournal:
             commit_seconds=writer.commit_seconds,
             last_commit_s=writer.last_commit_s,
             batches=writer.batches,
-            failure=writer.failure,
+            failure=self.failure,
         )

@@ -12,7 +12,7 @@ from typing import Any
 import apsw
 import msgspec
 
-from mooring.link.messages import STATUS_CONNECTING, ConnectionCreated, ConnectionUpdate
+from mooring.link.record import STATUS_CONNECTING, ConnectionCreated, ConnectionUpdate
 from mooring_service.journal.batch import Append, Batch
 from mooring_service.journal.journal import Committed
 from mooring_service.journal.retention import Marks
@@ -21,6 +21,11 @@ ENDED_INCARNATIONS = 1_000  # kept, so that a late frame of a dead process is kn
 
 log = logging.getLogger("mooring.journal")
 _pack = msgspec.msgpack.Encoder().encode
+
+
+def _record(part: ConnectionCreated | ConnectionUpdate) -> bytes:
+    """Return a part of a record as it is kept. What is not kept (`reconnect`) is written as it was before there was that."""
+    return _pack(part) if part.kept is not None else _pack(msgspec.structs.astuple(part)[:-1])
 
 
 class Transaction:
@@ -166,12 +171,12 @@ class Transaction:
                 "INSERT INTO connections VALUES (?, ?, ?, ?, 0) ON CONFLICT (id) DO UPDATE SET created = excluded.created,"
                 " incarnation = iif(excluded.incarnation = '', incarnation, excluded.incarnation)",
                 [
-                    (number, _pack(one), _pack(ConnectionUpdate(number, STATUS_CONNECTING)), incarnation)
+                    (number, _record(one), _record(ConnectionUpdate(number, STATUS_CONNECTING)), incarnation)
                     for number, (one, incarnation) in self._created.items()
                 ],
             )
         if self._updates:
             many(
                 "UPDATE connections SET changing = ?1, last_position = iif(?2 = 0, last_position, ?2) WHERE id = ?3",
-                [(_pack(update), last, number) for number, (update, last) in self._updates.items()],
+                [(_record(update), last, number) for number, (update, last) in self._updates.items()],
             )

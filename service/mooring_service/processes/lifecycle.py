@@ -192,6 +192,8 @@ class Lifecycle:
         """`slot` has ended as told: there is no such worker any more."""
         if slot.stands:
             await self._reports.save_incarnation(slot, ended=True)
+        if not slot.drains:
+            await self._reports.worker_ended(slot)
         slot.set_state(WorkerEvent.ENDED)
         slot.fail_ready(WorkerDied(slot.name, "killed"))
         self._roster.remove(slot)

@@ -13,9 +13,18 @@ from pathlib import Path
 
 from mooring.errors import LinkError, MooringError
 from mooring.link.channel import Channel
-from mooring.link.messages import OLDEST_PROTOCOL_VERSION, PROTOCOL_VERSION, Hello, Refused, Report, report_decoder
+from mooring.link.messages import (
+    OLDEST_PROTOCOL_VERSION,
+    PROTOCOL_VERSION,
+    Hello,
+    Probe,
+    Refused,
+    Report,
+    report_decoder,
+)
 from mooring_service.processes.slot import Slot
 
+PROBE_S = 2.0  # to who waits for the service to begin: so often it hears that there is one
 HELLO_TIMEOUT_S = 10.0  # a stream that says nothing is not a worker
 MAX_SOCKET_PATH_BYTES = 107  # sun_path of unix(7), without the closing NUL
 
@@ -29,6 +38,7 @@ class LinkServer:
         find: Incarnation → slot, or None.
         on_hello: Called when a slot's stream has begun; further messages go where it sets `Channel.on_messages`.
         on_lost: Called when a slot's stream has ended.
+        on_refused: Called when a process of a slot is refused for good.
     """
 
     def __init__(
@@ -38,17 +48,22 @@ class LinkServer:
         find: Callable[[str], Slot | None],
         on_hello: Callable[[Slot, Channel[Report], Hello], None],
         on_lost: Callable[[Slot], None],
+        on_refused: Callable[[Slot, Hello], None],
     ) -> None:
         self.path = path
         self._find = find
         self._on_hello = on_hello
         self._on_lost = on_lost
+        self._on_refused = on_refused
         self._streams: dict[Channel[Report], Slot | None] = {}
         self._server: asyncio.Server | None = None
+        self._begun = False
+        self._early: list[tuple[Channel[Report], list[Report]]] = []  # said hello before that
+        self._probe_timer: asyncio.TimerHandle | None = None
         self.stopping = False
 
-    async def start(self) -> None:
-        """Listen. Only the holder of the state directory's lock may call this.
+    async def listen(self) -> None:
+        """Listen. Only the holder of the state directory's lock may call this. Who says hello waits for `begin`.
 
         Raises:
             MooringError: If the path is too long for a socket.
@@ -62,8 +77,19 @@ class LinkServer:
         finally:
             os.umask(old_umask)
 
+    def begin(self) -> None:
+        """It is known which processes there are: take who says hello from now on, and who has said so before."""
+        self._begun = True
+        early, self._early = self._early, []
+        for channel, reports in early:
+            channel.resume_reading()
+            if channel in self._streams:
+                self._first(channel, reports)
+
     async def close(self) -> None:
         """End all streams."""
+        if self._probe_timer is not None:
+            self._probe_timer.cancel()
         if self._server is not None:
             self._server.close()
         for channel in list(self._streams):
@@ -77,10 +103,17 @@ class LinkServer:
         return channel
 
     def _drop_silent(self, channel: Channel[Report]) -> None:
-        if channel in self._streams and self._streams[channel] is None:
+        waits = any(early is channel for early, _ in self._early)
+        if channel in self._streams and self._streams[channel] is None and not waits:
             channel.abort()
 
     def _first(self, channel: Channel[Report], reports: list[Report]) -> None:
+        if not self._begun:
+            channel.pause_reading()  # it has nothing more to say until it is welcomed
+            self._early.append((channel, reports))
+            if self._probe_timer is None:
+                self._probe_early()
+            return
         hello, *rest = reports
         if not isinstance(hello, Hello):
             log.warning("a stream on the link did not begin with hello; closed")
@@ -99,6 +132,8 @@ class LinkServer:
             )
             if refused is not None:
                 channel.send(refused)
+                if slot is not None and refused.drain and _proves(slot, hello):
+                    self._on_refused(slot, hello)
             channel.close()
             return
         self._streams[channel] = slot
@@ -106,6 +141,13 @@ class LinkServer:
         self._on_hello(slot, channel, hello)
         if rest:
             channel.on_messages(channel, rest)
+
+    def _probe_early(self) -> None:
+        self._early = [(channel, reports) for channel, reports in self._early if channel in self._streams]
+        for channel, _ in self._early:
+            channel.send(Probe())
+        if not self._begun:
+            self._probe_timer = asyncio.get_running_loop().call_later(PROBE_S, self._probe_early)
 
     def _refusal(self, channel: Channel[Report], slot: Slot | None, hello: Hello) -> Refused | None:
         if hello.version < OLDEST_PROTOCOL_VERSION or hello.oldest_version > PROTOCOL_VERSION:
@@ -118,7 +160,7 @@ class LinkServer:
             return Refused("the service is stopping")
         if slot is None:
             return Refused("this service does not know it", drain=True)
-        if not hmac.compare_digest(hello.secret.encode(), slot.record.secret.encode()):
+        if not _proves(slot, hello):
             return Refused("wrong secret", drain=True)
         if slot.linked:
             return Refused("another stream of the same process is linked")
@@ -139,3 +181,7 @@ class LinkServer:
             slot.link_faults += 1
         if slot.link_lost(channel):
             self._on_lost(slot)
+
+
+def _proves(slot: Slot, hello: Hello) -> bool:
+    return hmac.compare_digest(hello.secret.encode(), slot.record.secret.encode())

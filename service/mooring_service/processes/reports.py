@@ -14,6 +14,10 @@ ID_BLOCK = 256  # connection ids are reserved by so many
 class Reports(Protocol):
     """Who takes what workers report."""
 
+    @property
+    def window_bytes(self) -> int:
+        """How much of a worker's events may be on its way to the journal."""
+
     def take(self, slot: Slot, reports: list[Report]) -> None:
         """Take the reports of one read, in order. Never `Hello`.
 
@@ -35,6 +39,12 @@ class Reports(Protocol):
 
     def worker_ending(self, slot: Slot) -> None:
         """A worker is told to end, this moment: what was asked of it and is not under way is discarded."""
+
+    def worker_refused(self, slot: Slot, hello: Hello) -> None:
+        """A process is of a version of the link that is not spoken here: it is told to end, and another one will follow."""
+
+    async def worker_ended(self, slot: Slot) -> None:
+        """There is no such worker any more, as was asked: no process of it will follow."""
 
     async def worker_gone(self, slot: Slot, ended: Exit, reason: str, *, restarting: bool, asked: bool) -> int:
         """A process has ended: report what it could not, and mark it as ended, all at once; unless `asked`, its worker stands.

@@ -30,6 +30,7 @@ from mooring_service.processes.worker_state import WorkerEvent, WorkerState, ste
 from mooring_service.records import RunningItem, WorkerRecord
 
 SWEEP_S = 0.25
+WINDOW_SINCE = 5  # from this version of the link on a worker keeps to its window of events
 TAKES_SINCE = 3  # from this version of the link on a worker says what it has taken of what was asked for
 
 log = logging.getLogger("mooring.supervisor")
@@ -62,6 +63,7 @@ class Slot:
 
     Attributes:
         stored: Number of the last of its `Events` that the journal has committed.
+        unstored_bytes: Of its `Events`: taken, and not committed yet.
         handed: Calls that code in workers has asked of it, by their numbers: sent, and not taken yet as far as we know.
         stands: Its last process has died unasked, and the journal says that the worker is there all the same.
         ended_for: The numbers of what asked for its end.
@@ -72,6 +74,8 @@ class Slot:
         link_faults: How many of its links, one after the other, have ended because of what came on them.
         last_report_at: When anything of its process was last read, or its link came or went; monotonic seconds.
         stop_wanted: Ends when it is told to end for good.
+        drains: It ends, and another process of its name follows, which goes on with its kept connections.
+        disconnects: ``onDisconnect`` events that the service wrote because the worker no longer could, by cause.
     """
 
     def __init__(self, name: str, budget: RestartBudget) -> None:
@@ -84,6 +88,7 @@ class Slot:
         self.version = 0  # of the link, as its last Hello told it
         self.record = IncarnationRecord("")
         self.stored = 0
+        self.unstored_bytes = 0
         self.restarts = 0
         self.reason: str | None = None
         self.draining = False
@@ -95,6 +100,8 @@ class Slot:
         self.ended_for: list[int] = []
         self.stands = False
         self.failures: Counter[int] = Counter()
+        self.disconnects: Counter[str] = Counter()
+        self.drains = False
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.gone = asyncio.Event()
         self.gone.set()
@@ -246,10 +253,10 @@ class Slot:
             del self.handed[handed]
         return done
 
-    def acknowledge(self) -> None:
-        """Tell the worker what it may forget."""
+    def acknowledge(self, window_bytes: int) -> None:
+        """Tell the worker what it may forget, and how much may be on its way."""
         if self.linked:
-            self.command(Stored(self.stored))
+            self.command(Stored(self.stored, window_bytes))
 
     def fail_requests(self, detail: str) -> None:
         """The process is gone: nobody will answer."""

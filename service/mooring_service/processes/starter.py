@@ -44,7 +44,12 @@ class Starter:
         """What of the settings may change under a running worker, as the command that tells it."""
         settings = self.settings
         return Reconfigure(
-            settings.egress_allow, settings.egress_deny, settings.allow_insecure_tls, settings.max_connections
+            settings.egress_allow,
+            settings.egress_deny,
+            settings.allow_insecure_tls,
+            settings.max_connections,
+            settings.redial,
+            settings.dial,
         )
 
     async def start(self, slot: Slot) -> None:
@@ -54,7 +59,7 @@ class Starter:
             OSError, MooringError: If there is none: why.
         """
         self._roster.begin_process(slot, secrets.token_hex(8))
-        slot.stored = 0
+        slot.stored = slot.unstored_bytes = 0
         slot.draining = False
         slot.goodbye = None
         slot.link_faults = 0

@@ -63,18 +63,25 @@ class Supervisor:
         self._lifecycle = Lifecycle(config, self._starter, reports, roster)
         reception = Reception(reports, roster, self._background, lambda: self._starter.changeable)
         self._links = LinkServer(
-            socket_path, find=roster.by_incarnation, on_hello=reception.hello, on_lost=reception.lost
+            socket_path,
+            find=roster.by_incarnation,
+            on_hello=reception.hello,
+            on_lost=reception.lost,
+            on_refused=reports.worker_refused,
         )
 
-    async def start(self, incarnations: list[Incarnation]) -> None:
-        """Listen for workers, and adopt those that an earlier service left: running ones, all at once; and those without a process.
+    async def listen(self) -> None:
+        """Listen for workers; until `adopt` they wait at the link, and know that there is a service."""
+        for folder in ("logs", "exits"):
+            (self._state_dir / folder).mkdir(mode=0o700, exist_ok=True)
+        await self._links.listen()
+
+    def adopt(self, incarnations: list[Incarnation]) -> None:
+        """Go on with the workers that an earlier service left: running ones, all at once; and those without a process.
 
         Args:
             incarnations: Processes that have not ended, as far as the journal knows, and ended ones whose worker stands.
         """
-        for folder in ("logs", "exits"):
-            (self._state_dir / folder).mkdir(mode=0o700, exist_ok=True)
-        await self._links.start()
         running = [stored for stored in incarnations if not stored.ended]
         adopted = [self._slot_of(stored) for stored in running]
         self._roster.begin_adoption(adopted)
@@ -84,6 +91,7 @@ class Supervisor:
         for stored in incarnations:
             if stored.ended and stored.worker not in names:
                 self._stand(self._slot_of(stored))
+        self._links.begin()
 
     def _slot_of(self, stored: Incarnation) -> Slot:
         """Return a slot for a process that an earlier service has started."""
@@ -198,10 +206,26 @@ class Supervisor:
         Raises:
             UnknownWorker: If there is none.
         """
-        return await self._lifecycle.end(self._roster.slot(name), "killed")
+        slot = self._roster.slot(name)
+        slot.drains = False
+        return await self._lifecycle.end(slot, "killed")
+
+    async def renew(self, name: str) -> None:
+        """End the process of worker `name` and start another one, which goes on with its kept connections.
+
+        Raises:
+            UnknownWorker: If there is none.
+            WorkerBusy, WorkerDied, Unavailable: As `ensure`.
+        """
+        slot = self._roster.slot(name)
+        slot.drains = True
+        await self._lifecycle.end(slot, "drained")
+        if slot.drains:  # nobody has killed it meanwhile
+            await self.ensure(name)
 
     def begin_kill(self, slot: Slot) -> None:
         """Tell a worker to end: from here on what is asked of its name waits for a new process."""
+        slot.drains = False
         self._lifecycle.begin_end(slot, "killed")
 
     async def wait_gone(self, name: str) -> None:

@@ -43,7 +43,8 @@ class Checked:
         described = operation["responses"].get(str(status))
         assert described is not None, f"{where}: {status} is not described"
         for name in described.get("headers", {}):
-            assert name in response.headers or name == "Idempotency-Replayed", f"{where}: {name} is missing"
+            unasked = name == "Preference-Applied" and "Prefer" not in (headers or {})
+            assert name in response.headers or unasked or name == "Idempotency-Replayed", f"{where}: {name} is missing"
         self.seen.add((method, path, status))
         media = described.get("content", {})
         if not media:
@@ -98,7 +99,17 @@ async def test_every_operation_answers_as_it_is_described(module_service: Runnin
         (route.method, route.path, status) for route in ROUTES if route.summary for status in route.answers
     } - ELSEWHERE
     assert described - checked.seen == set(), "these answers were not asked for"
-    assert {"onOpen", "onMessage", "onError", "onTerminate", "workerStarted", "callbackError", "gap"} <= checked.kinds
+    assert {
+        "onOpen",
+        "onDisconnect",
+        "onReconnect",
+        "onMessage",
+        "onError",
+        "onTerminate",
+        "workerStarted",
+        "callbackError",
+        "gap",
+    } <= checked.kinds
 
 
 async def _ask_everything(checked: Checked, echo: EchoServer) -> None:
@@ -149,6 +160,21 @@ async def _ask_everything(checked: Checked, echo: EchoServer) -> None:
     await ask(
         "POST", f"{one}/messages", 400, ids={"id": first["id"]}, json=None, data=b"{", headers={"Content-Type": LINES}
     )
+    kept = await ask("POST", connections, 201, json={"url": echo.url, "reconnect": {"minDelay": 0.05}})
+    refused = {"url": "ws://127.0.0.1:1/", "reconnect": {"first": "retry", "minDelay": 60}}
+    trying = await ask("POST", connections, 202, json=refused)
+    await ask("POST", connections, 422, json={"url": echo.url, "reconnect": {"minDelay": 5, "maxDelay": 1}})
+    again = f"{one}/reconnect"
+    await ask("POST", again, 200, ids={"id": kept["id"]}, headers={"Prefer": "wait=5"})
+    await ask("POST", again, 202, ids={"id": kept["id"]}, json={"code": 3000, "reason": "x"})
+    await ask("POST", again, 504, ids={"id": trying["id"]}, headers={"Prefer": "wait=0"})
+    await ask("POST", again, 422, ids={"id": kept["id"]}, json={"code": 5})
+    await ask("POST", again, 409, ids={"id": first["id"]})
+    await ask("GET", one, 200, ids={"id": trying["id"]})
+    for opened in (kept, trying):
+        await ask("DELETE", one, 200, ids={"id": opened["id"]})
+    await ask("POST", again, 410, ids={"id": kept["id"]})
+
     await ask("DELETE", one, 422, ids={"id": first["id"]}, query="?code=5")
     await ask("DELETE", one, 200, ids={"id": first["id"]}, query="?code=4000&reason=x")
     await ask("DELETE", one, 404, ids={"id": 99999})

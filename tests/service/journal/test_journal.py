@@ -13,7 +13,7 @@ import pytest
 
 from mooring.errors import JournalUnavailable
 from mooring.events import Kind
-from mooring.link.messages import ConnectionCreated, ConnectionUpdate
+from mooring.link.record import ConnectionCreated, ConnectionUpdate
 from mooring_service.config import JournalConfig
 from mooring_service.journal.batch import Append, Batch, EventFilter
 from mooring_service.journal.journal import Committed, Journal, Recovered

@@ -10,7 +10,7 @@ import apsw
 import pytest
 
 from mooring.errors import JournalUnavailable
-from mooring.link.messages import ConnectionUpdate
+from mooring.link.record import ConnectionUpdate
 from mooring_service.config import JournalConfig
 from mooring_service.journal.batch import Append, EventFilter
 from mooring_service.journal.journal import Committed

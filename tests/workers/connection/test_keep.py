@@ -13,24 +13,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mooring.connection.keep import (
-    DEFAULT,
-    GAVE_UP,
     MAX_RETRY_AFTER_S,
-    OPENING_FAILED,
     Ended,
     Fate,
     Keeper,
-    Reconnect,
     Redial,
     Stop,
-    check_reconnect,
     fate,
-    overlay,
     parse_retry_after,
-    resolve,
 )
 from mooring.errors import ErrCode
 from mooring.kept_options import ReconnectRequest
+from mooring.staying import DEFAULT, Reconnect, check_reconnect, overlay, resolve
 
 LOST = Ended(err_code=ErrCode.CONNECTION_LOST, close_code=1006)
 REFUSED_TCP = Ended(err_code=ErrCode.REFUSED)
@@ -355,7 +349,7 @@ def test_without_anything_to_renew_a_refusal_stops_at_once() -> None:
 
 def test_the_error_of_a_stop_says_who_ended_it() -> None:
     for end, error in (
-        (Ended(err_code=112, refused_step=True), OPENING_FAILED),
+        (Ended(err_code=112, refused_step=True), ErrCode.OPENING_FAILED),
         (Ended(close_code=4401), None),
         (Ended(close_code=1009), None),
         (Ended(err_code=203, close_code=1009), ErrCode.MESSAGE_TOO_BIG),
@@ -396,7 +390,7 @@ def test_give_up_after_counts_from_the_loss() -> None:  # decision 19
     redial(keeper.ended(LOST, 200, 0, renewable=False))
     assert keeper.gives_up_at == 230
     redial(keeper.ended(REFUSED_TCP, 229, 0, renewable=False))
-    assert keeper.ended(REFUSED_TCP, 230, 0, renewable=False) == Stop(GAVE_UP)
+    assert keeper.ended(REFUSED_TCP, 230, 0, renewable=False) == Stop(ErrCode.GAVE_UP)
     assert Keeper(DEFAULT, 0).gives_up_at == math.inf
 
 
@@ -452,7 +446,7 @@ def test_whatever_happens_the_next_dial_lies_ahead_and_within_its_bounds(
         now += passed
         answer = keeper.ended(end, now, chance, renewable=flag, proven=flag)
         if isinstance(answer, Stop):
-            assert answer.err_code in (end.err_code, GAVE_UP)
+            assert answer.err_code in (end.err_code, ErrCode.GAVE_UP)
             return
         floor = min(end.retry_after_s or 0, MAX_RETRY_AFTER_S)
         assert now + floor <= answer.at <= now + max(60, floor + 1)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mooring.connection.keep import Ended, Keeper, Redial, resolve
+from mooring.connection.keep import Ended, Keeper, Redial
 from mooring.connection.kept_state import (
     MAY_QUEUE,
     ORDERS_REDIAL,
@@ -27,6 +27,7 @@ from mooring.connection.kept_state import (
 from mooring.errors import ErrCode
 from mooring.kept_options import ReconnectRequest
 from mooring.state_table import IllegalTransition
+from mooring.staying import resolve
 
 S, E = KeptState, KeptEvent
 

@@ -8,7 +8,8 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mooring.connection.queue import MAX_MESSAGES, SHOWN_BYTES, Queued, SendQueue, Unsent, Waiting
+from mooring.connection.queue import MAX_MESSAGES, SHOWN_BYTES, Queued, SendQueue, Waiting
+from mooring.kept_events import UnsentEvent
 
 ROOM = 4 * 1024 * 1024
 
@@ -116,7 +117,7 @@ def test_every_message_is_taken_or_told_of_exactly_once(steps: list[tuple[str, f
     sent: list[int] = []
     told: list[int] = []
 
-    def tell(unsent: Unsent | None) -> None:
+    def tell(unsent: UnsentEvent | None) -> None:
         if unsent is not None:
             told.extend(one.queue_id for one in unsent.messages)
             assert unsent.count == len(unsent.messages)

@@ -19,5 +19,8 @@ def test_every_pair_of_state_and_event_is_decided() -> None:
             with pytest.raises(IllegalTransition):
                 step(state, event)
     assert not TRANSITIONS[ConnectionState.CLOSED], "closed is the end"
-    for state in set(ConnectionState) - {ConnectionState.CLOSED}:
+    assert not TRANSITIONS[ConnectionState.RECONNECTING], (
+        "only kept ones are there, and are moved by a table of their own"
+    )
+    for state in set(ConnectionState) - {ConnectionState.CLOSED, ConnectionState.RECONNECTING}:
         assert TRANSITIONS[state][ConnectionEvent.ENDED] is ConnectionState.CLOSED

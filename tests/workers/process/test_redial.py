@@ -13,9 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mooring.connection.keep import DEFAULT, Ended, Keeper, Redial
+from mooring.bounds import MAX_LIMIT, HostLimit, RedialLimits
+from mooring.connection.keep import Ended, Keeper, Redial
 from mooring.errors import ErrCode
-from mooring.process.redial import MAX_LIMIT, HostLimit, Limits, Redials, place_of
+from mooring.process.redial import Redials, place_of
+from mooring.staying import DEFAULT
 
 HOST = "h.test:443"
 
@@ -37,7 +39,7 @@ def served(redials: Redials, until: float, *, fly_s: float = 0.0) -> list[tuple[
 
 
 def test_a_burst_goes_at_once_and_the_rest_at_the_rate_in_turn() -> None:
-    redials = Redials(Limits(rate=50, burst=10))
+    redials = Redials(RedialLimits(rate=50, burst=10))
     for ticket in range(100):
         redials.take(ticket, HOST, 0)
     found = served(redials, 10)
@@ -50,7 +52,7 @@ def test_a_burst_goes_at_once_and_the_rest_at_the_rate_in_turn() -> None:
 
 
 def test_a_quiet_time_earns_no_more_than_the_burst() -> None:
-    redials = Redials(Limits(rate=50, burst=10))
+    redials = Redials(RedialLimits(rate=50, burst=10))
     redials.take(-1, HOST, 0)
     assert redials.go(0) == [-1]
     redials.done(-1)
@@ -61,7 +63,7 @@ def test_a_quiet_time_earns_no_more_than_the_burst() -> None:
 
 def test_waking_at_the_said_time_is_never_too_early() -> None:
     for rate in (0.9, 3, 7, 49.99, 50, 333):
-        redials = Redials(Limits(rate=rate, burst=1))
+        redials = Redials(RedialLimits(rate=rate, burst=1))
         for ticket in range(200):
             redials.take(ticket, HOST, 12345.678)
         now = 12345.678
@@ -72,7 +74,7 @@ def test_waking_at_the_said_time_is_never_too_early() -> None:
 
 
 def test_no_more_handshakes_are_in_flight_than_allowed() -> None:
-    redials = Redials(Limits(rate=0, at_once=32))
+    redials = Redials(RedialLimits(rate=0, at_once=32))
     for ticket in range(100):
         redials.take(ticket, HOST, 0)
     assert redials.go(0) == list(range(32))
@@ -85,7 +87,7 @@ def test_no_more_handshakes_are_in_flight_than_allowed() -> None:
 
 
 def test_a_host_that_hangs_does_not_delay_another() -> None:  # 6
-    redials = Redials(Limits(rate=50, burst=10, at_once=32, hosts={"slow.test": HostLimit(rate=0.1)}))
+    redials = Redials(RedialLimits(rate=50, burst=10, at_once=32, hosts={"slow.test": HostLimit(rate=0.1)}))
     for ticket in range(1000):
         redials.take(("hanging", ticket), "hanging.test:80", 0)
         redials.take(("slow", ticket), "slow.test:80", 0)
@@ -103,7 +105,7 @@ def test_a_host_that_hangs_does_not_delay_another() -> None:  # 6
 
 
 def test_who_waits_keeps_its_turn_and_has_one_ticket() -> None:
-    redials = Redials(Limits(rate=1, burst=1))
+    redials = Redials(RedialLimits(rate=1, burst=1))
     for ticket in ("a", "b", "c"):
         redials.take(ticket, HOST, 0)
     redials.take("a", HOST, 0)
@@ -112,7 +114,7 @@ def test_who_waits_keeps_its_turn_and_has_one_ticket() -> None:
 
 
 def test_who_changes_the_host_waits_there() -> None:
-    redials = Redials(Limits(rate=1, burst=1))
+    redials = Redials(RedialLimits(rate=1, burst=1))
     redials.take("a", HOST, 0)
     redials.take("a", "other.test:443", 0)
     redials.take("b", HOST, 0)
@@ -120,7 +122,7 @@ def test_who_changes_the_host_waits_there() -> None:
 
 
 def test_a_cancelled_ticket_is_not_served_and_costs_nothing() -> None:
-    redials = Redials(Limits(rate=1, burst=1))
+    redials = Redials(RedialLimits(rate=1, burst=1))
     for ticket in range(4):
         redials.take(ticket, HOST, 0)
     redials.cancel(0)
@@ -134,7 +136,7 @@ def test_a_cancelled_ticket_is_not_served_and_costs_nothing() -> None:
 
 
 def test_a_first_dial_goes_at_once_and_pays_where_there_is_a_ticket() -> None:
-    redials = Redials(Limits(rate=1, burst=2))
+    redials = Redials(RedialLimits(rate=1, burst=2))
     redials.take_at_once("first", HOST, 0)
     redials.take("a", HOST, 0)
     redials.take("b", HOST, 0)
@@ -149,7 +151,7 @@ def test_a_first_dial_goes_at_once_and_pays_where_there_is_a_ticket() -> None:
 
 
 def test_a_host_has_its_own_limit_by_name_or_by_name_and_port() -> None:
-    limits = Limits(
+    limits = RedialLimits(
         hosts={"Slow.test": HostLimit(rate=1), "slow.test:81": HostLimit(burst=3), "::1": HostLimit(rate=2)}
     )
     assert limits.of(place_of("SLOW.test.", 80)) == (1, 10)
@@ -160,41 +162,41 @@ def test_a_host_has_its_own_limit_by_name_or_by_name_and_port() -> None:
 
 
 def test_other_limits_are_obeyed_at_once_and_nobody_loses_its_turn() -> None:
-    redials = Redials(Limits(rate=0.01, burst=1))
+    redials = Redials(RedialLimits(rate=0.01, burst=1))
     for ticket in range(10):
         redials.take(ticket, HOST, 0)
     assert redials.go(0) == [0]
     assert redials.look_again_at == 100
-    redials.configure(Limits(rate=1, burst=1))
+    redials.configure(RedialLimits(rate=1, burst=1))
     assert redials.look_again_at == 100, "what was paid stays paid"
-    redials.configure(Limits(rate=0))
+    redials.configure(RedialLimits(rate=0))
     assert redials.go(1) == list(range(1, 10))
 
 
 @pytest.mark.parametrize(
     ("limits", "place"),
     [
-        (Limits(rate=-1), "/rate"),
-        (Limits(rate=math.nan), "/rate"),
-        (Limits(rate=0.0001), "/rate"),
-        (Limits(burst=0), "/burst"),
-        (Limits(at_once=0), "/at_once"),
-        (Limits(at_once=MAX_LIMIT + 1), "/at_once"),
-        (Limits(hosts={"a b": HostLimit()}), "/hosts/a b"),
-        (Limits(hosts={"wss://h/": HostLimit()}), "/hosts/wss:~1~1h~1"),
-        (Limits(hosts={"h": HostLimit(rate=-1)}), "/hosts/h/rate"),
-        (Limits(hosts={"h": HostLimit(burst=0)}), "/hosts/h/burst"),
+        (RedialLimits(rate=-1), "/rate"),
+        (RedialLimits(rate=math.nan), "/rate"),
+        (RedialLimits(rate=0.0001), "/rate"),
+        (RedialLimits(burst=0), "/burst"),
+        (RedialLimits(at_once=0), "/at_once"),
+        (RedialLimits(at_once=MAX_LIMIT + 1), "/at_once"),
+        (RedialLimits(hosts={"a b": HostLimit()}), "/hosts/a b"),
+        (RedialLimits(hosts={"wss://h/": HostLimit()}), "/hosts/wss:~1~1h~1"),
+        (RedialLimits(hosts={"h": HostLimit(rate=-1)}), "/hosts/h/rate"),
+        (RedialLimits(hosts={"h": HostLimit(burst=0)}), "/hosts/h/burst"),
     ],
 )
-def test_a_limit_out_of_its_bounds_is_named_by_its_place(limits: Limits, place: str) -> None:
+def test_a_limit_out_of_its_bounds_is_named_by_its_place(limits: RedialLimits, place: str) -> None:
     assert [one.pointer for one in limits.check()] == [place]
-    assert not Limits(
+    assert not RedialLimits(
         rate=0, hosts={"h": HostLimit(0, 1), "h:1": HostLimit(), "::1": HostLimit(), "[::1]:1": HostLimit()}
     ).check()
 
 
 def test_hosts_that_are_done_with_are_forgotten() -> None:
-    redials = Redials(Limits())
+    redials = Redials(RedialLimits())
     for ticket in range(10_000):
         redials.take_at_once(ticket, f"h{ticket}.test:80", ticket)
         redials.done(ticket)
@@ -208,7 +210,7 @@ def test_hosts_that_are_done_with_are_forgotten() -> None:
 def storm(away_s: float, seed: int) -> tuple[list[float], list[float]]:
     """2,000 kept connections of one worker lose their server at 0. Return the times of all dials, and of the returns."""
     rng = random.Random(seed)
-    redials = Redials(Limits())
+    redials = Redials(RedialLimits())
     dials: list[float] = []
     back: list[float] = []
     timers: list[tuple[float, int, bool]] = []
@@ -261,7 +263,7 @@ def test_a_storm_is_bounded_and_over_in_time() -> None:  # 4 and 5, without sock
 
 def test_ten_thousand_waiting_cost_no_more_each_than_ten() -> None:
     def cost(count: int) -> float:
-        redials = Redials(Limits(rate=0, at_once=1))
+        redials = Redials(RedialLimits(rate=0, at_once=1))
         began = time.process_time()
         for ticket in range(count):
             redials.take(ticket, HOST, 0)
@@ -289,7 +291,7 @@ def test_ten_thousand_waiting_cost_no_more_each_than_ten() -> None:
 def test_whatever_happens_nobody_is_lost_and_no_limit_is_passed(
     steps: list[tuple[str, int, int]], rate: float, burst: int, at_once: int
 ) -> None:
-    redials = Redials(Limits(rate=rate, burst=burst, at_once=at_once))
+    redials = Redials(RedialLimits(rate=rate, burst=burst, at_once=at_once))
     places = ["a.test:1", "b.test:1", "c.test:1"]
     waiting: dict[int, str] = {}
     flying: dict[int, tuple[str, bool]] = {}

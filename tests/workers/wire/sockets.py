@@ -59,7 +59,7 @@ def made_of(transport: asyncio.Transport, owner: Owner, **options: float) -> Soc
         owner,
         owner,
         asyncio.get_running_loop(),
-        Dialled(transport, b"", None, None, None),
+        Dialled(transport, b"", None, None),
         ConnectionOptions(url="ws://x/", **options),
         1_000,
     )

@@ -14,13 +14,15 @@ import time
 import pytest
 
 from mooring.errors import ErrCode
+from mooring.options import ConnectionOptions
 from mooring.wire import socket as wire
+from mooring.wire.dial import Dialled
 from mooring.wire.frames import PING, TEXT
-from mooring.wire.socket import SocketState
+from mooring.wire.socket import Socket, SocketState
 from tests.conftest import ROOT, rounds, wait_for
 from tests.servers import frame
 from tests.workers.wire import standing_still
-from tests.workers.wire.sockets import DEADLINE_S, connected, fill
+from tests.workers.wire.sockets import DEADLINE_S, Owner, connected, fill
 
 
 @pytest.mark.parametrize("closing", [False, True], ids=["open", "closing"])
@@ -116,3 +118,34 @@ def _read_all(peer: socket.socket) -> None:
     with contextlib.suppress(TimeoutError, ConnectionError):
         while peer.recv(1_000_000):
             pass
+
+
+@pytest.mark.parametrize("is_over", [False, True], ids=["closing", "closed"])
+@pytest.mark.parametrize(
+    ("more", "end"),
+    [
+        (b"", [("failed", ErrCode.CONNECTION_LOST, None), ("closed", 1006, False)]),
+        (frame(8, b"\x03\xe8"), [("closed", 1000, True)]),
+    ],
+    ids=["cut", "closed in order"],
+)
+async def test_what_came_with_the_101_is_delivered_before_the_end_that_came_with_it(
+    is_over: bool, more: bytes, end: list[tuple[object, ...]]
+) -> None:
+    loop = asyncio.get_running_loop()
+    owner = Owner()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        transport, _ = await loop.create_connection(asyncio.Protocol, *listener.getsockname())
+        peer, _ = listener.accept()
+    with peer:
+        peer.setblocking(False)
+        transport.close()
+        if is_over:
+            while await loop.sock_recv(peer, 1):
+                pass
+        made = Socket(owner, owner, loop, Dialled(transport, b"", None, None), ConnectionOptions(url="ws://x/"), 1_000)
+        made.start(frame(1, b"one") + more)
+        if not is_over:
+            while await loop.sock_recv(peer, 1):
+                pass
+        assert owner.reports == [("message", b"one"), *end, ("gone",)], "each once"

@@ -49,6 +49,26 @@ def message_body(prefix: bytes, seq: int, time_us: int, data_type: str, data: An
     return connection_body(prefix, seq, time_us, message_event(data_type, data, payload))
 
 
+def filled_body(body: bytes) -> bytes:
+    """Return the body of a message that a callback has filled, of its ordinary one."""
+    return body[:-2] + b',"filled":true}}'
+
+
+def fill_item(data_type: str, item: Any) -> tuple[Any, bytes]:
+    """Return what is filled as ``(data, payload)``, like a message that has come.
+
+    Raises:
+        TypeError: If `item` is not what `data_type` gives: text, bytes, either under ``"auto"``, any JSON value under ``"object"``.
+    """
+    if data_type == "object":
+        return item, json_text.encode(item)
+    if isinstance(item, str) and data_type in ("text", "auto"):
+        return item, item.encode("utf-8")
+    if isinstance(item, bytes | bytearray | memoryview) and data_type in ("blob", "auto"):
+        return bytes(item), bytes(item)
+    raise TypeError(f"data_type {data_type!r} is not filled with {type(item).__name__}")
+
+
 def _event(data_type: str, opcode: int, payload: bytes) -> bytes:
     """Return the ``$2`` JSON of a message that nobody wants the value of.
 

@@ -15,7 +15,6 @@ from msgspec import UNSET, UnsetType
 
 from mooring import json_text
 from mooring.checks import escape_pointer
-from mooring.connection.keep import check_reconnect
 from mooring.connection.keep_alive import compile_keep_alive
 from mooring.connection.recipe import EMPTY
 from mooring.connection.recipe_compiler import compile_recipe
@@ -23,6 +22,7 @@ from mooring.connection.requests import compile_requests
 from mooring.connection.template import PLACEHOLDER, Kind, compile_text, is_name
 from mooring.errors import Invalid
 from mooring.kept_options import KeepAliveRequest, RecipeRequest, ReconnectRequest, RequestsRequest
+from mooring.staying import check_reconnect
 
 MAX_FRAGMENT_BYTES = 256 * 1024  # recipe and heartbeat have 64 KiB each; the rest is the text of a person
 MAX_VALUES_BYTES = 64 * 1024  # as a recipe

@@ -40,6 +40,38 @@ class Deliveries(Protocol):
         """Have the messages of one read, as ``(data, payload)``, recorded, and their callbacks run."""
 
 
+class Redialler(Protocol):
+    """Who dials again and again, and waits meanwhile."""
+
+    def due(self, now: float) -> None:
+        """The alarm has come."""
+
+    def granted(self) -> None:
+        """It is its turn to dial; it says when the handshake has ended."""
+
+    def __hash__(self) -> int:
+        """It is known by itself."""
+
+
+class RedialTurns(Protocol):
+    """When those who wait are called: one clock for all, and one limit for all who dial the same ``host:port``."""
+
+    def alarm(self, who: Redialler, at: float) -> None:
+        """Call `who.due` at `at`, and not at the time said before; infinity: never."""
+
+    def take(self, who: Redialler, url: str) -> None:
+        """Have `who` wait for its turn to dial the host of `url`; it is not granted before this has returned."""
+
+    def take_at_once(self, who: Redialler, url: str) -> None:
+        """Count the dial of `who`, which does not wait."""
+
+    def done(self, who: Redialler) -> None:
+        """The handshake of `who` has ended."""
+
+    def cancel(self, who: Redialler) -> None:
+        """`who` wants nothing any more, neither alarm nor turn; if it dials, it does not any more. Idempotent."""
+
+
 class Host(Protocol):
     """The worker, as its connections see it.
 
@@ -57,6 +89,10 @@ class Host(Protocol):
     @property
     def dialler(self) -> Dialler:
         """What makes sockets."""
+
+    @property
+    def redials(self) -> RedialTurns:
+        """When those who wait to dial again are called."""
 
     @property
     def mailbox(self) -> Deliveries:

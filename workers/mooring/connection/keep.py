@@ -1,6 +1,6 @@
 """When a kept connection dials again, and when not any more. Pure: time comes in as monotonic seconds, chance from 0 to 1.
 
-`Reconnect` is the checked policy of one connection; `fate` puts any end of a socket or of an attempt into one of three classes;
+The checked policy of one connection is `staying.Reconnect`; `fate` puts any end of a socket or of an attempt into one of three classes;
 `Keeper` counts, and answers each end with `Redial` or `Stop`. It must not know sockets, timers or events.
 """
 
@@ -9,129 +9,31 @@ from __future__ import annotations
 import calendar
 import email.utils
 from enum import Enum
-from typing import Final, Literal
 
 import msgspec
-from msgspec import UNSET
 
-from mooring.errors import ErrCode, Invalid
-from mooring.kept_options import ReconnectRequest
+from mooring.errors import ErrCode
+from mooring.staying import Reconnect
 
 MAX_RETRY_AFTER_S = 3_600.0  # a server that says "in two days" may be wrong, or back before
 NOT_AT_ONCE_N = 3  # 1013 and a bare 429 ask for time without saying how much (Pusher's "not at once")
 _MAX_EXPONENT = 40  # beyond the largest maxDelay for the smallest minDelay; 2.0**1024 would overflow
 
-# What errors.ErrCode does not name yet.
-OPENING_FAILED = 112
-GAVE_UP = 209
-STOPPED_BY_RECIPE = 210
 _ENDS = frozenset(
     {
         ErrCode.POLICY_REFUSED,  # the answer would not change before the policy does
         ErrCode.REDIRECT_REFUSED,
         ErrCode.TERMINATED_WHILE_CONNECTING,
         ErrCode.HANDLER_FAILED,  # trying again would be a loop at the import
-        GAVE_UP,
-        STOPPED_BY_RECIPE,
+        ErrCode.GAVE_UP,
+        ErrCode.STOPPED_BY_RECIPE,
         ErrCode.WORKER_STOPPING,
         ErrCode.SERVICE_STOPPED,
     }
 )
-_OURS = frozenset({ErrCode.WORKER_DIED, 304, 305})  # the worker or its node went: no code of a socket is meant
-
-
-class Reconnect(
-    msgspec.Struct,
-    frozen=True,
-    kw_only=True,
-    rename={
-        "min_delay_s": "minDelay",
-        "max_delay_s": "maxDelay",
-        "min_uptime_s": "minUptime",
-        "give_up_after_s": "giveUpAfter",
-        "stop_codes": "stopCodes",
-        "refused_codes": "refusedCodes",
-        "retry_statuses": "retryStatuses",
-    },
-):
-    """The effective ``reconnect``, as the record shows it. What each default is for stands beside it."""
-
-    min_delay_s: float = 1.0  # alone, a lost connection is back in half a second; the limiter is for the storm
-    max_delay_s: float = 60.0  # a server that returns has everybody back within a minute
-    min_uptime_s: float = 10.0  # who accepts and then closes is not back: resetting at the open has caused storms
-    give_up_after_s: float = 0.0  # never. Time and not tries: under jitter a count says nothing
-    first: Literal["fail", "retry"] = "fail"  # a wrong URL is told to who typed it
-    stop_codes: tuple[int, ...] = (1002, 1003, 1007, 1009, 1010)  # it would recur with the same bytes
-    refused_codes: tuple[int, ...] = (
-        1008,
-        3000,
-        3003,
-        4401,
-        4403,
-    )  # policy, IANA's unauthorized and forbidden, graphql-ws
-    retry_statuses: tuple[int | str, ...] = (
-        404,
-        408,
-        425,
-        429,
-        "5xx",
-    )  # 404: rolling deployments answer it for seconds
-    persist: bool = False
-
-
-DEFAULT: Final = Reconnect()
-
-
-def check_reconnect(request: ReconnectRequest, pointer: str = "/reconnect") -> list[Invalid]:
-    """Return what is wrong with the values of `request`."""
-    wrong: list[Invalid] = []
-    for name, key, least, most in (
-        ("min_delay", "minDelay", 0.05, 3_600.0),
-        ("max_delay", "maxDelay", 0.05, 86_400.0),
-        ("min_uptime", "minUptime", 0.0, 3_600.0),
-        ("give_up_after", "giveUpAfter", 0.0, 31_536_000.0),
-    ):
-        value = getattr(request, name)
-        if value is not UNSET and not least <= value <= most:  # also refuses NaN
-            wrong.append(Invalid(f"{pointer}/{key}", f"must be {least:g} to {most:.0f} seconds"))
-    lowest, highest = request.min_delay, request.max_delay
-    if not wrong and isinstance(lowest, (int, float)) and isinstance(highest, (int, float)) and lowest > highest:
-        wrong.append(Invalid(f"{pointer}/minDelay", "is above maxDelay"))
-    for key, codes in (("stopCodes", request.stop_codes), ("refusedCodes", request.refused_codes)):
-        for index, code in enumerate([] if codes is UNSET else codes):
-            if not 1000 <= code <= 4999:
-                wrong.append(Invalid(f"{pointer}/{key}/{index}", "must be a close code, 1000 to 4999"))
-    for index, status in enumerate([] if request.retry_statuses is UNSET else request.retry_statuses):
-        if isinstance(status, int) and not (200 <= status <= 299 or 400 <= status <= 599):
-            detail = 'must be a status of 200 to 299 or 400 to 599, or "5xx"; redirects are not followed'
-            wrong.append(Invalid(f"{pointer}/retryStatuses/{index}", detail))
-    return wrong
-
-
-def overlay(under: bool | ReconnectRequest, over: bool | ReconnectRequest) -> bool | ReconnectRequest:
-    """Return `over` with what it leaves open taken from `under`, key by key: a create body above a preset."""
-    if not over or not isinstance(under, ReconnectRequest):
-        return over
-    if over is True:
-        return under
-    given = {name: value for name in over.__struct_fields__ if (value := getattr(over, name)) is not UNSET}
-    return msgspec.structs.replace(under, **given)
-
-
-def resolve(request: bool | ReconnectRequest) -> Reconnect | None:
-    """Return the policy that a checked `request` means; None: not kept."""
-    if isinstance(request, bool):
-        return DEFAULT if request else None
-    given = {}
-    for name in request.__struct_fields__:
-        value = getattr(request, name)
-        if value is not UNSET:
-            field = f"{name}_s" if f"{name}_s" in Reconnect.__struct_fields__ else name
-            given[field] = tuple(value) if isinstance(value, list) else value
-    policy = msgspec.structs.replace(DEFAULT, **given)
-    if policy.max_delay_s < policy.min_delay_s:  # only minDelay was given, above the default maxDelay
-        policy = msgspec.structs.replace(policy, max_delay_s=policy.min_delay_s)
-    return policy
+_OURS = frozenset(
+    {ErrCode.WORKER_DIED, ErrCode.WORKER_DRAINED, ErrCode.NODE_LOST}
+)  # the worker or its node went: no code of a socket is meant
 
 
 class Ended(msgspec.Struct, frozen=True, kw_only=True):
@@ -168,9 +70,11 @@ def fate(policy: Reconnect, end: Ended) -> Fate:
         return _status_fate(policy, end.status)
     if end.close_code in policy.stop_codes:  # where both lists name a code: to stop is the rarer wish, so it was meant
         return Fate.STOP
-    if code == OPENING_FAILED and end.refused_step:
+    if code == ErrCode.OPENING_FAILED and end.refused_step:
         return Fate.REFUSED
-    if code in (None, OPENING_FAILED) and end.close_code in policy.refused_codes:  # graphql-ws: 4401 in the opening
+    if (
+        code in (None, ErrCode.OPENING_FAILED) and end.close_code in policy.refused_codes
+    ):  # graphql-ws: 4401 in the opening
         return Fate.REFUSED
     return Fate.RETRY
 
@@ -218,7 +122,7 @@ class Keeper:
     """What is counted between the sockets of one id.
 
     Args:
-        policy: As `resolve` gave it; may be replaced at any time (``PATCH``).
+        policy: As `staying.resolve` gave it; may be replaced at any time (``PATCH``).
         now: When the connection was created, or lost where another process had it.
         was_ready: A socket of this id was ready before, in a process that is gone.
     """
@@ -281,7 +185,7 @@ class Keeper:
                 return Stop(end.err_code)
             self._was_refused = True
         if now >= self.gives_up_at:
-            return Stop(GAVE_UP)
+            return Stop(ErrCode.GAVE_UP)
         waits = end.close_code == 1013 or (end.status == 429 and end.retry_after_s is None)
         return self._draw(now, chance, end.retry_after_s, NOT_AT_ONCE_N if waits else 0, renew=judged is Fate.REFUSED)
 

@@ -16,10 +16,8 @@ from __future__ import annotations
 
 from enum import Enum
 
-from mooring.link.messages import STATUS_CLOSED, STATUS_CLOSING, STATUS_CONNECTED, STATUS_CONNECTING
+from mooring.link.record import STATUS_CLOSED, STATUS_CLOSING, STATUS_CONNECTED, STATUS_CONNECTING, STATUS_RECONNECTING
 from mooring.state_table import next_state
-
-STATUS_RECONNECTING = "Reconnecting"
 
 
 class KeptState(Enum):

@@ -2,7 +2,7 @@
 
 Each message has a number that counts up for the life of the id, and a time after which it must not be sent any more: an order that
 is minutes old does harm. What is taken out to be written never comes back: a frame once begun is not sent again. What is not
-sent is told of, once, in an `Unsent`.
+sent is told of, once, in an `UnsentEvent`.
 """
 
 from __future__ import annotations
@@ -11,15 +11,13 @@ import heapq
 import math
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from typing import Literal
 
 import msgspec
-from msgspec import UNSET, UnsetType
+
+from mooring.kept_events import UnsentEvent, UnsentMessage, UnsentReason
 
 MAX_MESSAGES = 65_536  # the bound in bytes says nothing of empty messages
-SHOWN_BYTES = 64 * 1024  # payloads in one `Unsent`: the journal is no second queue
-
-Reason = Literal["expired", "terminated", "workerDied", "dropped"]
+SHOWN_BYTES = 64 * 1024  # payloads in one `UnsentEvent`: the journal is no second queue
 
 
 class Waiting(msgspec.Struct, frozen=True):
@@ -38,24 +36,6 @@ class Queued(msgspec.Struct, frozen=True):
     bytes: int
     queue_id: int
     expires_at: float
-
-
-class UnsentMessage(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
-    """A message that was not sent. `data` is text, or bytes: in JSON base64, as `encoding` then says."""
-
-    queue_id: int
-    data: str | bytes
-    encoding: Literal["base64"] | UnsetType = UNSET
-
-
-class Unsent(msgspec.Struct, frozen=True, kw_only=True):
-    """What ``on_unsent`` gets: `count` and `bytes` of all that was given up; `messages`, the first of them (`SHOWN_BYTES`)."""
-
-    type: str = "unsent"
-    reason: Reason
-    count: int
-    bytes: int
-    messages: list[UnsentMessage] = []
 
 
 class SendQueue:
@@ -121,8 +101,8 @@ class SendQueue:
         self._by_expiry.clear()  # nothing in it is left
         return None
 
-    def expire(self, now: float) -> Unsent | None:
-        """Give up what is too old at `now`: one `Unsent` for all of it, or None."""
+    def expire(self, now: float) -> UnsentEvent | None:
+        """Give up what is too old at `now`: one `UnsentEvent` for all of it, or None."""
         gone, self._lapsed = self._lapsed, []
         while self.next_expiry <= now:
             found = self._messages.pop(heapq.heappop(self._by_expiry)[1])
@@ -130,8 +110,8 @@ class SendQueue:
             gone.append(found)
         return _unsent("expired", sorted(gone, key=lambda one: one.queue_id))
 
-    def give_up(self, reason: Reason) -> Unsent | None:
-        """Give up everything: one `Unsent`, or None where nothing waits."""
+    def give_up(self, reason: UnsentReason) -> UnsentEvent | None:
+        """Give up everything: one `UnsentEvent`, or None where nothing waits."""
         gone = [*self._lapsed, *self._messages.values()]
         self._lapsed = []
         self._messages.clear()
@@ -140,7 +120,7 @@ class SendQueue:
         return _unsent(reason, gone)
 
 
-def _unsent(reason: Reason, gone: Iterable[Waiting]) -> Unsent | None:
+def _unsent(reason: UnsentReason, gone: Iterable[Waiting]) -> UnsentEvent | None:
     count = size = 0
     shown: list[UnsentMessage] = []
     for one in gone:
@@ -153,4 +133,4 @@ def _unsent(reason: Reason, gone: Iterable[Waiting]) -> Unsent | None:
                 if one.binary
                 else UnsentMessage(one.queue_id, one.payload.decode(errors="replace"))
             )
-    return Unsent(reason=reason, count=count, bytes=size, messages=shown) if count else None
+    return UnsentEvent(reason=reason, count=count, bytes=size, messages=shown) if count else None

@@ -10,8 +10,8 @@ from typing import Any
 from mooring.connection.state import ConnectionState
 from mooring.errors import ErrorEntry
 from mooring.events import Kind, body_prefix, connection_body, now_us
-from mooring.link.messages import ConnectionCreated, ConnectionUpdate, Terminated
 from mooring.link.outbox import Outbox
+from mooring.link.record import ConnectionCreated, ConnectionUpdate, Terminated
 from mooring.options import ConnectionOptions
 
 
@@ -26,13 +26,14 @@ class RecordedConnection:
         websocket: The face that callbacks are handed; set by whoever made the connection when there is a handler.
         posted, taken: Messages handed to the context, and taken by it; each is written by one thread. Likewise in bytes.
         reserved: Bytes of messages that code in this worker has handed over; changed under the lock of the reservations.
+        recorded_to: The `seq` and the time of the last message that the context has recorded, together.
     """
 
     __slots__ = (
         "__weakref__", "_created_reported", "bytes_in", "bytes_out", "closed_at_us", "created", "ended", "errors",
         "handler", "id", "id_bytes", "last_message_at_us", "message_prefix", "messages_in", "messages_out",
-        "opened_at_us", "options", "posted", "posted_bytes", "protocol", "recorded_seq", "reserved", "round_trip_us",
-        "seq", "state", "taken", "taken_bytes", "terminated", "websocket",
+        "opened_at_us", "options", "posted", "posted_bytes", "protocol", "recorded_seq", "recorded_to", "reserved",
+        "round_trip_us", "seq", "state", "taken", "taken_bytes", "terminated", "websocket",
     )  # fmt: skip
 
     def __init__(self, created: ConnectionCreated, options: ConnectionOptions, handler: object | None) -> None:
@@ -56,7 +57,13 @@ class RecordedConnection:
         self.terminated: Terminated | None = None
         self.errors: list[ErrorEntry] = []
         self.message_prefix = body_prefix(Kind.onMessage, created.id, created.worker)
+        self.recorded_to: tuple[int, int] | None = None
         self._created_reported = False
+
+    @property
+    def refusing(self) -> ConnectionState:
+        """The state that a send is told of which comes too late: the present one, or the next."""
+        return ConnectionState.CLOSING if self.state is ConnectionState.CONNECTED else self.state
 
     def record(self, outbox: Outbox, kind: Kind, event: bytes) -> None:
         """Add one event other than a message to the outbox; called by the one thread that records for this connection."""

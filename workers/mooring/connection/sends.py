@@ -75,11 +75,11 @@ class Sends:
             self._host.release(self._connection, size)
             return
         self._forget(ticket)
-        state = self._connection.state
+        connection = self._connection
         if stalled:
-            self._host.answer(SendFailed(ticket.request, 0, state.value, stalled=True))
+            self._host.answer(SendFailed(ticket.request, 0, connection.state.value, stalled=True))
         else:
-            self._host.answer(refused(ticket.request, state))
+            self._host.answer(refused(ticket.request, connection.refusing))
 
     def _forget(self, ticket: _Waiting) -> None:
         if ticket.key is not None:
@@ -95,7 +95,5 @@ class Sends:
 
 
 def refused(request: int, state: ConnectionState) -> SendFailed:
-    """Return the answer to a send on a connection that is not Connected, or is just ceasing to be."""
-    if state is ConnectionState.CONNECTED:
-        state = ConnectionState.CLOSING
+    """Return the answer to a send on a connection that is in `state`, or just coming to it."""
     return SendFailed(request, 0, state.value)

@@ -10,15 +10,17 @@ from __future__ import annotations
 
 from enum import Enum
 
-from mooring.link.messages import STATUS_CLOSED, STATUS_CLOSING, STATUS_CONNECTED, STATUS_CONNECTING
+from mooring.link.record import STATUS_CLOSED, STATUS_CLOSING, STATUS_CONNECTED, STATUS_CONNECTING, STATUS_RECONNECTING
 from mooring.state_table import next_state
 
 
 class ConnectionState(Enum):
-    """The value is the public spelling (contract, section 2)."""
+    """The value is the public spelling (contract, section 2). A kept connection stands in one of them, too, but is moved by
+    `kept_state`: RECONNECTING is its alone, and no event here leads to it or from it."""
 
     CONNECTING = STATUS_CONNECTING
     CONNECTED = STATUS_CONNECTED
+    RECONNECTING = STATUS_RECONNECTING
     CLOSING = STATUS_CLOSING
     CLOSED = STATUS_CLOSED
 
@@ -43,6 +45,7 @@ TRANSITIONS: dict[ConnectionState, dict[ConnectionEvent, ConnectionState]] = {
     ConnectionState.CLOSING: {
         ConnectionEvent.ENDED: ConnectionState.CLOSED,
     },
+    ConnectionState.RECONNECTING: {},
     ConnectionState.CLOSED: {},
 }
 

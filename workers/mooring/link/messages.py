@@ -10,101 +10,46 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from mooring.bounds import MAX_CONNECTIONS, WorkerBounds
+from mooring.bounds import MAX_CONNECTIONS, RedialLimits, WorkerBounds
+from mooring.dial_options import DialSettings
 from mooring.errors import ErrorEntry, Invalid
 from mooring.link.lenient import lenient
-from mooring.options import OPTIONS, ConnectionOptions, ConnectionRequest
+from mooring.link.record import ConnectionCreated, ConnectionUpdate
+from mooring.options import ConnectionRequest
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 5
 """Told in `Hello` and `Welcome`. 1: the first release. 2: `Welcome` tells it, and requests are read leniently. 3: what code in
-workers asks of others is numbered (`Call.ask`, `Taken`).
+workers asks of others is numbered (`Call.ask`, `Taken`). 4: connections that stay (`reconnect`, `Reconnect`). 5: workers keep to a
+window of `Events`.
 
 A create option says in its row (`Option.since`) which version brought it; the service does not ask an older worker for it.
 """
 OLDEST_PROTOCOL_VERSION = 1  # the oldest that this code still speaks
 
-STATUSES = ("Connecting", "Connected", "Closing", "Closed")
-STATUS_CONNECTING, STATUS_CONNECTED, STATUS_CLOSING, STATUS_CLOSED = STATUSES
-"""Every status of a connection, in the order of its life."""
-
 if TYPE_CHECKING:
     LinkRequest = ConnectionRequest
+    LinkLimits = RedialLimits
+    LinkDial = DialSettings
 else:
     LinkRequest = lenient(ConnectionRequest)
     """A create request as it travels in `Open`."""
-
-
-class Terminated(msgspec.Struct, frozen=True, rename="camel"):
-    """How a connection ended: the fields of ``onTerminate``."""
-
-    code: int
-    reason: str
-    was_clean: bool
-
-
-class ConnectionCreated(msgspec.Struct, frozen=True, array_like=True):
-    """The part of a connection's record that never changes. Header values are not in it: they are secrets."""
-
-    id: int
-    url: str
-    worker: str
-    handler: str | None
-    data_type: str
-    header_names: list[str]
-    created_at_us: int
-    verify: bool = True
-    send_timeout_s: float = OPTIONS["send_timeout"].default
-    close_timeout_s: float = OPTIONS["close_timeout"].default
-
-    @classmethod
-    def of(
-        cls, connection: int, worker: str, handler: str | None, created_at_us: int, options: ConnectionOptions
-    ) -> ConnectionCreated:
-        """Return the record of a connection that is being made; `handler` is its public name."""
-        return cls(
-            id=connection,
-            url=options.url,
-            worker=worker,
-            handler=handler,
-            data_type=options.data_type,
-            header_names=list(dict.fromkeys(name for name, _ in options.headers)),
-            created_at_us=created_at_us,
-            verify=options.tls.verify,
-            send_timeout_s=options.send_timeout_s,
-            close_timeout_s=options.close_timeout_s,
-        )
-
-
-class ConnectionUpdate(msgspec.Struct, frozen=True, array_like=True):
-    """The part of a connection's record that changes, whole: the latest one replaces all before it.
-
-    `seq` is that of its last event; `ended` is true once its ``on_terminate`` has returned: no event follows.
-    """
-
-    id: int
-    status: str
-    seq: int = 0
-    messages_in: int = 0
-    messages_out: int = 0
-    bytes_in: int = 0
-    bytes_out: int = 0
-    last_message_at_us: int | None = None
-    round_trip_us: int | None = None
-    opened_at_us: int | None = None
-    closed_at_us: int | None = None
-    protocol: str | None = None
-    terminate: Terminated | None = None
-    errors: list[ErrorEntry] = []
-    ended: bool = False
+    LinkLimits = lenient(RedialLimits)
+    """``[redial]`` as it travels in `Reconfigure`."""
+    LinkDial = lenient(DialSettings)
+    """``[dial]`` and ``[proxies]``, as workers are told them."""
 
 
 class Welcome(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """The answer to `Hello`: the number of the last `Events` that the journal holds, and the link's version (the first did not say it)."""
+    """The answer to `Hello`: the number of the last `Events` that the journal holds, and the link's version (the first did not say it).
+
+    `window_bytes`: so many of `Events` may be on their way and not `Stored`, and the frame that crosses it; 0: any number.
+    """
 
     stored: int
     first_id: int
     id_count: int
     version: int = 1
+    window_bytes: int = 0
 
 
 class Refused(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -115,9 +60,10 @@ class Refused(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class Stored(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """The journal holds all `Events` up to `number`: the outbox may forget them."""
+    """The journal holds all `Events` up to `number`: the outbox may forget them. `window_bytes`: as in `Welcome`, from now on."""
 
     number: int
+    window_bytes: int = 0
 
 
 class GrantIds(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -128,13 +74,17 @@ class GrantIds(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class Open(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """Dial. `handler` is the ``module:attribute`` behind the public name in `connection_request`."""
+    """Dial. `handler` is the ``module:attribute`` behind the public name in `connection_request`.
+
+    `resumed`: it is a kept one that another process of the worker has held, and this is how it stood there.
+    """
 
     request: int
     connection: int
     connection_request: LinkRequest
     handler: str | None = None
     created_at_us: int = 0
+    resumed: ConnectionUpdate | None = None
 
 
 class Send(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -156,10 +106,24 @@ class Terminate(msgspec.Struct, frozen=True, tag=True, array_like=True):
     reason: str | None = None
 
 
-class Call(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """Run ``module:attribute`` in the context. `name` is what logs and records show.
+class Reconnect(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Give a kept connection a new socket, after `delay_s`; the one that it has is closed with `code`.
 
-    `ask`: the number of what code in a worker has asked for, 0 for a request. They only grow; what was `Taken` is not taken again.
+    `wait`: answer once that one is ready, or the connection has ended.
+    """
+
+    request: int
+    connection: int
+    delay_s: float = 0.0
+    code: int = 1000
+    reason: str = ""
+    wait: bool = False
+
+
+class Call(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Run ``module:attribute`` in the context; `name` is what logs and records show.
+
+    `ask`: the number of what code has asked for, 0 for a request; it only grows, and what was `Taken` is not taken again.
     """
 
     request: int
@@ -171,35 +135,47 @@ class Call(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class Stop(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """End: finish the running item, discard what is pending, close connections with 1001, then exit."""
+    """End: finish the running item, discard what is pending, close connections with 1001, then exit.
+
+    `drain`: another process follows, which opens the kept ones again.
+    """
 
     reason: str
     grace_s: float
+    drain: bool = False
 
 
 class Probe(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """Is the I/O loop alive? It answers with `Stats`."""
+    """Is the I/O loop alive? It answers with `Stats`; before `Welcome` it only hears that there is a service."""
 
-    probe: int
+    probe: int = 0
 
 
 class Reconfigure(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """Settings that change at run time: they hold for dials from now on."""
+    """Settings that change at run time: they hold for dials from now on. `dial` None: as it was."""
 
     egress_allow: list[str]
     egress_deny: list[str]
     allow_insecure_tls: bool
     max_connections: int
+    redial: LinkLimits | None = None
+    dial: LinkDial | None = None
 
 
-Command = Welcome | Refused | Stored | GrantIds | Open | Send | Terminate | Call | Stop | Probe | Reconfigure
+Command = (
+    Welcome | Refused | Stored | GrantIds | Open | Send | Terminate | Reconnect | Call | Stop | Probe | Reconfigure
+)  # fmt: skip
 
 
 class HeldConnection(msgspec.Struct, frozen=True, array_like=True):
-    """A connection that the worker holds, in `Hello`, which says neither URL nor header names: all must fit one frame."""
+    """A connection that the worker holds, in `Hello`, which says neither URL nor header names: all must fit one frame.
+
+    `spec`: of a kept one, what it was asked for: with it another process can open it again.
+    """
 
     created: ConnectionCreated
     update: ConnectionUpdate
+    spec: LinkRequest | None = None
 
 
 class Hello(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -294,10 +270,7 @@ class Sent(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class SendFailed(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """Not all was written: `status` is the connection's, or ``""`` when the worker does not hold it.
-
-    `stalled`: the peer did not read for ``sendTimeout``.
-    """
+    """Not all was written. `status`: the connection's, ``""`` if it is not held; `stalled`: the peer did not read for ``sendTimeout``."""
 
     request: int
     sent: int
@@ -310,6 +283,18 @@ class TerminateDone(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
     request: int
     after: int
+
+
+class ReconnectDone(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """An order for a new socket was taken, or (`wait`) the socket is ready; show it once `after` is stored.
+
+    `status`: the connection's, ``""`` when the worker does not hold it. `kept` False: it has one socket and no other.
+    """
+
+    request: int
+    after: int
+    status: str
+    kept: bool = True
 
 
 class Called(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -342,7 +327,7 @@ class Taken(msgspec.Struct, frozen=True, tag=True, array_like=True):
 class Stats(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """How the worker does; sent every second while anything changed, and in answer to `Probe`.
 
-    `updates` are of connections whose figures changed without an event (sends, round trips).
+    `updates`: of connections whose figures changed without an event (sends, round trips).
     """
 
     probe: int = 0
@@ -372,8 +357,8 @@ class Goodbye(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 Report = (
-    Hello | Resent | Events | Opened | OpenFailed | OpenInvalid | Sent | SendFailed | TerminateDone | Called | CallFailed
-    | Taken | Stats | AskIds | Goodbye
+    Hello | Resent | Events | Opened | OpenFailed | OpenInvalid | Sent | SendFailed | TerminateDone | ReconnectDone | Called
+    | CallFailed | Taken | Stats | AskIds | Goodbye
 )  # fmt: skip
 
 
@@ -393,7 +378,9 @@ class WorkerSettings(WorkerBounds, frozen=True, kw_only=True):
     egress_deny: list[str] = msgspec.field(default_factory=list)
     allow_insecure_tls: bool = False
     log_format: Literal["json", "console"] = "json"
+    redial: RedialLimits = RedialLimits()
     kill_timeout_s: float = 1.5  # whoever has sent a SIGTERM sends SIGKILL after so long
+    dial: LinkDial = DialSettings()
 
 
 command_decoder = msgspec.msgpack.Decoder(Command)

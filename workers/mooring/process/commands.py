@@ -6,15 +6,29 @@ from typing import assert_never
 
 import msgspec
 
-from mooring.errors import Invalid, InvalidRequest, LimitReached
+from mooring.connection.kept import KeptConnection
+from mooring.errors import ErrCode, Invalid, InvalidRequest, LimitReached
 from mooring.events import CallbackErrorEvent
-from mooring.link.messages import Call, CallFailed, Open, OpenInvalid, Send, SendFailed, Taken, Terminate, TerminateDone
-from mooring.options import resolve
+from mooring.handler_options import resolve
+from mooring.link.messages import (
+    Call,
+    CallFailed,
+    Open,
+    OpenInvalid,
+    Reconnect,
+    ReconnectDone,
+    Send,
+    SendFailed,
+    Taken,
+    Terminate,
+    TerminateDone,
+)
+from mooring.options import effective
 from mooring.process.runtime import Runtime
 from mooring.usercode import failures
 
 
-def obey(runtime: Runtime, command: Open | Send | Terminate | Call) -> None:
+def obey(runtime: Runtime, command: Open | Send | Terminate | Reconnect | Call) -> None:
     """Have `runtime` do one command of a request."""
     match command:
         case Send():
@@ -23,6 +37,8 @@ def obey(runtime: Runtime, command: Open | Send | Terminate | Call) -> None:
             _open(runtime, command)
         case Terminate():
             _terminate(runtime, command)
+        case Reconnect():
+            _reconnect(runtime, command)
         case Call():
             _call(runtime, command)
         case _:
@@ -31,11 +47,16 @@ def obey(runtime: Runtime, command: Open | Send | Terminate | Call) -> None:
 
 def _open(runtime: Runtime, command: Open) -> None:
     request = command.connection_request
+    if command.resumed is not None and (
+        command.connection in runtime.connections or command.connection in runtime.constructions
+    ):
+        return  # told again, over a new link
     if runtime.stopping:
         runtime.answer(OpenInvalid(command.request, [Invalid("/worker", "the worker is being killed")]))
         return
     try:
-        runtime.check_limit()
+        if command.resumed is None:  # else it was counted all the time
+            runtime.check_limit()
         if command.handler is not None and request.handler is not None:
             runtime.constructions.begin(command, command.handler)
         else:
@@ -43,7 +64,10 @@ def _open(runtime: Runtime, command: Open) -> None:
     except LimitReached as exc:
         runtime.answer(OpenInvalid(command.request, [Invalid("/worker", str(exc))], limit=exc.limit))
     except InvalidRequest as exc:
-        runtime.answer(OpenInvalid(command.request, exc.errors))
+        if command.resumed is not None:  # of another program, which took it
+            runtime.begin(command, effective(request), None).refuse(ErrCode.HANDLER_FAILED, str(exc))
+        else:
+            runtime.answer(OpenInvalid(command.request, exc.errors))
 
 
 def _send(runtime: Runtime, command: Send) -> None:
@@ -67,6 +91,15 @@ def _terminate(runtime: Runtime, command: Terminate) -> None:
         runtime.answer(TerminateDone(command.request, runtime.flush()))
     else:
         connection.terminate(command.code, command.reason, command.request)
+
+
+def _reconnect(runtime: Runtime, command: Reconnect) -> None:
+    connection = runtime.connections.get(command.connection)
+    if isinstance(connection, KeptConnection):
+        connection.reconnect(command)
+        return
+    status = "" if connection is None else connection.state.value
+    runtime.answer(ReconnectDone(command.request, runtime.flush(), status, kept=connection is None))
 
 
 def _call(runtime: Runtime, command: Call) -> None:

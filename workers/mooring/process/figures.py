@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 
-from mooring.connection.connection import Connection
+from mooring.connection.live import LiveConnection
 from mooring.connection.recorded import RecordedConnection
 from mooring.link.messages import Stats, WorkerSettings
 from mooring.link.outbox import Outbox
@@ -21,7 +21,7 @@ class Figures:
         metrics: What is counted where it happens.
     """
 
-    def __init__(self, settings: WorkerSettings, connections: Mapping[int, Connection]) -> None:
+    def __init__(self, settings: WorkerSettings, connections: Mapping[int, LiveConnection]) -> None:
         self._settings = settings  # of the bounds, which never change
         self._connections = connections
         self._changed: dict[RecordedConnection, None] = {}

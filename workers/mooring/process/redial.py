@@ -10,66 +10,13 @@ from __future__ import annotations
 
 import heapq
 import math
-import re
 from collections import OrderedDict
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable
+from typing import Generic, TypeVar
 
-import msgspec
+from mooring.bounds import RedialLimits
 
-from mooring.checks import escape_pointer
-from mooring.errors import Invalid
-
-DEFAULT_RATE = 50.0  # dials a second: 2,000 lost connections are back in 40 s, and a server that just came up bears it
-DEFAULT_BURST = 10  # so that a handful that was lost together does not wait for each other
-DEFAULT_AT_ONCE = 32  # handshakes in flight: a host that accepts and says nothing holds no more
-MIN_RATE = 0.001  # one in a quarter of an hour
-MAX_LIMIT = 10_000
-_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(:[0-9]{1,5})?\Z|[0-9A-Fa-f:.]+\Z")
 _IDLE_PLACES = 64  # places that nobody waits for are forgotten when there are more than these, and twice those in use
-
-
-class HostLimit(msgspec.Struct, frozen=True):
-    """What ``[redial] hosts`` says of one host; None: as all others."""
-
-    rate: float | None = None
-    burst: int | None = None
-
-
-class Limits(msgspec.Struct, frozen=True):
-    """``[redial]``. `rate`: dials a second, 0: no limit. `hosts`: by ``host`` or ``host:port``, the longer one first."""
-
-    rate: float = DEFAULT_RATE
-    burst: int = DEFAULT_BURST
-    at_once: int = DEFAULT_AT_ONCE
-    hosts: Mapping[str, HostLimit] = msgspec.field(default_factory=dict)
-
-    def check(self) -> list[Invalid]:
-        """Return what is wrong with the values; pointers lead into ``[redial]``."""
-        wrong = _check(self.rate, self.burst, "")
-        if not 1 <= self.at_once <= MAX_LIMIT:
-            wrong.append(Invalid("/at_once", f"must be 1 to {MAX_LIMIT}"))
-        for name, entry in self.hosts.items():
-            place = f"/hosts/{escape_pointer(name)[:100]}"
-            if not _HOST.match(name):
-                wrong.append(Invalid(place, "must be host or host:port"))
-            wrong += _check(entry.rate, entry.burst, place)
-        return wrong
-
-    def of(self, place: str) -> tuple[float, int]:
-        """Return rate and burst of `place`."""
-        host = place.rpartition(":")[0]
-        names = {name.lower(): entry for name, entry in self.hosts.items()}
-        entry = names.get(place) or names.get(host) or names.get(host.strip("[]")) or HostLimit()
-        return (self.rate if entry.rate is None else entry.rate), (self.burst if entry.burst is None else entry.burst)
-
-
-def _check(rate: float | None, burst: int | None, pointer: str) -> list[Invalid]:
-    wrong = []
-    if rate is not None and rate != 0 and not MIN_RATE <= rate <= MAX_LIMIT:  # also refuses NaN
-        wrong.append(Invalid(f"{pointer}/rate", f"must be 0 (no limit), or {MIN_RATE} to {MAX_LIMIT} dials a second"))
-    if burst is not None and not 1 <= burst <= MAX_LIMIT:
-        wrong.append(Invalid(f"{pointer}/burst", f"must be 1 to {MAX_LIMIT}"))
-    return wrong
 
 
 def place_of(host: str, port: int) -> str:
@@ -78,7 +25,10 @@ def place_of(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-class _Place:
+Ticket = TypeVar("Ticket", bound=Hashable)
+
+
+class _Place(Generic[Ticket]):
     """The tickets of one ``host:port``.
 
     The rate is kept as the time at which the bucket will be full again (GCRA), not as a level: then the moment at which the
@@ -89,7 +39,7 @@ class _Place:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.waiting: OrderedDict[Hashable, None] = (
+        self.waiting: OrderedDict[Ticket, None] = (
             OrderedDict()
         )  # not a dict: taking its first again and again is quadratic
         self.flying = 0
@@ -109,20 +59,20 @@ class _Place:
         self.full_at = max(self.full_at, now) + self.interval_s
 
 
-class Redials:
+class Redials(Generic[Ticket]):
     """The tickets of all connections of one worker. Whoever holds one is known by its id.
 
     The owner calls `go` after each change, and at `look_again_at`; it dials for those that `go` returns, and says `done` for each
     once its handshake has ended, however.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: RedialLimits) -> None:
         self._limits = limits
-        self._places: dict[str, _Place] = {}
-        self._heap: list[tuple[float, int, _Place]] = []
+        self._places: dict[str, _Place[Ticket]] = {}
+        self._heap: list[tuple[float, int, _Place[Ticket]]] = []
         self._serial = 0  # two places that are due together are served in the order in which they were entered
-        self._waiting: dict[Hashable, _Place] = {}
-        self._flying: dict[Hashable, _Place] = {}
+        self._waiting: dict[Ticket, _Place[Ticket]] = {}
+        self._flying: dict[Ticket, _Place[Ticket]] = {}
 
     @property
     def waiting(self) -> int:
@@ -136,7 +86,7 @@ class Redials:
             heapq.heappop(self._heap)
         return self._heap[0][0] if self._heap else math.inf
 
-    def take(self, ticket: Hashable, place: str, now: float) -> None:
+    def take(self, ticket: Ticket, place: str, now: float) -> None:
         """Take a ticket of `place` and wait. Who waits there already keeps its turn; who waits elsewhere begins anew here."""
         assert ticket not in self._flying, "one id has one dial: it is told when that has ended"
         held = self._waiting.get(ticket)
@@ -148,7 +98,7 @@ class Redials:
         self._waiting[ticket] = entered
         self._enter(entered)
 
-    def take_at_once(self, ticket: Hashable, place: str, now: float) -> None:
+    def take_at_once(self, ticket: Ticket, place: str, now: float) -> None:
         """Take a ticket of `place` and go: the first dial of a connection, for which somebody waits.
 
         It costs a ticket where there is one; where there is none it goes all the same, and owes nothing: a stream of
@@ -161,9 +111,9 @@ class Redials:
         entered.flying += 1
         self._flying[ticket] = entered
 
-    def go(self, now: float) -> list[Hashable]:
+    def go(self, now: float) -> list[Ticket]:
         """Return who may dial now, in turn."""
-        granted: list[Hashable] = []
+        granted: list[Ticket] = []
         while self.look_again_at <= now:
             entered = heapq.heappop(self._heap)[2]
             entered.due = math.inf
@@ -177,27 +127,27 @@ class Redials:
             self._enter(entered)
         return granted
 
-    def done(self, ticket: Hashable) -> None:
+    def done(self, ticket: Ticket) -> None:
         """The handshake of `ticket` has ended. Idempotent; unknown ones are ignored."""
         entered = self._flying.pop(ticket, None)
         if entered is not None:
             entered.flying -= 1
             self._enter(entered)
 
-    def cancel(self, ticket: Hashable) -> None:
+    def cancel(self, ticket: Ticket) -> None:
         """`ticket` waits no more. Idempotent; for one that dials already, see `done`."""
         entered = self._waiting.pop(ticket, None)
         if entered is not None:
             del entered.waiting[ticket]
 
-    def configure(self, limits: Limits) -> None:
+    def configure(self, limits: RedialLimits) -> None:
         """Go on with other limits: nobody loses its turn, and what was paid stays paid."""
         self._limits = limits
         for entered in self._places.values():
             entered.limit(*limits.of(entered.name))
             self._enter(entered)
 
-    def _place(self, name: str, now: float) -> _Place:
+    def _place(self, name: str, now: float) -> _Place[Ticket]:
         found = self._places.get(name)
         if found is None:
             if len(self._places) >= _IDLE_PLACES + 2 * (len(self._waiting) + len(self._flying)):
@@ -211,7 +161,7 @@ class Redials:
             found.limit(*self._limits.of(name))
         return found
 
-    def _enter(self, entered: _Place) -> None:
+    def _enter(self, entered: _Place[Ticket]) -> None:
         """Have the heap say when somebody of `entered` may go; not at all while its handshakes in flight are too many.
 
         An entry that has become too early stays: `go` finds out, and enters it anew. So there is one entry a place.

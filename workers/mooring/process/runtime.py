@@ -18,17 +18,20 @@ import msgspec
 from mooring.background import Background
 from mooring.connection.connection import Connection
 from mooring.connection.host import PausedReader
+from mooring.connection.kept import KeptConnection
+from mooring.connection.live import LiveConnection
 from mooring.connection.recorded import RecordedConnection
+from mooring.connection.state import ConnectionState
 from mooring.deadline import PASS_S
 from mooring.errors import ConnectError, ErrCode, ErrorEntry, LimitReached, MooringError
 from mooring.events import now_us
+from mooring.handler_options import resolve
 from mooring.link.keyed import KeyedAnswers
 from mooring.link.messages import (
     AskCall,
     AskKill,
     Called,
     CallFailed,
-    ConnectionCreated,
     HeldConnection,
     Open,
     Reconfigure,
@@ -39,9 +42,11 @@ from mooring.link.messages import (
     WorkerSettings,
 )
 from mooring.link.outbox import Outbox, Recorded
-from mooring.options import ConnectionOptions, ConnectionRequest, resolve
+from mooring.link.record import ConnectionCreated
+from mooring.options import ConnectionOptions, ConnectionRequest
 from mooring.process.figures import Figures
 from mooring.process.ids import ConnectionIds
+from mooring.process.redialling import Redialling
 from mooring.process.threads import Posts, Reservations, Room
 from mooring.usercode.construction import Constructions
 from mooring.usercode.context import Context
@@ -81,6 +86,7 @@ class Runtime:
         paused: Connections whose reading we have paused.
         room: In the outbox, for what code in the worker asks of the service.
         stopping: Set once the worker runs down: nothing new begins.
+        draining: Likewise, where another process will open the kept connections again.
         closed_by_stop: How many connections it has closed then.
         last_ask: The number of the last call that code in a worker has asked for, of those that were taken.
     """
@@ -89,9 +95,9 @@ class Runtime:
         self.settings = settings
         self.worker = settings.worker
         self.loop = asyncio.get_running_loop()
-        self.connections: dict[int, Connection] = {}
+        self.connections: dict[int, LiveConnection] = {}
         self.paused: set[PausedReader] = set()
-        self.stopping = False
+        self.stopping = self.draining = False
         self.closed_by_stop = 0
         self.last_ask = 0
         self.answer: Callable[[Report], None] = uplink.send
@@ -109,8 +115,11 @@ class Runtime:
         self.mailbox = self.context.mailbox
         self.constructions = Constructions(self)
         self.dialler = Dialler(
-            EgressPolicy(settings.egress_allow, settings.egress_deny), allow_insecure_tls=settings.allow_insecure_tls
+            EgressPolicy(settings.egress_allow, settings.egress_deny),
+            allow_insecure_tls=settings.allow_insecure_tls,
+            settings=settings.dial,
         )
+        self.redials = Redialling(self.loop, settings.redial)
         self.keyed_sends: KeyedAnswers[Sent] = KeyedAnswers()
         self._ids = ConnectionIds(uplink.ask_ids)
         self._tasks = Background(log)
@@ -206,23 +215,29 @@ class Runtime:
     ) -> ConnectionCreated:
         return ConnectionCreated.of(connection, self.worker, handler_name, created_at_us, options)
 
-    def begin(self, command: Open, options: ConnectionOptions, handler: object | None) -> Connection:
+    def begin(self, command: Open, options: ConnectionOptions, handler: object | None) -> LiveConnection:
         """Dial for a request, once its handler (if it names one) is there."""
-        return self._begin(self.created(command, options), options, handler, command.request)
+        return self._begin(self.created(command, options), options, handler, command)
 
     def _begin(
-        self, created: ConnectionCreated, options: ConnectionOptions, handler: object | None, request: int
-    ) -> Connection:
-        connection = Connection(self, created, options, handler)
+        self, created: ConnectionCreated, options: ConnectionOptions, handler: object | None, command: Open | None
+    ) -> LiveConnection:
+        resumed = None if command is None else command.resumed
+        connection: LiveConnection
+        if options.reconnect is None and resumed is None:
+            connection = Connection(self, created, options, handler)
+        else:
+            spec = None if command is None else command.connection_request
+            connection = KeptConnection(self, created, options, handler, resumed, spec)
         if handler is not None:
             connection.websocket = WebSocket(self, connection)
         self.connections[created.id] = connection
-        connection.dial(request)
+        connection.dial(0 if command is None else command.request)
         if self.stopping:
-            connection.stop(1001, "the worker is being killed")
+            connection.let_go("the worker is being killed", drain=self.draining)
         return connection
 
-    def open(self, request: ConnectionRequest, handler: object | None) -> Connection:
+    def open(self, request: ConnectionRequest, handler: object | None) -> LiveConnection:
         """Open a connection for code in this worker, and wait until the dial has ended well.
 
         Raises:
@@ -245,7 +260,7 @@ class Runtime:
         if id_wanted.cancel():
             raise MooringError("no connection id: the service is away, and the worker's block of ids is used up")
         connection_id = id_wanted.result()
-        opened: Future[Connection] = Future()
+        opened: Future[LiveConnection] = Future()
         name = None if handler is None else class_name(handler)
 
         def begin() -> None:
@@ -255,7 +270,7 @@ class Runtime:
                 opened.set_exception(exc)
                 return
             created = self._created(connection_id, now_us(), options, name)
-            self._begin(created, options, handler, 0).when_opened(opened)
+            self._begin(created, options, handler, None).when_opened(opened)
 
         self.post(begin)
         try:
@@ -264,7 +279,8 @@ class Runtime:
         except TimeoutError:
             self.post(self._give_up, connection_id)
             raise ConnectError([ErrorEntry(ErrCode.CONNECT_TIMEOUT, "the worker did not come to it in time")]) from None
-        if connection.opened_at_us is None:  # not `errors`: one that opened may have failed meanwhile
+        # Not `errors`: one that opened may have failed meanwhile; a kept one may go on trying.
+        if connection.opened_at_us is None and connection.state is ConnectionState.CLOSED:
             raise ConnectError(connection.errors, connection_id)
         return connection
 
@@ -304,15 +320,17 @@ class Runtime:
     def reconfigure(self, command: Reconfigure) -> None:
         """Take over settings that change at run time."""
         self.settings = msgspec.structs.replace(self.settings, max_connections=command.max_connections)
+        if command.redial is not None:
+            self.redials.configure(command.redial)
         self.dialler.set_policy(
-            EgressPolicy(command.egress_allow, command.egress_deny), allow_insecure_tls=command.allow_insecure_tls
+            EgressPolicy(command.egress_allow, command.egress_deny),
+            allow_insecure_tls=command.allow_insecure_tls,
+            settings=command.dial,
         )
 
     def held(self) -> list[HeldConnection]:
         """Return the connections that `Hello` names."""
-        return self.constructions.held() + [
-            HeldConnection(connection.created, connection.update()) for connection in self.connections.values()
-        ]
+        return self.constructions.held() + [connection.held() for connection in self.connections.values()]
 
     def stats(self, probe: int = 0) -> Stats:
         """Return how the worker does."""

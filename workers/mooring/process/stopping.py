@@ -10,26 +10,26 @@ from mooring.process.runtime import Runtime
 
 POLL_S = 0.01  # nobody tells each of thousands of ends, which come within a moment
 LEFTOVER_S = 1.0  # for the tasks and executor threads that user code has left behind when its last item has run
-STOPPED_CODE = 1001  # "going away" (RFC 6455 section 7.4.1)
 
 
-async def run_down(runtime: Runtime, reason: str, grace_s: float) -> None:
+async def run_down(runtime: Runtime, reason: str, grace_s: float, *, drain: bool = False) -> None:
     """Run down: the running item ends, what is pending is discarded, connections close with 1001, each runs its
     ``onTerminate``; then the context's thread ends. It may take as long as the running item does, but waits no
     longer than a second for tasks and threads that user code has left behind.
+
+    Args:
+        drain: Another process follows, which opens the kept connections again: they do not end.
     """
     loop, context, thread = runtime.loop, runtime.context, runtime.context.thread
-    runtime.stopping = True
+    runtime.stopping, runtime.draining = True, drain
     context.discard()
     held = list(runtime.connections.values())
     runtime.closed_by_stop = sum(connection.state is not ConnectionState.CLOSED for connection in held)
     for connection in held:
-        connection.stop(STOPPED_CODE, reason)
+        connection.let_go(reason, drain=drain)
     deadline = loop.time() + grace_s
     in_time = True
-    while in_time and any(
-        connection.state is not ConnectionState.CLOSED for connection in runtime.connections.values()
-    ):
+    while in_time and not all(connection.at_rest for connection in runtime.connections.values()):
         in_time = loop.time() < deadline
         await asyncio.sleep(POLL_S)  # also when it is too late: what has come while we stood still is read first
     for connection in list(runtime.connections.values()):

@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from mooring import private_files
-from mooring.connection.connection import Connection
+from mooring.connection.live import LiveConnection
 from mooring.errors import MooringError
 from mooring.link.link import Link
 from mooring.link.messages import Goodbye, Stop, WorkerSettings
@@ -59,7 +59,7 @@ class Worker:
         self._stop: Stop | None = None
         self._runtime: Runtime | None = None
 
-    def connections(self) -> list[Connection]:
+    def connections(self) -> list[LiveConnection]:
         """Return the connections that it holds."""
         return [] if self._runtime is None else list(self._runtime.connections.values())
 
@@ -110,7 +110,8 @@ class Worker:
             # Who told us to stop kills what does not end. If it is gone, a callback that never returns must not keep
             # this process for ever.
             async with asyncio.timeout(2 * grace_s + LAST_RESORT_S):
-                await run_down(runtime, reason, grace_s)
+                drain = self._stop is not None and self._stop.drain
+                await run_down(runtime, reason, grace_s, drain=drain)
         except TimeoutError:
             log.warning("a callback does not return; ending without it")
         # Written first: if the goodbye is lost with the service, this is what its successor finds.

@@ -12,19 +12,21 @@ import msgspec
 
 from mooring.connection.state import ConnectionState
 from mooring.deadline import Deadline
-from mooring.errors import HandlerError, Invalid, InvalidRequest
-from mooring.link.messages import ConnectionUpdate, HeldConnection, Open, OpenInvalid
-from mooring.options import ConnectionOptions, effective, resolve
+from mooring.errors import ErrCode, HandlerError, Invalid, InvalidRequest
+from mooring.handler_options import resolve
+from mooring.link.messages import HeldConnection, Open, OpenInvalid
+from mooring.link.record import ConnectionUpdate
+from mooring.options import ConnectionOptions, effective
 from mooring.usercode import handlers
 from mooring.usercode.host import CodeHost
 
 
 class _Waiting(msgspec.Struct):
-    """An open, since when it waits (the loop's seconds), and until when."""
+    """An open, since when it waits (the loop's seconds), and until when; one that was open before waits for its turn."""
 
     command: Open
     since: float
-    deadline: Deadline
+    deadline: Deadline | None
 
 
 class Constructions:
@@ -44,10 +46,11 @@ class Constructions:
         wanted = request.handler
         assert wanted is not None, "only a request that names a handler comes here"
         now = host.loop.time()
-        # What the handler itself says of connectTimeout is not known before it is made.
-        overdue = Deadline(
-            host.loop, now + effective(request).connect_timeout_s, partial(self._overdue, command.connection)
-        )
+        overdue = None
+        if command.resumed is None:
+            # What the handler itself says of connectTimeout is not known before it is made.
+            due = now + effective(request).connect_timeout_s
+            overdue = Deadline(host.loop, due, partial(self._overdue, command.connection))
         self._waiting[command.connection] = _Waiting(command, now, overdue)
 
         def make() -> None:
@@ -66,6 +69,9 @@ class Constructions:
 
         host.context.post_task(f"{wanted.name}()", make)
 
+    def __contains__(self, connection: int) -> bool:
+        return connection in self._waiting
+
     def _failed(self, connection: int, errors: list[Invalid]) -> None:
         command = self.give_up(connection)
         if command is None:
@@ -73,19 +79,25 @@ class Constructions:
         if command.request:
             self._host.answer(OpenInvalid(command.request, errors))
         else:
-            # The service that would have recorded the end is gone.
-            begun = self._host.begin(command, resolve(command.connection_request), None)
-            begun.terminate(None, "; ".join(error.detail for error in errors))
+            # Nobody waits for the answer: the service that would have recorded the end is gone, or it has been opened before.
+            begun = self._host.begin(command, effective(command.connection_request), None)
+            text = "; ".join(error.detail for error in errors)
+            if command.resumed is not None:
+                begun.refuse(ErrCode.HANDLER_FAILED, text)
+            else:
+                begun.terminate(None, text)
 
     def _made(self, connection: int, options: ConnectionOptions, handler: object) -> None:
         waiting = self._waiting.get(connection)
         command = self.give_up(connection)
         if waiting is None or command is None:
             return
-        # The dial has what is left of the time.
+        # The dial has what is left of the time; a kept connection has all of it for each of its attempts.
         left_s = waiting.since + options.connect_timeout_s - self._host.loop.time()
-        if left_s <= 0:
+        if left_s <= 0 and command.resumed is None:
             self._too_late(command)
+        elif options.reconnect is not None or command.resumed is not None:
+            self._host.begin(command, options, handler)
         else:
             self._host.begin(command, msgspec.structs.replace(options, connect_timeout_s=left_s), handler)
 
@@ -104,7 +116,8 @@ class Constructions:
         waiting = self._waiting.pop(connection, None)
         if waiting is None:
             return None
-        waiting.deadline.cancel()
+        if waiting.deadline is not None:
+            waiting.deadline.cancel()
         return waiting.command
 
     def nobody_waits(self) -> None:
@@ -117,7 +130,8 @@ class Constructions:
         return [
             HeldConnection(
                 self._host.created(waiting.command, resolve(waiting.command.connection_request)),
-                ConnectionUpdate(connection, ConnectionState.CONNECTING.value),
+                waiting.command.resumed or ConnectionUpdate(connection, ConnectionState.CONNECTING.value),
+                waiting.command.connection_request,
             )
             for connection, waiting in self._waiting.items()
         ]

@@ -15,7 +15,8 @@ from typing import Any, assert_never
 
 import msgspec
 
-from mooring.connection.conversion import message_body
+from mooring.connection.conversion import filled_body, message_body
+from mooring.connection.kept import KeptConnection
 from mooring.errors import HandlerError
 from mooring.events import Kind, MessageEvent, encode_event, now_us
 from mooring.link.messages import Call, Called, CallFailed
@@ -28,6 +29,8 @@ from mooring.usercode.mailbox import Entry, Lifecycle, Mailbox, Messages, Task
 from mooring.usercode.running import Running
 from mooring.usercode.thread import LoopThread
 
+FILLING = frozenset({Kind.onOpen, Kind.onReconnect})
+"""The callbacks in which a kept connection may be filled (`WebSocket.fill`)."""
 SLICE_ITEMS = 200
 """After so many messages of one read the loop's other tasks (those that user code started) get their turn: a read can hold
 thousands of small ones, and callbacks that never await would keep them all waiting."""
@@ -140,9 +143,9 @@ class Context:
         name = f"{connection.created.handler or handlers.class_name(handler)}.on_message"
         outbox, wake = self._host.outbox, self._host.wake
         mailbox = self.mailbox
-        prefix, data_type = connection.message_prefix, connection.options.data_type
+        prefix, data_type, filled = connection.message_prefix, connection.options.data_type, entry.filled
         task = _current_task()
-        done = 0
+        done = time_us = 0
         try:
             for data, payload in entry.items:
                 if outbox.full and not self._discarding:
@@ -156,14 +159,17 @@ class Context:
                     self.discarded += 1
                     continue
                 connection.seq += 1
-                body = message_body(prefix, connection.seq, now_us(), data_type, data, payload)
+                time_us = now_us()
+                body = message_body(prefix, connection.seq, time_us, data_type, data, payload)
+                if filled:
+                    body = filled_body(body)
                 outbox.add(connection, b"\x02", body, connection.seq)
                 wake()
                 try:
                     callback = getattr(handler, "on_message", None)  # a property is user code too
                     if callback is not None:
                         self.running.begin(name)
-                        result = callback(connection.websocket, MessageEvent(data))
+                        result = callback(connection.websocket, MessageEvent(data, filled=filled))
                         if result is not None:
                             await _finish(result)
                 # The law of callbacks, 5: whatever it raises (SystemExit, KeyboardInterrupt too) is an event.
@@ -175,16 +181,22 @@ class Context:
                 if not done % SLICE_ITEMS:
                     await asyncio.sleep(0)
         except BaseException:
-            mailbox.entries.appendleft(Messages(connection, entry.items[done:]))
+            mailbox.entries.appendleft(Messages(connection, entry.items[done:], filled))
             raise
+        if done and not filled and not self._discarding:
+            connection.recorded_to = (connection.seq, time_us)
 
     async def _take_lifecycle(self, entry: Lifecycle) -> None:
         connection = entry.connection
         connection.record(self._host.outbox, entry.kind, encode_event(entry.event))
         self._host.wake()
         attribute = handlers.CALLBACKS[entry.kind]
+        fill = connection.begin_fill() if entry.kind in FILLING and isinstance(connection, KeptConnection) else None
         try:
             callback = getattr(connection.handler, attribute, None)
+            if callback is None and entry.kind is Kind.onReconnect:
+                attribute = "on_open"  # a handler that subscribes there does so again
+                callback = getattr(connection.handler, attribute, None)
             if callback is not None:
                 handler = connection.created.handler or handlers.class_name(connection.handler)
                 self.running.begin(f"{handler}.{attribute}")
@@ -195,6 +207,8 @@ class Context:
         except BaseException as exc:  # noqa: BLE001 - user code
             self.running.raised(connection, attribute, exc)
         self.running.end()
+        if fill is not None:
+            self.mailbox.put_first(connection, fill.end())
         if entry.kind is Kind.onTerminate:
             self._host.outbox.add(connection, b"", b"", connection.seq, ended=True)
             self._host.wake()

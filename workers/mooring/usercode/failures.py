@@ -10,7 +10,8 @@ import logging
 
 from mooring.connection.recorded import RecordedConnection
 from mooring.events import CallbackErrorEvent, Kind, encode_event, now_us, worker_body
-from mooring.link.messages import CallFailed, ConnectionCreated, ConnectionUpdate
+from mooring.link.messages import CallFailed
+from mooring.link.record import ConnectionCreated, ConnectionUpdate
 from mooring.usercode import handlers
 from mooring.usercode.host import CodeHost
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from mooring.errors import HandlerError, Invalid, InvalidRequest
 from mooring.events import KINDS
-from mooring.options import OPTIONS, ConnectionOptions, ConnectionRequest, resolve
+from mooring.handler_options import resolve
+from mooring.options import OPTIONS, ConnectionOptions, ConnectionRequest
 
 # As the interpreter knows them. Read from the class itself, a metaclass may say anything, and raise.
 _name = type.__dict__["__name__"].__get__

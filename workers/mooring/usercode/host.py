@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from mooring.connection.connection import Connection
 from mooring.connection.host import Host
+from mooring.connection.live import LiveConnection
 from mooring.connection.recorded import RecordedConnection
-from mooring.link.messages import AskCall, Called, CallFailed, ConnectionCreated, Open
+from mooring.link.messages import AskCall, Called, CallFailed, Open
+from mooring.link.record import ConnectionCreated
 from mooring.options import ConnectionOptions, ConnectionRequest
 
 
@@ -52,10 +53,10 @@ class CodeHost(Host, Protocol):
     def created(self, command: Open, options: ConnectionOptions) -> ConnectionCreated:
         """Return the unchanging part of the record of what `command` opens."""
 
-    def begin(self, command: Open, options: ConnectionOptions, handler: object | None) -> Connection:
+    def begin(self, command: Open, options: ConnectionOptions, handler: object | None) -> LiveConnection:
         """Dial for a request, once its handler (if it names one) is there."""
 
-    def open(self, request: ConnectionRequest, handler: object | None) -> Connection:
+    def open(self, request: ConnectionRequest, handler: object | None) -> LiveConnection:
         """Open a connection and wait until the dial has ended well; for any thread but the I/O loop.
 
         Raises:

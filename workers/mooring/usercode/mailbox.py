@@ -22,14 +22,15 @@ _pack = msgspec.msgpack.Encoder().encode
 
 
 class Messages(msgspec.Struct, frozen=True):
-    """The messages of one read: ``(data, payload)`` each."""
+    """The messages of one read, or those that a callback has `filled`: ``(data, payload)`` each."""
 
     connection: RecordedConnection
     items: list[tuple[Any, bytes]]
+    filled: bool = False
 
 
 class Lifecycle(msgspec.Struct, frozen=True):
-    """An ``onOpen``, ``onError`` or ``onTerminate``."""
+    """An event of a connection that is not a message."""
 
     connection: RecordedConnection
     kind: Kind
@@ -105,7 +106,7 @@ class Mailbox:
         )
 
     def post(self, connection: RecordedConnection, kind: Kind, event: msgspec.Struct) -> None:
-        """Put in an ``onOpen``, ``onError`` or ``onTerminate`` (`Deliveries`)."""
+        """Put in an event that is not a message (`Deliveries`)."""
         self._put += 1
         self._append(Lifecycle(connection, kind, event))
 
@@ -136,6 +137,18 @@ class Mailbox:
         if self.idle:
             self.idle = False
             self._on_first()
+
+    def put_first(self, connection: RecordedConnection, items: list[tuple[Any, bytes]]) -> None:
+        """Put what a callback has filled before all that waits. For the context."""
+        if not items:
+            return
+        # It waits, and the I/O loop has not put it in: so it is counted as given back.
+        size = sum(len(payload) for _, payload in items)
+        self.taken -= len(items)
+        self.taken_bytes -= size
+        connection.taken -= len(items)
+        connection.taken_bytes -= size
+        self.entries.appendleft(Messages(connection, items, filled=True))
 
     def took_call(self, call: Call) -> None:
         """The context has taken a call."""

@@ -5,13 +5,17 @@ A thin face of a connection that any thread of the worker may use, except the I/
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from mooring import json_text
-from mooring.checks import check_close
-from mooring.connection.connection import Connection
+from mooring.checks import check_close, check_delay
+from mooring.connection.kept import KeptConnection
+from mooring.connection.live import LiveConnection
 from mooring.connection.state import ConnectionState
-from mooring.errors import ConnectionClosed, Invalid, InvalidRequest, WrongState
+from mooring.errors import ConnectionClosed, Invalid, InvalidRequest, NotKept, WrongState
+from mooring.link.messages import Reconnect
+from mooring.link.record import Down
 from mooring.options import ConnectionRequest
 from mooring.parameters import plain
 from mooring.usercode import current as process
@@ -24,7 +28,7 @@ class WebSocket:
 
     __slots__ = ("_connection", "_host", "_terminated")
 
-    def __init__(self, host: CodeHost, connection: Connection) -> None:
+    def __init__(self, host: CodeHost, connection: LiveConnection) -> None:
         self._host = host
         self._connection = connection
         self._terminated = False  # `terminate` was called; the I/O loop may not have come to it yet
@@ -68,13 +72,31 @@ class WebSocket:
 
     @property
     def status(self) -> str:
-        """``"Connecting"``, ``"Connected"``, ``"Closing"`` or ``"Closed"``."""
+        """``"Connecting"``, ``"Connected"``, ``"Closing"`` or ``"Closed"``; of a kept one, between two sockets ``"Reconnecting"``."""
         return self._state.value
 
     @property
     def _state(self) -> ConnectionState:
         state = self._connection.state
         return ConnectionState.CLOSING if self._terminated and state is ConnectionState.CONNECTED else state
+
+    @property
+    def ready(self) -> bool:
+        """Whether messages can be sent and come just now."""
+        return self._state is ConnectionState.CONNECTED
+
+    @property
+    def socket(self) -> int:
+        """Number of the present or last socket that was ready, from 1; 0 before the first."""
+        connection = self._connection
+        if isinstance(connection, KeptConnection):
+            return connection.number
+        return 0 if connection.opened_at_us is None else 1
+
+    @property
+    def down(self) -> Down | None:
+        """What a kept connection without a ready socket does to get one; else None."""
+        return self._connection.down if isinstance(self._connection, KeptConnection) else None
 
     @property
     def data_type(self) -> str:
@@ -93,7 +115,7 @@ class WebSocket:
         waits up to ``send_timeout``. Any thread of the worker may call it.
 
         Raises:
-            WrongState: If the connection is Connecting or Closing, also if it begins to close while the message waits.
+            WrongState: If the connection is Connecting, Reconnecting or Closing, also if it becomes so while the message waits.
             ConnectionClosed: If it is Closed, likewise.
             SendError: If the peer has not read for ``send_timeout``.
             TypeError: If `message` is of another type, or not JSON.
@@ -112,6 +134,55 @@ class WebSocket:
         if self._state is not ConnectionState.CONNECTED or not self._host.reserve(connection, len(payload)):
             raise self._refusal()
         self._host.post(connection.send_from_worker, opcode, payload)
+
+    def reconnect(self, *, delay: float = 0.0, code: int = 1000, reason: str = "") -> None:
+        """Get a new socket for a kept connection: the one that it has is closed; it returns at once, events tell the rest.
+
+        Who asks while one is on its way gets that one.
+
+        Args:
+            delay: So many seconds later, 0 to 86,400.
+            code: Of the close frame: 1000, or 3000 to 4999.
+            reason: At most 123 bytes of UTF-8.
+
+        Raises:
+            InvalidRequest: If one of them is not valid.
+            NotKept: If the connection was opened without ``reconnect``.
+            WrongState: If it is Closing.
+            ConnectionClosed: If it is Closed.
+        """
+        reason = plain(reason)
+        wrong = check_close(code, reason) + check_delay(delay)
+        if wrong:
+            raise InvalidRequest(wrong)
+        kept = self._kept()
+        if self._state is ConnectionState.CLOSED:
+            raise ConnectionClosed(self.id)
+        if self._state is ConnectionState.CLOSING:
+            raise WrongState(self.id, self.status)
+        self._host.post(kept.reconnect, Reconnect(0, self.id, delay, code, reason))
+
+    def fill(self, items: Iterable[Any]) -> None:
+        """Put what was fetched elsewhere in front of the messages that have come: in ``on_open`` or ``on_reconnect`` alone.
+
+        Each becomes an ``onMessage`` with `filled`, and runs ``on_message``, in order, once the callback has returned.
+
+        Args:
+            items: As the data type gives them: text, bytes, or JSON values.
+
+        Raises:
+            NotKept: If the connection was opened without ``reconnect``.
+            RuntimeError: If neither ``on_open`` nor ``on_reconnect`` of this connection is running.
+            TypeError: If one of `items` is not of the data type; none is taken then.
+            LimitReached: If one callback fills more than ``worker.mailbox_bytes``.
+        """
+        if self._kept().fill(items) is None:
+            raise RuntimeError("fill is for on_open and on_reconnect, while they run")
+
+    def _kept(self) -> KeptConnection:
+        if not isinstance(self._connection, KeptConnection):
+            raise NotKept(self.id)
+        return self._connection
 
     def terminate(self, code: int | None = None, reason: str | None = None) -> None:
         """Close the connection, after what was sent before; it returns at once, ``on_terminate`` tells the end.

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from enum import Enum
-from typing import Any, Protocol
+from typing import Protocol
 
 from mooring.deadline import Deadline
 from mooring.errors import ErrCode
@@ -97,7 +97,7 @@ class Socket(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_close_timeout_s", "_close_timer", "_failure", "_keep", "_loop", "_owner", "_parser", "_pulse", "_transport",
+        "_close_timeout_s", "_close_timer", "_failure", "_is_gone", "_loop", "_owner", "_parser", "_pulse", "_transport",
         "is_reading", "outbound", "state",
     )  # fmt: skip
 
@@ -113,7 +113,7 @@ class Socket(asyncio.Protocol):
         self._owner = owner
         self._loop = loop
         self._transport = dialled.transport
-        self._keep: Any = dialled.keep
+        self._is_gone = False
         self._parser = FrameParser(options.max_message_bytes, dialled.deflate)
         deflater = None if dialled.deflate is None else Deflater(dialled.deflate)
         self.outbound = Outbound(sender, loop, dialled.transport, deflater, max_outbound_bytes)
@@ -124,16 +124,22 @@ class Socket(asyncio.Protocol):
         self.is_reading = True
         self.state = SocketState.OPEN
 
+    @property
+    def last_byte_at(self) -> float:
+        """When the server was heard last; the loop's time."""
+        return self._pulse.live.last_byte_at
+
     def start(self, tail: bytes) -> None:
         """Take over the transport from the dial; `tail` is what came in the packet of the 101."""
         transport = self._transport
         transport.set_protocol(self)
-        if transport.is_closing():
-            # Lost between the 101 and here: nobody will call connection_lost of ours any more.
-            self.connection_lost(None)
-            return
+        lost = transport.is_closing()
         if tail:
             self.data_received(tail)
+        if lost:
+            # Between the 101 and here: perhaps nobody calls connection_lost of ours any more.
+            self.connection_lost(None)
+            return
         if not transport.is_reading() and self.is_reading and not transport.is_closing():
             transport.resume_reading()
 
@@ -240,10 +246,9 @@ class Socket(asyncio.Protocol):
         """The TCP connection is gone."""
         self._cut("was reset" if isinstance(exc, ConnectionError) else "was closed")
         self._stop_timer()
-        if self._keep is not None:
-            self._keep.close()
-            self._keep = None
-        self._owner.gone(self)
+        if not self._is_gone:
+            self._is_gone = True
+            self._owner.gone(self)
 
     def _cut(self, how: str) -> None:
         """No close frame of the peer can come any more; where it has come, this is how TCP ends."""

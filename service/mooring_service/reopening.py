@@ -1,0 +1,182 @@
+"""Kept connections whose worker's process is gone: what they were asked for, that they are down, and that they are opened again.
+
+The specs (create requests, with their secrets) are in memory alone; a restarted service learns them from the workers' hellos. Without its
+spec a connection ends with the process, as one that is not kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterable
+
+import msgspec
+
+from mooring.errors import ErrCode, ErrorEntry
+from mooring.events import Kind, now_us, rfc3339
+from mooring.kept_events import Cause, DisconnectEvent, QueuedRecord
+from mooring.link.messages import Hello, Open
+from mooring.link.record import (
+    STATUS_CLOSED,
+    STATUS_CLOSING,
+    STATUS_CONNECTED,
+    STATUS_RECONNECTING,
+    ConnectionUpdate,
+    Down,
+    KeptUpdate,
+)
+from mooring.options import ConnectionRequest
+from mooring.wire.frames import ABNORMAL
+from mooring_service.admission import Admission
+from mooring_service.columns import Columns
+from mooring_service.directory import Directory, Entry
+from mooring_service.endings import Endings
+from mooring_service.journal.batch import Append
+from mooring_service.journal.journal import Journal
+from mooring_service.processes.slot import Slot
+
+BATCH = 500  # so many are written down, and then opened, at a time
+BLOCKED = "blocked"
+
+log = logging.getLogger("mooring.service")
+
+
+class Reopenings:
+    """The specs of kept connections, and those that wait for a process of their worker."""
+
+    def __init__(self, admission: Admission, journal: Journal, directory: Directory, endings: Endings) -> None:
+        self._admission = admission
+        self._journal = journal
+        self._directory = directory
+        self._endings = endings
+        self._specs: dict[int, ConnectionRequest] = {}
+        self._told: dict[int, str] = {}
+
+    def remember(self, connection: int, spec: ConnectionRequest) -> None:
+        """Keep what `connection` was asked for, until it has ended or turns out not to be kept."""
+        self._specs[connection] = spec
+
+    def forget(self, connection: int) -> None:
+        """`connection` has ended, is to end, or is not kept. Idempotent."""
+        self._specs.pop(connection, None)
+        self._told.pop(connection, None)
+
+    def hello(self, hello: Hello) -> None:
+        """Learn the specs of what a process holds."""
+        for held in hello.connections:
+            if held.spec is not None:
+                self._specs.setdefault(held.created.id, held.spec)
+
+    def stays(self, entry: Entry) -> bool:
+        """Say whether a connection goes on without its process: one that has never been ready only where it goes on trying."""
+        created, update = entry.created, entry.update
+        if created.kept is None or created.id not in self._specs or update.ended:
+            return False
+        if update.status in (STATUS_CLOSING, STATUS_CLOSED) or self._endings.coming(created.id):
+            return False
+        return created.kept.reconnect.first == "retry" or bool(update.kept and update.kept.socket)
+
+    async def open_again(self, slot: Slot, connections: Iterable[int] = ()) -> None:
+        """Have the process of `slot` open what an earlier one has held; the pace of the dials is the worker's.
+
+        Args:
+            connections: Those that were told to this process and have not reached it.
+        """
+        incarnation, again = slot.incarnation, set(connections)
+        due = [
+            entry
+            for entry in self._directory.live_of(slot.name)
+            if self.stays(entry) and (entry.incarnation != incarnation or entry.created.id in again)
+        ]
+        handlers = self._admission.config.handlers
+        unknown = [
+            entry for entry in due if entry.created.handler is not None and entry.created.handler not in handlers
+        ]
+        if unknown:
+            reason = "its handler is not in [handlers] any more"
+            await self._endings.write(unknown, reason, ErrCode.HANDLER_FAILED, error=True)
+        for begin in range(0, len(due), BATCH):
+            entries = [entry for entry in due[begin : begin + BATCH] if self.stays(entry)]
+            # The intent: should this process die before it has heard of them, they are its all the same.
+            intent = Append(worker=slot.name, incarnation=incarnation, created=[entry.created for entry in entries])
+            await self._journal.append_waiting(intent)
+            if not slot.linked or slot.incarnation != incarnation:
+                return  # it has died, or its next hello does not know of them: whoever sees that has them opened again
+            for entry in entries:
+                if self.stays(entry):  # nobody has ended it meanwhile
+                    self._tell(slot, entry)
+
+    def _tell(self, slot: Slot, entry: Entry) -> None:
+        connection, spec = entry.created.id, self._specs[entry.created.id]
+        reference = None if spec.handler is None else self._admission.config.handlers.get(spec.handler.name)
+        self._told[connection] = slot.incarnation
+        slot.command(Open(0, connection, spec, reference, entry.created.created_at_us, entry.update))
+
+    def waits(self, entry: Entry) -> bool:
+        """Say whether a connection waits for a process of its worker."""
+        kept = entry.update.kept
+        return kept is not None and kept.down is not None and kept.down.phase == BLOCKED and self.stays(entry)
+
+    def told(self, connection: int) -> str:
+        """Return the incarnation of the process that was told to open `connection` again; empty: none was."""
+        return self._told.get(connection, "")
+
+    async def until_open_or_waiting(self, connection: int, timeout_s: float) -> bool:
+        """Wait, so long at most, until `connection` has ended, or waits for a process; False: it waits for one."""
+        deadline = time.monotonic() + timeout_s
+        entry = self._directory.entry(connection)
+        while time.monotonic() < deadline and not entry.update.ended:
+            if self.waits(entry):
+                return False
+            await asyncio.sleep(0.01)
+        return True
+
+    async def end_waiting(self, worker: str, reason: str, err_code: ErrCode) -> None:
+        """End those that wait for a process of `worker`: there will be none."""
+        waiting = [entry for entry in self._directory.live_of(worker) if self.waits(entry)]
+        for entry in waiting:
+            self.forget(entry.created.id)
+        await self._endings.write(waiting, reason, err_code)
+
+
+def losses(entries: list[Entry], reason: str, err_code: ErrCode, cause: Cause) -> Append:
+    """Return what is recorded of kept connections whose process is gone: they are down, and those that were ready lose a socket."""
+    time_us = now_us()
+    columns = Columns(entries[0].created.worker if entries else "", time_us)
+    errors = [ErrorEntry(err_code, reason)]
+    for entry in entries:
+        created, update = entry.created, entry.update
+        kept = update.kept or KeptUpdate()
+        seq, since_us = update.seq, time_us if kept.down is None else kept.down.since_us
+        if update.status == STATUS_CONNECTED:
+            seq, since_us = seq + 1, time_us
+            columns.event(created, Kind.onDisconnect, seq, _lost(update, kept, reason, errors, cause))
+        down = Down(since_us, BLOCKED, 0, None, ABNORMAL, reason, errors)
+        columns.update(
+            msgspec.structs.replace(
+                update,
+                status=STATUS_RECONNECTING if kept.socket else update.status,
+                seq=seq,
+                kept=msgspec.structs.replace(kept, down=down),
+            )
+        )
+    return columns.append()
+
+
+def _lost(
+    update: ConnectionUpdate, kept: KeptUpdate, reason: str, errors: list[ErrorEntry], cause: Cause
+) -> DisconnectEvent:
+    message_at_us, heard_at_us = update.last_message_at_us, kept.last_heard_at_us
+    return DisconnectEvent(
+        socket=kept.socket,
+        code=ABNORMAL,
+        reason=reason,
+        was_clean=False,
+        cause=cause,
+        errors=errors,
+        last_message_at=None if message_at_us is None else rfc3339(message_at_us),
+        last_heard_at=None if heard_at_us is None else rfc3339(heard_at_us),
+        next_attempt_at=None,
+        queued=QueuedRecord(kept.queued_messages, kept.queued_bytes),
+    )

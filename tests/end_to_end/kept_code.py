@@ -1,0 +1,64 @@
+"""Handlers of kept connections, for `test_kept` and `test_kept_faults`: a worker imports them by name."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+seen: list[list[Any]] = []
+
+
+def get_seen() -> list[list[Any]]:
+    return seen
+
+
+class Stays:
+    """Notes every callback; kept by its own attribute."""
+
+    reconnect = {"min_delay": 0.05}
+
+    def on_open(self, ws, event) -> None:
+        seen.append([ws.id, event.type, ws.socket, ws.status])
+
+    def on_message(self, ws, event) -> None:
+        seen.append([ws.id, event.type, event.data])
+
+    def on_disconnect(self, ws, event) -> None:
+        seen.append([ws.id, event.type, event.socket, event.cause])
+
+    def on_reconnect(self, ws, event) -> None:
+        seen.append([ws.id, event.type, event.socket, event.restarted])
+
+    def on_error(self, ws, event) -> None:
+        seen.append([ws.id, event.type, event.errors[0].err_code])
+
+    def on_terminate(self, ws, event) -> None:
+        seen.append([ws.id, event.type, event.code])
+
+
+class CatchesUp:
+    """Asks its source, a file with a number, for what it has missed."""
+
+    reconnect = {"min_delay": 0.05}
+
+    def __init__(self, path: str, seconds: float = 0.0) -> None:
+        self.path = path
+        self.seconds = seconds
+        self.last = 0
+
+    def on_message(self, ws, event) -> None:
+        self.last = int(event.data)
+
+    def on_reconnect(self, ws, event) -> None:
+        time.sleep(self.seconds)
+        with open(self.path) as file:
+            missed = range(self.last + 1, int(file.read()))
+        ws.fill(str(number) for number in missed)
+
+
+class CannotBeMade:
+    """Can be constructed once: where it has been, there is a file."""
+
+    def __init__(self, path: str) -> None:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL))

@@ -1,0 +1,169 @@
+"""What is recorded of a connection that stays, and what is shown of it: its states, its events, its record. On the I/O loop only.
+
+What may follow what is a table (`kept_state`), and every step goes through `_move`, which records what the law says of it. What
+moves it is in `kept.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from mooring.connection.downtime import Downtime
+from mooring.connection.fill import Fill
+from mooring.connection.host import Host
+from mooring.connection.kept_state import KeptEvent, KeptState, phase, records, status, step
+from mooring.connection.live import LiveConnection
+from mooring.connection.state import ConnectionState
+from mooring.errors import ErrorEntry
+from mooring.events import Kind, OpenEvent, now_us
+from mooring.link.record import ConnectionCreated, ConnectionUpdate, Down, KeptUpdate, Terminated
+from mooring.options import ConnectionOptions
+
+
+class KeptLaw(LiveConnection):
+    """A connection that was asked to ``reconnect``, as far as others see it.
+
+    Attributes:
+        kept_state: Where it is; `state` is what is shown of it.
+        number: Of the present or last socket that was ready; 0 before the first.
+        messages_filled: How many callbacks have filled, in all; written by the context.
+    """
+
+    __slots__ = (
+        "_downtime", "_fill", "_next_at", "kept_state", "messages_filled", "number", "socket_opened_at_us"
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        host: Host,
+        created: ConnectionCreated,
+        options: ConnectionOptions,
+        handler: object | None,
+        resumed: ConnectionUpdate | None = None,
+    ) -> None:
+        super().__init__(host, created, options, handler)
+        self._downtime = Downtime(created.created_at_us, host.loop.time())
+        self._fill: Fill | None = None
+        self._next_at = math.inf  # of the next attempt, the loop's time
+        self.kept_state = KeptState.CONNECTING
+        self.number = 0
+        self.messages_filled = 0
+        self.socket_opened_at_us: int | None = None
+        if resumed is not None:
+            self._resume(resumed)
+
+    def _resume(self, held: ConnectionUpdate) -> None:
+        """Go on where another process of this worker has left it: the count of its events, its figures, its downtime."""
+        kept = held.kept or KeptUpdate()
+        self.seq = self.recorded_seq = held.seq
+        self.messages_in, self.messages_out = held.messages_in, held.messages_out
+        self.bytes_in, self.bytes_out = held.bytes_in, held.bytes_out
+        self.last_message_at_us, self.opened_at_us, self.protocol = (
+            held.last_message_at_us, held.opened_at_us, held.protocol
+        )  # fmt: skip
+        self.number = kept.socket
+        self.messages_filled = kept.messages_filled
+        self.socket_opened_at_us = kept.socket_opened_at_us
+        self._downtime.resume(kept, self._host.loop.time(), now_us())
+        self.kept_state = KeptState.BLOCKED
+        self.state = ConnectionState(status(self.kept_state, self.number))
+
+    def _move(self, event: KeptEvent, end: Terminated | None = None, errors: list[ErrorEntry] | None = None) -> None:
+        """Go to the next state, and record what the law says; the one place that does.
+
+        Args:
+            end, errors: Of `KeptEvent.ENDED`: how it ended, and what ``onError`` is told; nothing: there is none.
+        """
+        kinds = records(self.kept_state, event, self.number, error=bool(errors))
+        self.kept_state = step(self.kept_state, event)
+        if event is KeptEvent.READY:
+            self.number += 1
+        self.state = ConnectionState(status(self.kept_state, self.number))
+        self._host.touch(self)
+        self._set_alarm()
+        for kind in kinds:
+            match Kind[kind]:
+                case Kind.onOpen:
+                    self._record(Kind.onOpen, OpenEvent())
+                case Kind.onDisconnect:
+                    self._record(Kind.onDisconnect, self._downtime.disconnect_event(self.number, self._next_wall_us()))
+                case Kind.onReconnect:
+                    self._record(Kind.onReconnect, self._downtime.reconnect_event(self.number, self.protocol))
+                case Kind.onError:
+                    self._record_error(errors or [])
+                case Kind.onTerminate:
+                    assert end is not None, "who ends it says how"
+                    self._record_end(end.code, end.reason, was_clean=end.was_clean)
+
+    @abstractmethod
+    def _set_alarm(self) -> None:
+        """The state has changed: be called when it is time."""
+
+    @property
+    def refusing(self) -> ConnectionState:
+        """As `RecordedConnection.refusing`: after this socket there will be another one."""
+        return ConnectionState.RECONNECTING if self.state is ConnectionState.CONNECTED else self.state
+
+    def _next_wall_us(self) -> int | None:
+        """When the next attempt is, or was, to begin; None: one is under way, or none is planned."""
+        if self.kept_state is KeptState.WAITING:
+            return now_us() + round(max(0.0, self._next_at - self._host.loop.time()) * 1e6)
+        return now_us() if self.kept_state is KeptState.LIMITED else None
+
+    def _heard_at_us(self) -> int | None:
+        if self._socket is None:
+            return self._downtime.heard_at_us
+        return now_us() - round((self._host.loop.time() - self._socket.last_byte_at) * 1e6)
+
+    # What a callback fills in. In the context.
+
+    def begin_fill(self) -> Fill:
+        """A callback begins in which `fill` may be called; whoever runs it ends what is returned."""
+        self._fill = Fill(self.options.data_type, self._host.settings.mailbox_bytes)
+        return self._fill
+
+    def fill(self, items: Iterable[Any]) -> int | None:
+        """Put messages in front of those that wait, and return how many; None where no callback runs that may.
+
+        Raises:
+            TypeError, LimitReached: As `Fill.add`.
+        """
+        found = list(items)
+        if self._fill is None or not self._fill.add(found):
+            return None
+        self.messages_filled += len(found)
+        return len(found)
+
+    # The record.
+
+    @property
+    def down(self) -> Down | None:
+        """What it does to get a socket; None: one is ready, or it ends."""
+        return self._downtime.shown(phase(self.kept_state), self._next_wall_us())
+
+    def update(self) -> ConnectionUpdate:
+        """Return the changing part of the record."""
+        kept = KeptUpdate(
+            socket=self.number,
+            reconnects=max(0, self.number - 1),
+            socket_opened_at_us=self.socket_opened_at_us,
+            recorded_at_us=self._recorded_at_us(),
+            last_heard_at_us=self._heard_at_us(),
+            down=self.down,
+            down_us=self._downtime.total_us,
+            messages_filled=self.messages_filled,
+        )
+        return msgspec.structs.replace(super().update(), kept=kept)
+
+    def _recorded_at_us(self) -> int | None:
+        if self.handler is None:
+            return self.last_message_at_us
+        # The context is ahead of the frame in which this record goes: then what was known before is still true.
+        if self.recorded_to is not None and self.recorded_to[0] <= self.recorded_seq:
+            self._downtime.recorded_at_us = self.recorded_to[1]
+        return self._downtime.recorded_at_us

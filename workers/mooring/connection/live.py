@@ -1,0 +1,264 @@
+"""What both laws of a connection share: what is read and sent, and who waits for the open or the close. On the I/O loop only.
+
+`connection.py` is the law of one socket, `kept.py` that of many; each decides, and records. A socket (`wire/socket.py`) reports to
+its connection until its end; then the connection drops it, so that nothing late of a dead socket is taken for a living one's.
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from concurrent.futures import Future
+
+import msgspec
+
+from mooring.connection import received
+from mooring.connection.host import Host
+from mooring.connection.recorded import RecordedConnection
+from mooring.connection.sends import Sends, refused
+from mooring.connection.state import ConnectionState
+from mooring.errors import ErrCode, ErrorEntry
+from mooring.events import ErrorEvent, Kind, TerminateEvent, encode_event, now_us
+from mooring.link.messages import HeldConnection, Opened, OpenFailed, Send, SendFailed, Sent, TerminateDone
+from mooring.link.record import ConnectionCreated, Terminated
+from mooring.options import ConnectionOptions
+from mooring.wire.dial import DialFailed, Dialled
+from mooring.wire.frames import INVALID_DATA
+from mooring.wire.outbound import Outbound
+from mooring.wire.socket import Socket, SocketState
+
+STOPPED_CODE = 1001  # "going away" (RFC 6455 section 7.4.1)
+
+log = logging.getLogger("mooring.worker")
+
+
+class LiveConnection(RecordedConnection, ABC):
+    """One WebSocket client connection of this worker. It is the `SocketOwner` of its socket."""
+
+    __slots__ = ("_closing_waiters", "_host", "_open_request", "_opened", "_sends", "_socket")
+
+    def __init__(
+        self, host: Host, created: ConnectionCreated, options: ConnectionOptions, handler: object | None
+    ) -> None:
+        super().__init__(created, options, handler)
+        self._host = host
+        self._open_request = 0
+        self._opened: Future[LiveConnection] | None = None
+        self._socket: Socket | None = None
+        self._sends = Sends(host, self)
+        self._closing_waiters: list[int] = []
+
+    def _record(self, kind: Kind, event: msgspec.Struct) -> None:
+        if self.handler is not None:
+            self._host.mailbox.post(self, kind, event)
+        else:
+            self.record(self._host.outbox, kind, encode_event(event))
+            self._host.wake()
+
+    def _record_error(self, errors: list[ErrorEntry]) -> None:
+        self.errors = errors
+        self._host.metrics.failed(errors[0].err_code)
+        self._record(Kind.onError, ErrorEvent(errors=errors))
+
+    def _record_end(self, code: int, reason: str, *, was_clean: bool) -> None:
+        """Record ``onTerminate``, and answer those who wait for it."""
+        self.closed_at_us = now_us()
+        self.terminated = Terminated(code, reason, was_clean)
+        self._host.paused.discard(self)
+        self._record(Kind.onTerminate, TerminateEvent(code=code, reason=reason, was_clean=was_clean))
+        waiters, self._closing_waiters = self._closing_waiters, []
+        if waiters:
+            after = self._host.flush()
+            for request in waiters:
+                self._host.answer(TerminateDone(request, after))
+
+    def fileno(self) -> int:
+        """Return the descriptor of the socket; -1: there is none."""
+        return -1 if self._socket is None else self._socket.fileno()
+
+    def held(self) -> HeldConnection:
+        """Return what `Hello` says of it."""
+        return HeldConnection(self.created, self.update())
+
+    # The open, and who waits for it.
+
+    @abstractmethod
+    def dial(self, request: int) -> None:
+        """Begin the dial; `request` is answered when it has ended."""
+
+    def when_opened(self, opened: Future[LiveConnection]) -> None:
+        """Have `opened` end when the create is to be answered: `opened_at_us` and `state` say how it went."""
+        if self.state is ConnectionState.CONNECTING:
+            self._opened = opened
+        else:
+            opened.set_result(self)
+
+    async def _dial_once(self) -> Dialled:
+        """Dial.
+
+        Raises:
+            DialFailed: And nothing else, but for its cancellation.
+        """
+        began = self._host.loop.time()
+        try:
+            dialled = await self._host.dialler.dial(self.options)
+        except DialFailed:
+            raise
+        # The top of a task: whatever a dial may raise (no thread can be started, for one), it must not be dialled for ever.
+        except Exception as exc:
+            log.exception("the dial of connection %d has failed in a way that is not foreseen", self.id)
+            message = f"the dial failed inside the worker, whose log says why: {type(exc).__name__}"
+            raise DialFailed([ErrorEntry(ErrCode.UNREACHABLE, message)]) from exc
+        self._host.metrics.dial.observe(self._host.loop.time() - began)
+        return dialled
+
+    def _take_socket(self, dialled: Dialled) -> Socket:
+        host = self._host
+        self._socket = socket = Socket(
+            self, self._sends, host.loop, dialled, self.options, host.settings.outbound_bytes
+        )
+        self.protocol = dialled.protocol
+        return socket
+
+    def _answer_open(self, *, timed_out: bool = False, policy: bool = False, terminated: bool = False) -> None:
+        if self._opened is not None:
+            opened, self._opened = self._opened, None
+            opened.set_result(self)
+        request, self._open_request = self._open_request, 0
+        if not request:
+            return
+        after = self._host.flush()
+        if self.errors:
+            self._host.answer(
+                OpenFailed(request, after, self.errors, timed_out=timed_out, terminated=terminated, policy=policy)
+            )
+        else:
+            self._host.answer(Opened(request, after))
+
+    # What comes: the socket's reports.
+
+    def messages(self, items: list[tuple[int, bytes]]) -> None:
+        """Record the messages of one read."""
+        wrong = received.take(self._host, self, items)
+        if wrong is not None:
+            self.failed(ErrCode.INVALID_DATA, f"the server sent {wrong}", INVALID_DATA)
+
+    def may_read(self) -> bool:
+        """Say whether every queue that this connection feeds has room."""
+        return received.has_room(self._host, self)
+
+    def reading_paused(self) -> None:
+        """Wait for room."""
+        self._host.metrics.pauses += 1
+        self._host.paused.add(self)
+        # The other thread may have made room just before we were in `paused`, and will not say so again.
+        self.resume_if_room()
+
+    def resume_if_room(self) -> None:
+        """Read again if every queue that this connection feeds has room."""
+        if self._socket is not None and self.may_read():
+            self._host.paused.discard(self)
+            self._socket.resume_reading()
+
+    def round_trip(self, round_trip_us: int) -> None:
+        """Take the latest round trip."""
+        self.round_trip_us = round_trip_us
+        self._host.metrics.round_trip.observe(round_trip_us / 1e6)
+        self._host.figures_changed(self)
+
+    @abstractmethod
+    def failed(self, err_code: ErrCode, message: str, close_code: int | None) -> None:
+        """Take that something is wrong; with a `close_code` say so on the wire and give the peer time to answer."""
+
+    @abstractmethod
+    def closed(self, code: int, reason: str, *, was_clean: bool) -> None:
+        """Take the end of the socket."""
+
+    def gone(self, socket: Socket) -> None:
+        """Drop the socket; after the end, be forgotten."""
+        if socket is self._socket:
+            self._socket = None
+            if self.ended:
+                self._host.forget(self)
+
+    def mark_ended(self) -> None:
+        """The outbox has made a frame of the last event."""
+        super().mark_ended()
+        if self._socket is None:
+            self._host.forget(self)
+
+    # What is sent, and the end that is asked for.
+
+    @property
+    def _open_outbound(self) -> Outbound | None:
+        """Where messages go just now."""
+        socket = self._socket
+        if self.state is ConnectionState.CONNECTED and socket is not None and socket.state is SocketState.OPEN:
+            return socket.outbound
+        return None
+
+    @property
+    def outbound_bytes(self) -> int:
+        """Bytes that wait for the peer to read."""
+        return 0 if self._socket is None else self._socket.outbound.queued_bytes
+
+    def send(self, command: Send) -> Sent | SendFailed | None:
+        """Write messages for a request: the answer, or None when it comes once the peer reads again."""
+        outbound = self._open_outbound
+        if outbound is None:
+            return refused(command.request, self.refusing)
+        return self._sends.send(command, outbound)
+
+    def send_from_worker(self, opcode: int, payload: bytes) -> None:
+        """Write one message of code in this worker; it has reserved its room beforehand."""
+        outbound = self._open_outbound
+        if outbound is None:
+            self._host.release(self, len(payload))  # the socket has ended meanwhile: its event says so
+        else:
+            self._sends.send_from_worker(opcode, payload, outbound)
+
+    @abstractmethod
+    def terminate(self, code: int | None, reason: str | None, request: int = 0) -> None:
+        """Close: after what is queued, with `code` (None: 1000); `request` is answered once Closed. Idempotent."""
+
+    def _waits_for_end(self, request: int) -> bool:
+        """Have `request` answered at the end; False if it is Closed already, and answered."""
+        if not request:
+            return self.state is not ConnectionState.CLOSED
+        if self.state is ConnectionState.CLOSED:
+            self._host.answer(TerminateDone(request, self._host.flush()))
+            return False
+        self._closing_waiters.append(request)
+        return True
+
+    @abstractmethod
+    def too_late(self, message: str) -> None:
+        """Its ``connectTimeout`` is over before it could be dialled."""
+
+    @abstractmethod
+    def stop(self, code: int, reason: str) -> None:
+        """The worker ends: close with `code`, or the dial is given up."""
+
+    def let_go(self, reason: str, *, drain: bool) -> None:
+        """The worker ends; `drain`: another process follows."""
+        if drain:
+            self.drain(STOPPED_CODE, reason)
+        else:
+            self.stop(STOPPED_CODE, reason)
+
+    def drain(self, code: int, reason: str) -> None:
+        """The worker ends, and another process follows: let go what that one opens again, and `stop` the rest."""
+        self.stop(code, reason)
+
+    @property
+    def at_rest(self) -> bool:
+        """Nothing more will happen here."""
+        return self.state is ConnectionState.CLOSED
+
+    @abstractmethod
+    def refuse(self, err_code: ErrCode, message: str) -> None:
+        """End it before it dials: what it needs cannot be had."""
+
+    @abstractmethod
+    def abandon(self, reason: str) -> None:
+        """The time for closing is over: decide the end now."""

@@ -1,0 +1,134 @@
+"""The record of a connection as worker and service have it: what never changes, what changes, and the statuses. No I/O.
+
+It travels in `messages`, and is kept in the journal, by place: new fields get defaults and go last; none is ever retyped.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from mooring.dial_options import DialShown, dial_shown
+from mooring.errors import ErrorEntry
+from mooring.options import OPTIONS, ConnectionOptions
+from mooring.staying import Reconnect
+
+STATUS_CONNECTING = "Connecting"
+STATUS_CONNECTED = "Connected"
+STATUS_RECONNECTING = "Reconnecting"  # only of kept ones
+STATUS_CLOSING = "Closing"
+STATUS_CLOSED = "Closed"
+STATUSES = (STATUS_CONNECTING, STATUS_CONNECTED, STATUS_RECONNECTING, STATUS_CLOSING, STATUS_CLOSED)
+"""Every status of a connection, in the order of its life."""
+
+
+class Terminated(msgspec.Struct, frozen=True, rename="camel"):
+    """How a connection ended: the fields of ``onTerminate``."""
+
+    code: int
+    reason: str
+    was_clean: bool
+
+
+class KeptCreated(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What of a record is as it was asked for, where a connection is kept."""
+
+    reconnect: Reconnect
+
+
+class ConnectionCreated(msgspec.Struct, frozen=True, array_like=True):
+    """The part of a connection's record that never changes. Header values are not in it: they are secrets."""
+
+    id: int
+    url: str
+    worker: str
+    handler: str | None
+    data_type: str
+    header_names: list[str]
+    created_at_us: int
+    verify: bool = True
+    send_timeout_s: float = OPTIONS["send_timeout"].default
+    close_timeout_s: float = OPTIONS["close_timeout"].default
+    kept: KeptCreated | None = None
+    dial: DialShown = DialShown()
+
+    @classmethod
+    def of(
+        cls, connection: int, worker: str, handler: str | None, created_at_us: int, options: ConnectionOptions
+    ) -> ConnectionCreated:
+        """Return the record of a connection that is being made; `handler` is its public name."""
+        return cls(
+            id=connection,
+            url=options.url,
+            worker=worker,
+            handler=handler,
+            data_type=options.data_type,
+            header_names=list(dict.fromkeys(name for name, _ in options.headers)),
+            created_at_us=created_at_us,
+            verify=options.tls.verify,
+            send_timeout_s=options.send_timeout_s,
+            close_timeout_s=options.close_timeout_s,
+            kept=None if options.reconnect is None else KeptCreated(options.reconnect),
+            dial=dial_shown(options.proxy, options.family, options.addresses, options.local_address),
+        )
+
+
+class Down(msgspec.Struct, frozen=True, array_like=True):
+    """What a kept connection does to get a socket: the ``down`` of its record, but that times are microseconds since 1970.
+
+    `attempt`: of how many dials this is, since the loss or the create. `code`, `reason`: how the socket ended, or the last attempt.
+    `errors`: of the last attempt, or the loss. `retry_after_s`: what the server asked for.
+    """
+
+    since_us: int
+    phase: str
+    attempt: int
+    next_attempt_at_us: int | None = None
+    code: int | None = None
+    reason: str = ""
+    errors: list[ErrorEntry] = []
+    retry_after_s: float | None = None
+
+
+class KeptUpdate(msgspec.Struct, frozen=True, array_like=True):
+    """What of a record changes only where a connection is kept.
+
+    `socket`: number of the present or last socket that was ready, 0 before the first. `recorded_at_us`: when the last message
+    that is recorded came, as of the `seq` beside it. `down_us`: in all, up to the last return.
+    """
+
+    socket: int = 0
+    reconnects: int = 0
+    socket_opened_at_us: int | None = None
+    recorded_at_us: int | None = None
+    last_heard_at_us: int | None = None
+    down: Down | None = None
+    down_us: int = 0
+    messages_filled: int = 0
+    keep_alives: int = 0
+    late_replies: int = 0
+    queued_messages: int = 0
+    queued_bytes: int = 0
+
+
+class ConnectionUpdate(msgspec.Struct, frozen=True, array_like=True):
+    """The part of a connection's record that changes, whole: the latest one replaces all before it.
+
+    `seq` is that of its last event; `ended` is true once its ``on_terminate`` has returned: no event follows.
+    """
+
+    id: int
+    status: str
+    seq: int = 0
+    messages_in: int = 0
+    messages_out: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    last_message_at_us: int | None = None
+    round_trip_us: int | None = None
+    opened_at_us: int | None = None
+    closed_at_us: int | None = None
+    protocol: str | None = None
+    terminate: Terminated | None = None
+    errors: list[ErrorEntry] = []
+    ended: bool = False
+    kept: KeptUpdate | None = None

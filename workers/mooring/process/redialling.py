@@ -1,0 +1,102 @@
+"""The clock and the turns of the connections that wait: alarms and the limiter (`redial`), with one timer for all of them.
+
+Ten thousand that wait for a server cost no task, no timer and no poll: an entry of a heap each. On the I/O loop only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import math
+from urllib.parse import urlsplit
+
+from mooring.bounds import RedialLimits
+from mooring.connection.host import Redialler
+from mooring.process.redial import Redials, place_of
+
+SPARE_ENTRIES = 64  # entries of the heap that nothing stands for any more: it is made anew above these, and half of it
+
+
+class Redialling:
+    """The alarms and turns of one worker; `connection/host.RedialTurns` says what each verb means."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, limits: RedialLimits) -> None:
+        self._loop = loop
+        self._redials: Redials[Redialler] = Redials(limits)
+        self._alarms: dict[Redialler, float] = {}
+        self._heap: list[tuple[float, int, Redialler]] = []
+        self._serial = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = math.inf
+
+    def alarm(self, who: Redialler, at: float) -> None:
+        """Call `who.due` at `at`, and not at the time said before; infinity: never."""
+        if at == math.inf:
+            self._alarms.pop(who, None)
+            return
+        if self._alarms.get(who) == at:
+            return
+        self._alarms[who] = at
+        self._serial += 1
+        heapq.heappush(self._heap, (at, self._serial, who))
+        if len(self._heap) > SPARE_ENTRIES + 2 * len(self._alarms):
+            self._heap = [entry for entry in self._heap if self._alarms.get(entry[2]) == entry[0]]
+            heapq.heapify(self._heap)
+        self._set_timer()
+
+    def take(self, who: Redialler, url: str) -> None:
+        """Have `who` wait for its turn to dial the host of `url`: it is `granted`, perhaps at once."""
+        self._redials.take(who, _place_of(url), self._loop.time())
+        self._set_timer()
+
+    def take_at_once(self, who: Redialler, url: str) -> None:
+        """Count the dial of `who`, which does not wait."""
+        self._redials.take_at_once(who, _place_of(url), self._loop.time())
+
+    def done(self, who: Redialler) -> None:
+        """The handshake of `who` has ended."""
+        self._redials.done(who)
+        self._set_timer()
+
+    def cancel(self, who: Redialler) -> None:
+        """`who` wants nothing any more. Idempotent."""
+        self._alarms.pop(who, None)
+        self._redials.cancel(who)
+        self.done(who)
+
+    def configure(self, limits: RedialLimits) -> None:
+        """Go on with other limits."""
+        self._redials.configure(limits)
+        self._set_timer()
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for their turn."""
+        return self._redials.waiting
+
+    def _set_timer(self) -> None:
+        while self._heap and self._alarms.get(self._heap[0][2]) != self._heap[0][0]:
+            heapq.heappop(self._heap)
+        at = min(self._heap[0][0] if self._heap else math.inf, self._redials.look_again_at)
+        if at < self._timer_at:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer_at = at
+            self._timer = self._loop.call_at(at, self._run)
+
+    def _run(self) -> None:
+        self._timer, self._timer_at = None, math.inf
+        now = self._loop.time()
+        while self._heap and self._heap[0][0] <= now:
+            at, _, who = heapq.heappop(self._heap)
+            if self._alarms.get(who) == at:
+                del self._alarms[who]
+                who.due(now)
+        for who in self._redials.go(now):
+            who.granted()
+        self._set_timer()
+
+
+def _place_of(url: str) -> str:
+    parts = urlsplit(url)
+    return place_of(parts.hostname or "", parts.port or (443 if parts.scheme.lower() == "wss" else 80))
