@@ -13,7 +13,7 @@ from mooring import ConnectError, InvalidRequest, MooringError, call_worker, kil
 from mooring.errors import ErrCode, LimitReached
 from mooring.link.messages import AskCall, AskKill
 from mooring.options import ConnectionOptions, ConnectionRequest
-from mooring.process import runtime as process
+from mooring.process import openings
 from mooring.process.runtime import Runtime
 from mooring.process.stopping import run_down
 from tests.conftest import wait_for
@@ -117,7 +117,7 @@ class NeverEnds:
 async def test_a_connection_that_whoever_opens_it_waits_for_no_longer_does_not_open_later(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(process, "IO_LOOP_S", 0.1)
+    monkeypatch.setattr(openings, "IO_LOOP_S", 0.1)
     async with bare_worker(Service()) as runtime:
         monkeypatch.setattr(runtime, "dialler", NeverEnds())
         runtime.grant_ids(1, 256)

@@ -31,11 +31,39 @@ def _connection() -> Any:
 def test_a_send_waits_for_room_for_its_time() -> None:
     room = Reservations(1_000)
     connection = _connection()
-    room.reserve(connection, 5_000)  # the first may be of any size
+    assert room.reserve(connection, 5_000)  # the first may be of any size
     with pytest.raises(SendError):
         room.reserve(connection, 1)
     threading.Timer(0.02, room.release, (connection, 5_000)).start()
-    room.reserve(connection, 1)
+    assert room.reserve(connection, 1)
+
+
+def test_what_waits_for_a_connection_that_ends_is_not_reserved() -> None:
+    room = Reservations(1_000)
+    connection = _connection()
+    room.reserve(connection, 5_000)
+
+    def ends() -> None:
+        connection.state = ConnectionState.CLOSED
+        room.release(connection, 5_000)
+
+    threading.Timer(0.02, ends).start()
+    assert not room.reserve(connection, 1_000)
+    assert connection.reserved == 0
+
+
+def test_messages_without_a_payload_are_bounded_too() -> None:
+    room = Reservations(4_000)
+    connection = _connection()
+    count = 0
+    with pytest.raises(SendError):
+        for _ in range(1_000):
+            room.reserve(connection, 0)
+            count += 1
+    assert 5 < count < 50
+    for _ in range(count):
+        room.release(connection, 0)
+    assert connection.reserved == 0
 
 
 def test_a_send_is_not_given_up_before_the_io_loop_has_looked_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
