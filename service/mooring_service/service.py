@@ -23,9 +23,11 @@ from mooring_service.directory import Directory
 from mooring_service.endings import Endings
 from mooring_service.feed import Feed
 from mooring_service.intake import Intake
+from mooring_service.journal.file import check_version
 from mooring_service.journal.journal import Journal, JournalTooNew
 from mooring_service.lock import StateLock
 from mooring_service.opening import Openings
+from mooring_service.processes.link_server import SOCKET_NAME, check_path
 from mooring_service.processes.roster import Roster
 from mooring_service.processes.supervisor import Supervisor
 from mooring_service.processes.worker_state import WorkerState
@@ -39,6 +41,17 @@ STRAYS_S = 2.0
 STOP_POLL_S = 0.1
 
 log = logging.getLogger("mooring.service")
+
+
+def check_state_dir(state_dir: Path, store: str) -> None:
+    """Check what a service would find in a state directory, without making anything.
+
+    Raises:
+        MooringError: If workers could not reach it, or a later mooring has written its journal.
+    """
+    check_path(state_dir / SOCKET_NAME)
+    if store == "sqlite":
+        check_version(state_dir / "journal.db")
 
 
 class Readiness(msgspec.Struct, frozen=True):

@@ -168,15 +168,36 @@ def _set_aside(path: Path, reason: str) -> str:
     return name
 
 
-def _migrate(path: Path, connection: apsw.Connection) -> None:
-    version = connection.execute("PRAGMA user_version").get
-    if version == SCHEMA_VERSION:
-        return  # nothing is written: a full disk takes nothing, and need not
+def check_version(path: Path) -> None:
+    """Check that this program knows the version of a file, without opening it as a database; what is no journal has none.
+
+    (One that stands in the log beside it alone is not seen: SQLite brings it into the file at each orderly end.)
+
+    Raises:
+        JournalTooNew: If a later mooring has written it.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(100)
+    except OSError:
+        return
+    if head.startswith(b"SQLite format 3\0"):
+        _check_version(path, int.from_bytes(head[60:64], "big"))  # sqlite.org/fileformat2.html, 1.3: the user version
+
+
+def _check_version(path: Path, version: int) -> None:
     if version > SCHEMA_VERSION:
         raise JournalTooNew(
             f"{path} was written by a later mooring (schema {version}, this one knows {SCHEMA_VERSION}); "
             "start that one, or another state directory"
         )
+
+
+def _migrate(path: Path, connection: apsw.Connection) -> None:
+    version = connection.execute("PRAGMA user_version").get
+    if version == SCHEMA_VERSION:
+        return  # nothing is written: a full disk takes nothing, and need not
+    _check_version(path, version)
     with connection:
         for step in (SCHEMA, *MIGRATIONS)[version:]:
             connection.execute(step)
