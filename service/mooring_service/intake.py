@@ -42,15 +42,12 @@ from mooring_service.journal.batch import Append
 from mooring_service.journal.journal import Committed, Journal, StoredAsk
 from mooring_service.processes.reports import ID_BLOCK
 from mooring_service.processes.roster import Roster
-from mooring_service.processes.slot import WINDOW_SINCE, Slot
+from mooring_service.processes.slot import Slot
 from mooring_service.processes.worker_process import Exit
 from mooring_service.processes.worker_state import WorkerState
 from mooring_service.reopening import Reopenings, losses
+from mooring_service.window import Window
 
-QUEUE_HIGH_BYTES = (
-    64 * 1024 * 1024
-)  # the journal's queue: parted among the workers, as what each may have on its way to it
-WINDOW_MIN_BYTES = 1024 * 1024  # but no less than a frame
 GRANT_RETRY_S = 1.0  # while the journal cannot be written
 
 log = logging.getLogger("mooring.service")
@@ -94,7 +91,7 @@ class Intake:
         self._reopenings = reopenings
         self._roster = roster
         self._background = background
-        self._links_paused = False
+        self._window = Window(journal, roster)
         self.latency = Histogram()
         self._unseen: dict[str, frozenset[int]] = {}  # by incarnation: what its last hello did not know of
 
@@ -115,7 +112,7 @@ class Intake:
             if append.number:
                 slot = self._roster.by_incarnation(append.incarnation)
                 if slot is not None:
-                    slot.unstored_bytes -= append.size
+                    self._window.stored(slot, append.size)
                     slot.committed(append.number)
                     touched[slot] = None
             if append.asks and not item.repeated:
@@ -128,10 +125,7 @@ class Intake:
         window_bytes = self.window_bytes
         for slot in touched:
             slot.acknowledge(window_bytes)
-        if self._links_paused and self._journal.queued_bytes < QUEUE_HIGH_BYTES // 2:
-            self._links_paused = False
-            for slot in self._roster.slots():
-                slot.resume_reading()
+        self._window.go_on()
 
     def on_failure(self, failure: str | None) -> None:
         """Take that the journal cannot be written now, or can again."""
@@ -193,20 +187,12 @@ class Intake:
         if wrong is not None:
             raise LinkError(f"frame {events.number} cannot be stored: {wrong}")
         self._journal.append(append)
-        slot.unstored_bytes += append.size
-        if self._journal.queued_bytes > QUEUE_HIGH_BYTES and slot.unstored_bytes > self._allowed_bytes(slot):
-            slot.pause_reading()
-            self._links_paused = True
+        self._window.queued(slot, append.size)
 
     @property
     def window_bytes(self) -> int:
         """How much of a worker's events may be on its way to the journal."""
-        return max(WINDOW_MIN_BYTES, QUEUE_HIGH_BYTES // max(1, len(self._roster)))
-
-    def _allowed_bytes(self, slot: Slot) -> int:
-        """Above this it does not keep to a window: it is of an older program, or somebody else speaks in its name."""
-        # Twice: it counts frames where we count what is in them, and may have heard of a larger window last.
-        return 2 * self.window_bytes + 2 * WINDOW_MIN_BYTES if slot.version >= WINDOW_SINCE else 0
+        return self._window.size
 
     async def _grant(self, slot: Slot, incarnation: str) -> None:
         while slot.linked and slot.incarnation == incarnation:

@@ -17,6 +17,7 @@ from mooring.errors import ErrCode, JournalUnavailable, Unavailable
 from mooring.metrics import Histogram
 from mooring_service.admission import Admission
 from mooring_service.asks import Asks
+from mooring_service.backups import Backups
 from mooring_service.config import Config
 from mooring_service.connections import Connections
 from mooring_service.directory import Directory
@@ -73,6 +74,7 @@ class Service:
     Attributes:
         connections: The verbs of connections.
         workers: The verbs of workers.
+        backups: Copies of the journal.
         feed: The events of everything; those of one connection are followed in `connections`.
         died: Ends, with the reason, when this process can go on no longer: it is to end under its workers, for the next to adopt.
     """
@@ -110,6 +112,7 @@ class Service:
             self._admission, self.directory, roster, self._supervisor, self._intake, self._background
         )
         self._asks = self._intake.asks = Asks(self._admission, journal, roster, self._supervisor)
+        self.backups = Backups(journal, state_dir)
         self._started = False
         self.died: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
@@ -131,6 +134,7 @@ class Service:
             JournalTooNew: If a later mooring has written it.
             MooringError: If workers could not reach this state directory.
         """
+        self.backups.sweep()
         await self._supervisor.listen()
         try:
             await self._begin()

@@ -1,11 +1,13 @@
-"""The file of the SQLite journal: opening, checking, migrating, setting aside; what it held, and restoring a copy."""
+"""The file of the SQLite journal: opening, checking, migrating, setting aside; what it held; copying it, and restoring a copy."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import secrets
 import shutil
+import threading
 import time
 from pathlib import Path
 
@@ -243,6 +245,38 @@ def _recover(connection: apsw.Connection, set_aside: str | None) -> tuple[str, M
         set_aside=set_aside,
     )
     return meta["epoch"], marks, recovered
+
+
+async def copy_into(path: Path, target: Path) -> None:
+    """Write a consistent copy of a journal that may be in use to the new file `target`. Cancelled, it gives up.
+
+    Either way nobody writes to `target` any more once this has ended.
+
+    Raises:
+        JournalUnavailable: If it cannot be made.
+    """
+    given_up = threading.Event()
+
+    def copy() -> None:
+        private_files.make(target)
+        connection = apsw.Connection(str(path))
+        try:
+            connection.set_busy_timeout(5_000)
+            connection.set_progress_handler(given_up.is_set, 100)
+            connection.execute("VACUUM INTO ?", (str(target),)).fetchall()
+        finally:
+            connection.close()
+
+    copying = asyncio.ensure_future(asyncio.to_thread(copy))
+    try:
+        await asyncio.shield(copying)
+    except asyncio.CancelledError:
+        given_up.set()
+        await asyncio.wait({copying})
+        copying.exception()  # that it was interrupted
+        raise
+    except (apsw.Error, OSError) as exc:
+        raise JournalUnavailable(f"the copy failed: {exc}") from exc
 
 
 def restore(copy: Path, path: Path) -> None:
