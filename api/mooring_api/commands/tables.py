@@ -78,12 +78,26 @@ def _escaped(error: UnicodeError) -> tuple[str, int]:
     return "".join(f"\\u{units[at]:02x}{units[at + 1]:02x}" for at in range(0, len(units), 2)), error.end
 
 
+def _plain_ascii(name: str) -> codecs.CodecInfo | None:
+    # click takes ASCII for a mistake of the locale, and would write UTF-8 all the same: under another name it does not.
+    if name != "mooring_ascii":
+        return None
+    ascii_ = codecs.lookup("ascii")
+    return codecs.CodecInfo(
+        name="mooring_ascii", encode=ascii_.encode, decode=ascii_.decode,
+        incrementalencoder=ascii_.incrementalencoder, incrementaldecoder=ascii_.incrementaldecoder,
+        streamreader=ascii_.streamreader, streamwriter=ascii_.streamwriter,
+    )  # fmt: skip
+
+
 def escape_what_cannot_be_shown() -> None:
     """Have output that is not UTF-8 escape what it cannot hold, instead of ending the command."""
     codecs.register_error("mooring-escape", _escaped)
+    codecs.register(_plain_ascii)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="mooring-escape")
+            is_ascii = codecs.lookup(stream.encoding).name == "ascii"
+            stream.reconfigure(encoding="mooring_ascii" if is_ascii else None, errors="mooring-escape")
 
 
 def plain(text: str) -> str:

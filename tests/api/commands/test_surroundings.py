@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from mooring_api.commands.cli import COMMANDS
 from tests.conftest import RunningService, StartService
 from tests.servers import EchoServer
 
@@ -49,11 +50,28 @@ async def test_what_the_terminal_cannot_show_is_escaped(
     ):
         code, out, errors = await run(shared, *arguments, env=poor)
         assert (code, errors) == (0, ""), arguments
-        if "--json" in arguments and "tail" in arguments and encoding != "ascii":
+        if encoding == "ascii":
+            assert out.isascii(), arguments
+        if "--json" in arguments and "tail" in arguments:
             message = json.loads(out.splitlines()[1])
             assert message["event"]["data"] == TEXT, "what is escaped is JSON all the same"
     code, out, _ = await run(shared, "tail", number, "-n", "2", env=poor)
     assert "\\ud83d\\ude00" in out
+
+
+def test_the_help_and_what_click_says_itself_is_ascii_where_the_terminal_is() -> None:
+    poor = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "COLUMNS": "200"}
+    errors = b""
+    for arguments in (*([name, "--help"] for name in COMMANDS), ["open", "--options"], ["grüße"], ["tail", "--grüße"]):
+        ran = subprocess.run(
+            [sys.executable, "-m", "mooring_api", *arguments], capture_output=True, env=os.environ | poor, check=False
+        )
+        assert ran.stdout.isascii() and ran.stderr.isascii(), arguments
+        assert b"Traceback" not in ran.stderr
+        errors += ran.stderr
+        if arguments[0] == "tail" and arguments[1] == "--help":
+            assert b"(onMessage, \\u2026)" in ran.stdout
+    assert b"gr\\u" in errors, "what was typed is quoted with escapes"
 
 
 @pytest.mark.parametrize(
