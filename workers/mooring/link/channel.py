@@ -1,8 +1,9 @@
 """Length-prefixed frames over a Unix stream, batched; the same code at both ends of the link.
 
 A frame is four bytes of length (big-endian) and one msgpack message. What is sent during one pass of the event loop
-leaves in one write; what arrives in one read is handed over in one call. Both directions are bounded: a frame by
-`MAX_FRAME_BYTES`, the write buffer by the transport's marks (`congested`), reading by `pause_reading`.
+leaves in one write; what arrives in one read is handed over in one call. What is bounded here is a frame (`MAX_FRAME_BYTES`) and,
+by `pause_reading`, what is read. What is written is not: `congested` says that the other end is behind, and whoever has much to
+send looks at it first; what must always get through (answers, stats, goodbyes) does not.
 """
 
 from __future__ import annotations
