@@ -31,9 +31,10 @@ class Peer:
 
 
 class _Listening:
-    """A server on a port of its own."""
+    """A server on a port of its own, or on the one that one before it had."""
 
     app_routes: list[Any]
+    port = 0
 
     async def __aenter__(self) -> Self:
         app = web.Application()
@@ -41,7 +42,8 @@ class _Listening:
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.2)
         await self._runner.setup()
         sock = socket.socket()
-        sock.bind(("127.0.0.1", 0))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(("127.0.0.1", self.port))
         self.port = sock.getsockname()[1]
         await web.SockSite(self._runner, sock, backlog=1024).start()
         return self
@@ -127,7 +129,8 @@ class FeedServer(_Listening):
         size: Bytes of each message, at least.
     """
 
-    def __init__(self, rate: float, size: int = 0) -> None:
+    def __init__(self, rate: float, size: int = 0, port: int = 0) -> None:
+        self.port = port
         self.rate = rate
         self.size = size
         self.sent: dict[str, int] = {}

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import difflib
 
+import msgspec
+from msgspec import UNSET
+
 from mooring.checks import check_worker_name
 from mooring.dial_options import ProxyRequest
 from mooring.errors import (
@@ -67,6 +70,13 @@ class Admission:
             UnknownFunction: If it is not in the configuration.
         """
         return _look_up("functions", self.config.functions, name)
+
+    def with_proxy(self, request: ConnectionRequest) -> ConnectionRequest:
+        """Return `request` with the default proxy said: a worker that knows none must not be asked, it would dial directly."""
+        proxy = self.config.dial.proxy
+        if proxy is None or request.proxy is not UNSET:
+            return request
+        return msgspec.structs.replace(request, proxy=proxy)
 
     def check_way(self, request: ConnectionRequest) -> None:
         """Check that a connection may take the way that `request` says.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 
 import msgspec
@@ -132,9 +131,10 @@ class Openings:
             connection = await self._next_id()
             # The last wait before the intent is stored: what dies from here on reports this connection's end as well.
             slot = await self._supervisor.ensure(request.worker)
+            slot.check_room()
             if slot.draining:
                 raise WorkerBusy(slot.name, "Draining")
-            unknown = too_new(request, slot.version)
+            unknown = too_new(self._admission.with_proxy(request), slot.version)
             if unknown:
                 raise WorkerTooOld(slot.name, unknown)
             handler = None if request.handler is None else request.handler.name
@@ -234,6 +234,4 @@ class Openings:
 
     async def wait_ended(self, connection: int) -> None:
         """Wait (briefly) until the supervisor has reported the end of a connection whose worker has died."""
-        deadline = time.monotonic() + ENDED_S
-        while time.monotonic() < deadline and not self._directory.entry(connection).update.ended:
-            await asyncio.sleep(0.01)
+        await asyncio.wait({self._directory.until(connection, lambda update: update.ended)}, timeout=ENDED_S)

@@ -17,15 +17,18 @@ from mooring.errors import ErrCode, JournalUnavailable, Unavailable
 from mooring.metrics import Histogram
 from mooring_service.admission import Admission
 from mooring_service.asks import Asks
+from mooring_service.backups import Backups
 from mooring_service.config import Config
 from mooring_service.connections import Connections
 from mooring_service.directory import Directory
 from mooring_service.endings import Endings
 from mooring_service.feed import Feed
 from mooring_service.intake import Intake
+from mooring_service.journal.file import check_version
 from mooring_service.journal.journal import Journal, JournalTooNew
 from mooring_service.lock import StateLock
 from mooring_service.opening import Openings
+from mooring_service.processes.link_server import SOCKET_NAME, check_path
 from mooring_service.processes.roster import Roster
 from mooring_service.processes.supervisor import Supervisor
 from mooring_service.processes.worker_state import WorkerState
@@ -39,6 +42,17 @@ STRAYS_S = 2.0
 STOP_POLL_S = 0.1
 
 log = logging.getLogger("mooring.service")
+
+
+def check_state_dir(state_dir: Path, store: str) -> None:
+    """Check what a service would find in a state directory, without making anything.
+
+    Raises:
+        MooringError: If workers could not reach it, or a later mooring has written its journal.
+    """
+    check_path(state_dir / SOCKET_NAME)
+    if store == "sqlite":
+        check_version(state_dir / "journal.db")
 
 
 class Readiness(msgspec.Struct, frozen=True):
@@ -60,6 +74,7 @@ class Service:
     Attributes:
         connections: The verbs of connections.
         workers: The verbs of workers.
+        backups: Copies of the journal.
         feed: The events of everything; those of one connection are followed in `connections`.
         died: Ends, with the reason, when this process can go on no longer: it is to end under its workers, for the next to adopt.
     """
@@ -97,6 +112,7 @@ class Service:
             self._admission, self.directory, roster, self._supervisor, self._intake, self._background
         )
         self._asks = self._intake.asks = Asks(self._admission, journal, roster, self._supervisor)
+        self.backups = Backups(journal, state_dir)
         self._started = False
         self.died: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
@@ -118,6 +134,7 @@ class Service:
             JournalTooNew: If a later mooring has written it.
             MooringError: If workers could not reach this state directory.
         """
+        self.backups.sweep()
         await self._supervisor.listen()
         try:
             await self._begin()

@@ -6,11 +6,17 @@ import os
 import time
 from typing import Any
 
+from mooring import WebSocket
+
 seen: list[list[Any]] = []
 
 
 def get_seen() -> list[list[Any]]:
     return seen
+
+
+def open_kept(url: str) -> int:
+    return WebSocket.new(url, Stays()).id
 
 
 class Stays:

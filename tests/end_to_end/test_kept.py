@@ -11,7 +11,14 @@ from tests.end_to_end.with_user_code import call, open_with
 from tests.servers import EchoServer
 
 CODE = "tests.end_to_end.kept_code"
-OPTIONS = ["--app-dir", str(ROOT), "--function", f"get_seen={CODE}:get_seen"]
+OPTIONS = [
+    "--app-dir",
+    str(ROOT),
+    "--function",
+    f"get_seen={CODE}:get_seen",
+    "--function",
+    f"open_kept={CODE}:open_kept",
+]
 for _name in ("Stays", "CatchesUp", "CannotBeMade"):
     OPTIONS += ["--handler", f"{_name}={CODE}:{_name}"]
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import apsw
+import msgspec
 
 from mooring.events import Kind, body_prefix, connection_body
 from mooring.link.channel import Channel
@@ -71,6 +72,7 @@ class FakeWorker:
         settings: What the service has started it with.
         channel: Its last link.
         probed: The numbers of the probes that it was sent.
+        stats: What it says of itself when it is asked.
         silent: It answers no probe, and does not end when it is told to.
     """
 
@@ -79,6 +81,7 @@ class FakeWorker:
         self.settings = settings
         self.name: str = settings["worker"]
         self.probed: list[int] = []
+        self.stats = Stats()
         self.silent = False
         self.linked = False
         self._control = control
@@ -223,7 +226,7 @@ class FakeWorker:
             if isinstance(command, Probe):
                 self.probed.append(command.probe)
                 if not self.silent:
-                    self.send(Stats(probe=command.probe))
+                    self.send(msgspec.structs.replace(self.stats, probe=command.probe))
             else:
                 self._commands.put_nowait(command)
                 if isinstance(command, Stop) and not self.silent:

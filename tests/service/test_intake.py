@@ -10,7 +10,7 @@ import pytest
 from mooring.events import Kind
 from mooring.link.messages import Called, Events, Stats, Stored
 from mooring.link.record import ConnectionUpdate
-from mooring_service import intake
+from mooring_service import window
 from mooring_service.journal.batch import Append
 from mooring_service.service import Service
 from tests.service.fake_worker import FakeWorker, FakeWorkers, created_of, running_service, stalled_disk, told_of, until
@@ -95,8 +95,8 @@ async def test_while_the_queue_of_the_journal_is_full_all_but_events_still_passe
     tmp_path: Path, fakes: FakeWorkers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Row 2 of the review, the other half: back-pressure must not stop what else travels on the same stream."""
-    monkeypatch.setattr(intake, "QUEUE_HIGH_BYTES", 4_000_000)
-    monkeypatch.setattr(intake, "WINDOW_MIN_BYTES", 1)
+    monkeypatch.setattr(window, "QUEUE_HIGH_BYTES", 4_000_000)
+    monkeypatch.setattr(window, "WINDOW_MIN_BYTES", 1)
     async with running_service(tmp_path) as service:
         workers = [await _start(service, fakes, name) for name in ("a", "b")]
         for connection, worker in enumerate(workers, 1):
@@ -125,7 +125,7 @@ async def test_while_the_queue_of_the_journal_is_full_all_but_events_still_passe
 async def test_one_that_keeps_to_no_window_is_not_read_while_the_queue_is_full(
     tmp_path: Path, fakes: FakeWorkers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(intake, "QUEUE_HIGH_BYTES", 1_000_000)
+    monkeypatch.setattr(window, "QUEUE_HIGH_BYTES", 1_000_000)
     async with running_service(tmp_path) as service:
         old, new, false = [await _start(service, fakes, name) for name in ("a-old", "b-new", "c-false")]
         service.workers.slots()[0].version = 2  # as if its hello had said so

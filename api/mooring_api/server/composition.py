@@ -69,6 +69,7 @@ class Server:
         Raises:
             ConfigError: If the configuration does not allow it, or the address cannot be had.
             StateDirectoryBusy: If another service has the state directory.
+            TokenFileError: If its token cannot be trusted.
             OSError: If the demo's port, or a file, cannot be had.
         """
         config, options = self.config, self.options
@@ -78,6 +79,7 @@ class Server:
         journal = make_journal(config.journal, options.state_dir, config.api.idempotency_age)
         self._service = service = Service(config, options.state_dir, journal, app_dirs=options.app_dirs)
         service.acquire()  # first: whoever does not get it must touch nothing, and names the holder, not the port
+        token = None if config.api.no_auth else load_token(options.state_dir)
         sock = bind(listen) if inherited is None else inherited.socket
         if listen.path is not None and (inherited is None or inherited.listen is not None):
             self._path = SocketFile(listen.path)  # ours, not the manager's
@@ -90,7 +92,6 @@ class Server:
         except BaseException:
             sock.close()
             raise
-        token = None if config.api.no_auth else load_token(options.state_dir)
         port = sock.getsockname()[1] if listen.path is None else 0
         unix = listen.path is not None
         own = frozenset[str]() if unix else own_hosts(listen.host, port, secure=tls is not None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sys
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from mooring_api.server.state_file import replace_text
 
 CHECK_TIMEOUT_S = 20.0
 DRY_RUN = "--dry-run"
+HAS_SOCKET = (
+    "_MOORING_HAS_SOCKET"  # for the dry run; an option of its own would be none for a program of another version
+)
 
 
 def refusal_file(state_dir: Path) -> Path:
@@ -27,10 +31,13 @@ def tell_refused(state_dir: Path, reason: str) -> None:
             refusal_file(state_dir).touch(0o600)
 
 
-async def refusal() -> str | None:
+async def refusal(*, has_socket: bool = False) -> str | None:
     """Return why the next program would not start; None when it would.
 
     It is asked itself: it may be of another version than this one, and know other settings.
+
+    Args:
+        has_socket: Whether we listen on a socket of the service manager, which it will have whatever its setting says.
     """
     try:
         process = await asyncio.create_subprocess_exec(
@@ -40,6 +47,7 @@ async def refusal() -> str | None:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
+            env={**os.environ, HAS_SOCKET: "1" if has_socket else ""},
         )
     except OSError as exc:
         return f"the program cannot be started: {exc}"

@@ -59,7 +59,7 @@ async def serve(
     asking: list[asyncio.Task[None]] = []  # whether the next program can start
 
     async def ask_to_restart() -> None:
-        refusal = server.restart_refusal or await restart.refusal()
+        refusal = server.restart_refusal or await restart.refusal(has_socket=server.inherited.listen is None)
         if refusal is not None:
             log.error("the restart is refused, this service goes on: %s", refusal)
             restart.tell_refused(options.state_dir, refusal)

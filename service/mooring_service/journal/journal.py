@@ -208,7 +208,10 @@ class Journal(Protocol):
         ...
 
     async def backup(self, path: str) -> None:
-        """Write a consistent copy of everything to the new file `path` (SQLite only)."""
+        """Write a consistent copy of everything to the new file `path` (SQLite only). Once this has ended nobody writes there any more.
+
+        It may be cancelled: the copy is given up then.
+        """
         ...
 
     def now_ms(self) -> int:

@@ -16,13 +16,12 @@ from typing import Any, TypeVar
 
 import apsw
 
-from mooring import private_files
 from mooring.errors import JournalUnavailable
 from mooring_service.config import JournalConfig
 from mooring_service.journal import jobs
 from mooring_service.journal.batch import Append, Batch, EventFilter
 from mooring_service.journal.clock import AgeClock
-from mooring_service.journal.file import open_file, read_finding
+from mooring_service.journal.file import copy_into, open_file, read_finding
 from mooring_service.journal.journal import Committed, JournalStats, Recovered, StoredAnswer
 from mooring_service.journal.reader import JournalReader
 from mooring_service.journal.writer import Item, Writer
@@ -223,20 +222,7 @@ class SqliteJournal:
 
     async def backup(self, path: str) -> None:
         """Write a consistent copy of everything to the new file `path`."""
-
-        def copy() -> None:
-            private_files.make(Path(path))
-            connection = apsw.Connection(str(self._path))
-            try:
-                connection.set_busy_timeout(5_000)
-                connection.execute("VACUUM INTO ?", (path,)).fetchall()
-            finally:
-                connection.close()
-
-        try:
-            await asyncio.to_thread(copy)
-        except (apsw.Error, OSError) as exc:
-            raise JournalUnavailable(f"the copy failed: {exc}") from exc
+        await copy_into(self._path, Path(path))
 
     def now_ms(self) -> int:
         """Return the time by which ages are told."""

@@ -26,9 +26,20 @@ from mooring_service.processes.slot import Slot
 
 PROBE_S = 2.0  # to who waits for the service to begin: so often it hears that there is one
 HELLO_TIMEOUT_S = 10.0  # a stream that says nothing is not a worker
+SOCKET_NAME = "link.sock"
 MAX_SOCKET_PATH_BYTES = 107  # sun_path of unix(7), without the closing NUL
 
 log = logging.getLogger("mooring.supervisor")
+
+
+def check_path(path: Path) -> None:
+    """Check that a socket can have this path.
+
+    Raises:
+        MooringError: If it is too long.
+    """
+    if len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
+        raise MooringError(f"the state directory's path is too long for a socket: {path}")
 
 
 class LinkServer:
@@ -68,8 +79,7 @@ class LinkServer:
         Raises:
             MooringError: If the path is too long for a socket.
         """
-        if len(str(self.path).encode()) > MAX_SOCKET_PATH_BYTES:
-            raise MooringError(f"the state directory's path is too long for a socket: {self.path}")
+        check_path(self.path)
         self.path.unlink(missing_ok=True)  # we hold the lock: what is left over is nobody's
         old_umask = os.umask(0o177)
         try:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mooring.link.messages import Stored
-from mooring_service import intake
+from mooring_service import window
 from mooring_service.service import Service
 from tests.service.fake_worker import FakeWorker, FakeWorkers, running_service, stalled_disk, told_of, until
 
@@ -55,7 +55,7 @@ async def test_a_service_that_stood_still_ends_nobody(tmp_path: Path, fakes: Fak
 async def test_workers_that_we_do_not_read_because_of_the_disk_live_and_lose_nothing(
     tmp_path: Path, fakes: FakeWorkers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(intake, "QUEUE_HIGH_BYTES", 4 * 1024 * 1024)
+    monkeypatch.setattr(window, "QUEUE_HIGH_BYTES", 4 * 1024 * 1024)
     async with running_service(tmp_path, **SHORT) as service:
         workers = [await _start(service, fakes, name) for name in ("a", "b")]
         for connection, worker in enumerate(workers, 1):
@@ -77,8 +77,8 @@ async def test_workers_that_we_do_not_read_because_of_the_disk_live_and_lose_not
 async def test_what_a_worker_had_sent_before_it_died_is_read_although_we_did_not_read_it(
     tmp_path: Path, fakes: FakeWorkers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(intake, "QUEUE_HIGH_BYTES", 1_000)
-    monkeypatch.setattr(intake, "WINDOW_MIN_BYTES", 1)
+    monkeypatch.setattr(window, "QUEUE_HIGH_BYTES", 1_000)
+    monkeypatch.setattr(window, "WINDOW_MIN_BYTES", 1)
     async with running_service(tmp_path, restart_delay=30) as service:
         worker = await _start(service, fakes)
         worker.opened(1, new=True)

@@ -19,8 +19,8 @@ from mooring.options import ConnectionRequest
 
 PROTOCOL_VERSION = 5
 """Told in `Hello` and `Welcome`. 1: the first release. 2: `Welcome` tells it, and requests are read leniently. 3: what code in
-workers asks of others is numbered (`Call.ask`, `Taken`). 4: connections that stay (`reconnect`, `Reconnect`). 5: workers keep to a
-window of `Events`.
+workers asks of others is numbered (`Call.ask`, `Taken`). 4: connections that stay (`reconnect`, `Reconnect`), and how is dialled
+(`proxy` and its like; an older worker would skip them, and dial directly). 5: workers keep to a window of `Events`, and count calls.
 
 A create option says in its row (`Option.since`) which version brought it; the service does not ask an older worker for it.
 """
@@ -329,7 +329,7 @@ class Taken(msgspec.Struct, frozen=True, tag=True, array_like=True):
 class Stats(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """How the worker does; sent every second while anything changed, and in answer to `Probe`.
 
-    `updates`: of connections whose figures changed without an event (sends, round trips).
+    `updates`: of connections whose figures changed without an event (sends, round trips). `calls`: those that wait, or run.
     """
 
     probe: int = 0
@@ -345,6 +345,7 @@ class Stats(msgspec.Struct, frozen=True, tag=True, array_like=True):
     metrics: bytes = b""
     updates: list[ConnectionUpdate] = []
     discarded: int = 0
+    calls: int = 0
 
 
 class AskIds(msgspec.Struct, frozen=True, tag=True, array_like=True):
