@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from array import array
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from mooring.link.messages import (
     Open,
     Opened,
     Probe,
+    Resent,
     Stats,
     Stop,
     Stored,
@@ -115,30 +119,74 @@ def _created(reports: list[Any]) -> list[ConnectionCreated]:
     return [created for report in reports if isinstance(report, Events) for created in report.created]
 
 
-async def test_a_worker_that_ends_hands_over_what_the_service_takes_late(tmp_path: Path) -> None:
-    service = Service()
-    server = await asyncio.get_running_loop().create_unix_server(service.stream, str(tmp_path / "link.sock"))
-    working = asyncio.create_task(worker.Worker(settings_of(tmp_path)).run())
+@asynccontextmanager
+async def working(folder: Path, service: Service) -> AsyncIterator[asyncio.Task[str]]:
+    """A worker that is welcome to `service`."""
+    server = await asyncio.get_running_loop().create_unix_server(service.stream, str(folder / "link.sock"))
+    task = asyncio.create_task(worker.Worker(settings_of(folder)).run())
     try:
-        await wait_for(lambda: service.of(Hello))
+        await wait_for(lambda: service.of(Resent))
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        server.close()
+        current.set_runtime(None)
+
+
+async def _ask_often() -> None:
+    for number in range(ASKS):
+        await asyncio.to_thread(call_worker, "other", "store", number, b"x" * 1_000_000)
+
+
+def _asked(reports: list[Any]) -> list[int]:
+    return [ask.params[0] for report in reports if isinstance(report, Events) for ask in report.asks]
+
+
+@pytest.mark.parametrize("window_bytes", [0, 3_000_000], ids=["congested", "window"])
+async def test_a_worker_that_ends_hands_over_what_the_service_takes_late(tmp_path: Path, window_bytes: int) -> None:
+    service = Service()
+    service.welcome = Welcome(0, 1, 1_000, PROTOCOL_VERSION, window_bytes)
+    async with working(tmp_path, service) as task:
         (stream,) = service.streams
-        stream.pause_reading()
-        for number in range(ASKS):
-            await asyncio.to_thread(call_worker, "other", "store", number, b"x" * 1_000_000)
+        if not window_bytes:
+            stream.pause_reading()
+        await _ask_often()
         await wait_for(lambda: current.runtime().outbox.unsent)
         stream.send(Stop("done", 0.1))
         await wait_for((tmp_path / "exit.json").exists)
-        assert not working.done()
+        assert not task.done()
         stream.resume_reading()
-        assert await asyncio.wait_for(working, 5) == "done"
+        begun = time.monotonic()
+        while window_bytes and len(_asked(service.reports)) < ASKS:
+            stream.send(Stored(service.of(Events)[-1].number, window_bytes))
+            await asyncio.sleep(0.01)
+        assert await asyncio.wait_for(task, 5) == "done"
+        assert time.monotonic() - begun < link.CLOSE_TIMEOUT_S - 1, "it has not waited for its deadline"
         await wait_for(lambda: service.of(Goodbye))
-        asked = [ask.params[0] for events in service.of(Events) for ask in events.asks]
-        assert asked == list(range(ASKS))
-    finally:
-        working.cancel()
-        await asyncio.gather(working, return_exceptions=True)
-        server.close()
-        current.set_runtime(None)
+        assert _asked(service.reports) == list(range(ASKS))
+
+
+async def test_that_all_was_sent_again_is_said_behind_the_last_of_it_however_little_goes_out_at_a_time(
+    tmp_path: Path,
+) -> None:
+    service = Service()
+    async with working(tmp_path, service) as task:
+        await _ask_often()
+        await wait_for(lambda: len(_asked(service.reports)) == ASKS)
+        service.reports.clear()
+        service.welcome = Welcome(0, 1, 1_000, PROTOCOL_VERSION, 3_000_000)
+        service.streams[0].abort()
+        await wait_for(lambda: len(service.of(Events)) >= 3)
+        while not service.of(Resent):
+            service.streams[-1].send(Stored(service.of(Events)[-1].number, 3_000_000))
+            await asyncio.sleep(0.01)
+        (resent,) = service.of(Resent)
+        before = service.reports[: service.reports.index(resent)]
+        assert _asked(before) == list(range(ASKS))
+        assert resent.number == [report for report in before if isinstance(report, Events)][-1].number
+        service.streams[-1].send(Stop("done", 0.1))
+        assert await asyncio.wait_for(task, 5) == "done"
 
 
 async def test_a_service_that_cannot_welcome_yet_is_a_service_as_long_as_it_says_so(

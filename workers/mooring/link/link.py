@@ -110,6 +110,7 @@ class Link:
         self._refused: Refused | None = None
         self._asked_ids = False
         self._window_bytes = math.inf  # of events on their way
+        self._resent: int | None = None  # all frames up to here are to be sent again, and that is still to be said
         self._heard_at = -math.inf  # a service that has not welcomed us yet
         self.runtime: Held | None = None
         self.service_version = 0  # what the service that has welcomed us speaks
@@ -183,7 +184,7 @@ class Link:
         try:
             async with asyncio.timeout(WELCOME_TIMEOUT_S):
                 _, channel = await loop.create_unix_connection(
-                    lambda: Channel(command_decoder, self._take, self._on_lost, self._on_drained),
+                    lambda: Channel(command_decoder, self._take, self._on_lost, self._send_on),
                     self._settings.socket_path,
                 )
         except (OSError, TimeoutError):
@@ -238,7 +239,7 @@ class Link:
                 case Stored(number, window_bytes):
                     self._window_bytes = window_bytes or math.inf
                     self._held.outbox.stored(number)
-                    self._held.outbox.send_unsent()
+                    self._send_on()
                 case Probe(probe):
                     if self._welcomed.is_set():
                         self.send(self._held.stats(probe))
@@ -271,11 +272,22 @@ class Link:
         self._held.grant_ids(welcome.first_id, welcome.id_count)
         outbox.resend(welcome.stored)
         outbox.flush()
-        self.send(Resent(outbox.number))
+        self._resent = outbox.number
+        self._tell_resent()
 
-    def _on_drained(self) -> None:
+    def _send_on(self) -> None:
+        """There may be room for further frames of the outbox."""
         self._held.outbox.send_unsent()
+        self._tell_resent()
         self._changed.set()
+
+    def _tell_resent(self) -> None:
+        # Behind the last of those frames, however long the window or a congested channel holds them back: what the service does
+        # not know by then, it takes for lost.
+        outbox = self._held.outbox
+        if self._resent is not None and outbox.number - outbox.unsent >= self._resent:
+            resent, self._resent = self._resent, None
+            self.send(Resent(resent))
 
     def _unsent(self) -> int:
         """Return how many frames wait for a link that is there."""

@@ -196,7 +196,9 @@ class Hello(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class Resent(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """Everything that was not stored has been sent again: what `Hello` did not list, the worker does not have."""
+    """Everything up to `number` that was not stored has been sent again, all of it before this: what neither `Hello` nor any of
+    those `Events` has named, the worker does not have.
+    """
 
     number: int
 

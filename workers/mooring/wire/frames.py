@@ -76,7 +76,9 @@ class FrameParser:
         # Bytes, not pieces: what a server sends in tiny ones takes no more memory than the message.
         self._rest = bytearray()  # of a frame that is not complete
         self._need = 2  # bytes before anything more can be parsed
-        self._skip = 0  # bytes of a refused frame's payload still to be skipped
+        self._skip = (
+            0  # bytes still to come of the payload of a frame that is not wanted, in this `feed` or the next ones
+        )
         self._opcode = 0  # of the fragmented message under way; 0: none
         self._compressed = False
         self._parts = bytearray()  # of the fragmented message under way
