@@ -19,8 +19,6 @@ from mooring.deadline import PASS_S
 from mooring.errors import LinkError
 from mooring.link.channel import Channel
 from mooring.link.messages import (
-    OLDEST_PROTOCOL_VERSION,
-    PROTOCOL_VERSION,
     AskIds,
     Call,
     Command,
@@ -81,6 +79,7 @@ class Link:
     """The link of one worker process. It is the runtime's `Uplink`.
 
     Args:
+        who: What says which process this is; each `Hello` adds what it holds just then.
         obey: Called with each command of a request.
         stop: Called with each `Stop`.
     """
@@ -89,18 +88,12 @@ class Link:
         self,
         settings: WorkerSettings,
         *,
-        pid: int,
-        started_at_ticks: int,
-        boot_id: str,
-        build: str,
+        who: Hello,
         obey: Callable[[Open | Send | Terminate | Reconnect | Call], None],
         stop: Callable[[Stop], None],
     ) -> None:
         self._settings = settings
-        self._pid = pid
-        self._started_at_ticks = started_at_ticks
-        self._boot_id = boot_id
-        self._build = build
+        self._who = who
         self._obey = obey
         self._stop = stop
         self._channel: Channel[Command] | None = None
@@ -191,19 +184,10 @@ class Link:
             return False
         self._channel = channel
         channel.send(
-            Hello(
-                oldest_version=OLDEST_PROTOCOL_VERSION,
-                version=PROTOCOL_VERSION,
-                build=self._build,
-                worker=self._settings.worker,
-                incarnation=self._settings.incarnation,
-                secret=self._settings.secret,
-                pid=self._pid,
-                started_at_ticks=self._started_at_ticks,
-                boot_id=self._boot_id,
+            msgspec.structs.replace(
+                self._who,
                 first_unstored=self.runtime.outbox.first_unstored,
                 connections=_named(self.runtime.held()),
-                restarts=self._settings.restarts,
             )
         )
         return await self._until_welcomed(channel)

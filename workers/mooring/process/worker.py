@@ -18,7 +18,7 @@ from mooring import private_files
 from mooring.connection.live import LiveConnection
 from mooring.errors import MooringError
 from mooring.link.link import Link
-from mooring.link.messages import Goodbye, Stop, WorkerSettings
+from mooring.link.messages import OLDEST_PROTOCOL_VERSION, PROTOCOL_VERSION, Goodbye, Hello, Stop, WorkerSettings
 from mooring.log_lines import LogLines
 from mooring.process import identity, log_file
 from mooring.process.commands import obey
@@ -63,6 +63,23 @@ class Worker:
         """Return the connections that it holds."""
         return [] if self._runtime is None else list(self._runtime.connections.values())
 
+    def _hello(self, pid: int) -> Hello:
+        settings = self._settings
+        return Hello(
+            oldest_version=OLDEST_PROTOCOL_VERSION,
+            version=PROTOCOL_VERSION,
+            build=__version__,
+            worker=settings.worker,
+            incarnation=settings.incarnation,
+            secret=settings.secret,
+            pid=pid,
+            started_at_ticks=identity.started_at_ticks(pid),
+            boot_id=identity.boot_id(),
+            first_unstored=0,
+            connections=[],
+            restarts=settings.restarts,
+        )
+
     async def run(self) -> str:
         """Work until told to end; return why.
 
@@ -73,10 +90,7 @@ class Worker:
         pid = os.getpid()
         link = Link(
             self._settings,
-            pid=pid,
-            started_at_ticks=identity.started_at_ticks(pid),
-            boot_id=identity.boot_id(),
-            build=__version__,
+            who=self._hello(pid),
             obey=lambda command: obey(runtime, command),
             stop=self._want_stop,
         )
