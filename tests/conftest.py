@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import inspect
 import io
@@ -50,6 +51,14 @@ async def wait_for(predicate: Callable[[], Any], timeout_s: float = 20.0, what: 
             return value
         assert time.monotonic() < deadline, f"not within {timeout_s} s: {what or predicate}"
         await asyncio.sleep(0.01)
+
+
+def _open_files(pid: int) -> Iterator[str]:
+    """Yield what a process has open; one of them that it closes meanwhile hides none of the others."""
+    with contextlib.suppress(OSError):  # the process is gone, or not ours
+        for fd in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(FileNotFoundError):
+                yield os.readlink(f"/proc/{pid}/fd/{fd}")
 
 
 class RunningService:
@@ -145,16 +154,9 @@ class RunningService:
 
     def worker_pids(self) -> list[int]:
         """Pids of worker processes of this state directory, whoever started them."""
-        found = []
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                try:
-                    fds = [os.readlink(fd) for fd in (entry / "fd").iterdir()]
-                except OSError:
-                    continue
-                if any(fd.startswith(str(self.state_dir / "logs")) for fd in fds) and int(entry.name) != os.getpid():
-                    found.append(int(entry.name))
-        return found
+        logs = str(self.state_dir / "logs")
+        pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+        return [pid for pid in pids if pid != os.getpid() and any(file.startswith(logs) for file in _open_files(pid))]
 
     async def clean_up(self) -> None:
         if self.process is not None and self.process.poll() is None:
@@ -255,12 +257,14 @@ NEED_A_PROCESS = {"start_service", "module_service"}
 
 @pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep tests of one `module_service` together, and mark as `quick` what starts no service."""
+    """Keep tests together that share a fixture of their module, and mark as `quick` what starts no service."""
     for item in items:
-        fixtures = set(getattr(item, "fixturenames", ()))
-        if "module_service" in fixtures:
+        assert isinstance(item, pytest.Function)
+        fixtures = item._fixtureinfo.name2fixturedefs
+        made = [found[-1] for found in fixtures.values()]
+        if any(one.scope == "module" and one.baseid.startswith("tests") for one in made):
             item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
-        if not fixtures & NEED_A_PROCESS:
+        if not NEED_A_PROCESS & set(fixtures):
             item.add_marker(pytest.mark.quick)
         if item.get_closest_marker("long"):
             item.add_marker(pytest.mark.timeout(600))

@@ -4,8 +4,20 @@ from __future__ import annotations
 
 import difflib
 
+import msgspec
+from msgspec import UNSET
+
 from mooring.checks import check_worker_name
-from mooring.errors import InvalidRequest, JournalUnavailable, Unavailable, UnknownFunction
+from mooring.dial_options import ProxyRequest
+from mooring.errors import (
+    Invalid,
+    InvalidRequest,
+    JournalUnavailable,
+    PolicyRefused,
+    Unavailable,
+    UnknownFunction,
+)
+from mooring.options import ConnectionRequest
 from mooring_service.config import Config
 from mooring_service.journal.journal import Journal
 
@@ -58,6 +70,30 @@ class Admission:
             UnknownFunction: If it is not in the configuration.
         """
         return _look_up("functions", self.config.functions, name)
+
+    def with_proxy(self, request: ConnectionRequest) -> ConnectionRequest:
+        """Return `request` with the default proxy said: a worker that knows none must not be asked, it would dial directly."""
+        proxy = self.config.dial.proxy
+        if proxy is None or request.proxy is not UNSET:
+            return request
+        return msgspec.structs.replace(request, proxy=proxy)
+
+    def check_way(self, request: ConnectionRequest) -> None:
+        """Check that a connection may take the way that `request` says.
+
+        Raises:
+            InvalidRequest: If its proxy is not in the configuration.
+            PolicyRefused: If TLS, with the server or with its proxy, would not be verified.
+        """
+        proxy = request.proxy
+        if isinstance(proxy, str) and proxy not in self.config.proxies:
+            nearest = difflib.get_close_matches(proxy, self.config.proxies, 1)
+            hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+            raise InvalidRequest([Invalid("/proxy", f"[proxies] of the configuration has no {proxy!r}{hint}")])
+        tls = [("tls", request.tls), ("proxy.tls", proxy.tls if isinstance(proxy, ProxyRequest) else None)]
+        for place, asked in tls:
+            if asked and not asked.verify and not self.config.egress.allow_insecure_tls:
+                raise PolicyRefused(f"{place}.verify false is refused: [egress] allow_insecure_tls is not set")
 
 
 def check_name(name: str) -> None:

@@ -109,7 +109,7 @@ class Asks:
         waiting = self._waiting.get(wanted.worker)
         if waiting is None:
             target = self._roster.find(wanted.worker)
-            if target is not None and target.state is WorkerState.RUNNING and target.linked:
+            if target is not None and target.takes_calls:
                 self._hand_over(target, ask)
                 return
             waiting = self._waiting[wanted.worker] = Waiting()
@@ -134,7 +134,8 @@ class Asks:
                 except MooringError as exc:
                     self._refuse(waiting, exc)
                 else:
-                    while waiting.asks and target.state is WorkerState.RUNNING and target.linked:
+                    await target.until_room()
+                    while waiting.asks and target.takes_calls:
                         self._hand_over(target, waiting.take())
         finally:
             del self._waiting[worker]

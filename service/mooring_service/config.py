@@ -20,10 +20,11 @@ import msgspec
 from mooring.bounds import MAX_CONNECTIONS, Count, Positive, RedialLimits, WorkerBounds
 from mooring.bounds import doc as _doc
 from mooring.checks import is_name
+from mooring.dial_options import DialSettings, ProxySettings, check_proxy
 from mooring.link.channel import MAX_COMMAND_BYTES
-from mooring.link.messages import WorkerSettings
 from mooring.usercode.handlers import check_reference
 from mooring.wire.egress import parse_entry
+from mooring.wire.route import Routes
 
 BodySize = Annotated[int, msgspec.Meta(ge=1, le=MAX_COMMAND_BYTES)]
 Scope = Literal["read", "send", "manage"]
@@ -126,6 +127,23 @@ class EgressConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     allow_insecure_tls: Annotated[bool, _doc("Let a request say tls.verify false.")] = False
 
 
+class DialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How connections are dialled, where they do not say it themselves."""
+
+    proxy: Annotated[
+        str | None, _doc("Name of one of [proxies]; without: direct. HTTP_PROXY and the like are not read.")
+    ] = None
+    bypass: Annotated[
+        list[str],
+        _doc(
+            "Host patterns and networks (of addresses in URLs) that are dialled without it, as are loopback and localhost."
+        ),
+    ] = []
+    hosts: Annotated[
+        dict[str, list[str]], _doc("Host name → addresses that stand for it. In the environment: JSON.")
+    ] = {}
+
+
 class LogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The service's own log, and how workers write theirs."""
 
@@ -154,11 +172,13 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     supervisor: SupervisorConfig = SupervisorConfig()
     retention: RetentionConfig = RetentionConfig()
     egress: EgressConfig = EgressConfig()
+    dial: DialConfig = DialConfig()
     redial: RedialLimits = RedialLimits()
     log: LogConfig = LogConfig()
     handlers: Annotated[dict[str, str], _doc("Public name → module:Class of a handler.")] = {}
     functions: Annotated[dict[str, str], _doc("Public name → module:function.")] = {}
     tokens: Annotated[dict[str, TokenConfig], _doc("Name → a further token.")] = {}
+    proxies: Annotated[dict[str, ProxySettings], _doc("Name → a proxy.")] = {}
 
 
 TABLES: dict[str, type[msgspec.Struct]] = {
@@ -168,6 +188,9 @@ TABLES: dict[str, type[msgspec.Struct]] = {
 }
 """The tables that hold settings; the others hold names."""
 
+NAMED: dict[str, type[msgspec.Struct]] = {"tokens": TokenConfig, "proxies": ProxySettings}
+"""Tables of names, each of which is a table of these keys."""
+
 NOT_SETTINGS = frozenset({"MOORING_TOKEN", "MOORING_URL", "MOORING_STATE_DIR", "MOORING_CONFIG"})
 """Variables of the environment that begin with MOORING_ and are not settings: the command line's."""
 
@@ -176,7 +199,7 @@ _SERVICE_LINK = re.compile(
 )
 """What Kubernetes sets in each pod for a Service whose name begins with ``mooring``, and Docker for a link."""
 
-RUNTIME_SETTINGS = frozenset({"tokens", "egress", "limits", "redial"})
+RUNTIME_SETTINGS = frozenset({"tokens", "egress", "limits", "dial", "proxies", "redial"})
 """Tables that SIGHUP may change; the rest needs a restart."""
 
 
@@ -217,12 +240,21 @@ def _check_keys(tree: dict[str, Any], where: str) -> None:
     for name, value in tree.items():
         if name not in known:
             raise ConfigError(f"{where}: unknown table [{name}]{_nearest(name, known)}")
-        table = TABLES.get(name)
-        if table is not None and isinstance(value, dict):
-            keys = [field.encode_name for field in msgspec.structs.fields(table)]
-            for key in value:
-                if key not in keys:
-                    raise ConfigError(f"{where}: unknown key {name}.{key}{_nearest(key, keys, name)}")
+        if not isinstance(value, dict):
+            continue  # the conversion says so
+        if name in TABLES:
+            _check_table(TABLES[name], name, value, where)
+        elif name in NAMED:
+            for one, table in value.items():
+                if isinstance(table, dict):
+                    _check_table(NAMED[name], f"{name}.{one}", table, where)
+
+
+def _check_table(struct: type[msgspec.Struct], place: str, table: dict[str, Any], where: str) -> None:
+    keys = [field.encode_name for field in msgspec.structs.fields(struct)]
+    for key in table:
+        if key not in keys:
+            raise ConfigError(f"{where}: unknown key {place}.{key}{_nearest(key, keys, place)}")
 
 
 def _nearest(name: str, known: list[str], table: str = "") -> str:
@@ -298,6 +330,11 @@ def _parse_text(table: type[msgspec.Struct], key: str, text: str, variable: str)
         if text.lower() in ("0", "false", "no", "off"):
             return False
         raise ConfigError(f"{variable}: must be true or false")
+    if get_origin(kind) is dict:
+        try:
+            return msgspec.json.decode(text)
+        except msgspec.DecodeError as exc:
+            raise ConfigError(f"{variable}: must be JSON: {exc}") from None
     if kind in (int, float):
         try:
             return kind(text)
@@ -313,12 +350,14 @@ def _check_values(config: Config) -> Config:
                 raise ConfigError(f"{table}.{name}: a public name is 1 to 63 letters, digits, '.', '_' or '-'")
             if not check_reference(reference):
                 raise ConfigError(f"{table}.{name}: {reference!r} is not of the form module:attribute")
-    for key, entries in (("allow", config.egress.allow), ("deny", config.egress.deny)):
+    egress, dial = config.egress, config.dial
+    for place, entries in (("egress.allow", egress.allow), ("egress.deny", egress.deny), ("dial.bypass", dial.bypass)):
         for entry in entries:
             try:
                 parse_entry(entry)
             except ValueError as exc:
-                raise ConfigError(f"egress.{key}: {exc}") from None
+                raise ConfigError(f"{place}: {exc}") from None
+    _check_dial(config)
     for wrong in config.redial.check():
         raise ConfigError(f"redial{wrong.pointer.replace('/', '.')}: {wrong.detail}")
     for name, token in config.tokens.items():
@@ -329,23 +368,18 @@ def _check_values(config: Config) -> Config:
     return config
 
 
-def worker_settings(config: Config, app_dirs: list[str]) -> WorkerSettings:
-    """Return what every worker is started with; the supervisor fills in name, identity and files."""
-    egress = config.egress
-    return WorkerSettings(
-        **msgspec.structs.asdict(config.worker),
-        worker="",
-        incarnation="",
-        secret="",
-        socket_path="",
-        log_file="",
-        exit_record="",
-        app_dirs=app_dirs,
-        max_connections=config.limits.max_connections_per_worker,
-        egress_allow=list(egress.allow),
-        egress_deny=list(egress.deny),
-        allow_insecure_tls=egress.allow_insecure_tls,
-        log_format="console" if config.log.format == "console" else "json",
-        kill_timeout_s=config.supervisor.kill_timeout,
-        redial=config.redial,
-    )
+def _check_dial(config: Config) -> None:
+    for name, proxy in config.proxies.items():
+        if not is_name(name):
+            raise ConfigError(f"proxies.{name}: a proxy's name is 1 to 63 letters, digits, '.', '_' or '-'")
+        for fault in check_proxy(proxy, f"proxies/{name}"):
+            raise ConfigError(f"{fault.pointer.replace('/', '.')}: {fault.detail}")
+        if proxy.tls is not None and not proxy.tls.verify and not config.egress.allow_insecure_tls:
+            raise ConfigError(f"proxies.{name}.tls: verify false needs [egress] allow_insecure_tls")
+    if config.dial.proxy is not None and config.dial.proxy not in config.proxies:
+        known = _nearest(config.dial.proxy, list(config.proxies)) if config.proxies else ""
+        raise ConfigError(f"dial.proxy: [proxies] has no {config.dial.proxy!r}{known}")
+    try:
+        Routes(DialSettings(proxies=config.proxies, **msgspec.structs.asdict(config.dial)))
+    except ValueError as exc:
+        raise ConfigError(str(exc)) from None

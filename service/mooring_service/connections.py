@@ -91,6 +91,19 @@ class Connections:
         """
         return self._directory.record(connection)
 
+    async def until(
+        self, connection: int, true: Callable[[ConnectionRecord], bool], timeout_s: float
+    ) -> ConnectionRecord:
+        """Wait until `true` is so of a connection's record, or the connection has ended, or the time is over; return the record.
+
+        Raises:
+            UnknownConnection: If it never existed or is no longer retained.
+        """
+        entry = self._directory.entry(connection)
+        wanted = self._directory.until(connection, lambda _: true(self._directory.to_record(entry)))
+        await asyncio.wait({wanted}, timeout=timeout_s)
+        return self._directory.to_record(entry)
+
     def page(
         self, *, worker: str | None, status: str | None, after: int, limit: int
     ) -> tuple[list[ConnectionRecord], int | None]:
@@ -138,10 +151,11 @@ class Connections:
         Raises:
             UnknownConnection, WrongState, ConnectionClosed, JournalUnavailable: As `check_connected`.
             SendError: If the peer is not reading.
-            WorkerSilent, WorkerDied, Unavailable: If its worker does not answer.
+            WorkerSilent, WorkerDied, Unavailable: If its worker does not answer, or does not even read.
         """
         entry = self.check_connected(connection)
         slot = self._holder(entry)
+        slot.check_room()
         number, future = slot.request(entry.created.send_timeout_s + ANSWER_MARGIN_S)
         slot.command(Send(number, connection, binary, payloads, key))
         answer = await future

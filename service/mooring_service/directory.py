@@ -1,10 +1,11 @@
 """id → connection record, folded from what the journal has committed. It decides nothing: the worker does.
 
-GETs are answered from here and never wait for a worker.
+GETs are answered from here and never wait for a worker. Who has something to wait for, waits here, too (`until`).
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 
@@ -35,6 +36,9 @@ class Entry:
         return self.last_position if self.update.ended else None
 
 
+Awaited = tuple[Callable[[ConnectionUpdate], bool], asyncio.Future[None]]
+
+
 class Directory:
     """All connections that are open or retained.
 
@@ -52,6 +56,7 @@ class Directory:
         self._entries: dict[int, Entry] = {}
         self._live: dict[str, dict[int, None]] = {}  # worker → ids of connections that have not ended
         self._live_count = 0
+        self._awaited: dict[int, list[Awaited]] = {}
         self._ended: OrderedDict[int, int] = OrderedDict()  # id → when it ended, by the clock that tells ages
 
     def recover(self, epoch: str, connections: list[StoredConnection]) -> None:
@@ -86,6 +91,8 @@ class Directory:
                 entry.last_position = batch.last_of(update.id) or entry.last_position
             if update.ended and not before.ended:
                 self._end(entry.created)
+            if update.id in self._awaited:
+                self._look(entry)
 
     def figures(self, update: ConnectionUpdate) -> None:
         """Take figures that changed without an event: what was sent, and the round trip. They are not in the journal.
@@ -118,6 +125,28 @@ class Directory:
             if not live:
                 del self._live[created.worker]
         self._ended[created.id] = self._now_ms()
+
+    def until(self, connection: int, true: Callable[[ConnectionUpdate], bool]) -> asyncio.Future[None]:
+        """Return what ends once `true` is so of what is committed of a connection. For waiting, never to be cancelled.
+
+        Raises:
+            UnknownConnection: If it never existed or is no longer retained.
+        """
+        entry = self.entry(connection)
+        future = asyncio.get_running_loop().create_future()
+        self._awaited.setdefault(connection, []).append((true, future))
+        self._look(entry)
+        return future
+
+    def _look(self, entry: Entry) -> None:
+        left: list[Awaited] = []
+        for true, future in self._awaited.pop(entry.created.id, ()):
+            if true(entry.update) or entry.update.ended:  # nothing follows
+                future.set_result(None)
+            else:
+                left.append((true, future))
+        if left:
+            self._awaited[entry.created.id] = left
 
     def prune(self) -> list[int]:
         """Forget ended connections that are no longer retained, and return their ids."""

@@ -46,8 +46,8 @@ from mooring_service.processes.slot import Slot
 from mooring_service.processes.worker_process import Exit
 from mooring_service.processes.worker_state import WorkerState
 from mooring_service.reopening import Reopenings, losses
+from mooring_service.window import Window
 
-QUEUE_HIGH_BYTES = 64 * 1024 * 1024  # the journal's queue: above it the links are not read
 GRANT_RETRY_S = 1.0  # while the journal cannot be written
 
 log = logging.getLogger("mooring.service")
@@ -91,7 +91,7 @@ class Intake:
         self._reopenings = reopenings
         self._roster = roster
         self._background = background
-        self._links_paused = False
+        self._window = Window(journal, roster)
         self.latency = Histogram()
         self._unseen: dict[str, frozenset[int]] = {}  # by incarnation: what its last hello did not know of
 
@@ -112,6 +112,7 @@ class Intake:
             if append.number:
                 slot = self._roster.by_incarnation(append.incarnation)
                 if slot is not None:
+                    self._window.stored(slot, append.size)
                     slot.committed(append.number)
                     touched[slot] = None
             if append.asks and not item.repeated:
@@ -121,12 +122,10 @@ class Intake:
             for update in append.updates:
                 if update.ended:
                     self._reopenings.forget(update.id)
+        window_bytes = self.window_bytes
         for slot in touched:
-            slot.acknowledge()
-        if self._links_paused and self._journal.queued_bytes < QUEUE_HIGH_BYTES // 2:
-            self._links_paused = False
-            for slot in self._roster.slots():
-                slot.resume_reading()
+            slot.acknowledge(window_bytes)
+        self._window.go_on()
 
     def on_failure(self, failure: str | None) -> None:
         """Take that the journal cannot be written now, or can again."""
@@ -153,6 +152,7 @@ class Intake:
                     slot.answer(report.request, report, report.after)
                 case Stats():
                     slot.stats = report
+                    slot.answer(report.probe, report)
                     for update in report.updates:
                         self._directory.figures(update)
                 case Taken(ask):
@@ -187,9 +187,12 @@ class Intake:
         if wrong is not None:
             raise LinkError(f"frame {events.number} cannot be stored: {wrong}")
         self._journal.append(append)
-        if self._journal.queued_bytes > QUEUE_HIGH_BYTES:
-            slot.pause_reading()
-            self._links_paused = True
+        self._window.queued(slot, append.size)
+
+    @property
+    def window_bytes(self) -> int:
+        """How much of a worker's events may be on its way to the journal."""
+        return self._window.size
 
     async def _grant(self, slot: Slot, incarnation: str) -> None:
         while slot.linked and slot.incarnation == incarnation:
@@ -254,8 +257,9 @@ class Intake:
         return [entry for entry in self._directory.live_of(slot.name) if entry.incarnation == slot.incarnation]
 
     def worker_ending(self, slot: Slot) -> None:
-        """A worker is told to end."""
-        self.asks.discard(slot.name)
+        """A worker is told to end; what waits for one that is renewed, waits for that."""
+        if slot.renewal is None:
+            self.asks.discard(slot.name)
 
     async def worker_gone(self, slot: Slot, ended: Exit, reason: str, *, restarting: bool, asked: bool) -> int:
         """A process has ended: report what it could not, and that it has ended, in one transaction."""
@@ -273,24 +277,13 @@ class Intake:
             if slot.drains
             else losses(staying, text, err_code, "workerDied")
         )
-        event = WorkerExitedEvent(
-            pid=slot.record.pid,
-            exit_code=ended.exit_code,
-            signal=ended.signal,
-            reason=reason,
-            restarting=restarting,
-        )
-        body = worker_body(Kind.workerExited, slot.name, now_us(), event)
-        exited = Append(
-            worker=slot.name,
-            connections=bytes(8),
-            kinds=bytes((Kind.workerExited,)),
-            bodies=body,
-            ended=slot.incarnation,
-            asks_done=[*slot.ended_for, *(slot.handed if asked else ())],
-        )
         written, _ = await asyncio.gather(
-            self._endings.write(lost, text, err_code, then=joined(down, exited)),
+            self._endings.write(
+                lost,
+                text,
+                err_code,
+                then=joined(down, _exited(slot, ended, reason, restarting=restarting, asked=asked)),
+            ),
             self.save_incarnation(slot, ended=True, stands=not asked),
         )
         slot.failures[err_code] += written.kinds.count(Kind.onError)
@@ -311,3 +304,22 @@ class Intake:
     async def allot_ids(self, count: int) -> int:
         """Reserve connection ids for ever; return the first."""
         return await self._journal.allot_ids(count)
+
+
+def _exited(slot: Slot, ended: Exit, reason: str, *, restarting: bool, asked: bool) -> Append:
+    """Return what says that a process has ended, and settles what was asked of it."""
+    event = WorkerExitedEvent(
+        pid=slot.record.pid,
+        exit_code=ended.exit_code,
+        signal=ended.signal,
+        reason=reason,
+        restarting=restarting,
+    )
+    return Append(
+        worker=slot.name,
+        connections=bytes(8),
+        kinds=bytes((Kind.workerExited,)),
+        bodies=worker_body(Kind.workerExited, slot.name, now_us(), event),
+        ended=slot.incarnation,
+        asks_done=[*slot.ended_for, *(slot.handed if asked else ())],
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 
 import msgspec
@@ -14,7 +13,6 @@ from mooring.errors import (
     ErrorEntry,
     InvalidRequest,
     LimitReached,
-    PolicyRefused,
     WorkerBusy,
     WorkerDied,
     WorkerSilent,
@@ -37,7 +35,9 @@ from mooring_service.records import ConnectionRecord
 from mooring_service.reopening import Reopenings
 
 ENDED_S = 5.0  # after a death so long is waited for what is written of its connections
-HANDLER_TIME_S = 30.0  # beyond connectTimeout: for a handler that is made behind what the worker is busy with
+SILENT_S = (
+    30.0  # beyond connectTimeout, which the worker keeps itself: for one that says nothing, and a handler's longer time
+)
 
 
 class OpenError(ConnectError):
@@ -120,10 +120,8 @@ class Openings:
             InvalidRequest: If the handler asks for something that is not valid.
             PolicyRefused, LimitReached, WorkerBusy, WorkerTooOld, WorkerDied, Unavailable, JournalUnavailable: As they say.
         """
-        config = self._admission.config
-        if request.tls and not request.tls.verify and not config.egress.allow_insecure_tls:
-            raise PolicyRefused("tls.verify false is refused: [egress] allow_insecure_tls is not set")
-        limits = config.limits
+        self._admission.check_way(request)
+        limits = self._admission.config.limits
         if self._directory.live_count + self._opening_count >= limits.max_connections:
             raise LimitReached("limits.max_connections", limits.max_connections)
         if self._directory.live_count_of(request.worker) >= limits.max_connections_per_worker:
@@ -133,9 +131,10 @@ class Openings:
             connection = await self._next_id()
             # The last wait before the intent is stored: what dies from here on reports this connection's end as well.
             slot = await self._supervisor.ensure(request.worker)
+            slot.check_room()
             if slot.draining:
                 raise WorkerBusy(slot.name, "Draining")
-            unknown = too_new(request, slot.version)
+            unknown = too_new(self._admission.with_proxy(request), slot.version)
             if unknown:
                 raise WorkerTooOld(slot.name, unknown)
             handler = None if request.handler is None else request.handler.name
@@ -178,7 +177,7 @@ class Openings:
     ) -> ConnectionRecord:
         connection = created.id
         options = effective(request)
-        wait_s = options.connect_timeout_s + HANDLER_TIME_S
+        wait_s = options.connect_timeout_s + SILENT_S
         if options.reconnect is not None and options.reconnect.first == "retry":
             wait_s += options.connect_timeout_s  # for its turn
         # From here on a hello knows of it, or it has not arrived.
@@ -186,7 +185,6 @@ class Openings:
         try:
             if not slot.linked or slot.incarnation != incarnation:
                 raise WorkerDied(slot.name, "it ended before the dial")
-            # The worker keeps connectTimeout itself; a handler's own setting may be longer than what we know of.
             number, future = slot.request(wait_s)
             slot.command(Open(number, connection, request, reference, created.created_at_us))
             answer = await future
@@ -236,6 +234,4 @@ class Openings:
 
     async def wait_ended(self, connection: int) -> None:
         """Wait (briefly) until the supervisor has reported the end of a connection whose worker has died."""
-        deadline = time.monotonic() + ENDED_S
-        while time.monotonic() < deadline and not self._directory.entry(connection).update.ended:
-            await asyncio.sleep(0.01)
+        await asyncio.wait({self._directory.until(connection, lambda update: update.ended)}, timeout=ENDED_S)

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from mooring.dial_options import Family
 from mooring.errors import ErrorEntry
 from mooring.events import rfc3339
 from mooring.kept_events import QueuedRecord
@@ -81,6 +82,7 @@ class DownRecord(msgspec.Struct, frozen=True, rename="camel"):
 class ConnectionRecord(msgspec.Struct, frozen=True, rename="camel"):
     """One connection. Times are RFC 3339 UTC with microseconds; header values are always ``***``.
 
+    `proxy` (a name of the configuration, a URL, or null: none) to `local_address`: only where they were asked for.
     From `reconnect` on: only of kept ones. `ready`: messages can be sent. `socket`: number of the present or last one that was
     ready. `opened_at` is that of the first, `socket_opened_at` of the present or last one.
     """
@@ -101,6 +103,10 @@ class ConnectionRecord(msgspec.Struct, frozen=True, rename="camel"):
     stats: ConnectionStats
     last_event_id: str | None
     verify: bool = True
+    proxy: str | UnsetType | None = UNSET
+    family: Family | UnsetType = UNSET
+    addresses: list[str] | UnsetType = UNSET
+    local_address: str | UnsetType = UNSET
     reconnect: Reconnect | UnsetType = UNSET
     ready: bool | UnsetType = UNSET
     socket: int | UnsetType = UNSET
@@ -143,6 +149,10 @@ def record_of(created: ConnectionCreated, update: ConnectionUpdate, last_event_i
         ),
         last_event_id=last_event_id,
         verify=created.verify,
+        proxy=created.dial.proxy,
+        family=created.dial.family,
+        addresses=created.dial.addresses,
+        local_address=created.dial.local_address,
     )
     return record if created.kept is None else _kept(record, created.kept, update.kept or KeptUpdate())
 

@@ -13,29 +13,46 @@ from pathlib import Path
 import msgspec
 
 from mooring.background import Background
-from mooring.errors import ErrCode, JournalUnavailable
+from mooring.errors import ErrCode, JournalUnavailable, Unavailable
 from mooring.metrics import Histogram
 from mooring_service.admission import Admission
 from mooring_service.asks import Asks
-from mooring_service.config import Config, worker_settings
+from mooring_service.backups import Backups
+from mooring_service.config import Config
 from mooring_service.connections import Connections
 from mooring_service.directory import Directory
 from mooring_service.endings import Endings
 from mooring_service.feed import Feed
 from mooring_service.intake import Intake
-from mooring_service.journal.journal import Journal
+from mooring_service.journal.file import check_version
+from mooring_service.journal.journal import Journal, JournalTooNew
 from mooring_service.lock import StateLock
 from mooring_service.opening import Openings
+from mooring_service.processes.link_server import SOCKET_NAME, check_path
 from mooring_service.processes.roster import Roster
 from mooring_service.processes.supervisor import Supervisor
 from mooring_service.processes.worker_state import WorkerState
 from mooring_service.reopening import Reopenings
+from mooring_service.worker_settings import worker_settings
 from mooring_service.workers import Workers
 
 PRUNE_INTERVAL_S = 5.0
+OPEN_RETRY_S = 1.0
+STRAYS_S = 2.0
 STOP_POLL_S = 0.1
 
 log = logging.getLogger("mooring.service")
+
+
+def check_state_dir(state_dir: Path, store: str) -> None:
+    """Check what a service would find in a state directory, without making anything.
+
+    Raises:
+        MooringError: If workers could not reach it, or a later mooring has written its journal.
+    """
+    check_path(state_dir / SOCKET_NAME)
+    if store == "sqlite":
+        check_version(state_dir / "journal.db")
 
 
 class Readiness(msgspec.Struct, frozen=True):
@@ -57,6 +74,7 @@ class Service:
     Attributes:
         connections: The verbs of connections.
         workers: The verbs of workers.
+        backups: Copies of the journal.
         feed: The events of everything; those of one connection are followed in `connections`.
         died: Ends, with the reason, when this process can go on no longer: it is to end under its workers, for the next to adopt.
     """
@@ -94,6 +112,7 @@ class Service:
             self._admission, self.directory, roster, self._supervisor, self._intake, self._background
         )
         self._asks = self._intake.asks = Asks(self._admission, journal, roster, self._supervisor)
+        self.backups = Backups(journal, state_dir)
         self._started = False
         self.died: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
@@ -106,18 +125,70 @@ class Service:
         self._lock.acquire()
 
     async def start(self) -> None:
-        """Open the journal, adopt the workers."""
+        """Listen for workers, open the journal, adopt them.
+
+        While the journal's file cannot be had (a full disk) that is tried again behind the return: workers wait at the link and keep
+        their connections, nothing else is served (`check_started`), and `readiness` says why.
+
+        Raises:
+            JournalTooNew: If a later mooring has written it.
+            MooringError: If workers could not reach this state directory.
+        """
+        self.backups.sweep()
+        await self._supervisor.listen()
+        try:
+            await self._begin()
+        except JournalTooNew:
+            await self._supervisor.hand_over()
+            raise
+        except JournalUnavailable as exc:
+            log.error("the journal cannot be opened: %s; the workers wait, and it is tried again", exc)
+            self._background.spawn(self._begin_later())
+
+    async def _begin_later(self) -> None:
+        # Ends once the journal is open, or by cancellation, when the service stops.
+        while not self._started:
+            await asyncio.sleep(OPEN_RETRY_S)
+            try:
+                await self._begin()
+            except JournalUnavailable:
+                continue
+            log.warning("the journal is open")
+
+    async def _begin(self) -> None:
         recovered = await self.journal.start(self._intake.on_committed, self._intake.on_failure, self.died.set_result)
         self.directory.recover(self.journal.epoch, recovered.connections)
-        # Taken first: the first connection of a new state directory is number 1.
-        await self._openings.allot()
-        await self._supervisor.start([stored for stored in recovered.incarnations if not stored.ended or stored.stands])
+        try:
+            # Taken first: the first connection of a new state directory is number 1.
+            await self._openings.allot()
+        except JournalUnavailable as exc:
+            log.error("the journal cannot be written: %s; nothing new is begun until it can be", exc)
+        self._supervisor.adopt([stored for stored in recovered.incarnations if not stored.ended or stored.stands])
         self._asks.do(recovered.asks)
         known = {stored.incarnation for stored in recovered.incarnations if not stored.ended}
-        await self._end_strays(known)
+        # Told before anybody asks, but for a disk that takes nothing.
+        await asyncio.wait({self._background.spawn(self._end_strays(known))}, timeout=STRAYS_S)
         self.workers.go_on_draining()
         self._background.spawn(self._prune())
         self._started = True
+
+    def check_started(self) -> None:
+        """Check that what there is of an earlier service is known.
+
+        Raises:
+            Unavailable: If it is not: the journal could not be opened yet.
+        """
+        if not self._started:
+            raise Unavailable(f"the service is starting: {self.journal.failure or 'it adopts what there is'}")
+
+    @property
+    def restart_refusal(self) -> str | None:
+        """Why the next service could not go on with what this one holds; None when it could."""
+        if (
+            self.journal.failure is None or self.journal.damaged
+        ):  # a damaged one is set aside by a start, and only by that
+            return None
+        return f"the journal cannot be written: {self.journal.failure}"
 
     async def stop(self, *, handover: bool = False) -> None:
         """End the workers (or leave them running for the next service), then close the journal."""

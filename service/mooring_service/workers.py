@@ -17,17 +17,21 @@ from mooring.errors import (
     MooringError,
     Unavailable,
     WorkerBusy,
+    WorkerError,
 )
-from mooring.link.messages import Call, Called, CallFailed
+from mooring.link.messages import Call, Called, CallFailed, Probe, Stats
 from mooring.parameters import check_params
 from mooring_service.admission import Admission, check_name
 from mooring_service.directory import Directory
 from mooring_service.processes.reports import Reports
 from mooring_service.processes.roster import Roster
-from mooring_service.processes.slot import Slot
+from mooring_service.processes.slot import COUNTS_CALLS_SINCE, Slot
 from mooring_service.processes.supervisor import Supervisor
 from mooring_service.processes.worker_state import WorkerState
 from mooring_service.records import Killed, WorkerRecord
+
+IDLE_POLL_S = 0.1
+IDLE_TIMEOUT_S = 5.0
 
 log = logging.getLogger("mooring.service")
 
@@ -97,7 +101,10 @@ class Workers:
         return await self._supervisor.kill(name)
 
     async def drain(self, name: str) -> WorkerRecord:
-        """Take no new connections; once the last one has ended, restart the process (with the code of today)."""
+        """Take no new connections; once the last one has ended, and what was asked of it has run, restart the process.
+
+        What is asked of its name from then on waits for the new process, with the code of today.
+        """
         slot = self._roster.slot(name)
         if slot.process is not None:  # the next service goes on with it
             slot.record = msgspec.structs.replace(slot.record, draining=True)
@@ -115,14 +122,47 @@ class Workers:
 
     async def _end_drained(self, slot: Slot) -> None:
         # Those that are kept wait for the others: they are down for one start of a process, not for the length of the drain.
-        while any(entry.created.kept is None for entry in self._directory.live_of(slot.name)):
-            await asyncio.sleep(0.1)
-        # One that has died meanwhile was renewed by that.
-        if self._roster.find(slot.name) is slot and slot.draining:
-            try:
+        while entry := next((one for one in self._directory.live_of(slot.name) if one.created.kept is None), None):
+            await asyncio.wait({self._directory.until(entry.created.id, lambda update: update.ended)})
+        if not self._drains(slot):
+            return
+        renewal = slot.renewal = asyncio.get_running_loop().create_future()
+        try:
+            await self._until_idle(slot)
+            if self._drains(slot):
                 await self._supervisor.renew(slot.name)
-            except MooringError as exc:
-                log.warning("worker %s was drained, and not started again: %s", slot.name, exc, extra=slot.tags)
+        except MooringError as exc:
+            log.warning("worker %s was drained, and not started again: %s", slot.name, exc, extra=slot.tags)
+        finally:
+            slot.renewal = None
+            renewal.set_result(None)
+
+    def _drains(self, slot: Slot) -> bool:
+        """Say whether it is still to be renewed: one that has died meanwhile was renewed by that, and one that was killed is gone."""
+        return self._roster.find(slot.name) is slot and slot.draining
+
+    async def _until_idle(self, slot: Slot) -> None:
+        """Wait until what was asked of the worker has run; no longer than a call may take."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._admission.config.supervisor.call_timeout
+        while self._drains(slot) and loop.time() < deadline and not await self._is_idle(slot):
+            await asyncio.sleep(IDLE_POLL_S)  # there is no event for "nothing happens"
+
+    async def _is_idle(self, slot: Slot) -> bool:
+        if slot.process is None:
+            return True
+        if not slot.linked or slot.handed:
+            return False
+        # Behind all that was asked of it before: what is in the answer has come after that.
+        number, future = slot.request(IDLE_TIMEOUT_S)
+        slot.command(Probe(number))
+        try:
+            stats: Stats = await future
+        except WorkerError:
+            return False
+        if slot.version < COUNTS_CALLS_SINCE:
+            return not stats.mailbox and stats.running is None
+        return not stats.calls
 
     async def call(
         self, worker: str, function: str, params: dict[str, Any] | list[Any], *, key: str | None = None
@@ -135,6 +175,7 @@ class Workers:
             HandlerError: If it cannot be imported.
             CallError: If it raised.
             WorkerDied: If the process ended under it.
+            Unavailable: If its mailbox is full, or it does not even read what it is asked for.
         """
         slot, reference = await self._callable(worker, function, params)
         number, future = slot.request(self._admission.config.supervisor.call_timeout)
@@ -170,4 +211,6 @@ class Workers:
         self._admission.check()
         # 4D: a call to a name that is being killed starts a new process once the old one has ended.
         await self._supervisor.wait_gone(worker)
-        return await self._supervisor.ensure(worker), reference
+        slot = await self._supervisor.ensure(worker)
+        slot.check_room()
+        return slot, reference

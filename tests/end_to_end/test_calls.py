@@ -136,6 +136,26 @@ async def _is_stopping(service: RunningService, worker: str) -> bool:
     return (await service.get(f"/v1/workers/{worker}"))["status"] == "Stopping"
 
 
+async def test_a_drain_runs_what_was_asked_and_what_comes_meanwhile_runs_in_the_new_process(
+    shared: RunningService, worker: str
+) -> None:
+    """Row 14 of the review."""
+    path = f"/v1/workers/{worker}/calls"
+    async with held(shared, worker) as hold:
+        for number in (1, 2):
+            await call_later(shared, "remember", number, worker=worker)
+        seen = asyncio.create_task(shared.call("POST", path, json={"function": "get_seen"}))
+        before = (await shared.get(f"/v1/workers/{worker}"))["pid"]
+        await shared.call("POST", f"/v1/workers/{worker}/drain", 202)
+        later = asyncio.create_task(shared.call("POST", path, json={"function": "pid"}))
+        await asyncio.sleep(0.3)
+        hold.release()
+        assert (await seen)["result"] == [1, 2]
+        assert await hold.call == "released"
+    assert (await later)["result"] != before
+    assert (await shared.get(f"/v1/workers/{worker}"))["draining"] is False
+
+
 async def test_a_full_mailbox_refuses_calls_and_loses_none_that_it_took(start_service: StartService) -> None:
     service = await start_service(*options(), env={"MOORING_WORKER_MAILBOX_ITEMS": "20"})
     path = "/v1/workers/main/calls"

@@ -236,10 +236,16 @@ async def test_a_full_disk_under_messages_of_a_megabyte_costs_no_worker_and_no_m
         pids = sorted(service.worker_pids())
         async with full_disk(service):
 
-            async def no_longer_read() -> bool:
+            async def queue_is_full() -> bool:
                 return await _queued_bytes(service) > 64 * 1024 * 1024
 
-            await wait_for(no_longer_read, 30)
+            await wait_for(queue_is_full, 30)
+            held = (await service.get("/v1/workers/a"))["outboxBytes"]
+
+            async def still_told() -> bool:
+                return (await service.get("/v1/workers/a"))["outboxBytes"] > held
+
+            await wait_for(still_told, 10)  # what else travels on the link still passes
             await asyncio.sleep(3)  # three times what a worker has to answer
             assert sorted(service.worker_pids()) == pids
             assert feed.ends == []

@@ -258,3 +258,36 @@ async def test_what_was_asked_of_a_worker_that_restarts_is_done_once_over(
     await asyncio.sleep(0.2)
     assert await seen() == [1, 2, 3]
     assert (await service.get("/v1/events?after=start&kind=callbackError"))["events"] == []
+
+
+async def test_backups_that_are_hung_up_on_or_die_with_the_service_leave_nothing(
+    service: RunningService, echo: EchoServer
+) -> None:
+    record = await service.open(f"{echo.url}push?count=40&size=1000000")
+    await service.events(record["id"], count=41, timeout_s=20)
+
+    def left() -> list[str]:
+        return [path.name for path in service.state_dir.glob("backup-*")]
+
+    request = (
+        f"POST /v1/backup HTTP/1.1\r\nHost: 127.0.0.1:{service.port}\r\nAuthorization: Bearer {service.token}\r\n"
+        "Content-Length: 0\r\n\r\n"
+    ).encode()
+
+    async def begin() -> asyncio.StreamWriter:
+        _, writer = await asyncio.open_connection("127.0.0.1", service.port)
+        writer.write(request)
+        await writer.drain()
+        return writer
+
+    for attempt in range(25):
+        writer = await begin()
+        await asyncio.sleep(attempt / 2000)
+        writer.transport.abort()
+        await wait_for(lambda: not left())
+    await asyncio.sleep(0.2)
+    assert left() == []
+    await begin()
+    await wait_for(left)
+    await service.restart_after_kill()
+    assert left() == []

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import RunningService, wait_for
+from tests.conftest import RunningService, StartService, wait_for
 from tests.servers import DeafServer, EchoServer, RawConnection, RawServer, frame
 
 
@@ -170,6 +171,63 @@ async def test_a_peer_that_does_not_read_answers_503_and_memory_is_bounded(share
                     break
         assert statuses[-1] == 503
         assert (await shared.record(record["id"]))["status"] == "Connected"
+
+
+@pytest.mark.parametrize("ping_interval", [0, 3])
+async def test_peers_that_do_not_read_and_half_close_keep_no_socket_and_no_place(
+    start_service: StartService, echo: EchoServer, ping_interval: float
+) -> None:
+    half_closes = asyncio.Event()
+
+    async def script(connection: RawConnection) -> None:
+        await connection.accept()
+        connection.writer.transport.pause_reading()
+        await half_closes.wait()
+        connection.writer.write_eof()
+        await asyncio.sleep(30)
+
+    service = await start_service(env={"MOORING_LIMITS_MAX_CONNECTIONS_PER_WORKER": "4"})
+    async with RawServer(script) as server:
+        options = {"sendTimeout": 0.2, "pingInterval": ping_interval, "pingTimeout": 20}
+        opened = [(await service.open(server.url, **options))["id"] for _ in range(4)]
+        pid = (await service.get("/v1/workers/main"))["pid"]
+        for connection in opened:
+            await _fill(service, connection)
+        assert (await service.open(echo.url, 429))["type"] == "urn:mooring:problem:limit-reached"
+        assert len(_sockets_to(pid, server.port)) == 4
+        half_closes.set()
+        for connection in opened:
+            events = await service.events(connection, until="onTerminate")
+            assert [event["kind"] for event in events] == ["onOpen", "onError", "onTerminate"]
+            assert events[1]["event"]["errors"][0]["errCode"] == 204
+        await wait_for(lambda: not _sockets_to(pid, server.port))
+        for _ in range(4):
+            await service.open(echo.url)
+
+
+async def _fill(service: RunningService, connection: int) -> None:
+    """Send until nothing more goes out to the peer."""
+    for _ in range(40):
+        async with service.client.post(
+            f"/v1/connections/{connection}/messages", data=b"x" * 2**20, headers={"Content-Type": "text/plain"}
+        ) as response:
+            if response.status == 503:
+                return
+    raise AssertionError("everything goes out")
+
+
+def _sockets_to(pid: int, port: int) -> list[str]:
+    """Return the sockets that a process holds to a port of this machine."""
+    inodes = {
+        line.split()[9]
+        for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]
+        if line.split()[2].endswith(f":{port:04X}")
+    }
+    held = []
+    for name in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            held.append(os.readlink(name))
+    return [name for name in held if name.startswith("socket:[") and name[8:-1] in inodes]
 
 
 @pytest.mark.parametrize(("how", "status"), [("reset", 410), ("protocol error", 409)])

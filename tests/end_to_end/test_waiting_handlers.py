@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,23 @@ async def test_a_create_whose_handler_waits_to_be_made_answers_409_when_it_is_te
         (waiting,) = await wait_for(lambda: _connections(shared, worker))
         await shared.call("DELETE", f"/v1/connections/{waiting['id']}")
         assert (await asyncio.wait_for(creating, 1))["type"] == "urn:mooring:problem:terminated"
+
+
+async def test_a_create_whose_handler_waits_to_be_made_answers_504_within_a_second_of_connect_timeout(
+    shared: RunningService, worker: str, echo: EchoServer
+) -> None:
+    async with held(shared, worker):
+        begun = time.monotonic()
+        problem = await shared.open(echo.url, 504, worker=worker, handler={"name": "Recorder"}, connectTimeout=0.5)
+        assert 0.5 <= time.monotonic() - begun < 1.5
+    assert problem["errors"][0]["errCode"] == 104
+    number = problem["connection"]
+    events = await shared.events(number, until="onTerminate")
+    assert [event["kind"] for event in events] == ["onError", "onTerminate"]
+    assert events[0]["event"]["errors"] == problem["errors"]
+    assert await seen_by(shared, worker) == [], "the call comes after what would have made the handler"
+    assert (await shared.record(number))["status"] == "Closed"
+    assert echo.handshakes == 0
 
 
 async def _connections(service: RunningService, worker: str) -> list[dict[str, Any]]:

@@ -14,7 +14,6 @@ from typing import Any
 
 import mooring
 from mooring import ConnectError, MooringError, WebSocket, call_worker, kill_worker
-from mooring.usercode import handlers
 
 CODE = os.path.realpath(mooring.__file__)
 
@@ -374,6 +373,8 @@ def say(text: str) -> None:
 
 def break_reports() -> None:
     """What hardly anything else can do: an exception that ends the thread of callbacks."""
+    from mooring.usercode import handlers  # here: workers of an earlier version run this file, too
+
     handlers.message_of = None  # type: ignore[assignment]
     raise RuntimeError("and nobody can say so")
 

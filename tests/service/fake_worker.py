@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import apsw
+import msgspec
 
 from mooring.events import Kind, body_prefix, connection_body
 from mooring.link.channel import Channel
@@ -71,6 +72,7 @@ class FakeWorker:
         settings: What the service has started it with.
         channel: Its last link.
         probed: The numbers of the probes that it was sent.
+        stats: What it says of itself when it is asked.
         silent: It answers no probe, and does not end when it is told to.
     """
 
@@ -79,6 +81,7 @@ class FakeWorker:
         self.settings = settings
         self.name: str = settings["worker"]
         self.probed: list[int] = []
+        self.stats = Stats()
         self.silent = False
         self.linked = False
         self._control = control
@@ -177,6 +180,11 @@ class FakeWorker:
             updates=[ConnectionUpdate(connection, "Connected", 1)],
         )
 
+    def message(self, connection: int, seq: int, size: int) -> int:
+        """Report a message of so many bytes, as a frame of its own; return the frame's number."""
+        update = ConnectionUpdate(connection, "Connected", seq)
+        return self.events((connection, seq, Kind.onMessage, "{}"), updates=[update], size=size)
+
     async def expect(self, wanted: type[Wanted], timeout_s: float = TIMEOUT_S) -> Wanted:
         """Return the next command of a kind; those before it are passed over."""
         async with asyncio.timeout(timeout_s):
@@ -218,7 +226,7 @@ class FakeWorker:
             if isinstance(command, Probe):
                 self.probed.append(command.probe)
                 if not self.silent:
-                    self.send(Stats(probe=command.probe))
+                    self.send(msgspec.structs.replace(self.stats, probe=command.probe))
             else:
                 self._commands.put_nowait(command)
                 if isinstance(command, Stop) and not self.silent:
@@ -289,9 +297,9 @@ async def running_service(
 
 
 @contextlib.contextmanager
-def stalled_disk(service: Service) -> Iterator[None]:
+def stalled_disk(state_dir: Path) -> Iterator[None]:
     """Nothing can be written meanwhile: somebody else holds the database's lock."""
-    blocker = apsw.Connection(str(service.state_dir / "journal.db"))
+    blocker = apsw.Connection(str(state_dir / "journal.db"))
     blocker.execute("BEGIN IMMEDIATE").fetchall()
     try:
         yield

@@ -50,9 +50,8 @@ async def test_what_is_opened_between_hello_and_the_end_of_resending_lives(tmp_p
         worker.hello(held(known, "main"))
         first = (await worker.expect(Welcome)).first_id
         number = worker.opened(first, new=True)  # code in the worker; the hello could not name it
-        by_request = asyncio.create_task(_opened(service, worker))
         assert (await worker.expect(Stored)).number == number
-        connection = await by_request
+        connection = await _opened(service, worker)
         worker.send(Resent(number + 1))
         # An unnumbered addition is committed behind whatever the end of resending has caused.
         assert await told_of(service, first) == [(1, "onOpen")]
@@ -94,7 +93,7 @@ async def test_a_worker_that_dies_while_what_it_never_saw_is_being_ended_ends_no
     async with running_service(tmp_path, restart_delay=30) as service:
         await worker.link(resent=False)
         # What waits for this disk is written in one transaction: adoption and death find the same connections open.
-        with stalled_disk(service):
+        with stalled_disk(service.state_dir):
             worker.send(Resent(worker.events()))
             worker.die()
             await until(lambda: service.workers.record("main").pid is None)

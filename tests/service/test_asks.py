@@ -233,7 +233,7 @@ async def test_a_call_that_needs_a_new_worker_waits_for_the_disk(
     async with running_service(tmp_path) as service:
         main = await _start(service, fakes, "main")
         await _ask(main, AskKill("nobody"))
-        with stalled_disk(service):
+        with stalled_disk(service.state_dir):
             main.events(asks=[_call("other", 1)])
             await until(lambda: service.journal.failure is not None)
         other = await fakes.linked()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import msgspec
@@ -9,7 +10,8 @@ import pytest
 
 from mooring.bounds import WorkerBounds
 from mooring.link.messages import WorkerSettings
-from mooring_service.config import TABLES, Config, ConfigError, ignored_variables, load, worker_settings
+from mooring_service.config import TABLES, Config, ConfigError, ignored_variables, load
+from mooring_service.worker_settings import worker_settings
 
 
 def _load(tmp_path: Path, text: str, **environ: str) -> Config:
@@ -37,12 +39,23 @@ def test_later_sources_win(tmp_path: Path) -> None:
         ("[handlers]\nx = 'no colon'", "x"),
         ("[egress]\nallow = ['10.0.0.0/99']", "egress.allow"),
         ("[tokens.ci]\nhash = 'plain'", "ci"),
+        ("[tokens.ci]\nhsah = 'plain'", "tokens.ci.hash"),
+        ("[dial]\nproxi = 'corp'", "dial.proxy"),
+        ("[dial]\nproxy = 'crop'\n[proxies.corp]\nurl = 'http://proxy.test:3128'", "corp?"),
+        ("[dial]\nbypass = ['10.0.0.0/99']", "dial.bypass"),
+        ("[dial]\nhosts = { 'feed.test' = ['elsewhere.test'] }", "feed.test"),
+        ("[proxies.corp]\nurl = 'http://proxy.test'", "proxies.corp.url: the port"),
+        ("[proxies.corp]\nuri = 'http://proxy.test:1'", "proxies.corp.url"),
+        ("[proxies.corp]\nurl = 'http://proxy.test:1'\npassword_file = '/x'", "proxies.corp.username"),
+        ("[proxies.corp]\nurl = 'https://proxy.test:1'\ntls = { ca_file = 'ca.pem' }", "proxies.corp.tls.ca_file"),
+        ("[proxies.corp]\nurl = 'https://proxy.test:1'\ntls = { verify = false }", "allow_insecure_tls"),
+        ("[proxies.'a b']\nurl = 'http://proxy.test:1'", "a proxy's name"),
         ("[tokens.ci]\nhash = 'sha256:00'\nscopes = ['all']", "scopes"),
         ("not toml", "mooring.toml"),
     ],
 )
 def test_a_wrong_configuration_names_the_place(tmp_path: Path, text: str, hint: str) -> None:
-    with pytest.raises(ConfigError, match=hint.replace(".", r"\.")):
+    with pytest.raises(ConfigError, match=re.escape(hint)):
         _load(tmp_path, text)
 
 
@@ -109,6 +122,27 @@ def test_a_count_that_the_journal_cannot_hold_is_refused(tmp_path: Path, key: st
     for number in (2**63, 2**64, 10**30):
         with pytest.raises(ConfigError, match=rf"journal\.{key}"):
             _load(tmp_path, f"[journal]\n{key} = {number}")
+
+
+def test_how_is_dialled_is_what_the_file_and_the_environment_say(tmp_path: Path) -> None:
+    text = """
+        [dial]
+        bypass = ["*.internal", "10.0.0.0/8"]
+        [proxies.corp]
+        url = "https://proxy.test:3128"
+        username = "mooring"
+        password_file = "/etc/mooring/proxy.password"
+        tls = { ca_file = "/etc/mooring/ca.pem" }
+    """
+    config = _load(tmp_path, text, MOORING_DIAL_PROXY="corp", MOORING_DIAL_HOSTS='{"feed.test": ["127.0.0.1"]}')
+    told = msgspec.json.decode(msgspec.json.encode(worker_settings(config, [])), type=WorkerSettings).dial
+    assert (told.proxy, told.bypass, told.hosts) == ("corp", ["*.internal", "10.0.0.0/8"], {"feed.test": ["127.0.0.1"]})
+    assert msgspec.to_builtins(told.proxies["corp"].tls) == {
+        "ca_file": "/etc/mooring/ca.pem", "cert_file": None, "key_file": None, "verify": True,
+    }  # fmt: skip
+    assert told.proxies["corp"].password_file == "/etc/mooring/proxy.password"
+    with pytest.raises(ConfigError, match="MOORING_DIAL_HOSTS: must be JSON"):
+        load(None, {"MOORING_DIAL_HOSTS": "feed.test=127.0.0.1"})
 
 
 def test_a_byte_order_mark_is_no_part_of_the_configuration(tmp_path: Path) -> None:

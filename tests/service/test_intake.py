@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from mooring.events import Kind
-from mooring.link.messages import Events, Stored
+from mooring.link.messages import Called, Events, Stats, Stored
 from mooring.link.record import ConnectionUpdate
+from mooring_service import window
 from mooring_service.journal.batch import Append
 from mooring_service.service import Service
-from tests.service.fake_worker import FakeWorker, FakeWorkers, created_of, running_service, told_of, until
+from tests.service.fake_worker import FakeWorker, FakeWorkers, created_of, running_service, stalled_disk, told_of, until
 
 ONE = (1).to_bytes(8, "little")
 
@@ -88,3 +89,55 @@ async def test_faults_of_a_link_do_not_add_up_over_what_is_stored_between_them(
 
 def test_what_is_empty_can_be_stored() -> None:
     assert Append().wrong is None
+
+
+async def test_while_the_queue_of_the_journal_is_full_all_but_events_still_passes(
+    tmp_path: Path, fakes: FakeWorkers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Row 2 of the review, the other half: back-pressure must not stop what else travels on the same stream."""
+    monkeypatch.setattr(window, "QUEUE_HIGH_BYTES", 4_000_000)
+    monkeypatch.setattr(window, "WINDOW_MIN_BYTES", 1)
+    async with running_service(tmp_path) as service:
+        workers = [await _start(service, fakes, name) for name in ("a", "b")]
+        for connection, worker in enumerate(workers, 1):
+            worker.opened(connection, new=True)
+            assert (await worker.expect(Stored)).window_bytes == 2_000_000, "each has its part"
+        slots = service.workers.slots()
+        with stalled_disk(service.state_dir):
+            for connection, worker in enumerate(workers, 1):
+                for seq in (2, 3):  # the second one crosses the window, as it may
+                    worker.message(connection, seq, 1_100_000)
+            await until(lambda: service.journal.queued_bytes > 4_000_000)
+            for slot, worker in zip(slots, workers, strict=True):
+                number, answer = slot.request(5.0)
+                worker.send(Called(number, b"1"))
+                worker.send(Stats(mailbox=7))
+                assert (await answer).result == b"1"
+                await until(lambda slot=slot: slot.stats.mailbox == 7)
+                assert slot.reading
+        for connection, worker in enumerate(workers, 1):
+            while (await worker.expect(Stored)).number < 3:
+                pass
+            assert [seq for seq, _ in await told_of(service, connection)] == [1, 2, 3]
+        assert [slot.unstored_bytes for slot in slots] == [0, 0]
+
+
+async def test_one_that_keeps_to_no_window_is_not_read_while_the_queue_is_full(
+    tmp_path: Path, fakes: FakeWorkers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(window, "QUEUE_HIGH_BYTES", 1_000_000)
+    async with running_service(tmp_path) as service:
+        old, new, false = [await _start(service, fakes, name) for name in ("a-old", "b-new", "c-false")]
+        service.workers.slots()[0].version = 2  # as if its hello had said so
+        with stalled_disk(service.state_dir):
+            for connection, worker in enumerate((old, new, false), 1):
+                worker.opened(connection, new=True)
+                worker.message(connection, 2, 600_000)
+            for seq in range(3, 20):
+                false.message(3, seq, 600_000)
+            old.message(1, 3, 1_000)
+            await until(lambda: [slot.reading for slot in service.workers.slots()] == [False, True, False])
+        for connection, worker, last in ((1, old, 3), (2, new, 2), (3, false, 19)):
+            while (await worker.expect(Stored)).number < last:
+                pass
+            assert [seq for seq, _ in await told_of(service, connection)] == list(range(1, last + 1))

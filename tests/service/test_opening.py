@@ -8,12 +8,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from mooring.dial_options import ProxySettings
 from mooring.errors import WorkerTooOld
 from mooring.link.messages import PROTOCOL_VERSION
 from mooring.options import OPTIONS, ConnectionRequest, HandlerRequest
 from mooring_api.rest.problems import problem_of
 from mooring_service import opening
-from mooring_service.config import Config, JournalConfig
+from mooring_service.config import Config, DialConfig, JournalConfig
 from mooring_service.journal.memory import MemoryJournal
 from mooring_service.opening import OpenError
 from mooring_service.service import Service
@@ -24,7 +25,7 @@ from tests.servers import EchoServer
 async def test_what_the_worker_does_not_come_to_in_time_is_given_up_and_never_opened(
     tmp_path: Path, echo: EchoServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(opening, "HANDLER_TIME_S", 0.2)
+    monkeypatch.setattr(opening, "SILENT_S", 0.2)
     module = "tests.end_to_end.user_code"
     config = Config(handlers={"h": f"{module}:Recorder"}, functions={"hold": f"{module}:hold", "pid": f"{module}:pid"})
     service = Service(config, tmp_path, MemoryJournal(JournalConfig(store="memory")), app_dirs=[str(ROOT)])
@@ -63,6 +64,14 @@ async def test_a_worker_of_an_older_program_is_not_asked_for_what_it_does_not_kn
         assert problem_of(refused.value).status == 409
         assert slot.linked, "the link is not broken by it"
         opened = await service.connections.open(ConnectionRequest(url=echo.url))
+        assert (await opened.done).status == "Connected"
+        # It would not find the default proxy in what it is told, and dial directly.
+        proxies = {"corp": ProxySettings(url="http://127.0.0.1:1")}
+        service.reconfigure(Config(dial=DialConfig(proxy="corp"), proxies=proxies))
+        slot.version = OPTIONS["proxy"].since - 1
+        with pytest.raises(WorkerTooOld, match="does not know proxy"):
+            await service.connections.open(ConnectionRequest(url=echo.url))
+        opened = await service.connections.open(ConnectionRequest(url=echo.url, proxy=None))
         assert (await opened.done).status == "Connected"
     finally:
         await service.stop()

@@ -6,8 +6,18 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec import UNSET
 
-from mooring.dial_options import ProxyRequest, ProxySettings, TlsRequest, check_proxy, split_proxy_url
+from mooring.dial_options import (
+    DialShown,
+    ProxyRequest,
+    ProxySettings,
+    TlsRequest,
+    check_proxy,
+    declared_proxy,
+    dial_shown,
+    split_proxy_url,
+)
 
 GOOD = [
     "http://proxy.example:3128", "https://10.0.0.1:443", "socks5://[::1]:1080", "http://a_b.test:1", "http://bücher.test:65535",
@@ -74,3 +84,25 @@ def test_a_request_has_no_file_of_ours_read() -> None:
         msgspec.convert({"url": "http://p:1", "username": "u", "password_file": "/etc/passwd"}, ProxyRequest)
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert({"url": "http://p:1", "username": "u", "passwordFile": "/etc/passwd"}, ProxyRequest)
+
+
+def test_the_files_of_a_proxys_tls_are_absolute_paths_in_a_request_too() -> None:
+    asked = ProxyRequest("https://proxy.test:1", tls=TlsRequest(ca_file="ca.pem", key_file="/key.pem"))
+    assert [fault.pointer for fault in check_proxy(asked)] == ["/proxy/tls/keyFile", "/proxy/tls/caFile"]
+
+
+def test_a_record_shows_what_was_asked_for_without_credentials_and_nothing_else() -> None:
+    assert msgspec.to_builtins(dial_shown(UNSET, "any", [], None)) == {}
+    proxy = ProxyRequest("http://proxy.test:1", username="us3r", password="s3cr3t")
+    assert msgspec.to_builtins(dial_shown(proxy, "ipv6", ["::1"], "::1")) == {
+        "proxy": "http://proxy.test:1", "family": "ipv6", "addresses": ["::1"], "localAddress": "::1",
+    }  # fmt: skip
+    assert msgspec.to_builtins(dial_shown(None, "any", [], None)) == {"proxy": None}  # none is something that was said
+    for shown in (DialShown(), DialShown(proxy=None), DialShown(proxy="corp")):
+        assert msgspec.msgpack.decode(msgspec.msgpack.encode(shown), type=DialShown) == shown
+
+
+def test_a_declared_connection_says_false_where_a_create_body_says_null() -> None:
+    assert declared_proxy(False) is None
+    assert declared_proxy("corp") == "corp"
+    assert declared_proxy({"url": "http://proxy.test:1"}) == {"url": "http://proxy.test:1"}

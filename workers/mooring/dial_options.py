@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from ipaddress import ip_address
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import UnsetType
+from msgspec import UNSET, Meta, UnsetType
 
 from mooring.checks import is_name
 from mooring.errors import Invalid
@@ -37,17 +37,41 @@ class TlsRequest(msgspec.Struct, forbid_unknown_fields=True, rename="camel", fro
 class ProxyRequest(msgspec.Struct, forbid_unknown_fields=True, rename="camel", frozen=True, omit_defaults=True):
     """One proxy, as a request names it: a URL without credentials, and these beside it."""
 
-    url: str
-    username: str | None = None
-    password: str | None = None
-    resolve: Resolve | None = None
-    tls: TlsRequest | None = None
+    url: Annotated[
+        str,
+        Meta(
+            description="http://, https://, socks5:// or, by name only, socks5h://, then host:port. No credentials in it."
+        ),
+    ]
+    username: Annotated[str | None, Meta(description="Goes with a password; none of them is ever shown.")] = None
+    password: Annotated[str | None, Meta(description="Shown and logged nowhere.")] = None
+    resolve: Annotated[
+        Resolve | None,
+        Meta(
+            description="Who looks the target's name up. local (of a request: always; of socks5 in [proxies]: by default): we, and "
+            "the proxy is asked for an address that the egress rules have passed. proxy: the proxy, which then is the border."
+        ),
+    ] = None
+    tls: Annotated[TlsRequest | None, Meta(description="Of an https:// proxy: as tls of a connection.")] = None
 
 
-class ProxySettings(ProxyRequest, forbid_unknown_fields=True, rename=None, frozen=True, omit_defaults=True):
-    """One proxy of ``[proxies]``. A password in a file is read for each dial, so that it can be exchanged."""
+class TlsSettings(TlsRequest, forbid_unknown_fields=True, rename={}, frozen=True):
+    """`TlsRequest` as the configuration spells it."""
 
-    password_file: str | None = None
+    ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
+
+
+class ProxySettings(ProxyRequest, forbid_unknown_fields=True, rename={}, frozen=True, omit_defaults=True):
+    """One proxy of ``[proxies]``."""
+
+    password_file: Annotated[
+        str | None, Meta(description="Holds the password; read for each dial, so that it can be exchanged.")
+    ] = None
+    tls: Annotated[
+        TlsSettings | None, Meta(description="Of an https:// proxy: ca_file, cert_file, key_file, verify.")
+    ] = None
 
 
 class DialSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -66,14 +90,41 @@ class DialSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     hosts: dict[str, list[str]] = {}
 
 
+class DialShown(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
+    """What a record shows of how its connection was dialled: what was asked for, and nothing else. No credential."""
+
+    proxy: str | UnsetType | None = UNSET
+    family: Family | UnsetType = UNSET
+    addresses: list[str] | UnsetType = UNSET
+    local_address: str | UnsetType = UNSET
+
+
+_NOTHING_SHOWN = DialShown()
+
+
+def dial_shown(
+    proxy: str | ProxyRequest | UnsetType | None, family: Family, addresses: list[str], local_address: str | None
+) -> DialShown:
+    """Return what a record shows of these."""
+    shown = DialShown(
+        proxy=proxy.url if isinstance(proxy, ProxyRequest) else proxy,
+        family=UNSET if family == "any" else family,
+        addresses=addresses or UNSET,
+        local_address=UNSET if local_address is None else local_address,
+    )
+    return _NOTHING_SHOWN if shown == _NOTHING_SHOWN else shown  # most connections: one for all of them
+
+
 def check_tls(tls: TlsRequest, pointer: str) -> list[Invalid]:
     """Return what is wrong with `tls`; whether the files can be used is found out by the dial."""
     wrong = []
+    keys = {field.name: field.encode_name for field in msgspec.structs.fields(tls)}
     if tls.key_file is not None and tls.cert_file is None:
-        wrong.append(Invalid(f"{pointer}/keyFile", "a key needs its certFile"))
-    for name, path in (("caFile", tls.ca_file), ("certFile", tls.cert_file), ("keyFile", tls.key_file)):
+        wrong.append(Invalid(f"{pointer}/{keys['key_file']}", f"a key needs its {keys['cert_file']}"))
+    for name in ("ca_file", "cert_file", "key_file"):
+        path = getattr(tls, name)
         if path is not None and ("\0" in path or not path.startswith("/")):
-            wrong.append(Invalid(f"{pointer}/{name}", "must be an absolute path"))
+            wrong.append(Invalid(f"{pointer}/{keys[name]}", "must be an absolute path"))
     return wrong
 
 
@@ -134,7 +185,12 @@ def check_proxy(proxy: str | ProxyRequest, pointer: str = "/proxy") -> list[Inva
     wrong += _credential_faults(proxy, scheme, pointer)
     if proxy.tls is not None and scheme != "https":
         wrong.append(Invalid(f"{pointer}/tls", "tls is for https:// proxies"))
-    return wrong
+    return wrong if proxy.tls is None else wrong + check_tls(proxy.tls, f"{pointer}/tls")
+
+
+def declared_proxy(value: Any) -> Any:
+    """Return what a create body says for `value` of a declared connection: TOML has no null, ``proxy = false`` stands for it."""
+    return None if value is False else value
 
 
 def split_proxy_url(url: str) -> tuple[str, str, int]:

@@ -22,6 +22,7 @@ from mooring.options import (
     check_request,
     effective,
 )
+from mooring.parameters import plain
 
 _BY_KEY = {option.key: option for option in OPTIONS.values() if option.by_handler}
 
@@ -30,7 +31,7 @@ def from_handler(handler: object, url: str, worker: str = DEFAULT_WORKER) -> Con
     """Return the request that the attributes of `handler` make. A wrong type is an `InvalidRequest`."""
     found: dict[str, Any] = {"url": url, "worker": worker}
     for name in HANDLER_OPTIONS:
-        value = getattr(handler, name, UNSET)
+        value = plain(getattr(handler, name, UNSET))
         if isinstance(value, msgspec.Struct):
             value = msgspec.to_builtins(value)
         if name in ("tls", "proxy", "reconnect"):

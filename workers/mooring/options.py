@@ -209,17 +209,17 @@ class ConnectionRequest(msgspec.Struct, forbid_unknown_fields=True, rename="came
         _option(
             "a name of `[proxies]`, or `{url, username, password, resolve, tls}`; `null`: none; absent: as `[dial]` says",
             check=check_proxy,
-            since=2,
+            since=4,
         ),
     ] = UNSET
-    family: Annotated[Family | UnsetType, _option("of the addresses that are dialled", "any", since=2)] = UNSET
+    family: Annotated[Family | UnsetType, _option("of the addresses that are dialled", "any", since=4)] = UNSET
     addresses: Annotated[
         list[str] | UnsetType,
-        _option("dialled instead of looking the host of `url` up", [], check=check_addresses, since=2),
+        _option("dialled instead of looking the host of `url` up", [], check=check_addresses, since=4),
     ] = UNSET
     local_address: Annotated[
         str | UnsetType,
-        _option("the address of this machine that is dialled from", check=check_local_address, since=2),
+        _option("the address of this machine that is dialled from", check=check_local_address, since=4),
     ] = UNSET
     reconnect: Annotated[
         bool | ReconnectRequest | UnsetType,

@@ -46,6 +46,17 @@ def copy_params(params: list[Any] | dict[str, Any], pointer: str = "params") -> 
     raise _refused(pointer, f"nested more than {MAX_DEPTH} deep")
 
 
+def plain(value: Any) -> Any:
+    """Return `value` with every text in it a plain ``str``: members of a ``StrEnum`` and other classes of text cannot be encoded
+    for the link.
+    """
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, dict):
+        return {plain(key): plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
 def check_params(params: list[Any] | dict[str, Any], pointer: str) -> list[Invalid]:
     """Return what is wrong with `params`, which came as JSON: nothing, or one entry."""
     try:

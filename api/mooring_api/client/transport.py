@@ -62,6 +62,11 @@ class Transport:
         if self._given_url is None:
             try:
                 self._url = (self._state_dir / "address").read_text().strip()
+            except PermissionError:
+                raise ServiceAway(
+                    f"{self._state_dir} may not be read by this user: do this as the one whose service it is, or name the service "
+                    "with --url, and its token in $MOORING_TOKEN"
+                ) from None
             except OSError:
                 raise ServiceAway(
                     f"no service has its state in {self._state_dir}; start one with `mooring serve`, or name it with --url"
@@ -104,6 +109,11 @@ class Transport:
     def url(self) -> str:
         """Where the service is."""
         return self._url or ""
+
+    @property
+    def token(self) -> str:
+        """What requests are made with; empty if there is none."""
+        return self._token
 
     def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None:

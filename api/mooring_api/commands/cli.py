@@ -35,7 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "kill": ("workers:kill", "End a worker"),
     "logs": ("logs:logs", "Print a worker's log"),
     "top": ("workers:top", "Watch rates, queues, memory"),
-    "check": ("service:check", "Check the configuration"),
+    "check": ("check:check", "Check the configuration"),
     "console": ("service:console", "Print the page's address"),
     "restart": ("operate:restart", "Upgrade the running service"),
     "backup": ("operate:backup", "Copy the journal"),

@@ -6,6 +6,7 @@ import copy
 import re
 from collections.abc import Callable
 from typing import Any, Literal, TypeVar, get_args, get_origin
+from urllib.parse import urlsplit
 
 import click
 import msgspec
@@ -19,6 +20,8 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 COMMON = ("worker", "data_type", "headers", "protocols", "connect_timeout")
 """What `--help` shows, in a few words; `--options` shows all of them."""
+
+_RESOLVE = re.compile(r"(\[[^\]]+\]|[^:]+):([0-9]{1,5}):(.+)")
 
 SINGULAR = {"headers": "header", "protocols": "protocol", "addresses": "address"}
 """What is given once for each value, by what one of them is called."""
@@ -67,6 +70,8 @@ def _declared(option: Option) -> Callable[[Command], Command]:
     match get_origin(option.kind) or option.kind:
         case _ if option.name == "headers":
             flags, more = [*flags, "-H"], {"multiple": True, "metavar": "'NAME: VALUE'"}
+        case _ if option.name == "local_address":
+            flags, more = [*flags, "--interface"], {"metavar": "ADDR"}
         case _ if option.name == "proxy":
             more = {"type": _proxy, "metavar": "NAME|URL|JSON"}
         case kind if kind is list:
@@ -123,6 +128,25 @@ def _headers(values: tuple[str, ...]) -> dict[str, Any]:
     return found
 
 
+def resolved(url: str, said: str) -> list[str]:
+    """Return the addresses of ``HOST:PORT:ADDR[,ADDR]…``, as curl takes it: it must be of the host that `url` names.
+
+    Raises:
+        click.UsageError: If it is not.
+    """
+    found = _RESOLVE.fullmatch(said)
+    if found is None:
+        raise click.UsageError(f"--resolve {said!r}: must be HOST:PORT:ADDR")
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port or {"ws": 80, "wss": 443}.get(parts.scheme)
+    except ValueError:
+        return []  # the service says what is wrong with the URL
+    if (found[1].strip("[]").lower(), int(found[2])) != (host, port):
+        raise click.UsageError(f"--resolve {found[1]}:{found[2]}: the URL has {host}:{port}")
+    return [address.strip("[]") for address in found[3].split(",")]
+
+
 def body_of(given: dict[str, Any], handler: str | None, params: str | None) -> dict[str, Any]:
     """Return the create body that the options make; what nobody said is not in it."""
     said = {name: value for name, value in given.items() if value is not None and value != ()}
@@ -163,6 +187,7 @@ def kept_body(body: dict[str, Any], keep: bool, first: str | None) -> dict[str, 
     help="With --keep: what follows when the first dial fails (default: fail).",
 )
 @create_options
+@click.option("--resolve", "resolve", metavar="HOST:PORT:ADDR", help="As curl: dial ADDR, look nothing up.")
 @click.option(
     "--options",
     is_flag=True,
@@ -181,6 +206,7 @@ def open_command(
     url: str,
     handler: str | None,
     params: str | None,
+    resolve: str | None,
     keep: bool,
     first: str | None,
     follow: bool,
@@ -193,6 +219,8 @@ def open_command(
     \b
     Example:  mooring open ws://127.0.0.1:8481/ --follow
     """
+    if resolve is not None:
+        given["addresses"] = (*given["addresses"], *resolved(url, resolve))
     body = kept_body(body_of(given, handler, params), keep, first)
     record = target.run(lambda client: client.open(url, **body), waiting="connecting")
     if as_json:

@@ -60,7 +60,8 @@ def restart(target: Target, as_json: bool) -> None:
     while _stamp(address) in (before, None):
         progress.show(f"{time.monotonic() - begun:.0f} s")
         if refused.exists():
-            raise Failure(f"the restart is refused, the old service goes on: {refused.read_text().strip()}")
+            reason = refused.read_text().strip() or "its log says why"
+            raise Failure(f"the restart is refused, the old service goes on: {reason}")
         if holder_of(target.state_dir) is None and time.monotonic() - begun > RESTART_TIMEOUT_S / 2:
             raise Failure("the service did not come back; its log says why")
         if time.monotonic() - begun > RESTART_TIMEOUT_S:

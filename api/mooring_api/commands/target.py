@@ -37,6 +37,17 @@ class Target:
         except ServiceAway as exc:
             raise Failure(str(exc)) from None
 
+    def client(self) -> Client:
+        """Return a client that is not connected yet.
+
+        Raises:
+            Failure: If it is not known where the service is.
+        """
+        try:
+            return Client(self.url, state_dir=self._state_dir)
+        except ServiceAway as exc:
+            raise Failure(str(exc)) from None
+
     def run(self, work: Callable[[Client], Coroutine[Any, Any, Result]], *, waiting: str | None = None) -> Result:
         """Run `work` with a client; what goes wrong is one line on stderr and exit status 1.
 
@@ -49,7 +60,7 @@ class Target:
             assert this is not None, "a coroutine runs in a task"
             # asyncio's own handler has no wake-up descriptor: a Ctrl-C just before the loop sleeps would wait for its next event.
             asyncio.get_running_loop().add_signal_handler(signal.SIGINT, this.cancel)
-            async with Client(self.url, state_dir=self._state_dir) as client:
+            async with self.client() as client:
                 if waiting is None:
                     return await work(client)
                 begun = time.monotonic()

@@ -94,3 +94,66 @@ export const DATA_TYPES = [
 ];
 export const NAME_PATTERN = "[A-Za-z0-9][A-Za-z0-9._-]{0,62}";
 export const DEFAULT_WORKER = "main";
+export const OPTIONS = [
+  {
+    "key": "connectTimeout",
+    "kind": "number",
+    "initial": 10.0,
+    "unit": "s",
+    "doc": "for the whole handshake",
+    "low": 0.001,
+    "high": 86400.0
+  },
+  {
+    "key": "closeTimeout",
+    "kind": "number",
+    "initial": 5.0,
+    "unit": "s",
+    "doc": "for the answer to our close frame",
+    "low": 0.001,
+    "high": 86400.0
+  },
+  {
+    "key": "pingInterval",
+    "kind": "number",
+    "initial": 20.0,
+    "unit": "s",
+    "doc": "a ping goes out this long after the last byte that came",
+    "low": 0,
+    "high": 86400.0
+  },
+  {
+    "key": "pingTimeout",
+    "kind": "number",
+    "initial": 20.0,
+    "unit": "s",
+    "doc": "without a byte for so long after a ping, the peer is gone: a dead one after both together, at the latest",
+    "low": 0.01,
+    "high": 86400.0
+  },
+  {
+    "key": "maxMessageSize",
+    "kind": "integer",
+    "initial": 4194304,
+    "unit": "bytes",
+    "doc": "of a received message, counted after inflating",
+    "low": 1,
+    "high": 33554432
+  },
+  {
+    "key": "compress",
+    "kind": "boolean",
+    "initial": false,
+    "unit": "",
+    "doc": "offer permessage-deflate"
+  },
+  {
+    "key": "sendTimeout",
+    "kind": "number",
+    "initial": 10.0,
+    "unit": "s",
+    "doc": "for a peer that does not read",
+    "low": 0.001,
+    "high": 86400.0
+  }
+];

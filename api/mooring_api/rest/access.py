@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import hmac
 import os
+import re
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ from mooring_api.rest.problems import Problem
 from mooring_service.config import Scope, TokenConfig
 
 MAX_TOKEN_CHARS = 512
+_OF_THIS_MACHINE = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:[0-9]{1,5})?\Z")
+_PLAIN_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}\Z")
 ALL_SCOPES: frozenset[Scope] = frozenset(("read", "send", "manage"))
 
 
@@ -35,7 +38,7 @@ def load_token(state_dir: Path) -> str:
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except FileExistsError:
-        return _read_token(path)
+        return read_token(state_dir, os.getuid())
     except OSError as exc:
         raise TokenFileError(f"{path}: cannot be made: {exc.strerror}") from None
     token = secrets.token_urlsafe(32)
@@ -46,14 +49,20 @@ def load_token(state_dir: Path) -> str:
     return token
 
 
-def _read_token(path: Path) -> str:
+def read_token(state_dir: Path, owner: int) -> str:
+    """Return the token of a state directory that belongs to the user id `owner`.
+
+    Raises:
+        TokenFileError: As `load_token`, or if there is none.
+    """
+    path = state_dir / "token"
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as exc:
         raise TokenFileError(f"{path}: cannot be read: {exc.strerror}") from None
     with os.fdopen(fd) as file:
         status = os.fstat(file.fileno())
-        if status.st_uid != os.getuid():
+        if status.st_uid != owner:
             raise TokenFileError(f"{path}: belongs to another user")
         if status.st_mode & 0o077:
             raise TokenFileError(f"{path}: can be read by others (mode {status.st_mode & 0o777:o}); it must be 600")
@@ -84,6 +93,9 @@ class Access:
         own: The Host names that we listen as, with port.
         configured: Further ones. A proxy in front may have TLS where we have none, so each is ours under both schemes.
         secure: Whether we speak TLS ourselves.
+        unix: Whether we listen on a Unix socket. Its mode guards it, and no browser can open it; but somebody may lead a port to it
+            (ssh -L, socat). So it answers to this machine's own names with any port, and to plain names without one: a page of
+            another site, also one whose name was rebound, comes with neither.
     """
 
     def __init__(
@@ -94,7 +106,9 @@ class Access:
         configured: Iterable[str] = (),
         *,
         secure: bool = False,
+        unix: bool = False,
     ) -> None:
+        self._unix = unix
         self._required = token is not None
         self._token = token
         further = frozenset(name for host in configured for name in _as_browsers_say(host.lower()))
@@ -145,10 +159,12 @@ class Access:
         hosts = headers.getall("Host", [])
         if len(hosts) != 1 or not request.raw_path.startswith("/"):
             raise Problem("forbidden", "exactly one Host header and a path are required, no absolute URL")
-        if hosts[0].lower() not in self.hosts:
+        host = hosts[0].lower()
+        if host not in self.hosts and not (self._unix and (_OF_THIS_MACHINE.match(host) or _PLAIN_NAME.match(host))):
             raise Problem("forbidden", "this Host is not one that mooring listens as; see [api] hosts")
         for origin in headers.getall("Origin", ()):
-            if origin.lower() not in self._origins:
+            led_here = self._unix and origin.lower() == f"http://{host}" and _OF_THIS_MACHINE.match(host)
+            if origin.lower() not in self._origins and not led_here:
                 raise Problem("forbidden", "requests of other origins are refused")
         for site in headers.getall("Sec-Fetch-Site", ()):
             if site.lower() not in ("same-origin", "none"):

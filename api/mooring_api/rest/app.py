@@ -46,10 +46,13 @@ def edge(route: Route) -> Handler:
     """
     handler, scope, query = route.handler, route.scope, route.query
     media = None if route.body is None else frozenset(route.body)
+    needs_service = route.needs_service
 
     async def guarded(request: web.Request) -> web.StreamResponse:
         try:
             request.app[API].access.check(request, scope)
+            if needs_service:
+                request.app[API].service.check_started()
             if query is not None and request.query_string:
                 check_escapes(request.rel_url.raw_query_string, route.opaque)
                 known_only(request.query, *route.once, repeatable=route.repeatable)

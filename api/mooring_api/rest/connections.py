@@ -78,13 +78,12 @@ async def _create(api: Api, wanted: ConnectionRequest, later: bool, key: str | N
 
 async def _await_end_of_dial(api: Api, connection: int, wanted: ConnectionRequest) -> ConnectionRecord:
     """After a crash: the dial was begun under this key; what became of it is in the record."""
-    deadline = asyncio.get_running_loop().time() + effective(wanted).connect_timeout_s + 5
-    record = api.service.connections.record(connection)
-    while record.status == STATUS_CONNECTING and not _goes_on(record) and asyncio.get_running_loop().time() < deadline:
-        await asyncio.sleep(
-            0.02
-        )  # a record becomes Connected without an event: with a handler, onOpen follows its turn
-        record = api.service.connections.record(connection)
+    # A record becomes Connected without an event: with a handler, onOpen follows its turn.
+    record = await api.service.connections.until(
+        connection,
+        lambda record: record.status != STATUS_CONNECTING or _goes_on(record),
+        effective(wanted).connect_timeout_s + 5,
+    )
     if record.opened_at is None and not _goes_on(record):
         detail = record.errors[0].message if record.errors else "the dial has not ended"
         name = _DIAL_PROBLEMS.get(record.errors[0].err_code, "connect-failed") if record.errors else "connect-timeout"

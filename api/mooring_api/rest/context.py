@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from functools import cached_property
 from typing import Any, TypeVar
 
 from aiohttp import web
@@ -24,10 +25,14 @@ class Api:
         self.service = service
         self.config = config
         self.access = access
-        self.epoch = service.journal.epoch.encode()
         self.metrics = Metrics(service, config, lines_dropped)
         self.stalls = StallWatch(config.api.write_timeout)
         self._tasks: set[asyncio.Task[Any]] = set()
+
+    @cached_property
+    def epoch(self) -> bytes:
+        """Of the journal; once the service has started."""
+        return self.service.journal.epoch.encode()
 
     async def finish(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Run `work` to its end even if the client goes away meanwhile: what has been begun is not half done."""

@@ -118,6 +118,11 @@ class Route(Struct, frozen=True, dict=True):
         return tuple(one.name for one in self.query or () if one.opaque)
 
     @property
+    def needs_service(self) -> bool:
+        """It asks for what the journal tells at a start."""
+        return self.path.startswith("/v1/")
+
+    @property
     def path_parameters(self) -> list[Parameter]:
         """What stands in braces in the path."""
         return [PATH_PARAMETERS[part[1:-1]] for part in self.path.split("/") if part.startswith("{")]
@@ -128,6 +133,8 @@ class Route(Struct, frozen=True, dict=True):
         names = {*_ALWAYS, *self.problems}
         if self.scope is not None:
             names.add("unauthorized")
+        if self.needs_service:
+            names.add("unavailable")
         if self.query is not None:
             names.add("invalid")
         if self.body is not None:

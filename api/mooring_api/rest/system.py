@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 from pathlib import Path
 
 from aiohttp import web
@@ -82,10 +81,7 @@ async def metrics(request: web.Request) -> web.Response:
 async def backup(request: web.Request) -> web.StreamResponse:
     """``POST /v1/backup``: a consistent copy of the journal, made aside and then sent."""
     api = request.app[API]
-    folder = api.service.state_dir
-    path = folder / f"backup-{secrets.token_hex(4)}.db"
-    try:
-        await api.service.journal.backup(str(path))
+    async with api.service.backups.copy() as path:
         response = web.StreamResponse(
             headers={"Content-Type": "application/octet-stream", "Content-Length": str(path.stat().st_size)}
         )
@@ -97,8 +93,6 @@ async def backup(request: web.Request) -> web.StreamResponse:
                     await response.write(chunk)
         await response.write_eof()
         return response
-    finally:
-        path.unlink(missing_ok=True)
 
 
 ROUTES = (

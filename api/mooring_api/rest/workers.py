@@ -116,7 +116,8 @@ ROUTES = (
     Route(
         "POST", "/v1/workers/{name}/drain", drain, "manage",
         summary="Drain a worker",
-        detail="It takes no new connections, and is restarted when the last one has ended.",
+        detail="It takes no new connections, and is restarted when the last one has ended and what was asked of it has run; calls "
+        "that come meanwhile wait for that.",
         headers=(KEY,),
         answers={202: answer("It drains.", WorkerRecord)},
         problems=("worker-not-found", "journal-unavailable"),

@@ -69,6 +69,7 @@ class Server:
         Raises:
             ConfigError: If the configuration does not allow it, or the address cannot be had.
             StateDirectoryBusy: If another service has the state directory.
+            TokenFileError: If its token cannot be trusted.
             OSError: If the demo's port, or a file, cannot be had.
         """
         config, options = self.config, self.options
@@ -78,6 +79,7 @@ class Server:
         journal = make_journal(config.journal, options.state_dir, config.api.idempotency_age)
         self._service = service = Service(config, options.state_dir, journal, app_dirs=options.app_dirs)
         service.acquire()  # first: whoever does not get it must touch nothing, and names the holder, not the port
+        token = None if config.api.no_auth else load_token(options.state_dir)
         sock = bind(listen) if inherited is None else inherited.socket
         if listen.path is not None and (inherited is None or inherited.listen is not None):
             self._path = SocketFile(listen.path)  # ours, not the manager's
@@ -90,12 +92,10 @@ class Server:
         except BaseException:
             sock.close()
             raise
-        token = None if config.api.no_auth else load_token(options.state_dir)
         port = sock.getsockname()[1] if listen.path is None else 0
-        own = own_hosts(listen.host, port, secure=tls is not None)
-        if listen.path is not None:
-            own |= {"localhost"}
-        access = Access(token, config.tokens, own, config.api.hosts, secure=tls is not None)
+        unix = listen.path is not None
+        own = frozenset[str]() if unix else own_hosts(listen.host, port, secure=tls is not None)
+        access = Access(token, config.tokens, own, config.api.hosts, secure=tls is not None, unix=unix)
         self._api = api = Api(service, config, access, self._lines_dropped)
         self._runner = web.AppRunner(
             make_app(api),
@@ -118,13 +118,23 @@ class Server:
         )
         self._listener = await asyncio.get_running_loop().create_server(self._gate, sock=sock, backlog=512)
         self.url = listen.url(port, secure=tls is not None)
-        replace_text(options.state_dir / "address", f"{self.url}\n")
+        try:
+            replace_text(options.state_dir / "address", f"{self.url}\n")
+        except OSError as exc:
+            # It is for those who look for us; who holds connections must not end for them.
+            log.error("the file `address` cannot be written: %s", exc.strerror)
 
     @property
     def died(self) -> asyncio.Future[str]:
         """Ends, with the reason, when the service can go on no longer; then it is to be stopped with `handover`."""
         assert self._service is not None, "start comes first"
         return self._service.died
+
+    @property
+    def restart_refusal(self) -> str | None:
+        """Why the next service could not go on with what this one holds; None when it could."""
+        assert self._service is not None, "start comes first"
+        return self._service.restart_refusal
 
     @property
     def worker_count(self) -> int:

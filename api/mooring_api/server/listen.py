@@ -14,6 +14,8 @@ import msgspec
 from mooring_api.server import systemd
 from mooring_service.config import ApiConfig, ConfigError
 
+MAX_SOCKET_PATH_BYTES = 107  # sun_path of unix(7), without the closing NUL
+
 
 class Listen(msgspec.Struct, frozen=True):
     """Where the API listens: a TCP address, or the path of a Unix socket."""
@@ -89,20 +91,39 @@ def bind(listen: Listen) -> socket.socket:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         sock.bind((listen.host, listen.port))
-    except OSError as exc:
+    except (OSError, UnicodeError) as exc:  # UnicodeError: no name of a host
         sock.close()
+        why = getattr(exc, "strerror", None) or exc
         raise ConfigError(
-            f"cannot listen on {listen.host}:{listen.port}: {exc.strerror}; choose another with --listen, or end what has it"
+            f"cannot listen on {listen.host}:{listen.port}: {why}; choose another with --listen, or end what has it"
         ) from None
     return sock
 
 
-def _bind_path(path: str) -> socket.socket:
+def check_path(path: str) -> None:
+    """Check that a Unix socket may be made at `path`; nothing is made.
+
+    Raises:
+        ConfigError: If it may not.
+    """
     if _is_socket(path):
         if _somebody_listens(path):
             raise ConfigError(
                 f"cannot listen on unix:{path}: it is in use; choose another with --listen, or end what has it"
             )
+        return
+    if len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
+        raise ConfigError(f"cannot listen on unix:{path}: the path is longer than {MAX_SOCKET_PATH_BYTES} bytes")
+    if os.path.lexists(path):
+        raise ConfigError(f"cannot listen on unix:{path}: there is a file that is no socket")
+    folder = Path(path).parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigError(f"cannot listen on unix:{path}: {folder} is no directory that can be written")
+
+
+def _bind_path(path: str) -> socket.socket:
+    check_path(path)
+    if _is_socket(path):
         Path(path).unlink()  # left behind by one that was killed
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     old = os.umask(0o177)

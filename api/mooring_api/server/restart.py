@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import sys
 from pathlib import Path
 
@@ -10,6 +12,9 @@ from mooring_api.server.state_file import replace_text
 
 CHECK_TIMEOUT_S = 20.0
 DRY_RUN = "--dry-run"
+HAS_SOCKET = (
+    "_MOORING_HAS_SOCKET"  # for the dry run; an option of its own would be none for a program of another version
+)
 
 
 def refusal_file(state_dir: Path) -> Path:
@@ -18,23 +23,34 @@ def refusal_file(state_dir: Path) -> Path:
 
 
 def tell_refused(state_dir: Path, reason: str) -> None:
-    """Write down why a restart is refused."""
-    replace_text(refusal_file(state_dir), f"{reason}\n")
+    """Write down why a restart is refused; on a full disk at least that it is."""
+    try:
+        replace_text(refusal_file(state_dir), f"{reason}\n")
+    except OSError:
+        with contextlib.suppress(OSError):
+            refusal_file(state_dir).touch(0o600)
 
 
-async def refusal() -> str | None:
+async def refusal(*, has_socket: bool = False) -> str | None:
     """Return why the next program would not start; None when it would.
 
     It is asked itself: it may be of another version than this one, and know other settings.
+
+    Args:
+        has_socket: Whether we listen on a socket of the service manager, which it will have whatever its setting says.
     """
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *sys.orig_argv[1:],
-        DRY_RUN,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.PIPE,
-    )
+    try:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *sys.orig_argv[1:],
+            DRY_RUN,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+            env={**os.environ, HAS_SOCKET: "1" if has_socket else ""},
+        )
+    except OSError as exc:
+        return f"the program cannot be started: {exc}"
     try:
         _, errors = await asyncio.wait_for(process.communicate(), CHECK_TIMEOUT_S)
     except TimeoutError:

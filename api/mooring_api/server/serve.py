@@ -59,7 +59,7 @@ async def serve(
     asking: list[asyncio.Task[None]] = []  # whether the next program can start
 
     async def ask_to_restart() -> None:
-        refusal = await restart.refusal()
+        refusal = server.restart_refusal or await restart.refusal(has_socket=server.inherited.listen is None)
         if refusal is not None:
             log.error("the restart is refused, this service goes on: %s", refusal)
             restart.tell_refused(options.state_dir, refusal)
@@ -82,9 +82,20 @@ async def serve(
     for number in SIGNALS:
         loop.add_signal_handler(number, on_signal, number)
     server = Server(config, options, lines_dropped)
-    loop.add_signal_handler(signal.SIGHUP, _reload, server, reload)
+    early: list[signal.Signals] = []  # SIGHUP before there is anything that could be reconfigured
+
+    def on_hangup() -> None:
+        if server.url:
+            _reload(server, reload)
+        else:
+            log.warning("SIGHUP while it starts: the configuration is read again once it has started")
+            early.append(signal.SIGHUP)
+
+    loop.add_signal_handler(signal.SIGHUP, on_hangup)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (*SIGNALS, signal.SIGHUP))
     await server.start()
+    if early:
+        _reload(server, reload)
     identity.settle_memory()
     # A courtesy: `streams` has it that nobody who reads it makes nothing wait, and ends nothing.
     print(f"mooring is ready at {server.url} (state in {options.state_dir})")
@@ -101,6 +112,7 @@ async def serve(
         log.critical("%s; ending under the running workers, which the next start goes on with", server.died.result())
         wanted.set_result(signal.SIGABRT)  # whatever signal comes now is the second
         await server.stop(handover=True)
+        server.inherited.socket.close()  # no next program of this process wants it
         return Outcome(1)
     restarting = wanted.result() is signal.SIGUSR2
     if restarting:
@@ -116,8 +128,8 @@ async def serve(
 
 
 def _reload(server: Server, reload: Callable[[], Config] | None) -> None:
-    if reload is None or not server.url:
-        return  # while it starts, the configuration has just been read
+    if reload is None:
+        return
     try:
         refused = server.reload(reload())
     except ConfigError as exc:

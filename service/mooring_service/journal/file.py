@@ -1,11 +1,13 @@
-"""The file of the SQLite journal: opening, checking, migrating, setting aside; what it held, and restoring a copy."""
+"""The file of the SQLite journal: opening, checking, migrating, setting aside; what it held; copying it, and restoring a copy."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import secrets
 import shutil
+import threading
 import time
 from pathlib import Path
 
@@ -168,15 +170,36 @@ def _set_aside(path: Path, reason: str) -> str:
     return name
 
 
-def _migrate(path: Path, connection: apsw.Connection) -> None:
-    version = connection.execute("PRAGMA user_version").get
-    if version == SCHEMA_VERSION:
-        return  # nothing is written: a full disk takes nothing, and need not
+def check_version(path: Path) -> None:
+    """Check that this program knows the version of a file, without opening it as a database; what is no journal has none.
+
+    (One that stands in the log beside it alone is not seen: SQLite brings it into the file at each orderly end.)
+
+    Raises:
+        JournalTooNew: If a later mooring has written it.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(100)
+    except OSError:
+        return
+    if head.startswith(b"SQLite format 3\0"):
+        _check_version(path, int.from_bytes(head[60:64], "big"))  # sqlite.org/fileformat2.html, 1.3: the user version
+
+
+def _check_version(path: Path, version: int) -> None:
     if version > SCHEMA_VERSION:
         raise JournalTooNew(
             f"{path} was written by a later mooring (schema {version}, this one knows {SCHEMA_VERSION}); "
             "start that one, or another state directory"
         )
+
+
+def _migrate(path: Path, connection: apsw.Connection) -> None:
+    version = connection.execute("PRAGMA user_version").get
+    if version == SCHEMA_VERSION:
+        return  # nothing is written: a full disk takes nothing, and need not
+    _check_version(path, version)
     with connection:
         for step in (SCHEMA, *MIGRATIONS)[version:]:
             connection.execute(step)
@@ -222,6 +245,38 @@ def _recover(connection: apsw.Connection, set_aside: str | None) -> tuple[str, M
         set_aside=set_aside,
     )
     return meta["epoch"], marks, recovered
+
+
+async def copy_into(path: Path, target: Path) -> None:
+    """Write a consistent copy of a journal that may be in use to the new file `target`. Cancelled, it gives up.
+
+    Either way nobody writes to `target` any more once this has ended.
+
+    Raises:
+        JournalUnavailable: If it cannot be made.
+    """
+    given_up = threading.Event()
+
+    def copy() -> None:
+        private_files.make(target)
+        connection = apsw.Connection(str(path))
+        try:
+            connection.set_busy_timeout(5_000)
+            connection.set_progress_handler(given_up.is_set, 100)
+            connection.execute("VACUUM INTO ?", (str(target),)).fetchall()
+        finally:
+            connection.close()
+
+    copying = asyncio.ensure_future(asyncio.to_thread(copy))
+    try:
+        await asyncio.shield(copying)
+    except asyncio.CancelledError:
+        given_up.set()
+        await asyncio.wait({copying})
+        copying.exception()  # that it was interrupted
+        raise
+    except (apsw.Error, OSError) as exc:
+        raise JournalUnavailable(f"the copy failed: {exc}") from exc
 
 
 def restore(copy: Path, path: Path) -> None:

@@ -148,7 +148,12 @@ class Journal(Protocol):
 
     @property
     def failure(self) -> str | None:
-        """Why the journal cannot be written just now, or None."""
+        """Why the journal cannot be written just now, or None. So it is, too, where it could not be opened."""
+        ...
+
+    @property
+    def damaged(self) -> bool:
+        """Whether it was found damaged since it was opened: the next start sets it aside."""
         ...
 
     @property
@@ -203,7 +208,10 @@ class Journal(Protocol):
         ...
 
     async def backup(self, path: str) -> None:
-        """Write a consistent copy of everything to the new file `path` (SQLite only)."""
+        """Write a consistent copy of everything to the new file `path` (SQLite only). Once this has ended nobody writes there any more.
+
+        It may be cancelled: the copy is given up then.
+        """
         ...
 
     def now_ms(self) -> int:

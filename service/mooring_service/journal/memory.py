@@ -152,6 +152,11 @@ class MemoryJournal:
         return None
 
     @property
+    def damaged(self) -> bool:
+        """Nothing is found out about memory."""
+        return False
+
+    @property
     def queued_bytes(self) -> int:
         """Bytes queued and not yet committed."""
         return sum(item.size for item, _ in self._queue)

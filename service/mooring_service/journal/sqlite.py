@@ -16,13 +16,12 @@ from typing import Any, TypeVar
 
 import apsw
 
-from mooring import private_files
 from mooring.errors import JournalUnavailable
 from mooring_service.config import JournalConfig
 from mooring_service.journal import jobs
 from mooring_service.journal.batch import Append, Batch, EventFilter
 from mooring_service.journal.clock import AgeClock
-from mooring_service.journal.file import open_file
+from mooring_service.journal.file import copy_into, open_file, read_finding
 from mooring_service.journal.journal import Committed, JournalStats, Recovered, StoredAnswer
 from mooring_service.journal.reader import JournalReader
 from mooring_service.journal.writer import Item, Writer
@@ -53,6 +52,7 @@ class SqliteJournal:
         self._on_committed: Callable[[list[Committed]], None] | None = None
         self._on_failure: Callable[[str | None], None] | None = None
         self._on_death: Callable[[str], None] | None = None
+        self._unopened: str | None = None  # why
         self._first = 1
         self._last = 0
         self._clock = AgeClock(0)
@@ -68,7 +68,13 @@ class SqliteJournal:
         self._on_committed = on_committed
         self._on_failure = on_failure
         self._on_death = on_death
-        return await asyncio.to_thread(self._open)
+        try:
+            recovered = await asyncio.to_thread(self._open)
+        except JournalUnavailable as exc:
+            self._unopened = str(exc)
+            raise
+        self._unopened = None
+        return recovered
 
     def _open(self) -> Recovered:
         opened = open_file(self._path, self._config.level)
@@ -164,7 +170,12 @@ class SqliteJournal:
     @property
     def failure(self) -> str | None:
         """Why the journal cannot be written just now, or None."""
-        return self._writer.failure
+        return self._unopened or self._writer.failure
+
+    @property
+    def damaged(self) -> bool:
+        """Whether it was found damaged since it was opened."""
+        return read_finding(self._path) is not None
 
     @property
     def queued_bytes(self) -> int:
@@ -211,20 +222,7 @@ class SqliteJournal:
 
     async def backup(self, path: str) -> None:
         """Write a consistent copy of everything to the new file `path`."""
-
-        def copy() -> None:
-            private_files.make(Path(path))
-            connection = apsw.Connection(str(self._path))
-            try:
-                connection.set_busy_timeout(5_000)
-                connection.execute("VACUUM INTO ?", (path,)).fetchall()
-            finally:
-                connection.close()
-
-        try:
-            await asyncio.to_thread(copy)
-        except (apsw.Error, OSError) as exc:
-            raise JournalUnavailable(f"the copy failed: {exc}") from exc
+        await copy_into(self._path, Path(path))
 
     def now_ms(self) -> int:
         """Return the time by which ages are told."""
@@ -244,5 +242,5 @@ class SqliteJournal:
             commit_seconds=writer.commit_seconds,
             last_commit_s=writer.last_commit_s,
             batches=writer.batches,
-            failure=writer.failure,
+            failure=self.failure,
         )

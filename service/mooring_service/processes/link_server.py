@@ -13,13 +13,33 @@ from pathlib import Path
 
 from mooring.errors import LinkError, MooringError
 from mooring.link.channel import Channel
-from mooring.link.messages import OLDEST_PROTOCOL_VERSION, PROTOCOL_VERSION, Hello, Refused, Report, report_decoder
+from mooring.link.messages import (
+    OLDEST_PROTOCOL_VERSION,
+    PROTOCOL_VERSION,
+    Hello,
+    Probe,
+    Refused,
+    Report,
+    report_decoder,
+)
 from mooring_service.processes.slot import Slot
 
+PROBE_S = 2.0  # to who waits for the service to begin: so often it hears that there is one
 HELLO_TIMEOUT_S = 10.0  # a stream that says nothing is not a worker
+SOCKET_NAME = "link.sock"
 MAX_SOCKET_PATH_BYTES = 107  # sun_path of unix(7), without the closing NUL
 
 log = logging.getLogger("mooring.supervisor")
+
+
+def check_path(path: Path) -> None:
+    """Check that a socket can have this path.
+
+    Raises:
+        MooringError: If it is too long.
+    """
+    if len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
+        raise MooringError(f"the state directory's path is too long for a socket: {path}")
 
 
 class LinkServer:
@@ -48,16 +68,18 @@ class LinkServer:
         self._on_refused = on_refused
         self._streams: dict[Channel[Report], Slot | None] = {}
         self._server: asyncio.Server | None = None
+        self._begun = False
+        self._early: list[tuple[Channel[Report], list[Report]]] = []  # said hello before that
+        self._probe_timer: asyncio.TimerHandle | None = None
         self.stopping = False
 
-    async def start(self) -> None:
-        """Listen. Only the holder of the state directory's lock may call this.
+    async def listen(self) -> None:
+        """Listen. Only the holder of the state directory's lock may call this. Who says hello waits for `begin`.
 
         Raises:
             MooringError: If the path is too long for a socket.
         """
-        if len(str(self.path).encode()) > MAX_SOCKET_PATH_BYTES:
-            raise MooringError(f"the state directory's path is too long for a socket: {self.path}")
+        check_path(self.path)
         self.path.unlink(missing_ok=True)  # we hold the lock: what is left over is nobody's
         old_umask = os.umask(0o177)
         try:
@@ -65,8 +87,19 @@ class LinkServer:
         finally:
             os.umask(old_umask)
 
+    def begin(self) -> None:
+        """It is known which processes there are: take who says hello from now on, and who has said so before."""
+        self._begun = True
+        early, self._early = self._early, []
+        for channel, reports in early:
+            channel.resume_reading()
+            if channel in self._streams:
+                self._first(channel, reports)
+
     async def close(self) -> None:
         """End all streams."""
+        if self._probe_timer is not None:
+            self._probe_timer.cancel()
         if self._server is not None:
             self._server.close()
         for channel in list(self._streams):
@@ -80,10 +113,17 @@ class LinkServer:
         return channel
 
     def _drop_silent(self, channel: Channel[Report]) -> None:
-        if channel in self._streams and self._streams[channel] is None:
+        waits = any(early is channel for early, _ in self._early)
+        if channel in self._streams and self._streams[channel] is None and not waits:
             channel.abort()
 
     def _first(self, channel: Channel[Report], reports: list[Report]) -> None:
+        if not self._begun:
+            channel.pause_reading()  # it has nothing more to say until it is welcomed
+            self._early.append((channel, reports))
+            if self._probe_timer is None:
+                self._probe_early()
+            return
         hello, *rest = reports
         if not isinstance(hello, Hello):
             log.warning("a stream on the link did not begin with hello; closed")
@@ -111,6 +151,13 @@ class LinkServer:
         self._on_hello(slot, channel, hello)
         if rest:
             channel.on_messages(channel, rest)
+
+    def _probe_early(self) -> None:
+        self._early = [(channel, reports) for channel, reports in self._early if channel in self._streams]
+        for channel, _ in self._early:
+            channel.send(Probe())
+        if not self._begun:
+            self._probe_timer = asyncio.get_running_loop().call_later(PROBE_S, self._probe_early)
 
     def _refusal(self, channel: Channel[Report], slot: Slot | None, hello: Hello) -> Refused | None:
         if hello.version < OLDEST_PROTOCOL_VERSION or hello.oldest_version > PROTOCOL_VERSION:

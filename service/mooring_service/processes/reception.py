@@ -8,7 +8,7 @@ from collections.abc import Callable
 import msgspec
 
 from mooring.background import Background
-from mooring.errors import MooringError
+from mooring.errors import JournalUnavailable
 from mooring.link.channel import Channel
 from mooring.link.messages import PROTOCOL_VERSION, Hello, Reconfigure, Report, Welcome
 from mooring_service.processes.reports import ID_BLOCK, Reports
@@ -43,21 +43,22 @@ class Reception:
 
     async def _welcome(self, slot: Slot, channel: Channel[Report], hello: Hello) -> None:
         fresh = slot.record.pid == 0 or slot.name not in self._roster.adopting
+        first = count = 0
         try:
             if slot.record.pid == 0:
                 slot.record = msgspec.structs.replace(
                     slot.record, pid=hello.pid, started_at_ticks=hello.started_at_ticks, boot_id=hello.boot_id
                 )
                 await self._reports.save_incarnation(slot)
-            first = await self._reports.allot_ids(ID_BLOCK)
-        except MooringError as exc:
-            log.warning("worker %s cannot be welcomed now: %s", slot.name, exc, extra=slot.tags)
-            channel.abort()
-            return
+            first, count = await self._reports.allot_ids(ID_BLOCK), ID_BLOCK
+        except JournalUnavailable as exc:
+            # A full disk must not cost it its connections, which it closes where no service welcomes it. It asks for ids
+            # once it needs some, and says again who it is to the next service.
+            log.warning("worker %s is welcomed without ids: %s", slot.name, exc, extra=slot.tags)
         if slot.channel is not channel:
             return  # lost again meanwhile: perhaps it has died, and its successor is being started in this slot
         self._reports.worker_linked(slot, hello, fresh=fresh)
-        channel.send(Welcome(slot.stored, first, ID_BLOCK, PROTOCOL_VERSION))
+        channel.send(Welcome(slot.stored, first, count, PROTOCOL_VERSION, self._reports.window_bytes))
         channel.send(self._settings())  # they may have changed since it was started, when it could not be told
         for _, call in slot.handed.values():
             channel.send(call)  # perhaps it has them: it takes none twice

@@ -14,6 +14,10 @@ ID_BLOCK = 256  # connection ids are reserved by so many
 class Reports(Protocol):
     """Who takes what workers report."""
 
+    @property
+    def window_bytes(self) -> int:
+        """How much of a worker's events may be on its way to the journal."""
+
     def take(self, slot: Slot, reports: list[Report]) -> None:
         """Take the reports of one read, in order. Never `Hello`.
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-import secrets
 import time
-from collections import Counter, deque
-from collections.abc import Callable
+from collections import Counter
 from typing import Any
 
 import msgspec
 
-from mooring.errors import MooringError, WorkerDied, WorkerSilent
+from mooring.errors import MooringError, Unavailable
 from mooring.events import rfc3339
 from mooring.link.channel import Channel
 from mooring.link.messages import (
@@ -25,11 +24,15 @@ from mooring.link.messages import (
 )
 from mooring_service.journal.journal import StoredAsk
 from mooring_service.processes.backoff import RestartBudget
+from mooring_service.processes.requests import Requests
 from mooring_service.processes.worker_process import WorkerProcess
 from mooring_service.processes.worker_state import WorkerEvent, WorkerState, step
 from mooring_service.records import RunningItem, WorkerRecord
 
-SWEEP_S = 0.25
+COMMANDS_BYTES = 16 * 1024 * 1024  # for a worker that does not read: what is asked of it beyond that is refused
+ROOM_S = 0.5  # so often it is looked whether there is room again, should nobody say so
+WINDOW_SINCE = 5  # from this version of the link on a worker keeps to its window of events
+COUNTS_CALLS_SINCE = 5  # from this version on it says how many of what was asked of it has not ended
 TAKES_SINCE = 3  # from this version of the link on a worker says what it has taken of what was asked for
 
 log = logging.getLogger("mooring.supervisor")
@@ -62,6 +65,7 @@ class Slot:
 
     Attributes:
         stored: Number of the last of its `Events` that the journal has committed.
+        unstored_bytes: Of its `Events`: taken, and not committed yet.
         handed: Calls that code in workers has asked of it, by their numbers: sent, and not taken yet as far as we know.
         stands: Its last process has died unasked, and the journal says that the worker is there all the same.
         ended_for: The numbers of what asked for its end.
@@ -69,6 +73,8 @@ class Slot:
         failures: onError events that the service wrote because the worker no longer could, by `errCode`.
         ready: Ends when the worker is Running; replaced at each start.
         reading: False while we do not read its link, because the journal's queue is full.
+        renewal: While it has no connections any more and runs what is left in its mailbox, to be renewed: ends with that. What is asked
+            of its name meanwhile waits.
         link_faults: How many of its links, one after the other, have ended because of what came on them.
         last_report_at: When anything of its process was last read, or its link came or went; monotonic seconds.
         stop_wanted: Ends when it is told to end for good.
@@ -86,9 +92,11 @@ class Slot:
         self.version = 0  # of the link, as its last Hello told it
         self.record = IncarnationRecord("")
         self.stored = 0
+        self.unstored_bytes = 0
         self.restarts = 0
         self.reason: str | None = None
         self.draining = False
+        self.renewal: asyncio.Future[None] | None = None
         self.stats = Stats()
         self.goodbye: Goodbye | None = None
         self.dispatched: set[int] = set()
@@ -102,6 +110,7 @@ class Slot:
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.gone = asyncio.Event()
         self.gone.set()
+        self._room = asyncio.Event()
         self.unlinked = asyncio.Event()
         self.unlinked.set()
         self.reading = True
@@ -111,12 +120,7 @@ class Slot:
         self.stop_wanted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.stop_reason = ""
         self.closed_hard = 0  # connections that ended with the process, unreported by it
-        self._requests: dict[int, tuple[asyncio.Future[Any], float]] = {}  # by number, with their deadlines
-        self._sweep_timer: asyncio.TimerHandle | None = None
-        self._sweep_at = 0.0
-        # Not from 0: an answer that a worker still owes to an earlier service must not be taken for one of ours.
-        self._next_request = secrets.randbits(40) << 20
-        self._after: deque[tuple[int, Callable[[], None]]] = deque()
+        self._requests = Requests(name)
 
     def set_state(self, event: WorkerEvent) -> None:
         """Move to the next state; the one place that does."""
@@ -140,6 +144,7 @@ class Slot:
     def linked_by(self, channel: Channel[Report]) -> None:
         """The process has a link."""
         self.channel = channel
+        channel.on_drained = self._room.set
         self.reading = True
         self.unlinked.clear()
         self.last_report_at = time.monotonic()
@@ -176,40 +181,34 @@ class Slot:
         self.ready.add_done_callback(lambda future: future.cancelled() or future.exception())
 
     def request(self, timeout_s: float) -> tuple[int, asyncio.Future[Any]]:
-        """Return a new request's number, and the future of its answer.
+        """Return a new request's number, and the future of its answer; see `Requests.begin`."""
+        return self._requests.begin(timeout_s)
 
-        The future raises `WorkerSilent` if no answer comes in time (a quarter of a second more or less), and
-        `WorkerDied` if the process ends under it.
+    @property
+    def takes_calls(self) -> bool:
+        """True while a call can be given to its process."""
+        return self.state is WorkerState.RUNNING and self.linked and self.renewal is None and self.has_room
+
+    @property
+    def has_room(self) -> bool:
+        """False while the worker does not read what it was asked for."""
+        return self.channel is None or self.channel.waiting_bytes < COMMANDS_BYTES
+
+    def check_room(self) -> None:
+        """Check that more may be asked of the worker.
+
+        Raises:
+            Unavailable: If it does not read what it was asked for.
         """
-        self._next_request += 1
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Any] = loop.create_future()
-        self._requests[self._next_request] = (future, loop.time() + timeout_s)
-        if self._sweep_timer is None:
-            self._sweep_later()
-        return self._next_request, future
+        if not self.has_room:
+            raise Unavailable(f"worker {self.name!r} does not read what it is asked for")
 
-    def _sweep(self) -> None:
-        # One timer for all requests: they are many and short, and their deadlines are long.
-        now = asyncio.get_running_loop().time()
-        late_s = now - self._sweep_at
-        if late_s > SWEEP_S:
-            # We were away, at most since the sweep before: what was answered meanwhile is read before anybody is judged.
-            self._requests = {
-                number: (future, deadline + SWEEP_S + late_s) for number, (future, deadline) in self._requests.items()
-            }
-        for request in [number for number, (_, deadline) in self._requests.items() if deadline <= now]:
-            future, _ = self._requests.pop(request)
-            if not future.done():
-                future.set_exception(WorkerSilent(self.name, "no answer in time"))
-        self._sweep_timer = None
-        if self._requests:
-            self._sweep_later()
-
-    def _sweep_later(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._sweep_at = loop.time() + SWEEP_S
-        self._sweep_timer = loop.call_at(self._sweep_at, self._sweep)
+    async def until_room(self) -> None:
+        """Wait until more may be asked of the worker, or its link is lost."""
+        while not self.has_room:
+            self._room.clear()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._room.wait(), ROOM_S)
 
     def command(self, command: Command) -> None:
         """Send a command; the caller has seen `linked`."""
@@ -219,21 +218,15 @@ class Slot:
     def answer(self, request: int, answer: object, after: int = 0) -> None:
         """Give an answer to the request that waits for it, once `after` is stored."""
         if after > self.stored:
-            self._after.append((after, lambda: self._answer_now(request, answer)))
+            self._requests.answer_after(request, answer, after)
         else:
-            self._answer_now(request, answer)
-
-    def _answer_now(self, request: int, answer: object) -> None:
-        waiting = self._requests.pop(request, None)
-        if waiting is not None and not waiting[0].done():
-            waiting[0].set_result(answer)
+            self._requests.answer(request, answer)
 
     def committed(self, number: int) -> None:
         """The journal holds all up to `number`: release the answers that waited."""
         if number > self.stored:
             self.stored, self.link_faults = number, 0
-        while self._after and self._after[0][0] <= self.stored:
-            self._after.popleft()[1]()
+        self._requests.stored(self.stored)
 
     def hand_over(self, ask: StoredAsk, call: Call) -> bool:
         """Send a call that was asked for. True: it is done only once the worker says that it has taken it."""
@@ -250,18 +243,14 @@ class Slot:
             del self.handed[handed]
         return done
 
-    def acknowledge(self) -> None:
-        """Tell the worker what it may forget."""
+    def acknowledge(self, window_bytes: int) -> None:
+        """Tell the worker what it may forget, and how much may be on its way."""
         if self.linked:
-            self.command(Stored(self.stored))
+            self.command(Stored(self.stored, window_bytes))
 
     def fail_requests(self, detail: str) -> None:
         """The process is gone: nobody will answer."""
-        requests, self._requests = self._requests, {}
-        self._after.clear()
-        for future, _ in requests.values():
-            if not future.done():
-                future.set_exception(WorkerDied(self.name, detail))
+        self._requests.fail(detail)
 
     def fail_ready(self, failure: MooringError) -> None:
         """Nobody need wait for this start any more."""

@@ -49,6 +49,7 @@ class Starter:
             settings.allow_insecure_tls,
             settings.max_connections,
             settings.redial,
+            settings.dial,
         )
 
     async def start(self, slot: Slot) -> None:
@@ -58,7 +59,7 @@ class Starter:
             OSError, MooringError: If there is none: why.
         """
         self._roster.begin_process(slot, secrets.token_hex(8))
-        slot.stored = 0
+        slot.stored = slot.unstored_bytes = 0
         slot.draining = False
         slot.goodbye = None
         slot.link_faults = 0

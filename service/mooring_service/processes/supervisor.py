@@ -17,7 +17,7 @@ from mooring_service.config import SupervisorConfig
 from mooring_service.journal.journal import Incarnation
 from mooring_service.processes.backoff import RestartBudget
 from mooring_service.processes.lifecycle import Lifecycle
-from mooring_service.processes.link_server import LinkServer
+from mooring_service.processes.link_server import SOCKET_NAME, LinkServer
 from mooring_service.processes.reception import Reception
 from mooring_service.processes.reports import Reports
 from mooring_service.processes.roster import Roster
@@ -58,7 +58,7 @@ class Supervisor:
         self.max_workers = max_workers
         self._background = Background(log)
         self._stopping = False
-        socket_path = state_dir / "link.sock"
+        socket_path = state_dir / SOCKET_NAME
         self._starter = Starter(settings, state_dir, socket_path, reports, roster)
         self._lifecycle = Lifecycle(config, self._starter, reports, roster)
         reception = Reception(reports, roster, self._background, lambda: self._starter.changeable)
@@ -70,15 +70,18 @@ class Supervisor:
             on_refused=reports.worker_refused,
         )
 
-    async def start(self, incarnations: list[Incarnation]) -> None:
-        """Listen for workers, and adopt those that an earlier service left: running ones, all at once; and those without a process.
+    async def listen(self) -> None:
+        """Listen for workers; until `adopt` they wait at the link, and know that there is a service."""
+        for folder in ("logs", "exits"):
+            (self._state_dir / folder).mkdir(mode=0o700, exist_ok=True)
+        await self._links.listen()
+
+    def adopt(self, incarnations: list[Incarnation]) -> None:
+        """Go on with the workers that an earlier service left: running ones, all at once; and those without a process.
 
         Args:
             incarnations: Processes that have not ended, as far as the journal knows, and ended ones whose worker stands.
         """
-        for folder in ("logs", "exits"):
-            (self._state_dir / folder).mkdir(mode=0o700, exist_ok=True)
-        await self._links.start()
         running = [stored for stored in incarnations if not stored.ended]
         adopted = [self._slot_of(stored) for stored in running]
         self._roster.begin_adoption(adopted)
@@ -88,6 +91,7 @@ class Supervisor:
         for stored in incarnations:
             if stored.ended and stored.worker not in names:
                 self._stand(self._slot_of(stored))
+        self._links.begin()
 
     def _slot_of(self, stored: Incarnation) -> Slot:
         """Return a slot for a process that an earlier service has started."""
@@ -225,8 +229,11 @@ class Supervisor:
         self._lifecycle.begin_end(slot, "killed")
 
     async def wait_gone(self, name: str) -> None:
-        """Wait until a worker that is being killed has ended; at once if it is not."""
+        """Wait until a worker that is being killed, or renewed, has ended; at once if it is not."""
         slot = self._roster.find(name)
+        if slot is not None and slot.renewal is not None:
+            await asyncio.wait({slot.renewal})
+            slot = self._roster.find(name)
         if slot is not None and slot.state is WorkerState.STOPPING:
             await slot.gone.wait()
 

@@ -319,6 +319,7 @@ async def test_check_says_what_is_wrong_with_each_line(start_service: StartServi
     assert any("No module named 'nothing_here'" in line for line in ran.out.splitlines()), lines
     assert any("has no 'Helo'" in line for line in ran.out.splitlines())
     assert any("In4D.onMessage: in Python" in line for line in ran.out.splitlines())
+    service.state_dir.mkdir(mode=0o700)
     (service.state_dir / "token").write_text("abc\n")
     (service.state_dir / "token").chmod(0o644)
     ran = await mooring(service, "check", "--listen", "0.0.0.0:0")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.async_api import Page, async_playwright, expect
 
+from mooring.options import OPTIONS
 from tests.conftest import ROOT, RunningService, StartService, wait_for
 from tests.servers import EchoServer
 
@@ -149,6 +152,50 @@ async def test_a_second_enter_opens_no_second_connection(
     await expect(page.locator("#detail-title")).to_contain_text("Connection")
     assert len((await service.get("/v1/connections"))["connections"]) == 1
     assert echo.peers[0].headers.getall("X-Many") == ["a", "b"]
+
+
+async def test_options_of_the_form_are_made_from_the_code_and_what_is_left_out_is_not_said(
+    opened: Opened, service: RunningService, echo: EchoServer
+) -> None:
+    page = await visit(opened, service)
+    await page.keyboard.press("o")
+    await page.fill("input[name=url]", echo.url)
+    await page.locator("summary").click()
+    simple = [option for option in OPTIONS.values() if option.kind in (int, float, bool)]
+    assert await page.locator("#open-more label").count() == len(simple)
+    assert await page.locator("input[name=pingInterval]").get_attribute("placeholder") == "20"
+    bodies: list[Any] = []
+    page.on("request", lambda request: bodies.append(request.post_data_json) if request.method == "POST" else None)
+    await page.fill("input[name=connectTimeout]", "0")
+    await page.keyboard.press("Enter")
+    assert await page.locator("input[name=connectTimeout]:invalid").count() == 1, "the browser says what is wrong"
+    await page.fill("input[name=connectTimeout]", "2.5")
+    await page.fill("input[name=maxMessageSize]", "1000")
+    await page.select_option("select[name=compress]", "true")
+    await page.locator("#open-form button.primary").click()
+    await expect(page.locator("#detail-title")).to_contain_text("Connection")
+    assert bodies == [
+        {"url": echo.url, "dataType": "text", "connectTimeout": 2.5, "maxMessageSize": 1000, "compress": True}
+    ]
+    assert "permessage-deflate" in echo.peers[0].headers["Sec-WebSocket-Extensions"]
+
+
+def test_no_part_of_the_page_imports_one_that_uses_it() -> None:
+    folder = ROOT / "api" / "mooring_api" / "console"
+    imports = {
+        path.name: set(re.findall(r"^import .*?'/console/([\w.]+)';$", path.read_text(), re.M))
+        for path in folder.glob("*.js")
+    }
+    left = dict(imports)
+    while left:
+        ready = [name for name, needed in left.items() if not needed & left.keys()]
+        assert ready, f"a circle among {sorted(left)}"
+        for name in ready:
+            del left[name]
+    reached = {"main.js"}
+    while more := set().union(*(imports[name] for name in reached)) - reached:
+        reached |= more
+    assert reached == set(imports), "each is used, and each is there"
 
 
 async def test_what_a_peer_sends_is_shown_as_it_is_and_does_nothing(

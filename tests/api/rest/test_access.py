@@ -19,9 +19,10 @@ from tests.servers import EchoServer
 CONFIGURED = ["mooring.example", "other.example:8443", "Default.example:443"]
 
 
-def refused(access: Access, host: str, origin: str) -> bool:
+def refused(access: Access, host: str, origin: str | None) -> bool:
+    headers = {"Host": host} if origin is None else {"Host": host, "Origin": origin}
     try:
-        access.check_origin(make_mocked_request("POST", "/v1/connections", {"Host": host, "Origin": origin}))
+        access.check_origin(make_mocked_request("POST", "/v1/connections", headers))
     except Problem as problem:
         return problem.status == 403
     return False
@@ -50,6 +51,35 @@ def test_a_configured_host_is_ours_under_both_schemes_and_with_its_port_alone(
     host: str, origin: str, ours: bool
 ) -> None:
     access = Access("token", {}, own_hosts("127.0.0.1", 8480, secure=False), CONFIGURED)
+    assert refused(access, host, origin) is not ours
+
+
+@pytest.mark.parametrize(
+    ("host", "origin", "ours"),
+    [
+        ("localhost", None, True),
+        ("anything", None, True),  # curl --unix-socket PATH http://anything/
+        ("Some_Name-1", None, True),
+        ("localhost:8480", "http://localhost:8480", True),  # a page behind ssh -L 8480:PATH
+        ("127.0.0.1:9999", "http://127.0.0.1:9999", True),
+        ("[::1]:1", "http://[::1]:1", True),
+        ("localhost:8480", "http://localhost:3000", False),  # another program's page on this machine
+        ("localhost:8480", "https://localhost:8480", False),
+        ("anything", "http://anything", False),
+        ("anything:8480", None, False),  # a browser says the port of a tunnel
+        ("evil.example", None, False),
+        ("evil.example:8480", None, False),
+        ("127.0.0.1.nip.io:8480", None, False),
+        ("localhost.evil.example:8480", None, False),
+        ("localhost:8480@evil.example", None, False),
+        ("", None, False),
+        ("mooring.example", "https://mooring.example", True),
+    ],
+)
+def test_a_unix_socket_answers_to_plain_names_and_to_a_tunnels_and_to_no_other_page(
+    host: str, origin: str | None, ours: bool
+) -> None:
+    access = Access("token", {}, frozenset(), CONFIGURED, unix=True)
     assert refused(access, host, origin) is not ours
 
 

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
+from pathlib import Path
 
 import pytest
 
-from mooring.errors import WorkerSilent
+from mooring.errors import Unavailable, WorkerSilent
+from mooring.link.messages import AskCall, Call, Called, Send, Sent, Stored, Taken
+from mooring.options import ConnectionRequest
+from mooring_service.processes import slot as slot_module
 from mooring_service.processes.backoff import RestartBudget
-from mooring_service.processes.slot import SWEEP_S, Slot
+from mooring_service.processes.requests import SWEEP_S
+from mooring_service.processes.slot import Slot
+from tests.service.fake_worker import FakeWorkers, running_service, until
 
 
 def _slot() -> Slot:
@@ -40,3 +46,69 @@ async def test_an_answer_waits_until_what_it_speaks_of_is_stored() -> None:
     assert not future.done()
     slot.committed(7)
     assert await future == "opened"
+
+
+async def test_a_worker_that_does_not_read_is_asked_for_so_many_bytes_and_no_more(
+    tmp_path: Path, fakes: FakeWorkers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Row 12b of the review: 240 MB of sends to a stopped worker took 500 MiB of the service."""
+    monkeypatch.setattr("tests.service.fake_worker.FUNCTIONS", {"f": "m:f"})
+    async with running_service(tmp_path) as service:
+        starting = asyncio.create_task(service.workers.start("main"))
+        worker = await fakes.linked()
+        await starting
+        worker.opened(1, new=True)
+        await worker.expect(Stored)
+        worker.channel.pause_reading()
+        sends = [
+            asyncio.create_task(service.connections.send(1, binary=True, payloads=[bytes(8_000_000)]))
+            for _ in range(30)
+        ]
+        await asyncio.wait(sends, timeout=1)
+        refused = [task for task in sends if task.done()]
+        waiting = [task for task in sends if not task.done()]
+        assert 1 <= len(waiting) <= 4
+        assert {type(task.exception()) for task in refused} == {Unavailable}
+        for more in (
+            service.connections.open(ConnectionRequest(url="ws://nowhere/")),
+            service.workers.call("main", "f", []),
+            service.workers.call_later("main", "f", []),
+        ):
+            with pytest.raises(Unavailable, match="does not read"):
+                await more
+        slot = service.workers.slots()[0]
+        assert slot.channel is not None and slot.channel.waiting_bytes < 5 * 8_000_000
+        worker.channel.resume_reading()
+        for _ in waiting:
+            command = await worker.expect(Send)
+            worker.send(Sent(command.request, 1, 8_000_000, 1, 8_000_000))
+        await asyncio.gather(*waiting)
+        asking = asyncio.create_task(service.workers.call("main", "f", []))
+        call = await worker.expect(Call)
+        worker.send(Called(call.request, b"1"))
+        assert await asking == b"1"
+
+
+async def test_what_code_asks_for_waits_for_a_worker_that_does_not_read(
+    tmp_path: Path, fakes: FakeWorkers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.service.fake_worker.FUNCTIONS", {"f": "m:f"})
+    monkeypatch.setattr(slot_module, "COMMANDS_BYTES", 1_000_000)
+    async with running_service(tmp_path) as service:
+        workers = []
+        for name in ("main", "other"):
+            starting = asyncio.create_task(service.workers.start(name))
+            workers.append(await fakes.linked())
+            await starting
+        main, other = workers
+        other.channel.pause_reading()
+        for number in range(12):
+            main.events(asks=[AskCall("other", "f", [number, "x" * 500_000])])
+        await until(lambda: len(service._asks._waiting) == 1)
+        slot = service.workers.slots()[1]
+        assert slot.channel is not None and slot.channel.waiting_bytes < 2_000_000
+        other.channel.resume_reading()
+        for number in range(12):
+            call = await other.expect(Call)
+            assert call.params[0] == number  # type: ignore[index]
+            other.send(Taken(call.ask))

@@ -10,10 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from mooring.events import Kind
 from mooring.link.messages import Stored
-from mooring.link.record import ConnectionUpdate
-from mooring_service import intake
+from mooring_service import window
 from mooring_service.service import Service
 from tests.service.fake_worker import FakeWorker, FakeWorkers, running_service, stalled_disk, told_of, until
 
@@ -25,11 +23,6 @@ async def _start(service: Service, fakes: FakeWorkers, name: str = "main") -> Fa
     worker = await fakes.linked()
     await starting
     return worker
-
-
-def _message(worker: FakeWorker, connection: int, seq: int, size: int = 10_000) -> None:
-    update = ConnectionUpdate(connection, "Connected", seq)
-    worker.events((connection, seq, Kind.onMessage, "{}"), updates=[update], size=size)
 
 
 def _alive(worker: FakeWorker, service: Service) -> bool:
@@ -62,15 +55,15 @@ async def test_a_service_that_stood_still_ends_nobody(tmp_path: Path, fakes: Fak
 async def test_workers_that_we_do_not_read_because_of_the_disk_live_and_lose_nothing(
     tmp_path: Path, fakes: FakeWorkers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(intake, "QUEUE_HIGH_BYTES", 4 * 1024 * 1024)
+    monkeypatch.setattr(window, "QUEUE_HIGH_BYTES", 4 * 1024 * 1024)
     async with running_service(tmp_path, **SHORT) as service:
         workers = [await _start(service, fakes, name) for name in ("a", "b")]
         for connection, worker in enumerate(workers, 1):
             worker.opened(connection, new=True)
-        with stalled_disk(service):
+        with stalled_disk(service.state_dir):
             for seq in range(2, 22):
                 for connection, worker in enumerate(workers, 1):
-                    _message(worker, connection, seq, 1_000_000)
+                    worker.message(connection, seq, 1_000_000)
             await until(lambda: not any(slot.reading for slot in service.workers.slots()))
             await asyncio.sleep(3 * SHORT["watchdog_timeout"])
             assert all(_alive(worker, service) for worker in workers)
@@ -84,14 +77,15 @@ async def test_workers_that_we_do_not_read_because_of_the_disk_live_and_lose_not
 async def test_what_a_worker_had_sent_before_it_died_is_read_although_we_did_not_read_it(
     tmp_path: Path, fakes: FakeWorkers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(intake, "QUEUE_HIGH_BYTES", 1_000)
+    monkeypatch.setattr(window, "QUEUE_HIGH_BYTES", 1_000)
+    monkeypatch.setattr(window, "WINDOW_MIN_BYTES", 1)
     async with running_service(tmp_path, restart_delay=30) as service:
         worker = await _start(service, fakes)
         worker.opened(1, new=True)
-        with stalled_disk(service):
-            _message(worker, 1, 2)
+        with stalled_disk(service.state_dir):
+            worker.message(1, 2, 10_000)
             await until(lambda: not service.workers.slots()[0].reading)
-            _message(worker, 1, 3)
+            worker.message(1, 3, 10_000)
             await asyncio.sleep(0.05)
             worker.die()
             await until(lambda: service.workers.record("main").pid is None)

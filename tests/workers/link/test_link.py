@@ -3,11 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+from array import array
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from mooring import call_worker
+from mooring.link import link
 from mooring.link.channel import Channel, frame
-from mooring.link.messages import Events, Hello, Open, Opened, Stop, Welcome, WorkerSettings, report_decoder
+from mooring.link.messages import (
+    PROTOCOL_VERSION,
+    Events,
+    Goodbye,
+    Hello,
+    Open,
+    Opened,
+    Probe,
+    Stats,
+    Stop,
+    Stored,
+    Welcome,
+    WorkerSettings,
+    report_decoder,
+)
 from mooring.link.record import ConnectionCreated
 from mooring.options import ConnectionRequest
 from mooring.process import worker
@@ -16,19 +35,24 @@ from tests.conftest import wait_for
 from tests.servers import EchoServer
 
 CONNECTIONS = 40
+ORPHAN_S = 0.4
+ASKS = 30  # of a megabyte; the link takes some of them, and the outbox holds the rest
 
 
 class Service:
-    """Listens as a service does; every stream is welcomed, nothing is ever stored."""
+    """Listens as a service does; every stream is welcomed (unless `waits`), nothing is ever stored."""
 
-    def __init__(self) -> None:
+    welcome = Welcome(0, 1, 1_000)
+
+    def __init__(self, *, waits: bool = False) -> None:
+        self.waits = waits
         self.streams: list[Channel[Any]] = []
         self.reports: list[Any] = []
 
     def take(self, channel: Channel[Any], reports: list[Any]) -> None:
         self.reports += reports
-        if any(isinstance(report, Hello) for report in reports):
-            channel.send(Welcome(0, 1, 1_000))
+        if not self.waits and any(isinstance(report, Hello) for report in reports):
+            channel.send(self.welcome)
 
     def stream(self) -> Channel[Any]:
         self.streams.append(Channel(report_decoder, self.take, lambda channel, exc: None))
@@ -38,20 +62,25 @@ class Service:
         return [report for report in self.reports if isinstance(report, kind)]
 
 
+def settings_of(folder: Path, **bounds: Any) -> WorkerSettings:
+    return WorkerSettings(
+        worker="w",
+        incarnation="i",
+        secret="s",
+        socket_path=str(folder / "link.sock"),
+        log_file=str(folder / "w.log"),
+        exit_record=str(folder / "exit.json"),
+        **bounds,
+    )
+
+
 async def test_a_hello_names_any_number_of_connections_however_long_their_urls_and_headers(
     tmp_path: Path, echo: EchoServer
 ) -> None:
     service = Service()
     path = str(tmp_path / "link.sock")
     server = await asyncio.get_running_loop().create_unix_server(service.stream, path)
-    settings = WorkerSettings(
-        worker="w",
-        incarnation="i",
-        secret="s",
-        socket_path=path,
-        log_file=str(tmp_path / "w.log"),
-        exit_record=str(tmp_path / "exit.json"),
-    )
+    settings = settings_of(tmp_path)
     working = asyncio.create_task(worker.Worker(settings).run())
     try:
         await wait_for(lambda: service.of(Hello))
@@ -84,3 +113,102 @@ async def test_a_hello_names_any_number_of_connections_however_long_their_urls_a
 
 def _created(reports: list[Any]) -> list[ConnectionCreated]:
     return [created for report in reports if isinstance(report, Events) for created in report.created]
+
+
+async def test_a_worker_that_ends_hands_over_what_the_service_takes_late(tmp_path: Path) -> None:
+    service = Service()
+    server = await asyncio.get_running_loop().create_unix_server(service.stream, str(tmp_path / "link.sock"))
+    working = asyncio.create_task(worker.Worker(settings_of(tmp_path)).run())
+    try:
+        await wait_for(lambda: service.of(Hello))
+        (stream,) = service.streams
+        stream.pause_reading()
+        for number in range(ASKS):
+            await asyncio.to_thread(call_worker, "other", "store", number, b"x" * 1_000_000)
+        await wait_for(lambda: current.runtime().outbox.unsent)
+        stream.send(Stop("done", 0.1))
+        await wait_for((tmp_path / "exit.json").exists)
+        assert not working.done()
+        stream.resume_reading()
+        assert await asyncio.wait_for(working, 5) == "done"
+        await wait_for(lambda: service.of(Goodbye))
+        asked = [ask.params[0] for events in service.of(Events) for ask in events.asks]
+        assert asked == list(range(ASKS))
+    finally:
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+        server.close()
+        current.set_runtime(None)
+
+
+async def test_a_service_that_cannot_welcome_yet_is_a_service_as_long_as_it_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its journal cannot be opened: a full disk must not cost the connections that it would adopt."""
+    monkeypatch.setattr(link, "WELCOME_TIMEOUT_S", ORPHAN_S)
+    service = Service(waits=True)
+    server = await asyncio.get_running_loop().create_unix_server(service.stream, str(tmp_path / "link.sock"))
+    working = asyncio.create_task(worker.Worker(settings_of(tmp_path, orphan_time_s=ORPHAN_S)).run())
+    try:
+        await wait_for(lambda: service.of(Hello))
+        for _ in range(30):
+            service.streams[0].send(Probe())
+            await asyncio.sleep(ORPHAN_S / 10)
+        assert len(service.streams) == 1, "it waits at the same link"
+        assert not working.done()
+        assert service.of(Stats) == [], "and says nothing before it is welcome"
+        # Now it is silent, as one that hangs: after a while that is none.
+        assert "no service" in await asyncio.wait_for(working, 20)
+    finally:
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+        server.close()
+        current.set_runtime(None)
+
+
+async def test_events_keep_to_their_window_and_all_else_passes(tmp_path: Path, echo: EchoServer) -> None:
+    window_bytes = 3_000_000
+    service = Service()
+    service.welcome = Welcome(0, 1, 1_000, PROTOCOL_VERSION, window_bytes)
+    server = await asyncio.get_running_loop().create_unix_server(service.stream, str(tmp_path / "link.sock"))
+    working = asyncio.create_task(worker.Worker(settings_of(tmp_path)).run())
+    try:
+        await wait_for(lambda: service.of(Hello))
+        stream = service.streams[0]
+        for number in range(2):
+            request = ConnectionRequest(url=f"{echo.url}push?count=20&size=500000")
+            stream.send(Open(1 + number, 100 + number, request, None, 1))
+
+        def events_bytes() -> int:
+            return sum(len(events.bodies) for events in service.of(Events))
+
+        await wait_for(lambda: events_bytes() >= window_bytes)
+        for probe in range(1, 11):  # it answers all the same, and sends no more events
+            stream.send(Probe(probe))
+            await wait_for(lambda probe=probe: any(stats.probe == probe for stats in service.of(Stats)))
+            await asyncio.sleep(0.02)
+        one_frame = max(len(events.bodies) for events in service.of(Events))
+        assert window_bytes <= events_bytes() <= window_bytes + one_frame
+        held = next(stats for stats in service.of(Stats) if stats.probe == 10)
+        assert held.outbox_bytes > events_bytes(), "what comes meanwhile waits in the worker"
+        before = events_bytes()
+        stream.send(Stored(service.of(Events)[-1].number, 1_000_000))
+        await wait_for(lambda: events_bytes() >= before + 1_000_000)
+        await asyncio.sleep(0.1)
+        assert events_bytes() <= before + 1_000_000 + one_frame, "the window is as large as it was said last"
+        while len({*_kinds(service)} & {100, 101}) < 2 or _kinds(service).count(100) + _kinds(service).count(101) < 42:
+            stream.send(Stored(service.of(Events)[-1].number))
+            await asyncio.sleep(0.01)
+        stream.send(Stop("done", 2.0))
+        assert await asyncio.wait_for(working, 20) == "done"
+        assert service.of(Goodbye)
+    finally:
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+        server.close()
+        current.set_runtime(None)
+
+
+def _kinds(service: Service) -> list[int]:
+    """Return the connection of each event that has come."""
+    return [connection for events in service.of(Events) for connection in array("q", events.connections)]

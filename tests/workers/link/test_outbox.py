@@ -101,3 +101,39 @@ def test_a_frame_is_kept_byte_for_byte_until_it_is_stored() -> None:
     outbox.stored(4)
     assert room == [1]
     assert outbox.held_frames == 0
+
+
+def test_what_is_on_its_way_is_counted_over_acknowledgements_and_lost_links() -> None:
+    taken: list[bytes] = []
+    takes = [3]
+
+    def send(data: bytes) -> bool:
+        if takes[0]:
+            takes[0] -= 1
+            taken.append(data)
+            return True
+        return False
+
+    outbox = Outbox(1 << 20, send, lambda: None)
+    one = _Connection(1)
+    for n in range(5):
+        outbox.add(one, b"\x02", b"x" * 100 * (n + 1), n + 1)
+        outbox.flush()
+
+    def on_its_way(*frames: bytes) -> bool:
+        return outbox.sent_bytes == sum(map(len, frames))
+
+    assert on_its_way(*taken) and outbox.unsent == 2
+    outbox.stored(2)
+    assert on_its_way(taken[2]) and outbox.unsent == 2
+    outbox.stored(4)  # a link before had taken it
+    assert on_its_way() and outbox.unsent == 1
+    outbox.resend(4)
+    assert on_its_way() and outbox.unsent == 1
+    takes[0] = 9
+    outbox.send_unsent()
+    assert on_its_way(taken[-1]) and outbox.unsent == 0
+    outbox.resend(4)
+    assert on_its_way(taken[-1])
+    outbox.stored(5)
+    assert on_its_way() and outbox.held_bytes == 0

@@ -50,8 +50,7 @@ async def runtime(uplink: Uplink) -> AsyncIterator[Runtime]:
     found.start()
     yield found
     found.context.finish()
-    while found.context.alive:
-        await asyncio.sleep(0.005)
+    await asyncio.wait_for(found.context.thread.ended.wait(), 5)
     await found.close()
 
 

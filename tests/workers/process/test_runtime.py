@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
-from mooring import InvalidRequest, MooringError, call_worker, kill_worker
+from mooring import ConnectError, InvalidRequest, MooringError, call_worker, kill_worker
+from mooring.errors import ErrCode, LimitReached
 from mooring.link.messages import AskCall, AskKill
+from mooring.options import ConnectionOptions, ConnectionRequest
+from mooring.process import openings
 from mooring.process.runtime import Runtime
 from mooring.process.stopping import run_down
 from tests.conftest import wait_for
+from tests.servers import EchoServer
 from tests.workers.bare_worker import Service, bare_worker
 
 BOUND = 1024 * 1024
@@ -97,6 +102,45 @@ def _ignoring(function: Any) -> None:
         function()
     except MooringError:
         pass  # the worker ends while it waits
+
+
+class NeverEnds:
+    """A dialler that keeps no time."""
+
+    async def dial(self, options: ConnectionOptions) -> Any:
+        await asyncio.sleep(60)
+
+    async def close(self) -> None:
+        pass
+
+
+async def test_a_connection_that_whoever_opens_it_waits_for_no_longer_does_not_open_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(openings, "IO_LOOP_S", 0.1)
+    async with bare_worker(Service()) as runtime:
+        monkeypatch.setattr(runtime, "dialler", NeverEnds())
+        runtime.grant_ids(1, 256)
+        with pytest.raises(ConnectError) as told:
+            await asyncio.to_thread(runtime.open, ConnectionRequest(url="ws://x/", connect_timeout=0.1), None)
+        assert told.value.errors[0].err_code == ErrCode.CONNECT_TIMEOUT
+        await wait_for(lambda: not runtime.connections)
+
+
+async def test_threads_that_open_at_once_open_no_more_than_the_limit(echo: EchoServer) -> None:
+    async with bare_worker(Service(), max_connections=5) as runtime:
+        runtime.grant_ids(1, 256)
+
+        def open_one() -> str:
+            try:
+                return runtime.open(ConnectionRequest(url=f"{echo.url}slow?s=0.3"), None).state.value
+            except LimitReached as exc:
+                return f"at most {exc.limit}"
+
+        loop = asyncio.get_running_loop()
+        with ThreadPoolExecutor(20) as many:
+            found = await asyncio.gather(*(loop.run_in_executor(many, open_one) for _ in range(20)))
+        assert sorted(found) == ["Connected"] * 5 + ["at most 5"] * 15
 
 
 @pytest.mark.parametrize("function", ["", "\ud800", "x" * 64, 5])

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
+import signal
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -14,81 +18,11 @@ from mooring.options import ConnectionOptions
 from mooring.wire import socket as wire
 from mooring.wire.dial import Dialled
 from mooring.wire.frames import PING, TEXT
-from mooring.wire.outbound import Outbound
 from mooring.wire.socket import Socket, SocketState
-from tests.conftest import wait_for
+from tests.conftest import ROOT, rounds, wait_for
 from tests.servers import frame
-
-DEADLINE_S = 5.0
-
-
-class Owner:
-    """Writes down what its socket reports, in order."""
-
-    def __init__(self) -> None:
-        self.reports: list[tuple[object, ...]] = []
-        self.lost = asyncio.Event()
-
-    def messages(self, items: list[tuple[int, bytes]]) -> None:
-        self.reports += [("message", payload) for _, payload in items]
-
-    def may_read(self) -> bool:
-        return True
-
-    def reading_paused(self) -> None:
-        raise AssertionError("there is always room")
-
-    def round_trip(self, round_trip_us: int) -> None:
-        self.reports.append(("round trip",))
-
-    def failed(self, err_code: ErrCode, message: str, close_code: int | None) -> None:
-        self.reports.append(("failed", err_code, close_code))
-
-    def closed(self, code: int, reason: str, *, was_clean: bool) -> None:
-        self.reports.append(("closed", code, was_clean))
-
-    def gone(self, socket: Socket) -> None:
-        self.reports.append(("gone",))
-        self.lost.set()
-
-    def written(self, ticket: object, count: int, size: int) -> None:
-        self.reports.append(("written", ticket))
-
-    def unwritten(self, ticket: object, size: int, *, stalled: bool) -> None:
-        self.reports.append(("unwritten", ticket, stalled))
-
-
-@asynccontextmanager
-async def connected(**options: float) -> AsyncIterator[tuple[Socket, Owner, socket.socket]]:
-    """A started socket, its owner, and the peer's end."""
-    loop = asyncio.get_running_loop()
-    owner = Owner()
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        transport, _ = await loop.create_connection(asyncio.Protocol, *listener.getsockname())
-        peer, _ = listener.accept()
-    peer.setblocking(False)
-    made = Socket(
-        owner,
-        owner,
-        loop,
-        Dialled(transport, b"", None, None, None),
-        ConnectionOptions(url="ws://x/", **options),
-        1_000,
-    )
-    made.start(b"")
-    try:
-        yield made, owner, peer
-    finally:
-        made.abort("the test has ended")
-        await asyncio.wait_for(owner.lost.wait(), DEADLINE_S)
-        peer.close()
-
-
-async def fill(outbound: Outbound) -> None:
-    """Write until the peer's end takes no more."""
-    while outbound.write_now(TEXT, [b"x" * 65_536]):
-        await asyncio.sleep(0)
+from tests.workers.wire import standing_still
+from tests.workers.wire.sockets import DEADLINE_S, Owner, connected, fill
 
 
 @pytest.mark.parametrize("closing", [False, True], ids=["open", "closing"])
@@ -151,3 +85,67 @@ async def test_what_waits_is_given_up_at_its_deadline_and_written_once_the_peer_
             await loop.sock_recv(peer, 65_536)
         assert owner.reports == [("unwritten", "impatient", True), ("written", "patient")]
         assert made.outbound.queued_bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("case", "report"), [("send", ["written", "waits"]), ("close", ["closed", 1000, True])], ids=["send", "close"]
+)
+@rounds(3, 20, "round_")
+def test_nobody_is_judged_by_a_time_in_which_we_stood_still_before_what_has_come_is_read(
+    case: str, report: list[object], round_: int
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        listener.settimeout(20)
+        program = [sys.executable, "-m", "tests.workers.wire.standing_still", str(listener.getsockname()[1]), case]
+        with subprocess.Popen(program, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+            assert process.stdout is not None
+            peer, _ = listener.accept()
+            with peer:
+                assert process.stdout.readline() == "ready\n"
+                process.send_signal(signal.SIGSTOP)
+                peer.settimeout(0.3)
+                if case == "close":
+                    peer.send(frame(8, b"\x03\xe8"))
+                _read_all(peer)
+                time.sleep(standing_still.TIMEOUT_S)  # its time is over, and it does not know yet
+                process.send_signal(signal.SIGCONT)
+                _read_all(peer)
+                assert json.loads(process.stdout.readline()) == report
+
+
+def _read_all(peer: socket.socket) -> None:
+    with contextlib.suppress(TimeoutError, ConnectionError):
+        while peer.recv(1_000_000):
+            pass
+
+
+@pytest.mark.parametrize("is_over", [False, True], ids=["closing", "closed"])
+@pytest.mark.parametrize(
+    ("more", "end"),
+    [
+        (b"", [("failed", ErrCode.CONNECTION_LOST, None), ("closed", 1006, False)]),
+        (frame(8, b"\x03\xe8"), [("closed", 1000, True)]),
+    ],
+    ids=["cut", "closed in order"],
+)
+async def test_what_came_with_the_101_is_delivered_before_the_end_that_came_with_it(
+    is_over: bool, more: bytes, end: list[tuple[object, ...]]
+) -> None:
+    loop = asyncio.get_running_loop()
+    owner = Owner()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        transport, _ = await loop.create_connection(asyncio.Protocol, *listener.getsockname())
+        peer, _ = listener.accept()
+    with peer:
+        peer.setblocking(False)
+        transport.close()
+        if is_over:
+            while await loop.sock_recv(peer, 1):
+                pass
+        made = Socket(owner, owner, loop, Dialled(transport, b"", None, None), ConnectionOptions(url="ws://x/"), 1_000)
+        made.start(frame(1, b"one") + more)
+        if not is_over:
+            while await loop.sock_recv(peer, 1):
+                pass
+        assert owner.reports == [("message", b"one"), *end, ("gone",)], "each once"

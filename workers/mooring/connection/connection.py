@@ -54,7 +54,13 @@ class Connection(LiveConnection):
         if self._dial_task is not None:
             self._dial_task.cancel()
             self._dial_task = None
-        self._dial_failed([ErrorEntry(err_code, message)], terminated=True)
+        timed_out = err_code is ErrCode.CONNECT_TIMEOUT
+        self._dial_failed([ErrorEntry(err_code, message)], timed_out=timed_out, terminated=not timed_out)
+
+    def too_late(self, message: str) -> None:
+        """Its ``connectTimeout`` is over before it could be dialled."""
+        if self.state is ConnectionState.CONNECTING:
+            self._give_up_dial(ErrCode.CONNECT_TIMEOUT, message)
 
     def _dial_failed(
         self, errors: list[ErrorEntry], *, timed_out: bool = False, policy: bool = False, terminated: bool = False

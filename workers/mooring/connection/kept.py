@@ -159,6 +159,10 @@ class KeptConnection(KeptAttempts):
         elif self.kept_state is not KeptState.CLOSING:
             self._cut_short(ErrCode.TERMINATED_WHILE_CONNECTING, reason or "terminated before it was open", reason)
 
+    def too_late(self, message: str) -> None:
+        """Its ``connectTimeout`` is over before it could be dialled."""
+        self._give_up([ErrorEntry(ErrCode.CONNECT_TIMEOUT, message)], message, timed_out=True)
+
     def stop(self, code: int, reason: str) -> None:
         """The worker ends: close with `code`, or what is under way is given up."""
         if self.kept_state is KeptState.CONNECTED:

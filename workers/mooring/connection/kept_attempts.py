@@ -179,10 +179,10 @@ class KeptAttempts(KeptLaw):
             ErrCode.GAVE_UP, f"no socket was ready for {self._keeper.policy.give_up_after_s:g} s (giveUpAfter)"
         )
 
-    def _give_up(self, errors: list[ErrorEntry], reason: str, *, terminated: bool = False) -> None:
+    def _give_up(self, errors: list[ErrorEntry], reason: str, **answer: bool) -> None:
         """It ends while no socket is ready."""
         self._drop_attempt()
-        self._end(Terminated(ABNORMAL, reason, False), errors, terminated=terminated)
+        self._end(Terminated(ABNORMAL, reason, False), errors, **answer)
         if self._socket is not None:
             self._socket.abort(reason)
 

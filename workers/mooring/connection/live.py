@@ -232,6 +232,10 @@ class LiveConnection(RecordedConnection, ABC):
         return True
 
     @abstractmethod
+    def too_late(self, message: str) -> None:
+        """Its ``connectTimeout`` is over before it could be dialled."""
+
+    @abstractmethod
     def stop(self, code: int, reason: str) -> None:
         """The worker ends: close with `code`, or the dial is given up."""
 

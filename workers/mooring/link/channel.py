@@ -1,8 +1,8 @@
 """Length-prefixed frames over a Unix stream, batched; the same code at both ends of the link.
 
 A frame is four bytes of length (big-endian) and one msgpack message. What is sent during one pass of the event loop
-leaves in one write; what arrives in one read is handed over in one call. Both directions are bounded: a frame by
-`MAX_FRAME_BYTES`, the write buffer by the transport's marks (`congested`), reading by `pause_reading`.
+leaves in one write; what arrives in one read is handed over in one call. A frame is bounded by `MAX_FRAME_BYTES`. What waits to be
+written is not: who sends must look at `congested`, or at `waiting_bytes`. Reading can be stopped (`pause_reading`).
 """
 
 from __future__ import annotations
@@ -104,9 +104,10 @@ class Channel(asyncio.Protocol, Generic[Message]):
         self._decoder = decoder
         self.on_messages = on_messages  # the service replaces it once it knows whose stream this is
         self._on_lost = on_lost
-        self._on_drained = on_drained
+        self.on_drained = on_drained  # as `on_messages`
         self._splitter = FrameSplitter()
         self._pending: list[bytes] = []
+        self._pending_bytes = 0
         self._transport: asyncio.Transport | None = None
         self._failure: Exception | None = None
         self._reading_paused = False
@@ -133,13 +134,20 @@ class Channel(asyncio.Protocol, Generic[Message]):
         if not self._pending:
             self._loop.call_soon(self.flush)
         self._pending.append(data)
+        self._pending_bytes += len(data)
 
     def flush(self) -> None:
         """Write what is queued, in one write."""
         pending = self._pending
         if pending and self._transport is not None and not self._transport.is_closing():
             self._pending = []
+            self._pending_bytes = 0
             self._transport.write(pending[0] if len(pending) == 1 else b"".join(pending))
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes that were given to `send`, and that the other end has not taken."""
+        return self._pending_bytes + (0 if self._transport is None else self._transport.get_write_buffer_size())
 
     def pause_reading(self) -> None:
         """Read nothing for now: the other end feels it. Idempotent."""
@@ -200,8 +208,8 @@ class Channel(asyncio.Protocol, Generic[Message]):
     def resume_writing(self) -> None:
         """The other end has caught up."""
         self.congested = False
-        if self._on_drained is not None:
-            self._on_drained()
+        if self.on_drained is not None:
+            self.on_drained()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Report the end, once."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from typing import Protocol, assert_never
 
 import msgspec
 
+from mooring.deadline import PASS_S
 from mooring.errors import LinkError
 from mooring.link.channel import Channel
 from mooring.link.messages import (
@@ -48,7 +50,6 @@ REDIAL_MAX_S = 0.5  # a dial on a local socket costs nothing; a new service shou
 WELCOME_TIMEOUT_S = 30.0  # a service that is adopting many workers, or recovering a large journal, may take a while
 STATS_INTERVAL_S = 1.0
 CLOSE_TIMEOUT_S = 5.0  # the supervisor ends a process that takes longer to say goodbye
-CLOSE_POLL_S = 0.01
 SPEC_BYTES = 128 * 1024 * 1024  # of the specs in a hello, which has room for twice as much
 
 log = logging.getLogger("mooring.link")
@@ -105,8 +106,11 @@ class Link:
         self._channel: Channel[Command] | None = None
         self._welcomed = asyncio.Event()
         self._lost = asyncio.Event()
+        self._changed = asyncio.Event()  # frames were taken, or there is no link any more
         self._refused: Refused | None = None
         self._asked_ids = False
+        self._window_bytes = math.inf  # of events on their way
+        self._heard_at = -math.inf  # a service that has not welcomed us yet
         self.runtime: Held | None = None
         self.service_version = 0  # what the service that has welcomed us speaks
 
@@ -121,8 +125,11 @@ class Link:
                 log.error("a report is not sent: %s", exc)
 
     def send_frame(self, data: bytes) -> bool:
-        """Write a frame of the outbox unless there is no link, or it is congested."""
+        """Write a frame of the outbox unless there is no link, it is congested, or as much is on its way as may be."""
         if self._channel is None or not self._welcomed.is_set() or self._channel.congested:
+            return False
+        # Not the link, but who may send events is held back: what else is to be said, that we live above all, still passes.
+        if self._held.outbox.sent_bytes >= self._window_bytes:
             return False
         self._channel.send_frame(data)
         return True
@@ -159,6 +166,7 @@ class Link:
                 if drain:
                     return f"refused by the service: {reason}"
                 log.warning("the service refuses this worker for now: %s", reason)
+            orphaned_at = max(orphaned_at, self._heard_at)
             orphan_time_s = self._settings.orphan_time_s
             if orphan_time_s and _orphan_clock() - orphaned_at > orphan_time_s:
                 return f"no service for {orphan_time_s:g} s"
@@ -178,48 +186,62 @@ class Link:
                     lambda: Channel(command_decoder, self._take, self._on_lost, self._on_drained),
                     self._settings.socket_path,
                 )
-                self._channel = channel
-                channel.send(
-                    Hello(
-                        oldest_version=OLDEST_PROTOCOL_VERSION,
-                        version=PROTOCOL_VERSION,
-                        build=self._build,
-                        worker=self._settings.worker,
-                        incarnation=self._settings.incarnation,
-                        secret=self._settings.secret,
-                        pid=self._pid,
-                        started_at_ticks=self._started_at_ticks,
-                        boot_id=self._boot_id,
-                        first_unstored=self.runtime.outbox.first_unstored,
-                        connections=_named(self.runtime.held()),
-                        restarts=self._settings.restarts,
-                    )
-                )
-                welcomed = asyncio.create_task(self._welcomed.wait())
-                lost = asyncio.create_task(self._lost.wait())
-                try:
-                    await asyncio.wait({welcomed, lost}, return_when=asyncio.FIRST_COMPLETED)
-                finally:
-                    welcomed.cancel()
-                    lost.cancel()
         except (OSError, TimeoutError):
-            if self._channel is not None:
-                self._channel.abort()
-                self._channel = None
             return False
+        self._channel = channel
+        channel.send(
+            Hello(
+                oldest_version=OLDEST_PROTOCOL_VERSION,
+                version=PROTOCOL_VERSION,
+                build=self._build,
+                worker=self._settings.worker,
+                incarnation=self._settings.incarnation,
+                secret=self._settings.secret,
+                pid=self._pid,
+                started_at_ticks=self._started_at_ticks,
+                boot_id=self._boot_id,
+                first_unstored=self.runtime.outbox.first_unstored,
+                connections=_named(self.runtime.held()),
+                restarts=self._settings.restarts,
+            )
+        )
+        return await self._until_welcomed(channel)
+
+    async def _until_welcomed(self, channel: Channel[Command]) -> bool:
+        welcomed = asyncio.create_task(self._welcomed.wait())
+        lost = asyncio.create_task(self._lost.wait())
+        dialled_at = _orphan_clock()
+        try:
+            while not (self._welcomed.is_set() or self._lost.is_set()):
+                patience_s = max(dialled_at, self._heard_at) + WELCOME_TIMEOUT_S - _orphan_clock()
+                if patience_s <= 0:
+                    break
+                await asyncio.wait({welcomed, lost}, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            welcomed.cancel()
+            lost.cancel()
+        if not self._welcomed.is_set():
+            channel.abort()
+            self._channel = None
         return self._welcomed.is_set()
 
     def _take(self, channel: Channel[Command], commands: list[Command]) -> None:
         if channel is not self._channel:
             return
+        if not self._welcomed.is_set():
+            # There is a service: it has something to wait for itself, a journal that cannot be opened just now.
+            self._heard_at = _orphan_clock()
         for command in commands:
             match command:
                 case Send() | Open() | Terminate() | Reconnect() | Call():
                     self._obey(command)
-                case Stored(number):
+                case Stored(number, window_bytes):
+                    self._window_bytes = window_bytes or math.inf
                     self._held.outbox.stored(number)
+                    self._held.outbox.send_unsent()
                 case Probe(probe):
-                    self.send(self._held.stats(probe))
+                    if self._welcomed.is_set():
+                        self.send(self._held.stats(probe))
                 case Welcome():
                     self._welcome(command)
                 case GrantIds(first, count):
@@ -242,6 +264,7 @@ class Link:
 
     def _welcome(self, welcome: Welcome) -> None:
         self.service_version = welcome.version
+        self._window_bytes = welcome.window_bytes or math.inf
         self._welcomed.set()
         self._asked_ids = False
         outbox = self._held.outbox
@@ -252,11 +275,17 @@ class Link:
 
     def _on_drained(self) -> None:
         self._held.outbox.send_unsent()
+        self._changed.set()
+
+    def _unsent(self) -> int:
+        """Return how many frames wait for a link that is there."""
+        return self._held.outbox.unsent if self._channel is not None and self._welcomed.is_set() else 0
 
     def _on_lost(self, channel: Channel[Command], exc: Exception | None) -> None:
         if channel is self._channel:
             self._channel = None
             self._lost.set()
+            self._changed.set()
             self._held.link_lost()
 
     async def _report_stats(self) -> None:
@@ -275,10 +304,13 @@ class Link:
         """Hand over what the outbox holds, as fast as the service takes it, then end the link; within a deadline each."""
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
-                while self._channel is not None and self._welcomed.is_set() and self._held.outbox.unsent:
-                    await asyncio.sleep(CLOSE_POLL_S)
+                while self._unsent():
+                    self._changed.clear()
+                    await self._changed.wait()
         except TimeoutError:
-            log.warning("the service did not take the last %d frames in time", self._held.outbox.unsent)
+            await asyncio.sleep(PASS_S)  # were we the ones who were away, it takes them now
+            if self._unsent():
+                log.warning("the service did not take the last %d frames in time", self._unsent())
         channel = self._channel
         if channel is not None:
             channel.close()

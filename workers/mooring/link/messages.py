@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from mooring.bounds import MAX_CONNECTIONS, RedialLimits, WorkerBounds
+from mooring.dial_options import DialSettings
 from mooring.errors import ErrorEntry, Invalid
 from mooring.link.lenient import lenient
 from mooring.link.record import ConnectionCreated, ConnectionUpdate
 from mooring.options import ConnectionRequest
 
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 """Told in `Hello` and `Welcome`. 1: the first release. 2: `Welcome` tells it, and requests are read leniently. 3: what code in
-workers asks of others is numbered (`Call.ask`, `Taken`). 4: connections that stay (`reconnect`, `Reconnect`).
+workers asks of others is numbered (`Call.ask`, `Taken`). 4: connections that stay (`reconnect`, `Reconnect`), and how is dialled
+(`proxy` and its like; an older worker would skip them, and dial directly). 5: workers keep to a window of `Events`, and count calls.
 
 A create option says in its row (`Option.since`) which version brought it; the service does not ask an older worker for it.
 """
@@ -27,20 +29,27 @@ OLDEST_PROTOCOL_VERSION = 1  # the oldest that this code still speaks
 if TYPE_CHECKING:
     LinkRequest = ConnectionRequest
     LinkLimits = RedialLimits
+    LinkDial = DialSettings
 else:
     LinkRequest = lenient(ConnectionRequest)
     """A create request as it travels in `Open`."""
     LinkLimits = lenient(RedialLimits)
     """``[redial]`` as it travels in `Reconfigure`."""
+    LinkDial = lenient(DialSettings)
+    """``[dial]`` and ``[proxies]``, as workers are told them."""
 
 
 class Welcome(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """The answer to `Hello`: the number of the last `Events` that the journal holds, and the link's version (the first did not say it)."""
+    """The answer to `Hello`: the number of the last `Events` that the journal holds, and the link's version (the first did not say it).
+
+    `window_bytes`: so many of `Events` may be on their way and not `Stored`, and the frame that crosses it; 0: any number.
+    """
 
     stored: int
     first_id: int
     id_count: int
     version: int = 1
+    window_bytes: int = 0
 
 
 class Refused(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -51,9 +60,10 @@ class Refused(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class Stored(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """The journal holds all `Events` up to `number`: the outbox may forget them."""
+    """The journal holds all `Events` up to `number`: the outbox may forget them. `window_bytes`: as in `Welcome`, from now on."""
 
     number: int
+    window_bytes: int = 0
 
 
 class GrantIds(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -111,9 +121,9 @@ class Reconnect(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class Call(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """Run ``module:attribute`` in the context. `name` is what logs and records show.
+    """Run ``module:attribute`` in the context; `name` is what logs and records show.
 
-    `ask`: the number of what code in a worker has asked for, 0 for a request. They only grow; what was `Taken` is not taken again.
+    `ask`: the number of what code has asked for, 0 for a request; it only grows, and what was `Taken` is not taken again.
     """
 
     request: int
@@ -136,19 +146,20 @@ class Stop(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class Probe(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """Is the I/O loop alive? It answers with `Stats`."""
+    """Is the I/O loop alive? It answers with `Stats`; before `Welcome` it only hears that there is a service."""
 
-    probe: int
+    probe: int = 0
 
 
 class Reconfigure(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """Settings that change at run time: they hold for dials from now on."""
+    """Settings that change at run time: they hold for dials from now on. `dial` None: as it was."""
 
     egress_allow: list[str]
     egress_deny: list[str]
     allow_insecure_tls: bool
     max_connections: int
     redial: LinkLimits | None = None
+    dial: LinkDial | None = None
 
 
 Command = (
@@ -259,10 +270,7 @@ class Sent(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class SendFailed(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """Not all was written: `status` is the connection's, or ``""`` when the worker does not hold it.
-
-    `stalled`: the peer did not read for ``sendTimeout``.
-    """
+    """Not all was written. `status`: the connection's, ``""`` if it is not held; `stalled`: the peer did not read for ``sendTimeout``."""
 
     request: int
     sent: int
@@ -319,7 +327,7 @@ class Taken(msgspec.Struct, frozen=True, tag=True, array_like=True):
 class Stats(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """How the worker does; sent every second while anything changed, and in answer to `Probe`.
 
-    `updates` are of connections whose figures changed without an event (sends, round trips).
+    `updates`: of connections whose figures changed without an event (sends, round trips). `calls`: those that wait, or run.
     """
 
     probe: int = 0
@@ -335,6 +343,7 @@ class Stats(msgspec.Struct, frozen=True, tag=True, array_like=True):
     metrics: bytes = b""
     updates: list[ConnectionUpdate] = []
     discarded: int = 0
+    calls: int = 0
 
 
 class AskIds(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -372,6 +381,7 @@ class WorkerSettings(WorkerBounds, frozen=True, kw_only=True):
     log_format: Literal["json", "console"] = "json"
     redial: RedialLimits = RedialLimits()
     kill_timeout_s: float = 1.5  # whoever has sent a SIGTERM sends SIGKILL after so long
+    dial: LinkDial = DialSettings()
 
 
 command_decoder = msgspec.msgpack.Decoder(Command)

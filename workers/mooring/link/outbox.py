@@ -56,6 +56,7 @@ class Outbox:
         self._frames: deque[tuple[int, bytes]] = deque()
         self._frame_bytes = 0
         self._unsent = 0  # how many of _frames, counted from the newest, were never handed to a link
+        self._unsent_bytes = 0
         self._was_full = False
         self.number = 0
         # Two counters, each written by one thread (or under the lock), instead of one that both would race on.
@@ -78,6 +79,11 @@ class Outbox:
     def unsent(self) -> int:
         """Frames that no link has taken yet."""
         return self._unsent
+
+    @property
+    def sent_bytes(self) -> int:
+        """Bytes that the link has taken, and that are not stored yet."""
+        return self._frame_bytes - self._unsent_bytes
 
     @property
     def full(self) -> bool:
@@ -167,8 +173,10 @@ class Outbox:
             self._flushed_bytes += size + asked
             self._frames.append((self.number, data))
             self._frame_bytes += len(data)
-            if self._unsent or not self._send(data):
-                self._unsent += 1
+            self._unsent += 1
+            self._unsent_bytes += len(data)
+            if self._unsent == 1:
+                self.send_unsent()
 
     def _cut_first(self) -> None:
         """Cut the first run so that each piece ends with the event that takes it past `FRAME_BYTES`.
@@ -194,22 +202,27 @@ class Outbox:
     def send_unsent(self) -> None:
         """Hand over frames that the link could not take before, oldest first."""
         while self._unsent:
-            if not self._send(self._frames[-self._unsent][1]):
+            data = self._frames[-self._unsent][1]
+            if not self._send(data):
                 return
             self._unsent -= 1
+            self._unsent_bytes -= len(data)
 
     def resend(self, stored: int) -> None:
         """A new link: forget all up to number `stored`, and send all the rest again."""
         self.stored(stored)
-        self._unsent = len(self._frames)
+        self._unsent, self._unsent_bytes = len(self._frames), self._frame_bytes
         self.send_unsent()
 
     def stored(self, number: int) -> None:
         """The journal holds all frames up to `number`."""
         frames = self._frames
         while frames and frames[0][0] <= number:
-            self._frame_bytes -= len(frames.popleft()[1])
-        self._unsent = min(self._unsent, len(frames))
+            size = len(frames.popleft()[1])
+            self._frame_bytes -= size
+            if self._unsent > len(frames):
+                self._unsent -= 1
+                self._unsent_bytes -= size
         if self._was_full and self.held_bytes < self._max_bytes // 2:
             self._was_full = False
             self._on_room()

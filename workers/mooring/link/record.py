@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
+from mooring.dial_options import DialShown, dial_shown
 from mooring.errors import ErrorEntry
 from mooring.options import OPTIONS, ConnectionOptions
 from mooring.staying import Reconnect
@@ -48,6 +49,7 @@ class ConnectionCreated(msgspec.Struct, frozen=True, array_like=True):
     send_timeout_s: float = OPTIONS["send_timeout"].default
     close_timeout_s: float = OPTIONS["close_timeout"].default
     kept: KeptCreated | None = None
+    dial: DialShown = DialShown()
 
     @classmethod
     def of(
@@ -66,6 +68,7 @@ class ConnectionCreated(msgspec.Struct, frozen=True, array_like=True):
             send_timeout_s=options.send_timeout_s,
             close_timeout_s=options.close_timeout_s,
             kept=None if options.reconnect is None else KeptCreated(options.reconnect),
+            dial=dial_shown(options.proxy, options.family, options.addresses, options.local_address),
         )
 
 

@@ -54,6 +54,7 @@ class Figures:
             metrics=encode(self.metrics),
             updates=[connection.update() for connection in changed],
             discarded=context.discarded,
+            calls=context.mailbox.calls,
         )
 
     def _measure(self, context: Context, outbox: Outbox) -> None:

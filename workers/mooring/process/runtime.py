@@ -1,8 +1,8 @@
 """What a worker is made of, put together: connections, context, outbox and dialler round one I/O loop.
 
 It is what the rooms below ask for (`connection/host.py`, `usercode/host.py`) and what the link asks for. Commands reach it
-through `commands.py`, its end is in `stopping.py`; where reports go (`Uplink`) it does not know: the worker process gives it
-the link to the service, the test kit a list.
+through `commands.py`, how connections come to be is in `openings.py`, its end in `stopping.py`; where reports go (`Uplink`) it
+does not know: the worker process gives it the link to the service, the test kit a list.
 """
 
 from __future__ import annotations
@@ -10,21 +10,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from concurrent.futures import Future
 from typing import Any, Protocol
 
 import msgspec
 
 from mooring.background import Background
-from mooring.connection.connection import Connection
 from mooring.connection.host import PausedReader
-from mooring.connection.kept import KeptConnection
 from mooring.connection.live import LiveConnection
 from mooring.connection.recorded import RecordedConnection
-from mooring.connection.state import ConnectionState
-from mooring.errors import ConnectError, LimitReached, MooringError
-from mooring.events import now_us
-from mooring.handler_options import resolve
 from mooring.link.keyed import KeyedAnswers
 from mooring.link.messages import (
     AskCall,
@@ -32,7 +25,6 @@ from mooring.link.messages import (
     Called,
     CallFailed,
     HeldConnection,
-    Open,
     Reconfigure,
     Report,
     SendFailed,
@@ -41,17 +33,13 @@ from mooring.link.messages import (
     WorkerSettings,
 )
 from mooring.link.outbox import Outbox, Recorded
-from mooring.link.record import ConnectionCreated
-from mooring.options import ConnectionOptions, ConnectionRequest
 from mooring.process.figures import Figures
-from mooring.process.ids import ConnectionIds
+from mooring.process.openings import Openings
 from mooring.process.redialling import Redialling
 from mooring.process.threads import Posts, Reservations, Room
 from mooring.usercode.construction import Constructions
 from mooring.usercode.context import Context
-from mooring.usercode.handlers import check, class_name
 from mooring.usercode.mailbox import CALL_COST_BYTES
-from mooring.usercode.websocket import WebSocket
 from mooring.wire.dial import Dialler
 from mooring.wire.egress import EgressPolicy
 
@@ -113,11 +101,15 @@ class Runtime:
         self.mailbox = self.context.mailbox
         self.constructions = Constructions(self)
         self.dialler = Dialler(
-            EgressPolicy(settings.egress_allow, settings.egress_deny), allow_insecure_tls=settings.allow_insecure_tls
+            EgressPolicy(settings.egress_allow, settings.egress_deny),
+            allow_insecure_tls=settings.allow_insecure_tls,
+            settings=settings.dial,
         )
         self.redials = Redialling(self.loop, settings.redial)
         self.keyed_sends: KeyedAnswers[Sent] = KeyedAnswers()
-        self._ids = ConnectionIds(uplink.ask_ids)
+        openings = Openings(self, uplink.ask_ids)
+        self.check_limit, self.created, self.begin = openings.check_limit, openings.created, openings.begin
+        self.open, self.grant_ids = openings.open, openings.grant_ids
         self._tasks = Background(log)
 
     def start(self) -> None:
@@ -189,90 +181,6 @@ class Runtime:
         self.room.made()
         self.resume_paused()
 
-    # How connections come to be.
-
-    def check_limit(self) -> None:
-        """Say whether a further connection may be.
-
-        Raises:
-            LimitReached: If ``limits.max_connections_per_worker`` is reached.
-        """
-        if len(self.connections) >= self.settings.max_connections:
-            raise LimitReached("limits.max_connections_per_worker", self.settings.max_connections)
-
-    def created(self, command: Open, options: ConnectionOptions) -> ConnectionCreated:
-        """Return the unchanging part of the record of what `command` opens."""
-        handler = command.connection_request.handler
-        name = None if handler is None else handler.name
-        return self._created(command.connection, command.created_at_us or now_us(), options, name)
-
-    def _created(
-        self, connection: int, created_at_us: int, options: ConnectionOptions, handler_name: str | None
-    ) -> ConnectionCreated:
-        return ConnectionCreated.of(connection, self.worker, handler_name, created_at_us, options)
-
-    def begin(self, command: Open, options: ConnectionOptions, handler: object | None) -> LiveConnection:
-        """Dial for a request, once its handler (if it names one) is there."""
-        return self._begin(self.created(command, options), options, handler, command)
-
-    def _begin(
-        self, created: ConnectionCreated, options: ConnectionOptions, handler: object | None, command: Open | None
-    ) -> LiveConnection:
-        resumed = None if command is None else command.resumed
-        connection: LiveConnection
-        if options.reconnect is None and resumed is None:
-            connection = Connection(self, created, options, handler)
-        else:
-            spec = None if command is None else command.connection_request
-            connection = KeptConnection(self, created, options, handler, resumed, spec)
-        if handler is not None:
-            connection.websocket = WebSocket(self, connection)
-        self.connections[created.id] = connection
-        connection.dial(0 if command is None else command.request)
-        if self.stopping:
-            connection.let_go("the worker is being killed", drain=self.draining)
-        return connection
-
-    def open(self, request: ConnectionRequest, handler: object | None) -> LiveConnection:
-        """Open a connection for code in this worker, and wait until the dial has ended well.
-
-        Raises:
-            InvalidRequest: If the url, a callback of the handler, or what it asks for, is not valid.
-            ConnectError: If the dial fails.
-            LimitReached: If ``limits.max_connections_per_worker`` is reached.
-            MooringError: If the worker is being killed, or no connection id can be had while the service is away.
-        """
-        if handler is not None:
-            check(handler)
-        options = resolve(request, handler)
-        if self.stopping:
-            raise MooringError("the worker is being killed")
-        self.check_limit()
-        id_wanted: Future[int] = Future()
-        self.post(self._ids.want, id_wanted)
-        try:
-            connection_id = id_wanted.result(options.connect_timeout_s)
-        except TimeoutError:
-            if id_wanted.cancel():
-                raise MooringError(
-                    "no connection id: the service is away, and the worker's block of ids is used up"
-                ) from None
-            connection_id = id_wanted.result()  # it was just being given
-        opened: Future[LiveConnection] = Future()
-        name = None if handler is None else class_name(handler)
-
-        def begin() -> None:
-            created = self._created(connection_id, now_us(), options, name)
-            self._begin(created, options, handler, None).when_opened(opened)
-
-        self.post(begin)
-        # The dial has its own deadline; this one only guards against the I/O loop itself.
-        connection = opened.result(options.connect_timeout_s + 30)
-        # Not `errors`: one that opened may have failed meanwhile; a kept one may go on trying.
-        if connection.opened_at_us is None and connection.state is ConnectionState.CLOSED:
-            raise ConnectError(connection.errors, connection_id)
-        return connection
-
     # What code in the worker asks of the service.
 
     def ask_call(self, ask: AskCall, size: int) -> None:
@@ -297,17 +205,15 @@ class Runtime:
         """Nobody waits for answers any more."""
         self.constructions.nobody_waits()
 
-    def grant_ids(self, first: int, count: int) -> None:
-        """Take a block of connection ids for connections that code in this worker opens."""
-        self._ids.grant(first, count)
-
     def reconfigure(self, command: Reconfigure) -> None:
         """Take over settings that change at run time."""
         self.settings = msgspec.structs.replace(self.settings, max_connections=command.max_connections)
         if command.redial is not None:
             self.redials.configure(command.redial)
         self.dialler.set_policy(
-            EgressPolicy(command.egress_allow, command.egress_deny), allow_insecure_tls=command.allow_insecure_tls
+            EgressPolicy(command.egress_allow, command.egress_deny),
+            allow_insecure_tls=command.allow_insecure_tls,
+            settings=command.dial,
         )
 
     def held(self) -> list[HeldConnection]:

@@ -28,8 +28,10 @@ async def run_down(runtime: Runtime, reason: str, grace_s: float, *, drain: bool
     for connection in held:
         connection.let_go(reason, drain=drain)
     deadline = loop.time() + grace_s
-    while loop.time() < deadline and not all(connection.at_rest for connection in runtime.connections.values()):
-        await asyncio.sleep(POLL_S)
+    in_time = True
+    while in_time and not all(connection.at_rest for connection in runtime.connections.values()):
+        in_time = loop.time() < deadline
+        await asyncio.sleep(POLL_S)  # also when it is too late: what has come while we stood still is read first
     for connection in list(runtime.connections.values()):
         connection.abandon(reason)
     context.finish()

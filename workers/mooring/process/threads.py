@@ -10,7 +10,10 @@ from typing import Any
 
 from mooring.connection.recorded import RecordedConnection
 from mooring.connection.state import ConnectionState
+from mooring.deadline import PASS_S
 from mooring.errors import MooringError, SendError
+
+MESSAGE_COST_BYTES = 256  # what a message takes beside its payload: an empty one is bounded too
 
 
 class Posts:
@@ -61,12 +64,14 @@ class Reservations:
         self._max_bytes = max_bytes
         self._changed = threading.Condition()
 
-    def reserve(self, connection: RecordedConnection, size: int) -> None:
-        """Wait for room for `size` bytes to `connection`; on any thread but the I/O loop.
+    def reserve(self, connection: RecordedConnection, size: int) -> bool:
+        """Wait for room for `size` bytes to `connection`; on any thread but the I/O loop. Returns False, and nothing is
+        reserved, if the connection is no longer Connected: what it had no room for was not sent.
 
         Raises:
             SendError: If the peer has not read for ``sendTimeout``.
         """
+        size += MESSAGE_COST_BYTES
 
         def has_room() -> bool:
             reserved = connection.reserved
@@ -75,14 +80,19 @@ class Reservations:
             )
 
         with self._changed:
-            if not has_room() and not self._changed.wait_for(has_room, connection.options.send_timeout_s):
+            # Once more, shortly: if the whole worker stood still, the I/O loop has not yet seen what the peer has read.
+            waits_s = (connection.options.send_timeout_s, PASS_S)
+            if not has_room() and not any(self._changed.wait_for(has_room, wait_s) for wait_s in waits_s):
                 raise SendError(connection.id)
+            if connection.state is not ConnectionState.CONNECTED:
+                return False
             connection.reserved += size
+            return True
 
     def release(self, connection: RecordedConnection, size: int) -> None:
         """Give reserved room back."""
         with self._changed:
-            connection.reserved -= size
+            connection.reserved -= size + MESSAGE_COST_BYTES
             self._changed.notify_all()
 
 

@@ -1,13 +1,17 @@
 """Handlers to be constructed for requests: a constructor is user code, and waits for the context behind whatever runs there.
 
-Until it has run there is no `Connection`, but the worker answers for the id: it can be terminated, and `Hello` names it.
+Until it has run there is no `Connection`, but the worker answers for the id: it can be terminated, `Hello` names it, and
+``connectTimeout`` runs. What was given up is not opened when its handler is made at last.
 """
 
 from __future__ import annotations
 
+from functools import partial
+
 import msgspec
 
 from mooring.connection.state import ConnectionState
+from mooring.deadline import Deadline
 from mooring.errors import ErrCode, HandlerError, Invalid, InvalidRequest
 from mooring.handler_options import resolve
 from mooring.link.messages import HeldConnection, Open, OpenInvalid
@@ -17,12 +21,23 @@ from mooring.usercode import handlers
 from mooring.usercode.host import CodeHost
 
 
+class _Waiting(msgspec.Struct):
+    """An open, since when it waits (the loop's seconds), and until when; one that was open before waits for its turn."""
+
+    command: Open
+    since: float
+    deadline: Deadline | None
+
+
 class Constructions:
     """The opens that wait for their handler. On the I/O loop, but for what `begin` has the context do."""
 
     def __init__(self, host: CodeHost) -> None:
         self._host = host
-        self._waiting: dict[int, Open] = {}  # by connection
+        self._waiting: dict[int, _Waiting] = {}  # by connection
+
+    def __len__(self) -> int:
+        return len(self._waiting)
 
     def begin(self, command: Open, reference: str) -> None:
         """Have the handler ``module:attribute`` made, and then the connection dialled."""
@@ -30,12 +45,18 @@ class Constructions:
         request = command.connection_request
         wanted = request.handler
         assert wanted is not None, "only a request that names a handler comes here"
-        self._waiting[command.connection] = command
+        now = host.loop.time()
+        overdue = None
+        if command.resumed is None:
+            # What the handler itself says of connectTimeout is not known before it is made.
+            due = now + effective(request).connect_timeout_s
+            overdue = Deadline(host.loop, due, partial(self._overdue, command.connection))
+        self._waiting[command.connection] = _Waiting(command, now, overdue)
 
         def make() -> None:
             # In the context: the constructor is user code, and what it opens (a database) belongs to that thread.
             if command.connection not in self._waiting:
-                return  # terminated before its turn came
+                return  # terminated, or given up, before its turn came
             try:
                 handler, options = handlers.make(reference, request)
             except HandlerError as exc:
@@ -67,27 +88,50 @@ class Constructions:
                 begun.terminate(None, text)
 
     def _made(self, connection: int, options: ConnectionOptions, handler: object) -> None:
+        waiting = self._waiting.get(connection)
+        command = self.give_up(connection)
+        if waiting is None or command is None:
+            return
+        # The dial has what is left of the time; a kept connection has all of it for each of its attempts.
+        left_s = waiting.since + options.connect_timeout_s - self._host.loop.time()
+        if left_s <= 0 and command.resumed is None:
+            self._too_late(command)
+        elif options.reconnect is not None or command.resumed is not None:
+            self._host.begin(command, options, handler)
+        else:
+            self._host.begin(command, msgspec.structs.replace(options, connect_timeout_s=left_s), handler)
+
+    def _overdue(self, connection: int) -> None:
         command = self.give_up(connection)
         if command is not None:
-            self._host.begin(command, options, handler)
+            self._too_late(command)
+
+    def _too_late(self, command: Open) -> None:
+        # Without its handler: no callback has to wait for the context, and no other can follow.
+        begun = self._host.begin(command, resolve(command.connection_request), None)
+        begun.too_late("the worker did not come to its handler within connectTimeout")
 
     def give_up(self, connection: int) -> Open | None:
         """Make no handler for `connection`, or drop the one being made; return its open, None if none waits."""
-        return self._waiting.pop(connection, None)
+        waiting = self._waiting.pop(connection, None)
+        if waiting is None:
+            return None
+        if waiting.deadline is not None:
+            waiting.deadline.cancel()
+        return waiting.command
 
     def nobody_waits(self) -> None:
         """The link is lost, and with it who waited for the answers: what goes wrong from here on is an event."""
-        self._waiting = {
-            connection: msgspec.structs.replace(command, request=0) for connection, command in self._waiting.items()
-        }
+        for waiting in self._waiting.values():
+            waiting.command = msgspec.structs.replace(waiting.command, request=0)
 
     def held(self) -> list[HeldConnection]:
         """Return what `Hello` says of them: a service that did not hear of them would take them for lost."""
         return [
             HeldConnection(
-                self._host.created(command, resolve(command.connection_request)),
-                command.resumed or ConnectionUpdate(connection, ConnectionState.CONNECTING.value),
-                command.connection_request,
+                self._host.created(waiting.command, resolve(waiting.command.connection_request)),
+                waiting.command.resumed or ConnectionUpdate(connection, ConnectionState.CONNECTING.value),
+                waiting.command.connection_request,
             )
-            for connection, command in self._waiting.items()
+            for connection, waiting in self._waiting.items()
         ]

@@ -124,11 +124,14 @@ class Context:
                 await self._take_lifecycle(entry)
             case Call():
                 self.mailbox.took_call(entry)
-                if self._discarding:
-                    self.discarded += 1
-                    self._calls.discarded(entry)
-                else:
-                    await self._take_call(entry)
+                try:
+                    if self._discarding:
+                        self.discarded += 1
+                        self._calls.discarded(entry)
+                    else:
+                        await self._take_call(entry)
+                finally:
+                    self.mailbox.calls_ended += 1
             case Task():
                 self.mailbox.taken += 1
                 self.running.begin(entry.name)

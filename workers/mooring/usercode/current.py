@@ -10,7 +10,7 @@ from typing import Any
 from mooring.checks import check_worker_name, is_name
 from mooring.errors import Invalid, InvalidRequest
 from mooring.link.messages import AskCall
-from mooring.parameters import copy_params
+from mooring.parameters import copy_params, plain
 from mooring.usercode.host import CodeHost
 
 _runtime: CodeHost | None = None
@@ -59,7 +59,7 @@ def call_worker(name: str, function: str, *params: Any) -> None:
         raise InvalidRequest(wrong)
     # Copied here, in the caller's thread: a later change of a list must not reach the other worker.
     copied, size = copy_params(list(params))
-    current.ask_call(AskCall(name, function, copied), size)
+    current.ask_call(AskCall(plain(name), plain(function), copied), size)
 
 
 def kill_worker(name: str | None = None) -> None:
@@ -76,4 +76,4 @@ def kill_worker(name: str | None = None) -> None:
         wrong = check_worker_name(name, "name")
         if wrong:
             raise InvalidRequest(wrong)
-    current.kill(current.worker if name is None else name)
+    current.kill(current.worker if name is None else plain(name))

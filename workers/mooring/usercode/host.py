@@ -42,8 +42,9 @@ class CodeHost(Host, Protocol):
     def resume(self, connection: RecordedConnection) -> None:
         """There may be room again for what `connection` reads."""
 
-    def reserve(self, connection: RecordedConnection, size: int) -> None:
-        """Wait for room for `size` bytes to `connection`; for any thread but the I/O loop.
+    def reserve(self, connection: RecordedConnection, size: int) -> bool:
+        """Wait for room for a message of `size` bytes to `connection`, and say whether it is still Connected then; for any
+        thread but the I/O loop.
 
         Raises:
             SendError: If the peer has not read for ``sendTimeout``.

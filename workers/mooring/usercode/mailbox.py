@@ -57,6 +57,7 @@ class Mailbox:
         entries: What waits. The context takes from its front, and may put back there what it could not end.
         idle: Set by the context before it waits.
         taken, taken_bytes: Items and payload bytes that the context has taken; counted by it.
+        calls_ended: Calls that have run, or will not; counted by it.
     """
 
     def __init__(self, max_items: int, max_bytes: int, on_first: Callable[[], None]) -> None:
@@ -67,6 +68,7 @@ class Mailbox:
         self.idle = False
         self._was_full = False
         self.taken = self.taken_bytes = 0
+        self.calls_ended = 0
         self._put = self._put_bytes = 0
         self._calls_put = self._calls_taken = 0
         self._calls_put_bytes = self._calls_taken_bytes = 0
@@ -96,6 +98,11 @@ class Mailbox:
             return False
         self._was_full = False  # who still finds it full sets it again
         return True
+
+    @property
+    def calls(self) -> int:
+        """Calls that wait, or run."""
+        return self._calls_put - self.calls_ended
 
     @property
     def full_of_calls(self) -> bool:

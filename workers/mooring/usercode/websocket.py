@@ -17,6 +17,7 @@ from mooring.errors import ConnectionClosed, Invalid, InvalidRequest, NotKept, W
 from mooring.link.messages import Reconnect
 from mooring.link.record import Down
 from mooring.options import ConnectionRequest
+from mooring.parameters import plain
 from mooring.usercode import current as process
 from mooring.usercode.host import CodeHost
 from mooring.wire.frames import BINARY, TEXT
@@ -55,7 +56,7 @@ class WebSocket:
         if not isinstance(url, str):
             raise InvalidRequest([Invalid("/url", f"must be text, not {type(url).__name__}")])
         current = process.runtime()
-        connection = current.open(ConnectionRequest(url=url, worker=current.worker), handler)
+        connection = current.open(ConnectionRequest(url=plain(url), worker=current.worker), handler)
         made: WebSocket | None = connection.websocket
         return made or WebSocket(current, connection)
 
@@ -114,8 +115,8 @@ class WebSocket:
         waits up to ``send_timeout``. Any thread of the worker may call it.
 
         Raises:
-            WrongState: If the connection is Connecting, Reconnecting or Closing.
-            ConnectionClosed: If it is Closed.
+            WrongState: If the connection is Connecting, Reconnecting or Closing, also if it becomes so while the message waits.
+            ConnectionClosed: If it is Closed, likewise.
             SendError: If the peer has not read for ``send_timeout``.
             TypeError: If `message` is of another type, or not JSON.
             UnicodeEncodeError: If `message` is text with a lone surrogate (inside an object it is sent escaped).
@@ -123,15 +124,15 @@ class WebSocket:
         connection = self._connection
         opcode = TEXT
         if isinstance(message, str):
-            payload = message.encode("utf-8")
+            payload = str.encode(message, "utf-8")
         elif isinstance(message, (bytes, bytearray, memoryview)):
             opcode, payload = BINARY, bytes(message)
         elif isinstance(message, (dict, list)):
             payload = json_text.encode(message)
         else:
             raise TypeError(f"send takes str, bytes, dict or list, not {type(message).__name__}")
-        self._check_connected()
-        self._host.reserve(connection, len(payload))
+        if self._state is not ConnectionState.CONNECTED or not self._host.reserve(connection, len(payload)):
+            raise self._refusal()
         self._host.post(connection.send_from_worker, opcode, payload)
 
     def reconnect(self, *, delay: float = 0.0, code: int = 1000, reason: str = "") -> None:
@@ -150,6 +151,7 @@ class WebSocket:
             WrongState: If it is Closing.
             ConnectionClosed: If it is Closed.
         """
+        reason = plain(reason)
         wrong = check_close(code, reason) + check_delay(delay)
         if wrong:
             raise InvalidRequest(wrong)
@@ -192,18 +194,16 @@ class WebSocket:
         Raises:
             InvalidRequest: If code or reason may not be sent; the socket is not touched then.
         """
+        reason = plain(reason)
         wrong = check_close(code, reason)
         if wrong:
             raise InvalidRequest(wrong)
         self._terminated = True
         self._host.post(self._connection.terminate, code, reason)
 
-    def _check_connected(self) -> None:
+    def _refusal(self) -> ConnectionClosed | WrongState:
         state = self._state
-        if state is ConnectionState.CLOSED:
-            raise ConnectionClosed(self.id)
-        if state is not ConnectionState.CONNECTED:
-            raise WrongState(self.id, state.value)
+        return ConnectionClosed(self.id) if state is ConnectionState.CLOSED else WrongState(self.id, state.value)
 
     def __repr__(self) -> str:
         return f"<WebSocket {self.id} {self.status}>"

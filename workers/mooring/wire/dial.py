@@ -12,7 +12,6 @@ import base64
 import logging
 import os
 import time
-from typing import Any
 
 import msgspec
 
@@ -45,7 +44,6 @@ class Dialled(msgspec.Struct, frozen=True):
     tail: bytes
     protocol: str | None
     deflate: Deflate | None
-    keep: Any = None  # nothing has to be kept any more
 
 
 class Dialler:

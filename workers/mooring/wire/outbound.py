@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from mooring.deadline import Deadline
 from mooring.wire.frames import CLOSE, PONG, Deflater, encode_frame
 
 NEVER = float("inf")
@@ -72,7 +73,7 @@ class Outbound:
         self._deflater = deflater
         self._max_bytes = max_bytes
         self._queue: deque[_Queued] = deque()
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: Deadline | None = None
         self._pong_owed: bytes | None = None
         self.queued_bytes = 0
         self.paused = False
@@ -136,7 +137,7 @@ class Outbound:
         self._queue.append(queued)
         self.queued_bytes += queued.size
         if self._timer is None and queued.deadline != NEVER:
-            self._timer = self._loop.call_at(queued.deadline, self._drop_overdue)
+            self._timer = Deadline(self._loop, queued.deadline, self._drop_overdue)
 
     def _drop_overdue(self) -> None:
         """Give up what the peer did not read in time: it was not written, and will not be."""
@@ -149,7 +150,7 @@ class Outbound:
             self._sender.unwritten(queued.ticket, queued.size, stalled=True)
         due = min((queued.deadline for queued in self._queue), default=NEVER)
         if due != NEVER:
-            self._timer = self._loop.call_at(due, self._drop_overdue)
+            self._timer = Deadline(self._loop, due, self._drop_overdue)
 
     def resume(self) -> None:
         """The peer has caught up: write what waits, until it falls behind again."""

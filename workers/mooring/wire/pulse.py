@@ -7,13 +7,12 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from mooring.deadline import PASS_S
 from mooring.wire.frames import PING, encode_frame
 from mooring.wire.liveness import Dead, Liveness, Ping, Wait
 
 if TYPE_CHECKING:
     import asyncio
-
-CONFIRM_DEAD_S = 0.02  # bytes that wait in the socket while the loop was late must be seen before a peer is called dead
 
 
 class Pulse:
@@ -80,6 +79,6 @@ class Pulse:
                 self._on_dead(due.silent_s)
                 return None
             self._suspected = True
-            return now + CONFIRM_DEAD_S
+            return now + PASS_S  # bytes that have waited in the socket while the loop was late are seen first
         self._suspected = False
         return due.at if isinstance(due, Wait) and due.at != float("inf") else None

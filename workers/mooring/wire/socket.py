@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import asyncio
 from enum import Enum
-from typing import Any, Protocol
+from typing import Protocol
 
+from mooring.deadline import Deadline
 from mooring.errors import ErrCode
 from mooring.options import ConnectionOptions
 from mooring.state_table import next_state
@@ -96,7 +97,7 @@ class Socket(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_close_timeout_s", "_close_timer", "_failure", "_keep", "_loop", "_owner", "_parser", "_pulse", "_transport",
+        "_close_timeout_s", "_close_timer", "_failure", "_is_gone", "_loop", "_owner", "_parser", "_pulse", "_transport",
         "is_reading", "outbound", "state",
     )  # fmt: skip
 
@@ -112,13 +113,13 @@ class Socket(asyncio.Protocol):
         self._owner = owner
         self._loop = loop
         self._transport = dialled.transport
-        self._keep: Any = dialled.keep
+        self._is_gone = False
         self._parser = FrameParser(options.max_message_bytes, dialled.deflate)
         deflater = None if dialled.deflate is None else Deflater(dialled.deflate)
         self.outbound = Outbound(sender, loop, dialled.transport, deflater, max_outbound_bytes)
         self._pulse = Pulse(loop, options.ping_interval_s, options.ping_timeout_s, self.outbound.write, self._on_dead)
         self._close_timeout_s = options.close_timeout_s
-        self._close_timer: asyncio.TimerHandle | None = None
+        self._close_timer: Deadline | None = None
         self._failure: FrameError | None = None  # as far as the owner has been told
         self.is_reading = True
         self.state = SocketState.OPEN
@@ -132,12 +133,13 @@ class Socket(asyncio.Protocol):
         """Take over the transport from the dial; `tail` is what came in the packet of the 101."""
         transport = self._transport
         transport.set_protocol(self)
-        if transport.is_closing():
-            # Lost between the 101 and here: nobody will call connection_lost of ours any more.
-            self.connection_lost(None)
-            return
+        lost = transport.is_closing()
         if tail:
             self.data_received(tail)
+        if lost:
+            # Between the 101 and here: perhaps nobody calls connection_lost of ours any more.
+            self.connection_lost(None)
+            return
         if not transport.is_reading() and self.is_reading and not transport.is_closing():
             transport.resume_reading()
 
@@ -208,7 +210,7 @@ class Socket(asyncio.Protocol):
         """Begin the close: our close frame goes out behind what is queued, and the peer has ``closeTimeout`` to answer it."""
         self.state = next_state(TRANSITIONS, self.state, SocketEvent.CLOSE_BEGUN)
         self._pulse.stop()
-        self._close_timer = self._loop.call_later(self._close_timeout_s, self._close_overdue)
+        self._close_timer = Deadline(self._loop, self._loop.time() + self._close_timeout_s, self._close_overdue)
         self.outbound.close(close_payload(code, reason))
         # Nothing is handed over any more, and the peer's close frame is behind what it has sent.
         self.resume_reading()
@@ -244,10 +246,9 @@ class Socket(asyncio.Protocol):
         """The TCP connection is gone."""
         self._cut("was reset" if isinstance(exc, ConnectionError) else "was closed")
         self._stop_timer()
-        if self._keep is not None:
-            self._keep.close()
-            self._keep = None
-        self._owner.gone(self)
+        if not self._is_gone:
+            self._is_gone = True
+            self._owner.gone(self)
 
     def _cut(self, how: str) -> None:
         """No close frame of the peer can come any more; where it has come, this is how TCP ends."""
@@ -272,7 +273,7 @@ class Socket(asyncio.Protocol):
         if was_clean:
             # The server closes TCP first (RFC 6455 section 7.1.1); we only wait so long for it, or for our answer to leave.
             self.resume_reading()
-            self._close_timer = self._loop.call_later(LINGER_S, self._transport.abort)
+            self._close_timer = Deadline(self._loop, self._loop.time() + LINGER_S, self._transport.abort)
         else:
             # Closing already or not: nobody waits for a peer that does not read.
             self._transport.abort()

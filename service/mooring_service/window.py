@@ -1,0 +1,49 @@
+"""How much of the workers' events may be on its way to the journal: back-pressure for events, and for nothing else on the link."""
+
+from __future__ import annotations
+
+from mooring_service.journal.journal import Journal
+from mooring_service.processes.roster import Roster
+from mooring_service.processes.slot import WINDOW_SINCE, Slot
+
+QUEUE_HIGH_BYTES = (
+    64 * 1024 * 1024
+)  # the journal's queue: parted among the workers, as what each may have on its way to it
+WINDOW_MIN_BYTES = 1024 * 1024  # but no less than a frame
+
+
+class Window:
+    """Parts the journal's queue among the workers; who keeps to no part is not read while it is full."""
+
+    def __init__(self, journal: Journal, roster: Roster) -> None:
+        self._journal = journal
+        self._roster = roster
+        self._links_paused = False
+
+    @property
+    def size(self) -> int:
+        """Bytes of a worker's events that may be on their way."""
+        return max(WINDOW_MIN_BYTES, QUEUE_HIGH_BYTES // max(1, len(self._roster)))
+
+    def queued(self, slot: Slot, size: int) -> None:
+        """Events of a worker are in the journal's queue."""
+        slot.unstored_bytes += size
+        if self._journal.queued_bytes > QUEUE_HIGH_BYTES and slot.unstored_bytes > self._allowed_bytes(slot):
+            slot.pause_reading()
+            self._links_paused = True
+
+    def stored(self, slot: Slot, size: int) -> None:
+        """Events of a worker are no longer in the queue."""
+        slot.unstored_bytes -= size
+
+    def go_on(self) -> None:
+        """Something was committed: read again whom we did not read, if there is room."""
+        if self._links_paused and self._journal.queued_bytes < QUEUE_HIGH_BYTES // 2:
+            self._links_paused = False
+            for slot in self._roster.slots():
+                slot.resume_reading()
+
+    def _allowed_bytes(self, slot: Slot) -> int:
+        """Above this it does not keep to a window: it is of an older program, or somebody else speaks in its name."""
+        # Twice: it counts frames where we count what is in them, and may have heard of a larger window last.
+        return 2 * self.size + 2 * WINDOW_MIN_BYTES if slot.version >= WINDOW_SINCE else 0

@@ -1,0 +1,32 @@
+"""What of the configuration every worker is started with. Pure."""
+
+from __future__ import annotations
+
+import msgspec
+
+from mooring.dial_options import DialSettings
+from mooring.link.messages import WorkerSettings
+from mooring_service.config import Config
+
+
+def worker_settings(config: Config, app_dirs: list[str]) -> WorkerSettings:
+    """Return what every worker is started with; the supervisor fills in name, identity and files."""
+    egress = config.egress
+    return WorkerSettings(
+        **msgspec.structs.asdict(config.worker),
+        worker="",
+        incarnation="",
+        secret="",
+        socket_path="",
+        log_file="",
+        exit_record="",
+        app_dirs=app_dirs,
+        max_connections=config.limits.max_connections_per_worker,
+        egress_allow=list(egress.allow),
+        egress_deny=list(egress.deny),
+        allow_insecure_tls=egress.allow_insecure_tls,
+        log_format="console" if config.log.format == "console" else "json",
+        redial=config.redial,
+        kill_timeout_s=config.supervisor.kill_timeout,
+        dial=DialSettings(proxies=config.proxies, **msgspec.structs.asdict(config.dial)),
+    )

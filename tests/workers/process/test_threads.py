@@ -1,0 +1,78 @@
+"""How far the threads of one worker may run ahead of its I/O loop."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any, cast
+
+import pytest
+
+from mooring.connection.recorded import RecordedConnection
+from mooring.connection.state import ConnectionState
+from mooring.errors import SendError
+from mooring.options import ConnectionOptions
+from mooring.process import threads
+from mooring.process.threads import Reservations
+
+
+class Connection:
+    """As much of one as reservations look at."""
+
+    id = 1
+    reserved = 0
+    state = ConnectionState.CONNECTED
+    options = ConnectionOptions(url="ws://x/", send_timeout_s=0.1)
+
+
+def _connection() -> Any:
+    return cast("RecordedConnection", Connection())
+
+
+def test_a_send_waits_for_room_for_its_time() -> None:
+    room = Reservations(1_000)
+    connection = _connection()
+    assert room.reserve(connection, 5_000)  # the first may be of any size
+    with pytest.raises(SendError):
+        room.reserve(connection, 1)
+    threading.Timer(0.02, room.release, (connection, 5_000)).start()
+    assert room.reserve(connection, 1)
+
+
+def test_what_waits_for_a_connection_that_ends_is_not_reserved() -> None:
+    room = Reservations(1_000)
+    connection = _connection()
+    room.reserve(connection, 5_000)
+
+    def ends() -> None:
+        connection.state = ConnectionState.CLOSED
+        room.release(connection, 5_000)
+
+    threading.Timer(0.02, ends).start()
+    assert not room.reserve(connection, 1_000)
+    assert connection.reserved == 0
+
+
+def test_messages_without_a_payload_are_bounded_too() -> None:
+    room = Reservations(4_000)
+    connection = _connection()
+    count = 0
+    with pytest.raises(SendError):
+        for _ in range(1_000):
+            room.reserve(connection, 0)
+            count += 1
+    assert 5 < count < 50
+    for _ in range(count):
+        room.release(connection, 0)
+    assert connection.reserved == 0
+
+
+def test_a_send_is_not_given_up_before_the_io_loop_has_looked_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "PASS_S", 10.0)
+    room = Reservations(1_000)
+    connection = _connection()
+    room.reserve(connection, 1_000)
+    late = threading.Timer(
+        0.3, room.release, (connection, 1_000)
+    )  # after a worker that stood still, the loop comes second
+    late.start()
+    room.reserve(connection, 1_000)

@@ -1,0 +1,164 @@
+"""An open whose handler waits to be made has its connectTimeout all the same; what was given up never opens."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from mooring.errors import ErrCode
+from mooring.events import Kind
+from mooring.link.messages import Open, Opened, OpenFailed, OpenInvalid, Terminate, TerminateDone
+from mooring.options import ConnectionRequest, HandlerRequest
+from mooring.process.commands import obey
+from mooring.process.runtime import Runtime
+from tests.conftest import wait_for
+from tests.servers import EchoServer
+from tests.workers.bare_worker import Service, bare_worker
+
+made: list[str] = []
+
+
+class Quick:
+    def __init__(self) -> None:
+        made.append("quick")
+
+
+class Slow:
+    released = threading.Event()
+
+    def __init__(self) -> None:
+        Slow.released.wait(30)
+        made.append("slow")
+
+
+class Patient(Quick):
+    connect_timeout = 20
+
+
+@contextmanager
+def blocked(runtime: Runtime) -> Iterator[threading.Event]:
+    """Keep the context busy until the event is set, at the latest until the end."""
+    released = threading.Event()
+    runtime.context.post_task("blocks", lambda: released.wait(60) and None)
+    try:
+        yield released
+    finally:
+        released.set()
+
+
+def _open(runtime: Runtime, url: str, handler: str, **options: float) -> float:
+    """Have connection 1 opened for request 7; return when."""
+    made.clear()
+    request = ConnectionRequest(url=url, handler=HandlerRequest(handler), **options)
+    obey(runtime, Open(7, 1, request, f"{__name__}:{handler}"))
+    return time.monotonic()
+
+
+async def _answer(service: Service) -> object:
+    await wait_for(lambda: service.answers, 10)
+    (answer,) = service.answers
+    return answer
+
+
+def _events(service: Service) -> list[int]:
+    return [kind for events in service.frames for kind in events.kinds]
+
+
+async def test_an_open_behind_a_blocked_callback_is_answered_within_a_second_of_its_time_and_never_dialled(
+    echo: EchoServer,
+) -> None:
+    service = Service()
+    async with bare_worker(service) as runtime:
+        with blocked(runtime):
+            begun = _open(runtime, echo.url, "Quick", connect_timeout=0.4)
+            answer = await _answer(service)
+            assert 0.4 <= time.monotonic() - begun < 1.4
+            assert isinstance(answer, OpenFailed) and answer.request == 7 and answer.timed_out
+            assert answer.errors[0].err_code == ErrCode.CONNECT_TIMEOUT
+            assert _events(service) == [Kind.onError, Kind.onTerminate]
+            assert not runtime.constructions and not runtime.connections
+        done = asyncio.Event()
+        runtime.context.post_task("last", lambda: runtime.post(done.set))
+        await asyncio.wait_for(done.wait(), 5)
+        assert made == [] and echo.handshakes == 0
+        assert len(service.answers) == 1
+
+
+async def test_a_handler_whose_making_takes_longer_is_not_dialled_for(echo: EchoServer) -> None:
+    service = Service()
+    Slow.released.clear()
+    async with bare_worker(service) as runtime:
+        _open(runtime, echo.url, "Slow", connect_timeout=0.3)
+        answer = await _answer(service)
+        assert isinstance(answer, OpenFailed) and answer.timed_out
+        Slow.released.set()
+        await wait_for(lambda: made)
+        done = asyncio.Event()
+        runtime.context.post_task("last", lambda: runtime.post(done.set))
+        await asyncio.wait_for(done.wait(), 5)
+        assert echo.handshakes == 0 and len(service.answers) == 1
+
+
+async def test_the_dial_has_what_the_making_of_the_handler_has_left(echo: EchoServer) -> None:
+    service = Service()
+    async with bare_worker(service) as runtime:
+        with blocked(runtime) as released:
+            begun = _open(runtime, f"{echo.url}slow?s=30", "Quick", connect_timeout=1.0)
+            await asyncio.sleep(0.6)
+            released.set()
+            answer = await _answer(service)
+    assert isinstance(answer, OpenFailed) and answer.timed_out
+    assert 0.9 <= time.monotonic() - begun < 1.6
+    assert echo.handshakes == 1
+
+
+async def test_a_handler_that_is_made_in_time_may_ask_for_more(echo: EchoServer) -> None:
+    service = Service()
+    async with bare_worker(service) as runtime:
+        _open(runtime, f"{echo.url}slow?s=11", "Patient")
+        await wait_for(lambda: runtime.connections)
+        assert 19 < runtime.connections[1].options.connect_timeout_s <= 20
+        runtime.connections[1].terminate(None, None)
+
+
+@pytest.mark.parametrize("how", ["terminated", "link lost"])
+async def test_what_ends_otherwise_meanwhile_is_not_told_twice(echo: EchoServer, how: str) -> None:
+    service = Service()
+    async with bare_worker(service) as runtime:
+        with blocked(runtime):
+            _open(runtime, echo.url, "Quick", connect_timeout=0.2)
+            if how == "terminated":
+                obey(runtime, Terminate(8, 1))
+                assert {type(answer) for answer in service.answers} == {OpenFailed, TerminateDone}
+            else:
+                runtime.link_lost()
+            await wait_for(lambda: len(_events(service)) == 2)
+            await asyncio.sleep(0.4)
+            assert _events(service) == [Kind.onError, Kind.onTerminate]
+            assert len(service.answers) == (2 if how == "terminated" else 0)
+
+
+async def test_what_waits_for_its_handler_counts_for_the_limit_of_the_worker(echo: EchoServer) -> None:
+    service = Service()
+    async with bare_worker(service, max_connections=2) as runtime:
+        with blocked(runtime):
+            for number in (1, 2, 3):
+                request = ConnectionRequest(url=echo.url, handler=HandlerRequest("Quick"))
+                obey(runtime, Open(number, number, request, f"{__name__}:Quick"))
+            obey(runtime, Open(4, 4, ConnectionRequest(url=echo.url)))
+            refused = [answer for answer in service.answers if isinstance(answer, OpenInvalid)]
+            assert [(answer.request, answer.limit) for answer in refused] == [(3, 2), (4, 2)]
+        await wait_for(lambda: len(service.answers) == 4)
+        assert sorted(runtime.connections) == [1, 2]
+
+
+async def test_an_open_whose_handler_is_made_at_once_is_not_kept_from_its_dial(echo: EchoServer) -> None:
+    service = Service()
+    async with bare_worker(service) as runtime:
+        _open(runtime, echo.url, "Quick", connect_timeout=5)
+        assert isinstance(await _answer(service), Opened)

@@ -1,0 +1,30 @@
+"""The time of somebody else, and when it is over. Leaf.
+
+A judge first reads what has come: a timer that fires late, because this process stood still or was busy, fires before the
+sockets are looked at. So whoever is to be judged has one more pass of the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+PASS_S = 0.02  # long enough for a pass of the loop, in which everything that waits in the sockets is read and written
+
+
+class Deadline:
+    """A timer: `over` is called once `at` (the loop's seconds) has passed, and what had come by then was taken."""
+
+    __slots__ = ("_loop", "_over", "_timer")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, at: float, over: Callable[[], object]) -> None:
+        self._loop = loop
+        self._over = over
+        self._timer = loop.call_at(at, self._passed)
+
+    def _passed(self) -> None:
+        self._timer = self._loop.call_later(PASS_S, self._over)
+
+    def cancel(self) -> None:
+        """It does not matter any more."""
+        self._timer.cancel()

@@ -1,0 +1,149 @@
+"""How connections of a worker come to be: for requests, and for code in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from typing import Protocol
+
+from mooring.connection.connection import Connection
+from mooring.connection.kept import KeptConnection
+from mooring.connection.live import LiveConnection
+from mooring.connection.state import ConnectionState
+from mooring.deadline import PASS_S
+from mooring.errors import ConnectError, ErrCode, ErrorEntry, LimitReached, MooringError
+from mooring.events import now_us
+from mooring.handler_options import resolve
+from mooring.link.messages import Open
+from mooring.link.record import ConnectionCreated
+from mooring.options import ConnectionOptions, ConnectionRequest
+from mooring.process.ids import ConnectionIds
+from mooring.usercode.construction import Constructions
+from mooring.usercode.handlers import check, class_name
+from mooring.usercode.host import CodeHost
+from mooring.usercode.websocket import WebSocket
+
+IO_LOOP_S = 30.0  # beyond connectTimeout: the I/O loop is not so late
+
+
+class Opener(CodeHost, Protocol):
+    """The worker, as far as it opens connections.
+
+    Attributes:
+        connections: By id, until their last event is in the outbox.
+        constructions: Connections to be, whose handler is still to be constructed.
+        stopping: Set once the worker runs down: nothing new begins.
+        draining: Likewise, where another process will open the kept connections again.
+    """
+
+    connections: dict[int, LiveConnection]
+    constructions: Constructions
+    stopping: bool
+    draining: bool
+
+
+class Openings:
+    """What opens the connections of one worker. `open` is for every thread but the I/O loop, the rest for that alone.
+
+    Args:
+        ask_ids: Asks the service for a further block of ids.
+    """
+
+    def __init__(self, worker: Opener, ask_ids: Callable[[], None]) -> None:
+        self._worker = worker
+        self._ids = ConnectionIds(ask_ids)
+        self.grant_ids = self._ids.grant
+
+    def check_limit(self) -> None:
+        """Say whether a further connection may be.
+
+        Raises:
+            LimitReached: If ``limits.max_connections_per_worker`` is reached.
+        """
+        if len(self._worker.connections) + len(self._worker.constructions) >= self._worker.settings.max_connections:
+            raise LimitReached("limits.max_connections_per_worker", self._worker.settings.max_connections)
+
+    def created(self, command: Open, options: ConnectionOptions) -> ConnectionCreated:
+        """Return the unchanging part of the record of what `command` opens."""
+        handler = command.connection_request.handler
+        name = None if handler is None else handler.name
+        return self._created(command.connection, command.created_at_us or now_us(), options, name)
+
+    def _created(
+        self, connection: int, created_at_us: int, options: ConnectionOptions, handler_name: str | None
+    ) -> ConnectionCreated:
+        return ConnectionCreated.of(connection, self._worker.worker, handler_name, created_at_us, options)
+
+    def begin(self, command: Open, options: ConnectionOptions, handler: object | None) -> LiveConnection:
+        """Dial for a request, once its handler (if it names one) is there."""
+        return self._begin(self.created(command, options), options, handler, command)
+
+    def _begin(
+        self, created: ConnectionCreated, options: ConnectionOptions, handler: object | None, command: Open | None
+    ) -> LiveConnection:
+        resumed = None if command is None else command.resumed
+        connection: LiveConnection
+        if options.reconnect is None and resumed is None:
+            connection = Connection(self._worker, created, options, handler)
+        else:
+            spec = None if command is None else command.connection_request
+            connection = KeptConnection(self._worker, created, options, handler, resumed, spec)
+        if handler is not None:
+            connection.websocket = WebSocket(self._worker, connection)
+        self._worker.connections[created.id] = connection
+        connection.dial(0 if command is None else command.request)
+        if self._worker.stopping:
+            connection.let_go("the worker is being killed", drain=self._worker.draining)
+        return connection
+
+    def open(self, request: ConnectionRequest, handler: object | None) -> LiveConnection:
+        """Open a connection for code in this worker, and wait until the dial has ended well.
+
+        Raises:
+            InvalidRequest: If the url, a callback of the handler, or what it asks for, is not valid.
+            ConnectError: If the dial fails.
+            LimitReached: If ``limits.max_connections_per_worker`` is reached.
+            MooringError: If the worker is being killed, or no connection id can be had while the service is away.
+        """
+        if handler is not None:
+            check(handler)
+        options = resolve(request, handler)
+        if self._worker.stopping:
+            raise MooringError("the worker is being killed")
+        self.check_limit()
+        id_wanted: Future[int] = Future()
+        self._worker.post(self._ids.want, id_wanted)
+        # Once more, shortly: if the whole worker stood still, the I/O loop has not yet seen what the service has granted.
+        for patience_s in (options.connect_timeout_s, PASS_S):
+            wait((id_wanted,), patience_s)
+        if id_wanted.cancel():
+            raise MooringError("no connection id: the service is away, and the worker's block of ids is used up")
+        connection_id = id_wanted.result()
+        opened: Future[LiveConnection] = Future()
+        name = None if handler is None else class_name(handler)
+
+        def begin() -> None:
+            try:
+                self.check_limit()  # again: here nobody comes in between
+            except LimitReached as exc:
+                opened.set_exception(exc)
+                return
+            created = self._created(connection_id, now_us(), options, name)
+            self._begin(created, options, handler, None).when_opened(opened)
+
+        self._worker.post(begin)
+        try:
+            # The dial has its own deadline; this one only guards against the I/O loop itself.
+            connection = opened.result(options.connect_timeout_s + IO_LOOP_S)
+        except TimeoutError:
+            self._worker.post(self._give_up, connection_id)
+            raise ConnectError([ErrorEntry(ErrCode.CONNECT_TIMEOUT, "the worker did not come to it in time")]) from None
+        # Not `errors`: one that opened may have failed meanwhile; a kept one may go on trying.
+        if connection.opened_at_us is None and connection.state is ConnectionState.CLOSED:
+            raise ConnectError(connection.errors, connection_id)
+        return connection
+
+    def _give_up(self, connection_id: int) -> None:
+        connection = self._worker.connections.get(connection_id)
+        if connection is not None:
+            connection.terminate(None, "whoever opened it waits no longer")
