@@ -18,10 +18,12 @@ from mooring.errors import (
     HandlerError,
     InvalidRequest,
     MooringError,
+    NotKept,
     SendError,
     WrongState,
 )
 from mooring.events import ErrorEvent, MessageEvent, OpenEvent, TerminateEvent
+from mooring.kept_events import DisconnectEvent, ReconnectEvent
 from mooring.version import __version__
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ConnectError",
     "ConnectionClosed",
+    "DisconnectEvent",
     "ErrCode",
     "ErrorEntry",
     "ErrorEvent",
@@ -38,7 +41,9 @@ __all__ = [
     "InvalidRequest",
     "MessageEvent",
     "MooringError",
+    "NotKept",
     "OpenEvent",
+    "ReconnectEvent",
     "SendError",
     "TerminateEvent",
     "WebSocket",

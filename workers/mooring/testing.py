@@ -86,7 +86,7 @@ class ServerConnection:
         await self._socket.close(code=code, message=reason.encode())
 
     def abort(self) -> None:
-        """Cut the TCP connection, as a crash or a lost network does."""
+        """Cut the TCP connection, as a crash or a lost network does. Inside a script; from a test, see `Server.drop`."""
         if self._request.transport is not None:
             self._request.transport.abort()
 
@@ -149,6 +149,7 @@ class Server:
         self._thread = _LoopThread("mooring-test-server")
         self._runner: web.AppRunner
         self._errors: list[Exception] = []
+        self._refusal = 0
         self.connections: list[ServerConnection] = []
         self.url = ""
 
@@ -165,6 +166,27 @@ class Server:
         if exc is None and self._errors:
             raise self._errors[0]
 
+    def drop(self) -> None:
+        """Cut the TCP connections of all clients, as a server that crashes does; it still listens."""
+
+        def cut() -> None:
+            for connection in self.connections:
+                connection.abort()
+
+        self._thread.loop.call_soon_threadsafe(cut)
+
+    def close(self, code: int = 1001, reason: str = "") -> None:
+        """Close all connections in order, as a server that is deployed anew does; it still listens."""
+
+        async def close_all() -> None:
+            await asyncio.gather(*(connection.close(code, reason) for connection in self.connections))
+
+        self._thread.run(close_all())
+
+    def refuse(self, status: int) -> None:
+        """Answer further handshakes with `status` instead of 101; 0: accept them again."""
+        self._refusal = status
+
     async def _start(self) -> None:
         app = web.Application()
         app.router.add_route("GET", "/{path:.*}", self._serve)
@@ -174,6 +196,8 @@ class Server:
         self.url = f"ws://127.0.0.1:{self._runner.addresses[0][1]}/"
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
+        if self._refusal:
+            return web.Response(status=self._refusal)
         socket = web.WebSocketResponse(protocols=self._protocols, max_msg_size=0)
         await socket.prepare(request)
         connection = ServerConnection(request, socket)

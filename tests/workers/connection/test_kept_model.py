@@ -1,0 +1,148 @@
+"""Random walks of kept connections in a world without an outside: what is recorded reads as the law says, whatever happens when."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import re
+from collections.abc import Iterator
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mooring.connection.kept import KeptConnection
+from mooring.connection.kept_state import KeptState
+from mooring.errors import ErrCode
+from mooring.kept_options import ReconnectRequest
+from mooring.wire.socket import SocketState
+from tests.workers.connection.test_kept_state import LAW, LETTERS
+from tests.workers.connection.world import Dial, Transport, World
+
+CODES = (1000, 1001, None, 1008, 1009, 1011, 1013, 4401, 4999)
+FAILURES: tuple[tuple[ErrCode, int | None], ...] = (
+    (ErrCode.REFUSED, None),
+    (ErrCode.CONNECT_TIMEOUT, None),
+    (ErrCode.NAME_NOT_RESOLVED, None),
+    (ErrCode.HANDSHAKE_STATUS, 503),
+    (ErrCode.HANDSHAKE_STATUS, 429),
+    (ErrCode.HANDSHAKE_STATUS, 401),
+    (ErrCode.POLICY_REFUSED, None),
+)
+
+
+class Walk:
+    """One connection, to which one thing after the other happens; what must hold is checked after each."""
+
+    def __init__(self, choices: Iterator[int]) -> None:
+        self.choices = choices
+        self.world = World()
+        policy = ReconnectRequest(
+            first=("fail", "retry")[self.choose(2)],
+            give_up_after=(0.0, 120.0)[self.choose(2)],
+            min_delay=0.5,
+            stop_codes=[1009] if self.choose(2) else [],
+            refused_codes=[4401] if self.choose(4) == 0 else [],
+        )
+        self.request, self.ends = 0, 1_000_000
+        self.connection: KeptConnection = self.world.open(request=1, reconnect=policy, close_timeout=3)
+
+    def choose(self, count: int) -> int:
+        return next(self.choices) % count
+
+    @property
+    def pending(self) -> list[Dial]:
+        return [dial for dial in self.world.dialler.dials if not dial.ended and not dial.cancelled]
+
+    @property
+    def transports(self) -> list[Transport]:
+        return [dial.transport for dial in self.world.dialler.dials if dial.transport is not None]
+
+    def happen(self) -> None:
+        before = self.connection.kept_state
+        transport = self.transports[-1] if self.transports else None
+        match self.choose(16):
+            case 0 | 1:
+                self.world.loop.advance((0.0, 0.01, 0.3, 2.0, 15.0, 90.0)[self.choose(6)])
+            case 2 | 3 | 4 | 5 if self.pending:
+                self.pending[0].accept()
+            case 6 if self.pending:
+                err_code, status = FAILURES[self.choose(len(FAILURES))]
+                self.pending[0].fail(err_code, status)
+            case 7 | 8 if transport is not None and transport.protocol is not None:
+                transport.say("x")
+            case 9 if transport is not None and transport.protocol is not None:
+                transport.close_with(CODES[self.choose(len(CODES))])
+            case 10 if transport is not None and transport.protocol is not None:
+                transport.lose(ConnectionResetError() if self.choose(2) else None)
+            case 11 if transport is not None and transport.protocol is not None and self.choose(3) == 0:
+                transport.protocol.data_received((b"\xff\xff", b"\x81\x02\xff\xff")[self.choose(2)])
+            case 12:
+                self.request += 10
+                delay_s = (0.0, 5.0)[self.choose(2)]
+                self.world.order(self.connection, self.request, delay_s=delay_s, wait=bool(self.choose(2)))
+            case 13 if self.choose(6) == 0:
+                self.ends += 1
+                self.connection.terminate(None, None, self.ends)
+            case 14 if self.choose(12) == 0:
+                self.connection.stop(1001, "the worker is being killed")
+            case 15 if len(self.transports) > 1:  # a late word of a dead socket
+                dead = self.transports[self.choose(len(self.transports) - 1)]
+                dead.protocol.data_received(b"\x81\x01x")
+                dead.protocol.connection_lost(None)
+                assert self.connection.kept_state is before
+        if self.choose(3):
+            self.world.loop.advance()
+
+    def check(self) -> None:
+        state = self.connection.kept_state
+        alive = [one for one in self.transports if one.protocol is not None and one.protocol.state is SocketState.OPEN]
+        assert len(alive) <= 1, "never two sockets of one id"
+        assert not (alive and self.pending), "and none beside a dial"
+        if state is KeptState.CLOSED:
+            assert not alive and not self.pending
+
+    def finish(self) -> None:
+        """End it, and read its events by the law."""
+        if self.connection.kept_state is not KeptState.CLOSED:
+            self.connection.terminate(None, None, 2)
+        dials = len(self.world.dialler.dials)
+        self.world.loop.advance(300)
+        kinds = self.world.kinds()
+        text = "".join(LETTERS[kind] for kind in kinds)
+        assert LAW.match(text), text
+        assert re.fullmatch("(O|E?T)?([^OR]|R)*", text), "one onOpen, and nothing before it but the end"
+        assert self.world.dense() and kinds.count("onTerminate") == 1
+        assert len(self.world.dialler.dials) == dials, "no dial after the end"
+        assert self.world.loop.timers == 0 and self.world.redials.waiting == 0 and self.world.forgotten == [1]
+        answered = [getattr(answer, "request", 0) for answer in self.world.answers]
+        assert len(answered) == len(set(answered)), "each request is answered once"
+        asked = {1, *range(10, self.request + 1, 10), *range(1_000_001, self.ends + 1)}
+        assert asked <= set(answered), "and none is left waiting"
+
+
+def test_random_walks_of_the_real_connection_read_as_the_law_says() -> None:  # 47
+    steps = 0
+    seen: set[KeptState] = set()
+
+    @settings(max_examples=150)
+    @given(st.integers(0, 2**32), st.binary(max_size=64))
+    def walk(seed: int, chosen: bytes) -> None:
+        nonlocal steps
+        rng = random.Random(seed)
+        random.seed(seed)  # of the jitter
+        choices = itertools.chain(chosen, iter(lambda: rng.randrange(256), None))
+        for _ in range(8):
+            one = Walk(choices)
+            for _ in range(100):
+                one.happen()
+                one.check()
+                seen.add(one.connection.kept_state)
+                steps += 1
+                if one.connection.kept_state is KeptState.CLOSED and one.choose(3) == 0:
+                    break
+            one.finish()
+
+    while steps < 100_000:
+        walk()
+    print(f"{steps} steps")
+    assert seen >= set(KeptState) - {KeptState.CONNECTING, KeptState.RENEWING, KeptState.OPENING, KeptState.BLOCKED}
