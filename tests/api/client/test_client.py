@@ -34,7 +34,7 @@ async def test_the_client_has_every_verb_and_events_that_resume(shared: RunningS
         assert (await client.kill_worker("w")).closed == 0
 
     def verbs(client: type) -> set[str]:
-        return {name for name in dir(client) if not name.startswith("_")} - {"raw_events", "request", "url"}
+        return {name for name in dir(client) if not name.startswith("_")} - {"raw_events", "request", "token", "url"}
 
     assert verbs(BlockingClient) == verbs(Client)
 
