@@ -6,8 +6,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := pyproject.toml constraints.txt workers/mooring/version.py
 PYTEST := $(BIN)/python -m pytest tests
-# One more than a small machine has cores, since most tests wait; those of one service stay together (tests/conftest.py).
-SIDE_BY_SIDE := -n 3 --dist loadgroup
+# One more than a small machine has cores, since most tests wait; a module's tests stay together: many share a service.
+SIDE_BY_SIDE := -n 3 --dist loadfile
 
 .PHONY: help run venv venv-test test test-quick test-long lint types format check bench bench-quick conformance release-check test-pythons clean
 

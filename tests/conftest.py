@@ -255,16 +255,11 @@ def rounds(short: int, long: int, name: str = "rounds") -> pytest.MarkDecorator:
 NEED_A_PROCESS = {"start_service", "module_service"}
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep tests together that share a fixture of their module, and mark as `quick` what starts no service."""
+    """Mark as `quick` what starts no service, and give the long ones their time."""
     for item in items:
-        assert isinstance(item, pytest.Function)
-        fixtures = item._fixtureinfo.name2fixturedefs
-        made = [found[-1] for found in fixtures.values()]
-        if any(one.scope == "module" and one.baseid.startswith("tests") for one in made):
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
-        if not NEED_A_PROCESS & set(fixtures):
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if not NEED_A_PROCESS & fixtures:
             item.add_marker(pytest.mark.quick)
         if item.get_closest_marker("long"):
             item.add_marker(pytest.mark.timeout(600))

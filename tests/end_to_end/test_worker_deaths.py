@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ctypes
 import os
 import signal
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -14,6 +17,8 @@ from mooring.link.messages import Hello, Refused, command_decoder
 from tests.conftest import ROOT, RunningService, StartService, wait_for
 from tests.follower import Follower
 from tests.servers import EchoServer, FeedServer
+
+PR_SET_CHILD_SUBREAPER = 36
 
 
 @pytest.mark.alone
@@ -57,21 +62,39 @@ async def _running(service: RunningService, name: str) -> dict[str, object] | No
     return record if record["status"] == "Running" else None
 
 
+@contextlib.contextmanager
+def _parent_of_orphans() -> Iterator[None]:
+    """Be what init is: who buries orphans, at once. In a container some other process does it, late or never."""
+    prctl = ctypes.CDLL(None).prctl
+    prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    try:
+        yield
+    finally:
+        prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("buried", [False, True])
 async def test_a_worker_that_ended_in_order_while_the_service_was_away_has_told_why(
-    start_service: StartService,
+    start_service: StartService, buried: bool
 ) -> None:
     service = await start_service(env={"MOORING_WORKER_ORPHAN_TIME": "0.3"})
     async with FeedServer(rate=100) as feed:
         record = await service.open(feed.url)
-        await service.kill()
-        await wait_for(lambda: feed.ends, 5)
-        assert feed.ends[0][1] == 1001, "an orphan closes its connections"
-        await wait_for(lambda: not service.worker_pids(), 5)
-        await service.start()
+        (pid,) = service.worker_pids()
+        with _parent_of_orphans():
+            await service.kill()
+            await wait_for(lambda: feed.ends, 5)
+            assert feed.ends[0][1] == 1001, "an orphan closes its connections"
+            await wait_for(lambda: not service.worker_pids(), 5)
+            if buried:
+                await asyncio.to_thread(os.waitpid, pid, 0)
+            await service.start()
         events = await service.events(record["id"], until="onTerminate")
         assert events[-1]["event"]["code"] == 1006
         page = await service.get("/v1/events?after=start&kind=workerExited")
         assert "no service for" in page["events"][-1]["event"]["reason"]
+        if not buried:
+            await asyncio.to_thread(os.waitpid, pid, 0)
 
 
 async def test_a_worker_of_another_version_is_refused_with_the_reason(service: RunningService) -> None:

@@ -157,8 +157,9 @@ class Lifecycle:
         process = slot.process
         ended = process.exited.result() if process is not None and process.exited.done() else Exit(None, None)
         record = worker_process.take_exit_record(slot.record.exit_record)
-        # If we did not end it, what the process wrote down itself is the truth, unless a signal ended it first.
-        text = reason or (record.reason if record is not None and ended.signal is None else ended.text)
+        text = reason or ended.text
+        if record is not None and ended.signal is None and (process is None or not reason):
+            text = record.reason  # we did not end it: what it wrote down itself is the truth, unless a signal was first
         slot.fail_requests(text)
         asked = slot.state is WorkerState.STOPPING
         delay = None if asked else self._count_death(slot, text)
