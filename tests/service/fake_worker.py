@@ -300,6 +300,7 @@ async def running_service(
 def stalled_disk(state_dir: Path) -> Iterator[None]:
     """Nothing can be written meanwhile: somebody else holds the database's lock."""
     blocker = apsw.Connection(str(state_dir / "journal.db"))
+    blocker.set_busy_timeout(5_000)  # the writer may just be at work
     blocker.execute("BEGIN IMMEDIATE").fetchall()
     try:
         yield

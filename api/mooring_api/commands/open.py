@@ -187,7 +187,9 @@ def kept_body(body: dict[str, Any], keep: bool, first: str | None) -> dict[str, 
     help="With --keep: what follows when the first dial fails (default: fail).",
 )
 @create_options
-@click.option("--resolve", "resolve", metavar="HOST:PORT:ADDR", help="As curl: dial ADDR, look nothing up.")
+@click.option(
+    "--resolve", "resolve", metavar="HOST:PORT:ADDR", help="As curl: dial ADDR, look nothing up.", hidden=True
+)
 @click.option(
     "--options",
     is_flag=True,
