@@ -65,7 +65,13 @@ class JournalConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         ),
     ] = "process"
     max_events: Annotated[Count, _doc("Older events are dropped above this number.")] = 10_000_000
-    max_bytes: Annotated[Count, _doc("Older events are dropped above this size.")] = 4 * 1024**3
+    max_bytes: Annotated[
+        Count,
+        _doc(
+            "Older events are dropped above this size. Answers kept for an Idempotency-Key count, too; they take a quarter of it "
+            "at most, and the oldest go first."
+        ),
+    ] = 4 * 1024**3
     max_age: Annotated[Positive, _doc("Events older than this are dropped.")] = 7 * 86_400.0
     ring_bytes: Annotated[
         Count, _doc("The newest events are held in memory up to this size, for live subscribers.")

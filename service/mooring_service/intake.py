@@ -11,7 +11,7 @@ from typing import assert_never
 import msgspec
 
 from mooring.background import Background
-from mooring.errors import ErrCode, JournalUnavailable
+from mooring.errors import ErrCode, JournalUnavailable, LinkError
 from mooring.events import Kind, WorkerExitedEvent, WorkerStartedEvent, now_us, worker_body
 from mooring.link.messages import (
     AskCall,
@@ -115,29 +115,16 @@ class Intake:
             log.error("the journal cannot be written: %s; connections stay open, events wait in the workers", failure)
 
     def take(self, slot: Slot, reports: list[Report]) -> None:
-        """Take the reports of one read, in order."""
+        """Take the reports of one read, in order.
+
+        Raises:
+            LinkError: If one of them is none of ours: the link ends, and what came before it is taken.
+        """
         slot.last_report_at = time.monotonic()
         for report in reports:
             match report:
                 case Events():
-                    if report.asks:
-                        slot.asks[report.number] = report.asks
-                    self._journal.append(
-                        Append(
-                            worker=slot.name,
-                            incarnation=slot.incarnation,
-                            number=report.number,
-                            connections=report.connections,
-                            kinds=report.kinds,
-                            bodies=report.bodies,
-                            created=report.created,
-                            updates=report.updates,
-                            began_at_us=report.began_at_us,
-                        )
-                    )
-                    if self._journal.queued_bytes > QUEUE_HIGH_BYTES:
-                        slot.pause_reading()
-                        self._links_paused = True
+                    self._take_events(slot, report)
                 case Sent() | SendFailed() | OpenInvalid():
                     slot.answer(report.request, report)
                 case Opened() | OpenFailed() | TerminateDone() | Called() | CallFailed():
@@ -156,6 +143,28 @@ class Intake:
                     log.warning("worker %s said hello twice", slot.name, extra=slot.tags)
                 case _:
                     assert_never(report)
+
+    def _take_events(self, slot: Slot, events: Events) -> None:
+        append = Append(
+            worker=slot.name,
+            incarnation=slot.incarnation,
+            number=events.number,
+            connections=events.connections,
+            kinds=events.kinds,
+            bodies=events.bodies,
+            created=events.created,
+            updates=events.updates,
+            began_at_us=events.began_at_us,
+        )
+        wrong = append.wrong
+        if wrong is not None:
+            raise LinkError(f"frame {events.number} cannot be stored: {wrong}")
+        if events.asks:
+            slot.asks[events.number] = events.asks
+        self._journal.append(append)
+        if self._journal.queued_bytes > QUEUE_HIGH_BYTES:
+            slot.pause_reading()
+            self._links_paused = True
 
     async def _grant(self, slot: Slot, incarnation: str) -> None:
         while slot.linked and slot.incarnation == incarnation:

@@ -59,6 +59,7 @@ class Service:
         connections: The verbs of connections.
         workers: The verbs of workers.
         feed: The events of everything; those of one connection are followed in `connections`.
+        died: Ends, with the reason, when this process can go on no longer: it is to end under its workers, for the next to adopt.
     """
 
     def __init__(self, config: Config, state_dir: Path, journal: Journal, *, app_dirs: list[str] | None = None) -> None:
@@ -90,6 +91,7 @@ class Service:
         )
         self._asks = Asks(self._admission, journal, roster, self._supervisor, self.workers, self._background)
         self._started = False
+        self.died: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     def _do_asks(self, slot: Slot, asks: list[AskCall | AskKill]) -> None:
         self._asks.do(slot, asks)
@@ -104,7 +106,7 @@ class Service:
 
     async def start(self) -> None:
         """Open the journal, adopt the workers."""
-        recovered = await self.journal.start(self._intake.on_committed, self._intake.on_failure)
+        recovered = await self.journal.start(self._intake.on_committed, self._intake.on_failure, self.died.set_result)
         self.directory.recover(self.journal.epoch, recovered.connections)
         # Taken first: the first connection of a new state directory is number 1.
         await self._openings.allot()

@@ -123,6 +123,12 @@ class Server:
         replace_text(options.state_dir / "address", f"{self.url}\n")
 
     @property
+    def died(self) -> asyncio.Future[str]:
+        """Ends, with the reason, when the service can go on no longer; then it is to be stopped with `handover`."""
+        assert self._service is not None, "start comes first"
+        return self._service.died
+
+    @property
     def worker_count(self) -> int:
         """How many workers there are."""
         return 0 if self._service is None else len(self._service.workers.slots())

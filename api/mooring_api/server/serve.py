@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
@@ -83,11 +84,17 @@ async def serve(config: Config, options: ServeOptions, reload: Callable[[], Conf
         say(demo_words(server.next_connection))
     systemd.notify(f"READY=1\nSTATUS=listening at {server.url}")
     watchdog = asyncio.create_task(systemd.watchdog())
-    number = await wanted
+    ends: set[asyncio.Future[Any]] = {wanted, server.died}
+    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
     await background.close()
     watchdog.cancel()
     await asyncio.gather(watchdog, return_exceptions=True)
-    restarting = number is signal.SIGUSR2
+    if not wanted.done():
+        log.critical("%s; ending under the running workers, which the next start goes on with", server.died.result())
+        wanted.set_result(signal.SIGABRT)  # whatever signal comes now is the second
+        await server.stop(handover=True)
+        return Outcome(1)
+    restarting = wanted.result() is signal.SIGUSR2
     if restarting:
         log.warning("restarting under %d running workers", server.worker_count)
         systemd.notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")

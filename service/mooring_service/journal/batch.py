@@ -9,13 +9,17 @@ import msgspec
 from mooring.events import Kind
 from mooring.link.messages import ConnectionCreated, ConnectionUpdate
 
+MAX_NUMBER = 1 << 63  # what SQLite holds, and the columns
+_KINDS = bytes(kind for kind in Kind if kind is not Kind.gap)
+
 
 class Append(msgspec.Struct, frozen=True, kw_only=True):
     """One atomic addition to the journal: events and the records that change with them.
 
     From a worker it bears `incarnation` and `number` (1, 2, 3, …): the same pair twice is stored once. What the
     service itself adds has number 0. The columns are those of `mooring.link.messages.Events`. `answers` are those of
-    Idempotency-Keys (key, answer) that become known with it.
+    Idempotency-Keys (key, answer) that become known with it. `asks` are what code in the worker asks for, as messages of the link:
+    each is kept, under a number of its own, until an addition names it in `asks_done`.
     `ended` is an incarnation whose process has ended: what it could not report is in the same addition.
     `began_at_us` is when the oldest event was recorded (0: not known); it is not kept.
     """
@@ -29,13 +33,35 @@ class Append(msgspec.Struct, frozen=True, kw_only=True):
     created: list[ConnectionCreated] = []
     updates: list[ConnectionUpdate] = []
     answers: list[tuple[str, bytes]] = []
+    asks: list[bytes] = []
+    asks_done: list[int] = []
     ended: str = ""
     began_at_us: int = 0
 
     @property
+    def wrong(self) -> str | None:
+        """Why it can never be stored, or never be shown; None if it can. Workers share their process with code that is not ours."""
+        events = len(self.kinds)
+        if len(self.connections) != 8 * events:
+            return f"{len(self.connections)} bytes of connections for {events} events"
+        bodies = self.bodies.count(b"\n") + 1 if events or self.bodies else 0
+        if bodies != events:
+            return f"{bodies} bodies for {events} events"
+        if self.kinds.translate(None, _KINDS):
+            return "events of unknown kinds"
+        if not 0 <= self.number < MAX_NUMBER or not all(
+            0 < record.id < MAX_NUMBER for records in (self.created, self.updates) for record in records
+        ):
+            return "a number out of range"
+        if not all(created.worker == self.worker for created in self.created):
+            return "a connection of another worker"
+        return None
+
+    @property
     def size(self) -> int:
         """Bytes that this holds, roughly: for bounds."""
-        return len(self.bodies) + 9 * len(self.kinds) + 200 * (len(self.created) + len(self.updates)) + 100
+        size = len(self.bodies) + 9 * len(self.kinds) + 200 * (len(self.created) + len(self.updates)) + 100
+        return size + sum(map(len, self.asks)) if self.asks else size
 
 
 def batch_size(body_bytes: int, events: int) -> int:

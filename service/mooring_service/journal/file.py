@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import secrets
 import shutil
@@ -14,10 +15,9 @@ import msgspec
 from mooring import private_files
 from mooring.errors import JournalUnavailable
 from mooring.link.messages import ConnectionCreated, ConnectionUpdate
-from mooring_service.journal.journal import Incarnation, Recovered, StoredConnection
-from mooring_service.journal.retention import Marks, look_at_first
+from mooring_service.journal.journal import Incarnation, JournalTooNew, Recovered, StoredAsk, StoredConnection
+from mooring_service.journal.retention import ANSWER_BYTES, Marks, look_at_first
 
-SCHEMA_VERSION = 1
 SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value ANY) STRICT, WITHOUT ROWID;
 CREATE TABLE batches (
@@ -34,10 +34,32 @@ CREATE TABLE incarnations (
 CREATE TABLE answers (
     key TEXT PRIMARY KEY, fingerprint BLOB NOT NULL, created_at_ms INTEGER NOT NULL, answer BLOB) STRICT, WITHOUT ROWID;
 CREATE INDEX answers_by_age ON answers (created_at_ms);
+INSERT INTO meta VALUES ('epoch', lower(hex(randomblob(4)))), ('next_position', 1), ('total_bytes', 0);
 """
-MIGRATIONS: dict[int, str] = {}
-"""Version → SQL that brings a file of that version to the next one."""
+"""The first version. A new file goes through all versions, as an old one does."""
 
+MIGRATIONS = (
+    # 2: what code in workers asks for is kept until it is done; a worker that has no process just now keeps its name (`stands`);
+    # the answers of Idempotency-Keys are counted.
+    f"""
+CREATE TABLE asks (
+    id INTEGER PRIMARY KEY, worker TEXT NOT NULL, incarnation TEXT NOT NULL, number INTEGER NOT NULL, ask BLOB NOT NULL) STRICT;
+ALTER TABLE incarnations ADD COLUMN stands INTEGER NOT NULL DEFAULT 0;
+INSERT INTO meta SELECT 'next_ask', 1 UNION ALL
+    SELECT 'answer_bytes', coalesce(sum({ANSWER_BYTES} + coalesce(length(answer), 0)), 0) FROM answers;
+CREATE TRIGGER answer_claimed AFTER INSERT ON answers BEGIN
+    UPDATE meta SET value = value + {ANSWER_BYTES} + coalesce(length(new.answer), 0) WHERE name = 'answer_bytes'; END;
+CREATE TRIGGER answer_stored AFTER UPDATE OF answer ON answers BEGIN
+    UPDATE meta SET value = value + coalesce(length(new.answer), 0) - coalesce(length(old.answer), 0)
+    WHERE name = 'answer_bytes'; END;
+CREATE TRIGGER answer_gone AFTER DELETE ON answers BEGIN
+    UPDATE meta SET value = value - {ANSWER_BYTES} - coalesce(length(old.answer), 0) WHERE name = 'answer_bytes'; END;
+""",
+)
+"""SQL that brings a file from each version to the next one."""
+
+SCHEMA_VERSION = 1 + len(MIGRATIONS)
+LAST_TIME = "SELECT time_ms FROM batches ORDER BY first DESC LIMIT 1"
 CHECK_S = 1.0  # `quick_check` may take so long before the start; a larger file is checked on behind it
 WAL_PAGES = 4_000  # 16 MiB between checkpoints
 
@@ -47,49 +69,76 @@ _unpack_update = msgspec.msgpack.Decoder(ConnectionUpdate).decode
 
 
 class OpenFile(msgspec.Struct, frozen=True):
-    """An open file: `set_aside` is where a corrupt one went, `checked` says whether all of it was looked at."""
+    """An open file and what it held.
+
+    `checked` says whether all of it was looked at, `marks` where its record begins and ends, `last_ms` when it was last written to.
+    """
 
     connection: apsw.Connection
-    set_aside: str | None
     checked: bool
+    last_ms: int
+    epoch: str
+    marks: Marks
+    recovered: Recovered
 
 
 def open_file(path: Path, level: str) -> OpenFile:
-    """Open the journal's file for writing; check it, migrate it, set a corrupt one aside.
+    """Open the journal's file for writing; check it, migrate it, set a corrupt one aside; return what it held.
 
     Raises:
-        JournalUnavailable: If it cannot be opened, or is of a later version.
+        JournalTooNew: If it is of a later version.
+        JournalUnavailable: If it cannot be opened just now.
     """
-    set_aside = None
-    connection = None
     try:
-        connection = _connect(path, level)
-        checked = _check(connection)
-    except (apsw.CorruptError, apsw.NotADBError) as exc:
-        if connection is not None:
-            connection.close()
-        set_aside = _set_aside(path, str(exc))
-        connection, checked = _connect(path, level), True
-    try:
-        _migrate(path, connection)
-    except apsw.Error as exc:
-        raise JournalUnavailable(f"{path}: {exc}") from exc
-    return OpenFile(connection, set_aside, checked)
-
-
-def _connect(path: Path, level: str) -> apsw.Connection:
-    try:
-        private_files.make(path)
-        connection = apsw.Connection(str(path), statementcachesize=64)
-        connection.set_busy_timeout(1_000)
-        pragma(connection, page_size=4096, journal_mode="WAL")
-    except (apsw.CorruptError, apsw.NotADBError):
-        raise
+        finding = read_finding(path)
+        if finding is None:
+            try:
+                return _open(path, level, None)
+            except (apsw.CorruptError, apsw.NotADBError) as exc:
+                finding = str(exc)
+        return _open(path, level, _set_aside(path, finding))
     except (apsw.Error, OSError) as exc:
         raise JournalUnavailable(f"{path}: {exc}") from exc
-    synchronous = "FULL" if level == "power" else "NORMAL"
-    pragma(connection, synchronous=synchronous, wal_autocheckpoint=WAL_PAGES, mmap_size=0, cache_size=-8000)
-    return connection
+
+
+def _open(path: Path, level: str, set_aside: str | None) -> OpenFile:
+    private_files.make(path)
+    with contextlib.ExitStack() as undo:
+        connection = apsw.Connection(str(path), statementcachesize=64)
+        undo.callback(connection.close)
+        connection.set_busy_timeout(1_000)
+        pragma(connection, page_size=4096, journal_mode="WAL")
+        synchronous = "FULL" if level == "power" else "NORMAL"
+        pragma(connection, synchronous=synchronous, wal_autocheckpoint=WAL_PAGES, mmap_size=0, cache_size=-8000)
+        checked = _check(connection)
+        _migrate(path, connection)
+        last_ms = connection.execute(LAST_TIME).get or 0
+        opened = OpenFile(connection, checked, last_ms, *_recover(connection, set_aside))
+        undo.pop_all()
+    return opened
+
+
+def _finding_of(path: Path) -> Path:
+    return Path(f"{path}.damaged")
+
+
+def read_finding(path: Path) -> str | None:
+    """Return what is known to be wrong with the file; None when nothing is."""
+    try:
+        return _finding_of(path).read_text(errors="replace").strip() or "it is damaged"
+    except OSError:
+        return None
+
+
+def write_finding(path: Path, finding: str) -> None:
+    """Write down that the file is damaged, once: it is set aside at the next start, which need not find it again."""
+    if read_finding(path) is not None:
+        return
+    log.error("the journal %s is damaged: %s; it will be set aside at the next start", path, finding)
+    try:
+        private_files.write_text(_finding_of(path), f"{finding}\n")
+    except OSError as exc:
+        log.error("that cannot be written down: %s", exc)
 
 
 def _check(connection: apsw.Connection) -> bool:
@@ -111,7 +160,7 @@ def _set_aside(path: Path, reason: str) -> str:
     """Rename a corrupt database and its companions: somebody may want to look, so nothing is deleted."""
     stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
     name = f"{path}.corrupt-{stamp}-{secrets.token_hex(2)}"
-    for suffix in ("", "-wal", "-shm"):
+    for suffix in ("", "-wal", "-shm", ".damaged"):
         old = Path(f"{path}{suffix}")
         if old.exists():
             old.rename(f"{name}{suffix}")
@@ -121,19 +170,16 @@ def _set_aside(path: Path, reason: str) -> str:
 
 def _migrate(path: Path, connection: apsw.Connection) -> None:
     version = connection.execute("PRAGMA user_version").get
+    if version == SCHEMA_VERSION:
+        return  # nothing is written: a full disk takes nothing, and need not
     if version > SCHEMA_VERSION:
-        raise JournalUnavailable(
+        raise JournalTooNew(
             f"{path} was written by a later mooring (schema {version}, this one knows {SCHEMA_VERSION}); "
             "start that one, or another state directory"
         )
     with connection:
-        if version == 0:
-            connection.execute(SCHEMA)
-            connection.execute("INSERT INTO meta VALUES ('epoch', ?)", (secrets.token_hex(4),))
-            connection.execute("INSERT INTO meta VALUES ('next_position', 1), ('total_bytes', 0)")
-        else:
-            for step in range(version, SCHEMA_VERSION):
-                connection.execute(MIGRATIONS[step])
+        for step in (SCHEMA, *MIGRATIONS)[version:]:
+            connection.execute(step)
         connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
@@ -143,10 +189,14 @@ def pragma(connection: apsw.Connection, **values: str | int) -> None:
         connection.execute(f"PRAGMA {name} = {value}").fetchall()
 
 
-def recover(connection: apsw.Connection, set_aside: str | None) -> tuple[str, Marks, Recovered]:
-    """Return the epoch of an open file, where its record begins and ends, and what it held."""
+def _recover(connection: apsw.Connection, set_aside: str | None) -> tuple[str, Marks, Recovered]:
     meta = dict(connection.execute("SELECT name, value FROM meta"))
-    marks = Marks(next_position=meta["next_position"], total_bytes=meta["total_bytes"])
+    marks = Marks(
+        next_position=meta["next_position"],
+        total_bytes=meta["total_bytes"],
+        answer_bytes=meta["answer_bytes"],
+        next_ask=meta["next_ask"],
+    )
     look_at_first(connection, marks)
     recovered = Recovered(
         connections=[
@@ -163,11 +213,12 @@ def recover(connection: apsw.Connection, set_aside: str | None) -> tuple[str, Ma
             )
         ],
         incarnations=[
-            Incarnation(incarnation, worker, stored, record, bool(ended))
-            for incarnation, worker, stored, record, ended in connection.execute(
-                "SELECT incarnation, worker, stored, record, ended FROM incarnations"
+            Incarnation(incarnation, worker, stored, record, bool(ended), bool(stands))
+            for incarnation, worker, stored, record, ended, stands in connection.execute(
+                "SELECT incarnation, worker, stored, record, ended, stands FROM incarnations"
             )
         ],
+        asks=[StoredAsk(*row) for row in connection.execute("SELECT id, worker, ask FROM asks ORDER BY id")],
         set_aside=set_aside,
     )
     return meta["epoch"], marks, recovered
@@ -196,6 +247,7 @@ def restore(copy: Path, path: Path) -> None:
             with connection:
                 connection.execute("UPDATE meta SET value = ? WHERE name = 'epoch'", (secrets.token_hex(4),))
                 connection.execute("DELETE FROM incarnations")
+                connection.execute("DELETE FROM asks")
             connection.execute("PRAGMA journal_mode = DELETE").fetchall()
         finally:
             connection.close()

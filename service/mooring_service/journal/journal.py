@@ -12,26 +12,48 @@ from typing import Protocol
 
 import msgspec
 
+from mooring.errors import JournalUnavailable
 from mooring.link.messages import ConnectionCreated, ConnectionUpdate
 from mooring_service.journal.batch import Append, Batch, EventFilter
 
 
+class JournalTooNew(JournalUnavailable):
+    """The journal was written by a later mooring: waiting does not mend it."""
+
+
 class Committed(msgspec.Struct, frozen=True):
-    """What became of one `Append`: its `batch` (None if it held no event), or `repeated`: it had been stored before."""
+    """What became of one `Append`: its `batch` (None if it held no event).
+
+    `repeated`: nothing was added, and nothing will be: it had been stored before, or can never be stored. `first_ask` is the number
+    of the first of its `asks`; the others follow.
+    """
 
     append: Append
     batch: Batch | None
     repeated: bool = False
+    first_ask: int = 0
 
 
 class Incarnation(msgspec.Struct, frozen=True):
-    """One process of a worker as the journal knows it; `stored` is the number of its last stored `Append`."""
+    """One process of a worker as the journal knows it; `stored` is the number of its last stored `Append`.
+
+    `stands`: it has ended, and its worker is there all the same: it is to be started again, or is Failed.
+    """
 
     incarnation: str
     worker: str
     stored: int
     record: bytes
     ended: bool
+    stands: bool = False
+
+
+class StoredAsk(msgspec.Struct, frozen=True):
+    """What code in a worker has asked for, and is not done yet: its number, who has asked, and the message of the link."""
+
+    number: int
+    worker: str
+    ask: bytes
 
 
 class StoredConnection(msgspec.Struct, frozen=True):
@@ -61,6 +83,7 @@ class Recovered(msgspec.Struct, frozen=True):
 
     connections: list[StoredConnection]
     incarnations: list[Incarnation]
+    asks: list[StoredAsk] = []
     set_aside: str | None = None
     """Path of a corrupt file that was set aside at this start; a new epoch began."""
 
@@ -88,7 +111,8 @@ class Journal(Protocol):
     Everything is called from the event loop's thread. `append` never blocks: what is appended is committed in order,
     as many at once as are waiting, and `on_committed` is then called on the event loop, in order, with all that one
     transaction held. While the journal cannot be written (`failure` is a reason then) appended items stay queued, and
-    are committed when it can be written again; `on_failure` is called at each change.
+    are committed when it can be written again; `on_failure` is called at each change. `on_death` is called when nothing
+    will ever be written again by this process: it should end, and leave what it keeps to the next one.
     """
 
     epoch: str
@@ -97,8 +121,14 @@ class Journal(Protocol):
         self,
         on_committed: Callable[[list[Committed]], None],
         on_failure: Callable[[str | None], None],
+        on_death: Callable[[str], None] | None = None,
     ) -> Recovered:
-        """Open, check and migrate; return what was held. Must be called first, once."""
+        """Open, check and migrate; return what was held. Must be called first; once it has returned, never again.
+
+        Raises:
+            JournalTooNew: If a later mooring has written it.
+            JournalUnavailable: If it cannot be opened just now; it may be tried again.
+        """
         ...
 
     async def stop(self) -> None:
@@ -150,8 +180,14 @@ class Journal(Protocol):
         """Reserve `count` connection ids for ever and return the first of them."""
         ...
 
-    async def save_incarnation(self, incarnation: str, worker: str, record: bytes, *, ended: bool = False) -> None:
-        """Keep what identifies a worker process (opaque to the journal), or that it has ended."""
+    async def save_incarnation(
+        self, incarnation: str, worker: str, record: bytes, *, ended: bool = False, stands: bool = False
+    ) -> None:
+        """Keep what identifies a worker process (opaque to the journal), or that it has ended.
+
+        Args:
+            stands: Its worker is there all the same; that is over once another process of the same worker is saved, or this one again.
+        """
         ...
 
     async def forget_connections(self, ids: list[int]) -> None:

@@ -14,6 +14,7 @@ from mooring_service.config import JournalConfig
 from mooring_service.journal.batch import Append, Batch, EventFilter
 from mooring_service.journal.clock import AgeClock
 from mooring_service.journal.journal import Committed, JournalStats, Recovered, StoredAnswer
+from mooring_service.journal.retention import ANSWER_BYTES, ANSWERS_SHARE, PRUNE_EVERY_S, PRUNE_IDLE_S
 
 log = logging.getLogger("mooring.journal")
 
@@ -30,8 +31,11 @@ class MemoryJournal:
         self._last = 0
         self._first = 1
         self._next_id = 1
+        self._next_ask = 1
         self._stored: dict[str, int] = {}
-        self._answers: dict[str, StoredAnswer] = {}
+        self._answers: dict[str, StoredAnswer] = {}  # oldest first
+        self._answer_bytes = 0
+        self._aging: asyncio.TimerHandle | None = None  # prunes, although nothing is written
         self._queue: list[tuple[Append, asyncio.Future[Committed] | None]] = []
         self._scheduled = False
         self._commits = 0
@@ -39,7 +43,10 @@ class MemoryJournal:
         self._on_committed: Callable[[list[Committed]], None] | None = None
 
     async def start(
-        self, on_committed: Callable[[list[Committed]], None], on_failure: Callable[[str | None], None]
+        self,
+        on_committed: Callable[[list[Committed]], None],
+        on_failure: Callable[[str | None], None],
+        on_death: Callable[[str], None] | None = None,
     ) -> Recovered:
         """Begin, empty."""
         self._on_committed = on_committed
@@ -48,6 +55,8 @@ class MemoryJournal:
     async def stop(self) -> None:
         """Commit what is queued."""
         self._commit()
+        if self._aging is not None:
+            self._aging.cancel()
 
     def append(self, item: Append) -> None:
         """Queue `item`."""
@@ -108,20 +117,34 @@ class MemoryJournal:
             self._last = batch.last
             self._batches.append(batch)
             self._bytes += batch.size
-        return Committed(item, batch)
+        first_ask = self._next_ask if item.asks else 0
+        self._next_ask += len(item.asks)
+        return Committed(item, batch, first_ask=first_ask)
 
     def _prune(self, time_ms: int) -> None:
         config = self._config
+        while self._answer_bytes > config.max_bytes // ANSWERS_SHARE:
+            oldest = next((known for known in self._answers.values() if known.answer is not None), None)
+            if oldest is None:
+                break
+            self._forget(oldest)
         oldest_ms = time_ms - int(config.max_age * 1000)
         batches = self._batches
         while batches and (
             self._last - self._first + 1 > config.max_events
-            or self._bytes > config.max_bytes
+            or self._bytes + self._answer_bytes > config.max_bytes
             or batches[0].time_ms < oldest_ms
         ):
             gone = batches.popleft()
             self._bytes -= gone.size
             self._first = gone.last + 1
+        if batches and self._aging is None:
+            due_s = (batches[0].time_ms - time_ms) / 1000 + config.max_age
+            self._aging = asyncio.get_running_loop().call_later(min(max(due_s, PRUNE_EVERY_S), PRUNE_IDLE_S), self._age)
+
+    def _age(self) -> None:
+        self._aging = None
+        self._prune(self.now_ms())
 
     @property
     def failure(self) -> str | None:
@@ -168,7 +191,9 @@ class MemoryJournal:
         self._next_id += count
         return first
 
-    async def save_incarnation(self, incarnation: str, worker: str, record: bytes, *, ended: bool = False) -> None:
+    async def save_incarnation(
+        self, incarnation: str, worker: str, record: bytes, *, ended: bool = False, stands: bool = False
+    ) -> None:
         """Nothing survives: only the numbers are forgotten with the process."""
         if ended:
             self._stored.pop(incarnation, None)
@@ -179,26 +204,34 @@ class MemoryJournal:
     async def claim_key(self, key: str, fingerprint: bytes) -> StoredAnswer | None:
         """Claim an Idempotency-Key."""
         time_ms = self.now_ms()
-        for old in [
-            old for old, answer in self._answers.items() if answer.created_at_ms < time_ms - self._answer_age_ms
-        ]:
-            del self._answers[old]
+        while self._answers:
+            oldest = next(iter(self._answers.values()))
+            if oldest.created_at_ms >= time_ms - self._answer_age_ms:
+                break
+            self._forget(oldest)
         known = self._answers.get(key)
         if known is None:
             self._answers[key] = StoredAnswer(key, fingerprint, time_ms, None)
+            self._answer_bytes += ANSWER_BYTES
         return known
 
     async def answer_key(self, key: str, answer: bytes | None) -> None:
         """Store, or give up, the answer of a claimed key."""
-        if answer is None:
-            self._answers.pop(key, None)
-        else:
+        known = self._answers.get(key)
+        if answer is not None:
             self._answer(key, answer)
+        elif known is not None:
+            self._forget(known)
 
     def _answer(self, key: str, answer: bytes) -> None:
         known = self._answers.get(key)
         if known is not None:
             self._answers[key] = StoredAnswer(key, known.fingerprint, known.created_at_ms, answer)
+            self._answer_bytes += len(answer) - len(known.answer or b"")
+
+    def _forget(self, known: StoredAnswer) -> None:
+        del self._answers[known.key]
+        self._answer_bytes -= ANSWER_BYTES + len(known.answer or b"")
 
     async def backup(self, path: str) -> None:
         """A journal in memory cannot be backed up."""

@@ -13,7 +13,7 @@ import apsw
 
 from mooring.errors import JournalUnavailable
 from mooring_service.journal.batch import Batch, EventFilter
-from mooring_service.journal.file import pragma
+from mooring_service.journal.file import pragma, write_finding
 
 log = logging.getLogger("mooring.journal")
 
@@ -36,11 +36,11 @@ class JournalReader:
         for connection in self._connections:
             connection.close()
 
-    def check_rest(self) -> None:
-        """Check a large file behind the start: what is found is for the next one."""
-        self._threads.submit(self._check_rest)
+    def check(self) -> None:
+        """Check all of a large file behind the start: what is found is for the next one."""
+        self._threads.submit(self._check)
 
-    def _check_rest(self) -> None:
+    def _check(self) -> None:
         self._checking = self._connection()
         try:
             answer = self._checking.execute("PRAGMA quick_check(1)").get
@@ -51,7 +51,7 @@ class JournalReader:
         finally:
             self._checking = None
         if answer != "ok":
-            log.error("the journal %s is damaged: %s; it will be set aside at the next start", self._path, answer)
+            write_finding(self._path, str(answer))
 
     def _connection(self) -> apsw.Connection:
         connection: apsw.Connection | None = getattr(self._local, "connection", None)
@@ -78,8 +78,12 @@ class JournalReader:
 
     def _read(self, after: int, events: EventFilter, limit_bytes: int, last: int) -> tuple[list[Batch], int]:
         reader = self._connection()
-        with reader:  # one snapshot: what is pruned meanwhile is missing from all of it, or from nothing
-            found = self._read_snapshot(reader, after, events, limit_bytes, last)
+        try:
+            with reader:  # one snapshot: what is pruned meanwhile is missing from all of it, or from nothing
+                found = self._read_snapshot(reader, after, events, limit_bytes, last)
+        except apsw.CorruptError as exc:
+            write_finding(self._path, str(exc))
+            raise
         return found
 
     def _read_snapshot(

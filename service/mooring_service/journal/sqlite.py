@@ -1,6 +1,6 @@
 """The journal in SQLite, as the event loop sees it: it queues, and is told; it never touches the database itself.
 
-`writer` and `transaction` write, `reader` reads, `file` opens. Readers have connections of their own, are read-only, and
+`writer` and `transaction` write, `jobs` are what else is kept, `reader` reads, `file` opens. Readers have connections of their own, are read-only, and
 fetch everything before they return.
 
 A row of `batches` is one `Append` with its events as columns; its `total` counts all bytes ever appended, so that what is
@@ -10,7 +10,6 @@ kept is a difference and nobody adds up rows. `batch_connections` finds the batc
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,14 +19,14 @@ import apsw
 from mooring import private_files
 from mooring.errors import JournalUnavailable
 from mooring_service.config import JournalConfig
+from mooring_service.journal import jobs
 from mooring_service.journal.batch import Append, Batch, EventFilter
 from mooring_service.journal.clock import AgeClock
-from mooring_service.journal.file import open_file, recover
+from mooring_service.journal.file import open_file
 from mooring_service.journal.journal import Committed, JournalStats, Recovered, StoredAnswer
 from mooring_service.journal.reader import JournalReader
 from mooring_service.journal.writer import Item, Writer
 
-LAST_TIME = "SELECT time_ms FROM batches ORDER BY first DESC LIMIT 1"
 JOB_BYTES = 100  # what a job counts for among the bytes that are queued
 
 Result = TypeVar("Result")
@@ -53,29 +52,32 @@ class SqliteJournal:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._on_committed: Callable[[list[Committed]], None] | None = None
         self._on_failure: Callable[[str | None], None] | None = None
+        self._on_death: Callable[[str], None] | None = None
         self._first = 1
         self._last = 0
         self._clock = AgeClock(0)
 
     async def start(
-        self, on_committed: Callable[[list[Committed]], None], on_failure: Callable[[str | None], None]
+        self,
+        on_committed: Callable[[list[Committed]], None],
+        on_failure: Callable[[str | None], None],
+        on_death: Callable[[str], None] | None = None,
     ) -> Recovered:
         """Open, check and migrate; return what was held."""
         self._loop = asyncio.get_running_loop()
         self._on_committed = on_committed
         self._on_failure = on_failure
+        self._on_death = on_death
         return await asyncio.to_thread(self._open)
 
     def _open(self) -> Recovered:
         opened = open_file(self._path, self._config.level)
-        try:
-            self.epoch, marks, recovered = recover(opened.connection, opened.set_aside)
-            self._clock = AgeClock(opened.connection.execute(LAST_TIME).get or 0)
-        except apsw.Error as exc:
-            raise JournalUnavailable(f"{self._path}: {exc}") from exc
+        marks, recovered = opened.marks, opened.recovered
+        self.epoch = opened.epoch
+        self._clock = AgeClock(opened.last_ms)
         self._first, self._last = marks.first, marks.next_position - 1
         if not opened.checked:
-            self._reader.check_rest()
+            self._reader.check()
         stored = {known.incarnation: known.stored for known in recovered.incarnations}
         self._writer.start(opened.connection, marks, stored, self._clock)
         return recovered
@@ -115,10 +117,19 @@ class SqliteJournal:
         """These will not be written."""
         self._post(self._refused, items, reason)
 
+    def left_out(self, item: Item, reason: str) -> None:
+        """This one can never be written."""
+        self._post(self._left_out, item, reason)
+
     def failed(self, failure: str | None) -> None:
         """Nothing can be written now (None: it can again)."""
         assert self._on_failure is not None, "start comes first"
         self._post(self._on_failure, failure)
+
+    def died(self, reason: str) -> None:
+        """Nothing will ever be written again by this process."""
+        if self._on_death is not None:
+            self._post(self._on_death, reason)
 
     def _post(self, callback: Callable[..., None], *arguments: Any) -> None:
         assert self._loop is not None, "start comes first"
@@ -140,6 +151,12 @@ class SqliteJournal:
         for item in items:
             if item.future is not None and not item.future.done():
                 item.future.set_exception(JournalUnavailable(reason))
+
+    def _left_out(self, item: Item, reason: str) -> None:
+        self._refused([item], reason)
+        if item.append is not None and self._on_committed is not None:
+            # Whoever numbered it need not send it again.
+            self._on_committed([Committed(item.append, None, repeated=True)])
 
     def _forget(self, items: list[Item]) -> None:
         self._queued_bytes -= sum(JOB_BYTES if item.append is None else item.append.size for item in items)
@@ -170,69 +187,27 @@ class SqliteJournal:
 
     async def allot_ids(self, count: int) -> int:
         """Reserve connection ids for ever and return the first of them."""
+        return await self._do(jobs.allot_ids(count, self._ids_path, synced=self._config.level == "power"))
 
-        def allot(connection: apsw.Connection) -> int:
-            row = connection.execute("SELECT value FROM meta WHERE name = 'next_id'").fetchone()
-            try:
-                beside = int(self._ids_path.read_text())
-            except (OSError, ValueError):
-                beside = 1
-            first = max(int(row[0]) if row else 1, beside)
-            temporary = self._ids_path.with_suffix(".ids.new")
-            with open(temporary, "w", opener=private_files.opener) as file:
-                file.write(f"{first + count}\n")
-                if self._config.level == "power":
-                    file.flush()
-                    os.fsync(file.fileno())
-            temporary.replace(self._ids_path)
-            connection.execute("INSERT OR REPLACE INTO meta VALUES ('next_id', ?)", (first + count,))
-            return first
-
-        return await self._do(allot)
-
-    async def save_incarnation(self, incarnation: str, worker: str, record: bytes, *, ended: bool = False) -> None:
+    async def save_incarnation(
+        self, incarnation: str, worker: str, record: bytes, *, ended: bool = False, stands: bool = False
+    ) -> None:
         """Keep what identifies a worker process, or that it has ended."""
-
-        def save(connection: apsw.Connection) -> None:
-            connection.execute(
-                "INSERT INTO incarnations VALUES (?, ?, 0, ?, ?)"
-                " ON CONFLICT (incarnation) DO UPDATE SET record = excluded.record, ended = max(ended, excluded.ended)",
-                (incarnation, worker, record, int(ended)),
-            )
-
+        job = jobs.save_incarnation(incarnation, worker, record, ended=ended, stands=stands)
         # A process that has ended must be written down, however long that takes; a new one is not started without.
-        await self._do(save, fails_fast=not ended)
+        await self._do(job, fails_fast=not ended)
 
     async def forget_connections(self, ids: list[int]) -> None:
         """Drop records of closed connections that are no longer retained."""
-        await self._do(
-            lambda connection: connection.executemany("DELETE FROM connections WHERE id = ?", [(one,) for one in ids])
-        )
+        await self._do(jobs.forget_connections(ids))
 
     async def claim_key(self, key: str, fingerprint: bytes) -> StoredAnswer | None:
         """Claim an Idempotency-Key: None when it is new and now ours, else what it stands for."""
-
-        def claim(connection: apsw.Connection) -> StoredAnswer | None:
-            now_ms = self.now_ms()
-            connection.execute("DELETE FROM answers WHERE created_at_ms < ?", (now_ms - self._answer_age_ms,))
-            row = connection.execute(
-                "SELECT key, fingerprint, created_at_ms, answer FROM answers WHERE key = ?", (key,)
-            ).fetchone()
-            if row is not None:
-                return StoredAnswer(*row)
-            connection.execute("INSERT INTO answers VALUES (?, ?, ?, NULL)", (key, fingerprint, now_ms))
-            return None
-
-        return await self._do(claim)
+        return await self._do(jobs.claim_key(key, fingerprint, self._clock, self._answer_age_ms))
 
     async def answer_key(self, key: str, answer: bytes | None) -> None:
         """Store the answer of a claimed key; None gives the key up."""
-        if answer is None:
-            await self._do(lambda connection: connection.execute("DELETE FROM answers WHERE key = ?", (key,)))
-        else:
-            await self._do(
-                lambda connection: connection.execute("UPDATE answers SET answer = ? WHERE key = ?", (answer, key))
-            )
+        await self._do(jobs.answer_key(key, answer))
 
     async def backup(self, path: str) -> None:
         """Write a consistent copy of everything to the new file `path`."""

@@ -45,6 +45,8 @@ class Transaction:
         self._created: dict[int, tuple[ConnectionCreated, str]] = {}
         self._updates: dict[int, tuple[ConnectionUpdate, int]] = {}
         self._answers: list[tuple[bytes, str]] = []
+        self._asks: list[tuple[int, str, str, int, bytes]] = []
+        self._asks_done: list[tuple[int]] = []
         self._ended: list[tuple[str]] = []
         self.numbers: dict[str, int] = {}
 
@@ -70,7 +72,10 @@ class Transaction:
             self._answers += [(answer, key) for key, answer in append.answers]
         if append.ended:
             self._ended.append((append.ended,))
-        return Committed(append, batch)
+        first_ask = self._add_asks(append) if append.asks else 0
+        if append.asks_done:
+            self._asks_done += [(number,) for number in append.asks_done]
+        return Committed(append, batch, first_ask=first_ask)
 
     def _is_next(self, append: Append) -> bool:
         """Say whether a numbered addition is new; it is noted then."""
@@ -108,6 +113,13 @@ class Transaction:
         self._index += [(who, batch.first) for who in set(batch.connections) if who]
         return batch
 
+    def _add_asks(self, append: Append) -> int:
+        first = self._marks.next_ask
+        for number, ask in enumerate(append.asks, first):
+            self._asks.append((number, append.worker, append.incarnation, append.number, ask))
+        self._marks.next_ask += len(append.asks)
+        return first
+
     def write(self) -> None:
         """Write all that was added."""
         self._write_events()
@@ -120,10 +132,16 @@ class Transaction:
             )
         if self._answers:
             many("UPDATE answers SET answer = ? WHERE key = ?", self._answers)
+        if self._asks:
+            many("INSERT INTO asks VALUES (?, ?, ?, ?, ?)", self._asks)
+            # Numbers only grow, also over a start that finds no ask: a worker knows by them what it has taken.
+            self._connection.execute("UPDATE meta SET value = ? WHERE name = 'next_ask'", (self._marks.next_ask,))
+        if self._asks_done:
+            many("DELETE FROM asks WHERE id = ?", self._asks_done)
         if self._ended:
             many("UPDATE incarnations SET ended = 1 WHERE incarnation = ?", self._ended)
             self._connection.execute(
-                "DELETE FROM incarnations WHERE ended AND incarnation NOT IN (SELECT incarnation FROM connections)"
+                "DELETE FROM incarnations WHERE ended AND NOT stands AND incarnation NOT IN (SELECT incarnation FROM connections)"
                 " AND (SELECT count(*) FROM incarnations) > ?",
                 (ENDED_INCARNATIONS,),
             )

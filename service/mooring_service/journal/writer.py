@@ -1,17 +1,21 @@
 """The writer of the SQLite journal: one thread, the only writing connection, and when a transaction is written.
 
 It takes whatever is queued into one transaction, so commits group by themselves under load and nothing waits for a timer.
-What fails is tried again, but for what fails fast. `transaction` knows what is written; the event loop is `sqlite`'s.
+What the disk does not take is tried again, but for what fails fast. What can never be written is a mistake of ours about one
+addition: it is found, told, and left out, so that it keeps no other waiting. `transaction` knows what is written; the event loop
+is `sqlite`'s.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol
 
 import apsw
@@ -20,12 +24,19 @@ import msgspec
 from mooring_service.config import JournalConfig
 from mooring_service.journal.batch import Append
 from mooring_service.journal.clock import AgeClock
-from mooring_service.journal.retention import Marks, prune
+from mooring_service.journal.file import write_finding
+from mooring_service.journal.retention import PRUNE_EVERY_S, PRUNE_IDLE_S, Marks, prune
 from mooring_service.journal.transaction import Transaction
 
 RETRY_S = 0.5
-PRUNE_EVERY_S = 1.0
 END_S = 5.0  # what is queued at the end may take so long
+
+UNWRITABLE = (
+    apsw.FullError, apsw.IOError, apsw.BusyError, apsw.LockedError, apsw.CantOpenError, apsw.ReadOnlyError,
+    apsw.PermissionsError, apsw.AuthError, apsw.ProtocolError, apsw.NoMemError, apsw.InterruptError, apsw.AbortError,
+    apsw.CorruptError, apsw.NotADBError, OSError, MemoryError,
+)  # fmt: skip
+"""What is wrong with disk or file, and may be mended there. Anything else that is raised is about what was to be written."""
 
 Job = Callable[[apsw.Connection], Any]
 
@@ -53,8 +64,14 @@ class Outcomes(Protocol):
     def refused(self, items: list[Item], reason: str) -> None:
         """These will not be written."""
 
+    def left_out(self, item: Item, reason: str) -> None:
+        """This one can never be written; all others are."""
+
     def failed(self, failure: str | None) -> None:
         """Nothing can be written now (None: it can again)."""
+
+    def died(self, reason: str) -> None:
+        """Nothing will ever be written again by this process."""
 
 
 class Writer:
@@ -71,9 +88,11 @@ class Writer:
         self._queue: deque[Item] = deque()
         self._wanted = threading.Condition()
         self._ending = False
+        self._dead = False
         self._thread: threading.Thread | None = None
         self._clock = AgeClock(0)
         # Of the writer's thread; others only read them, for figures.
+        self._taken: list[Item] = []
         self._stored: dict[str, int] = {}
         self._pruned_at = 0.0
         self._retry_at = 0.0
@@ -103,17 +122,25 @@ class Writer:
     def put(self, item: Item) -> None:
         """Queue `item`."""
         with self._wanted:
-            self._queue.append(item)
-            self._wanted.notify()
+            if not self._dead:
+                self._queue.append(item)
+                self._wanted.notify()
+                return
+        self._refuse([item])
 
     def _run(self, connection: apsw.Connection) -> None:
         try:
             self._write_all(connection)
+        # A mistake of ours that is about no addition: this process cannot keep its promise, and has to end.
         except BaseException as exc:
-            # A mistake of ours: shown as a failure of the journal, because nothing is written from here on.
-            log.exception("the journal's writer has failed")
-            self._fail(f"internal error: {exc}")
-            raise
+            log.critical("the journal's writer has failed", exc_info=True)
+            with self._wanted:
+                self._dead = True
+                left = [*self._taken, *self._queue]
+                self._queue.clear()
+            self._fail(f"internal error: {exc!r}")
+            self._refuse(left)
+            self._outcomes.died(f"the journal's writer has failed: {exc!r}")
         finally:
             try:
                 connection.close()
@@ -121,54 +148,78 @@ class Writer:
                 log.warning("the journal was not closed cleanly: %s", exc)
 
     def _write_all(self, connection: apsw.Connection) -> None:
-        left: list[Item] = []  # of a transaction that failed
         while True:
             with self._wanted:
-                while not self._ending:
-                    wait_s = self._retry_at - time.monotonic()
-                    if wait_s <= 0 and (self._queue or left or self.failure is not None):
-                        break
-                    self._wanted.wait(wait_s if wait_s > 0 else None)
-                items = left + list(self._queue)
+                while not self._ending and (wait_s := self._next_s() - time.monotonic()) > 0:
+                    self._wanted.wait(min(wait_s, PRUNE_IDLE_S))
+                self._taken += self._queue
                 self._queue.clear()
                 ending = self._ending
-            if ending and not items:
+            if ending and not self._taken:
                 return
-            left = self._transact(connection, items)
+            self._taken = self._transact(connection, self._taken)
             if self.failure is not None:
                 self._retry_at = time.monotonic() + RETRY_S
-            if left and ending:
-                log.error("the journal stops with %d additions not written: %s", len(left), self.failure)
-                self._refuse(left)
+            if self._taken and ending:
+                log.error("the journal stops with %d additions not written: %s", len(self._taken), self.failure)
+                self._refuse(self._taken)
                 return
 
+    def _next_s(self) -> float:
+        """Return when the next transaction is due, as monotonic seconds."""
+        if self._queue or self._taken or self.failure is not None:
+            return self._retry_at
+        oldest_ms = self.marks.oldest_ms
+        if oldest_ms is None:
+            return math.inf
+        aged_s = time.monotonic() + (oldest_ms - self._clock.now_ms()) / 1000 + self._config.max_age
+        return max(aged_s, self._pruned_at + PRUNE_EVERY_S)
+
     def _transact(self, connection: apsw.Connection, items: list[Item]) -> list[Item]:
-        """Write `items` in one transaction; return what must be tried again."""
+        """Write `items`, in one transaction if that can be; return what must be tried again."""
+        try:
+            self._commit(connection, items)
+        except UNWRITABLE as exc:
+            if isinstance(exc, apsw.CorruptError):
+                write_finding(Path(connection.filename), str(exc))
+            self._fail(f"{type(exc).__name__.removesuffix('Error')}: {exc}")
+            self._refuse([item for item in items if item.fails_fast])
+            return [item for item in items if not item.fails_fast]
+        # One of them would raise for ever: it is sought by halves, in order, and all others are written.
+        except Exception as exc:
+            if not items:
+                raise
+            if len(items) == 1:
+                log.exception("the journal cannot hold what it was given; it is left out")
+                self._outcomes.left_out(items[0], f"it cannot be stored: {exc!r}")
+                return []
+            half = len(items) // 2
+            left = self._transact(connection, items[:half])
+            return left + items[half:] if left else self._transact(connection, items[half:])
+        return []
+
+    def _commit(self, connection: apsw.Connection, items: list[Item]) -> None:
         begun = time.monotonic()
         marks = msgspec.structs.replace(self.marks)
         now_ms = self._clock.now_ms()
         transaction = Transaction(connection, marks, self._stored, now_ms)
-        try:
-            with connection:
-                if self.failure is not None:
-                    # Also when nothing waits: while it fails nobody may add anything, and it would fail for ever.
-                    connection.execute(
-                        "INSERT OR REPLACE INTO meta VALUES ('tried_at_ms', ?)", (time.time_ns() // 10**6,)
-                    )
-                results: list[Any] = []
-                for item in items:
-                    if item.append is not None:
-                        results.append(transaction.add(item.append))
-                    else:
-                        assert item.job is not None, "an item is an append or a job"
-                        results.append(item.job(connection))
-                transaction.write()
-                if begun >= self._pruned_at + PRUNE_EVERY_S and not prune(connection, marks, self._config, now_ms):
-                    self._pruned_at = begun
-        except (apsw.Error, OSError) as exc:
-            self._fail(f"{type(exc).__name__.removesuffix('Error')}: {exc}")
-            self._refuse([item for item in items if item.fails_fast])
-            return [item for item in items if not item.fails_fast]
+        pruned = False
+        with connection:
+            if self.failure is not None:
+                # Also when nothing waits: while it fails nobody may add anything, and it would fail for ever.
+                connection.execute("INSERT OR REPLACE INTO meta VALUES ('tried_at_ms', ?)", (time.time_ns() // 10**6,))
+            results: list[Any] = []
+            for item in items:
+                if item.append is not None:
+                    results.append(transaction.add(item.append))
+                else:
+                    assert item.job is not None, "an item is an append or a job"
+                    results.append(item.job(connection))
+            transaction.write()
+            if begun >= self._pruned_at + PRUNE_EVERY_S:
+                pruned = not prune(connection, marks, self._config, now_ms)
+        if pruned:
+            self._pruned_at = begun
         self.marks = marks
         self._stored.update(transaction.numbers)
         self.batches += transaction.batches
@@ -178,7 +229,6 @@ class Writer:
         if self.failure is not None:
             self._fail(None)
         self._outcomes.written(items, results, marks.first, marks.next_position - 1)
-        return []
 
     def _fail(self, failure: str | None) -> None:
         if failure != self.failure:

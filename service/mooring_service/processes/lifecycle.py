@@ -134,8 +134,8 @@ class Lifecycle:
         process = slot.process
         ended = process.exited.result() if process is not None and process.exited.done() else Exit(None, None)
         record = worker_process.take_exit_record(slot.record.exit_record)
-        # What the process wrote down itself is the truth, unless a signal ended it first.
-        text = record.reason if record is not None and ended.signal is None else reason or ended.text
+        # If we did not end it, what the process wrote down itself is the truth, unless a signal ended it first.
+        text = reason or (record.reason if record is not None and ended.signal is None else ended.text)
         slot.fail_requests(text)
         asked = slot.state is WorkerState.STOPPING
         delay = None

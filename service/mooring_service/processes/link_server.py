@@ -11,7 +11,7 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
-from mooring.errors import MooringError
+from mooring.errors import LinkError, MooringError
 from mooring.link.channel import Channel
 from mooring.link.messages import OLDEST_PROTOCOL_VERSION, PROTOCOL_VERSION, Hello, Refused, Report, report_decoder
 from mooring_service.processes.slot import Slot
@@ -135,5 +135,7 @@ class LinkServer:
             return
         if exc is not None:
             log.warning("the link of worker %s: %s", slot.name, exc, extra=slot.tags)
+        if isinstance(exc, LinkError):
+            slot.link_faults += 1
         if slot.link_lost(channel):
             self._on_lost(slot)

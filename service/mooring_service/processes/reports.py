@@ -15,7 +15,11 @@ class Reports(Protocol):
     """Who takes what workers report."""
 
     def take(self, slot: Slot, reports: list[Report]) -> None:
-        """Take the reports of one read, in order. Never `Hello`."""
+        """Take the reports of one read, in order. Never `Hello`.
+
+        Raises:
+            LinkError: If one of them is none of ours.
+        """
 
     async def allot_ids(self, count: int) -> int:
         """Reserve connection ids; return the first."""

@@ -57,6 +57,7 @@ class Slot:
         failures: onError events that the service wrote because the worker no longer could, by `errCode`.
         ready: Ends when the worker is Running; replaced at each start.
         reading: False while we do not read its link, because the journal's queue is full.
+        link_faults: How many of its links, one after the other, have ended because of what came on them.
         last_report_at: When anything of its process was last read, or its link came or went; monotonic seconds.
         stop_wanted: Ends when it is told to end for good.
     """
@@ -87,6 +88,7 @@ class Slot:
         self.unlinked.set()
         self.reading = True
         self.last_report_at = 0.0
+        self.link_faults = 0
         self.task: asyncio.Task[None] | None = None
         self.stop_wanted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.stop_reason = ""
@@ -210,7 +212,8 @@ class Slot:
 
     def committed(self, number: int) -> list[AskCall | AskKill]:
         """The journal holds all up to `number`: release the answers that waited; return what may now be done."""
-        self.stored = max(self.stored, number)
+        if number > self.stored:
+            self.stored, self.link_faults = number, 0
         while self._after and self._after[0][0] <= self.stored:
             self._after.popleft()[1]()
         return self.asks.pop(number, [])

@@ -56,6 +56,7 @@ class Starter:
         slot.stored = 0
         slot.draining = False
         slot.goodbye = None
+        slot.link_faults = 0
         slot.asks.clear()
         slot.stats = Stats()
         slot.record = IncarnationRecord(

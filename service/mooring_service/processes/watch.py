@@ -16,6 +16,7 @@ from mooring_service.processes.worker_process import WorkerProcess
 from mooring_service.processes.worker_state import WorkerState
 
 DUMP_S = 0.5  # so long a process has to write its stacks down, before it is ended
+LINK_FAULTS = 3
 
 log = logging.getLogger("mooring.supervisor")
 
@@ -50,6 +51,8 @@ async def watch(slot: Slot, config: SupervisorConfig) -> str:
             reading=slot.reading,
             cpu_s=0.0 if linked else process.cpu_s(),
         )
+        if slot.link_faults >= LINK_FAULTS:
+            decision = End("what it says on the link cannot be understood")  # it would say it again for ever
         match decision:
             case Ask():
                 probe += 1

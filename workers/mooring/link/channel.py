@@ -89,7 +89,7 @@ class Channel(asyncio.Protocol, Generic[Message]):
 
     Args:
         decoder: Of the union that the other end sends.
-        on_messages: Called with the messages of each read, in order.
+        on_messages: Called with the messages of each read, in order; a `LinkError` that it raises ends the stream.
         on_lost: Called once, with the reason (None: a clean end of stream).
         on_drained: Called when a congested channel can be written to again.
     """
@@ -181,11 +181,17 @@ class Channel(asyncio.Protocol, Generic[Message]):
             messages = [self._decoder.decode(payload) for payload in self._splitter.feed(data)]
         # A text that is not UTF-8, and values nested too deeply, are told by the interpreter's own errors.
         except (LinkError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as exc:
-            self._failure = LinkError(f"the link cannot be understood: {exc}")
-            self.abort()
+            self._fail(LinkError(f"the link cannot be understood: {exc}"))
             return
         if messages:
-            self.on_messages(self, messages)
+            try:
+                self.on_messages(self, messages)
+            except LinkError as exc:
+                self._fail(exc)
+
+    def _fail(self, failure: LinkError) -> None:
+        self._failure = failure
+        self.abort()
 
     def pause_writing(self) -> None:
         """The other end reads too slowly."""

@@ -1,0 +1,93 @@
+"""The writer of the durable journal: what is dropped without being asked, what it leaves out, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+import apsw
+import pytest
+
+from mooring.errors import JournalUnavailable
+from mooring.link.messages import ConnectionUpdate
+from mooring_service.config import JournalConfig
+from mooring_service.journal.batch import Append, EventFilter
+from mooring_service.journal.journal import Committed
+from mooring_service.journal.sqlite import SqliteJournal
+from tests.service.journal.test_journal import make, run_of
+
+
+@pytest.mark.parametrize("store", ["sqlite", "memory"])
+async def test_what_has_aged_goes_although_nothing_is_written(tmp_path: Path, store: str) -> None:
+    opened = await make(store, tmp_path, max_age=0.2).start()
+    journal = opened.journal
+    for _ in range(3):
+        await journal.append_waiting(run_of(1, 5))
+    assert journal.last == 15
+    commits = journal.stats().commits
+    async with asyncio.timeout(5):
+        while journal.first <= journal.last:
+            await asyncio.sleep(0.02)
+    assert (await journal.read(0, EventFilter(), 1_000_000))[0] == []
+    await asyncio.sleep(0.3)
+    assert journal.stats().commits <= commits + 3, "then it rests"
+    await journal.stop()
+
+
+# A mistake of ours about one addition: columns that do not fit, a number beyond SQLite's, a job that is wrong.
+WRONG = {
+    "columns of three bytes": Append(worker="w", connections=b"123", kinds=b"\x02", bodies=b"x"),
+    "an id beyond 64 bits": Append(worker="w", updates=[ConnectionUpdate(2**63, "Connected", 1)]),
+    "a type that SQLite refuses": Append(worker=b"w", connections=bytes(8), kinds=b"\x02", bodies=b"x"),  # type: ignore[arg-type]
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+async def test_what_can_never_be_written_keeps_nothing_else_waiting(tmp_path: Path, what: str) -> None:
+    opened = await make("sqlite", tmp_path).start()
+    journal = opened.journal
+    before = [journal.append_waiting(run_of(1, 1)) for _ in range(5)]
+    wrong = journal.append_waiting(WRONG[what], fails_fast=True)
+    after = [journal.append_waiting(run_of(1, 1)) for _ in range(5)]
+    async with asyncio.timeout(5):
+        for written in before + after:
+            await written
+        with pytest.raises(JournalUnavailable, match="cannot be stored"):
+            await wrong
+    assert [item.batch.first for item in opened.committed if item.batch] == list(range(1, 11)), (
+        "in order, without a hole"
+    )
+    assert opened.failures == [] and journal.queued_bytes == 0
+    await journal.stop()
+
+
+async def test_a_numbered_frame_that_can_never_be_written_is_not_sent_again_for_ever(tmp_path: Path) -> None:
+    opened = await make("sqlite", tmp_path).start()
+    await opened.journal.save_incarnation("a", "main", b"")
+    wrong = Append(worker="main", incarnation="a", number=1, connections=b"123", kinds=b"\x02", bodies=b"x")
+    opened.journal.append(wrong)
+    await opened.journal.append_waiting(run_of(1, 1, incarnation="a", number=2))
+    assert [(item.append.number, item.repeated) for item in opened.committed] == [(1, True), (2, False)]
+    await opened.journal.stop()
+
+
+async def test_a_writer_that_dies_says_so_and_answers_everybody(tmp_path: Path) -> None:
+    journal = SqliteJournal(tmp_path / "journal.db", JournalConfig())
+    committed: list[Committed] = []
+    died: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    await journal.start(committed.extend, lambda failure: None, died.set_result)
+
+    def exits(connection: apsw.Connection) -> None:
+        sys.exit("as an interpreter that runs out of everything")
+
+    under_it = asyncio.create_task(journal._do(exits))
+    await asyncio.sleep(0)
+    with_it = journal.append_waiting(run_of(1, 1))
+    async with asyncio.timeout(5):
+        assert "writer has failed" in await died
+        for waiting in (under_it, with_it, journal.append_waiting(run_of(1, 1))):
+            with pytest.raises(JournalUnavailable):
+                await waiting
+    assert journal.failure is not None and "internal error" in journal.failure
+    await journal.stop()
