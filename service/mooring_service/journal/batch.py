@@ -82,6 +82,23 @@ def last_of(connections: bytes, first: int, connection: int) -> int:
     return first + at // 8 if at >= 0 and not at % 8 else 0
 
 
+def ids_of(connections: bytes) -> set[int]:
+    """Return the connections in a column."""
+    one = connections[:8]
+    if connections == one * (len(connections) // 8):  # a flood of one of them: the column is long
+        connections = one
+    return set(array("q", connections)) - {0}
+
+
+def kinds_of(kinds: bytes) -> set[int]:
+    """Return the kinds in a column."""
+    found = set()
+    while kinds:
+        found.add(kinds[0])
+        kinds = kinds.translate(None, kinds[:1])
+    return found
+
+
 class Batch:
     """Committed events `first` … `last`, in order.
 

@@ -19,7 +19,7 @@ import apsw
 import msgspec
 
 from mooring_service.config import JournalConfig
-from mooring_service.journal.batch import BatchBuilder, batch_size
+from mooring_service.journal.batch import BatchBuilder, batch_size, ids_of, kinds_of
 from mooring_service.journal.derived import Derived
 from mooring_service.journal.sliced import Sliced, Statement
 
@@ -154,9 +154,10 @@ class Compaction:
 
     def _note(self, run: list[_Row]) -> None:
         first = run[0].first
-        for who in {one for row in run for one in set(array("q", row.connections)) if one}:
+        connections, kinds = (b"".join([getattr(row, column) for row in run]) for column in ("connections", "kinds"))
+        for who in ids_of(connections):
             self._connections.setdefault(who, array("q")).append(first)
-        for kind in {kind for row in run for kind in set(row.kinds)}:
+        for kind in kinds_of(kinds):
             self._kinds.setdefault(kind, array("q")).append(first)
         self._after, self._after_bytes = run[-1].last, run[-1].total
 
@@ -188,6 +189,6 @@ def _join(connection: apsw.Connection, run: list[_Row]) -> None:
         " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             first, batch.last, batch.time_ms, newest.total, batch.worker or "\n".join(batch.workers),
-            batch.connections.tobytes(), batch.kinds, batch.joined, batch.worker_of or None,
+            batch.connections, batch.kinds, batch.joined, batch.worker_of or None,
         ),
     )  # fmt: skip

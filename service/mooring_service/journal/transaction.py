@@ -79,7 +79,7 @@ class Transaction:
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     batch.first, batch.last, batch.time_ms, marks.total_bytes, batch.worker or "\n".join(batch.workers),
-                    batch.connections.tobytes(), batch.kinds, batch.joined, batch.worker_of or None,
+                    batch.connections, batch.kinds, batch.joined, batch.worker_of or None,
                     changes if batch is group.batches[-1] else None,
                 ),
             )  # fmt: skip
