@@ -31,7 +31,6 @@ CLOCK_OR_IO = {
 }  # fmt: skip
 
 # (check, file or class or module) → since when, and who mends it how. The list is to be empty.
-_CUT = "2026-11-28: is being cut along its ideas (house.md, section 2)"
 BEING_MENDED = {
     ("lines", "tests/workers/connection/test_keep.py"): "2026-11-28: whoever builds the kept connections parts it",
 }
