@@ -8,6 +8,7 @@ import msgspec
 from msgspec import UNSET
 
 from mooring.checks import check_worker_name
+from mooring.connection.asked import Known
 from mooring.dial_options import ProxyRequest
 from mooring.errors import (
     Invalid,
@@ -54,6 +55,11 @@ class Admission:
         """
         if self._journal.failure is not None:
             raise JournalUnavailable(self._journal.failure)
+
+    @property
+    def known(self) -> Known:
+        """What recipes may name."""
+        return Known(self.config.recipes, self.config.functions)
 
     def handler(self, name: str) -> str:
         """Return the ``module:attribute`` of a handler.

@@ -179,6 +179,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     functions: Annotated[dict[str, str], _doc("Public name → module:function.")] = {}
     tokens: Annotated[dict[str, TokenConfig], _doc("Name → a further token.")] = {}
     proxies: Annotated[dict[str, ProxySettings], _doc("Name → a proxy.")] = {}
+    recipes: Annotated[dict[str, str], _doc("Name → absolute path of a JSON file: what a preset is made of.")] = {}
 
 
 TABLES: dict[str, type[msgspec.Struct]] = {
@@ -199,7 +200,7 @@ _SERVICE_LINK = re.compile(
 )
 """What Kubernetes sets in each pod for a Service whose name begins with ``mooring``, and Docker for a link."""
 
-RUNTIME_SETTINGS = frozenset({"tokens", "egress", "limits", "dial", "proxies", "redial"})
+RUNTIME_SETTINGS = frozenset({"tokens", "egress", "limits", "dial", "proxies", "redial", "recipes"})
 """Tables that SIGHUP may change; the rest needs a restart."""
 
 
@@ -358,6 +359,11 @@ def _check_values(config: Config) -> Config:
             except ValueError as exc:
                 raise ConfigError(f"{place}: {exc}") from None
     _check_dial(config)
+    for name, path in config.recipes.items():
+        if not is_name(name):
+            raise ConfigError(f"recipes.{name}: a public name is 1 to 63 letters, digits, '.', '_' or '-'")
+        if not path.startswith("/") or "\0" in path:
+            raise ConfigError(f"recipes.{name}: the path must be absolute")
     for wrong in config.redial.check():
         raise ConfigError(f"redial{wrong.pointer.replace('/', '.')}: {wrong.detail}")
     for name, token in config.tokens.items():

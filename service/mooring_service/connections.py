@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 from mooring.checks import check_close, check_delay
+from mooring.connection.asked import check_asked, opening_s
 from mooring.errors import (
     ConnectionClosed,
     ErrCode,
@@ -20,7 +21,7 @@ from mooring.errors import (
 )
 from mooring.link.messages import Reconnect, ReconnectDone, Send, SendFailed, Sent, Terminate
 from mooring.link.record import STATUS_CLOSED, STATUS_CLOSING, STATUS_CONNECTED
-from mooring.options import ConnectionRequest, check_request
+from mooring.options import ConnectionRequest, effective
 from mooring_service.admission import Admission
 from mooring_service.directory import Directory, Entry
 from mooring_service.endings import Endings
@@ -71,12 +72,16 @@ class Connections:
             UnknownFunction: If the handler is not in the configuration.
             PolicyRefused, LimitReached, WorkerBusy, WorkerDied, Unavailable, JournalUnavailable: As they say.
         """
-        wrong = check_request(request)
+        wrong = check_asked(request, self._admission.known)
         if wrong:
             raise InvalidRequest(wrong)
         self._admission.check()
         reference = None if request.handler is None else self._admission.handler(request.handler.name)
         return await self._openings.open(request, reference, begun)
+
+    def open_timeout_s(self, request: ConnectionRequest) -> float:
+        """Return how long the first attempt of `request`, which was checked, may take."""
+        return effective(request).connect_timeout_s + opening_s(request, self._admission.known)
 
     @property
     def next_connection(self) -> int:

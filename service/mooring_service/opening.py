@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from mooring.connection.asked import opening_s, shown_of
 from mooring.errors import (
     ConnectError,
     ErrCode,
@@ -44,12 +45,20 @@ class OpenError(ConnectError):
     """A create that failed; the flags say which answer it deserves."""
 
     def __init__(
-        self, errors: list[ErrorEntry], connection: int, *, timed_out: bool, terminated: bool, policy: bool
+        self,
+        errors: list[ErrorEntry],
+        connection: int,
+        *,
+        timed_out: bool = False,
+        terminated: bool = False,
+        policy: bool = False,
+        opening: bool = False,
     ) -> None:
         super().__init__(errors, connection)
         self.timed_out = timed_out
         self.terminated = terminated
         self.policy = policy
+        self.opening = opening
 
 
 class Opening(msgspec.Struct, frozen=True):
@@ -138,7 +147,8 @@ class Openings:
             if unknown:
                 raise WorkerTooOld(slot.name, unknown)
             handler = None if request.handler is None else request.handler.name
-            created = ConnectionCreated.of(connection, request.worker, handler, now_us(), effective(request))
+            options = effective(request)
+            created = ConnectionCreated.of(connection, request.worker, handler, now_us(), options, shown_of(options))
             # The intent, before anything is started: a crash from here on still ends in an onTerminate.
             intent = Append(
                 worker=slot.name,
@@ -177,7 +187,7 @@ class Openings:
     ) -> ConnectionRecord:
         connection = created.id
         options = effective(request)
-        wait_s = options.connect_timeout_s + SILENT_S
+        wait_s = options.connect_timeout_s + opening_s(request, self._admission.known) + SILENT_S
         if options.reconnect is not None and options.reconnect.first == "retry":
             wait_s += options.connect_timeout_s  # for its turn
         # From here on a hello knows of it, or it has not arrived.
@@ -194,15 +204,13 @@ class Openings:
             if slot.process is not None and slot.incarnation == incarnation:
                 # The process lives, only its link was lost: nobody else tells the end.
                 await self._endings.write([self._directory.entry(connection)], str(exc), ErrCode.WORKER_DIED)
-            raise OpenError(
-                [ErrorEntry(ErrCode.WORKER_DIED, str(exc))], connection, timed_out=False, terminated=False, policy=False
-            ) from exc
+            raise OpenError([ErrorEntry(ErrCode.WORKER_DIED, str(exc))], connection) from exc
         except WorkerSilent as exc:
             # Nobody waits any more: it must not open some day, when the worker's context comes to its handler.
             slot.command(Terminate(0, connection, None, "the worker did not come to it in time"))
             await self.wait_ended(connection)
             errors = self._directory.record(connection).errors or [ErrorEntry(ErrCode.CONNECT_TIMEOUT, str(exc))]
-            raise OpenError(errors, connection, timed_out=True, terminated=False, policy=False) from exc
+            raise OpenError(errors, connection, timed_out=True) from exc
         match answer:
             case Opened():
                 if self._directory.entry(connection).created.kept is None:
@@ -215,6 +223,7 @@ class Openings:
                     timed_out=answer.timed_out,
                     terminated=answer.terminated,
                     policy=answer.policy,
+                    opening=answer.opening,
                 )
             case OpenInvalid():
                 text = "; ".join(error.detail for error in answer.errors)

@@ -29,4 +29,6 @@ def worker_settings(config: Config, app_dirs: list[str]) -> WorkerSettings:
         redial=config.redial,
         kill_timeout_s=config.supervisor.kill_timeout,
         dial=DialSettings(proxies=config.proxies, **msgspec.structs.asdict(config.dial)),
+        recipes=config.recipes,
+        functions=config.functions,
     )

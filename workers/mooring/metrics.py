@@ -44,6 +44,9 @@ class WorkerMetrics(msgspec.Struct):
     inbound_fill: float = 0.0
     outbound_fill: float = 0.0
     redials: dict[str, int] = {}  # by outcome
+    silences: int = 0  # that were told (`onSilence`)
+    opening_dropped: int = 0  # messages that came in openings that have failed
+    unanswered: int = 0  # steps, answers and heartbeats that could not be sent
     dial: Histogram = msgspec.field(default_factory=Histogram)
     round_trip: Histogram = msgspec.field(default_factory=Histogram)
     callback: Histogram = msgspec.field(default_factory=Histogram)

@@ -30,7 +30,7 @@ from mooring.dial_options import (
     family_faults,
 )
 from mooring.errors import Invalid
-from mooring.kept_options import ReconnectRequest
+from mooring.kept_options import KeepAliveRequest, RecipeRequest, ReconnectRequest
 from mooring.parameters import check_params
 
 DEFAULT_WORKER = "main"
@@ -38,6 +38,7 @@ MAX_DURATION_S = 86_400.0
 MAX_MESSAGE_BYTES_CEILING = 32 * 1024 * 1024  # a message, escaped as JSON, must fit one frame of the link
 
 DataType = Literal["text", "blob", "object", "auto"]
+WhenSilent = Literal["reconnect", "report"]
 
 
 class Option(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,8 +124,7 @@ class ConnectionRequest(msgspec.Struct, forbid_unknown_fields=True, rename="came
     url: Annotated[
         str,
         _option(
-            "`ws://host[:port]path[?query]` or `wss://…`",
-            check=check_url,
+            "`ws://host[:port]path[?query]` or `wss://…`; with a recipe, `${name}` in it is filled in",
             by_handler=False,
             examples=["ws://127.0.0.1:8481/"],
         ),
@@ -225,6 +225,35 @@ class ConnectionRequest(msgspec.Struct, forbid_unknown_fields=True, rename="came
         bool | ReconnectRequest | UnsetType,
         _option("stay: true, or what differs from the defaults", False, check=staying.check_option, since=4),
     ] = UNSET
+    keep_alive: Annotated[
+        KeepAliveRequest | UnsetType,
+        _option("the application's own heartbeat: `{send, expect, interval, timeout, hide, within, …}`", since=6),
+    ] = UNSET
+    data_timeout: Annotated[
+        float | UnsetType,
+        _option(
+            "without a message for so long, whatever pings say, it is silent",
+            0.0,
+            unit="s",
+            low=0.1,
+            high=MAX_DURATION_S,
+            zero="never",
+            since=6,
+        ),
+    ] = UNSET
+    when_silent: Annotated[
+        WhenSilent | UnsetType,
+        _option(
+            "`reconnect`: a silent socket ends; `report`: `onSilence` tells it, once a silence", "reconnect", since=6
+        ),
+    ] = UNSET
+    recipe: Annotated[
+        str | RecipeRequest | UnsetType,
+        _option(
+            "what is sent and awaited before it counts as open, and what is answered by itself: inline, a name, or `{preset, values}`",
+            since=6,
+        ),
+    ] = UNSET
 
 
 def camel(name: str) -> str:
@@ -287,11 +316,30 @@ class ConnectionOptions(msgspec.Struct, frozen=True, kw_only=True):
     addresses: list[str] = []
     local_address: str | None = None
     reconnect: staying.Reconnect | None = None
+    keep_alive: KeepAliveRequest | None = None
+    data_timeout_s: float = _default("data_timeout")
+    when_silent: WhenSilent = _default("when_silent")
+    recipe: str | RecipeRequest | None = None
+    recipe_shown: Any = None
+    """What the record says of it, where that is not made of `recipe`: its name, or the preset and its values."""
+    handler_renews: bool = False
+    """The handler has a ``renew``, which counts as a recipe."""
+
+    @property
+    def converses(self) -> bool:
+        """Whether messages, or attempts, mean something to mooring itself."""
+        return self.recipe is not None or self.keep_alive is not None or self.data_timeout_s > 0 or self.handler_renews
 
 
-def check_request(request: ConnectionRequest) -> list[Invalid]:
-    """Return everything that is wrong with a create request by itself (its handler is not asked)."""
+def check_request(request: ConnectionRequest, *, fills: bool = False) -> list[Invalid]:
+    """Return everything that is wrong with a create request by itself (its handler is not asked).
+
+    Args:
+        fills: Something may fill in the URL, which is checked then by whoever knows what; a recipe always does.
+    """
     wrong: list[Invalid] = []
+    if request.recipe is UNSET and not (fills and "${" in request.url):
+        wrong += check_url(request.url)
     for option in OPTIONS.values():
         value = getattr(request, option.name)
         if value is not UNSET and value is not None:

@@ -155,5 +155,14 @@ export const OPTIONS = [
     "doc": "for a peer that does not read",
     "low": 0.001,
     "high": 86400.0
+  },
+  {
+    "key": "dataTimeout",
+    "kind": "number",
+    "initial": 0.0,
+    "unit": "s",
+    "doc": "without a message for so long, whatever pings say, it is silent",
+    "low": 0,
+    "high": 86400.0
   }
 ];

@@ -11,7 +11,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from mooring.checks import check_worker_name
 from mooring.errors import ErrCode, MooringError, SendError
 from mooring.link.record import STATUS_CONNECTING, STATUSES
-from mooring.options import ConnectionRequest, effective
+from mooring.options import ConnectionRequest
 from mooring_api.rest import idempotency, routes
 from mooring_api.rest.body import BODY_TIMEOUT_S, read_body
 from mooring_api.rest.context import API, Api
@@ -41,6 +41,7 @@ _DIAL_PROBLEMS: dict[int, str] = {
     ErrCode.POLICY_REFUSED: "address-refused",
     ErrCode.TERMINATED_WHILE_CONNECTING: "terminated",
     ErrCode.WORKER_STOPPING: "terminated",
+    ErrCode.OPENING_FAILED: "opening-failed",
 }
 """What a dial that failed would have been answered with, had the service not died under it."""
 
@@ -82,7 +83,7 @@ async def _await_end_of_dial(api: Api, connection: int, wanted: ConnectionReques
     record = await api.service.connections.until(
         connection,
         lambda record: record.status != STATUS_CONNECTING or _goes_on(record),
-        effective(wanted).connect_timeout_s + 5,
+        api.service.connections.open_timeout_s(wanted) + 5,
     )
     if record.opened_at is None and not _goes_on(record):
         detail = record.errors[0].message if record.errors else "the dial has not ended"
@@ -300,7 +301,7 @@ ROUTES = (
             ),
         },
         problems=(
-            *WORKER_PROBLEMS, "connect-failed", "connect-timeout", "address-refused", "terminated", "worker-busy",
+            *WORKER_PROBLEMS, "connect-failed", "connect-timeout", "opening-failed", "opening-timeout", "address-refused", "terminated", "worker-busy",
             "limit-reached", "unknown-function",
         ),
     ),

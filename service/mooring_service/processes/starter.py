@@ -50,6 +50,8 @@ class Starter:
             settings.max_connections,
             settings.redial,
             settings.dial,
+            settings.recipes,
+            settings.functions,
         )
 
     async def start(self, slot: Slot) -> None:

@@ -77,7 +77,7 @@ class Downtime:
     """
 
     __slots__ = (
-        "_gap_from_us", "_loss", "_message_at_us", "_ms", "_since_us", "attempts", "began_at", "heard_at_us",
+        "_gap_from_us", "_loss", "_message_at_us", "_ms", "_resumed", "_since_us", "attempts", "began_at", "heard_at_us",
         "recorded_at_us", "restarted", "total_us",
     )  # fmt: skip
 
@@ -86,6 +86,7 @@ class Downtime:
         self.began_at = now
         self._loss: Loss | None = None
         self._ms = 0.0
+        self._resumed: bool | None = None
         self._gap_from_us: int | None = None
         self._message_at_us: int | None = None
         self.attempts = 0
@@ -135,8 +136,9 @@ class Downtime:
         """An attempt has failed."""
         self._loss = loss
 
-    def ended(self, now: float) -> None:
-        """A socket is ready."""
+    def ended(self, now: float, resumed: bool | None = None) -> None:
+        """A socket is ready; `resumed`: the server goes on where it was, None where nobody can tell."""
+        self._resumed = resumed
         self._ms = round((now - self.began_at) * 1000, 3)
         if self._gap_from_us is not None:
             self.total_us += round((now - self.began_at) * 1e6)
@@ -166,6 +168,8 @@ class Downtime:
             down_ms=self._ms,
             attempts=self.attempts,
             gap_from=_text(self._gap_from_us),
+            lost=0 if self._resumed else None,
+            resumed=self._resumed,
             restarted=self.restarted,
         )
 

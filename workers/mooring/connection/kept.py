@@ -18,6 +18,7 @@ from mooring.connection.kept_attempts import KeptAttempts
 from mooring.connection.kept_state import KeptEvent, KeptState
 from mooring.errors import ErrCode, ErrorEntry
 from mooring.events import now_us
+from mooring.kept_events import Cause
 from mooring.link.messages import HeldConnection, Reconnect, ReconnectDone
 from mooring.link.record import ConnectionCreated, ConnectionUpdate, Terminated
 from mooring.options import ConnectionOptions, ConnectionRequest
@@ -35,7 +36,7 @@ class KeptConnection(KeptAttempts):
         spec: What a request has asked for; None: code in this worker has made it, so no other process can.
     """
 
-    __slots__ = ("_draining", "_failure", "spec")
+    __slots__ = ("_asked", "_draining", "_failure", "spec")
 
     def __init__(
         self,
@@ -49,6 +50,7 @@ class KeptConnection(KeptAttempts):
         super().__init__(host, created, options, handler, resumed)
         self.spec = spec
         self._draining = False  # its worker ends, and another process will open it again
+        self._asked: bool | None = None  # the peer has asked for another socket, at once or not
         # Of the present socket: what is wrong with it, and the code with which it is closed for that.
         self._failure: tuple[ErrorEntry, int] | None = None
 
@@ -62,6 +64,9 @@ class KeptConnection(KeptAttempts):
         socket = self._socket
         if close_code is None or socket is None or socket.state is not SocketState.OPEN:
             return
+        if self.kept_state is KeptState.OPENING:
+            socket.drop(close_code, message.encode()[:120].decode("utf-8", "ignore"))
+            return
         socket.outbound.drop()
         reason = message.encode()[:120].decode("utf-8", "ignore")
         if fate(self._keeper.policy, Ended(err_code=err_code, close_code=close_code)) is Fate.STOP:
@@ -71,24 +76,51 @@ class KeptConnection(KeptAttempts):
 
     def closed(self, code: int, reason: str, *, was_clean: bool) -> None:
         """Take the end of the socket: the policy says what follows."""
+        if self._conversation is not None:
+            self._conversation.ended()
         failure, self._failure = self._failure, None
+        if self.kept_state is KeptState.OPENING:
+            self._closed_in_opening(failure, Terminated(code, reason, was_clean))
+            return
         errors = [] if failure is None else [failure[0]]
         if self.kept_state is KeptState.CLOSING:
             self._end(Terminated(code, reason, was_clean), errors)
-        elif self.kept_state in (KeptState.CONNECTED, KeptState.OPENING):
+        elif self.kept_state is KeptState.CONNECTED:
             ended = (
                 Ended(close_code=code)
                 if failure is None
                 else Ended(err_code=failure[0].err_code, close_code=failure[1])
             )
-            ordered = self._letting_go is not None and failure is None
-            self._lost(Loss(ended, code, reason, was_clean, "order" if ordered else None, errors))
+            cause: Cause | None = None
+            if self._letting_go is not None and failure is None:
+                cause = "order" if self._asked is None else "asked"
+            self._lost(Loss(ended, code, reason, was_clean, cause, errors))
+
+    def _closed_in_opening(self, failure: tuple[ErrorEntry, int] | None, end: Terminated) -> None:
+        """The socket has ended before it was ready: the attempt has failed, whatever the handshake said."""
+        text = (
+            f"the server closed in the opening, with code {end.code}"
+            if failure is None
+            else "the opening was cut short"
+        )
+        errors = [ErrorEntry(ErrCode.OPENING_FAILED, text), *([] if failure is None else [failure[0]])]
+        # A close of its own after it was open once is no error, as a stop code is none.
+        no_error = failure is None and self.number > 0
+        ended = Ended(
+            err_code=None if no_error else ErrCode.OPENING_FAILED,
+            close_code=end.code if failure is None else failure[1],
+        )
+        self._opening_lost(Loss(ended, end.code, end.reason, end.was_clean, "lost", errors))
 
     def _lost(self, loss: Loss, *, timed_out: bool = False, policy: bool = False) -> None:
         """The ready socket, or the attempt to get one, has ended."""
         host, keeper = self._host, self._keeper
         now = host.loop.time()
         letting_go, self._letting_go = self._letting_go, None
+        asked, self._asked = self._asked, None
+        conversation = self._conversation
+        proven = conversation is None or conversation.proven
+        opening = self.kept_state is KeptState.OPENING
         if self._draining:
             loss = self._drained(loss)
         if self.kept_state is KeptState.CONNECTED:
@@ -103,19 +135,22 @@ class KeptConnection(KeptAttempts):
             return
         answer: Redial | Stop
         if loss.cause == "order":
-            answer = keeper.ordered(now, letting_go or 0.0)
+            answer = keeper.ordered(now, letting_go or 0.0, proven=proven)
+        elif loss.cause == "asked":
+            answer = keeper.asked(now, random.random(), at_once=bool(asked), proven=proven)
         else:
-            answer = keeper.ended(loss.ended, now, random.random(), renewable=False)
+            renewable = conversation is not None and conversation.attempt.renewable
+            answer = keeper.ended(loss.ended, now, random.random(), renewable=renewable, proven=proven)
         if isinstance(answer, Stop):
             errors = loss.errors if answer.err_code == loss.ended.err_code else [self._gave_up(), *loss.errors]
             self._end(Terminated(loss.code, loss.reason, loss.was_clean), errors if answer.err_code is not None else [],
-                      timed_out=timed_out, policy=policy)  # fmt: skip
+                      timed_out=timed_out, policy=policy, opening=opening)  # fmt: skip
             return
         self._downtime.attempts = keeper.attempts
-        self._next_at = answer.at
-        if loss.cause == "order" and answer.at <= now:
+        self._next_at, self._fresh = answer.at, answer.renew
+        if loss.cause in ("order", "asked") and answer.at <= now:
             self._move(KeptEvent.REDIAL)
-            host.redials.take(self, self.options.url)
+            host.redials.take(self, self._url)
         else:
             self._move(KeptEvent.RETRY)
         self._answer_open()
@@ -128,6 +163,14 @@ class KeptConnection(KeptAttempts):
         self._socket.close(code, reason)
         self._host.paused.discard(self)
         self._set_alarm()
+
+    def asked(self, at_once: bool) -> bool:
+        """The peer asks for a new socket: the one that there is, is closed for it."""
+        if self.kept_state is not KeptState.CONNECTED or self._letting_go is not None:
+            return False
+        self._asked = at_once
+        self._let_go(0.0, 1000, "the server asked for a new connection")
+        return True
 
     # What is asked for.
 

@@ -157,6 +157,7 @@ class KeptLaw(LiveConnection):
             down=self.down,
             down_us=self._downtime.total_us,
             messages_filled=self.messages_filled,
+            keep_alives=0 if self._conversation is None else self._conversation.keep_alives,
         )
         return msgspec.structs.replace(super().update(), kept=kept)
 

@@ -5,6 +5,8 @@ The socket's `Outbound` knows bytes and tickets; the requests and reservations b
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from mooring.connection.host import Host
@@ -20,6 +22,10 @@ class _Waiting(msgspec.Struct):
 
     request: int
     key: str | None  # Idempotency-Key
+
+
+OWN = object()
+"""The ticket of what mooring says itself (steps, answers, heartbeats): nobody waits for it, and it is counted nowhere."""
 
 
 class Sends:
@@ -59,8 +65,18 @@ class Sends:
         else:
             outbound.queue(None, opcode, [payload], len(payload))
 
-    def written(self, ticket: _Waiting | None, count: int, size: int) -> None:
+    def send_own(self, opcode: int, payload: bytes, outbound: Outbound) -> bool:
+        """Write what mooring says itself, or have it wait for the peer to read; False: there is no room."""
+        if not outbound.write_now(opcode, [payload]):
+            if not outbound.has_room(len(payload)):
+                return False
+            outbound.queue(OWN, opcode, [payload], len(payload), self._connection.options.send_timeout_s)
+        return True
+
+    def written(self, ticket: Any, count: int, size: int) -> None:
         """Messages were written (`Sender`)."""
+        if ticket is OWN:
+            return
         if ticket is None:
             self._count(0, count, size)
             self._host.release(self._connection, size)
@@ -69,8 +85,10 @@ class Sends:
             self._forget(ticket)
             self._host.answer_send(self._count(ticket.request, count, size), ticket.key)
 
-    def unwritten(self, ticket: _Waiting | None, size: int, *, stalled: bool) -> None:
+    def unwritten(self, ticket: Any, size: int, *, stalled: bool) -> None:
         """Messages were not written, and will not be (`Sender`)."""
+        if ticket is OWN:
+            return
         if ticket is None:
             self._host.release(self._connection, size)
             return

@@ -5,6 +5,8 @@ It travels in `messages`, and is kept in the journal, by place: new fields get d
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from mooring.dial_options import DialShown, dial_shown
@@ -35,6 +37,18 @@ class KeptCreated(msgspec.Struct, frozen=True, omit_defaults=True):
     reconnect: Reconnect
 
 
+class AskedCreated(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What of a record is as it was asked for, where messages mean something to mooring itself; no secret is in it.
+
+    `recipe`: a name, or an object as the API shows it; `keep_alive` likewise.
+    """
+
+    recipe: Any = None
+    keep_alive: Any = None
+    data_timeout_s: float = 0.0
+    when_silent: str = "reconnect"
+
+
 class ConnectionCreated(msgspec.Struct, frozen=True, array_like=True):
     """The part of a connection's record that never changes. Header values are not in it: they are secrets."""
 
@@ -50,10 +64,17 @@ class ConnectionCreated(msgspec.Struct, frozen=True, array_like=True):
     close_timeout_s: float = OPTIONS["close_timeout"].default
     kept: KeptCreated | None = None
     dial: DialShown = DialShown()
+    asked: AskedCreated | None = None
 
     @classmethod
     def of(
-        cls, connection: int, worker: str, handler: str | None, created_at_us: int, options: ConnectionOptions
+        cls,
+        connection: int,
+        worker: str,
+        handler: str | None,
+        created_at_us: int,
+        options: ConnectionOptions,
+        asked: AskedCreated | None = None,
     ) -> ConnectionCreated:
         """Return the record of a connection that is being made; `handler` is its public name."""
         return cls(
@@ -69,6 +90,7 @@ class ConnectionCreated(msgspec.Struct, frozen=True, array_like=True):
             close_timeout_s=options.close_timeout_s,
             kept=None if options.reconnect is None else KeptCreated(options.reconnect),
             dial=dial_shown(options.proxy, options.family, options.addresses, options.local_address),
+            asked=asked,
         )
 
 

@@ -6,10 +6,10 @@ from typing import assert_never
 
 import msgspec
 
+from mooring.connection.asked import resolve
 from mooring.connection.kept import KeptConnection
 from mooring.errors import ErrCode, Invalid, InvalidRequest, LimitReached
 from mooring.events import CallbackErrorEvent
-from mooring.handler_options import resolve
 from mooring.link.messages import (
     Call,
     CallFailed,
@@ -60,7 +60,7 @@ def _open(runtime: Runtime, command: Open) -> None:
         if command.handler is not None and request.handler is not None:
             runtime.constructions.begin(command, command.handler)
         else:
-            runtime.begin(command, resolve(request), None)
+            runtime.begin(command, resolve(request, known=runtime.known), None)
     except LimitReached as exc:
         runtime.answer(OpenInvalid(command.request, [Invalid("/worker", str(exc))], limit=exc.limit))
     except InvalidRequest as exc:
@@ -86,7 +86,7 @@ def _terminate(runtime: Runtime, command: Terminate) -> None:
     waiting = runtime.constructions.give_up(command.connection)
     if waiting is not None:
         # Without its handler: no callback has to wait for the context, and no other can follow.
-        connection = runtime.begin(waiting, resolve(waiting.connection_request), None)
+        connection = runtime.begin(waiting, resolve(waiting.connection_request, known=runtime.known), None)
     if connection is None:
         runtime.answer(TerminateDone(command.request, runtime.flush()))
     else:

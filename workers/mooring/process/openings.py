@@ -6,6 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, wait
 from typing import Protocol
 
+from mooring.connection.asked import opening_time_s, resolve, shown_of
 from mooring.connection.connection import Connection
 from mooring.connection.kept import KeptConnection
 from mooring.connection.live import LiveConnection
@@ -13,7 +14,6 @@ from mooring.connection.state import ConnectionState
 from mooring.deadline import PASS_S
 from mooring.errors import ConnectError, ErrCode, ErrorEntry, LimitReached, MooringError
 from mooring.events import now_us
-from mooring.handler_options import resolve
 from mooring.link.messages import Open
 from mooring.link.record import ConnectionCreated
 from mooring.options import ConnectionOptions, ConnectionRequest
@@ -72,7 +72,8 @@ class Openings:
     def _created(
         self, connection: int, created_at_us: int, options: ConnectionOptions, handler_name: str | None
     ) -> ConnectionCreated:
-        return ConnectionCreated.of(connection, self._worker.worker, handler_name, created_at_us, options)
+        worker = self._worker.worker
+        return ConnectionCreated.of(connection, worker, handler_name, created_at_us, options, shown_of(options))
 
     def begin(self, command: Open, options: ConnectionOptions, handler: object | None) -> LiveConnection:
         """Dial for a request, once its handler (if it names one) is there."""
@@ -107,7 +108,7 @@ class Openings:
         """
         if handler is not None:
             check(handler)
-        options = resolve(request, handler)
+        options = resolve(request, handler, self._worker.known)
         if self._worker.stopping:
             raise MooringError("the worker is being killed")
         self.check_limit()
@@ -133,8 +134,8 @@ class Openings:
 
         self._worker.post(begin)
         try:
-            # The dial has its own deadline; this one only guards against the I/O loop itself.
-            connection = opened.result(options.connect_timeout_s + IO_LOOP_S)
+            # The dial and the opening have their own deadlines; this one only guards against the I/O loop itself.
+            connection = opened.result(options.connect_timeout_s + opening_time_s(options) + IO_LOOP_S)
         except TimeoutError:
             self._worker.post(self._give_up, connection_id)
             raise ConnectError([ErrorEntry(ErrCode.CONNECT_TIMEOUT, "the worker did not come to it in time")]) from None

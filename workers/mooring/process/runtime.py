@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import msgspec
 
 from mooring.background import Background
+from mooring.connection.asked import Known
 from mooring.connection.host import PausedReader
 from mooring.connection.live import LiveConnection
 from mooring.connection.recorded import RecordedConnection
@@ -37,6 +38,7 @@ from mooring.process.figures import Figures
 from mooring.process.openings import Openings
 from mooring.process.redialling import Redialling
 from mooring.process.threads import Posts, Reservations, Room
+from mooring.usercode.asked_code import run_code
 from mooring.usercode.construction import Constructions
 from mooring.usercode.context import Context
 from mooring.usercode.mailbox import CALL_COST_BYTES
@@ -67,6 +69,7 @@ class Runtime:
     every thread, all else is for the I/O loop only.
 
     Attributes:
+        known: What recipes may name.
         connections: By id, until their last event is in the outbox.
         constructions: Connections to be, whose handler is still to be constructed.
         paused: Connections whose reading we have paused.
@@ -81,6 +84,7 @@ class Runtime:
         self.settings = settings
         self.worker = settings.worker
         self.loop = asyncio.get_running_loop()
+        self.known = Known(settings.recipes, settings.functions)
         self.connections: dict[int, LiveConnection] = {}
         self.paused: set[PausedReader] = set()
         self.stopping = self.draining = False
@@ -161,6 +165,18 @@ class Runtime:
         """Answer a call, behind the events of what it did."""
         self.answer(msgspec.structs.replace(answer, after=self.flush()))
 
+    def run_code(
+        self,
+        connection: RecordedConnection,
+        callback: str,
+        target: str | Callable[..., Any],
+        params: dict[str, Any] | list[Any],
+        *first: Any,
+    ) -> asyncio.Future[Any]:
+        """Have user code run for a connection, and return what it returns (`connection/host.Host.run_code`)."""
+        reference = self.known.functions.get(target, target) if isinstance(target, str) else target
+        return run_code(self, connection, callback, reference, params, first)
+
     def forget(self, connection: RecordedConnection) -> None:
         """`connection` is over: no socket, no event to come."""
         self.connections.pop(connection.id, None)
@@ -208,6 +224,8 @@ class Runtime:
     def reconfigure(self, command: Reconfigure) -> None:
         """Take over settings that change at run time."""
         self.settings = msgspec.structs.replace(self.settings, max_connections=command.max_connections)
+        if command.recipes is not None and command.functions is not None:
+            self.known = Known(command.recipes, command.functions)
         if command.redial is not None:
             self.redials.configure(command.redial)
         self.dialler.set_policy(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import email.utils
 import re
 from collections.abc import Mapping
@@ -40,7 +41,8 @@ class AnswerReader:
     headers: CIMultiDictProxy[str]
     rest = b""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, max_body_bytes: int = _MAX_BODY_BYTES) -> None:
+        self._max_body_bytes = max_body_bytes
         self._parser: Any = HttpResponseParser(
             BaseProtocol(loop),  # it takes no part; a stream must be able to ask it to pause
             loop,
@@ -95,16 +97,30 @@ class AnswerReader:
     @property
     def wants_body(self) -> bool:
         """Whether there is more of the body that should be fed."""
-        return not self._body.is_eof() and self._body_bytes < _MAX_BODY_BYTES
+        return not self._body.is_eof() and self._body_bytes < self._max_body_bytes
 
     def feed_body(self, data: bytes) -> None:
         """Take bytes of the body."""
-        data = data[: _MAX_BODY_BYTES - self._body_bytes]
+        data = data[: self._max_body_bytes - self._body_bytes]
         self._body_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except HttpProcessingError:
-            self._body_bytes = _MAX_BODY_BYTES  # what came before it stands
+            self._body_bytes = self._max_body_bytes  # what came before it stands
+
+    def feed_end(self) -> None:
+        """The server has closed: a body without a length ends so, any other one is cut off."""
+        with contextlib.suppress(HttpProcessingError):
+            self._parser.feed_eof()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the whole body was fed."""
+        return bool(self._body.is_eof())
+
+    def body(self) -> bytes:
+        """Return what was fed of the body, as bytes."""
+        return bytes(self._body.read_nowait(-1))
 
     def body_text(self) -> str:
         """Return what was fed of the body, on one line; it may be cut off anywhere."""

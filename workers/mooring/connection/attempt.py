@@ -1,0 +1,203 @@
+"""What each attempt of one id begins with: fresh values (``renew``, secrets), and URL and headers filled with them. On the I/O loop.
+
+What was remembered and renewed lives as long as the id, and is shown nowhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from mooring.checks import check_url
+from mooring.connection.asked import HANDLER_RENEW_S
+from mooring.connection.host import CodeFailed, Host
+from mooring.connection.kept_rules import Compiled
+from mooring.connection.pointer import MISSING
+from mooring.connection.recipe import MAX_REMEMBERED_BYTES, MAX_RENEW_ANSWER_BYTES, Renew, RenewHttp
+from mooring.connection.recorded import RecordedConnection
+from mooring.connection.template import Needs, Unfilled, Values, is_name
+from mooring.errors import ErrCode, ErrorEntry
+from mooring.options import ConnectionOptions
+from mooring.wire.dial import DialFailed
+from mooring.wire.failure import failed
+from mooring.wire.http_request import HttpRequest
+
+MAX_RENEWED = 16  # values, as of `renew.http`
+
+
+class Attempt:
+    """What one id knows for its next attempt.
+
+    Attributes:
+        memory: What was remembered, by name.
+        renewed: What ``renew`` has given last.
+        secrets: By name, as they were read for this attempt.
+        next_url: The peer has named another URL, for the next attempt alone.
+        url: Of the last attempt; that of the options before it: by its host the limiter knows it.
+    """
+
+    def __init__(self, host: Host, connection: RecordedConnection, compiled: Compiled) -> None:
+        self._host = host
+        self._connection = connection
+        self._compiled = compiled
+        self.memory: dict[str, Any] = {}
+        self.renewed: dict[str, Any] = {}
+        self._renewed_at = -math.inf
+        self.secrets: dict[str, str] = {}
+        self.next_url: str | None = None
+        self.url = connection.options.url
+
+    @property
+    def _renew(self) -> Renew | None:
+        recipe = self._compiled.recipe
+        return None if recipe is None else recipe.renew
+
+    @property
+    def renews(self) -> bool:
+        """Something must be fetched before an attempt."""
+        return self._renew is not None or self._connection.options.handler_renews
+
+    @property
+    def renewable(self) -> bool:
+        """After a refusal something may give another credential."""
+        return self._compiled.renewable or self.renews
+
+    async def prepare(self, socket: int, attempt: int, *, fresh: bool) -> ConnectionOptions:
+        """Return the options of one attempt, with the texts that go on the wire.
+
+        Args:
+            socket: The number that its socket will have.
+            attempt: How many dials there were since the loss, this one included.
+            fresh: What was renewed before was refused: renew it whatever its age is.
+
+        Raises:
+            DialFailed: If a value cannot be had (113), or may not go there (106).
+        """
+        compiled, options = self._compiled, self._connection.options
+        self.secrets = {}
+        if self.renews:
+            await self._fetch(attempt, fresh=fresh)
+        own = self._needed()
+        self.secrets = self._host.dialler.secrets_for(own)
+        values = Values(names={**self.renewed, **self.memory}, secrets=self.secrets, socket=socket)
+        url, self.next_url = self.next_url, None
+        if url is None:
+            filled = options.url if compiled.url is None else compiled.url.fill(values)
+            if isinstance(filled, Unfilled):
+                raise failed(ErrCode.RENEW_FAILED, f"the url cannot be filled: {filled}")
+            url = filled
+        wrong = check_url(url)
+        if wrong:
+            raise failed(ErrCode.RENEW_FAILED, f"the url is not valid: {wrong[0].detail}")
+        self.url = url
+        headers = []
+        for name, template in compiled.headers:
+            text = template.fill(values)
+            if isinstance(text, Unfilled):
+                raise failed(ErrCode.RENEW_FAILED, f"the header {name} cannot be filled: {text}")
+            headers.append((name, text))
+        made = msgspec.structs.replace(options, url=url, headers=headers)
+        self._host.dialler.check_bound(own, made)
+        return made
+
+    def _needed(self) -> list[str]:
+        """Return the secrets that go over the socket or into its handshake."""
+        compiled = self._compiled
+        found: set[str] = set()
+
+        def use(needs: Iterable[Needs]) -> None:
+            for one in needs:
+                found.update(one.secrets)
+
+        if compiled.url is not None:
+            use([compiled.url.needs])
+        use(template.needs for _, template in compiled.headers)
+        recipe = compiled.recipe
+        if recipe is not None:
+            use(step.send.needs for step in recipe.opening if step.send is not None)
+            use(answer.send.needs for answer in recipe.answers)
+        if compiled.keep_alive is not None and compiled.keep_alive.send is not None:
+            use([compiled.keep_alive.send.needs])
+        return sorted(found)
+
+    async def _fetch(self, attempt: int, *, fresh: bool) -> None:
+        renew = self._renew
+        timeout_s = HANDLER_RENEW_S if renew is None else renew.timeout_s
+        now = self._host.loop.time()
+        if not fresh and renew is not None and now < self._renewed_at + renew.reuse_for_s:
+            return
+        try:
+            async with asyncio.timeout(timeout_s):
+                found = await self._values(renew, attempt)
+        except TimeoutError:
+            raise failed(ErrCode.RENEW_FAILED, f"renew did not end within {timeout_s:g} s") from None
+        except CodeFailed as exc:
+            raise failed(ErrCode.RENEW_FAILED, f"renew has failed: {exc}") from None
+        self.renewed = _checked(found)
+        self._renewed_at = now
+
+    async def _values(self, renew: Renew | None, attempt: int) -> Any:
+        handler = self._connection.handler
+        if self._connection.options.handler_renews:
+            return await self._host.run_code(self._connection, "renew", getattr(handler, "renew"), [attempt])  # noqa: B009
+        assert renew is not None, "who renews has one of the two"
+        if renew.function is not None:
+            return await self._host.run_code(self._connection, "renew", renew.function, renew.params)
+        assert renew.http is not None, "the compiler has seen to it"
+        return await self._ask(renew.http)
+
+    async def _ask(self, http: RenewHttp) -> dict[str, Any]:
+        """Return the values that the HTTP request brings."""
+        needs = [http.url.needs, *(template.needs for _, template in http.headers)]
+        needs += [] if http.body is None else [http.body.needs]
+        secrets = sorted({name for one in needs for name in one.secrets})
+        dialler = self._host.dialler
+        values = Values(names={**self.renewed, **self.memory}, secrets=dialler.secrets_for(secrets))
+        url, body = http.url.fill(values), None if http.body is None else http.body.fill(values)
+        headers = [(name, template.fill(values)) for name, template in http.headers]
+        for what, filled in (("url", url), ("body", body), *((f"header {name}", text) for name, text in headers)):
+            if isinstance(filled, Unfilled):
+                raise failed(ErrCode.RENEW_FAILED, f"the {what} of renew.http cannot be filled: {filled}")
+        assert isinstance(url, str) and not isinstance(body, Unfilled), "looked at above"
+        if not url.startswith(("http://", "https://")) or check_url(f"ws{url[4:]}"):
+            raise failed(ErrCode.RENEW_FAILED, "the url of renew.http is not valid")
+        dialler.check_bound(secrets, msgspec.structs.replace(self._connection.options, url=url))
+        request = HttpRequest(http.method, url, [(name, str(text)) for name, text in headers], body)
+        try:
+            answer = await dialler.ask(request, self._connection.options, MAX_RENEW_ANSWER_BYTES)
+        except DialFailed as exc:
+            if exc.policy or exc.code == ErrCode.RENEW_FAILED:
+                raise
+            raise DialFailed([ErrorEntry(ErrCode.RENEW_FAILED, "renew.http could not be asked"), *exc.errors]) from None
+        if not 200 <= answer.status <= 299:
+            raise DialFailed(
+                failed(ErrCode.RENEW_FAILED, f"renew.http was answered with status {answer.status}").errors,
+                retry_after_s=answer.retry_after_s,
+            )
+        try:
+            found = msgspec.json.decode(answer.body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            raise failed(ErrCode.RENEW_FAILED, "the answer to renew.http is not JSON") from None
+        brought = {name: pointer.get(found) for name, pointer in http.values}
+        missing = [name for name, value in brought.items() if value is MISSING or value is None]
+        if missing:
+            raise failed(ErrCode.RENEW_FAILED, f"the answer to renew.http has no {', '.join(missing)}")
+        return brought
+
+
+def _checked(found: Any) -> dict[str, Any]:
+    """Return what ``renew`` has given, if it is that."""
+    if not isinstance(found, dict) or not all(isinstance(name, str) and is_name(name) for name in found):
+        raise failed(ErrCode.RENEW_FAILED, "renew must return an object of names and values")
+    if len(found) > MAX_RENEWED or any(
+        len(msgspec.json.encode(value)) > MAX_REMEMBERED_BYTES for value in found.values()
+    ):
+        raise failed(
+            ErrCode.RENEW_FAILED,
+            f"renew returned more than {MAX_RENEWED} values, or one above {MAX_REMEMBERED_BYTES} bytes",
+        )
+    return found

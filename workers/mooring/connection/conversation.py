@@ -1,0 +1,349 @@
+"""What mooring itself says and hears on one id: the steps of the opening, answers, heartbeats, and the clocks. On the I/O loop only.
+
+What is to be said and what a message means is decided by `session` and `clocks`, which are pure and die with their socket; here
+it is done. Messages pass through on their way to the journal or the handler: what comes before the socket is ready is held.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Protocol
+
+from mooring.connection import session as acts
+from mooring.connection.acks import Acks
+from mooring.connection.attempt import Attempt
+from mooring.connection.catching_up import Filled, catch_up
+from mooring.connection.host import Host
+from mooring.connection.kept_rules import Compiled
+from mooring.connection.matcher import Frame
+from mooring.connection.recipe import EMPTY, CatchUp
+from mooring.connection.recorded import RecordedConnection
+from mooring.connection.requests import Ids
+from mooring.connection.sends import Sends
+from mooring.connection.session import Action, Session
+from mooring.connection.watch import Watch
+from mooring.deadline import PASS_S
+from mooring.errors import ErrCode, ErrorEntry
+from mooring.kept_events import ReconnectEvent
+from mooring.link.messages import WorkerSettings
+from mooring.wire.frames import BINARY, TEXT
+from mooring.wire.socket import Socket, SocketState
+
+log = logging.getLogger("mooring.worker")
+
+
+class Party(Filled, Protocol):
+    """The connection whose conversation it is: it decides what follows, and records it."""
+
+    @property
+    def next_socket(self) -> int:
+        """The number that a socket in its opening will have."""
+
+    def opened(self, resumed: bool | None) -> ReconnectEvent | None:
+        """All steps are done; a return is an event."""
+
+    def opening_failed(self, error: ErrorEntry, *, refused: bool = False, timed_out: bool = False) -> None:
+        """The opening has failed; `refused`: the server has said no."""
+
+    def failed(self, err_code: ErrCode, message: str, close_code: int | None) -> None:
+        """The ready socket is to be closed with `close_code`, or was dropped."""
+
+    def asked(self, at_once: bool) -> bool:
+        """The peer asks for a new socket; False: there will be no other."""
+
+    def silent(self, since: float) -> None:
+        """No message has come since then (the loop's time), and that is to be told."""
+
+    def deliver(self, items: list[tuple[int, bytes]]) -> None:
+        """Messages for the journal or the handler, in order."""
+
+    def resume_if_room(self) -> None:
+        """Read again, if there is room."""
+
+
+class Held:
+    """Messages that wait until they may be handed over: for the socket to be ready, for what was missed, for the end of the read.
+
+    Attributes:
+        items: As ``(opcode, payload)``.
+        answers: What is sent once the item is stored to whose index it belongs.
+    """
+
+    __slots__ = ("_bytes", "_settings", "answers", "items")
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        self._settings = settings
+        self._bytes = 0
+        self.items: list[tuple[int, bytes]] = []
+        self.answers: list[tuple[int, acts.Send]] = []
+
+    def add(self, opcode: int, payload: bytes) -> None:
+        """Hold a message."""
+        self.items.append((opcode, payload))
+        self._bytes += len(payload)
+
+    @property
+    def overflows(self) -> bool:
+        """Whether more is held than may be."""
+        settings = self._settings
+        return len(self.items) > settings.inbound_messages or self._bytes > settings.inbound_bytes
+
+
+class Conversation:
+    """The conversation of one id.
+
+    Args:
+        party: Whose it is; `connection` is the same, as it is recorded.
+        number: Of its last socket, where another process of the worker had it.
+
+    Attributes:
+        attempt: What the next attempt begins with.
+        keep_alives: Heartbeats that came, and were hidden.
+        proven: A message has come over the last ready socket, or nobody waits for one.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        party: Party,
+        connection: RecordedConnection,
+        sends: Sends,
+        compiled: Compiled,
+        number: int = 0,
+    ) -> None:
+        self._host = host
+        self._party = party
+        self._connection = connection
+        self._sends = sends
+        self._compiled = compiled
+        self._recipe = compiled.recipe or EMPTY
+        self._keep_alive = compiled.keep_alive
+        self._ids = Ids(number)
+        self.attempt = Attempt(host, connection, compiled)
+        self._acks: Acks | None = None
+        if any(answer.stored for answer in self._recipe.answers):
+            self._acks = connection.acks = Acks(host.outbox, self._write, lambda: connection.recorded_seq)
+        self.keep_alives = 0
+        self.proven = True
+        # Of the present socket.
+        self._socket: Socket | None = None
+        self._session: Session | None = None
+        self._watch: Watch | None = None  # from ready on
+        self._listens = True  # the session wants to see each message
+        self._held = Held(host.settings)
+        self._catching_up = False
+        self._looks_again = False
+
+    # A socket, from the handshake to its end.
+
+    def begin(self, socket: Socket) -> None:
+        """The handshake is done: say what comes first."""
+        attempt = self.attempt
+        self._socket = socket
+        self._session = Session(
+            self._recipe, self._keep_alive, attempt.memory, attempt.renewed, attempt.secrets, self._ids,
+            self._party.next_socket,
+        )  # fmt: skip
+        self._listens = True
+        if self._obey(self._session.begin(self._host.loop.time())):
+            self._set_alarm()
+
+    def ended(self) -> None:
+        """The socket has ended, or is given up: nothing of it counts any more. Idempotent."""
+        if self._session is None:
+            return
+        if self._watch is None:
+            self.proven = True
+            self._host.metrics.opening_dropped += len(self._held.items)
+        else:
+            self._catching_up = False
+            self._release()  # it has come, whatever was missed before it
+            self.proven = self._watch.proven
+            self._watch.stop()
+        if self._acks is not None:
+            self._acks.drop()
+        self._socket = self._session = self._watch = None
+        self._held = Held(self._host.settings)
+        self._catching_up = self._looks_again = False
+        self._host.redials.cancel(self)
+
+    def take(self, items: list[tuple[int, bytes]]) -> None:
+        """Take the messages of one read."""
+        session, watch = self._session, self._watch
+        if session is None:
+            return
+        now = self._host.loop.time()
+        if watch is not None and not (self._listens or self._catching_up or watch.expects):
+            watch.heard(now)
+            self._party.deliver(items)
+            return
+        data_type = self._connection.options.data_type
+        always, per_frame = data_type in ("text", "object"), data_type == "auto"
+        for opcode, payload in items:
+            frame = Frame(payload, always or (per_frame and opcode == TEXT))
+            hidden = False
+            actions: list[Action] = []
+            if self._listens:
+                heard = session.hear(frame, now)
+                hidden, actions = heard.hidden, heard.actions
+            watch = self._watch
+            hidden = hidden or (watch is not None and watch.answers(frame))
+            if watch is not None:
+                watch.heard(now, hidden=hidden)
+            if hidden:
+                self.keep_alives += 1
+                self._host.figures_changed(self._connection)
+            else:
+                self._held.add(opcode, payload)
+            if actions and not self._obey(actions):
+                return
+        if self._watch is None and self._held.overflows:
+            self._fail_opening(
+                "more came before it was ready than may be held (worker.inbound_messages, inbound_bytes)"
+            )
+            return
+        self._release()
+        if self._session is not session:
+            return
+        if self._watch is None:
+            self._set_alarm()
+        else:
+            self._watch.learn()
+
+    def has_room(self) -> bool:
+        """Say whether more may be read. In the opening all is read: the peer has its time to answer, and what comes has a bound."""
+        if self._acks is not None and self._acks.waiting_bytes > self._host.settings.inbound_bytes:
+            return False
+        return not (self._catching_up and self._held.overflows)
+
+    @property
+    def opening(self) -> bool:
+        """Whether the steps of the opening are under way."""
+        return self._session is not None and self._watch is None
+
+    def _obey(self, actions: list[Action]) -> bool:
+        """Do what follows from a message, or from the time; False: the socket is over."""
+        party = self._party
+        for action in actions:
+            match action:
+                case acts.Send(stored=True):
+                    self._held.answers.append((len(self._held.items) - 1, action))
+                case acts.Send():
+                    self._write(action.payload, action.binary)
+                case acts.Ready(resumed):
+                    self._ready(resumed)
+                case acts.Failed(detail, refused):
+                    self._fail_opening(detail, refused=refused)
+                    return False
+                case acts.Stopped(rule, detail):
+                    message = f"{rule}: {detail}"
+                    if self.opening:
+                        party.opening_failed(ErrorEntry(ErrCode.STOPPED_BY_RECIPE, message))
+                        return False
+                    self._release()
+                    party.failed(ErrCode.STOPPED_BY_RECIPE, message, 1000)
+                    return False
+                case acts.Asked(url, at_once):
+                    if self.opening:
+                        self.attempt.next_url = url
+                        self._fail_opening("the peer asked for a new socket")
+                        return False
+                    self._release()
+                    if party.asked(at_once):
+                        self.attempt.next_url = url
+                        return False
+                case acts.Unanswered(rule, unfilled):
+                    self._host.metrics.unanswered += 1
+                    log.warning("connection %d: %s is not sent: %s", self._connection.id, rule, unfilled)
+        return self._session is not None
+
+    def _fail_opening(self, detail: str, *, refused: bool = False, timed_out: bool = False) -> None:
+        error = ErrorEntry(ErrCode.OPENING_FAILED, detail)
+        self._party.opening_failed(error, refused=refused, timed_out=timed_out)
+
+    def _ready(self, resumed: bool | None) -> None:
+        assert self._session is not None, "it has said so"
+        self._listens = self._session.listens
+        self._watch = Watch(
+            self._host, self._connection, self._keep_alive, self._session, self.attempt,
+            say=self._write, dead=self._drop, silent=self._party.silent,
+        )  # fmt: skip
+        event = self._party.opened(resumed)
+        catch_up = self._recipe.catch_up
+        if event is not None and catch_up is not None and self._session is not None:
+            self._catching_up = True
+            self._host.spawn(self._catch_up(self._session, catch_up, event))
+
+    def _release(self) -> None:
+        """Hand over what is held."""
+        if self._watch is None or self._catching_up or not self._held.items:
+            return
+        held, self._held = self._held, Held(self._host.settings)
+        if self._acks is None:
+            self._party.deliver(held.items)
+        else:
+            self._acks.deliver(self._connection, held.items, held.answers, self._party.deliver)
+
+    def _write(self, payload: bytes, binary: bool) -> None:
+        socket = self._socket
+        if socket is None or socket.state is not SocketState.OPEN:
+            return
+        if not self._sends.send_own(BINARY if binary else TEXT, payload, socket.outbound):
+            self._host.metrics.unanswered += 1
+        elif self._watch is not None:
+            self._watch.sent()
+
+    # The time of the opening. From ready on it is the watch's.
+
+    def sent(self) -> None:
+        """A message was sent over the socket."""
+        if self._watch is not None:
+            self._watch.sent()
+
+    def paused(self) -> None:
+        """Nothing is read any more."""
+        if self._watch is not None:
+            self._watch.paused()
+
+    def resumed(self) -> None:
+        """Reading goes on."""
+        if self._watch is not None:
+            self._watch.resumed()
+
+    def _set_alarm(self) -> None:
+        if self._session is not None and self._watch is None and not self._looks_again:
+            self._host.redials.alarm(self, self._session.deadline)
+
+    def due(self, now: float) -> None:
+        """A step was not answered (`host.Redialler`), unless the answer has come by now and was not read yet."""
+        session = self._session
+        if session is None or self._watch is not None:
+            return
+        if not self._looks_again:
+            self._looks_again = True
+            self._host.redials.alarm(self, now + PASS_S)
+            return
+        self._looks_again = False
+        for action in session.late(now):
+            if isinstance(action, acts.Failed):
+                self._fail_opening(action.detail, timed_out=True)
+                return
+        self._set_alarm()
+
+    def granted(self) -> None:
+        """It asks for no turn (`host.Redialler`)."""
+
+    def _drop(self, err_code: ErrCode, message: str) -> None:
+        socket = self._socket
+        assert socket is not None, "its clocks run"
+        self._party.failed(err_code, message, None)
+        socket.drop(1001, message.encode()[:120].decode("utf-8", "ignore"))
+
+    # What was missed.
+
+    async def _catch_up(self, session: Session, wanted: CatchUp, event: ReconnectEvent) -> None:
+        await catch_up(self._host, self._connection, self._party, wanted, event)
+        if session is self._session:
+            self._catching_up = False
+            self._release()
+            self._party.resume_if_room()
