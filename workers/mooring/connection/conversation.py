@@ -99,6 +99,7 @@ class Conversation:
     Attributes:
         attempt: What the next attempt begins with.
         keep_alives: Heartbeats that came, and were hidden.
+        watch: The clocks of the ready socket; None: there is none.
         proven: A message has come over the last ready socket, or nobody waits for one.
     """
 
@@ -128,7 +129,7 @@ class Conversation:
         # Of the present socket.
         self._socket: Socket | None = None
         self._session: Session | None = None
-        self._watch: Watch | None = None  # from ready on
+        self.watch: Watch | None = None  # from ready on
         self._listens = True  # the session wants to see each message
         self._held = Held(host.settings)
         self._catching_up = False
@@ -152,24 +153,24 @@ class Conversation:
         """The socket has ended, or is given up: nothing of it counts any more. Idempotent."""
         if self._session is None:
             return
-        if self._watch is None:
+        if self.watch is None:
             self.proven = True
             self._host.metrics.opening_dropped += len(self._held.items)
         else:
             self._catching_up = False
             self._release()  # it has come, whatever was missed before it
-            self.proven = self._watch.proven
-            self._watch.stop()
+            self.proven = self.watch.proven
+            self.watch.stop()
         if self._acks is not None:
             self._acks.drop()
-        self._socket = self._session = self._watch = None
+        self._socket = self._session = self.watch = None
         self._held = Held(self._host.settings)
         self._catching_up = self._looks_again = False
         self._host.redials.cancel(self)
 
     def take(self, items: list[tuple[int, bytes]]) -> None:
         """Take the messages of one read."""
-        session, watch = self._session, self._watch
+        session, watch = self._session, self.watch
         if session is None:
             return
         now = self._host.loop.time()
@@ -186,7 +187,7 @@ class Conversation:
             if self._listens:
                 heard = session.hear(frame, now)
                 hidden, actions = heard.hidden, heard.actions
-            watch = self._watch
+            watch = self.watch
             hidden = hidden or (watch is not None and watch.answers(frame))
             if watch is not None:
                 watch.heard(now, hidden=hidden)
@@ -197,7 +198,7 @@ class Conversation:
                 self._held.add(opcode, payload)
             if actions and not self._obey(actions):
                 return
-        if self._watch is None and self._held.overflows:
+        if self.watch is None and self._held.overflows:
             self._fail_opening(
                 "more came before it was ready than may be held (worker.inbound_messages, inbound_bytes)"
             )
@@ -205,10 +206,10 @@ class Conversation:
         self._release()
         if self._session is not session:
             return
-        if self._watch is None:
+        if self.watch is None:
             self._set_alarm()
         else:
-            self._watch.learn()
+            self.watch.learn()
 
     def has_room(self) -> bool:
         """Say whether more may be read. In the opening all is read: the peer has its time to answer, and what comes has a bound."""
@@ -219,7 +220,7 @@ class Conversation:
     @property
     def opening(self) -> bool:
         """Whether the steps of the opening are under way."""
-        return self._session is not None and self._watch is None
+        return self._session is not None and self.watch is None
 
     def _obey(self, actions: list[Action]) -> bool:
         """Do what follows from a message, or from the time; False: the socket is over."""
@@ -264,7 +265,7 @@ class Conversation:
     def _ready(self, resumed: bool | None) -> None:
         assert self._session is not None, "it has said so"
         self._listens = self._session.listens
-        self._watch = Watch(
+        self.watch = Watch(
             self._host, self._connection, self._keep_alive, self._session, self.attempt,
             say=self._write, dead=self._drop, silent=self._party.silent,
         )  # fmt: skip
@@ -276,7 +277,7 @@ class Conversation:
 
     def _release(self) -> None:
         """Hand over what is held."""
-        if self._watch is None or self._catching_up or not self._held.items:
+        if self.watch is None or self._catching_up or not self._held.items:
             return
         held, self._held = self._held, Held(self._host.settings)
         if self._acks is None:
@@ -290,34 +291,19 @@ class Conversation:
             return
         if not self._sends.send_own(BINARY if binary else TEXT, payload, socket.outbound):
             self._host.metrics.unanswered += 1
-        elif self._watch is not None:
-            self._watch.sent()
+        elif self.watch is not None:
+            self.watch.sent()
 
     # The time of the opening. From ready on it is the watch's.
 
-    def sent(self) -> None:
-        """A message was sent over the socket."""
-        if self._watch is not None:
-            self._watch.sent()
-
-    def paused(self) -> None:
-        """Nothing is read any more."""
-        if self._watch is not None:
-            self._watch.paused()
-
-    def resumed(self) -> None:
-        """Reading goes on."""
-        if self._watch is not None:
-            self._watch.resumed()
-
     def _set_alarm(self) -> None:
-        if self._session is not None and self._watch is None and not self._looks_again:
+        if self._session is not None and self.watch is None and not self._looks_again:
             self._host.redials.alarm(self, self._session.deadline)
 
     def due(self, now: float) -> None:
         """A step was not answered (`host.Redialler`), unless the answer has come by now and was not read yet."""
         session = self._session
-        if session is None or self._watch is not None:
+        if session is None or self.watch is not None:
             return
         if not self._looks_again:
             self._looks_again = True

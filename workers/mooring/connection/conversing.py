@@ -18,6 +18,7 @@ from mooring.connection.conversation import Conversation
 from mooring.connection.host import Host
 from mooring.connection.recorded import RecordedConnection
 from mooring.connection.sends import Sends
+from mooring.connection.watch import Watch
 from mooring.errors import ErrCode, ErrorEntry
 from mooring.events import Kind, encode_event, now_us, rfc3339
 from mooring.kept_events import ReconnectEvent, SilenceEvent
@@ -123,6 +124,11 @@ class ConversingConnection(RecordedConnection, ABC):
 
     def catch_up_failed(self, exc: BaseException) -> None:
         """What was missed could not be fetched: an event says why."""
+
+    @property
+    def _watch(self) -> Watch | None:
+        """The clocks of the ready socket, where there are any."""
+        return None if self._conversation is None else self._conversation.watch
 
     # What comes.
 

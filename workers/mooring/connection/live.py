@@ -125,8 +125,8 @@ class LiveConnection(ConversingConnection):
     def reading_paused(self) -> None:
         """Wait for room."""
         self._host.metrics.pauses += 1
-        if self._conversation is not None:
-            self._conversation.paused()
+        if self._watch is not None:
+            self._watch.paused()
         self._host.paused.add(self)
         # The other thread may have made room just before we were in `paused`, and will not say so again.
         self.resume_if_room()
@@ -136,8 +136,8 @@ class LiveConnection(ConversingConnection):
         if self._socket is not None and self.may_read():
             self._host.paused.discard(self)
             self._socket.resume_reading()
-            if self._conversation is not None:
-                self._conversation.resumed()
+            if self._watch is not None:
+                self._watch.resumed()
 
     def round_trip(self, round_trip_us: int) -> None:
         """Take the latest round trip."""
@@ -186,8 +186,8 @@ class LiveConnection(ConversingConnection):
         outbound = self._open_outbound
         if outbound is None:
             return refused(command.request, self.refusing)
-        if self._conversation is not None:
-            self._conversation.sent()
+        if self._watch is not None:
+            self._watch.sent()
         return self._sends.send(command, outbound)
 
     def send_from_worker(self, opcode: int, payload: bytes) -> None:
@@ -196,8 +196,8 @@ class LiveConnection(ConversingConnection):
         if outbound is None:
             self._host.release(self, len(payload))  # the socket has ended meanwhile: its event says so
         else:
-            if self._conversation is not None:
-                self._conversation.sent()
+            if self._watch is not None:
+                self._watch.sent()
             self._sends.send_from_worker(opcode, payload, outbound)
 
     @abstractmethod
