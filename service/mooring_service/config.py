@@ -25,6 +25,7 @@ from mooring.link.channel import MAX_COMMAND_BYTES
 from mooring.usercode.handlers import check_reference
 from mooring.wire.egress import parse_entry
 from mooring.wire.route import Routes
+from mooring_service.cluster_config import ClusterConfig
 
 BodySize = Annotated[int, msgspec.Meta(ge=1, le=MAX_COMMAND_BYTES)]
 Scope = Literal["read", "send", "manage"]
@@ -32,6 +33,10 @@ Scope = Literal["read", "send", "manage"]
 
 class ConfigError(Exception):
     """A configuration that cannot be used; the text names the place and what to do."""
+
+
+class ClusterRefused(ConfigError):
+    """What a node of a cluster cannot start with, and waiting does not mend: a service manager must not try again."""
 
 
 class ApiConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -174,6 +179,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     egress: EgressConfig = EgressConfig()
     dial: DialConfig = DialConfig()
     redial: RedialLimits = RedialLimits()
+    cluster: ClusterConfig = ClusterConfig()
     log: LogConfig = LogConfig()
     handlers: Annotated[dict[str, str], _doc("Public name → module:Class of a handler.")] = {}
     functions: Annotated[dict[str, str], _doc("Public name → module:function.")] = {}
@@ -365,6 +371,11 @@ def _check_values(config: Config) -> Config:
             raise ConfigError(f"tokens.{name}.hash: must be sha256: and 64 hex digits (mooring token --hash)")
     if (config.api.tls_cert is None) != (config.api.tls_key is None):
         raise ConfigError("api: tls_cert and tls_key go together")
+    for fault in config.cluster.check():
+        raise ConfigError(f"cluster.{fault}")
+    beside = [table for table in ("hooks", "connections") if getattr(config, table, None)]
+    if unlike := config.cluster.unlike(config.journal.store, beside):
+        raise ClusterRefused(unlike)
     return config
 
 
