@@ -243,7 +243,11 @@ class Intake:
             await self._journal.append_waiting(Append())  # everything before it has been committed then
         if slot.incarnation != incarnation:
             return
-        lost = [entry for entry in self._live_of(slot) if entry.created.id in candidates]
+        lost = [
+            entry
+            for entry in self._live_of(slot)
+            if entry.created.id in candidates and not slot.tell_again(entry.created.id)
+        ]
         again = [entry.created.id for entry in lost if self._reopenings.waits(entry)]
         if again:
             await self._reopenings.open_again(slot, again)

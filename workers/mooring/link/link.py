@@ -17,7 +17,7 @@ import msgspec
 
 from mooring.deadline import PASS_S
 from mooring.errors import LinkError
-from mooring.link.channel import Channel
+from mooring.link.channel import Channel, frame
 from mooring.link.messages import (
     AskIds,
     Call,
@@ -42,6 +42,7 @@ from mooring.link.messages import (
     command_decoder,
 )
 from mooring.link.outbox import Outbox
+from mooring.link.owed import ANSWERS, Owed
 
 REDIAL_MIN_S = 0.05
 REDIAL_MAX_S = 0.5  # a dial on a local socket costs nothing; a new service should not wait for its workers
@@ -103,6 +104,7 @@ class Link:
         self._refused: Refused | None = None
         self._asked_ids = False
         self._window_bytes = math.inf  # of events on their way
+        self._owed = Owed()
         self._resent: int | None = None  # all frames up to here are to be sent again, and that is still to be said
         self._heard_at = -math.inf  # a service that has not welcomed us yet
         self.runtime: Held | None = None
@@ -111,12 +113,19 @@ class Link:
     # Uplink
 
     def send(self, report: Report) -> None:
-        """Report, if there is a link."""
-        if self._channel is not None and self._welcomed.is_set():
-            try:
-                self._channel.send(report)
-            except LinkError as exc:  # whoever waits for it is told by its deadline; all others have their link still
-                log.error("a report is not sent: %s", exc)
+        """Report; what finds no link is lost, but for an answer, which goes over the next one."""
+        linked = self._channel is not None and self._welcomed.is_set()
+        if not linked and not isinstance(report, ANSWERS):
+            return
+        try:
+            data = frame(report)
+        except LinkError as exc:  # whoever waits for it is told by its deadline; all others have their link still
+            log.error("a report is not sent: %s", exc)
+            return
+        if linked and self._channel is not None:
+            self._channel.send_frame(data)
+        else:
+            self._owed.add(data)
 
     def send_frame(self, data: bytes) -> bool:
         """Write a frame of the outbox unless there is no link, it is congested, or as much is on its way as may be."""
@@ -257,6 +266,9 @@ class Link:
         outbox.resend(welcome.stored)
         outbox.flush()
         self._resent = outbox.number
+        for data in self._owed.take():
+            if self._channel is not None:
+                self._channel.send_frame(data)
         self._tell_resent()
 
     def _send_on(self) -> None:

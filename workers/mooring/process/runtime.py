@@ -53,7 +53,7 @@ class Uplink(Protocol):
     """Where reports go."""
 
     def send(self, report: Report) -> None:
-        """Report, if there is a link; an answer that finds none is lost with the request that waited for it."""
+        """Report, if there is a link; an answer that finds none goes over the next one."""
 
     def send_frame(self, data: bytes) -> bool:
         """Write a frame of the outbox if there is a link that takes it, and say whether it did."""
