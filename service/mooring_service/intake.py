@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Iterable
 from typing import Protocol, assert_never
 
 import msgspec
@@ -33,6 +34,7 @@ from mooring.link.messages import (
     TerminateDone,
 )
 from mooring.metrics import Histogram
+from mooring_service.admission import Admission
 from mooring_service.adoption import unseen
 from mooring_service.columns import joined
 from mooring_service.directory import Directory, Entry
@@ -76,6 +78,7 @@ class Intake:
 
     def __init__(
         self,
+        admission: Admission,
         journal: Journal,
         directory: Directory,
         feed: Feed,
@@ -84,6 +87,7 @@ class Intake:
         roster: Roster,
         background: Background,
     ) -> None:
+        self._admission = admission
         self._journal = journal
         self._directory = directory
         self._feed = feed
@@ -92,6 +96,7 @@ class Intake:
         self._roster = roster
         self._background = background
         self._window = Window(journal, roster)
+        self._told_full_at = 0
         self.latency = Histogram()
         self._unseen: dict[str, frozenset[int]] = {}  # by incarnation: what its last hello did not know of
 
@@ -122,10 +127,19 @@ class Intake:
             for update in append.updates:
                 if update.ended:
                     self._reopenings.forget(update.id)
-        window_bytes = self.window_bytes
-        for slot in touched:
-            slot.acknowledge(window_bytes)
+        self._acknowledge(touched)
         self._window.go_on()
+
+    def _acknowledge(self, slots: Iterable[Slot]) -> None:
+        window_bytes, full_at = self.window_bytes, self.full_at
+        if full_at != self._told_full_at:  # of which all are told at once
+            self._told_full_at, slots = full_at, self._roster.slots()
+        for slot in slots:
+            slot.acknowledge(window_bytes, full_at)
+
+    def limits_changed(self) -> None:
+        """The configuration is another one."""
+        self._acknowledge(())
 
     def on_failure(self, failure: str | None) -> None:
         """Take that the journal cannot be written now, or can again."""
@@ -193,6 +207,11 @@ class Intake:
     def window_bytes(self) -> int:
         """How much of a worker's events may be on its way to the journal."""
         return self._window.size
+
+    @property
+    def full_at(self) -> int:
+        """``limits.max_connections`` while it is reached: code in workers opens no further ones; else 0."""
+        return self._admission.full_at(self._directory.live_count)
 
     async def _grant(self, slot: Slot, incarnation: str) -> None:
         while slot.linked and slot.incarnation == incarnation:

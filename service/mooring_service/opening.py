@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -82,7 +83,7 @@ class Openings:
         self._supervisor = supervisor
         self._ids: list[int] = []
         self._allotting = asyncio.Lock()
-        self._opening_count = 0
+        self._under_way: Counter[str] = Counter()  # by worker: creates whose intent is not stored yet
         self._tasks: set[asyncio.Task[ConnectionRecord]] = set()
 
     async def close(self) -> None:
@@ -124,12 +125,8 @@ class Openings:
             PolicyRefused, LimitReached, WorkerBusy, WorkerTooOld, WorkerDied, Unavailable, JournalUnavailable: As they say.
         """
         self._admission.check_way(request)
-        limits = self._admission.config.limits
-        if self._directory.live_count + self._opening_count >= limits.max_connections:
-            raise LimitReached("limits.max_connections", limits.max_connections)
-        if self._directory.live_count_of(request.worker) >= limits.max_connections_per_worker:
-            raise LimitReached("limits.max_connections_per_worker", limits.max_connections_per_worker)
-        self._opening_count += 1
+        self._check_limits(request.worker)
+        self._under_way[request.worker] += 1
         try:
             connection = await self._next_id()
             # The last wait before the intent is stored: what dies from here on reports this connection's end as well.
@@ -159,11 +156,20 @@ class Openings:
                 self._reopenings.forget(connection)
                 raise
         finally:
-            self._opening_count -= 1
+            self._under_way[request.worker] -= 1
+            self._under_way += Counter()  # what is 0 goes
         done = asyncio.get_running_loop().create_task(self._open(slot, intent.incarnation, request, created, reference))
         self._tasks.add(done)
         done.add_done_callback(self._done)
         return Opening(connection, done)
+
+    def _check_limits(self, worker: str) -> None:
+        limits = self._admission.config.limits
+        full_at = self._admission.full_at(self._directory.live_count + self._under_way.total())
+        if full_at:
+            raise LimitReached("limits.max_connections", full_at)
+        if self._directory.live_count_of(worker) + self._under_way[worker] >= limits.max_connections_per_worker:
+            raise LimitReached("limits.max_connections_per_worker", limits.max_connections_per_worker)
 
     def _done(self, task: asyncio.Task[ConnectionRecord]) -> None:
         self._tasks.discard(task)

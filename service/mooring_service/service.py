@@ -92,7 +92,14 @@ class Service:
         self._endings = Endings(journal)
         self._reopenings = Reopenings(self._admission, journal, self.directory, self._endings)
         self._intake = Intake(
-            journal, self.directory, self.feed, self._endings, self._reopenings, roster, self._background
+            self._admission,
+            journal,
+            self.directory,
+            self.feed,
+            self._endings,
+            self._reopenings,
+            roster,
+            self._background,
         )
         self._supervisor = Supervisor(
             config.supervisor,
@@ -225,6 +232,7 @@ class Service:
         """Take over what may change at run time (`RUNTIME_SETTINGS`)."""
         self._admission.config = config
         self.feed.max_subscribers = config.limits.max_subscribers
+        self._intake.limits_changed()
         self._supervisor.reconfigure(worker_settings(config, self._app_dirs), config.limits.max_workers)
 
     def readiness(self) -> Readiness:

@@ -18,6 +18,10 @@ class Reports(Protocol):
     def window_bytes(self) -> int:
         """How much of a worker's events may be on its way to the journal."""
 
+    @property
+    def full_at(self) -> int:
+        """``limits.max_connections`` while it is reached, else 0."""
+
     def take(self, slot: Slot, reports: list[Report]) -> None:
         """Take the reports of one read, in order. Never `Hello`.
 

@@ -258,10 +258,10 @@ class Slot:
             del self.handed[handed]
         return done
 
-    def acknowledge(self, window_bytes: int) -> None:
-        """Tell the worker what it may forget, and how much may be on its way."""
+    def acknowledge(self, window_bytes: int, full_at: int) -> None:
+        """Tell the worker what it may forget, how much may be on its way, and whether the service holds all that it may."""
         if self.linked:
-            self.command(Stored(self.stored, window_bytes))
+            self.command(Stored(self.stored, window_bytes, full_at))
 
     def fail_requests(self, detail: str) -> None:
         """The process is gone: nobody will answer."""

@@ -264,6 +264,17 @@ def _kinds(service: Service) -> list[int]:
     return [connection for events in service.of(Events) for connection in array("q", events.connections)]
 
 
+async def test_it_knows_whether_the_service_holds_all_that_it_may(tmp_path: Path) -> None:
+    service = Service()
+    service.welcome = Welcome(0, 1, 1_000, PROTOCOL_VERSION, 0, 9)
+    async with working(tmp_path, service):
+        assert current.runtime().full_at == 9
+        service.streams[0].send(Stored(0, 0))
+        await wait_for(lambda: current.runtime().full_at == 0)
+        service.streams[0].send(Stored(0, 0, 9))
+        await wait_for(lambda: current.runtime().full_at == 9)
+
+
 async def test_an_answer_that_finds_no_link_goes_over_the_next_one(tmp_path: Path) -> None:
     service = Service()
     held = tmp_path / "held"

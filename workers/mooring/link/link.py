@@ -56,9 +56,14 @@ _pack = msgspec.msgpack.Encoder().encode
 
 
 class Held(Protocol):
-    """What the link asks of the runtime."""
+    """What the link asks of the runtime.
+
+    Attributes:
+        full_at: How many connections the service holds, if these are all that it may; else 0.
+    """
 
     outbox: Outbox
+    full_at: int
 
     def held(self) -> list[HeldConnection]:
         """Return the connections for `Hello`."""
@@ -229,8 +234,9 @@ class Link:
             match command:
                 case Send() | Open() | Terminate() | Reconnect() | Call():
                     self._obey(command)
-                case Stored(number, window_bytes):
+                case Stored(number, window_bytes, full_at):
                     self._window_bytes = window_bytes or math.inf
+                    self._held.full_at = full_at
                     self._held.outbox.stored(number)
                     self._send_on()
                 case Probe(probe):
@@ -259,6 +265,7 @@ class Link:
     def _welcome(self, welcome: Welcome) -> None:
         self.service_version = welcome.version
         self._window_bytes = welcome.window_bytes or math.inf
+        self._held.full_at = welcome.full_at
         self._welcomed.set()
         self._asked_ids = False
         outbox = self._held.outbox

@@ -34,12 +34,14 @@ class Opener(CodeHost, Protocol):
         constructions: Connections to be, whose handler is still to be constructed.
         stopping: Set once the worker runs down: nothing new begins.
         draining: Likewise, where another process will open the kept connections again.
+        full_at: How many connections the service holds, if these are all that it may; else 0.
     """
 
     connections: dict[int, LiveConnection]
     constructions: Constructions
     stopping: bool
     draining: bool
+    full_at: int
 
 
 class Openings:
@@ -62,6 +64,12 @@ class Openings:
         """
         if len(self._worker.connections) + len(self._worker.constructions) >= self._worker.settings.max_connections:
             raise LimitReached("limits.max_connections_per_worker", self._worker.settings.max_connections)
+
+    def _check_own_limit(self) -> None:
+        """Likewise, for code in the worker: requests were counted by the service."""
+        if self._worker.full_at:
+            raise LimitReached("limits.max_connections", self._worker.full_at)
+        self.check_limit()
 
     def created(self, command: Open, options: ConnectionOptions) -> ConnectionCreated:
         """Return the unchanging part of the record of what `command` opens."""
@@ -102,7 +110,8 @@ class Openings:
         Raises:
             InvalidRequest: If the url, a callback of the handler, or what it asks for, is not valid.
             ConnectError: If the dial fails.
-            LimitReached: If ``limits.max_connections_per_worker`` is reached.
+            LimitReached: If ``limits.max_connections_per_worker`` is reached, or ``limits.max_connections`` (but for what all workers
+                have opened within the same moment).
             MooringError: If the worker is being killed, or no connection id can be had while the service is away.
         """
         if handler is not None:
@@ -110,7 +119,7 @@ class Openings:
         options = resolve(request, handler)
         if self._worker.stopping:
             raise MooringError("the worker is being killed")
-        self.check_limit()
+        self._check_own_limit()
         id_wanted: Future[int] = Future()
         self._worker.post(self._ids.want, id_wanted)
         # Once more, shortly: if the whole worker stood still, the I/O loop has not yet seen what the service has granted.
@@ -124,7 +133,7 @@ class Openings:
 
         def begin() -> None:
             try:
-                self.check_limit()  # again: here nobody comes in between
+                self._check_own_limit()  # again: here nobody comes in between
             except LimitReached as exc:
                 opened.set_exception(exc)
                 return

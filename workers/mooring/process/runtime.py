@@ -75,6 +75,7 @@ class Runtime:
         draining: Likewise, where another process will open the kept connections again.
         closed_by_stop: How many connections it has closed then.
         last_ask: The number of the last call that code in a worker has asked for, of those that were taken.
+        full_at: How many connections the service holds, if these are all that it may; else 0.
     """
 
     def __init__(self, settings: WorkerSettings, uplink: Uplink) -> None:
@@ -84,7 +85,7 @@ class Runtime:
         self.connections: dict[int, LiveConnection] = {}
         self.paused: set[PausedReader] = set()
         self.stopping = self.draining = False
-        self.closed_by_stop = 0
+        self.closed_by_stop = self.full_at = 0
         self.last_ask = 0
         self.answer: Callable[[Report], None] = uplink.send
         self.outbox = Outbox(settings.outbox_bytes, uplink.send_frame, self._on_room)
