@@ -69,7 +69,7 @@ class Connections:
         Raises:
             InvalidRequest: If anything of the request is not valid; nothing was started.
             UnknownFunction: If the handler is not in the configuration.
-            PolicyRefused, LimitReached, WorkerBusy, WorkerDied, Unavailable, JournalUnavailable: As they say.
+            PolicyRefused, SecretNotAllowed, LimitReached, WorkerBusy, WorkerDied, Unavailable, JournalUnavailable: As they say.
         """
         wrong = check_request(request)
         if wrong:
