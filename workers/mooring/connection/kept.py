@@ -160,6 +160,7 @@ class KeptConnection(KeptAttempts):
         """Close: after what is queued, with `code` (None: 1000); `request` is answered once Closed. Idempotent."""
         if not self._waits_for_end(request):
             return
+        self._ordered_end = self._ordered_end or "asked"
         if self.kept_state is KeptState.CONNECTED:
             self._close(1000 if code is None else code, reason or "")
         elif self.kept_state is not KeptState.CLOSING:
@@ -171,6 +172,7 @@ class KeptConnection(KeptAttempts):
 
     def stop(self, code: int, reason: str) -> None:
         """The worker ends: close with `code`, or what is under way is given up."""
+        self._ordered_end = self._ordered_end or "worker"
         if self.kept_state is KeptState.CONNECTED:
             self._close(code, reason)
         elif self.kept_state not in (KeptState.CLOSING, KeptState.CLOSED):
