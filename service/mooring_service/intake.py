@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable
 from typing import Protocol, assert_never
 
 import msgspec
@@ -34,7 +33,6 @@ from mooring.link.messages import (
     TerminateDone,
 )
 from mooring.metrics import Histogram
-from mooring_service.admission import Admission
 from mooring_service.adoption import unseen
 from mooring_service.columns import joined
 from mooring_service.directory import Directory, Entry
@@ -78,16 +76,15 @@ class Intake:
 
     def __init__(
         self,
-        admission: Admission,
         journal: Journal,
         directory: Directory,
         feed: Feed,
         endings: Endings,
         reopenings: Reopenings,
         roster: Roster,
+        window: Window,
         background: Background,
     ) -> None:
-        self._admission = admission
         self._journal = journal
         self._directory = directory
         self._feed = feed
@@ -95,8 +92,7 @@ class Intake:
         self._reopenings = reopenings
         self._roster = roster
         self._background = background
-        self._window = Window(journal, roster)
-        self._told_full_at = 0
+        self._window = window
         self.latency = Histogram()
         self._unseen: dict[str, frozenset[int]] = {}  # by incarnation: what its last hello did not know of
 
@@ -127,19 +123,8 @@ class Intake:
             for update in append.updates:
                 if update.ended:
                     self._reopenings.forget(update.id)
-        self._acknowledge(touched)
+        self._window.acknowledge(touched)
         self._window.go_on()
-
-    def _acknowledge(self, slots: Iterable[Slot]) -> None:
-        window_bytes, full_at = self.window_bytes, self.full_at
-        if full_at != self._told_full_at:  # of which all are told at once
-            self._told_full_at, slots = full_at, self._roster.slots()
-        for slot in slots:
-            slot.acknowledge(window_bytes, full_at)
-
-    def limits_changed(self) -> None:
-        """The configuration is another one."""
-        self._acknowledge(())
 
     def on_failure(self, failure: str | None) -> None:
         """Take that the journal cannot be written now, or can again."""
@@ -204,14 +189,9 @@ class Intake:
         self._window.queued(slot, append.size)
 
     @property
-    def window_bytes(self) -> int:
-        """How much of a worker's events may be on its way to the journal."""
-        return self._window.size
-
-    @property
-    def full_at(self) -> int:
-        """``limits.max_connections`` while it is reached: code in workers opens no further ones; else 0."""
-        return self._admission.full_at(self._directory.live_count)
+    def bounds(self) -> tuple[int, int]:
+        """What a worker may: `window_bytes` and `full_at` of its welcome."""
+        return self._window.bounds
 
     async def _grant(self, slot: Slot, incarnation: str) -> None:
         while slot.linked and slot.incarnation == incarnation:

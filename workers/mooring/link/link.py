@@ -119,18 +119,14 @@ class Link:
 
     def send(self, report: Report) -> None:
         """Report; what finds no link is lost, but for an answer, which goes over the next one."""
-        linked = self._channel is not None and self._welcomed.is_set()
-        if not linked and not isinstance(report, ANSWERS):
-            return
+        linked = self._channel if self._welcomed.is_set() else None
         try:
-            data = frame(report)
+            if linked is not None:
+                linked.send(report)
+            elif isinstance(report, ANSWERS):
+                self._owed.add(frame(report))
         except LinkError as exc:  # whoever waits for it is told by its deadline; all others have their link still
             log.error("a report is not sent: %s", exc)
-            return
-        if linked and self._channel is not None:
-            self._channel.send_frame(data)
-        else:
-            self._owed.add(data)
 
     def send_frame(self, data: bytes) -> bool:
         """Write a frame of the outbox unless there is no link, it is congested, or as much is on its way as may be."""
@@ -273,9 +269,9 @@ class Link:
         outbox.resend(welcome.stored)
         outbox.flush()
         self._resent = outbox.number
+        assert self._channel is not None, "what was welcomed is linked"
         for data in self._owed.take():
-            if self._channel is not None:
-                self._channel.send_frame(data)
+            self._channel.send_frame(data)
         self._tell_resent()
 
     def _send_on(self) -> None:
