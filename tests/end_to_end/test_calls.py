@@ -145,6 +145,7 @@ async def test_a_drain_runs_what_was_asked_and_what_comes_meanwhile_runs_in_the_
         for number in (1, 2):
             await call_later(shared, "remember", number, worker=worker)
         seen = asyncio.create_task(shared.call("POST", path, json={"function": "get_seen"}))
+        await wait_for(lambda: _waiting(shared, worker, 3))
         before = (await shared.get(f"/v1/workers/{worker}"))["pid"]
         await shared.call("POST", f"/v1/workers/{worker}/drain", 202)
         later = asyncio.create_task(shared.call("POST", path, json={"function": "pid"}))
@@ -154,6 +155,10 @@ async def test_a_drain_runs_what_was_asked_and_what_comes_meanwhile_runs_in_the_
         assert await hold.call == "released"
     assert (await later)["result"] != before
     assert (await shared.get(f"/v1/workers/{worker}"))["draining"] is False
+
+
+async def _waiting(service: RunningService, worker: str, count: int) -> bool:
+    return (await service.get(f"/v1/workers/{worker}"))["mailbox"] == count
 
 
 async def test_a_full_mailbox_refuses_calls_and_loses_none_that_it_took(start_service: StartService) -> None:
