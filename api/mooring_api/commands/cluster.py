@@ -18,7 +18,8 @@ import click
 from mooring_api.commands.configuration import config_path_of
 from mooring_api.commands.target import Failure, Refusal, as_json, show_json
 from mooring_service.cluster_config import ClusterConfig
-from mooring_service.config import ClusterRefused, Config, ConfigError, load
+from mooring_service.config import ClusterRefused, Config, ConfigError
+from mooring_service.config_file import load
 
 LINK_TIMEOUT_S = 5.0
 MONITOR_TIMEOUT_S = 3.0

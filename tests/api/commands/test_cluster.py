@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mooring_service.config import ClusterRefused, ConfigError, load
+from mooring_service.config import ClusterRefused, ConfigError
+from mooring_service.config_file import load
 from tests.cluster_kit.servers import EngineServers
 from tests.command_line import run
 
