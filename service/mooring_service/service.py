@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -33,6 +34,7 @@ from mooring_service.processes.roster import Roster
 from mooring_service.processes.supervisor import Supervisor
 from mooring_service.processes.worker_state import WorkerState
 from mooring_service.reopening import Reopenings
+from mooring_service.window import Window
 from mooring_service.worker_settings import worker_settings
 from mooring_service.workers import Workers
 
@@ -91,8 +93,9 @@ class Service:
         self._roster = roster = Roster()
         self._endings = Endings(journal)
         self._reopenings = Reopenings(self._admission, journal, self.directory, self._endings)
+        self._window = Window(journal, roster, self.directory, self._admission)
         self._intake = Intake(
-            journal, self.directory, self.feed, self._endings, self._reopenings, roster, self._background
+            journal, self.directory, self.feed, self._endings, self._reopenings, roster, self._window, self._background
         )
         self._supervisor = Supervisor(
             config.supervisor,
@@ -225,6 +228,7 @@ class Service:
         """Take over what may change at run time (`RUNTIME_SETTINGS`)."""
         self._admission.config = config
         self.feed.max_subscribers = config.limits.max_subscribers
+        self._window.acknowledge()
         self._supervisor.reconfigure(worker_settings(config, self._app_dirs), config.limits.max_workers)
 
     def readiness(self) -> Readiness:
@@ -240,6 +244,11 @@ class Service:
             reasons.append(f"adopting: {', '.join(sorted(self._roster.adopting))}")
         degraded = [slot.name for slot in self._roster.slots() if slot.state is WorkerState.FAILED]
         return Readiness(not reasons, reasons, degraded)
+
+    @property
+    def kept_ends(self) -> Mapping[tuple[str, str], int]:
+        """How many ends of kept connections the service has written, by worker and why."""
+        return self._endings.kept
 
     @property
     def latency(self) -> Histogram:
