@@ -75,7 +75,7 @@ class Connections:
         Raises:
             InvalidRequest: If anything of the request is not valid; nothing was started.
             UnknownFunction: If the handler is not in the configuration.
-            PolicyRefused, LimitReached, WorkerBusy, WorkerDied, Unavailable, JournalUnavailable: As they say.
+            PolicyRefused, SecretNotAllowed, LimitReached, WorkerBusy, WorkerDied, Unavailable, JournalUnavailable: As they say.
         """
         wrong = check_request(request)
         if wrong:
@@ -187,7 +187,8 @@ class Connections:
         if self._holders.nobody(entry):
             # No process holds it, and none will be told to.
             self._reopenings.forget(connection)
-            await self._endings.write([entry], reason or "terminated while reconnecting", ErrCode.WORKER_DIED)
+            text = reason or "terminated while reconnecting"
+            await self._endings.write([entry], text, ErrCode.WORKER_DIED, why="asked")
             return self._directory.record(connection)
         try:
             slot = self._holders.of(entry)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from mooring.errors import UnknownConnection
-from mooring.link.record import STATUS_CONNECTING, ConnectionCreated, ConnectionUpdate
+from mooring.link.record import STATUS_CONNECTING, ConnectionCreated, ConnectionUpdate, Down
 from mooring_service.journal.journal import Committed, StoredConnection
 from mooring_service.records import ConnectionRecord, record_of
 
@@ -192,6 +192,14 @@ class Directory:
             for worker, connections in self._live.items()
             for connection in connections
         )
+
+    def downs(self) -> Iterator[tuple[str, Down]]:
+        """Yield of each kept connection that has no ready socket its worker, and what it does to get one."""
+        for worker, connections in self._live.items():
+            for connection in connections:
+                kept = self._entries[connection].update.kept
+                if kept is not None and kept.down is not None:
+                    yield worker, kept.down
 
     def workers(self) -> set[str]:
         """Return the names of workers of which a connection is known."""

@@ -7,12 +7,14 @@ from collections.abc import Callable
 
 import msgspec
 
+from mooring.connection.secret_headers import secrets_of
 from mooring.errors import (
     ConnectError,
     ErrCode,
     ErrorEntry,
     InvalidRequest,
     LimitReached,
+    SecretNotAllowed,
     WorkerBusy,
     WorkerDied,
     WorkerSilent,
@@ -38,6 +40,10 @@ ENDED_S = 5.0  # after a death so long is waited for what is written of its conn
 SILENT_S = (
     30.0  # beyond connectTimeout, which the worker keeps itself: for one that says nothing, and a handler's longer time
 )
+
+
+SECRETS_VERSION = 6
+"""A worker of an older version of the link would send ``${secret:…}`` as it stands."""
 
 
 class OpenError(ConnectError):
@@ -118,7 +124,7 @@ class Openings:
 
         Raises:
             InvalidRequest: If the handler asks for something that is not valid.
-            PolicyRefused, LimitReached, WorkerBusy, WorkerTooOld, WorkerDied, Unavailable, JournalUnavailable: As they say.
+            PolicyRefused, SecretNotAllowed, LimitReached, WorkerBusy, WorkerTooOld, WorkerDied, Unavailable, JournalUnavailable: As they say.
         """
         self._admission.check_way(request)
         limits = self._admission.config.limits
@@ -135,6 +141,8 @@ class Openings:
             if slot.draining:
                 raise WorkerBusy(slot.name, "Draining")
             unknown = too_new(self._admission.with_proxy(request), slot.version)
+            if slot.version < SECRETS_VERSION and secrets_of(effective(request).headers):
+                unknown.append("${secret:…} in headers")
             if unknown:
                 raise WorkerTooOld(slot.name, unknown)
             handler = None if request.handler is None else request.handler.name
@@ -226,6 +234,8 @@ class Openings:
                 )
                 if killed:
                     raise WorkerBusy(slot.name, WorkerState.STOPPING.value)
+                if answer.secret:
+                    raise SecretNotAllowed(answer.secret, answer.host)
                 if answer.limit:
                     raise LimitReached("limits.max_connections_per_worker", answer.limit)
                 raise InvalidRequest(answer.errors)

@@ -88,6 +88,7 @@ class ConnectionRecord(msgspec.Struct, frozen=True, rename="camel"):
     """
 
     id: int
+    name: str | None
     url: str
     status: str
     data_type: str
@@ -127,6 +128,7 @@ def record_of(created: ConnectionCreated, update: ConnectionUpdate, last_event_i
     """Return the public record of a connection."""
     record = ConnectionRecord(
         id=created.id,
+        name=created.name,
         url=created.url,
         status=update.status,
         data_type=created.data_type,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -245,6 +246,11 @@ class Service:
             reasons.append(f"adopting: {', '.join(sorted(self._roster.adopting))}")
         degraded = [slot.name for slot in self._roster.slots() if slot.state is WorkerState.FAILED]
         return Readiness(not reasons, reasons, degraded)
+
+    @property
+    def kept_ends(self) -> Mapping[tuple[str, str], int]:
+        """How many ends of kept connections the service has written, by worker and why."""
+        return self._endings.kept
 
     @property
     def latency(self) -> Histogram:

@@ -14,6 +14,7 @@
     │   ├── WorkerBusy            being killed, drained or Failed
     │   │   └── WorkerTooOld      of an older program that does not know an option
     │   ├── LimitReached          a configured limit
+    │   ├── SecretNotAllowed      a secret is not bound to the host
     │   └── PolicyRefused         egress policy says no
     ├── ConnectError              a dial that failed (`errors` is 4D's list)
     ├── SendError                 a message that could not be written in time
@@ -72,7 +73,7 @@ class ErrCode(IntEnum):
     TERMINATED_WHILE_CONNECTING = 110, "the connection was terminated before it was open", "nothing: it was asked for"
     HANDLER_FAILED = 111, "the handler could not be imported or constructed", "mooring check says what is wrong with it"
     OPENING_FAILED = 112, "a step of the opening was refused, or not answered in time", "the message names the step; comes with `recipe`"
-    RENEW_FAILED = 113, "what an attempt needs could not be fetched", "the message has the reason; comes with `recipe.renew`"
+    RENEW_FAILED = 113, "what an attempt needs could not be fetched", "the message has the reason: a secret, or what `recipe.renew` brings"
     PROXY_UNREACHABLE = 121, "no connection to the proxy: its name, TCP or TLS failed", "check the proxy's url, and whether it runs"
     PROXY_REFUSED = 122, "the proxy refused to connect to the target", "ask whoever runs the proxy; many allow port 443 only"
     PROXY_AUTH_FAILED = 123, "the proxy did not accept the credentials, or wants some", "check username and password of the proxy"
@@ -246,6 +247,17 @@ class PolicyRefused(RequestError):
 
     def __str__(self) -> str:
         return self.detail
+
+
+class SecretNotAllowed(RequestError):
+    """What a request has opened may not send this secret of ``[secrets]`` to this host."""
+
+    def __init__(self, secret: str, host: str) -> None:
+        self.secret = secret
+        self.host = host
+
+    def __str__(self) -> str:
+        return f"the secret {self.secret!r} is not bound to the host {self.host} ([secrets] {self.secret} hosts)"
 
 
 class ConnectError(MooringError):

@@ -18,7 +18,14 @@ import msgspec
 from msgspec import NODEFAULT, UNSET, Meta, UnsetType
 
 from mooring import staying
-from mooring.checks import HeaderValue, check_headers, check_protocols, check_url, check_worker_name
+from mooring.checks import (
+    HeaderValue,
+    check_connection_name,
+    check_headers,
+    check_protocols,
+    check_url,
+    check_worker_name,
+)
 from mooring.dial_options import (
     Family,
     ProxyRequest,
@@ -129,6 +136,15 @@ class ConnectionRequest(msgspec.Struct, forbid_unknown_fields=True, rename="came
             examples=["ws://127.0.0.1:8481/"],
         ),
     ]
+    name: Annotated[
+        str | UnsetType,
+        _option(
+            "a word for it, unique among those that have not ended; it stands wherever an id may",
+            check=check_connection_name,
+            by_handler=False,
+            since=6,
+        ),
+    ] = UNSET
     worker: Annotated[
         str,
         _option(

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 import click
 
 from mooring_api.commands.target import Failure, Target
-from mooring_service.config import Config, load
+from mooring_service.config import Config
+from mooring_service.config_file import load
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

@@ -23,7 +23,8 @@ from mooring_api.server.restart import DRY_RUN, HAS_SOCKET
 from mooring_api.server.serve import serve
 from mooring_api.server.state_file import owner_of, prepare_state_dir
 from mooring_api.server.streams import finish_standard_streams, queue_standard_streams
-from mooring_service.config import ConfigError, ignored_variables
+from mooring_service.config import ConfigError
+from mooring_service.config_file import ignored_variables
 from mooring_service.lock import StateDirectoryBusy
 
 log = logging.getLogger("mooring.config")

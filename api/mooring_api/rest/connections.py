@@ -161,7 +161,7 @@ ROUTES = (
             ),
         },
         problems=(
-            *WORKER_PROBLEMS, "connect-failed", "connect-timeout", "address-refused", "terminated", "worker-busy",
+            *WORKER_PROBLEMS, "connect-failed", "connect-timeout", "address-refused", "secret-not-allowed", "terminated", "worker-busy",
             "limit-reached", "unknown-function",
         ),
     ),

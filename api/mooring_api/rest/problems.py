@@ -35,6 +35,7 @@ PROBLEMS = (
     ProblemType("unauthorized", 401, "A token is required", "There is no token, or one that is not known.", later=True, headers=("WWW-Authenticate",)),
     ProblemType("forbidden", 403, "The request is not allowed", "Host, Origin, or the scope of the token says no.", later=True),
     ProblemType("address-refused", 403, "The egress policy refuses the address", "`[egress]` does not allow the address that would be dialled.", later=True),
+    ProblemType("secret-not-allowed", 403, "The secret may not be sent to this host", "`${secret:NAME}` of a request, or of a handler that it names: `[secrets] NAME` is not bound to the host (`hosts`).", later=True),
     ProblemType("not-found", 404, "There is nothing at this path", "The path is none of the API's.", later=True),
     ProblemType("connection-not-found", 404, "No such connection", "It never existed, or is no longer retained.", later=True),
     ProblemType("worker-not-found", 404, "No such worker", "No worker has that name.", later=True),
@@ -134,6 +135,8 @@ def problem_of(exc: MooringError) -> Problem:
             return Problem("worker-busy", text, worker=exc.worker)
         case e.LimitReached():
             return Problem("limit-reached", text, setting=exc.setting, limit=exc.limit, headers={"Retry-After": "1"})
+        case e.SecretNotAllowed():
+            return Problem("secret-not-allowed", text, secret=exc.secret, host=exc.host)
         case e.PolicyRefused():
             return Problem("address-refused", text)
         case OpenError():

@@ -23,9 +23,19 @@ log = logging.getLogger("mooring.journal")
 _pack = msgspec.msgpack.Encoder().encode
 
 
+_FIELDS = {kind: msgspec.structs.fields(kind) for kind in (ConnectionCreated, ConnectionUpdate)}
+_FIRST_FIELDS = {ConnectionCreated: 10, ConnectionUpdate: 15}
+"""How many the first release had: what says nothing that is newer is written as it was then, to the byte."""
+
+
 def _record(part: ConnectionCreated | ConnectionUpdate) -> bytes:
-    """Return a part of a record as it is kept. What is not kept (`reconnect`) is written as it was before there was that."""
-    return _pack(part) if part.kept is not None else _pack(msgspec.structs.astuple(part)[:-1])
+    """Return a part of a record as it is kept: the newer fields up to the last that says something."""
+    values = msgspec.structs.astuple(part)
+    fields, first = _FIELDS[type(part)], _FIRST_FIELDS[type(part)]
+    size = len(values)
+    while size > first and values[size - 1] == fields[size - 1].default:
+        size -= 1
+    return _pack(values[:size])
 
 
 class Transaction:

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from mooring.connection.downtime import Downtime
+from mooring.connection.downtime import Downtime, why_ended
 from mooring.connection.fill import Fill
 from mooring.connection.host import Host
 from mooring.connection.kept_state import MAY_QUEUE, KeptEvent, KeptState, phase, records, status, step
@@ -26,7 +26,9 @@ from mooring.events import Kind, OpenEvent, now_us
 from mooring.kept_events import DisconnectEvent, UnsentEvent
 from mooring.link.messages_sent import QueueDropped
 from mooring.link.record import ConnectionCreated, ConnectionUpdate, Down, KeptUpdate, Terminated
+from mooring.metrics import LONG_SECONDS, count
 from mooring.options import ConnectionOptions
+from mooring.staying import DEFAULT
 
 
 class KeptLaw(LiveConnection):
@@ -39,7 +41,8 @@ class KeptLaw(LiveConnection):
     """
 
     __slots__ = (
-        "_downtime", "_fill", "_greets", "_next_at", "kept_state", "messages_filled", "number", "socket_opened_at_us"
+        "_downtime", "_entered_at", "_fill", "_greets", "_next_at", "_ordered_end", "kept_state", "messages_filled", "number",
+        "socket_opened_at_us",
     )  # fmt: skip
 
     def __init__(
@@ -56,6 +59,8 @@ class KeptLaw(LiveConnection):
         self._downtime = Downtime(created.created_at_us, host.loop.time())
         self._fill: Fill | None = None
         self._next_at = math.inf  # of the next attempt, the loop's time
+        self._entered_at = self._downtime.began_at  # the present state
+        self._ordered_end = ""  # who has ordered it, for the metrics: "asked", "worker"
         self.kept_state = KeptState.CONNECTING
         self.number = 0
         self.messages_filled = 0
@@ -88,14 +93,18 @@ class KeptLaw(LiveConnection):
             end, errors: Of `KeptEvent.ENDED`: how it ended, and what ``onError`` is told; nothing: there is none.
         """
         queue = self._sends.queue
-        kinds = records(self.kept_state, event, self.number, unsent=bool(queue.messages), error=bool(errors))
-        self.kept_state = step(self.kept_state, event)
+        left, now = self.kept_state, self._host.loop.time()
+        kinds = records(left, event, self.number, unsent=bool(queue.messages), error=bool(errors))
+        self.kept_state = step(left, event)
+        self._measure(left, event, now - self._entered_at)
+        self._entered_at = now
         if event is KeptEvent.READY:
             self.number += 1
         self.state = ConnectionState(status(self.kept_state, self.number))
         self._host.touch(self)
         self._set_alarm()
         for kind in kinds:
+            self._count(kind, end, errors)
             match Kind[kind]:
                 case Kind.onOpen:
                     self._record(Kind.onOpen, OpenEvent())
@@ -115,6 +124,30 @@ class KeptLaw(LiveConnection):
 
     def _lost_event(self) -> DisconnectEvent:
         return self._downtime.disconnect_event(self.number, self._next_wall_us(), self._sends.waiting)
+
+    def _measure(self, left: KeptState, event: KeptEvent, seconds: float) -> None:
+        """Count how long it was in the state that it has `left`."""
+        metrics = self._host.metrics
+        if left is KeptState.WAITING and event is KeptEvent.TICKET_TAKEN:
+            metrics.backoff_wait.observe(seconds, LONG_SECONDS)
+        elif left is KeptState.LIMITED and event in (KeptEvent.RENEW_BEGUN, KeptEvent.DIAL_BEGUN):
+            metrics.limiter_wait.observe(seconds, LONG_SECONDS)
+        elif event is KeptEvent.READY:
+            metrics.opening.observe(seconds)
+
+    def _count(self, kind: str, end: Terminated | None, errors: list[ErrorEntry] | None) -> None:
+        metrics = self._host.metrics
+        if kind == Kind.onDisconnect.name:
+            count(metrics.disconnects, self._downtime.cause)
+        elif kind == Kind.onReconnect.name:
+            metrics.reconnects += 1
+            metrics.down.observe(self._downtime.last_s, LONG_SECONDS)
+        elif kind == Kind.onTerminate.name and end is not None:
+            policy = self.options.reconnect or DEFAULT
+            err_code = errors[0].err_code if errors else None
+            count(
+                metrics.terminations, why_ended(self._ordered_end, err_code, refused=end.code in policy.refused_codes)
+            )
 
     @abstractmethod
     def _set_alarm(self) -> None:

@@ -15,6 +15,7 @@ import msgspec
 from mooring.connection import received
 from mooring.connection.host import Host
 from mooring.connection.recorded import RecordedConnection
+from mooring.connection.secret_headers import has_templates, with_secrets
 from mooring.connection.sends import Sends
 from mooring.connection.state import ConnectionState
 from mooring.errors import ErrCode, ErrorEntry
@@ -102,7 +103,11 @@ class LiveConnection(RecordedConnection, ABC):
         """
         began = self._host.loop.time()
         try:
-            dialled = await self._host.dialler.dial(self.options)
+            dialler = self._host.dialler
+            options = self.options
+            if has_templates(options.headers):
+                options = with_secrets(options, dialler.secrets, declared=self.created.declared)
+            dialled = await dialler.dial(options)
         except DialFailed:
             raise
         # The top of a task: whatever a dial may raise (no thread can be started, for one), it must not be dialled for ever.

@@ -22,7 +22,7 @@ PROTOCOL_VERSION = 6
 """Told in `Hello` and `Welcome`. 1: the first release. 2: `Welcome` tells it, and requests are read leniently. 3: what code in
 workers asks of others is numbered (`Call.ask`, `Taken`). 4: connections that stay (`reconnect`, `Reconnect`), and how is dialled
 (`proxy` and its like; an older worker would skip them, and dial directly). 5: workers keep to a window of `Events`, and count calls.
-6: what waits to be sent (`whenDown`, `DropQueue`).
+6: names, ``${secret:…}``, which an older worker would send as it stands, and what waits to be sent (`whenDown`, `DropQueue`).
 
 A create option says in its row (`Option.since`) which version brought it; the service does not ask an older worker for it.
 """
@@ -78,7 +78,8 @@ class GrantIds(msgspec.Struct, frozen=True, tag=True, array_like=True):
 class Open(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """Dial. `handler` is the ``module:attribute`` behind the public name in `connection_request`.
 
-    `resumed`: it is a kept one that another process of the worker has held, and this is how it stood there.
+    `resumed`: it is a kept one that another process of the worker has held, and this is how it stood there. `declared`: the
+    configuration has it.
     """
 
     request: int
@@ -87,6 +88,7 @@ class Open(msgspec.Struct, frozen=True, tag=True, array_like=True):
     handler: str | None = None
     created_at_us: int = 0
     resumed: ConnectionUpdate | None = None
+    declared: bool = False
 
 
 class Terminate(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -247,11 +249,15 @@ class OpenFailed(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class OpenInvalid(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """Nothing was dialled: the handler, or what it asks for, is not usable; or the limit of connections is reached."""
+    """Nothing was dialled: the handler, or what it asks for, is not usable; the limit of connections is reached; or `secret` may
+    not be sent to `host`.
+    """
 
     request: int
     errors: list[Invalid]
     limit: int = 0
+    secret: str = ""
+    host: str = ""
 
 
 class TerminateDone(msgspec.Struct, frozen=True, tag=True, array_like=True):

@@ -53,12 +53,23 @@ class ConnectionCreated(msgspec.Struct, frozen=True, array_like=True):
     close_timeout_s: float = OPTIONS["close_timeout"].default
     kept: KeptCreated | None = None
     dial: DialShown = DialShown()
+    name: str | None = None
+    declared: bool = False
+    """The configuration has it (``[connections.NAME]``)."""
 
     @classmethod
     def of(
-        cls, connection: int, worker: str, handler: str | None, created_at_us: int, options: ConnectionOptions
+        cls,
+        connection: int,
+        worker: str,
+        handler: str | None,
+        created_at_us: int,
+        options: ConnectionOptions,
+        *,
+        name: str | None = None,
+        declared: bool = False,
     ) -> ConnectionCreated:
-        """Return the record of a connection that is being made; `handler` is its public name."""
+        """Return the record of a connection that is being made; `handler` is its public name, `name` its own."""
         return cls(
             id=connection,
             url=options.url,
@@ -74,6 +85,8 @@ class ConnectionCreated(msgspec.Struct, frozen=True, array_like=True):
             if options.reconnect is None
             else KeptCreated(options.reconnect, options.when_down, options.queue_ttl_s),
             dial=dial_shown(options.proxy, options.family, options.addresses, options.local_address),
+            name=name,
+            declared=declared,
         )
 
 

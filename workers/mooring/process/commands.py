@@ -7,7 +7,7 @@ from typing import assert_never
 import msgspec
 
 from mooring.connection.kept import KeptConnection
-from mooring.errors import ErrCode, Invalid, InvalidRequest, LimitReached
+from mooring.errors import ErrCode, Invalid, InvalidRequest, LimitReached, SecretNotAllowed
 from mooring.events import CallbackErrorEvent
 from mooring.handler_options import resolve
 from mooring.link.messages import (
@@ -62,7 +62,12 @@ def _open(runtime: Runtime, command: Open) -> None:
         if command.handler is not None and request.handler is not None:
             runtime.constructions.begin(command, command.handler)
         else:
-            runtime.begin(command, resolve(request), None)
+            options = resolve(request)
+            if command.resumed is None:  # else each attempt finds out
+                runtime.check_secrets(options, declared=command.declared)
+            runtime.begin(command, options, None)
+    except SecretNotAllowed as exc:
+        runtime.answer(OpenInvalid(command.request, [Invalid("/headers", str(exc))], secret=exc.secret, host=exc.host))
     except LimitReached as exc:
         runtime.answer(OpenInvalid(command.request, [Invalid("/worker", str(exc))], limit=exc.limit))
     except InvalidRequest as exc:

@@ -108,6 +108,7 @@ class Runtime:
         self.keyed_sends: KeyedAnswers[Sent | SendQueued] = KeyedAnswers()
         openings = Openings(self, uplink.ask_ids)
         self.check_limit, self.created, self.begin = openings.check_limit, openings.created, openings.begin
+        self.check_secrets = openings.check_secrets
         self.open, self.grant_ids = openings.open, openings.grant_ids
         self._tasks = Background(log)
 
