@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import time
+import contextlib
 from collections.abc import Callable
+from typing import Any
+
+import msgspec
 
 from mooring.checks import check_close, check_delay
 from mooring.errors import (
@@ -34,12 +37,11 @@ from mooring_service.feed import Feed, Subscription
 from mooring_service.holders import Holders
 from mooring_service.journal.batch import EventFilter
 from mooring_service.opening import Opening, Openings
+from mooring_service.processes.requests import LinkLost
 from mooring_service.records import ConnectionRecord
 from mooring_service.reopening import Reopenings
 
 COMMAND_S = 5.0  # a worker takes an order at once
-QUEUES_SINCE = 6  # version of the link
-READY_POLL_S = 0.02
 ANSWER_MARGIN_S = 1.0  # the worker's own deadline comes first; this is for a worker that does not answer at all
 
 
@@ -159,11 +161,11 @@ class Connections:
         return self._directory.record(connection)
 
     async def _when_ready(self, entry: Entry, wait_s: float | None) -> ConnectionRecord:
-        deadline = time.monotonic() + (wait_s or 0)
-        while entry.update.status not in (STATUS_CONNECTED, STATUS_CLOSED) and wait_s is not None:
-            if time.monotonic() >= deadline:
+        if wait_s is not None:
+            ready = self._directory.until(entry.created.id, lambda update: update.status == STATUS_CONNECTED)
+            await asyncio.wait({ready}, timeout=wait_s)
+            if not ready.done():
                 raise WorkerSilent(entry.created.worker, "no process of it is running")
-            await asyncio.sleep(READY_POLL_S)
         if entry.update.status == STATUS_CLOSED:
             raise ConnectionClosed(entry.created.id)
         return self._directory.to_record(entry)
@@ -191,13 +193,30 @@ class Connections:
             await self._endings.write([entry], text, ErrCode.WORKER_DIED, why="asked")
             return self._directory.record(connection)
         try:
-            slot = self._holders.of(entry)
-            number, future = slot.request(entry.created.close_timeout_s + ANSWER_MARGIN_S)
-            slot.command(Terminate(number, connection, code, reason))
-            await future
+            await self._told_to_end(entry, Terminate(0, connection, code, reason))
         except WorkerDied:
             await self._openings.wait_ended(connection)
         return self._directory.record(connection)
+
+    async def _told_to_end(self, entry: Entry, order: Terminate) -> None:
+        """Have the process that holds a connection end it, and wait for that; over its next link once more, if the link is lost."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + entry.created.close_timeout_s + ANSWER_MARGIN_S
+        slot = self._holders.of(entry)
+        ended: set[asyncio.Future[Any]] = set()
+        while entry.update.status != STATUS_CLOSED:
+            number, future = slot.request(deadline - loop.time(), with_link=True)
+            slot.command(msgspec.structs.replace(order, request=number))
+            done, _ = await asyncio.wait({future, *ended}, return_when=asyncio.FIRST_COMPLETED)
+            with contextlib.suppress(LinkLost):
+                done.pop().result()
+                return
+            ended = {self._directory.until(order.connection, lambda update: update.status == STATUS_CLOSED)}
+            left_s = deadline - loop.time()
+            await asyncio.wait({slot.ready, *ended}, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+            if loop.time() >= deadline:
+                raise WorkerSilent(slot.name, "no answer in time")
+            slot = self._holders.of(entry)
 
     def follow(
         self, connection: int, cursor: str | None, kinds: frozenset[int], *, brief: bool = False

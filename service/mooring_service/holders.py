@@ -31,6 +31,6 @@ class Holders:
         slot = self._roster.by_incarnation(entry.incarnation)
         if slot is None:
             raise WorkerDied(entry.created.worker, "it has ended")
-        if not slot.linked:
+        if not slot.welcomed:
             raise Unavailable(f"worker {slot.name!r} is not linked just now")
         return slot

@@ -36,6 +36,7 @@ from mooring_service.processes.supervisor import Supervisor
 from mooring_service.processes.worker_state import WorkerState
 from mooring_service.reopening import Reopenings
 from mooring_service.sending import Sending
+from mooring_service.window import Window
 from mooring_service.worker_settings import worker_settings
 from mooring_service.workers import Workers
 
@@ -95,8 +96,9 @@ class Service:
         self._roster = roster = Roster()
         self._endings = Endings(journal)
         self._reopenings = Reopenings(self._admission, journal, self.directory, self._endings)
+        self._window = Window(journal, roster, self.directory, self._admission)
         self._intake = Intake(
-            journal, self.directory, self.feed, self._endings, self._reopenings, roster, self._background
+            journal, self.directory, self.feed, self._endings, self._reopenings, roster, self._window, self._background
         )
         self._supervisor = Supervisor(
             config.supervisor,
@@ -231,6 +233,7 @@ class Service:
         """Take over what may change at run time (`RUNTIME_SETTINGS`)."""
         self._admission.config = config
         self.feed.max_subscribers = config.limits.max_subscribers
+        self._window.acknowledge()
         self._supervisor.reconfigure(worker_settings(config, self._app_dirs), config.limits.max_workers)
 
     def readiness(self) -> Readiness:

@@ -45,6 +45,7 @@ class Welcome(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """The answer to `Hello`: the number of the last `Events` that the journal holds, and the link's version (the first did not say it).
 
     `window_bytes`: so many of `Events` may be on their way and not `Stored`, and the frame that crosses it; 0: any number.
+    `full_at`: the service holds so many connections, all that it may: code in the worker opens no further ones; 0: it may.
     """
 
     stored: int
@@ -52,6 +53,7 @@ class Welcome(msgspec.Struct, frozen=True, tag=True, array_like=True):
     id_count: int
     version: int = 1
     window_bytes: int = 0
+    full_at: int = 0
 
 
 class Refused(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -62,10 +64,11 @@ class Refused(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class Stored(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """The journal holds all `Events` up to `number`: the outbox may forget them. `window_bytes`: as in `Welcome`, from now on."""
+    """The journal holds all `Events` up to `number`: the outbox may forget them. The rest is as in `Welcome`, from now on."""
 
     number: int
     window_bytes: int = 0
+    full_at: int = 0
 
 
 class GrantIds(msgspec.Struct, frozen=True, tag=True, array_like=True):

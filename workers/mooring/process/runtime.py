@@ -52,7 +52,7 @@ class Uplink(Protocol):
     """Where reports go."""
 
     def send(self, report: Report) -> None:
-        """Report, if there is a link; an answer that finds none is lost with the request that waited for it."""
+        """Report, if there is a link; an answer that finds none goes over the next one."""
 
     def send_frame(self, data: bytes) -> bool:
         """Write a frame of the outbox if there is a link that takes it, and say whether it did."""
@@ -74,6 +74,7 @@ class Runtime:
         draining: Likewise, where another process will open the kept connections again.
         closed_by_stop: How many connections it has closed then.
         last_ask: The number of the last call that code in a worker has asked for, of those that were taken.
+        full_at: How many connections the service holds, if these are all that it may; else 0.
     """
 
     def __init__(self, settings: WorkerSettings, uplink: Uplink) -> None:
@@ -83,7 +84,7 @@ class Runtime:
         self.connections: dict[int, LiveConnection] = {}
         self.paused: set[PausedReader] = set()
         self.stopping = self.draining = False
-        self.closed_by_stop = 0
+        self.closed_by_stop = self.full_at = 0
         self.last_ask = 0
         self.answer: Callable[[Report], None] = uplink.send
         self.outbox = Outbox(settings.outbox_bytes, uplink.send_frame, self._on_room)
