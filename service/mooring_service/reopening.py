@@ -143,17 +143,18 @@ def losses(entries: list[Entry], reason: str, err_code: ErrCode, cause: Cause) -
     for entry in entries:
         created, update = entry.created, entry.update
         kept = update.kept or KeptUpdate()
-        seq, since_us = update.seq, time_us if kept.down is None else kept.down.since_us
+        since_us = time_us if kept.down is None else kept.down.since_us
         if update.status == STATUS_CONNECTED:
-            seq, since_us = seq + 1, time_us
-            columns.event(created, Kind.onDisconnect, seq, _lost(update, kept, reason, errors, cause))
+            since_us = time_us
+            columns.event(created, Kind.onDisconnect, update.seq + 1, _lost(update, kept, reason, errors, cause))
+            update = msgspec.structs.replace(update, seq=update.seq + 1)
+        update = columns.unsent(created, update)
         down = Down(since_us, BLOCKED, 0, None, ABNORMAL, reason, errors)
         columns.update(
             msgspec.structs.replace(
                 update,
                 status=STATUS_RECONNECTING if kept.socket else update.status,
-                seq=seq,
-                kept=msgspec.structs.replace(kept, down=down),
+                kept=msgspec.structs.replace(update.kept or KeptUpdate(), down=down),
             )
         )
     return columns.append()

@@ -24,6 +24,7 @@ from mooring_service.connections import Connections
 from mooring_service.directory import Directory
 from mooring_service.endings import Endings
 from mooring_service.feed import Feed
+from mooring_service.holders import Holders
 from mooring_service.intake import Intake
 from mooring_service.journal.file import check_version
 from mooring_service.journal.journal import Journal, JournalTooNew
@@ -34,6 +35,7 @@ from mooring_service.processes.roster import Roster
 from mooring_service.processes.supervisor import Supervisor
 from mooring_service.processes.worker_state import WorkerState
 from mooring_service.reopening import Reopenings
+from mooring_service.sending import Sending
 from mooring_service.window import Window
 from mooring_service.worker_settings import worker_settings
 from mooring_service.workers import Workers
@@ -75,6 +77,7 @@ class Service:
 
     Attributes:
         connections: The verbs of connections.
+        sending: What is sent over connections.
         workers: The verbs of workers.
         backups: Copies of the journal.
         feed: The events of everything; those of one connection are followed in `connections`.
@@ -108,9 +111,11 @@ class Service:
         self._openings = Openings(
             self._admission, journal, self.directory, self._endings, self._reopenings, self._supervisor
         )
+        holders = Holders(roster, self._reopenings)
         self.connections = Connections(
-            self._admission, self.directory, self.feed, self._endings, self._reopenings, self._openings, roster
+            self._admission, self.directory, self.feed, self._endings, self._reopenings, self._openings, holders
         )
+        self.sending = Sending(self._admission, self.directory, holders)
         self.workers = Workers(
             self._admission, self.directory, roster, self._supervisor, self._intake, self._background
         )
