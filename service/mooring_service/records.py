@@ -89,6 +89,7 @@ class ConnectionRecord(msgspec.Struct, frozen=True, rename="camel"):
     """
 
     id: int
+    name: str | None
     url: str
     status: str
     data_type: str
@@ -128,6 +129,7 @@ def record_of(created: ConnectionCreated, update: ConnectionUpdate, last_event_i
     """Return the public record of a connection."""
     record = ConnectionRecord(
         id=created.id,
+        name=created.name,
         url=created.url,
         status=update.status,
         data_type=created.data_type,
@@ -177,8 +179,8 @@ def _kept(
         keep_alive=asked.keep_alive,
         data_timeout=asked.data_timeout_s,
         when_silent=asked.when_silent,
-        when_down="fail",
-        queue_ttl=60.0,
+        when_down="fail" if created is None else created.when_down,
+        queue_ttl=60.0 if created is None else created.queue_ttl_s,
         requests=None,
         stats=msgspec.structs.replace(
             record.stats,
@@ -249,3 +251,19 @@ class SentRecord(msgspec.Struct, frozen=True):
 
     sent: int
     bytes: int
+
+
+class QueuedSendRecord(msgspec.Struct, frozen=True, rename="camel"):
+    """Messages that wait until the connection is ready: how many, their bytes, the number and the end of the first."""
+
+    queued: int
+    bytes: int
+    queue_id: int
+    expires_at: str
+
+
+class Waiting(msgspec.Struct, frozen=True):
+    """What is said of one send, should no socket be ready; None: as the connection was opened with."""
+
+    when_down: Any = None
+    ttl_s: Any = None

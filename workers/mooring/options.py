@@ -18,7 +18,14 @@ import msgspec
 from msgspec import NODEFAULT, UNSET, Meta, UnsetType
 
 from mooring import staying
-from mooring.checks import HeaderValue, check_headers, check_protocols, check_url, check_worker_name
+from mooring.checks import (
+    HeaderValue,
+    check_connection_name,
+    check_headers,
+    check_protocols,
+    check_url,
+    check_worker_name,
+)
 from mooring.dial_options import (
     Family,
     ProxyRequest,
@@ -30,7 +37,7 @@ from mooring.dial_options import (
     family_faults,
 )
 from mooring.errors import Invalid
-from mooring.kept_options import KeepAliveRequest, RecipeRequest, ReconnectRequest
+from mooring.kept_options import KeepAliveRequest, RecipeRequest, ReconnectRequest, WhenDown
 from mooring.parameters import check_params
 
 DEFAULT_WORKER = "main"
@@ -129,6 +136,15 @@ class ConnectionRequest(msgspec.Struct, forbid_unknown_fields=True, rename="came
             examples=["ws://127.0.0.1:8481/"],
         ),
     ]
+    name: Annotated[
+        str | UnsetType,
+        _option(
+            "a word for it, unique among those that have not ended; it stands wherever an id may",
+            check=check_connection_name,
+            by_handler=False,
+            since=6,
+        ),
+    ] = UNSET
     worker: Annotated[
         str,
         _option(
@@ -254,6 +270,26 @@ class ConnectionRequest(msgspec.Struct, forbid_unknown_fields=True, rename="came
             since=6,
         ),
     ] = UNSET
+    when_down: Annotated[
+        WhenDown | UnsetType,
+        _option(
+            "what is sent while a kept connection is down fails, or waits in a queue",
+            "fail",
+            why="an order that is minutes old does harm",
+            since=6,
+        ),
+    ] = UNSET
+    queue_ttl: Annotated[
+        float | UnsetType,
+        _option(
+            "so long a message may wait; what was not sent by then comes back in `onUnsent`",
+            60.0,
+            unit="s",
+            low=0.1,
+            high=MAX_DURATION_S,
+            since=6,
+        ),
+    ] = UNSET
 
 
 def camel(name: str) -> str:
@@ -330,6 +366,9 @@ class ConnectionOptions(msgspec.Struct, frozen=True, kw_only=True):
         """Whether messages, or attempts, mean something to mooring itself."""
         return self.recipe is not None or self.keep_alive is not None or self.data_timeout_s > 0 or self.handler_renews
 
+    when_down: WhenDown = _default("when_down")
+    queue_ttl_s: float = _default("queue_ttl")
+
 
 def check_request(request: ConnectionRequest, *, fills: bool = False) -> list[Invalid]:
     """Return everything that is wrong with a create request by itself (its handler is not asked).
@@ -346,6 +385,9 @@ def check_request(request: ConnectionRequest, *, fills: bool = False) -> list[In
             wrong += option.wrong(value)
     if request.tls is not UNSET and request.url.lower().startswith("ws://"):
         wrong.append(Invalid("/tls", "tls is for wss:// URLs"))
+    if request.reconnect is UNSET or request.reconnect is False:
+        given = {"/whenDown": request.when_down == "queue", "/queueTtl": request.queue_ttl is not UNSET}
+        wrong += [Invalid(pointer, "needs reconnect") for pointer, is_given in given.items() if is_given]
     local_address = UNSET if request.proxy else request.local_address
     return wrong or family_faults(request.family, request.addresses, local_address)
 

@@ -164,5 +164,14 @@ export const OPTIONS = [
     "doc": "without a message for so long, whatever pings say, it is silent",
     "low": 0,
     "high": 86400.0
+  },
+  {
+    "key": "queueTtl",
+    "kind": "number",
+    "initial": 60.0,
+    "unit": "s",
+    "doc": "so long a message may wait; what was not sent by then comes back in `onUnsent`",
+    "low": 0.1,
+    "high": 86400.0
   }
 ];

@@ -15,7 +15,7 @@ from msgspec import UNSET
 from mooring import staying
 from mooring.connection import hidden
 from mooring.connection.fragment import Fragment, fill_fragment, parse_fragment
-from mooring.connection.kept_rules import Compiled, KeptRequest, compile_kept
+from mooring.connection.kept_rules import Compiled, KeptRequest, compile_kept, secrets_of_http
 from mooring.connection.recipe_compiler import Recipes
 from mooring.connection.shipped import read_preset, shipped_presets
 from mooring.errors import Invalid, InvalidRequest
@@ -163,6 +163,29 @@ def shown_of(options: ConnectionOptions) -> AskedCreated | None:
         data_timeout_s=options.data_timeout_s,
         when_silent=options.when_silent,
     )
+
+
+class SecretUse(msgspec.Struct, frozen=True):
+    """One secret that is asked for, and where it would go; `url` None: that is known at an attempt alone."""
+
+    name: str
+    place: str
+    url: str | None
+    addresses: list[str] = []
+
+
+def secrets_used(options: ConnectionOptions) -> list[SecretUse]:
+    """Return the secrets that `options`, which were checked, ask for."""
+    compiled = compiled_of(options)
+    places = compiled.uses.secrets
+    url = options.url if compiled.url is None or not any(compiled.url.text.holes) else None
+    found = [SecretUse(name, places.get(name, "/recipe"), url, options.addresses) for name in compiled.own_secrets]
+    renew = None if compiled.recipe is None else compiled.recipe.renew
+    if renew is not None and renew.http is not None:
+        http = renew.http
+        url = None if any(http.url.text.holes) else http.url.sample()
+        found += [SecretUse(name, "/recipe/renew/http", url) for name in secrets_of_http(http)]
+    return found
 
 
 def opening_s(request: ConnectionRequest, known: Known) -> float:

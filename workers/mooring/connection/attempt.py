@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -15,16 +14,17 @@ import msgspec
 from mooring.checks import check_url
 from mooring.connection.asked import HANDLER_RENEW_S
 from mooring.connection.host import CodeFailed, Host
-from mooring.connection.kept_rules import Compiled
+from mooring.connection.kept_rules import Compiled, secrets_of_http
 from mooring.connection.pointer import MISSING
 from mooring.connection.recipe import MAX_REMEMBERED_BYTES, MAX_RENEW_ANSWER_BYTES, Renew, RenewHttp
 from mooring.connection.recorded import RecordedConnection
-from mooring.connection.template import Needs, Unfilled, Values, is_name
-from mooring.errors import ErrCode, ErrorEntry
+from mooring.connection.template import Unfilled, Values, is_name
+from mooring.errors import ErrCode, ErrorEntry, SecretNotAllowed
 from mooring.options import ConnectionOptions
 from mooring.wire.dial import DialFailed
-from mooring.wire.failure import failed
+from mooring.wire.failure import failed, refused_by_policy
 from mooring.wire.http_request import HttpRequest
+from mooring.wire.secret_table import Place, places_of
 
 MAX_RENEWED = 16  # values, as of `renew.http`
 
@@ -81,8 +81,8 @@ class Attempt:
         self.secrets = {}
         if self.renews:
             await self._fetch(attempt, fresh=fresh)
-        own = self._needed()
-        self.secrets = self._host.dialler.secrets_for(own)
+        own = compiled.own_secrets
+        self.secrets = self._read(own)
         values = Values(names={**self.renewed, **self.memory}, secrets=self.secrets, socket=socket)
         url, self.next_url = self.next_url, None
         if url is None:
@@ -100,29 +100,21 @@ class Attempt:
             if isinstance(text, Unfilled):
                 raise failed(ErrCode.RENEW_FAILED, f"the header {name} cannot be filled: {text}")
             headers.append((name, text))
-        made = msgspec.structs.replace(options, url=url, headers=headers)
-        self._host.dialler.check_bound(own, made)
-        return made
+        self._check_bound(own, places_of(url, options.addresses, options.proxy))
+        return msgspec.structs.replace(options, url=url, headers=headers)
 
-    def _needed(self) -> list[str]:
-        """Return the secrets that go over the socket or into its handshake."""
-        compiled = self._compiled
-        found: set[str] = set()
+    def _read(self, names: list[str]) -> dict[str, str]:
+        """Return the values of secrets; whether they may go where it goes is known once that is filled in."""
+        return self._host.dialler.secrets.values(names, [], declared=True)
 
-        def use(needs: Iterable[Needs]) -> None:
-            for one in needs:
-                found.update(one.secrets)
-
-        if compiled.url is not None:
-            use([compiled.url.needs])
-        use(template.needs for _, template in compiled.headers)
-        recipe = compiled.recipe
-        if recipe is not None:
-            use(step.send.needs for step in recipe.opening if step.send is not None)
-            use(answer.send.needs for answer in recipe.answers)
-        if compiled.keep_alive is not None and compiled.keep_alive.send is not None:
-            use([compiled.keep_alive.send.needs])
-        return sorted(found)
+    def _check_bound(self, names: list[str], places: list[Place]) -> None:
+        if self._connection.created.declared:
+            return
+        try:
+            for name in names:
+                self._host.dialler.secrets.check_bound(name, places)
+        except SecretNotAllowed as exc:
+            raise refused_by_policy(str(exc)) from None
 
     async def _fetch(self, attempt: int, *, fresh: bool) -> None:
         renew = self._renew
@@ -152,11 +144,9 @@ class Attempt:
 
     async def _ask(self, http: RenewHttp) -> dict[str, Any]:
         """Return the values that the HTTP request brings."""
-        needs = [http.url.needs, *(template.needs for _, template in http.headers)]
-        needs += [] if http.body is None else [http.body.needs]
-        secrets = sorted({name for one in needs for name in one.secrets})
+        secrets = secrets_of_http(http)
         dialler = self._host.dialler
-        values = Values(names={**self.renewed, **self.memory}, secrets=dialler.secrets_for(secrets))
+        values = Values(names={**self.renewed, **self.memory}, secrets=self._read(secrets))
         url, body = http.url.fill(values), None if http.body is None else http.body.fill(values)
         headers = [(name, template.fill(values)) for name, template in http.headers]
         for what, filled in (("url", url), ("body", body), *((f"header {name}", text) for name, text in headers)):
@@ -165,7 +155,7 @@ class Attempt:
         assert isinstance(url, str) and not isinstance(body, Unfilled), "looked at above"
         if not url.startswith(("http://", "https://")) or check_url(f"ws{url[4:]}"):
             raise failed(ErrCode.RENEW_FAILED, "the url of renew.http is not valid")
-        dialler.check_bound(secrets, msgspec.structs.replace(self._connection.options, url=url))
+        self._check_bound(secrets, places_of(url, (), self._connection.options.proxy))
         request = HttpRequest(http.method, url, [(name, str(text)) for name, text in headers], body)
         try:
             answer = await dialler.ask(request, self._connection.options, MAX_RENEW_ANSWER_BYTES)

@@ -36,6 +36,10 @@ class Party(Filled, Protocol):
     """The connection whose conversation it is: it decides what follows, and records it."""
 
     @property
+    def sends(self) -> Sends:
+        """What is sent, goes there."""
+
+    @property
     def next_socket(self) -> int:
         """The number that a socket in its opening will have."""
 
@@ -108,14 +112,12 @@ class Conversation:
         host: Host,
         party: Party,
         connection: RecordedConnection,
-        sends: Sends,
         compiled: Compiled,
         number: int = 0,
     ) -> None:
         self._host = host
         self._party = party
         self._connection = connection
-        self._sends = sends
         self._compiled = compiled
         self._recipe = compiled.recipe or EMPTY
         self._keep_alive = compiled.keep_alive
@@ -163,6 +165,7 @@ class Conversation:
             self.watch.stop()
         if self._acks is not None:
             self._acks.drop()
+        self._party.sends.on_sent = None
         self._socket = self._session = self.watch = None
         self._held = Held(self._host.settings)
         self._catching_up = self._looks_again = False
@@ -269,6 +272,8 @@ class Conversation:
             self._host, self._connection, self._keep_alive, self._session, self.attempt,
             say=self._write, dead=self._drop, silent=self._party.silent,
         )  # fmt: skip
+        if self._keep_alive is not None and self._keep_alive.when_idle:
+            self._party.sends.on_sent = self.watch.sent
         event = self._party.opened(resumed)
         catch_up = self._recipe.catch_up
         if event is not None and catch_up is not None and self._session is not None:
@@ -289,7 +294,7 @@ class Conversation:
         socket = self._socket
         if socket is None or socket.state is not SocketState.OPEN:
             return
-        if not self._sends.send_own(BINARY if binary else TEXT, payload, socket.outbound):
+        if not self._party.sends.send_own(BINARY if binary else TEXT, payload, socket.outbound):
             self._host.metrics.unanswered += 1
         elif self.watch is not None:
             self.watch.sent()

@@ -17,6 +17,7 @@ from mooring.connection.asked import compiled_of
 from mooring.connection.conversation import Conversation
 from mooring.connection.host import Host
 from mooring.connection.recorded import RecordedConnection
+from mooring.connection.secret_headers import has_templates, with_secrets
 from mooring.connection.sends import Sends
 from mooring.connection.watch import Watch
 from mooring.errors import ErrCode, ErrorEntry
@@ -42,10 +43,10 @@ class ConversingConnection(RecordedConnection, ABC):
         super().__init__(created, options, handler)
         self._host = host
         self._socket: Socket | None = None
-        self._sends = Sends(host, self)
+        self._sends: Sends = Sends(host, self)
         self._conversation: Conversation | None = None
         if options.converses:
-            self._conversation = Conversation(host, self, self, self._sends, compiled_of(options))
+            self._conversation = Conversation(host, self, self, compiled_of(options))
 
     def _record(self, kind: Kind, event: msgspec.Struct) -> None:
         if self.handler is not None:
@@ -53,6 +54,11 @@ class ConversingConnection(RecordedConnection, ABC):
         else:
             self.record(self._host.outbox, kind, encode_event(event))
             self._host.wake()
+
+    @property
+    def sends(self) -> Sends:
+        """What is sent on it."""
+        return self._sends
 
     # An attempt.
 
@@ -67,13 +73,15 @@ class ConversingConnection(RecordedConnection, ABC):
             DialFailed: And nothing else, but for its cancellation.
         """
         began = self._host.loop.time()
-        options = self.options
+        options, dialler = self.options, self._host.dialler
         try:
             if self._conversation is not None:
                 options = await self._conversation.attempt.prepare(self.next_socket, attempt, fresh=fresh)
                 began = self._host.loop.time()
                 self._prepared()
-            dialled = await self._host.dialler.dial(options)
+            elif has_templates(options.headers):
+                options = with_secrets(options, dialler.secrets, declared=self.created.declared)
+            dialled = await dialler.dial(options)
         except DialFailed:
             raise
         # The top of a task: whatever a dial may raise (no thread can be started, for one), it must not be dialled for ever.
@@ -116,7 +124,6 @@ class ConversingConnection(RecordedConnection, ABC):
         """No message has come since then (the loop's time)."""
         last = None if self.last_message_at_us is None else rfc3339(self.last_message_at_us)
         began_us = now_us() - round((self._host.loop.time() - since) * 1e6)
-        self._host.metrics.silences += 1
         self._record(Kind.onSilence, SilenceEvent(since=rfc3339(began_us), last_message_at=last))
 
     def fill_in(self, items: Iterable[Any]) -> None:

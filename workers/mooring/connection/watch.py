@@ -19,6 +19,7 @@ from mooring.connection.session import Session
 from mooring.connection.template import Unfilled
 from mooring.deadline import PASS_S
 from mooring.errors import ErrCode
+from mooring.metrics import count
 
 log = logging.getLogger("mooring.worker")
 
@@ -80,6 +81,7 @@ class Watch:
         if not keep_alive.expect.matches(frame):
             return False
         self._clocks.answered()
+        count(self._host.metrics.keep_alives, "answered")
         return True
 
     def heard(self, now: float, *, hidden: bool = False) -> None:
@@ -136,17 +138,25 @@ class Watch:
                     self._beat()
                 case Dead(silent_s):
                     message = f"the server's program gave no sign of life for {silent_s:.1f} s (keepAlive)"
+                    count(self._host.metrics.silences, f"keepAlive {self._end}")
+                    count(self._host.metrics.keep_alives, "timeout")
                     self._dead(ErrCode.KEEPALIVE_TIMEOUT, message)
                     return
                 case Silent(since):
                     options = self._connection.options
                     if options.when_silent == "reconnect":
+                        count(self._host.metrics.silences, f"data {self._end}")
                         self._dead(ErrCode.SILENT, f"no message came for {options.data_timeout_s:g} s (dataTimeout)")
                         return
+                    count(self._host.metrics.silences, "data report")
                     self._silent(since)
                 case _:
                     break
         self.set_alarm()
+
+    @property
+    def _end(self) -> str:
+        return "terminate" if self._connection.options.reconnect is None else "reconnect"
 
     def granted(self) -> None:
         """It asks for no turn (`host.Redialler`)."""
@@ -158,4 +168,5 @@ class Watch:
             self._host.metrics.unanswered += 1
             log.warning("connection %d: keepAlive is not sent: %s", self._connection.id, filled)
         else:
+            count(self._host.metrics.keep_alives, "sent")
             self._say(filled, self._keep_alive.send.binary)

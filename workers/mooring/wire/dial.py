@@ -26,6 +26,7 @@ from mooring.wire.failure import DialFailed, failed
 from mooring.wire.frames import Deflate
 from mooring.wire.http_request import HttpAnswer, HttpRequest, converse
 from mooring.wire.route import Way
+from mooring.wire.secret_table import Secrets
 from mooring.wire.target import Target, parse_target
 from mooring.wire.upgrade import InvalidHandshake, check_answer, request_head, without_secrets
 
@@ -51,7 +52,10 @@ class Dialler:
     """Dials for one worker. Must be made, used and closed on the I/O loop.
 
     Args:
-        settings: Proxies and the like.
+        settings: Proxies, secrets and the like.
+
+    Attributes:
+        secrets: What stands for ``${secret:NAME}``, as of now.
 
     Raises:
         ValueError: If the settings are not valid.
@@ -62,6 +66,7 @@ class Dialler:
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._settings = settings or DialSettings()
+        self.secrets = Secrets(self._settings.secrets)
         self._connector = Connector(policy, self._settings, allow_insecure_tls=allow_insecure_tls)
 
     def set_policy(
@@ -73,24 +78,8 @@ class Dialler:
             ValueError: If the settings are not valid.
         """
         self._settings = settings or self._settings
+        self.secrets = Secrets(self._settings.secrets)
         self._connector.configure(policy, self._settings, allow_insecure_tls=allow_insecure_tls)
-
-    def secrets_for(self, names: list[str]) -> dict[str, str]:
-        """Return the values of secrets, as they are now.
-
-        Raises:
-            DialFailed: If one cannot be had (113).
-        """
-        if names:
-            raise failed(ErrCode.RENEW_FAILED, f"the secret {names[0]!r} cannot be had")
-        return {}
-
-    def check_bound(self, names: list[str], options: ConnectionOptions) -> None:
-        """Check that secrets may go where `options` go.
-
-        Raises:
-            DialFailed: If one may not (106).
-        """
 
     async def close(self) -> None:
         """Release everything."""
