@@ -26,16 +26,18 @@ export function why(record) {
 export const summary = (event) => visible(inWords(event));
 
 // What an event says, by the words of its kind: {name} is a field, {name|text} stands where it is missing, {name?yes:no} is
-// one of two texts.
+// one of two texts, {name@} its time of day, {name~} its milliseconds as a duration.
 function inWords(event) {
   const data = event.event;
   const who = event.connection || !event.worker ? '' : `${event.worker}: `;
   const words = KINDS[event.kind]?.words;
   if (words === undefined) return who + JSON.stringify(data);
-  return who + words.replace(/\{(\w+)(?:\|([^}]*)|\?([^:}]*):([^}]*))?\}/g, (_, name, missing = '', yes, no) => {
+  return who + words.replace(/\{(\w+)([@~]?)(?:\|([^}]*)|\?([^:}]*):([^}]*))?\}/g, (_, name, form, missing = '', yes, no) => {
     const value = data[name];
-    if (yes !== undefined) return value ? yes : no;
+    if (yes !== undefined) return value && value.length !== 0 ? yes : no;
     if (value === undefined || value === null) return missing;
+    if (form === '@') return exactTime(value);
+    if (form === '~') return duration(value / 1000);
     return name === 'errors' ? value.map((error) => `${error.errCode} ${error.message}`).join('; ') : short(value);
   }).trimEnd();
 }
@@ -70,6 +72,18 @@ export function time(text) {
 
 // As time(), with the milliseconds: for the list, where the order within a second counts.
 export const exactTime = (text) => `${time(text)}${text.slice(19, 23)}`;
+
+// A time as somebody says it: 0.25 s, 12 s, 4 min 10 s, 3 h 5 min, 2 d 7 h.
+export function duration(seconds) {
+  if (seconds < 10) return `${Number(Math.max(0, seconds).toPrecision(2))} s`;
+  const whole = Math.round(seconds);
+  for (const [large, name, small, smallName] of [[86400, 'd', 3600, 'h'], [3600, 'h', 60, 'min'], [60, 'min', 1, 's']]) {
+    if (whole < large) continue;
+    const rest = Math.floor((whole % large) / small);
+    return `${Math.floor(whole / large)} ${name}${rest ? ` ${rest} ${smallName}` : ''}`;
+  }
+  return `${whole} s`;
+}
 
 export function rate(value) {
   if (!value) return '';
