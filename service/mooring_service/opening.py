@@ -29,6 +29,7 @@ from mooring_service.directory import Directory
 from mooring_service.endings import Endings
 from mooring_service.journal.batch import Append
 from mooring_service.journal.journal import Journal
+from mooring_service.naming import Names
 from mooring_service.processes.reports import ID_BLOCK
 from mooring_service.processes.slot import Slot
 from mooring_service.processes.supervisor import Supervisor
@@ -75,6 +76,7 @@ class Openings:
         directory: Directory,
         endings: Endings,
         reopenings: Reopenings,
+        names: Names,
         supervisor: Supervisor,
     ) -> None:
         self._admission = admission
@@ -82,6 +84,7 @@ class Openings:
         self._directory = directory
         self._endings = endings
         self._reopenings = reopenings
+        self._names = names
         self._supervisor = supervisor
         self._ids: list[int] = []
         self._allotting = asyncio.Lock()
@@ -116,7 +119,7 @@ class Openings:
         reference: str | None,
         begun: Callable[[int], tuple[str, bytes]] | None,
     ) -> Opening:
-        """Begin a connection: check, store the intent, dispatch.
+        """Begin a connection, under its name, if it has one: check, store the intent, dispatch.
 
         Args:
             reference: The handler's ``module:attribute``, if there is one.
@@ -124,9 +127,19 @@ class Openings:
 
         Raises:
             InvalidRequest: If the handler asks for something that is not valid.
+            NameTaken: If another connection has its name.
             PolicyRefused, SecretNotAllowed, LimitReached, WorkerBusy, WorkerTooOld, WorkerDied, Unavailable, JournalUnavailable: As they say.
         """
         self._admission.check_way(request)
+        with self._names.taken(request.name or None):
+            return await self._begin(request, reference, begun)
+
+    async def _begin(
+        self,
+        request: ConnectionRequest,
+        reference: str | None,
+        begun: Callable[[int], tuple[str, bytes]] | None,
+    ) -> Opening:
         limits = self._admission.config.limits
         if self._directory.live_count + self._opening_count >= limits.max_connections:
             raise LimitReached("limits.max_connections", limits.max_connections)
@@ -146,7 +159,9 @@ class Openings:
             if unknown:
                 raise WorkerTooOld(slot.name, unknown)
             handler = None if request.handler is None else request.handler.name
-            created = ConnectionCreated.of(connection, request.worker, handler, now_us(), effective(request))
+            created = ConnectionCreated.of(
+                connection, request.worker, handler, now_us(), effective(request), name=request.name or None
+            )
             # The intent, before anything is started: a crash from here on still ends in an onTerminate.
             intent = Append(
                 worker=slot.name,
@@ -213,7 +228,8 @@ class Openings:
             raise OpenError(errors, connection, timed_out=True, terminated=False, policy=False) from exc
         match answer:
             case Opened():
-                if self._directory.entry(connection).created.kept is None:
+                created = self._directory.entry(connection).created
+                if created.kept is None and created.name is None:
                     self._reopenings.forget(connection)
                 return self._directory.record(connection)
             case OpenFailed():

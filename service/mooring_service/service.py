@@ -28,12 +28,14 @@ from mooring_service.intake import Intake
 from mooring_service.journal.file import check_version
 from mooring_service.journal.journal import Journal, JournalTooNew
 from mooring_service.lock import StateLock
+from mooring_service.naming import Names
 from mooring_service.opening import Openings
 from mooring_service.processes.link_server import SOCKET_NAME, check_path
 from mooring_service.processes.roster import Roster
 from mooring_service.processes.supervisor import Supervisor
 from mooring_service.processes.worker_state import WorkerState
 from mooring_service.reopening import Reopenings
+from mooring_service.wanted import Wanted
 from mooring_service.worker_settings import worker_settings
 from mooring_service.workers import Workers
 
@@ -74,6 +76,7 @@ class Service:
 
     Attributes:
         connections: The verbs of connections.
+        wanted: Those of who wants one of a name.
         workers: The verbs of workers.
         backups: Copies of the journal.
         feed: The events of everything; those of one connection are followed in `connections`.
@@ -103,12 +106,14 @@ class Service:
             self._intake,
             max_workers=config.limits.max_workers,
         )
+        names = Names(self.directory)
         self._openings = Openings(
-            self._admission, journal, self.directory, self._endings, self._reopenings, self._supervisor
+            self._admission, journal, self.directory, self._endings, self._reopenings, names, self._supervisor
         )
         self.connections = Connections(
             self._admission, self.directory, self.feed, self._endings, self._reopenings, self._openings, roster
         )
+        self.wanted = Wanted(self._admission, self.directory, self._reopenings, names, self.connections)
         self.workers = Workers(
             self._admission, self.directory, roster, self._supervisor, self._intake, self._background
         )

@@ -8,6 +8,8 @@
     │   ├── UnknownConnection     the id never existed or is no longer retained
     │   ├── UnknownWorker         no worker of that name
     │   ├── UnknownFunction       the name is not in [functions] / [handlers]
+    │   ├── NameTaken             another connection that has not ended has the name
+    │   ├── Declared              the configuration has it, and alone changes and ends it
     │   ├── WrongState            the connection is not in a state for this
     │   ├── NotKept               the connection was not asked to reconnect
     │   ├── ConnectionClosed      the connection is Closed
@@ -135,11 +137,12 @@ class InvalidRequest(RequestError):
 class UnknownConnection(RequestError):
     """The id never existed, or its record is no longer retained."""
 
-    def __init__(self, connection: int) -> None:
+    def __init__(self, connection: int | str) -> None:
         self.connection = connection
 
     def __str__(self) -> str:
-        return f"no connection {self.connection}: it never existed or is no longer retained"
+        which = repr(self.connection) if isinstance(self.connection, str) else self.connection
+        return f"no connection {which}: it never existed or is no longer retained"
 
 
 class UnknownWorker(RequestError):
@@ -163,6 +166,34 @@ class UnknownFunction(RequestError):
     def __str__(self) -> str:
         hint = f"; did you mean {self.nearest!r}?" if self.nearest else ""
         return f"{self.name!r} is not in [{self.table}] of the configuration{hint}"
+
+
+class NameTaken(RequestError):
+    """A connection that has not ended has the name.
+
+    Attributes:
+        places: Pointers to what it was asked for otherwise; empty: it was not compared.
+    """
+
+    def __init__(self, name: str, connection: int, places: list[str] | None = None) -> None:
+        self.name = name
+        self.connection = connection
+        self.places = places or []
+
+    def __str__(self) -> str:
+        text = f"connection {self.connection} has the name {self.name!r}"
+        return f"{text}, and was asked for otherwise: {', '.join(self.places)}" if self.places else text
+
+
+class Declared(RequestError):
+    """The configuration declares the connection: a request may not change or end it."""
+
+    def __init__(self, name: str, file: str) -> None:
+        self.name = name
+        self.file = file
+
+    def __str__(self) -> str:
+        return f"connection {self.name!r} is declared in {self.file} ([connections.{self.name}]): change it there"
 
 
 class WrongState(RequestError):
