@@ -70,6 +70,11 @@ class Admission:
         if created.declared:
             raise Declared(created.name or "", self.config_file)
 
+    def full_at(self, connections: int) -> int:
+        """Return ``limits.max_connections`` if so many reach it; 0 while there is room."""
+        limit = self.config.limits.max_connections
+        return limit if connections >= limit else 0
+
     def handler(self, name: str) -> str:
         """Return the ``module:attribute`` of a handler.
 

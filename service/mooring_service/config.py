@@ -87,6 +87,12 @@ class WorkerConfig(WorkerBounds, frozen=True, forbid_unknown_fields=True, kw_onl
 class SupervisorConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Deadlines of starting, watching and stopping workers."""
 
+    fork_workers: Annotated[
+        bool,
+        _doc(
+            "Start workers as copies of a process that has imported what they need; false: each from nothing (slower, larger)."
+        ),
+    ] = True
     start_timeout: Annotated[Positive, _doc("A process must have connected to the service within this time.")] = 10.0
     stop_timeout: Annotated[Positive, _doc("A worker told to end may take so long before it is signalled.")] = 5.0
     kill_timeout: Annotated[Positive, _doc("After each signal (SIGTERM, SIGKILL) so long is waited.")] = 1.5

@@ -13,6 +13,7 @@ import msgspec
 
 from mooring.errors import UnknownConnection
 from mooring.link.record import STATUS_CONNECTED, STATUS_CONNECTING, ConnectionCreated, ConnectionUpdate, Down
+from mooring_service.journal.batch import last_of
 from mooring_service.journal.journal import Committed, StoredConnection
 from mooring_service.records import ConnectionRecord, record_of
 
@@ -89,7 +90,7 @@ class Directory:
                 # Totals of sends may have come ahead of what is committed (`sent`, `figures`): they never go back.
                 entry.update = _with_totals(update, before.messages_out, before.bytes_out)
             if batch is not None:
-                entry.last_position = batch.last_of(update.id) or entry.last_position
+                entry.last_position = last_of(append.connections, committed.first, update.id) or entry.last_position
             if update.ended and not before.ended:
                 self._end(entry.created)
             if update.id in self._awaited:

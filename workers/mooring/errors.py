@@ -20,6 +20,8 @@
     │   └── PolicyRefused         egress policy says no
     ├── ConnectError              a dial that failed (`errors` is 4D's list)
     ├── SendError                 a message that could not be written in time
+    │   └── SendTimeout           it waited behind the queue
+    ├── QueueFull                 no room for a message to wait
     ├── HandlerError              user code that cannot be imported or constructed
     ├── CallError                 the called function raised
     ├── WorkerError
@@ -197,11 +199,16 @@ class Declared(RequestError):
 
 
 class WrongState(RequestError):
-    """The connection is Connecting or Closing, so this cannot be done."""
+    """The connection is Connecting or Closing, so this cannot be done.
 
-    def __init__(self, connection: int, status: str) -> None:
+    Attributes:
+        retry_after_s: When it may be ready; None: nobody knows.
+    """
+
+    def __init__(self, connection: int, status: str, retry_after_s: int | None = None) -> None:
         self.connection = connection
         self.status = status
+        self.retry_after_s = retry_after_s
 
     def __str__(self) -> str:
         return f"connection {self.connection} is {self.status}"
@@ -313,6 +320,25 @@ class SendError(MooringError):
 
     def __str__(self) -> str:
         return f"the peer of connection {self.connection} is not reading"
+
+
+class SendTimeout(SendError):
+    """A message that has waited behind the queue for ``sendTimeout``, and was taken out."""
+
+    def __str__(self) -> str:
+        return (
+            f"the message has waited behind the queue of connection {self.connection} for sendTimeout, and is not sent"
+        )
+
+
+class QueueFull(MooringError):
+    """There is no room for a message to wait until the connection is ready."""
+
+    def __init__(self, connection: int) -> None:
+        self.connection = connection
+
+    def __str__(self) -> str:
+        return f"the queue of connection {self.connection} is full (worker.outbound_bytes)"
 
 
 class HandlerError(MooringError):

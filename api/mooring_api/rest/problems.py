@@ -42,7 +42,7 @@ PROBLEMS = (
     ProblemType("method-not-allowed", 405, "The method is not allowed here", "`Allow` names those that are.", headers=("Allow",)),
     ProblemType("not-acceptable", 406, "None of the accepted media types can be served", "`Accept` names nothing that this is served as."),
     ProblemType("request-timeout", 408, "The request's body did not come in time", "The body, or the next line of it, has stopped.", later=True),
-    ProblemType("wrong-state", 409, "The connection is not Connected", "It is still Connecting, Reconnecting, or Closing already.", later=True),
+    ProblemType("wrong-state", 409, "The connection is not Connected", "It is still Connecting, Reconnecting, or Closing already. `Retry-After`, where it is known when it may be.", later=True),
     ProblemType("worker-busy", 409, "The worker takes nothing new", "It is being killed or drained, is Failed, or is of an older program that does not know an option.", later=True),
     ProblemType("name-taken", 409, "The name is taken", "A connection that has not ended has it; `errors` point at what it was asked for otherwise.", later=True),
     ProblemType("declared", 409, "The configuration declares the connection", "It is changed and ended in `[connections]` of the file that the text names.", later=True),
@@ -64,6 +64,8 @@ PROBLEMS = (
     ProblemType("worker-died", 502, "The worker died", "Its process has ended under the request."),
     ProblemType("unavailable", 503, "The service cannot do this just now", "It starts, stops, or adopts the workers of the one before; or a queue is full.", later=True, headers=_RETRY),
     ProblemType("peer-not-reading", 503, "The peer is not reading", "What was not `sent` within `sendTimeout` was given up.", later=True, headers=_RETRY),
+    ProblemType("queue-full", 503, "There is no room for the message to wait", "The connection is not ready, and what waits for it has reached `worker.outbound_bytes`.", later=True, headers=_RETRY),
+    ProblemType("send-timeout", 504, "The message was not sent in time", "It has waited behind the queue for `sendTimeout`, and was taken out."),
     ProblemType("connect-timeout", 504, "The connection could not be made in time", "`connectTimeout` has passed; `errors` is what `onError` tells."),
     ProblemType("opening-timeout", 504, "No socket was ready in time", "`Prefer: wait` has ended; it goes on all the same."),
     ProblemType("worker-silent", 504, "The worker did not answer in time", "It may have done what was asked."),
@@ -130,7 +132,8 @@ def problem_of(exc: MooringError) -> Problem:
         case e.Declared():
             return Problem("declared", text, file=exc.file)
         case e.WrongState():
-            return Problem("wrong-state", text, connection=exc.connection, connectionStatus=exc.status)
+            headers = {} if exc.retry_after_s is None else {"Retry-After": str(exc.retry_after_s)}
+            return Problem("wrong-state", text, connection=exc.connection, connectionStatus=exc.status, headers=headers)
         case e.NotKept():
             return Problem("not-kept", text, connection=exc.connection)
         case e.ConnectionClosed():
@@ -152,6 +155,10 @@ def problem_of(exc: MooringError) -> Problem:
             elif exc.timed_out:
                 name = "connect-timeout"
             return Problem(name, text, errors=exc.errors, connection=exc.connection)
+        case e.QueueFull():
+            return Problem("queue-full", text, connection=exc.connection, headers={"Retry-After": "1"})
+        case e.SendTimeout():
+            return Problem("send-timeout", text, connection=exc.connection, sent=exc.sent)
         case e.SendError():
             return Problem("peer-not-reading", text, sent=exc.sent, headers={"Retry-After": "1"})
         case e.HandlerError():

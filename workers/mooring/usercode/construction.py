@@ -85,10 +85,7 @@ class Constructions:
             # Nobody waits for the answer: the service that would have recorded the end is gone, or it has been opened before.
             begun = self._host.begin(command, effective(command.connection_request), None)
             text = "; ".join(error.detail for error in errors)
-            if command.resumed is not None:
-                begun.refuse(ErrCode.HANDLER_FAILED, text)
-            else:
-                begun.terminate(None, text)
+            begun.refuse(ErrCode.HANDLER_FAILED, text)
 
     def _made(self, connection: int, options: ConnectionOptions, handler: object) -> None:
         waiting = self._waiting.get(connection)
