@@ -10,16 +10,9 @@ from msgspec import UNSET
 from mooring.checks import check_worker_name
 from mooring.connection.secret_headers import check_secrets
 from mooring.dial_options import ProxyRequest
-from mooring.errors import (
-    Declared,
-    Invalid,
-    InvalidRequest,
-    JournalUnavailable,
-    PolicyRefused,
-    Unavailable,
-    UnknownFunction,
-)
+from mooring.errors import Invalid, InvalidRequest, JournalUnavailable, PolicyRefused, Unavailable, UnknownFunction
 from mooring.link.record import ConnectionCreated
+from mooring.name_errors import Declared
 from mooring.options import ConnectionRequest, effective
 from mooring.wire.secret_table import Secrets
 from mooring_service.config import Config

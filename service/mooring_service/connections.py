@@ -10,15 +10,7 @@ from typing import Any
 import msgspec
 
 from mooring.checks import check_close, check_delay
-from mooring.errors import (
-    ConnectionClosed,
-    ErrCode,
-    InvalidRequest,
-    NotKept,
-    WorkerDied,
-    WorkerSilent,
-    WrongState,
-)
+from mooring.errors import ConnectionClosed, ErrCode, InvalidRequest, NotKept, WorkerDied, WorkerSilent, WrongState
 from mooring.link.messages import (
     Reconnect,
     ReconnectDone,

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from mooring.checks import escape_pointer
-from mooring.errors import NameTaken
+from mooring.name_errors import NameTaken
 from mooring.options import OPTIONS, ConnectionRequest, effective
 from mooring_service.directory import Directory
 

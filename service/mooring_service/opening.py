@@ -17,7 +17,6 @@ from mooring.errors import (
     ErrorEntry,
     InvalidRequest,
     LimitReached,
-    SecretNotAllowed,
     WorkerBusy,
     WorkerDied,
     WorkerSilent,
@@ -26,6 +25,7 @@ from mooring.errors import (
 from mooring.events import now_us
 from mooring.link.messages import Open, Opened, OpenFailed, OpenInvalid, Terminate
 from mooring.link.record import STATUS_CLOSED, STATUS_CONNECTING, ConnectionCreated, ConnectionUpdate
+from mooring.name_errors import SecretNotAllowed
 from mooring.options import ConnectionRequest, effective, too_new
 from mooring_service.admission import Admission
 from mooring_service.directory import Directory

@@ -8,8 +8,9 @@ import msgspec
 from msgspec import UNSET
 
 from mooring.checks import check_connection_name
-from mooring.errors import Invalid, InvalidRequest, NameTaken, WrongState
+from mooring.errors import Invalid, InvalidRequest, WrongState
 from mooring.link.record import STATUS_CLOSED, STATUS_CLOSING
+from mooring.name_errors import NameTaken
 from mooring.options import ConnectionRequest, check_request
 from mooring_service.admission import Admission
 from mooring_service.connections import ANSWER_MARGIN_S, Connections

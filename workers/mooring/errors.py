@@ -170,34 +170,6 @@ class UnknownFunction(RequestError):
         return f"{self.name!r} is not in [{self.table}] of the configuration{hint}"
 
 
-class NameTaken(RequestError):
-    """A connection that has not ended has the name.
-
-    Attributes:
-        places: Pointers to what it was asked for otherwise; empty: it was not compared.
-    """
-
-    def __init__(self, name: str, connection: int, places: list[str] | None = None) -> None:
-        self.name = name
-        self.connection = connection
-        self.places = places or []
-
-    def __str__(self) -> str:
-        text = f"connection {self.connection} has the name {self.name!r}"
-        return f"{text}, and was asked for otherwise: {', '.join(self.places)}" if self.places else text
-
-
-class Declared(RequestError):
-    """The configuration declares the connection: a request may not change or end it."""
-
-    def __init__(self, name: str, file: str) -> None:
-        self.name = name
-        self.file = file
-
-    def __str__(self) -> str:
-        return f"connection {self.name!r} is declared in {self.file} ([connections.{self.name}]): change it there"
-
-
 class WrongState(RequestError):
     """The connection is Connecting or Closing, so this cannot be done.
 
@@ -278,17 +250,6 @@ class PolicyRefused(RequestError):
 
     def __str__(self) -> str:
         return self.detail
-
-
-class SecretNotAllowed(RequestError):
-    """What a request has opened may not send this secret of ``[secrets]`` to this host."""
-
-    def __init__(self, secret: str, host: str) -> None:
-        self.secret = secret
-        self.host = host
-
-    def __str__(self) -> str:
-        return f"the secret {self.secret!r} is not bound to the host {self.host} ([secrets] {self.secret} hosts)"
 
 
 class ConnectError(MooringError):

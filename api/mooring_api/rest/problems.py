@@ -8,6 +8,7 @@ import msgspec
 
 from mooring import errors as e
 from mooring.errors import ErrorEntry, Invalid, MooringError
+from mooring.name_errors import Declared, NameTaken, SecretNotAllowed
 from mooring_service.opening import OpenError
 
 PREFIX = "urn:mooring:problem:"
@@ -126,10 +127,10 @@ def problem_of(exc: MooringError) -> Problem:
         case e.UnknownFunction():
             pointer = "/handler/name" if exc.table == "handlers" else "/function"
             return Problem("unknown-function", text, errors=[Invalid(pointer, text)])
-        case e.NameTaken():
+        case NameTaken():
             differences = [Invalid(place, "differs") for place in exc.places]
             return Problem("name-taken", text, errors=differences or None, connection=exc.connection)
-        case e.Declared():
+        case Declared():
             return Problem("declared", text, file=exc.file)
         case e.WrongState():
             headers = {} if exc.retry_after_s is None else {"Retry-After": str(exc.retry_after_s)}
@@ -142,7 +143,7 @@ def problem_of(exc: MooringError) -> Problem:
             return Problem("worker-busy", text, worker=exc.worker)
         case e.LimitReached():
             return Problem("limit-reached", text, setting=exc.setting, limit=exc.limit, headers={"Retry-After": "1"})
-        case e.SecretNotAllowed():
+        case SecretNotAllowed():
             return Problem("secret-not-allowed", text, secret=exc.secret, host=exc.host)
         case e.PolicyRefused():
             return Problem("address-refused", text)
