@@ -24,16 +24,21 @@ from mooring_service.connections import Connections
 from mooring_service.directory import Directory
 from mooring_service.endings import Endings
 from mooring_service.feed import Feed
+from mooring_service.holders import Holders
 from mooring_service.intake import Intake
 from mooring_service.journal.file import check_version
 from mooring_service.journal.journal import Journal, JournalUnusable
 from mooring_service.lock import StateLock
+from mooring_service.naming import Names
 from mooring_service.opening import Openings
 from mooring_service.processes.link_server import SOCKET_NAME, check_path
 from mooring_service.processes.roster import Roster
 from mooring_service.processes.supervisor import Supervisor
 from mooring_service.processes.worker_state import WorkerState
 from mooring_service.reopening import Reopenings
+from mooring_service.sending import Sending
+from mooring_service.wanted import Wanted
+from mooring_service.window import Window
 from mooring_service.worker_settings import worker_settings
 from mooring_service.workers import Workers
 
@@ -74,6 +79,8 @@ class Service:
 
     Attributes:
         connections: The verbs of connections.
+        wanted: Those of who wants one of a name.
+        sending: What is sent over connections.
         workers: The verbs of workers.
         backups: Copies of the journal.
         feed: The events of everything; those of one connection are followed in `connections`.
@@ -92,8 +99,9 @@ class Service:
         self._roster = roster = Roster()
         self._endings = Endings(journal)
         self._reopenings = Reopenings(self._admission, journal, self.directory, self._endings)
+        self._window = Window(journal, roster, self.directory, self._admission)
         self._intake = Intake(
-            journal, self.directory, self.feed, self._endings, self._reopenings, roster, self._background
+            journal, self.directory, self.feed, self._endings, self._reopenings, roster, self._window, self._background
         )
         self._supervisor = Supervisor(
             config.supervisor,
@@ -103,12 +111,16 @@ class Service:
             self._intake,
             max_workers=config.limits.max_workers,
         )
+        names = Names(self.directory)
         self._openings = Openings(
-            self._admission, journal, self.directory, self._endings, self._reopenings, self._supervisor
+            self._admission, journal, self.directory, self._endings, self._reopenings, names, self._supervisor
         )
+        holders = Holders(roster, self._reopenings)
         self.connections = Connections(
-            self._admission, self.directory, self.feed, self._endings, self._reopenings, self._openings, roster
+            self._admission, self.directory, self.feed, self._endings, self._reopenings, self._openings, holders
         )
+        self.wanted = Wanted(self._admission, self.directory, self._reopenings, names, self.connections)
+        self.sending = Sending(self._admission, self.directory, holders)
         self.workers = Workers(
             self._admission, self.directory, roster, self._supervisor, self._intake, self._background
         )
@@ -226,6 +238,7 @@ class Service:
         """Take over what may change at run time (`RUNTIME_SETTINGS`)."""
         self._admission.config = config
         self.feed.max_subscribers = config.limits.max_subscribers
+        self._window.acknowledge()
         self._supervisor.reconfigure(worker_settings(config, self._app_dirs), config.limits.max_workers)
 
     def readiness(self) -> Readiness:

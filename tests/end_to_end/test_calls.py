@@ -218,3 +218,18 @@ async def test_worker_verbs(shared: RunningService) -> None:
     await shared.call("DELETE", "/v1/workers/jobs")
     assert (await shared.call("DELETE", "/v1/workers/jobs", 404))["type"] == "urn:mooring:problem:worker-not-found"
     assert (await shared.call("PUT", "/v1/workers/..%2Fetc", 422))["status"] == 422
+
+
+async def test_what_code_in_workers_opens_counts_for_the_limit_of_the_service(
+    start_service: StartService, echo: EchoServer
+) -> None:
+    """L6 of the review."""
+    service = await start_service(*options(), env={"MOORING_LIMITS_MAX_CONNECTIONS": "3"})
+    first = await service.open(echo.url)
+    for _ in range(2):
+        assert (await call(service, "try_new", echo.url))[0] == "Connected"
+    problem = await call(service, "try_new", echo.url, status=422)
+    assert (problem["exception"], problem["message"]) == ("LimitReached", "limit reached: limits.max_connections = 3")
+    assert (await service.open(echo.url, 429))["setting"] == "limits.max_connections"
+    await service.call("DELETE", f"/v1/connections/{first['id']}")
+    assert (await call(service, "try_new", echo.url))[0] == "Connected"

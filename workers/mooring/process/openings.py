@@ -36,6 +36,7 @@ class Opener(CodeHost, Protocol):
         constructions: Connections to be, whose handler is still to be constructed.
         stopping: Set once the worker runs down: nothing new begins.
         draining: Likewise, where another process will open the kept connections again.
+        full_at: How many connections the service holds, if these are all that it may; else 0.
     """
 
     connections: dict[int, LiveConnection]
@@ -43,6 +44,7 @@ class Opener(CodeHost, Protocol):
     dialler: Dialler
     stopping: bool
     draining: bool
+    full_at: int
 
 
 class Openings:
@@ -65,6 +67,12 @@ class Openings:
         """
         if len(self._worker.connections) + len(self._worker.constructions) >= self._worker.settings.max_connections:
             raise LimitReached("limits.max_connections_per_worker", self._worker.settings.max_connections)
+
+    def _check_own_limit(self) -> None:
+        """Likewise, for code in the worker: requests were counted by the service."""
+        if self._worker.full_at:
+            raise LimitReached("limits.max_connections", self._worker.full_at)
+        self.check_limit()
 
     def check_secrets(self, options: ConnectionOptions, *, declared: bool) -> None:
         """Say whether the secrets that `options` need are there, and may go where it goes.
@@ -99,6 +107,8 @@ class Openings:
         connection: LiveConnection
         if options.reconnect is None and resumed is None:
             connection = Connection(self._worker, created, options, handler)
+            if created.name is not None and command is not None:
+                connection.spec = command.connection_request
         else:
             spec = None if command is None else command.connection_request
             connection = KeptConnection(self._worker, created, options, handler, resumed, spec)
@@ -117,7 +127,8 @@ class Openings:
             InvalidRequest: If the url, a callback of the handler, or what it asks for, is not valid.
             SecretNotAllowed: If a secret of its headers is not bound to the host.
             ConnectError: If the dial fails.
-            LimitReached: If ``limits.max_connections_per_worker`` is reached.
+            LimitReached: If ``limits.max_connections_per_worker`` is reached, or ``limits.max_connections`` (but for what all workers
+                have opened within the same moment).
             MooringError: If the worker is being killed, or no connection id can be had while the service is away.
         """
         if handler is not None:
@@ -126,7 +137,7 @@ class Openings:
         self.check_secrets(options, declared=False)
         if self._worker.stopping:
             raise MooringError("the worker is being killed")
-        self.check_limit()
+        self._check_own_limit()
         id_wanted: Future[int] = Future()
         self._worker.post(self._ids.want, id_wanted)
         # Once more, shortly: if the whole worker stood still, the I/O loop has not yet seen what the service has granted.
@@ -140,7 +151,7 @@ class Openings:
 
         def begin() -> None:
             try:
-                self.check_limit()  # again: here nobody comes in between
+                self._check_own_limit()  # again: here nobody comes in between
             except LimitReached as exc:
                 opened.set_exception(exc)
                 return

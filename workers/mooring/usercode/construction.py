@@ -12,10 +12,11 @@ import msgspec
 
 from mooring.connection.state import ConnectionState
 from mooring.deadline import Deadline
-from mooring.errors import ErrCode, HandlerError, Invalid, InvalidRequest, SecretNotAllowed
+from mooring.errors import ErrCode, HandlerError, Invalid, InvalidRequest
 from mooring.handler_options import resolve
 from mooring.link.messages import HeldConnection, Open, OpenInvalid
 from mooring.link.record import ConnectionUpdate
+from mooring.name_errors import SecretNotAllowed
 from mooring.options import ConnectionOptions, effective
 from mooring.usercode import handlers
 from mooring.usercode.host import CodeHost
@@ -85,10 +86,7 @@ class Constructions:
             # Nobody waits for the answer: the service that would have recorded the end is gone, or it has been opened before.
             begun = self._host.begin(command, effective(command.connection_request), None)
             text = "; ".join(error.detail for error in errors)
-            if command.resumed is not None:
-                begun.refuse(ErrCode.HANDLER_FAILED, text)
-            else:
-                begun.terminate(None, text)
+            begun.refuse(ErrCode.HANDLER_FAILED, text)
 
     def _made(self, connection: int, options: ConnectionOptions, handler: object) -> None:
         waiting = self._waiting.get(connection)
