@@ -19,7 +19,8 @@ from mooring.connection.pointer import MISSING
 from mooring.connection.recipe import MAX_REMEMBERED_BYTES, MAX_RENEW_ANSWER_BYTES, Renew, RenewHttp
 from mooring.connection.recorded import RecordedConnection
 from mooring.connection.template import Unfilled, Values, is_name
-from mooring.errors import ErrCode, ErrorEntry, SecretNotAllowed
+from mooring.errors import ErrCode, ErrorEntry
+from mooring.name_errors import SecretNotAllowed
 from mooring.options import ConnectionOptions
 from mooring.wire.dial import DialFailed
 from mooring.wire.failure import failed, refused_by_policy

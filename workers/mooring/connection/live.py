@@ -19,7 +19,7 @@ from mooring.events import ErrorEvent, Kind, TerminateEvent, now_us
 from mooring.link.messages import HeldConnection, Opened, OpenFailed, TerminateDone
 from mooring.link.messages_sent import Send, SendFailed, SendQueued, Sent
 from mooring.link.record import ConnectionCreated, Terminated
-from mooring.options import ConnectionOptions
+from mooring.options import ConnectionOptions, ConnectionRequest
 from mooring.wire.dial import Dialled
 from mooring.wire.outbound import Outbound
 from mooring.wire.socket import Socket, SocketState
@@ -32,7 +32,7 @@ log = logging.getLogger("mooring.worker")
 class LiveConnection(ConversingConnection):
     """One WebSocket client connection of this worker. It is the `SocketOwner` of its socket."""
 
-    __slots__ = ("_closing_waiters", "_open_request", "_opened")
+    __slots__ = ("_closing_waiters", "_open_request", "_opened", "spec")
 
     def __init__(
         self, host: Host, created: ConnectionCreated, options: ConnectionOptions, handler: object | None
@@ -41,6 +41,8 @@ class LiveConnection(ConversingConnection):
         self._open_request = 0
         self._opened: Future[LiveConnection] | None = None
         self._closing_waiters: list[int] = []
+        # What a request has asked for, as far as somebody needs it: to open it again, or to compare.
+        self.spec: ConnectionRequest | None = None
 
     def _record_error(self, errors: list[ErrorEntry]) -> None:
         self.errors = errors
@@ -65,7 +67,7 @@ class LiveConnection(ConversingConnection):
 
     def held(self) -> HeldConnection:
         """Return what `Hello` says of it."""
-        return HeldConnection(self.created, self.update())
+        return HeldConnection(self.created, self.update(), self.spec)
 
     # The open, and who waits for it.
 
