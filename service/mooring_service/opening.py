@@ -72,6 +72,18 @@ class OpenError(ConnectError):
         self.opening = opening
 
 
+def open_error(answer: OpenFailed, connection: int) -> OpenError:
+    """Return what a worker has answered, as an error."""
+    return OpenError(
+        answer.errors,
+        connection,
+        timed_out=answer.timed_out,
+        terminated=answer.terminated,
+        policy=answer.policy,
+        opening=answer.opening,
+    )
+
+
 class Opening(msgspec.Struct, frozen=True):
     """A dial under way: `done` ends with the record once Connected, or raises what went wrong."""
 
@@ -245,14 +257,7 @@ class Openings:
             case None | Opened():
                 return self._recorded(connection)
             case OpenFailed():
-                raise OpenError(
-                    answer.errors,
-                    connection,
-                    timed_out=answer.timed_out,
-                    terminated=answer.terminated,
-                    policy=answer.policy,
-                    opening=answer.opening,
-                )
+                raise open_error(answer, connection)
             case OpenInvalid():
                 text = "; ".join(error.detail for error in answer.errors)
                 killed = slot.state is WorkerState.STOPPING  # told before it was to dial

@@ -12,7 +12,8 @@ import msgspec
 from msgspec import UNSET
 
 from mooring.errors import Invalid, InvalidRequest
-from mooring.options import DEFAULT_WORKER, HANDLER_OPTIONS, OPTIONS, ConnectionRequest, camel
+from mooring.option_rows import camel
+from mooring.options import DEFAULT_WORKER, HANDLER_OPTIONS, OPTIONS, ConnectionRequest
 from mooring.parameters import plain
 
 _BY_KEY = {option.key: option for option in OPTIONS.values() if option.by_handler}
