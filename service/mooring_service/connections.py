@@ -10,30 +10,27 @@ from typing import Any
 import msgspec
 
 from mooring.checks import check_close, check_delay
-from mooring.errors import (
-    ConnectionClosed,
-    ErrCode,
-    InvalidRequest,
-    NotKept,
-    SendError,
-    Unavailable,
-    WorkerDied,
-    WorkerSilent,
-    WrongState,
+from mooring.errors import ConnectionClosed, ErrCode, InvalidRequest, NotKept, WorkerDied, WorkerSilent, WrongState
+from mooring.link.messages import (
+    Reconnect,
+    ReconnectDone,
+    Terminate,
 )
-from mooring.link.messages import Reconnect, ReconnectDone, Send, SendFailed, Sent, Terminate
-from mooring.link.record import STATUS_CLOSED, STATUS_CLOSING, STATUS_CONNECTED
+from mooring.link.record import (
+    STATUS_CLOSED,
+    STATUS_CLOSING,
+    STATUS_CONNECTED,
+)
 from mooring.options import ConnectionRequest, check_request
 from mooring_service.admission import Admission
 from mooring_service.directory import Directory, Entry
 from mooring_service.endings import Endings
 from mooring_service.feed import Feed, Subscription
+from mooring_service.holders import Holders
 from mooring_service.journal.batch import EventFilter
 from mooring_service.opening import Opening, Openings
 from mooring_service.processes.requests import LinkLost
-from mooring_service.processes.roster import Roster
-from mooring_service.processes.slot import Slot
-from mooring_service.records import ConnectionRecord, SentRecord
+from mooring_service.records import ConnectionRecord
 from mooring_service.reopening import Reopenings
 
 COMMAND_S = 5.0  # a worker takes an order at once
@@ -51,7 +48,7 @@ class Connections:
         endings: Endings,
         reopenings: Reopenings,
         openings: Openings,
-        roster: Roster,
+        holders: Holders,
     ) -> None:
         self._admission = admission
         self._directory = directory
@@ -59,7 +56,7 @@ class Connections:
         self._endings = endings
         self._reopenings = reopenings
         self._openings = openings
-        self._roster = roster
+        self._holders = holders
 
     async def open(
         self, request: ConnectionRequest, *, begun: Callable[[int], tuple[str, bytes]] | None = None
@@ -80,6 +77,14 @@ class Connections:
         self._admission.check()
         reference = None if request.handler is None else self._admission.handler(request.handler.name)
         return await self._openings.open(request, reference, begun)
+
+    def id_of(self, name: str) -> int:
+        """Return which connection a name means: the living one, else the last of that name.
+
+        Raises:
+            UnknownConnection: If none had it, or is retained.
+        """
+        return self._directory.id_of(name)
 
     @property
     def next_connection(self) -> int:
@@ -108,69 +113,22 @@ class Connections:
         return self._directory.to_record(entry)
 
     def page(
-        self, *, worker: str | None, status: str | None, after: int, limit: int
+        self,
+        *,
+        worker: str | None,
+        status: str | None,
+        after: int,
+        limit: int,
+        name: str | None = None,
+        ready: bool | None = None,
     ) -> tuple[list[ConnectionRecord], int | None]:
         """Return a page of records by id, and where the next page begins (None: there is none)."""
         found: list[ConnectionRecord] = []
-        for entry in self._directory.select(worker, status, after):
+        for entry in self._directory.select(worker, status, after, name=name, ready=ready):
             if len(found) == limit:
                 return found, found[-1].id
             found.append(self._directory.to_record(entry))
         return found, None
-
-    def _nobody_holds(self, entry: Entry) -> bool:
-        """Say whether a kept connection waits for a process of its worker, and none was told of it yet."""
-        told = self._reopenings.told(entry.created.id)
-        return self._reopenings.waits(entry) and self._roster.by_incarnation(told) is None
-
-    def _holder(self, entry: Entry) -> Slot:
-        """Return the worker that holds a connection, and takes commands."""
-        slot = self._roster.by_incarnation(entry.incarnation)
-        if slot is None:
-            raise WorkerDied(entry.created.worker, "it has ended")
-        if not slot.welcomed:
-            raise Unavailable(f"worker {slot.name!r} is not linked just now")
-        return slot
-
-    def check_connected(self, connection: int) -> Entry:
-        """Return what is known of a connection that messages can be sent to.
-
-        Raises:
-            UnknownConnection, WrongState, ConnectionClosed: By the connection's state.
-            JournalUnavailable: If nothing new is taken because the journal cannot be written.
-        """
-        entry = self._directory.entry(connection)
-        status = entry.update.status
-        if status != STATUS_CONNECTED:
-            if status == STATUS_CLOSED:
-                raise ConnectionClosed(connection)
-            raise WrongState(connection, status)
-        self._admission.check_writable()
-        return entry
-
-    async def send(self, connection: int, *, binary: bool, payloads: list[bytes], key: str | None = None) -> SentRecord:
-        """Write messages to a connection's socket, in order.
-
-        Raises:
-            UnknownConnection, WrongState, ConnectionClosed, JournalUnavailable: As `check_connected`.
-            SendError: If the peer is not reading.
-            WorkerSilent, WorkerDied, Unavailable: If its worker does not answer, or does not even read.
-        """
-        entry = self.check_connected(connection)
-        slot = self._holder(entry)
-        slot.check_room()
-        number, future = slot.request(entry.created.send_timeout_s + ANSWER_MARGIN_S)
-        slot.command(Send(number, connection, binary, payloads, key))
-        answer = await future
-        if isinstance(answer, Sent):
-            self._directory.sent(connection, answer.messages_out, answer.bytes_out)
-            return SentRecord(answer.sent, answer.bytes)
-        assert isinstance(answer, SendFailed), "a worker answers Send with Sent or SendFailed"
-        if answer.stalled:
-            raise SendError(connection, answer.sent)
-        if answer.status in ("", STATUS_CLOSED):
-            raise ConnectionClosed(connection)
-        raise WrongState(connection, answer.status)
 
     async def reconnect(
         self, connection: int, *, delay_s: float = 0.0, code: int = 1000, reason: str = "", wait_s: float | None = None
@@ -196,9 +154,9 @@ class Connections:
         if entry.update.status == STATUS_CLOSED:
             raise ConnectionClosed(connection)
         self._admission.check_writable()
-        if self._nobody_holds(entry):
+        if self._holders.nobody(entry):
             return await self._when_ready(entry, wait_s)  # it is opened as soon as there is a process
-        slot = self._holder(entry)
+        slot = self._holders.of(entry)
         number, future = slot.request(COMMAND_S if wait_s is None else wait_s)
         slot.command(Reconnect(number, connection, delay_s, code, reason, wait=wait_s is not None))
         answer = await future
@@ -224,6 +182,7 @@ class Connections:
 
         Raises:
             InvalidRequest: If code or reason may not be sent.
+            Declared: If the configuration has it.
             UnknownConnection: If it never existed or is no longer retained.
             JournalUnavailable: If its end cannot be recorded now; it is not begun then.
             WorkerSilent, Unavailable: If its worker does not answer.
@@ -234,8 +193,9 @@ class Connections:
         entry = self._directory.entry(connection)
         if entry.update.status == STATUS_CLOSED:
             return self._directory.record(connection)
+        self._admission.refuse_declared(entry.created)
         self._admission.check_writable()
-        if self._nobody_holds(entry):
+        if self._holders.nobody(entry):
             # No process holds it, and none will be told to.
             self._reopenings.forget(connection)
             text = reason or "terminated while reconnecting"
@@ -251,7 +211,7 @@ class Connections:
         """Have the process that holds a connection end it, and wait for that; over its next link once more, if the link is lost."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + entry.created.close_timeout_s + ANSWER_MARGIN_S
-        slot = self._holder(entry)
+        slot = self._holders.of(entry)
         ended: set[asyncio.Future[Any]] = set()
         while entry.update.status != STATUS_CLOSED:
             number, future = slot.request(deadline - loop.time(), with_link=True)
@@ -265,7 +225,7 @@ class Connections:
             await asyncio.wait({slot.ready, *ended}, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
             if loop.time() >= deadline:
                 raise WorkerSilent(slot.name, "no answer in time")
-            slot = self._holder(entry)
+            slot = self._holders.of(entry)
 
     def follow(
         self, connection: int, cursor: str | None, kinds: frozenset[int], *, brief: bool = False

@@ -75,7 +75,8 @@ def _ends(entries: list[Entry], reason: str, err_code: ErrCode, *, error: bool) 
     time_us = now_us()
     columns = Columns(entries[0].created.worker if entries else "", time_us)
     for entry in entries:
-        created, update = entry.created, entry.update
+        created = entry.created
+        update = columns.unsent(created, entry.update)
         seq = update.seq
         errors = update.errors
         if update.status == STATUS_CONNECTING or error:

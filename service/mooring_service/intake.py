@@ -26,12 +26,11 @@ from mooring.link.messages import (
     ReconnectDone,
     Report,
     Resent,
-    SendFailed,
-    Sent,
     Stats,
     Taken,
     TerminateDone,
 )
+from mooring.link.messages_sent import QueueDropped, SendFailed, SendQueued, Sent
 from mooring.metrics import Histogram
 from mooring_service.adoption import unseen
 from mooring_service.columns import joined
@@ -147,6 +146,8 @@ class Intake:
                     self._take_events(slot, report)
                 case Sent() | SendFailed() | OpenInvalid():
                     slot.answer(report.request, report)
+                case SendQueued() | QueueDropped():
+                    slot.answer(report.request, report, report.after)
                 case Opened() | OpenFailed() | TerminateDone() | ReconnectDone() | Called() | CallFailed():
                     slot.answer(report.request, report, report.after)
                 case Stats():

@@ -174,8 +174,8 @@ def _kept(record: ConnectionRecord, created: KeptCreated, kept: KeptUpdate) -> C
         keep_alive=None,
         data_timeout=0.0,
         when_silent="reconnect",
-        when_down="fail",
-        queue_ttl=60.0,
+        when_down=created.when_down,
+        queue_ttl=created.queue_ttl_s,
         requests=None,
         stats=msgspec.structs.replace(
             record.stats,
@@ -246,3 +246,19 @@ class SentRecord(msgspec.Struct, frozen=True):
 
     sent: int
     bytes: int
+
+
+class QueuedSendRecord(msgspec.Struct, frozen=True, rename="camel"):
+    """Messages that wait until the connection is ready: how many, their bytes, the number and the end of the first."""
+
+    queued: int
+    bytes: int
+    queue_id: int
+    expires_at: str
+
+
+class Waiting(msgspec.Struct, frozen=True):
+    """What is said of one send, should no socket be ready; None: as the connection was opened with."""
+
+    when_down: Any = None
+    ttl_s: Any = None

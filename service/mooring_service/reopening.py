@@ -53,8 +53,12 @@ class Reopenings:
         self._told: dict[int, str] = {}
 
     def remember(self, connection: int, spec: ConnectionRequest) -> None:
-        """Keep what `connection` was asked for, until it has ended or turns out not to be kept."""
+        """Keep what `connection` was asked for, until it has ended, or turns out to be neither kept nor named."""
         self._specs[connection] = spec
+
+    def spec(self, connection: int) -> ConnectionRequest | None:
+        """Return what `connection` was asked for, as far as that is known."""
+        return self._specs.get(connection)
 
     def forget(self, connection: int) -> None:
         """`connection` has ended, is to end, or is not kept. Idempotent."""
@@ -65,7 +69,7 @@ class Reopenings:
         """Learn the specs of what a process holds."""
         for held in hello.connections:
             if held.spec is not None:
-                self._specs.setdefault(held.created.id, held.spec)
+                self._specs[held.created.id] = held.spec
 
     def stays(self, entry: Entry) -> bool:
         """Say whether a connection goes on without its process: one that has never been ready only where it goes on trying."""
@@ -143,17 +147,18 @@ def losses(entries: list[Entry], reason: str, err_code: ErrCode, cause: Cause) -
     for entry in entries:
         created, update = entry.created, entry.update
         kept = update.kept or KeptUpdate()
-        seq, since_us = update.seq, time_us if kept.down is None else kept.down.since_us
+        since_us = time_us if kept.down is None else kept.down.since_us
         if update.status == STATUS_CONNECTED:
-            seq, since_us = seq + 1, time_us
-            columns.event(created, Kind.onDisconnect, seq, _lost(update, kept, reason, errors, cause))
+            since_us = time_us
+            columns.event(created, Kind.onDisconnect, update.seq + 1, _lost(update, kept, reason, errors, cause))
+            update = msgspec.structs.replace(update, seq=update.seq + 1)
+        update = columns.unsent(created, update)
         down = Down(since_us, BLOCKED, 0, None, ABNORMAL, reason, errors)
         columns.update(
             msgspec.structs.replace(
                 update,
                 status=STATUS_RECONNECTING if kept.socket else update.status,
-                seq=seq,
-                kept=msgspec.structs.replace(kept, down=down),
+                kept=msgspec.structs.replace(update.kept or KeptUpdate(), down=down),
             )
         )
     return columns.append()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from typing import Any
 from urllib.parse import urlsplit
 
 from mooring.errors import Invalid
@@ -133,6 +134,18 @@ def check_delay(delay_s: float, place: str = "query:") -> list[Invalid]:
     if isinstance(delay_s, bool) or not isinstance(delay_s, int | float) or not 0 <= delay_s <= MAX_DELAY_S:  # or NaN
         return [Invalid(f"{place}delay", f"must be 0 to {MAX_DELAY_S:.0f} seconds")]
     return []
+
+
+def check_waiting(when_down: Any, ttl_s: Any, place: str = "query:") -> list[Invalid]:
+    """Return what is wrong with what is said of one message that may have to wait; None: nothing is said."""
+    wrong: list[Invalid] = []
+    if when_down not in (None, "fail", "queue"):
+        wrong.append(Invalid(f"{place}whenDown", 'must be "fail" or "queue"'))
+    if ttl_s is not None and (
+        isinstance(ttl_s, bool) or not isinstance(ttl_s, int | float) or not 0.1 <= ttl_s <= MAX_DELAY_S
+    ):
+        wrong.append(Invalid(f"{place}ttl", f"must be 0.1 to {MAX_DELAY_S:.0f} seconds"))
+    return wrong
 
 
 def check_headers(headers: Mapping[str, HeaderValue], pointer: str = "/headers") -> list[Invalid]:

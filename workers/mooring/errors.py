@@ -8,6 +8,8 @@
     │   ├── UnknownConnection     the id never existed or is no longer retained
     │   ├── UnknownWorker         no worker of that name
     │   ├── UnknownFunction       the name is not in [functions] / [handlers]
+    │   ├── NameTaken             another connection that has not ended has the name
+    │   ├── Declared              the configuration has it, and alone changes and ends it
     │   ├── WrongState            the connection is not in a state for this
     │   ├── NotKept               the connection was not asked to reconnect
     │   ├── ConnectionClosed      the connection is Closed
@@ -18,6 +20,8 @@
     │   └── PolicyRefused         egress policy says no
     ├── ConnectError              a dial that failed (`errors` is 4D's list)
     ├── SendError                 a message that could not be written in time
+    │   └── SendTimeout           it waited behind the queue
+    ├── QueueFull                 no room for a message to wait
     ├── HandlerError              user code that cannot be imported or constructed
     ├── CallError                 the called function raised
     ├── WorkerError
@@ -135,11 +139,12 @@ class InvalidRequest(RequestError):
 class UnknownConnection(RequestError):
     """The id never existed, or its record is no longer retained."""
 
-    def __init__(self, connection: int) -> None:
+    def __init__(self, connection: int | str) -> None:
         self.connection = connection
 
     def __str__(self) -> str:
-        return f"no connection {self.connection}: it never existed or is no longer retained"
+        which = repr(self.connection) if isinstance(self.connection, str) else self.connection
+        return f"no connection {which}: it never existed or is no longer retained"
 
 
 class UnknownWorker(RequestError):
@@ -166,11 +171,16 @@ class UnknownFunction(RequestError):
 
 
 class WrongState(RequestError):
-    """The connection is Connecting or Closing, so this cannot be done."""
+    """The connection is Connecting or Closing, so this cannot be done.
 
-    def __init__(self, connection: int, status: str) -> None:
+    Attributes:
+        retry_after_s: When it may be ready; None: nobody knows.
+    """
+
+    def __init__(self, connection: int, status: str, retry_after_s: int | None = None) -> None:
         self.connection = connection
         self.status = status
+        self.retry_after_s = retry_after_s
 
     def __str__(self) -> str:
         return f"connection {self.connection} is {self.status}"
@@ -242,17 +252,6 @@ class PolicyRefused(RequestError):
         return self.detail
 
 
-class SecretNotAllowed(RequestError):
-    """What a request has opened may not send this secret of ``[secrets]`` to this host."""
-
-    def __init__(self, secret: str, host: str) -> None:
-        self.secret = secret
-        self.host = host
-
-    def __str__(self) -> str:
-        return f"the secret {self.secret!r} is not bound to the host {self.host} ([secrets] {self.secret} hosts)"
-
-
 class ConnectError(MooringError):
     """A dial that failed: what ``WebSocket.new`` raises.
 
@@ -282,6 +281,25 @@ class SendError(MooringError):
 
     def __str__(self) -> str:
         return f"the peer of connection {self.connection} is not reading"
+
+
+class SendTimeout(SendError):
+    """A message that has waited behind the queue for ``sendTimeout``, and was taken out."""
+
+    def __str__(self) -> str:
+        return (
+            f"the message has waited behind the queue of connection {self.connection} for sendTimeout, and is not sent"
+        )
+
+
+class QueueFull(MooringError):
+    """There is no room for a message to wait until the connection is ready."""
+
+    def __init__(self, connection: int) -> None:
+        self.connection = connection
+
+    def __str__(self) -> str:
+        return f"the queue of connection {self.connection} is full (worker.outbound_bytes)"
 
 
 class HandlerError(MooringError):

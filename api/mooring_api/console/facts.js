@@ -34,15 +34,15 @@ export const KINDS = {
   },
   "onDisconnect": {
     "tone": "warn",
-    "words": "socket {socket}: {code} {cause} {reason}"
+    "words": "socket {socket}, {cause}: {code}{reason? :}{reason}; next attempt: {nextAttemptAt@|when its worker is back}"
   },
   "onReconnect": {
     "tone": "good",
-    "words": "socket {socket}{restarted?, in a new process:}: after {downMs} ms and {attempts} attempts; may lack messages since {gapFrom|its begin}"
+    "words": "socket {socket}{restarted? in a new process:} after {downMs~}, at attempt {attempts}; {resumed?nothing is missing:messages may be missing} since {gapFrom@|its begin}"
   },
   "onSilence": {
     "tone": "warn",
-    "words": "since {since}"
+    "words": "since {since@}"
   },
   "onUnsent": {
     "tone": "bad",
@@ -54,7 +54,7 @@ export const KINDS = {
   },
   "hookRecovered": {
     "tone": "good",
-    "words": "{hook}: after {downMs} ms"
+    "words": "{hook}: after {downMs~}"
   },
   "hookPaused": {
     "tone": "warn",
@@ -154,6 +154,15 @@ export const OPTIONS = [
     "unit": "s",
     "doc": "for a peer that does not read",
     "low": 0.001,
+    "high": 86400.0
+  },
+  {
+    "key": "queueTtl",
+    "kind": "number",
+    "initial": 60.0,
+    "unit": "s",
+    "doc": "so long a message may wait; what was not sent by then comes back in `onUnsent`",
+    "low": 0.1,
     "high": 86400.0
   }
 ];

@@ -2,39 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
 
-from mooring.checks import check_worker_name
-from mooring.errors import ErrCode, MooringError, SendError
+from mooring.checks import check_worker_name, is_connection_name
+from mooring.errors import ErrCode, MooringError
 from mooring.link.record import STATUS_CONNECTING, STATUSES
 from mooring.options import ConnectionRequest, effective
-from mooring_api.rest import idempotency, routes
-from mooring_api.rest.body import BODY_TIMEOUT_S, read_body
-from mooring_api.rest.context import API, Api
+from mooring_api.rest import idempotency
+from mooring_api.rest.body import read_body
+from mooring_api.rest.context import API, Api, connection_of
 from mooring_api.rest.problems import Problem, problem_of
 from mooring_api.rest.responses import json_response
-from mooring_api.rest.routes import BYTES, JSON, KEY, NDJSON, PREFER, TEXT, Parameter, Route, answer
+from mooring_api.rest.routes import JSON, KEY, PREFER, Parameter, Route, answer
 from mooring_api.rest.schemas import (
     MAX_PAGE,
     ConnectionPage,
-    check_json,
-    check_text,
-    connection_id,
     decode,
     invalid,
-    media_type,
     query_int,
 )
-from mooring_service.records import ConnectionRecord, SentRecord
-
-NDJSON_BATCH_BYTES = 256 * 1024  # lines that are there already go to the worker together, up to this size
-NDJSON_BATCH_LINES = 1_000
-LINE_IDLE_S = 300.0  # a stream of lines may pause for so long
-
+from mooring_service.records import ConnectionRecord
 
 _DIAL_PROBLEMS: dict[int, str] = {
     ErrCode.CONNECT_TIMEOUT: "connect-timeout",
@@ -61,8 +50,8 @@ async def _create(api: Api, wanted: ConnectionRequest, later: bool, key: str | N
     try:
         if begun is not None:
             if later:
-                return _created(api.service.connections.record(begun), 202)
-            return _created(await _await_end_of_dial(api, begun, wanted))
+                return created(api.service.connections.record(begun), 202)
+            return created(await _await_end_of_dial(api, begun, wanted))
         opening = await api.service.connections.open(
             wanted,
             begun=None
@@ -70,8 +59,8 @@ async def _create(api: Api, wanted: ConnectionRequest, later: bool, key: str | N
             else lambda connection: (key, idempotency.encode_answer(idempotency.Running(connection))),
         )
         if later:
-            return _created(api.service.connections.record(opening.connection), 202)
-        return _created(await opening.done)
+            return created(api.service.connections.record(opening.connection), 202)
+        return created(await opening.done)
     except MooringError as exc:
         raise problem_of(exc) from exc
 
@@ -96,7 +85,8 @@ def _goes_on(record: ConnectionRecord) -> bool:
     return bool(record.status == STATUS_CONNECTING and record.down and record.down.errors)
 
 
-def _created(record: ConnectionRecord, status: int = 0) -> web.Response:
+def created(record: ConnectionRecord, status: int = 0) -> web.Response:
+    """Return the answer of a create; `status` 0: by the record."""
     headers = {"Location": f"/v1/connections/{record.id}"}
     if status == 202:
         headers["Preference-Applied"] = "respond-async"
@@ -122,9 +112,17 @@ async def index(request: web.Request) -> web.Response:
     worker = query.get("worker")
     if worker is not None and check_worker_name(worker):
         raise invalid("query:worker", f"{worker!r} is not a worker's name")
+    name = query.get("name")
+    if name is not None and not is_connection_name(name):
+        raise invalid("query:name", f"{name!r} is not a connection's name")
+    ready = query.get("ready")
+    if ready not in (None, "true", "false"):
+        raise invalid("query:ready", "must be true or false")
     found, following = request.app[API].service.connections.page(
         worker=worker,
         status=status,
+        name=name,
+        ready=None if ready is None else ready == "true",
         after=query_int(query, "after", 0, 0, 2**62),
         limit=query_int(query, "limit", 100, 1, MAX_PAGE),
     )
@@ -133,143 +131,14 @@ async def index(request: web.Request) -> web.Response:
 
 async def show(request: web.Request) -> web.Response:
     """``GET /v1/connections/{id}``."""
-    return json_response(request.app[API].service.connections.record(connection_id(request.match_info["id"])))
-
-
-async def send(request: web.Request) -> web.Response:
-    """``POST /v1/connections/{id}/messages``: the body is the message."""
-    api = request.app[API]
-    connection = connection_id(request.match_info["id"])
-    kind = media_type(request.headers.get("Content-Type"))
-    key = idempotency.key_of(request) if "Idempotency-Key" in request.headers else None
-    if kind == NDJSON and key is None:
-        with api.access.held(request, "send"):
-            return await _send_lines(api, request, connection)
-    body = await read_body(request)
-    if kind == NDJSON:
-        payloads = _check_lines(api, body)
-    else:
-        payloads = [body]
-        match kind:
-            case routes.TEXT:
-                check_text(body)
-            case routes.JSON:
-                check_json(body)
-    binary = kind == BYTES
-    if key is None:
-        return json_response(await api.service.connections.send(connection, binary=binary, payloads=payloads))
-    worker_key = f"{connection}:{key}"
-
-    async def work(begun: int | None) -> web.Response:
-        try:
-            return json_response(
-                await api.service.connections.send(connection, binary=binary, payloads=payloads, key=worker_key)
-            )
-        except MooringError as exc:
-            raise problem_of(exc) from exc
-
-    return await api.finish(idempotency.once(request, key, body, work))
-
-
-def _check_lines(api: Api, body: bytes) -> list[bytes]:
-    lines = [line.strip(b"\r\t ") for line in body.split(b"\n")]
-    for number, line in enumerate(lines, 1):
-        if line:
-            check_json(line, f"line {number}", sent=0)
-    return [line for line in lines if line]
-
-
-async def _send_lines(api: Api, request: web.Request, connection: int) -> web.Response:
-    """Stream objects, one a line: what has come is sent, together, before more is read."""
-    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise Problem("unsupported-media-type", "bodies are taken uncompressed (no Content-Encoding)")
-    api.service.connections.check_connected(connection)
-    limit = api.config.limits.max_body_bytes
-    loop = asyncio.get_running_loop()
-    sent = size = number = 0
-    pieces: list[bytes] = []  # of the line that has not ended yet: joined once, in however many chunks it comes
-    held = 0  # bytes of them
-    deadline = loop.time() + LINE_IDLE_S
-    ended = False
-    while not ended:
-        try:
-            async with asyncio.timeout_at(deadline):
-                chunk = await request.content.readany()
-        except TimeoutError:
-            raise Problem("request-timeout", "the next line did not come in time", sent=sent) from None
-        except (HttpProcessingError, web.RequestPayloadError):
-            raise Problem("bad-request", "the body's chunks cannot be parsed", sent=sent) from None
-        ended = not chunk
-        *lines, tail = chunk.split(b"\n")
-        if ended:
-            lines = [b"".join(pieces)]
-        elif lines:
-            lines[0] = b"".join([*pieces, lines[0]])
-        if lines:
-            pieces, held = [], 0
-        begins = not held
-        pieces.append(tail)
-        held += len(tail)
-        batch: list[bytes] = []
-        batch_bytes = 0
-        problem: Problem | None = None
-        for line in lines:
-            number += 1
-            line = line.strip(b"\r\t ")
-            if not line:
-                continue
-            problem = _wrong_line(line, number, limit)
-            if problem is not None:
-                break
-            batch.append(line)
-            batch_bytes += len(line)
-            if batch_bytes >= NDJSON_BATCH_BYTES or len(batch) >= NDJSON_BATCH_LINES:
-                sent, size = await _send_batch(api, connection, batch, sent, size)
-                batch, batch_bytes = [], 0
-        sent, size = await _send_batch(api, connection, batch, sent, size)
-        if problem is None and held > limit:
-            problem = _too_long(number + 1, limit)
-        if problem is not None:
-            problem.extra["sent"] = sent
-            raise problem
-        if begins:
-            deadline = loop.time() + (BODY_TIMEOUT_S if tail else LINE_IDLE_S)
-    return json_response({"sent": sent, "bytes": size})
-
-
-def _wrong_line(line: bytes, number: int, limit: int) -> Problem | None:
-    if len(line) > limit:
-        return _too_long(number, limit)
-    try:
-        check_json(line, f"line {number}")
-    except Problem as problem:
-        return problem
-    return None
-
-
-def _too_long(number: int, limit: int) -> Problem:
-    return Problem("too-large", f"line {number} is longer than {limit} bytes (limits.max_body_bytes)")
-
-
-async def _send_batch(api: Api, connection: int, batch: list[bytes], sent: int, size: int) -> tuple[int, int]:
-    if not batch:
-        return sent, size
-    try:
-        record = await api.service.connections.send(connection, binary=False, payloads=batch)
-    except SendError as exc:
-        raise problem_of(SendError(connection, sent + exc.sent)) from exc
-    except MooringError as exc:
-        problem = problem_of(exc)
-        problem.extra["sent"] = sent
-        raise problem from exc
-    return sent + record.sent, size + record.bytes
+    return json_response(request.app[API].service.connections.record(connection_of(request)))
 
 
 async def terminate(request: web.Request) -> web.Response:
     """``DELETE /v1/connections/{id}``: idempotent."""
     api = request.app[API]
     query = request.query
-    connection = connection_id(request.match_info["id"])
+    connection = connection_of(request)
     code: Any = query.get("code")
     if code is not None:
         if not (code.isascii() and code.isdigit() and len(code) <= 9):
@@ -282,6 +151,10 @@ async def terminate(request: web.Request) -> web.Response:
 
 
 WORKER_PROBLEMS = ("worker-died", "worker-silent", "unavailable", "journal-unavailable")
+OPEN_PROBLEMS = (
+    *WORKER_PROBLEMS, "connect-failed", "connect-timeout", "address-refused", "secret-not-allowed", "terminated", "worker-busy",
+    "limit-reached", "unknown-function", "name-taken",
+)  # fmt: skip
 LIMIT = Parameter("limit", {"type": "integer", "minimum": 1, "maximum": MAX_PAGE, "default": 100}, "Size of a page.")
 
 ROUTES = (
@@ -299,10 +172,7 @@ ROUTES = (
                 ConnectionRecord, "Location", "Preference-Applied",
             ),
         },
-        problems=(
-            *WORKER_PROBLEMS, "connect-failed", "connect-timeout", "address-refused", "secret-not-allowed", "terminated", "worker-busy",
-            "limit-reached", "unknown-function",
-        ),
+        problems=OPEN_PROBLEMS,
     ),
     Route(
         "GET", "/v1/connections", index, "read",
@@ -310,6 +180,8 @@ ROUTES = (
         query=(
             Parameter("worker", {"type": "string"}, "Only of this worker."),
             Parameter("status", {"enum": list(STATUSES)}, "Only those with this status."),
+            Parameter("ready", {"type": "boolean"}, "true: only those that messages can be sent to; false: only the others."),
+            Parameter("name", {"type": "string"}, "Only those that have, or had, exactly this name."),
             LIMIT,
             Parameter("after", {"type": "integer", "minimum": 0}, "`next` of the page before."),
         ),
@@ -331,17 +203,6 @@ ROUTES = (
             Parameter("reason", {"type": "string"}, "At most 123 bytes of UTF-8."),
         ),
         answers={200: answer("The final record.", ConnectionRecord)},
-        problems=("connection-not-found", "worker-silent", "unavailable", "journal-unavailable"),
-    ),
-    Route(
-        "POST", "/v1/connections/{id}/messages", send, "send",
-        summary="Send a message",
-        detail="The body is the message, and its content type says how it is sent. JSON is checked, and sent byte for byte as "
-        "it came. application/x-ndjson sends one object per line, as the lines arrive; with an Idempotency-Key the whole body "
-        "is taken first, and is bounded as any other.",
-        headers=(KEY,),
-        body={TEXT: {"type": "string"}, BYTES: {"type": "string", "format": "binary"}, JSON: {}, NDJSON: {"type": "string"}},
-        answers={200: answer("Written to the socket.", SentRecord)},
-        problems=(*WORKER_PROBLEMS, "connection-not-found", "wrong-state", "connection-closed", "peer-not-reading"),
+        problems=("connection-not-found", "declared", "worker-silent", "unavailable", "journal-unavailable"),
     ),
 )  # fmt: skip

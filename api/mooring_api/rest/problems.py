@@ -8,6 +8,7 @@ import msgspec
 
 from mooring import errors as e
 from mooring.errors import ErrorEntry, Invalid, MooringError
+from mooring.name_errors import Declared, NameTaken, SecretNotAllowed
 from mooring_service.opening import OpenError
 
 PREFIX = "urn:mooring:problem:"
@@ -42,8 +43,10 @@ PROBLEMS = (
     ProblemType("method-not-allowed", 405, "The method is not allowed here", "`Allow` names those that are.", headers=("Allow",)),
     ProblemType("not-acceptable", 406, "None of the accepted media types can be served", "`Accept` names nothing that this is served as."),
     ProblemType("request-timeout", 408, "The request's body did not come in time", "The body, or the next line of it, has stopped.", later=True),
-    ProblemType("wrong-state", 409, "The connection is not Connected", "It is still Connecting, Reconnecting, or Closing already.", later=True),
+    ProblemType("wrong-state", 409, "The connection is not Connected", "It is still Connecting, Reconnecting, or Closing already. `Retry-After`, where it is known when it may be.", later=True),
     ProblemType("worker-busy", 409, "The worker takes nothing new", "It is being killed or drained, is Failed, or is of an older program that does not know an option.", later=True),
+    ProblemType("name-taken", 409, "The name is taken", "A connection that has not ended has it; `errors` point at what it was asked for otherwise.", later=True),
+    ProblemType("declared", 409, "The configuration declares the connection", "It is changed and ended in `[connections]` of the file that the text names.", later=True),
     ProblemType("not-kept", 409, "The connection is not kept", "It was opened without `reconnect`: it has one socket, and no other."),
     ProblemType("terminated", 409, "The connection was terminated before it was open", "Somebody has ended it, or its worker, while it was dialled."),
     ProblemType("still-running", 409, "The first request with this Idempotency-Key is still running", "Ask again when it has ended.", later=True),
@@ -62,6 +65,8 @@ PROBLEMS = (
     ProblemType("worker-died", 502, "The worker died", "Its process has ended under the request."),
     ProblemType("unavailable", 503, "The service cannot do this just now", "It starts, stops, or adopts the workers of the one before; or a queue is full.", later=True, headers=_RETRY),
     ProblemType("peer-not-reading", 503, "The peer is not reading", "What was not `sent` within `sendTimeout` was given up.", later=True, headers=_RETRY),
+    ProblemType("queue-full", 503, "There is no room for the message to wait", "The connection is not ready, and what waits for it has reached `worker.outbound_bytes`.", later=True, headers=_RETRY),
+    ProblemType("send-timeout", 504, "The message was not sent in time", "It has waited behind the queue for `sendTimeout`, and was taken out."),
     ProblemType("connect-timeout", 504, "The connection could not be made in time", "`connectTimeout` has passed; `errors` is what `onError` tells."),
     ProblemType("opening-timeout", 504, "No socket was ready in time", "`Prefer: wait` has ended; it goes on all the same."),
     ProblemType("worker-silent", 504, "The worker did not answer in time", "It may have done what was asked."),
@@ -122,8 +127,14 @@ def problem_of(exc: MooringError) -> Problem:
         case e.UnknownFunction():
             pointer = "/handler/name" if exc.table == "handlers" else "/function"
             return Problem("unknown-function", text, errors=[Invalid(pointer, text)])
+        case NameTaken():
+            differences = [Invalid(place, "differs") for place in exc.places]
+            return Problem("name-taken", text, errors=differences or None, connection=exc.connection)
+        case Declared():
+            return Problem("declared", text, file=exc.file)
         case e.WrongState():
-            return Problem("wrong-state", text, connection=exc.connection, connectionStatus=exc.status)
+            headers = {} if exc.retry_after_s is None else {"Retry-After": str(exc.retry_after_s)}
+            return Problem("wrong-state", text, connection=exc.connection, connectionStatus=exc.status, headers=headers)
         case e.NotKept():
             return Problem("not-kept", text, connection=exc.connection)
         case e.ConnectionClosed():
@@ -132,7 +143,7 @@ def problem_of(exc: MooringError) -> Problem:
             return Problem("worker-busy", text, worker=exc.worker)
         case e.LimitReached():
             return Problem("limit-reached", text, setting=exc.setting, limit=exc.limit, headers={"Retry-After": "1"})
-        case e.SecretNotAllowed():
+        case SecretNotAllowed():
             return Problem("secret-not-allowed", text, secret=exc.secret, host=exc.host)
         case e.PolicyRefused():
             return Problem("address-refused", text)
@@ -145,6 +156,10 @@ def problem_of(exc: MooringError) -> Problem:
             elif exc.timed_out:
                 name = "connect-timeout"
             return Problem(name, text, errors=exc.errors, connection=exc.connection)
+        case e.QueueFull():
+            return Problem("queue-full", text, connection=exc.connection, headers={"Retry-After": "1"})
+        case e.SendTimeout():
+            return Problem("send-timeout", text, connection=exc.connection, sent=exc.sent)
         case e.SendError():
             return Problem("peer-not-reading", text, sent=exc.sent, headers={"Retry-After": "1"})
         case e.HandlerError():

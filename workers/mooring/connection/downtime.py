@@ -10,7 +10,7 @@ import msgspec
 from mooring.connection.keep import Ended
 from mooring.errors import ErrCode, ErrorEntry
 from mooring.events import rfc3339
-from mooring.kept_events import Cause, DisconnectEvent, ReconnectEvent
+from mooring.kept_events import Cause, DisconnectEvent, QueuedRecord, ReconnectEvent
 from mooring.link.record import Down, KeptUpdate
 
 MAX_ERRORS_BYTES = 4096  # of the errors in a record: a server may say what it likes
@@ -180,7 +180,7 @@ class Downtime:
         if self._gap_from_us is not None:
             self.total_us += round((now - self.began_at) * 1e6)
 
-    def disconnect_event(self, socket: int, next_attempt_at_us: int | None) -> DisconnectEvent:
+    def disconnect_event(self, socket: int, next_attempt_at_us: int | None, queued: QueuedRecord) -> DisconnectEvent:
         """Return what ``on_disconnect`` gets."""
         loss = self._loss
         assert loss is not None, "`begin` comes first"
@@ -194,6 +194,7 @@ class Downtime:
             last_message_at=_text(self._message_at_us),
             last_heard_at=_text(self.heard_at_us),
             next_attempt_at=_text(next_attempt_at_us),
+            queued=queued,
         )
 
     def reconnect_event(self, socket: int, protocol: str | None) -> ReconnectEvent:

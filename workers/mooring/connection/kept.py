@@ -19,7 +19,7 @@ from mooring.connection.kept_state import KeptEvent, KeptState
 from mooring.connection.secret_headers import secrets_of
 from mooring.errors import ErrCode, ErrorEntry
 from mooring.events import now_us
-from mooring.link.messages import HeldConnection, Reconnect, ReconnectDone
+from mooring.link.messages import Reconnect, ReconnectDone
 from mooring.link.record import ConnectionCreated, ConnectionUpdate, Terminated
 from mooring.options import ConnectionOptions, ConnectionRequest
 from mooring.wire.frames import ABNORMAL
@@ -36,7 +36,7 @@ class KeptConnection(KeptAttempts):
         spec: What a request has asked for; None: code in this worker has made it, so no other process can.
     """
 
-    __slots__ = ("_draining", "_failure", "spec")
+    __slots__ = ("_draining", "_failure")
 
     def __init__(
         self,
@@ -72,6 +72,9 @@ class KeptConnection(KeptAttempts):
 
     def closed(self, code: int, reason: str, *, was_clean: bool) -> None:
         """Take the end of the socket: the policy says what follows."""
+        self._sends.let_go()
+        if self._socket is not None:
+            self._socket.outbound.drop()  # before it is told how much waits
         failure, self._failure = self._failure, None
         errors = [] if failure is None else [failure[0]]
         if self.kept_state is KeptState.CLOSING:
@@ -131,6 +134,7 @@ class KeptConnection(KeptAttempts):
         assert self._socket is not None, "it is ready"
         self._letting_go = delay_s
         self._next_at = self._host.loop.time() + min(LET_GO_S, self.options.close_timeout_s)
+        self._sends.let_go()
         self._socket.close(code, reason)
         self._host.paused.discard(self)
         self._set_alarm()
@@ -177,10 +181,6 @@ class KeptConnection(KeptAttempts):
             self._close(code, reason)
         elif self.kept_state not in (KeptState.CLOSING, KeptState.CLOSED):
             self._cut_short(ErrCode.WORKER_STOPPING, reason, reason)
-
-    def held(self) -> HeldConnection:
-        """Return what `Hello` says of it."""
-        return HeldConnection(self.created, self.update(), self.spec)
 
     def drain(self, code: int, reason: str) -> None:
         """The worker ends, and another process follows: let go what that one opens again, and `stop` the rest."""
@@ -232,6 +232,7 @@ class KeptConnection(KeptAttempts):
         assert self._socket is not None, "it is ready"
         self._letting_go = None
         self._move(KeptEvent.CLOSE_BEGUN)
+        self._sends.let_go()
         if self._socket.state is SocketState.OPEN:
             self._socket.close(code, reason)
         self._host.paused.discard(self)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Iterable
+from concurrent.futures import Future
 from typing import Any
 
 import msgspec
@@ -16,11 +17,14 @@ import msgspec
 from mooring.connection.downtime import Downtime, why_ended
 from mooring.connection.fill import Fill
 from mooring.connection.host import Host
-from mooring.connection.kept_state import KeptEvent, KeptState, phase, records, status, step
+from mooring.connection.kept_state import MAY_QUEUE, KeptEvent, KeptState, phase, records, status, step
 from mooring.connection.live import LiveConnection
+from mooring.connection.queued_sends import QueuedSends, greets
 from mooring.connection.state import ConnectionState
-from mooring.errors import ErrorEntry
+from mooring.errors import ErrorEntry, QueueFull
 from mooring.events import Kind, OpenEvent, now_us
+from mooring.kept_events import DisconnectEvent, UnsentEvent
+from mooring.link.messages_sent import QueueDropped
 from mooring.link.record import ConnectionCreated, ConnectionUpdate, Down, KeptUpdate, Terminated
 from mooring.metrics import LONG_SECONDS, count
 from mooring.options import ConnectionOptions
@@ -37,7 +41,7 @@ class KeptLaw(LiveConnection):
     """
 
     __slots__ = (
-        "_downtime", "_entered_at", "_fill", "_next_at", "_ordered_end", "kept_state", "messages_filled", "number",
+        "_downtime", "_entered_at", "_fill", "_greets", "_next_at", "_ordered_end", "kept_state", "messages_filled", "number",
         "socket_opened_at_us",
     )  # fmt: skip
 
@@ -50,6 +54,8 @@ class KeptLaw(LiveConnection):
         resumed: ConnectionUpdate | None = None,
     ) -> None:
         super().__init__(host, created, options, handler)
+        self._sends: QueuedSends
+        self._greets = handler is not None and greets(handler)
         self._downtime = Downtime(created.created_at_us, host.loop.time())
         self._fill: Fill | None = None
         self._next_at = math.inf  # of the next attempt, the loop's time
@@ -59,6 +65,8 @@ class KeptLaw(LiveConnection):
         self.number = 0
         self.messages_filled = 0
         self.socket_opened_at_us: int | None = None
+        last_id = 0 if resumed is None or resumed.kept is None else resumed.kept.queue_id
+        self._sends = QueuedSends(host, self, self, last_id + 1)
         if resumed is not None:
             self._resume(resumed)
 
@@ -84,8 +92,9 @@ class KeptLaw(LiveConnection):
         Args:
             end, errors: Of `KeptEvent.ENDED`: how it ended, and what ``onError`` is told; nothing: there is none.
         """
+        queue = self._sends.queue
         left, now = self.kept_state, self._host.loop.time()
-        kinds = records(left, event, self.number, error=bool(errors))
+        kinds = records(left, event, self.number, unsent=bool(queue.messages), error=bool(errors))
         self.kept_state = step(left, event)
         self._measure(left, event, now - self._entered_at)
         self._entered_at = now
@@ -100,14 +109,21 @@ class KeptLaw(LiveConnection):
                 case Kind.onOpen:
                     self._record(Kind.onOpen, OpenEvent())
                 case Kind.onDisconnect:
-                    self._record(Kind.onDisconnect, self._downtime.disconnect_event(self.number, self._next_wall_us()))
+                    self._record(Kind.onDisconnect, self._lost_event())
                 case Kind.onReconnect:
                     self._record(Kind.onReconnect, self._downtime.reconnect_event(self.number, self.protocol))
+                case Kind.onUnsent:
+                    unsent = queue.give_up("terminated" if event is KeptEvent.ENDED else "workerDied")
+                    assert unsent is not None, "the law says so"
+                    self.unsent(unsent)
                 case Kind.onError:
                     self._record_error(errors or [])
                 case Kind.onTerminate:
                     assert end is not None, "who ends it says how"
                     self._record_end(end.code, end.reason, was_clean=end.was_clean)
+
+    def _lost_event(self) -> DisconnectEvent:
+        return self._downtime.disconnect_event(self.number, self._next_wall_us(), self._sends.waiting)
 
     def _measure(self, left: KeptState, event: KeptEvent, seconds: float) -> None:
         """Count how long it was in the state that it has `left`."""
@@ -153,6 +169,54 @@ class KeptLaw(LiveConnection):
             return self._downtime.heard_at_us
         return now_us() - round((self._host.loop.time() - self._socket.last_byte_at) * 1e6)
 
+    # What waits to be sent.
+
+    @property
+    def may_queue(self) -> bool:
+        """There will be a socket, as far as is known."""
+        return self.kept_state is KeptState.CONNECTED or self.kept_state in MAY_QUEUE
+
+    def queue_changed(self) -> None:
+        """What waits to be sent has changed."""
+        self._host.touch(self)
+        self._set_alarm()
+
+    def unsent(self, event: UnsentEvent) -> None:
+        """Messages were given up."""
+        self._record(Kind.onUnsent, event)
+
+    def queue_from_worker(self, opcode: int, payload: bytes, ttl_s: float, done: Future[int | None]) -> None:
+        """Have one message of code in this worker wait: `done` gets its number, or None where there will be no socket."""
+        if not done.set_running_or_notify_cancel():
+            return
+        if not self.may_queue:
+            done.set_result(None)
+            return
+        made = self._sends.queue_from_worker(opcode, payload, ttl_s)
+        if made is None:
+            done.set_exception(QueueFull(self.id))
+        else:
+            done.set_result(made.queue_id)
+
+    def ttl_s(self, when_down: str | None, ttl_s: float | None) -> float | None:
+        """Return for how long a message may wait; None: it may not. For any thread."""
+        return self._sends.ttl_s(when_down, ttl_s)
+
+    def drop_queue(self, request: int) -> None:
+        """Give up what waits to be sent; `request` is answered."""
+        event = self._sends.queue.give_up("dropped")
+        if event is not None:
+            self.unsent(event)
+            self.queue_changed()
+            self._sends.go_on()  # what stood behind it
+        count, size = (0, 0) if event is None else (event.count, event.bytes)
+        self._host.answer(QueueDropped(request, self._host.flush(), self.state.value, count, size))
+
+    def greeted(self) -> None:
+        """A callback that was told of a ready socket has returned."""
+        if self._greets:
+            self._sends.greeted()
+
     # What a callback fills in. In the context.
 
     def begin_fill(self) -> Fill:
@@ -190,6 +254,9 @@ class KeptLaw(LiveConnection):
             down=self.down,
             down_us=self._downtime.total_us,
             messages_filled=self.messages_filled,
+            queued_messages=self._sends.queue.messages,
+            queued_bytes=self._sends.queue.bytes,
+            queue_id=self._sends.queue.last_id,
         )
         return msgspec.structs.replace(super().update(), kept=kept)
 

@@ -14,6 +14,7 @@ from mooring.bounds import MAX_CONNECTIONS, RedialLimits, WorkerBounds
 from mooring.dial_options import DialSettings
 from mooring.errors import ErrorEntry, Invalid
 from mooring.link.lenient import lenient
+from mooring.link.messages_sent import DropQueue, QueueDropped, Send, SendFailed, SendQueued, Sent
 from mooring.link.record import ConnectionCreated, ConnectionUpdate
 from mooring.options import ConnectionRequest
 
@@ -21,7 +22,7 @@ PROTOCOL_VERSION = 6
 """Told in `Hello` and `Welcome`. 1: the first release. 2: `Welcome` tells it, and requests are read leniently. 3: what code in
 workers asks of others is numbered (`Call.ask`, `Taken`). 4: connections that stay (`reconnect`, `Reconnect`), and how is dialled
 (`proxy` and its like; an older worker would skip them, and dial directly). 5: workers keep to a window of `Events`, and count calls.
-6: names, and ``${secret:…}``, which an older worker would send as it stands.
+6: names, ``${secret:…}``, which an older worker would send as it stands, and what waits to be sent (`whenDown`, `DropQueue`).
 
 A create option says in its row (`Option.since`) which version brought it; the service does not ask an older worker for it.
 """
@@ -93,16 +94,6 @@ class Open(msgspec.Struct, frozen=True, tag=True, array_like=True):
     declared: bool = False
 
 
-class Send(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """Write messages, in order: text frames, or binary ones. `key` makes a repeat harmless (Idempotency-Key)."""
-
-    request: int
-    connection: int
-    binary: bool
-    payloads: list[bytes]
-    key: str | None = None
-
-
 class Terminate(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """Close a connection; `code` None means 1000."""
 
@@ -169,7 +160,8 @@ class Reconfigure(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 Command = (
-    Welcome | Refused | Stored | GrantIds | Open | Send | Terminate | Reconnect | Call | Stop | Probe | Reconfigure
+    Welcome | Refused | Stored | GrantIds | Open | Send | DropQueue | Terminate | Reconnect | Call | Stop | Probe
+    | Reconfigure
 )  # fmt: skip
 
 
@@ -271,25 +263,6 @@ class OpenInvalid(msgspec.Struct, frozen=True, tag=True, array_like=True):
     host: str = ""
 
 
-class Sent(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """Messages were written to the socket; the totals are those of the connection's record."""
-
-    request: int
-    sent: int
-    bytes: int
-    messages_out: int
-    bytes_out: int
-
-
-class SendFailed(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """Not all was written. `status`: the connection's, ``""`` if it is not held; `stalled`: the peer did not read for ``sendTimeout``."""
-
-    request: int
-    sent: int
-    status: str
-    stalled: bool = False
-
-
 class TerminateDone(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """The connection is Closed; show it once `after` is stored."""
 
@@ -370,8 +343,8 @@ class Goodbye(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 Report = (
-    Hello | Resent | Events | Opened | OpenFailed | OpenInvalid | Sent | SendFailed | TerminateDone | ReconnectDone | Called
-    | CallFailed | Taken | Stats | AskIds | Goodbye
+    Hello | Resent | Events | Opened | OpenFailed | OpenInvalid | Sent | SendFailed | SendQueued | QueueDropped
+    | TerminateDone | ReconnectDone | Called | CallFailed | Taken | Stats | AskIds | Goodbye
 )  # fmt: skip
 
 

@@ -11,12 +11,14 @@ from mooring.link.messages import (
     OpenFailed,
     OpenInvalid,
     ReconnectDone,
-    SendFailed,
-    Sent,
     TerminateDone,
 )
+from mooring.link.messages_sent import QueueDropped, SendFailed, SendQueued, Sent
 
-ANSWERS = (Called, CallFailed, Opened, OpenFailed, OpenInvalid, ReconnectDone, SendFailed, Sent, TerminateDone)
+ANSWERS = (
+    Called, CallFailed, Opened, OpenFailed, OpenInvalid, QueueDropped, ReconnectDone, SendFailed, SendQueued, Sent,
+    TerminateDone,
+)  # fmt: skip
 OWED_BYTES = 16 * 1024 * 1024
 OWED_ITEMS = 1_000
 

@@ -27,11 +27,10 @@ from mooring.link.messages import (
     HeldConnection,
     Reconfigure,
     Report,
-    SendFailed,
-    Sent,
     Stats,
     WorkerSettings,
 )
+from mooring.link.messages_sent import SendFailed, SendQueued, Sent
 from mooring.link.outbox import Outbox, Recorded
 from mooring.process.figures import Figures
 from mooring.process.openings import Openings
@@ -107,7 +106,7 @@ class Runtime:
             settings=settings.dial,
         )
         self.redials = Redialling(self.loop, settings.redial)
-        self.keyed_sends: KeyedAnswers[Sent] = KeyedAnswers()
+        self.keyed_sends: KeyedAnswers[Sent | SendQueued] = KeyedAnswers()
         openings = Openings(self, uplink.ask_ids)
         self.check_limit, self.created, self.begin = openings.check_limit, openings.created, openings.begin
         self.check_secrets = openings.check_secrets
@@ -153,9 +152,9 @@ class Runtime:
         self.outbox.flush()
         return self.outbox.number
 
-    def answer_send(self, answer: Sent | SendFailed, key: str | None) -> None:
-        """Answer a send; what was written under a `key` is remembered, so that a repeat writes nothing."""
-        if isinstance(answer, Sent):
+    def answer_send(self, answer: Sent | SendFailed | SendQueued, key: str | None) -> None:
+        """Answer a send; what was written, or waits, under a `key` is remembered, so that a repeat does nothing."""
+        if not isinstance(answer, SendFailed):
             self.keyed_sends.remember(key, answer)
         self.answer(answer)
 
