@@ -119,7 +119,9 @@ class Service:
         self.connections = Connections(
             self._admission, self.directory, self.feed, self._endings, self._reopenings, self._openings, holders
         )
-        self.wanted = Wanted(self._admission, self.directory, self._reopenings, names, self.connections)
+        self.wanted = Wanted(
+            self._admission, journal, self.directory, self._reopenings, names, holders, self.connections
+        )
         self.sending = Sending(self._admission, self.directory, holders)
         self.workers = Workers(
             self._admission, self.directory, roster, self._supervisor, self._intake, self._background
