@@ -27,7 +27,7 @@ from mooring_service.feed import Feed
 from mooring_service.holders import Holders
 from mooring_service.intake import Intake
 from mooring_service.journal.file import check_version
-from mooring_service.journal.journal import Journal, JournalTooNew
+from mooring_service.journal.journal import Journal, JournalUnusable
 from mooring_service.lock import StateLock
 from mooring_service.naming import Names
 from mooring_service.opening import Openings
@@ -146,14 +146,14 @@ class Service:
         their connections, nothing else is served (`check_started`), and `readiness` says why.
 
         Raises:
-            JournalTooNew: If a later mooring has written it.
+            JournalUnusable: If a later mooring has written it.
             MooringError: If workers could not reach this state directory.
         """
         self.backups.sweep()
         await self._supervisor.listen()
         try:
             await self._begin()
-        except JournalTooNew:
+        except JournalUnusable:
             await self._supervisor.hand_over()
             raise
         except JournalUnavailable as exc:
