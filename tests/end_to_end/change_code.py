@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mooring import WebSocket
+from mooring.errors import MooringError
 
 _made: dict[int, WebSocket] = {}
 
@@ -27,6 +28,6 @@ def change(connection: int, options: dict[str, Any]) -> str:
     """Change it; return what is wrong."""
     try:
         _made[connection].update(**options)
-    except Exception as exc:
+    except MooringError as exc:
         return f"{type(exc).__name__}: {exc}"
     return ""
