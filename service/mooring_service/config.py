@@ -25,6 +25,7 @@ from mooring.link.channel import MAX_COMMAND_BYTES
 from mooring.usercode.handlers import check_reference
 from mooring.wire.egress import parse_entry
 from mooring.wire.route import Routes
+from mooring_service.hook_options import DeliveryConfig, HookSettings, hook_settings_faults
 
 BodySize = Annotated[int, msgspec.Meta(ge=1, le=MAX_COMMAND_BYTES)]
 Scope = Literal["read", "send", "manage"]
@@ -89,6 +90,7 @@ class LimitsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         BodySize, _doc("Size of a request's body; of a line, for application/x-ndjson. Needs a restart.")
     ] = 16 * 1024**2
     max_workers: Annotated[Count, _doc("Workers at once.")] = 256
+    max_hooks: Annotated[Count, _doc("Hooks at once.")] = 100
 
 
 class WorkerConfig(WorkerBounds, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -173,12 +175,14 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     retention: RetentionConfig = RetentionConfig()
     egress: EgressConfig = EgressConfig()
     dial: DialConfig = DialConfig()
+    delivery: DeliveryConfig = DeliveryConfig()
     redial: RedialLimits = RedialLimits()
     log: LogConfig = LogConfig()
     handlers: Annotated[dict[str, str], _doc("Public name → module:Class of a handler.")] = {}
     functions: Annotated[dict[str, str], _doc("Public name → module:function.")] = {}
     tokens: Annotated[dict[str, TokenConfig], _doc("Name → a further token.")] = {}
     proxies: Annotated[dict[str, ProxySettings], _doc("Name → a proxy.")] = {}
+    hooks: Annotated[dict[str, HookSettings], _doc("Name → a hook.")] = {}
 
 
 TABLES: dict[str, type[msgspec.Struct]] = {
@@ -188,7 +192,7 @@ TABLES: dict[str, type[msgspec.Struct]] = {
 }
 """The tables that hold settings; the others hold names."""
 
-NAMED: dict[str, type[msgspec.Struct]] = {"tokens": TokenConfig, "proxies": ProxySettings}
+NAMED: dict[str, type[msgspec.Struct]] = {"tokens": TokenConfig, "proxies": ProxySettings, "hooks": HookSettings}
 """Tables of names, each of which is a table of these keys."""
 
 NOT_SETTINGS = frozenset({"MOORING_TOKEN", "MOORING_URL", "MOORING_STATE_DIR", "MOORING_CONFIG"})
@@ -199,7 +203,7 @@ _SERVICE_LINK = re.compile(
 )
 """What Kubernetes sets in each pod for a Service whose name begins with ``mooring``, and Docker for a link."""
 
-RUNTIME_SETTINGS = frozenset({"tokens", "egress", "limits", "dial", "proxies", "redial"})
+RUNTIME_SETTINGS = frozenset({"tokens", "egress", "limits", "dial", "proxies", "redial", "delivery", "hooks"})
 """Tables that SIGHUP may change; the rest needs a restart."""
 
 
@@ -351,13 +355,22 @@ def _check_values(config: Config) -> Config:
             if not check_reference(reference):
                 raise ConfigError(f"{table}.{name}: {reference!r} is not of the form module:attribute")
     egress, dial = config.egress, config.dial
-    for place, entries in (("egress.allow", egress.allow), ("egress.deny", egress.deny), ("dial.bypass", dial.bypass)):
+    for place, entries in (
+        ("egress.allow", egress.allow),
+        ("egress.deny", egress.deny),
+        ("dial.bypass", dial.bypass),
+        ("delivery.allow", config.delivery.allow),
+        ("delivery.deny", config.delivery.deny),
+    ):
         for entry in entries:
             try:
                 parse_entry(entry)
             except ValueError as exc:
                 raise ConfigError(f"{place}: {exc}") from None
     _check_dial(config)
+    for name, hook in config.hooks.items():
+        for text in hook_settings_faults(name, hook, allow_plain=config.delivery.allow_plain):
+            raise ConfigError(text)
     for wrong in config.redial.check():
         raise ConfigError(f"redial{wrong.pointer.replace('/', '.')}: {wrong.detail}")
     for name, token in config.tokens.items():

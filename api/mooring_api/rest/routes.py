@@ -16,6 +16,7 @@ from msgspec import Struct
 from mooring.checks import NAME_PATTERN
 from mooring_api.rest.problems import TYPES, ProblemType
 from mooring_service.config import Scope
+from mooring_service.hook_options import HOOK_NAME_PATTERN
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
@@ -61,6 +62,7 @@ def ref(name: str) -> dict[str, Any]:
 
 PATH_PARAMETERS = {
     "id": Parameter("id", {"type": "integer", "minimum": 1}),
+    "hook": Parameter("hook", {"type": "string", "pattern": f"^{HOOK_NAME_PATTERN}$"}),
     "name": Parameter("name", {"type": "string", "pattern": f"^{NAME_PATTERN}$"}),
 }
 PREFER = Parameter("Prefer", {"type": "string"}, "`respond-async`: answer 202 at once.")

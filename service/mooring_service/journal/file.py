@@ -18,6 +18,7 @@ from mooring import private_files
 from mooring.errors import JournalUnavailable
 from mooring.link.record import ConnectionCreated, ConnectionUpdate
 from mooring_service.journal.journal import Incarnation, JournalTooNew, Recovered, StoredAsk, StoredConnection
+from mooring_service.journal.places import HOOKS, stored_hooks
 from mooring_service.journal.retention import ANSWER_BYTES, Marks, look_at_first
 
 SCHEMA = """
@@ -57,6 +58,7 @@ CREATE TRIGGER answer_stored AFTER UPDATE OF answer ON answers BEGIN
 CREATE TRIGGER answer_gone AFTER DELETE ON answers BEGIN
     UPDATE meta SET value = value - {ANSWER_BYTES} - coalesce(length(old.answer), 0) WHERE name = 'answer_bytes'; END;
 """,
+    HOOKS,
 )
 """SQL that brings a file from each version to the next one."""
 
@@ -242,6 +244,7 @@ def _recover(connection: apsw.Connection, set_aside: str | None) -> tuple[str, M
             )
         ],
         asks=[StoredAsk(*row) for row in connection.execute("SELECT id, worker, ask FROM asks ORDER BY id")],
+        hooks=stored_hooks(connection),
         set_aside=set_aside,
     )
     return meta["epoch"], marks, recovered
