@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import pytest
 
-from mooring_service.config import load
+from mooring_service.config_file import load
 from tests.conftest import ROOT, StartService
 from tests.servers import EchoServer
 from tests.test_architecture import tracked

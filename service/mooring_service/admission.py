@@ -8,6 +8,7 @@ import msgspec
 from msgspec import UNSET
 
 from mooring.checks import check_worker_name
+from mooring.connection.secret_headers import check_secrets
 from mooring.dial_options import ProxyRequest
 from mooring.errors import (
     Invalid,
@@ -17,7 +18,8 @@ from mooring.errors import (
     Unavailable,
     UnknownFunction,
 )
-from mooring.options import ConnectionRequest
+from mooring.options import ConnectionRequest, effective
+from mooring.wire.secret_table import Secrets
 from mooring_service.config import Config
 from mooring_service.journal.journal import Journal
 
@@ -55,6 +57,11 @@ class Admission:
         if self._journal.failure is not None:
             raise JournalUnavailable(self._journal.failure)
 
+    def full_at(self, connections: int) -> int:
+        """Return ``limits.max_connections`` if so many reach it; 0 while there is room."""
+        limit = self.config.limits.max_connections
+        return limit if connections >= limit else 0
+
     def handler(self, name: str) -> str:
         """Return the ``module:attribute`` of a handler.
 
@@ -78,11 +85,12 @@ class Admission:
             return request
         return msgspec.structs.replace(request, proxy=proxy)
 
-    def check_way(self, request: ConnectionRequest) -> None:
-        """Check that a connection may take the way that `request` says.
+    def check_way(self, request: ConnectionRequest, *, declared: bool = False) -> None:
+        """Check that a connection may take the way that `request` says, and say what its headers say there.
 
         Raises:
-            InvalidRequest: If its proxy is not in the configuration.
+            InvalidRequest: If its proxy, or a secret, is not in the configuration, or has no value now.
+            SecretNotAllowed: If a secret is not bound to the host, and the configuration has not `declared` it.
             PolicyRefused: If TLS, with the server or with its proxy, would not be verified.
         """
         proxy = request.proxy
@@ -94,6 +102,7 @@ class Admission:
         for place, asked in tls:
             if asked and not asked.verify and not self.config.egress.allow_insecure_tls:
                 raise PolicyRefused(f"{place}.verify false is refused: [egress] allow_insecure_tls is not set")
+        check_secrets(effective(request), Secrets(self.config.secrets), declared=declared)
 
 
 def check_name(name: str) -> None:

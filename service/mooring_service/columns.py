@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from mooring.events import Kind, body_prefix, connection_body, encode_event
+from mooring.kept_events import UnsentEvent
 from mooring.link.record import ConnectionCreated, ConnectionUpdate
 from mooring_service.journal.batch import Append
 
@@ -30,6 +31,17 @@ class Columns:
         self._kinds.append(kind)
         prefix = body_prefix(kind, created.id, created.worker)
         self._bodies.append(connection_body(prefix, seq, self._time_us, encode_event(event)))
+
+    def unsent(self, created: ConnectionCreated, update: ConnectionUpdate) -> ConnectionUpdate:
+        """Add what is told of messages that waited in a process that is gone, if any did; return `update` without them."""
+        kept = update.kept
+        if kept is None or not kept.queued_messages:
+            return update
+        event = UnsentEvent(reason="workerDied", count=kept.queued_messages, bytes=kept.queued_bytes)
+        self.event(created, Kind.onUnsent, update.seq + 1, event)
+        return msgspec.structs.replace(
+            update, seq=update.seq + 1, kept=msgspec.structs.replace(kept, queued_messages=0, queued_bytes=0)
+        )
 
     def update(self, update: ConnectionUpdate) -> None:
         """Add a record."""

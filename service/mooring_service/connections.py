@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import time
+import contextlib
 from collections.abc import Callable
+from typing import Any
+
+import msgspec
 
 from mooring.checks import check_close, check_delay
 from mooring.errors import (
@@ -12,28 +15,33 @@ from mooring.errors import (
     ErrCode,
     InvalidRequest,
     NotKept,
-    SendError,
-    Unavailable,
     WorkerDied,
     WorkerSilent,
     WrongState,
 )
-from mooring.link.messages import Reconnect, ReconnectDone, Send, SendFailed, Sent, Terminate
-from mooring.link.record import STATUS_CLOSED, STATUS_CLOSING, STATUS_CONNECTED
+from mooring.link.messages import (
+    Reconnect,
+    ReconnectDone,
+    Terminate,
+)
+from mooring.link.record import (
+    STATUS_CLOSED,
+    STATUS_CLOSING,
+    STATUS_CONNECTED,
+)
 from mooring.options import ConnectionRequest, check_request
 from mooring_service.admission import Admission
 from mooring_service.directory import Directory, Entry
 from mooring_service.endings import Endings
 from mooring_service.feed import Feed, Subscription
+from mooring_service.holders import Holders
 from mooring_service.journal.batch import EventFilter
 from mooring_service.opening import Opening, Openings
-from mooring_service.processes.roster import Roster
-from mooring_service.processes.slot import Slot
-from mooring_service.records import ConnectionRecord, SentRecord
+from mooring_service.processes.requests import LinkLost
+from mooring_service.records import ConnectionRecord
 from mooring_service.reopening import Reopenings
 
 COMMAND_S = 5.0  # a worker takes an order at once
-READY_POLL_S = 0.02
 ANSWER_MARGIN_S = 1.0  # the worker's own deadline comes first; this is for a worker that does not answer at all
 
 
@@ -48,7 +56,7 @@ class Connections:
         endings: Endings,
         reopenings: Reopenings,
         openings: Openings,
-        roster: Roster,
+        holders: Holders,
     ) -> None:
         self._admission = admission
         self._directory = directory
@@ -56,7 +64,7 @@ class Connections:
         self._endings = endings
         self._reopenings = reopenings
         self._openings = openings
-        self._roster = roster
+        self._holders = holders
 
     async def open(
         self, request: ConnectionRequest, *, begun: Callable[[int], tuple[str, bytes]] | None = None
@@ -69,7 +77,7 @@ class Connections:
         Raises:
             InvalidRequest: If anything of the request is not valid; nothing was started.
             UnknownFunction: If the handler is not in the configuration.
-            PolicyRefused, LimitReached, WorkerBusy, WorkerDied, Unavailable, JournalUnavailable: As they say.
+            PolicyRefused, SecretNotAllowed, LimitReached, WorkerBusy, WorkerDied, Unavailable, JournalUnavailable: As they say.
         """
         wrong = check_request(request)
         if wrong:
@@ -115,60 +123,6 @@ class Connections:
             found.append(self._directory.to_record(entry))
         return found, None
 
-    def _nobody_holds(self, entry: Entry) -> bool:
-        """Say whether a kept connection waits for a process of its worker, and none was told of it yet."""
-        told = self._reopenings.told(entry.created.id)
-        return self._reopenings.waits(entry) and self._roster.by_incarnation(told) is None
-
-    def _holder(self, entry: Entry) -> Slot:
-        """Return the worker that holds a connection, and takes commands."""
-        slot = self._roster.by_incarnation(entry.incarnation)
-        if slot is None:
-            raise WorkerDied(entry.created.worker, "it has ended")
-        if not slot.linked:
-            raise Unavailable(f"worker {slot.name!r} is not linked just now")
-        return slot
-
-    def check_connected(self, connection: int) -> Entry:
-        """Return what is known of a connection that messages can be sent to.
-
-        Raises:
-            UnknownConnection, WrongState, ConnectionClosed: By the connection's state.
-            JournalUnavailable: If nothing new is taken because the journal cannot be written.
-        """
-        entry = self._directory.entry(connection)
-        status = entry.update.status
-        if status != STATUS_CONNECTED:
-            if status == STATUS_CLOSED:
-                raise ConnectionClosed(connection)
-            raise WrongState(connection, status)
-        self._admission.check_writable()
-        return entry
-
-    async def send(self, connection: int, *, binary: bool, payloads: list[bytes], key: str | None = None) -> SentRecord:
-        """Write messages to a connection's socket, in order.
-
-        Raises:
-            UnknownConnection, WrongState, ConnectionClosed, JournalUnavailable: As `check_connected`.
-            SendError: If the peer is not reading.
-            WorkerSilent, WorkerDied, Unavailable: If its worker does not answer, or does not even read.
-        """
-        entry = self.check_connected(connection)
-        slot = self._holder(entry)
-        slot.check_room()
-        number, future = slot.request(entry.created.send_timeout_s + ANSWER_MARGIN_S)
-        slot.command(Send(number, connection, binary, payloads, key))
-        answer = await future
-        if isinstance(answer, Sent):
-            self._directory.sent(connection, answer.messages_out, answer.bytes_out)
-            return SentRecord(answer.sent, answer.bytes)
-        assert isinstance(answer, SendFailed), "a worker answers Send with Sent or SendFailed"
-        if answer.stalled:
-            raise SendError(connection, answer.sent)
-        if answer.status in ("", STATUS_CLOSED):
-            raise ConnectionClosed(connection)
-        raise WrongState(connection, answer.status)
-
     async def reconnect(
         self, connection: int, *, delay_s: float = 0.0, code: int = 1000, reason: str = "", wait_s: float | None = None
     ) -> ConnectionRecord:
@@ -193,9 +147,9 @@ class Connections:
         if entry.update.status == STATUS_CLOSED:
             raise ConnectionClosed(connection)
         self._admission.check_writable()
-        if self._nobody_holds(entry):
+        if self._holders.nobody(entry):
             return await self._when_ready(entry, wait_s)  # it is opened as soon as there is a process
-        slot = self._holder(entry)
+        slot = self._holders.of(entry)
         number, future = slot.request(COMMAND_S if wait_s is None else wait_s)
         slot.command(Reconnect(number, connection, delay_s, code, reason, wait=wait_s is not None))
         answer = await future
@@ -207,11 +161,11 @@ class Connections:
         return self._directory.record(connection)
 
     async def _when_ready(self, entry: Entry, wait_s: float | None) -> ConnectionRecord:
-        deadline = time.monotonic() + (wait_s or 0)
-        while entry.update.status not in (STATUS_CONNECTED, STATUS_CLOSED) and wait_s is not None:
-            if time.monotonic() >= deadline:
+        if wait_s is not None:
+            ready = self._directory.until(entry.created.id, lambda update: update.status == STATUS_CONNECTED)
+            await asyncio.wait({ready}, timeout=wait_s)
+            if not ready.done():
                 raise WorkerSilent(entry.created.worker, "no process of it is running")
-            await asyncio.sleep(READY_POLL_S)
         if entry.update.status == STATUS_CLOSED:
             raise ConnectionClosed(entry.created.id)
         return self._directory.to_record(entry)
@@ -232,19 +186,37 @@ class Connections:
         if entry.update.status == STATUS_CLOSED:
             return self._directory.record(connection)
         self._admission.check_writable()
-        if self._nobody_holds(entry):
+        if self._holders.nobody(entry):
             # No process holds it, and none will be told to.
             self._reopenings.forget(connection)
-            await self._endings.write([entry], reason or "terminated while reconnecting", ErrCode.WORKER_DIED)
+            text = reason or "terminated while reconnecting"
+            await self._endings.write([entry], text, ErrCode.WORKER_DIED, why="asked")
             return self._directory.record(connection)
         try:
-            slot = self._holder(entry)
-            number, future = slot.request(entry.created.close_timeout_s + ANSWER_MARGIN_S)
-            slot.command(Terminate(number, connection, code, reason))
-            await future
+            await self._told_to_end(entry, Terminate(0, connection, code, reason))
         except WorkerDied:
             await self._openings.wait_ended(connection)
         return self._directory.record(connection)
+
+    async def _told_to_end(self, entry: Entry, order: Terminate) -> None:
+        """Have the process that holds a connection end it, and wait for that; over its next link once more, if the link is lost."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + entry.created.close_timeout_s + ANSWER_MARGIN_S
+        slot = self._holders.of(entry)
+        ended: set[asyncio.Future[Any]] = set()
+        while entry.update.status != STATUS_CLOSED:
+            number, future = slot.request(deadline - loop.time(), with_link=True)
+            slot.command(msgspec.structs.replace(order, request=number))
+            done, _ = await asyncio.wait({future, *ended}, return_when=asyncio.FIRST_COMPLETED)
+            with contextlib.suppress(LinkLost):
+                done.pop().result()
+                return
+            ended = {self._directory.until(order.connection, lambda update: update.status == STATUS_CLOSED)}
+            left_s = deadline - loop.time()
+            await asyncio.wait({slot.ready, *ended}, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+            if loop.time() >= deadline:
+                raise WorkerSilent(slot.name, "no answer in time")
+            slot = self._holders.of(entry)
 
     def follow(
         self, connection: int, cursor: str | None, kinds: frozenset[int], *, brief: bool = False

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from mooring.errors import UnknownConnection
-from mooring.link.record import STATUS_CONNECTING, ConnectionCreated, ConnectionUpdate
+from mooring.link.record import STATUS_CONNECTING, ConnectionCreated, ConnectionUpdate, Down
+from mooring_service.journal.batch import last_of
 from mooring_service.journal.journal import Committed, StoredConnection
 from mooring_service.records import ConnectionRecord, record_of
 
@@ -88,7 +89,7 @@ class Directory:
                 # Totals of sends may have come ahead of what is committed (`sent`, `figures`): they never go back.
                 entry.update = _with_totals(update, before.messages_out, before.bytes_out)
             if batch is not None:
-                entry.last_position = batch.last_of(update.id) or entry.last_position
+                entry.last_position = last_of(append.connections, committed.first, update.id) or entry.last_position
             if update.ended and not before.ended:
                 self._end(entry.created)
             if update.id in self._awaited:
@@ -192,6 +193,14 @@ class Directory:
             for worker, connections in self._live.items()
             for connection in connections
         )
+
+    def downs(self) -> Iterator[tuple[str, Down]]:
+        """Yield of each kept connection that has no ready socket its worker, and what it does to get one."""
+        for worker, connections in self._live.items():
+            for connection in connections:
+                kept = self._entries[connection].update.kept
+                if kept is not None and kept.down is not None:
+                    yield worker, kept.down
 
     def workers(self) -> set[str]:
         """Return the names of workers of which a connection is known."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 import msgspec
@@ -15,13 +16,20 @@ from mooring_service.directory import Entry
 from mooring_service.journal.batch import Append
 from mooring_service.journal.journal import Journal
 
+_WHYS = {ErrCode.SERVICE_STOPPED: "service", ErrCode.HANDLER_FAILED: "handler"}
+
 
 class Endings:
-    """Writes ends, and owns which of them are on their way: what is live in the directory may have one already."""
+    """Writes ends, and owns which of them are on their way: what is live in the directory may have one already.
+
+    Attributes:
+        kept: How many ends of kept connections it has written, by worker and why; the others are counted where they are decided.
+    """
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
         self._on_their_way: set[int] = set()
+        self.kept: Counter[tuple[str, str]] = Counter()
 
     def coming(self, connection: int) -> bool:
         """Say whether the end of `connection` is on its way."""
@@ -35,6 +43,7 @@ class Endings:
         *,
         then: Append | None = None,
         error: bool = False,
+        why: str | None = None,
     ) -> Append:
         """Record the ends of `entries`, but of those that have ended, or whose end is on its way; wait until they are committed.
 
@@ -42,6 +51,7 @@ class Endings:
             entries: Connections of one worker.
             then: Is recorded behind them, in the same transaction; its events belong to the same worker.
             error: Each gets an ``onError``, and not only those that were never open.
+            why: For the metrics, where `err_code` does not say it: ``asked``.
 
         Returns:
             The ends alone: an `updates` for each connection that has ended by this.
@@ -51,6 +61,9 @@ class Endings:
         if due or then is not None:
             ids = {entry.created.id for entry in due}
             self._on_their_way |= ids
+            for entry in due:
+                if entry.created.kept is not None:
+                    self.kept[entry.created.worker, why or _WHYS.get(err_code, "worker")] += 1
             await self._journal.append_waiting(append if then is None else joined(append, then))
             # Only now: whoever was cancelled above has left a queue in which they still are.
             self._on_their_way -= ids
@@ -62,7 +75,8 @@ def _ends(entries: list[Entry], reason: str, err_code: ErrCode, *, error: bool) 
     time_us = now_us()
     columns = Columns(entries[0].created.worker if entries else "", time_us)
     for entry in entries:
-        created, update = entry.created, entry.update
+        created = entry.created
+        update = columns.unsent(created, entry.update)
         seq = update.seq
         errors = update.errors
         if update.status == STATUS_CONNECTING or error:

@@ -79,7 +79,7 @@ class Feed:
         """Take what was committed, and wake whoever waits: at once, unless they are many and were woken just now."""
         ring = self._ring
         for item in committed:
-            if item.batch is not None:
+            if item.batch is not None and not (ring and ring[-1] is item.batch):  # additions share their batch
                 ring.append(item.batch)
                 self._hot.append(item.batch)
                 size = item.batch.size

@@ -26,12 +26,11 @@ from mooring.link.messages import (
     ReconnectDone,
     Report,
     Resent,
-    SendFailed,
-    Sent,
     Stats,
     Taken,
     TerminateDone,
 )
+from mooring.link.messages_sent import QueueDropped, SendFailed, SendQueued, Sent
 from mooring.metrics import Histogram
 from mooring_service.adoption import unseen
 from mooring_service.columns import joined
@@ -82,6 +81,7 @@ class Intake:
         endings: Endings,
         reopenings: Reopenings,
         roster: Roster,
+        window: Window,
         background: Background,
     ) -> None:
         self._journal = journal
@@ -91,7 +91,7 @@ class Intake:
         self._reopenings = reopenings
         self._roster = roster
         self._background = background
-        self._window = Window(journal, roster)
+        self._window = window
         self.latency = Histogram()
         self._unseen: dict[str, frozenset[int]] = {}  # by incarnation: what its last hello did not know of
 
@@ -122,9 +122,7 @@ class Intake:
             for update in append.updates:
                 if update.ended:
                     self._reopenings.forget(update.id)
-        window_bytes = self.window_bytes
-        for slot in touched:
-            slot.acknowledge(window_bytes)
+        self._window.acknowledge(touched)
         self._window.go_on()
 
     def on_failure(self, failure: str | None) -> None:
@@ -148,6 +146,8 @@ class Intake:
                     self._take_events(slot, report)
                 case Sent() | SendFailed() | OpenInvalid():
                     slot.answer(report.request, report)
+                case SendQueued() | QueueDropped():
+                    slot.answer(report.request, report, report.after)
                 case Opened() | OpenFailed() | TerminateDone() | ReconnectDone() | Called() | CallFailed():
                     slot.answer(report.request, report, report.after)
                 case Stats():
@@ -190,9 +190,9 @@ class Intake:
         self._window.queued(slot, append.size)
 
     @property
-    def window_bytes(self) -> int:
-        """How much of a worker's events may be on its way to the journal."""
-        return self._window.size
+    def bounds(self) -> tuple[int, int]:
+        """What a worker may: `window_bytes` and `full_at` of its welcome."""
+        return self._window.bounds
 
     async def _grant(self, slot: Slot, incarnation: str) -> None:
         while slot.linked and slot.incarnation == incarnation:
@@ -243,7 +243,11 @@ class Intake:
             await self._journal.append_waiting(Append())  # everything before it has been committed then
         if slot.incarnation != incarnation:
             return
-        lost = [entry for entry in self._live_of(slot) if entry.created.id in candidates]
+        lost = [
+            entry
+            for entry in self._live_of(slot)
+            if entry.created.id in candidates and not slot.tell_again(entry.created.id)
+        ]
         again = [entry.created.id for entry in lost if self._reopenings.waits(entry)]
         if again:
             await self._reopenings.open_again(slot, again)

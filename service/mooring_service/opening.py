@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
+from mooring.connection.secret_headers import secrets_of
 from mooring.errors import (
     ConnectError,
     ErrCode,
     ErrorEntry,
     InvalidRequest,
     LimitReached,
+    SecretNotAllowed,
     WorkerBusy,
     WorkerDied,
     WorkerSilent,
@@ -20,7 +25,7 @@ from mooring.errors import (
 )
 from mooring.events import now_us
 from mooring.link.messages import Open, Opened, OpenFailed, OpenInvalid, Terminate
-from mooring.link.record import STATUS_CONNECTING, ConnectionCreated, ConnectionUpdate
+from mooring.link.record import STATUS_CLOSED, STATUS_CONNECTING, ConnectionCreated, ConnectionUpdate
 from mooring.options import ConnectionRequest, effective, too_new
 from mooring_service.admission import Admission
 from mooring_service.directory import Directory
@@ -28,6 +33,7 @@ from mooring_service.endings import Endings
 from mooring_service.journal.batch import Append
 from mooring_service.journal.journal import Journal
 from mooring_service.processes.reports import ID_BLOCK
+from mooring_service.processes.requests import LinkLost
 from mooring_service.processes.slot import Slot
 from mooring_service.processes.supervisor import Supervisor
 from mooring_service.processes.worker_state import WorkerState
@@ -38,6 +44,10 @@ ENDED_S = 5.0  # after a death so long is waited for what is written of its conn
 SILENT_S = (
     30.0  # beyond connectTimeout, which the worker keeps itself: for one that says nothing, and a handler's longer time
 )
+
+
+SECRETS_VERSION = 6
+"""A worker of an older version of the link would send ``${secret:…}`` as it stands."""
 
 
 class OpenError(ConnectError):
@@ -79,7 +89,7 @@ class Openings:
         self._supervisor = supervisor
         self._ids: list[int] = []
         self._allotting = asyncio.Lock()
-        self._opening_count = 0
+        self._under_way: Counter[str] = Counter()  # by worker: creates whose intent is not stored yet
         self._tasks: set[asyncio.Task[ConnectionRecord]] = set()
 
     async def close(self) -> None:
@@ -118,15 +128,11 @@ class Openings:
 
         Raises:
             InvalidRequest: If the handler asks for something that is not valid.
-            PolicyRefused, LimitReached, WorkerBusy, WorkerTooOld, WorkerDied, Unavailable, JournalUnavailable: As they say.
+            PolicyRefused, SecretNotAllowed, LimitReached, WorkerBusy, WorkerTooOld, WorkerDied, Unavailable, JournalUnavailable: As they say.
         """
         self._admission.check_way(request)
-        limits = self._admission.config.limits
-        if self._directory.live_count + self._opening_count >= limits.max_connections:
-            raise LimitReached("limits.max_connections", limits.max_connections)
-        if self._directory.live_count_of(request.worker) >= limits.max_connections_per_worker:
-            raise LimitReached("limits.max_connections_per_worker", limits.max_connections_per_worker)
-        self._opening_count += 1
+        self._check_limits(request.worker)
+        self._under_way[request.worker] += 1
         try:
             connection = await self._next_id()
             # The last wait before the intent is stored: what dies from here on reports this connection's end as well.
@@ -135,6 +141,8 @@ class Openings:
             if slot.draining:
                 raise WorkerBusy(slot.name, "Draining")
             unknown = too_new(self._admission.with_proxy(request), slot.version)
+            if slot.version < SECRETS_VERSION and secrets_of(effective(request).headers):
+                unknown.append("${secret:…} in headers")
             if unknown:
                 raise WorkerTooOld(slot.name, unknown)
             handler = None if request.handler is None else request.handler.name
@@ -156,11 +164,20 @@ class Openings:
                 self._reopenings.forget(connection)
                 raise
         finally:
-            self._opening_count -= 1
+            self._under_way[request.worker] -= 1
+            self._under_way += Counter()  # what is 0 goes
         done = asyncio.get_running_loop().create_task(self._open(slot, intent.incarnation, request, created, reference))
         self._tasks.add(done)
         done.add_done_callback(self._done)
         return Opening(connection, done)
+
+    def _check_limits(self, worker: str) -> None:
+        limits = self._admission.config.limits
+        full_at = self._admission.full_at(self._directory.live_count + self._under_way.total())
+        if full_at:
+            raise LimitReached("limits.max_connections", full_at)
+        if self._directory.live_count_of(worker) + self._under_way[worker] >= limits.max_connections_per_worker:
+            raise LimitReached("limits.max_connections_per_worker", limits.max_connections_per_worker)
 
     def _done(self, task: asyncio.Task[ConnectionRecord]) -> None:
         self._tasks.discard(task)
@@ -180,20 +197,12 @@ class Openings:
         wait_s = options.connect_timeout_s + SILENT_S
         if options.reconnect is not None and options.reconnect.first == "retry":
             wait_s += options.connect_timeout_s  # for its turn
-        # From here on a hello knows of it, or it has not arrived.
-        slot.dispatched.discard(connection)
+        order = Open(0, connection, request, reference, created.created_at_us)
         try:
-            if not slot.linked or slot.incarnation != incarnation:
-                raise WorkerDied(slot.name, "it ended before the dial")
-            number, future = slot.request(wait_s)
-            slot.command(Open(number, connection, request, reference, created.created_at_us))
-            answer = await future
+            answer = await self._answer(slot, incarnation, order, wait_s)
         except WorkerDied as exc:
-            if not await self._reopenings.until_open_or_waiting(connection, ENDED_S):
+            if not await self._reopenings.until_ended_or_waiting(connection, ENDED_S):
                 return self._directory.record(connection)  # it goes on trying, in the next process
-            if slot.process is not None and slot.incarnation == incarnation:
-                # The process lives, only its link was lost: nobody else tells the end.
-                await self._endings.write([self._directory.entry(connection)], str(exc), ErrCode.WORKER_DIED)
             raise OpenError(
                 [ErrorEntry(ErrCode.WORKER_DIED, str(exc))], connection, timed_out=False, terminated=False, policy=False
             ) from exc
@@ -204,10 +213,8 @@ class Openings:
             errors = self._directory.record(connection).errors or [ErrorEntry(ErrCode.CONNECT_TIMEOUT, str(exc))]
             raise OpenError(errors, connection, timed_out=True, terminated=False, policy=False) from exc
         match answer:
-            case Opened():
-                if self._directory.entry(connection).created.kept is None:
-                    self._reopenings.forget(connection)
-                return self._directory.record(connection)
+            case None | Opened():
+                return self._recorded(connection)
             case OpenFailed():
                 raise OpenError(
                     answer.errors,
@@ -226,11 +233,70 @@ class Openings:
                 )
                 if killed:
                     raise WorkerBusy(slot.name, WorkerState.STOPPING.value)
+                if answer.secret:
+                    raise SecretNotAllowed(answer.secret, answer.host)
                 if answer.limit:
                     raise LimitReached("limits.max_connections_per_worker", answer.limit)
                 raise InvalidRequest(answer.errors)
             case _:
                 raise AssertionError(f"a worker answered Open with {type(answer).__name__}")
+
+    async def _answer(self, slot: Slot, incarnation: str, order: Open, wait_s: float) -> Any:
+        """Have a process dial, and return its answer; None: its link was lost under that, and the record tells how it has gone.
+
+        What the process turns out not to know of, once it has a link again, has not arrived (or was refused on the link that died):
+        it is told again, once.
+
+        Raises:
+            WorkerDied: If the process has ended.
+            WorkerSilent: If there is neither answer nor record in time.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + wait_s
+        connection = order.connection
+        entry = self._directory.entry(connection)
+        for again in (False, True):
+            if not slot.welcomed:  # its link was lost just now
+                await asyncio.wait({slot.ready}, timeout=deadline - loop.time())
+            # From here on a hello knows of it, or it has not arrived.
+            slot.dispatched.discard(connection)
+            if slot.process is None or slot.incarnation != incarnation:
+                raise WorkerDied(slot.name, "it ended before the dial")
+            if not slot.welcomed:
+                break
+            number, future = slot.request(deadline - loop.time(), with_link=True)
+            slot.command(msgspec.structs.replace(order, request=number))
+            with contextlib.suppress(LinkLost):
+                return await future
+            unknown = loop.create_future()
+            if not again:  # or it is the order that ends the link
+                slot.untold[connection] = unknown
+            told = self._directory.until(
+                connection, lambda update: update.status != STATUS_CONNECTING or self._reopenings.waits(entry)
+            )
+            await asyncio.wait({unknown, told}, timeout=deadline - loop.time(), return_when=asyncio.FIRST_COMPLETED)
+            slot.untold.pop(connection, None)
+            if told.done():
+                return None
+            if not unknown.done():
+                break
+        raise WorkerSilent(slot.name, "no answer in time")
+
+    def _recorded(self, connection: int) -> ConnectionRecord:
+        """Return the record of a connection that has opened, or goes on trying; else raise what went wrong, as the record has it."""
+        record = self._directory.record(connection)
+        if record.status != STATUS_CLOSED or record.opened_at is not None:
+            if self._directory.entry(connection).created.kept is None:
+                self._reopenings.forget(connection)
+            return record
+        codes = {error.err_code for error in record.errors}
+        raise OpenError(
+            record.errors,
+            connection,
+            timed_out=ErrCode.CONNECT_TIMEOUT in codes,
+            terminated=ErrCode.TERMINATED_WHILE_CONNECTING in codes,
+            policy=ErrCode.POLICY_REFUSED in codes,
+        )
 
     async def wait_ended(self, connection: int) -> None:
         """Wait (briefly) until the supervisor has reported the end of a connection whose worker has died."""

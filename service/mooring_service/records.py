@@ -88,6 +88,7 @@ class ConnectionRecord(msgspec.Struct, frozen=True, rename="camel"):
     """
 
     id: int
+    name: str | None
     url: str
     status: str
     data_type: str
@@ -127,6 +128,7 @@ def record_of(created: ConnectionCreated, update: ConnectionUpdate, last_event_i
     """Return the public record of a connection."""
     record = ConnectionRecord(
         id=created.id,
+        name=created.name,
         url=created.url,
         status=update.status,
         data_type=created.data_type,
@@ -172,8 +174,8 @@ def _kept(record: ConnectionRecord, created: KeptCreated, kept: KeptUpdate) -> C
         keep_alive=None,
         data_timeout=0.0,
         when_silent="reconnect",
-        when_down="fail",
-        queue_ttl=60.0,
+        when_down=created.when_down,
+        queue_ttl=created.queue_ttl_s,
         requests=None,
         stats=msgspec.structs.replace(
             record.stats,
@@ -244,3 +246,19 @@ class SentRecord(msgspec.Struct, frozen=True):
 
     sent: int
     bytes: int
+
+
+class QueuedSendRecord(msgspec.Struct, frozen=True, rename="camel"):
+    """Messages that wait until the connection is ready: how many, their bytes, the number and the end of the first."""
+
+    queued: int
+    bytes: int
+    queue_id: int
+    expires_at: str
+
+
+class Waiting(msgspec.Struct, frozen=True):
+    """What is said of one send, should no socket be ready; None: as the connection was opened with."""
+
+    when_down: Any = None
+    ttl_s: Any = None

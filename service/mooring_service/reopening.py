@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Iterable
 
 import msgspec
@@ -122,15 +121,11 @@ class Reopenings:
         """Return the incarnation of the process that was told to open `connection` again; empty: none was."""
         return self._told.get(connection, "")
 
-    async def until_open_or_waiting(self, connection: int, timeout_s: float) -> bool:
+    async def until_ended_or_waiting(self, connection: int, timeout_s: float) -> bool:
         """Wait, so long at most, until `connection` has ended, or waits for a process; False: it waits for one."""
-        deadline = time.monotonic() + timeout_s
         entry = self._directory.entry(connection)
-        while time.monotonic() < deadline and not entry.update.ended:
-            if self.waits(entry):
-                return False
-            await asyncio.sleep(0.01)
-        return True
+        await asyncio.wait({self._directory.until(connection, lambda _: self.waits(entry))}, timeout=timeout_s)
+        return not self.waits(entry)
 
     async def end_waiting(self, worker: str, reason: str, err_code: ErrCode) -> None:
         """End those that wait for a process of `worker`: there will be none."""
@@ -148,17 +143,18 @@ def losses(entries: list[Entry], reason: str, err_code: ErrCode, cause: Cause) -
     for entry in entries:
         created, update = entry.created, entry.update
         kept = update.kept or KeptUpdate()
-        seq, since_us = update.seq, time_us if kept.down is None else kept.down.since_us
+        since_us = time_us if kept.down is None else kept.down.since_us
         if update.status == STATUS_CONNECTED:
-            seq, since_us = seq + 1, time_us
-            columns.event(created, Kind.onDisconnect, seq, _lost(update, kept, reason, errors, cause))
+            since_us = time_us
+            columns.event(created, Kind.onDisconnect, update.seq + 1, _lost(update, kept, reason, errors, cause))
+            update = msgspec.structs.replace(update, seq=update.seq + 1)
+        update = columns.unsent(created, update)
         down = Down(since_us, BLOCKED, 0, None, ABNORMAL, reason, errors)
         columns.update(
             msgspec.structs.replace(
                 update,
                 status=STATUS_RECONNECTING if kept.socket else update.status,
-                seq=seq,
-                kept=msgspec.structs.replace(kept, down=down),
+                kept=msgspec.structs.replace(update.kept or KeptUpdate(), down=down),
             )
         )
     return columns.append()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -23,6 +24,7 @@ from mooring_service.connections import Connections
 from mooring_service.directory import Directory
 from mooring_service.endings import Endings
 from mooring_service.feed import Feed
+from mooring_service.holders import Holders
 from mooring_service.hooks.hooks import Hooks
 from mooring_service.hooks.senders import Senders
 from mooring_service.intake import Intake
@@ -35,6 +37,8 @@ from mooring_service.processes.roster import Roster
 from mooring_service.processes.supervisor import Supervisor
 from mooring_service.processes.worker_state import WorkerState
 from mooring_service.reopening import Reopenings
+from mooring_service.sending import Sending
+from mooring_service.window import Window
 from mooring_service.worker_settings import worker_settings
 from mooring_service.workers import Workers
 
@@ -75,6 +79,7 @@ class Service:
 
     Attributes:
         connections: The verbs of connections.
+        sending: What is sent over connections.
         workers: The verbs of workers.
         backups: Copies of the journal.
         hooks: The verbs of hooks.
@@ -94,8 +99,9 @@ class Service:
         self._roster = roster = Roster()
         self._endings = Endings(journal)
         self._reopenings = Reopenings(self._admission, journal, self.directory, self._endings)
+        self._window = Window(journal, roster, self.directory, self._admission)
         self._intake = Intake(
-            journal, self.directory, self.feed, self._endings, self._reopenings, roster, self._background
+            journal, self.directory, self.feed, self._endings, self._reopenings, roster, self._window, self._background
         )
         self._supervisor = Supervisor(
             config.supervisor,
@@ -108,9 +114,11 @@ class Service:
         self._openings = Openings(
             self._admission, journal, self.directory, self._endings, self._reopenings, self._supervisor
         )
+        holders = Holders(roster, self._reopenings)
         self.connections = Connections(
-            self._admission, self.directory, self.feed, self._endings, self._reopenings, self._openings, roster
+            self._admission, self.directory, self.feed, self._endings, self._reopenings, self._openings, holders
         )
+        self.sending = Sending(self._admission, self.directory, holders)
         self.workers = Workers(
             self._admission, self.directory, roster, self._supervisor, self._intake, self._background
         )
@@ -233,6 +241,7 @@ class Service:
         """Take over what may change at run time (`RUNTIME_SETTINGS`)."""
         self._admission.config = config
         self.feed.max_subscribers = config.limits.max_subscribers
+        self._window.acknowledge()
         self._supervisor.reconfigure(worker_settings(config, self._app_dirs), config.limits.max_workers)
 
     def readiness(self) -> Readiness:
@@ -248,6 +257,11 @@ class Service:
             reasons.append(f"adopting: {', '.join(sorted(self._roster.adopting))}")
         degraded = [slot.name for slot in self._roster.slots() if slot.state is WorkerState.FAILED]
         return Readiness(not reasons, reasons, degraded)
+
+    @property
+    def kept_ends(self) -> Mapping[tuple[str, str], int]:
+        """How many ends of kept connections the service has written, by worker and why."""
+        return self._endings.kept
 
     @property
     def latency(self) -> Histogram:

@@ -1,7 +1,13 @@
-"""How much of the workers' events may be on its way to the journal: back-pressure for events, and for nothing else on the link."""
+"""What workers may: how much of their events may be on its way to the journal (back-pressure for events, and for nothing else on
+the link), and whether code in them may open connections.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from mooring_service.admission import Admission
+from mooring_service.directory import Directory
 from mooring_service.journal.journal import Journal
 from mooring_service.processes.roster import Roster
 from mooring_service.processes.slot import WINDOW_SINCE, Slot
@@ -15,10 +21,26 @@ WINDOW_MIN_BYTES = 1024 * 1024  # but no less than a frame
 class Window:
     """Parts the journal's queue among the workers; who keeps to no part is not read while it is full."""
 
-    def __init__(self, journal: Journal, roster: Roster) -> None:
+    def __init__(self, journal: Journal, roster: Roster, directory: Directory, admission: Admission) -> None:
         self._journal = journal
         self._roster = roster
+        self._directory = directory
+        self._admission = admission
         self._links_paused = False
+        self._told_full_at = 0
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """What a worker is told: bytes of its events that may be on their way; ``limits.max_connections`` while it is reached, else 0."""
+        return self.size, self._admission.full_at(self._directory.live_count)
+
+    def acknowledge(self, slots: Iterable[Slot] = ()) -> None:
+        """Tell the workers of which events were stored; and all of them, if no further connections may be opened, or may again."""
+        bounds = self.bounds
+        if bounds[1] != self._told_full_at:
+            self._told_full_at, slots = bounds[1], self._roster.slots()
+        for slot in slots:
+            slot.acknowledge(*bounds)
 
     @property
     def size(self) -> int:

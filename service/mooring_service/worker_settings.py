@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import msgspec
 
-from mooring.dial_options import DialSettings
 from mooring.link.messages import WorkerSettings
 from mooring_service.config import Config
 
@@ -28,5 +27,5 @@ def worker_settings(config: Config, app_dirs: list[str]) -> WorkerSettings:
         log_format="console" if config.log.format == "console" else "json",
         redial=config.redial,
         kill_timeout_s=config.supervisor.kill_timeout,
-        dial=DialSettings(proxies=config.proxies, **msgspec.structs.asdict(config.dial)),
+        dial=config.dial_settings,
     )

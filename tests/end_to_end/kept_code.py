@@ -63,6 +63,16 @@ class CatchesUp:
         ws.fill(str(number) for number in missed)
 
 
+class Mqtt:
+    """Connects and subscribes on each new socket: without `on_reconnect`, `on_open` is called for each."""
+
+    data_type = "blob"
+
+    def on_open(self, ws, event) -> None:
+        ws.send(bytes([0x10, 19, 0, 4]) + b"MQTT" + bytes([4, 2, 0, 60, 0, 7]) + b"mooring")
+        ws.send(bytes([0x82, 9, 0, 1, 0, 4]) + b"feed" + b"\0")
+
+
 class CannotBeMade:
     """Can be constructed once: where it has been, there is a file."""
 

@@ -145,6 +145,7 @@ async def test_a_drain_runs_what_was_asked_and_what_comes_meanwhile_runs_in_the_
         for number in (1, 2):
             await call_later(shared, "remember", number, worker=worker)
         seen = asyncio.create_task(shared.call("POST", path, json={"function": "get_seen"}))
+        await wait_for(lambda: _waiting(shared, worker, 3))
         before = (await shared.get(f"/v1/workers/{worker}"))["pid"]
         await shared.call("POST", f"/v1/workers/{worker}/drain", 202)
         later = asyncio.create_task(shared.call("POST", path, json={"function": "pid"}))
@@ -154,6 +155,10 @@ async def test_a_drain_runs_what_was_asked_and_what_comes_meanwhile_runs_in_the_
         assert await hold.call == "released"
     assert (await later)["result"] != before
     assert (await shared.get(f"/v1/workers/{worker}"))["draining"] is False
+
+
+async def _waiting(service: RunningService, worker: str, count: int) -> bool:
+    return (await service.get(f"/v1/workers/{worker}"))["mailbox"] == count
 
 
 async def test_a_full_mailbox_refuses_calls_and_loses_none_that_it_took(start_service: StartService) -> None:
@@ -213,3 +218,18 @@ async def test_worker_verbs(shared: RunningService) -> None:
     await shared.call("DELETE", "/v1/workers/jobs")
     assert (await shared.call("DELETE", "/v1/workers/jobs", 404))["type"] == "urn:mooring:problem:worker-not-found"
     assert (await shared.call("PUT", "/v1/workers/..%2Fetc", 422))["status"] == 422
+
+
+async def test_what_code_in_workers_opens_counts_for_the_limit_of_the_service(
+    start_service: StartService, echo: EchoServer
+) -> None:
+    """L6 of the review."""
+    service = await start_service(*options(), env={"MOORING_LIMITS_MAX_CONNECTIONS": "3"})
+    first = await service.open(echo.url)
+    for _ in range(2):
+        assert (await call(service, "try_new", echo.url))[0] == "Connected"
+    problem = await call(service, "try_new", echo.url, status=422)
+    assert (problem["exception"], problem["message"]) == ("LimitReached", "limit reached: limits.max_connections = 3")
+    assert (await service.open(echo.url, 429))["setting"] == "limits.max_connections"
+    await service.call("DELETE", f"/v1/connections/{first['id']}")
+    assert (await call(service, "try_new", echo.url))[0] == "Connected"

@@ -19,7 +19,7 @@ OPTIONS = [
     "--function",
     f"open_kept={CODE}:open_kept",
 ]
-for _name in ("Stays", "CatchesUp", "CannotBeMade"):
+for _name in ("Stays", "CatchesUp", "CannotBeMade", "Mqtt"):
     OPTIONS += ["--handler", f"{_name}={CODE}:{_name}"]
 
 

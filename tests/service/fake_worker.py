@@ -285,7 +285,7 @@ async def running_service(
 ) -> AsyncIterator[Service]:
     """A service in this process, with short deadlines; `handover`: it leaves its workers to the next one on the folder."""
     deadlines: dict[str, float] = {"stop_timeout": 0.5, "kill_timeout": 0.5, "restart_delay": 0.01, **supervisor}
-    config = Config(supervisor=SupervisorConfig(**deadlines), functions=FUNCTIONS)  # type: ignore[arg-type]
+    config = Config(supervisor=SupervisorConfig(fork_workers=False, **deadlines), functions=FUNCTIONS)  # type: ignore[arg-type]
     state_dir = folder / "state"
     state_dir.mkdir(exist_ok=True)
     service = Service(config, state_dir, journal or SqliteJournal(state_dir / "journal.db", JournalConfig()))

@@ -121,7 +121,7 @@ async def test_connections_of_processes_that_nobody_knows_any_more_end_under_the
             assert list(last.connections) == [connection]
 
 
-async def test_what_was_stored_for_a_worker_that_lost_its_link_before_the_dial_has_an_end(
+async def test_what_was_stored_for_a_worker_that_lost_its_link_before_the_dial_is_told_over_the_next_one(
     tmp_path: Path, fakes: FakeWorkers
 ) -> None:
     async with running_service(tmp_path) as service:
@@ -132,5 +132,6 @@ async def test_what_was_stored_for_a_worker_that_lost_its_link_before_the_dial_h
         begun = await opening
         await worker.lost()
         await worker.link()
-        await until(lambda: _status(service, begun.connection) == "Closed")
-        assert await told_of(service, begun.connection) == [(1, "onError"), (2, "onTerminate")]
+        command = await worker.expect(Open)
+        worker.send(Opened(command.request, worker.opened(command.connection)))
+        assert (await begun.done).status == "Connected"

@@ -10,7 +10,8 @@ import pytest
 
 from mooring.bounds import WorkerBounds
 from mooring.link.messages import WorkerSettings
-from mooring_service.config import TABLES, Config, ConfigError, ignored_variables, load
+from mooring_service.config import TABLES, Config, ConfigError
+from mooring_service.config_file import ignored_variables, load
 from mooring_service.worker_settings import worker_settings
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from typing import Any
 from urllib.parse import urlsplit
 
 from mooring.errors import Invalid
@@ -21,7 +22,11 @@ MAX_REASON_BYTES = 123  # RFC 6455 section 5.5: 125 bytes of a control frame les
 NAME_PATTERN = "[A-Za-z0-9][A-Za-z0-9._-]{0,62}"
 """What a worker's name, and a public name of the configuration, looks like, whole."""
 
+CONNECTION_NAME_PATTERN = "[A-Za-z][A-Za-z0-9._-]{0,62}"
+"""What a connection's name looks like, whole: it begins with a letter, so that it is never taken for an id."""
+
 _NAME = re.compile(rf"{NAME_PATTERN}\Z")
+_CONNECTION_NAME = re.compile(rf"{CONNECTION_NAME_PATTERN}\Z")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")  # RFC 9110 section 5.6.2
 _FORBIDDEN_VALUE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # RFC 9110 section 5.5, and every other control but TAB
 _URL_FORBIDDEN = re.compile(r"[\x00-\x20\x7f\\]")
@@ -44,6 +49,19 @@ def check_worker_name(name: str, pointer: str = "/worker") -> list[Invalid]:
             pointer, "a worker's name is 1 to 63 letters, digits, '.', '_' or '-', beginning with a letter or digit"
         )
     ]
+
+
+def is_connection_name(text: str) -> bool:
+    """Say whether `text` may be the name of a connection."""
+    return _CONNECTION_NAME.match(text) is not None
+
+
+def check_connection_name(name: str, pointer: str = "/name") -> list[Invalid]:
+    """Return what is wrong with a connection's name: nothing, or one entry."""
+    if is_connection_name(name):
+        return []
+    detail = "a connection's name is 1 to 63 letters, digits, '.', '_' or '-', beginning with a letter"
+    return [Invalid(pointer, detail)]
 
 
 def check_url(url: str, pointer: str = "/url") -> list[Invalid]:
@@ -116,6 +134,18 @@ def check_delay(delay_s: float, place: str = "query:") -> list[Invalid]:
     if isinstance(delay_s, bool) or not isinstance(delay_s, int | float) or not 0 <= delay_s <= MAX_DELAY_S:  # or NaN
         return [Invalid(f"{place}delay", f"must be 0 to {MAX_DELAY_S:.0f} seconds")]
     return []
+
+
+def check_waiting(when_down: Any, ttl_s: Any, place: str = "query:") -> list[Invalid]:
+    """Return what is wrong with what is said of one message that may have to wait; None: nothing is said."""
+    wrong: list[Invalid] = []
+    if when_down not in (None, "fail", "queue"):
+        wrong.append(Invalid(f"{place}whenDown", 'must be "fail" or "queue"'))
+    if ttl_s is not None and (
+        isinstance(ttl_s, bool) or not isinstance(ttl_s, int | float) or not 0.1 <= ttl_s <= MAX_DELAY_S
+    ):
+        wrong.append(Invalid(f"{place}ttl", f"must be 0.1 to {MAX_DELAY_S:.0f} seconds"))
+    return wrong
 
 
 def check_headers(headers: Mapping[str, HeaderValue], pointer: str = "/headers") -> list[Invalid]:

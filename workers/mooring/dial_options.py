@@ -23,6 +23,7 @@ _PROXY_URL = re.compile(
     r"([a-z0-9+.-]+)://(\[[0-9a-fA-F:.]+\]|[^\s/?#@\[\]:%\\\x00-\x1f\x7f]+)(?::([0-9]{1,5}))?(.*)", re.S
 )
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 
 class TlsRequest(msgspec.Struct, forbid_unknown_fields=True, rename="camel", frozen=True):
@@ -74,10 +75,24 @@ class ProxySettings(ProxyRequest, forbid_unknown_fields=True, rename={}, frozen=
     ] = None
 
 
+class BoundSecret(msgspec.Struct, forbid_unknown_fields=True, frozen=True, rename={"source": "from"}):
+    """One entry of ``[secrets]`` that what a request opens may use, too."""
+
+    source: Annotated[str, Meta(description="`file:` and an absolute path, or `env:` and a variable.")]
+    hosts: Annotated[
+        list[str],
+        Meta(description="Where it may be sent, whoever asks: host patterns and networks, as in [egress]."),
+    ] = []
+
+
+SecretSource = str | BoundSecret
+
+
 class DialSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """What the configuration says about every dial.
 
     Attributes:
+        secrets: What stands for ``${secret:NAME}``.
         proxies: By name.
         proxy: The name of the one that is used where a request says nothing.
         bypass: What is dialled without it all the same: entries as those of ``[egress]``.
@@ -88,6 +103,7 @@ class DialSettings(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     proxy: str | None = None
     bypass: list[str] = []
     hosts: dict[str, list[str]] = {}
+    secrets: dict[str, SecretSource] = {}
 
 
 class DialShown(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True):
@@ -186,6 +202,19 @@ def check_proxy(proxy: str | ProxyRequest, pointer: str = "/proxy") -> list[Inva
     if proxy.tls is not None and scheme != "https":
         wrong.append(Invalid(f"{pointer}/tls", "tls is for https:// proxies"))
     return wrong if proxy.tls is None else wrong + check_tls(proxy.tls, f"{pointer}/tls")
+
+
+def secret_faults(source: SecretSource) -> list[Invalid]:
+    """Return what is wrong with one entry of ``[secrets]``, but for its host patterns; whether there is a value the machine knows."""
+    text, pointer = (source.source, "/from") if isinstance(source, BoundSecret) else (source, "")
+    kind, colon, place = text.partition(":")
+    if not colon or kind not in ("file", "env"):
+        return [Invalid(pointer, "must be file:/absolute/path or env:VARIABLE; a value does not belong here")]
+    if kind == "file" and ("\0" in place or not place.startswith("/")):
+        return [Invalid(pointer, "the path behind file: must be absolute")]
+    if kind == "env" and not _VARIABLE.match(place):
+        return [Invalid(pointer, "env: must be followed by the name of a variable")]
+    return []
 
 
 def declared_proxy(value: Any) -> Any:

@@ -17,9 +17,12 @@
     │   ├── WorkerBusy            being killed, drained or Failed
     │   │   └── WorkerTooOld      of an older program that does not know an option
     │   ├── LimitReached          a configured limit
+    │   ├── SecretNotAllowed      a secret is not bound to the host
     │   └── PolicyRefused         egress policy says no
     ├── ConnectError              a dial that failed (`errors` is 4D's list)
     ├── SendError                 a message that could not be written in time
+    │   └── SendTimeout           it waited behind the queue
+    ├── QueueFull                 no room for a message to wait
     ├── HandlerError              user code that cannot be imported or constructed
     ├── CallError                 the called function raised
     ├── WorkerError
@@ -73,7 +76,7 @@ class ErrCode(IntEnum):
     TERMINATED_WHILE_CONNECTING = 110, "the connection was terminated before it was open", "nothing: it was asked for"
     HANDLER_FAILED = 111, "the handler could not be imported or constructed", "mooring check says what is wrong with it"
     OPENING_FAILED = 112, "a step of the opening was refused, or not answered in time", "the message names the step; comes with `recipe`"
-    RENEW_FAILED = 113, "what an attempt needs could not be fetched", "the message has the reason; comes with `recipe.renew`"
+    RENEW_FAILED = 113, "what an attempt needs could not be fetched", "the message has the reason: a secret, or what `recipe.renew` brings"
     PROXY_UNREACHABLE = 121, "no connection to the proxy: its name, TCP or TLS failed", "check the proxy's url, and whether it runs"
     PROXY_REFUSED = 122, "the proxy refused to connect to the target", "ask whoever runs the proxy; many allow port 443 only"
     PROXY_AUTH_FAILED = 123, "the proxy did not accept the credentials, or wants some", "check username and password of the proxy"
@@ -168,11 +171,16 @@ class UnknownFunction(RequestError):
 
 
 class WrongState(RequestError):
-    """The connection is Connecting or Closing, so this cannot be done."""
+    """The connection is Connecting or Closing, so this cannot be done.
 
-    def __init__(self, connection: int, status: str) -> None:
+    Attributes:
+        retry_after_s: When it may be ready; None: nobody knows.
+    """
+
+    def __init__(self, connection: int, status: str, retry_after_s: int | None = None) -> None:
         self.connection = connection
         self.status = status
+        self.retry_after_s = retry_after_s
 
     def __str__(self) -> str:
         return f"connection {self.connection} is {self.status}"
@@ -274,6 +282,17 @@ class PolicyRefused(RequestError):
         return self.detail
 
 
+class SecretNotAllowed(RequestError):
+    """What a request has opened may not send this secret of ``[secrets]`` to this host."""
+
+    def __init__(self, secret: str, host: str) -> None:
+        self.secret = secret
+        self.host = host
+
+    def __str__(self) -> str:
+        return f"the secret {self.secret!r} is not bound to the host {self.host} ([secrets] {self.secret} hosts)"
+
+
 class ConnectError(MooringError):
     """A dial that failed: what ``WebSocket.new`` raises.
 
@@ -303,6 +322,25 @@ class SendError(MooringError):
 
     def __str__(self) -> str:
         return f"the peer of connection {self.connection} is not reading"
+
+
+class SendTimeout(SendError):
+    """A message that has waited behind the queue for ``sendTimeout``, and was taken out."""
+
+    def __str__(self) -> str:
+        return (
+            f"the message has waited behind the queue of connection {self.connection} for sendTimeout, and is not sent"
+        )
+
+
+class QueueFull(MooringError):
+    """There is no room for a message to wait until the connection is ready."""
+
+    def __init__(self, connection: int) -> None:
+        self.connection = connection
+
+    def __str__(self) -> str:
+        return f"the queue of connection {self.connection} is full (worker.outbound_bytes)"
 
 
 class HandlerError(MooringError):

@@ -11,6 +11,8 @@ from typing import Any, Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
+WhenDown = Literal["fail", "queue"]
+"""What becomes of a message that is sent while no socket is ready."""
 MatcherRequest = str | dict[str, Any] | list[Any]
 """Text, an object of one operator or of JSON pointers, or a list of these of which any is enough (`connection/matcher`)."""
 

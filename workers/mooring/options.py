@@ -18,7 +18,14 @@ import msgspec
 from msgspec import NODEFAULT, UNSET, Meta, UnsetType
 
 from mooring import staying
-from mooring.checks import HeaderValue, check_headers, check_protocols, check_url, check_worker_name
+from mooring.checks import (
+    HeaderValue,
+    check_connection_name,
+    check_headers,
+    check_protocols,
+    check_url,
+    check_worker_name,
+)
 from mooring.dial_options import (
     Family,
     ProxyRequest,
@@ -30,7 +37,7 @@ from mooring.dial_options import (
     family_faults,
 )
 from mooring.errors import Invalid
-from mooring.kept_options import ReconnectRequest
+from mooring.kept_options import ReconnectRequest, WhenDown
 from mooring.parameters import check_params
 
 DEFAULT_WORKER = "main"
@@ -129,6 +136,15 @@ class ConnectionRequest(msgspec.Struct, forbid_unknown_fields=True, rename="came
             examples=["ws://127.0.0.1:8481/"],
         ),
     ]
+    name: Annotated[
+        str | UnsetType,
+        _option(
+            "a word for it, unique among those that have not ended; it stands wherever an id may",
+            check=check_connection_name,
+            by_handler=False,
+            since=6,
+        ),
+    ] = UNSET
     worker: Annotated[
         str,
         _option(
@@ -225,6 +241,26 @@ class ConnectionRequest(msgspec.Struct, forbid_unknown_fields=True, rename="came
         bool | ReconnectRequest | UnsetType,
         _option("stay: true, or what differs from the defaults", False, check=staying.check_option, since=4),
     ] = UNSET
+    when_down: Annotated[
+        WhenDown | UnsetType,
+        _option(
+            "what is sent while a kept connection is down fails, or waits in a queue",
+            "fail",
+            why="an order that is minutes old does harm",
+            since=6,
+        ),
+    ] = UNSET
+    queue_ttl: Annotated[
+        float | UnsetType,
+        _option(
+            "so long a message may wait; what was not sent by then comes back in `onUnsent`",
+            60.0,
+            unit="s",
+            low=0.1,
+            high=MAX_DURATION_S,
+            since=6,
+        ),
+    ] = UNSET
 
 
 def camel(name: str) -> str:
@@ -287,6 +323,8 @@ class ConnectionOptions(msgspec.Struct, frozen=True, kw_only=True):
     addresses: list[str] = []
     local_address: str | None = None
     reconnect: staying.Reconnect | None = None
+    when_down: WhenDown = _default("when_down")
+    queue_ttl_s: float = _default("queue_ttl")
 
 
 def check_request(request: ConnectionRequest) -> list[Invalid]:
@@ -298,6 +336,9 @@ def check_request(request: ConnectionRequest) -> list[Invalid]:
             wrong += option.wrong(value)
     if request.tls is not UNSET and request.url.lower().startswith("ws://"):
         wrong.append(Invalid("/tls", "tls is for wss:// URLs"))
+    if request.reconnect is UNSET or request.reconnect is False:
+        given = {"/whenDown": request.when_down == "queue", "/queueTtl": request.queue_ttl is not UNSET}
+        wrong += [Invalid(pointer, "needs reconnect") for pointer, is_given in given.items() if is_given]
     local_address = UNSET if request.proxy else request.local_address
     return wrong or family_faults(request.family, request.addresses, local_address)
 

@@ -15,7 +15,8 @@ from mooring_api.commands.configuration import app_dirs_of, config_of, config_op
 from mooring_api.commands.target import Target, as_json, show_json
 from mooring_api.rest.access import TokenFileError
 from mooring_api.server.preflight import looks
-from mooring_service.config import ConfigError, ignored_variables
+from mooring_service.config import ConfigError
+from mooring_service.config_file import ignored_variables
 
 
 @click.command()

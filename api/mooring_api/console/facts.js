@@ -155,5 +155,14 @@ export const OPTIONS = [
     "doc": "for a peer that does not read",
     "low": 0.001,
     "high": 86400.0
+  },
+  {
+    "key": "queueTtl",
+    "kind": "number",
+    "initial": 60.0,
+    "unit": "s",
+    "doc": "so long a message may wait; what was not sent by then comes back in `onUnsent`",
+    "low": 0.1,
+    "high": 86400.0
   }
 ];

@@ -2,39 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
 
 from mooring.checks import check_worker_name
-from mooring.errors import ErrCode, MooringError, SendError
+from mooring.errors import ErrCode, MooringError
 from mooring.link.record import STATUS_CONNECTING, STATUSES
 from mooring.options import ConnectionRequest, effective
-from mooring_api.rest import idempotency, routes
-from mooring_api.rest.body import BODY_TIMEOUT_S, read_body
+from mooring_api.rest import idempotency
+from mooring_api.rest.body import read_body
 from mooring_api.rest.context import API, Api
 from mooring_api.rest.problems import Problem, problem_of
 from mooring_api.rest.responses import json_response
-from mooring_api.rest.routes import BYTES, JSON, KEY, NDJSON, PREFER, TEXT, Parameter, Route, answer
+from mooring_api.rest.routes import JSON, KEY, PREFER, Parameter, Route, answer
 from mooring_api.rest.schemas import (
     MAX_PAGE,
     ConnectionPage,
-    check_json,
-    check_text,
     connection_id,
     decode,
     invalid,
-    media_type,
     query_int,
 )
-from mooring_service.records import ConnectionRecord, SentRecord
-
-NDJSON_BATCH_BYTES = 256 * 1024  # lines that are there already go to the worker together, up to this size
-NDJSON_BATCH_LINES = 1_000
-LINE_IDLE_S = 300.0  # a stream of lines may pause for so long
-
+from mooring_service.records import ConnectionRecord
 
 _DIAL_PROBLEMS: dict[int, str] = {
     ErrCode.CONNECT_TIMEOUT: "connect-timeout",
@@ -136,135 +126,6 @@ async def show(request: web.Request) -> web.Response:
     return json_response(request.app[API].service.connections.record(connection_id(request.match_info["id"])))
 
 
-async def send(request: web.Request) -> web.Response:
-    """``POST /v1/connections/{id}/messages``: the body is the message."""
-    api = request.app[API]
-    connection = connection_id(request.match_info["id"])
-    kind = media_type(request.headers.get("Content-Type"))
-    key = idempotency.key_of(request) if "Idempotency-Key" in request.headers else None
-    if kind == NDJSON and key is None:
-        with api.access.held(request, "send"):
-            return await _send_lines(api, request, connection)
-    body = await read_body(request)
-    if kind == NDJSON:
-        payloads = _check_lines(api, body)
-    else:
-        payloads = [body]
-        match kind:
-            case routes.TEXT:
-                check_text(body)
-            case routes.JSON:
-                check_json(body)
-    binary = kind == BYTES
-    if key is None:
-        return json_response(await api.service.connections.send(connection, binary=binary, payloads=payloads))
-    worker_key = f"{connection}:{key}"
-
-    async def work(begun: int | None) -> web.Response:
-        try:
-            return json_response(
-                await api.service.connections.send(connection, binary=binary, payloads=payloads, key=worker_key)
-            )
-        except MooringError as exc:
-            raise problem_of(exc) from exc
-
-    return await api.finish(idempotency.once(request, key, body, work))
-
-
-def _check_lines(api: Api, body: bytes) -> list[bytes]:
-    lines = [line.strip(b"\r\t ") for line in body.split(b"\n")]
-    for number, line in enumerate(lines, 1):
-        if line:
-            check_json(line, f"line {number}", sent=0)
-    return [line for line in lines if line]
-
-
-async def _send_lines(api: Api, request: web.Request, connection: int) -> web.Response:
-    """Stream objects, one a line: what has come is sent, together, before more is read."""
-    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise Problem("unsupported-media-type", "bodies are taken uncompressed (no Content-Encoding)")
-    api.service.connections.check_connected(connection)
-    limit = api.config.limits.max_body_bytes
-    loop = asyncio.get_running_loop()
-    sent = size = number = 0
-    pieces: list[bytes] = []  # of the line that has not ended yet: joined once, in however many chunks it comes
-    held = 0  # bytes of them
-    deadline = loop.time() + LINE_IDLE_S
-    ended = False
-    while not ended:
-        try:
-            async with asyncio.timeout_at(deadline):
-                chunk = await request.content.readany()
-        except TimeoutError:
-            raise Problem("request-timeout", "the next line did not come in time", sent=sent) from None
-        except (HttpProcessingError, web.RequestPayloadError):
-            raise Problem("bad-request", "the body's chunks cannot be parsed", sent=sent) from None
-        ended = not chunk
-        *lines, tail = chunk.split(b"\n")
-        if ended:
-            lines = [b"".join(pieces)]
-        elif lines:
-            lines[0] = b"".join([*pieces, lines[0]])
-        if lines:
-            pieces, held = [], 0
-        begins = not held
-        pieces.append(tail)
-        held += len(tail)
-        batch: list[bytes] = []
-        batch_bytes = 0
-        problem: Problem | None = None
-        for line in lines:
-            number += 1
-            line = line.strip(b"\r\t ")
-            if not line:
-                continue
-            problem = _wrong_line(line, number, limit)
-            if problem is not None:
-                break
-            batch.append(line)
-            batch_bytes += len(line)
-            if batch_bytes >= NDJSON_BATCH_BYTES or len(batch) >= NDJSON_BATCH_LINES:
-                sent, size = await _send_batch(api, connection, batch, sent, size)
-                batch, batch_bytes = [], 0
-        sent, size = await _send_batch(api, connection, batch, sent, size)
-        if problem is None and held > limit:
-            problem = _too_long(number + 1, limit)
-        if problem is not None:
-            problem.extra["sent"] = sent
-            raise problem
-        if begins:
-            deadline = loop.time() + (BODY_TIMEOUT_S if tail else LINE_IDLE_S)
-    return json_response({"sent": sent, "bytes": size})
-
-
-def _wrong_line(line: bytes, number: int, limit: int) -> Problem | None:
-    if len(line) > limit:
-        return _too_long(number, limit)
-    try:
-        check_json(line, f"line {number}")
-    except Problem as problem:
-        return problem
-    return None
-
-
-def _too_long(number: int, limit: int) -> Problem:
-    return Problem("too-large", f"line {number} is longer than {limit} bytes (limits.max_body_bytes)")
-
-
-async def _send_batch(api: Api, connection: int, batch: list[bytes], sent: int, size: int) -> tuple[int, int]:
-    if not batch:
-        return sent, size
-    try:
-        record = await api.service.connections.send(connection, binary=False, payloads=batch)
-    except SendError as exc:
-        raise problem_of(SendError(connection, sent + exc.sent)) from exc
-    except MooringError as exc:
-        problem = problem_of(exc)
-        problem.extra["sent"] = sent
-        raise problem from exc
-    return sent + record.sent, size + record.bytes
-
-
 async def terminate(request: web.Request) -> web.Response:
     """``DELETE /v1/connections/{id}``: idempotent."""
     api = request.app[API]
@@ -300,7 +161,7 @@ ROUTES = (
             ),
         },
         problems=(
-            *WORKER_PROBLEMS, "connect-failed", "connect-timeout", "address-refused", "terminated", "worker-busy",
+            *WORKER_PROBLEMS, "connect-failed", "connect-timeout", "address-refused", "secret-not-allowed", "terminated", "worker-busy",
             "limit-reached", "unknown-function",
         ),
     ),
@@ -332,16 +193,5 @@ ROUTES = (
         ),
         answers={200: answer("The final record.", ConnectionRecord)},
         problems=("connection-not-found", "worker-silent", "unavailable", "journal-unavailable"),
-    ),
-    Route(
-        "POST", "/v1/connections/{id}/messages", send, "send",
-        summary="Send a message",
-        detail="The body is the message, and its content type says how it is sent. JSON is checked, and sent byte for byte as "
-        "it came. application/x-ndjson sends one object per line, as the lines arrive; with an Idempotency-Key the whole body "
-        "is taken first, and is bounded as any other.",
-        headers=(KEY,),
-        body={TEXT: {"type": "string"}, BYTES: {"type": "string", "format": "binary"}, JSON: {}, NDJSON: {"type": "string"}},
-        answers={200: answer("Written to the socket.", SentRecord)},
-        problems=(*WORKER_PROBLEMS, "connection-not-found", "wrong-state", "connection-closed", "peer-not-reading"),
     ),
 )  # fmt: skip

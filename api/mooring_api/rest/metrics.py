@@ -6,6 +6,7 @@ Labels are workers, statuses, causes, directions, queues: never an id, never a U
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Literal, NamedTuple
@@ -16,7 +17,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from mooring.errors import ErrCode
-from mooring.metrics import SECONDS, Histogram, WorkerMetrics, decode
+from mooring.metrics import LONG_SECONDS, SECONDS, Histogram, WorkerMetrics, decode
 from mooring.version import __version__
 from mooring_service.config import Config
 from mooring_service.processes.slot import Slot
@@ -37,9 +38,9 @@ def by_cause(*counts: Mapping[int, int]) -> Counter[str]:
     return found
 
 
-def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
+def _buckets(histogram: Histogram, bounds: tuple[float, ...]) -> list[tuple[str, float]]:
     found, total = [], 0
-    for bound, count in zip((*map(str, SECONDS), "+Inf"), histogram.counts, strict=True):
+    for bound, count in zip((*map(str, bounds), "+Inf"), histogram.counts, strict=True):
         total += count
         found.append((bound, float(total)))
     return found
@@ -63,6 +64,7 @@ class Scrape:
             Seen(slot, figures_of(slot.stats.metrics) if slot.process else None) for slot in service.workers.slots()
         ]
         self.journal = service.journal.stats()
+        self.downs = list(service.directory.downs())
         self.lags = [subscription.lag for subscription in service.feed.subscriptions]
 
 
@@ -81,13 +83,14 @@ Read = Callable[[Scrape], Samples]
 
 
 class Row(NamedTuple):
-    """One family: `read` returns its samples, values of the labels and the figure."""
+    """One family: `read` returns its samples, values of the labels and the figure; `bounds`: of a histogram."""
 
     name: str
     kind: Literal["counter", "gauge", "histogram"]
     text: str
     labels: tuple[str, ...]
     read: Read
+    bounds: tuple[float, ...] = SECONDS
 
 
 def one(read: Callable[[Scrape], Value]) -> Read:
@@ -113,6 +116,49 @@ def several(names: tuple[str, ...], read: Callable[[Slot, WorkerMetrics], tuple[
         if seen.counted
         for name, value in zip(names, read(seen.slot, seen.counted), strict=True)
     ]
+
+
+def by_name(read: Callable[[Slot, WorkerMetrics], Iterable[tuple[str, Value]]]) -> Read:
+    """Read a sample for each name that a worker has counted something of."""
+    return lambda scrape: [
+        ((seen.slot.name, name), value)
+        for seen in scrape.workers
+        if seen.counted
+        for name, value in sorted(read(seen.slot, seen.counted))
+    ]
+
+
+def _disconnects(scrape: Scrape) -> Samples:
+    for slot, metrics in scrape.workers:
+        counts = Counter(metrics.disconnects if metrics else {}) + slot.disconnects
+        yield from (((slot.name, cause), count) for cause, count in sorted(counts.items()))
+
+
+def _terminations(scrape: Scrape) -> Samples:
+    counts = Counter(scrape.service.kept_ends)
+    for slot, metrics in scrape.workers:
+        if metrics is not None:
+            counts.update({(slot.name, why): count for why, count in metrics.terminations.items()})
+    return sorted(counts.items())
+
+
+def _down(scrape: Scrape) -> Samples:
+    return sorted(Counter((worker, down.phase) for worker, down in scrape.downs).items())
+
+
+def _oldest_down_s(scrape: Scrape) -> Samples:
+    now_us = time.time_ns() // 1000
+    oldest_us = {slot.name: now_us for slot, _ in scrape.workers}
+    for worker, down in scrape.downs:
+        oldest_us[worker] = min(oldest_us.get(worker, now_us), down.since_us)
+    return [((worker,), (now_us - since_us) / 1e6) for worker, since_us in sorted(oldest_us.items())]
+
+
+def _silences(scrape: Scrape) -> Samples:
+    for slot, metrics in scrape.workers:
+        for name, count in sorted((metrics.silences if metrics else {}).items()):
+            clock, _, action = name.partition(" ")
+            yield (slot.name, clock, action), count
 
 
 def _connections(scrape: Scrape) -> Samples:
@@ -165,6 +211,27 @@ ROWS = (
     Row("mooring_queue_limit_bytes", "gauge", "The bound of each queue; inbound, outbound: of one connection's.", ("queue",), _limits),
     Row("mooring_opens", "counter", "Connections that became Connected.", WORKER, counted(lambda m: m.opens)),
     Row("mooring_failures", "counter", "onError events, by cause.", ("worker", "cause"), _failures),
+    Row("mooring_disconnects", "counter", "onDisconnect events, by cause.", ("worker", "cause"), _disconnects),
+    Row("mooring_reconnects", "counter", "onReconnect events.", WORKER, counted(lambda m: m.reconnects)),
+    Row("mooring_redials", "counter", "Attempts of kept connections that have ended, by outcome; the first ones count, too.",
+        ("worker", "outcome"), by_name(lambda _, m: m.redials.items())),
+    Row("mooring_down_connections", "gauge", "Kept connections without a ready socket, by what they do.", ("worker", "phase"), _down),
+    Row("mooring_oldest_down_seconds", "gauge", "For how long the one that is down longest has been; 0: none is.", WORKER, _oldest_down_s),
+    Row("mooring_down_seconds", "histogram", "From a loss to the next ready socket.", WORKER, counted(lambda m: m.down), LONG_SECONDS),
+    Row("mooring_redial_wait_seconds", "histogram", "Waits before a dial: of the delay (backoff), and for its turn (limiter).",
+        ("worker", "by"), by_name(lambda _, m: [("backoff", m.backoff_wait), ("limiter", m.limiter_wait)]), LONG_SECONDS),
+    Row("mooring_opening_seconds", "histogram", "From the 101 to ready.", WORKER, counted(lambda m: m.opening)),
+    Row("mooring_terminations", "counter", "Ends of kept connections, by why.", ("worker", "why"), _terminations),
+    Row("mooring_silences", "counter", "Clocks that have fired, by clock and what followed.", ("worker", "clock", "action"), _silences),
+    Row("mooring_keepalives", "counter", "Heartbeats of keepAlive, by outcome.", ("worker", "outcome"),
+        by_name(lambda _, m: m.keep_alives.items())),
+    Row("mooring_queued_messages", "gauge", "Messages that wait for a socket.", WORKER, counted(lambda m: m.queued_messages)),
+    Row("mooring_queued_bytes", "gauge", "Their bytes.", WORKER, counted(lambda m: m.queued_bytes)),
+    Row("mooring_unsent", "counter", "Messages that were given up unsent, by reason.", ("worker", "reason"),
+        by_name(lambda _, m: m.unsent.items())),
+    Row("mooring_requests", "counter", "Requests over connections, by outcome.", ("worker", "outcome"), by_name(lambda _, m: m.requests.items())),
+    Row("mooring_request_seconds", "histogram", "From a request to its reply.", WORKER, counted(lambda m: m.request)),
+    Row("mooring_late_replies", "counter", "Replies that nobody waited for any more.", WORKER, counted(lambda m: m.late_replies)),
     Row("mooring_messages", "counter", "Messages received and sent.", WORKER_DIRECTION,
         several(("in", "out"), lambda _, m: (m.messages_in, m.messages_out))),
     Row("mooring_bytes", "counter", "Their payload bytes.", WORKER_DIRECTION,
@@ -209,7 +276,7 @@ def family_of(row: Row, scrape: Scrape) -> Metric:
         for labels, value in row.read(scrape):
             # A worker of another version may have other buckets. Its bounds are unknown: of it alone nothing is told.
             if isinstance(value, Histogram) and len(value.counts) == len(SECONDS) + 1:
-                histograms.add_metric(labels, _buckets(value), value.sum)
+                histograms.add_metric(labels, _buckets(value, row.bounds), value.sum)
         return histograms
     kind = CounterMetricFamily if row.kind == "counter" else GaugeMetricFamily
     family: CounterMetricFamily | GaugeMetricFamily = kind(row.name, row.text, labels=row.labels)

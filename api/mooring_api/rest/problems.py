@@ -35,6 +35,7 @@ PROBLEMS = (
     ProblemType("unauthorized", 401, "A token is required", "There is no token, or one that is not known.", later=True, headers=("WWW-Authenticate",)),
     ProblemType("forbidden", 403, "The request is not allowed", "Host, Origin, or the scope of the token says no.", later=True),
     ProblemType("address-refused", 403, "The egress policy refuses the address", "`[egress]`, for hooks `[delivery]`, does not allow the address that would be dialled.", later=True),
+    ProblemType("secret-not-allowed", 403, "The secret may not be sent to this host", "`${secret:NAME}` of a request, or of a handler that it names: `[secrets] NAME` is not bound to the host (`hosts`).", later=True),
     ProblemType("not-found", 404, "There is nothing at this path", "The path is none of the API's.", later=True),
     ProblemType("connection-not-found", 404, "No such connection", "It never existed, or is no longer retained.", later=True),
     ProblemType("worker-not-found", 404, "No such worker", "No worker has that name.", later=True),
@@ -42,7 +43,7 @@ PROBLEMS = (
     ProblemType("method-not-allowed", 405, "The method is not allowed here", "`Allow` names those that are.", headers=("Allow",)),
     ProblemType("not-acceptable", 406, "None of the accepted media types can be served", "`Accept` names nothing that this is served as."),
     ProblemType("request-timeout", 408, "The request's body did not come in time", "The body, or the next line of it, has stopped.", later=True),
-    ProblemType("wrong-state", 409, "The connection is not Connected", "It is still Connecting, Reconnecting, or Closing already.", later=True),
+    ProblemType("wrong-state", 409, "The connection is not Connected", "It is still Connecting, Reconnecting, or Closing already. `Retry-After`, where it is known when it may be.", later=True),
     ProblemType("worker-busy", 409, "The worker takes nothing new", "It is being killed or drained, is Failed, or is of an older program that does not know an option.", later=True),
     ProblemType("not-kept", 409, "The connection is not kept", "It was opened without `reconnect`: it has one socket, and no other."),
     ProblemType("terminated", 409, "The connection was terminated before it was open", "Somebody has ended it, or its worker, while it was dialled."),
@@ -64,6 +65,8 @@ PROBLEMS = (
     ProblemType("worker-died", 502, "The worker died", "Its process has ended under the request."),
     ProblemType("unavailable", 503, "The service cannot do this just now", "It starts, stops, or adopts the workers of the one before; or a queue is full.", later=True, headers=_RETRY),
     ProblemType("peer-not-reading", 503, "The peer is not reading", "What was not `sent` within `sendTimeout` was given up.", later=True, headers=_RETRY),
+    ProblemType("queue-full", 503, "There is no room for the message to wait", "The connection is not ready, and what waits for it has reached `worker.outbound_bytes`.", later=True, headers=_RETRY),
+    ProblemType("send-timeout", 504, "The message was not sent in time", "It has waited behind the queue for `sendTimeout`, and was taken out."),
     ProblemType("connect-timeout", 504, "The connection could not be made in time", "`connectTimeout` has passed; `errors` is what `onError` tells."),
     ProblemType("opening-timeout", 504, "No socket was ready in time", "`Prefer: wait` has ended; it goes on all the same."),
     ProblemType("worker-silent", 504, "The worker did not answer in time", "It may have done what was asked."),
@@ -131,7 +134,8 @@ def problem_of(exc: MooringError) -> Problem:
             pointer = "/handler/name" if exc.table == "handlers" else "/function"
             return Problem("unknown-function", text, errors=[Invalid(pointer, text)])
         case e.WrongState():
-            return Problem("wrong-state", text, connection=exc.connection, connectionStatus=exc.status)
+            headers = {} if exc.retry_after_s is None else {"Retry-After": str(exc.retry_after_s)}
+            return Problem("wrong-state", text, connection=exc.connection, connectionStatus=exc.status, headers=headers)
         case e.NotKept():
             return Problem("not-kept", text, connection=exc.connection)
         case e.ConnectionClosed():
@@ -140,6 +144,8 @@ def problem_of(exc: MooringError) -> Problem:
             return Problem("worker-busy", text, worker=exc.worker)
         case e.LimitReached():
             return Problem("limit-reached", text, setting=exc.setting, limit=exc.limit, headers={"Retry-After": "1"})
+        case e.SecretNotAllowed():
+            return Problem("secret-not-allowed", text, secret=exc.secret, host=exc.host)
         case e.PolicyRefused():
             return Problem("address-refused", text)
         case OpenError():
@@ -151,6 +157,10 @@ def problem_of(exc: MooringError) -> Problem:
             elif exc.timed_out:
                 name = "connect-timeout"
             return Problem(name, text, errors=exc.errors, connection=exc.connection)
+        case e.QueueFull():
+            return Problem("queue-full", text, connection=exc.connection, headers={"Retry-After": "1"})
+        case e.SendTimeout():
+            return Problem("send-timeout", text, connection=exc.connection, sent=exc.sent)
         case e.SendError():
             return Problem("peer-not-reading", text, sent=exc.sent, headers={"Retry-After": "1"})
         case e.HandlerError():

@@ -20,6 +20,7 @@ from mooring_api.server.demo import start_demo
 from mooring_api.server.listen import SocketFile, bind, inherited_or_wanted, tls_of
 from mooring_api.server.state_file import prepare_state_dir, replace_text
 from mooring_service.config import RUNTIME_SETTINGS, Config, JournalConfig
+from mooring_service.config_file import check_secrets
 from mooring_service.journal.journal import Journal
 from mooring_service.journal.memory import MemoryJournal
 from mooring_service.journal.sqlite import SqliteJournal
@@ -73,6 +74,7 @@ class Server:
             OSError: If the demo's port, or a file, cannot be had.
         """
         config, options = self.config, self.options
+        check_secrets(config)
         listen, inherited = inherited_or_wanted(config.api.listen)
         tls = tls_of(listen, config.api)
         prepare_state_dir(options.state_dir)
@@ -150,8 +152,13 @@ class Server:
         return self._service.connections.next_connection
 
     def reload(self, config: Config) -> list[str]:
-        """Take over what of `config` may change at run time; return the names of what may not, and has changed."""
+        """Take over what of `config` may change at run time; return the names of what may not, and has changed.
+
+        Raises:
+            ConfigError: If a secret cannot be had; nothing was changed.
+        """
         assert self._service is not None and self._api is not None, "start comes first"
+        check_secrets(config)
         refused = [
             field.name
             for field in msgspec.structs.fields(Config)

@@ -17,6 +17,7 @@ from mooring_api.server.listen import Listen, bind, check_path, parse_listen, tl
 from mooring_api.server.state_file import owner_of, user_name
 from mooring_service import service
 from mooring_service.config import Config
+from mooring_service.config_file import check_secret
 from mooring_service.lock import holder_of
 
 
@@ -40,6 +41,7 @@ def looks(config: Config, state_dir: Path, *, has_socket: bool = False) -> tuple
         "" if owner == os.getuid() else f" (of the user {user_name(owner)}: the service must be started as that one)"
     )
     return (
+        *(Look(f"secret {name}", partial(check_secret, config, name)) for name in config.secrets),
         Look(f"state directory {state_dir}{whose}", partial(_look_at_state_dir, config, state_dir, owner)),
         Look(f"listen {config.api.listen}", partial(_look_at_address, config, state_dir, has_socket)),
     )

@@ -1,8 +1,12 @@
-"""Events as columns: how the journal stores them, the feed hands them on, and the API renders them. Leaf."""
+"""Events as columns: how the journal stores them, the feed hands them on, and the API renders them. Leaf.
+
+What one commit adds is one batch, as far as it is small (`BatchBuilder`), so its events may be of several workers.
+"""
 
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 
 import msgspec
 
@@ -69,26 +73,68 @@ def batch_size(body_bytes: int, events: int) -> int:
     return body_bytes + 9 * events + 100
 
 
+def last_of(connections: bytes, first: int, connection: int) -> int:
+    """Return the position of the last event of `connection` in a column that begins at `first`; 0 when it has none."""
+    wanted = connection.to_bytes(8, "little", signed=True)
+    at = connections.rfind(wanted)
+    while at > 0 and at % 8:  # a match across two ids is none
+        at = connections.rfind(wanted, 0, at + 7)
+    return first + at // 8 if at >= 0 and not at % 8 else 0
+
+
+def ids_of(connections: bytes) -> set[int]:
+    """Return the connections in a column."""
+    one = connections[:8]
+    if connections == one * (len(connections) // 8):  # a flood of one of them: the column is long
+        connections = one
+    return set(array("q", connections)) - {0}
+
+
+def kinds_of(kinds: bytes) -> set[int]:
+    """Return the kinds in a column."""
+    found = set()
+    while kinds:
+        found.add(kinds[0])
+        kinds = kinds.translate(None, kinds[:1])
+    return found
+
+
 class Batch:
-    """Committed events `first` … `last` of one worker, in order.
+    """Committed events `first` … `last`, in order.
 
     Attributes:
         first: Position of the first event in the journal.
+        worker: Whose events they are; ``""`` when they are of several.
+        workers: Then: their names.
+        worker_of: Then: per event, one byte: its index in `workers`.
         connections: Per event, the connection's id; 0 for events that belong to none.
         kinds: Per event, one byte: `mooring.events.Kind`.
         joined: The bodies, joined by line feeds; `bodies` splits them, once.
-        time_ms: When it was committed, by the clock that tells ages (`clock.AgeClock`).
+        time_ms: When it was committed, milliseconds since 1970.
         rendered: What renderers keep here to share between subscribers, by their own key.
         cold: No longer among the newest: nothing is kept with it any more (`cool`).
     """
 
-    __slots__ = ("_bodies", "cold", "connections", "first", "joined", "kinds", "rendered", "time_ms", "worker")
+    __slots__ = (
+        "_bodies", "cold", "connections", "first", "joined", "kinds", "rendered", "time_ms", "worker", "worker_of", "workers",
+    )  # fmt: skip
 
     def __init__(
-        self, *, first: int, worker: str, connections: bytes, kinds: bytes, bodies: bytes, time_ms: int
+        self,
+        *,
+        first: int,
+        worker: str,
+        connections: bytes,
+        kinds: bytes,
+        bodies: bytes,
+        time_ms: int,
+        workers: tuple[str, ...] = (),
+        worker_of: bytes = b"",
     ) -> None:
         self.first = first
         self.worker = worker
+        self.workers = workers
+        self.worker_of = worker_of
         self.connections = array("q", connections)
         self.kinds = kinds
         self.joined = bodies
@@ -120,17 +166,108 @@ class Batch:
 
     def last_of(self, connection: int) -> int:
         """Return the position of the last event of `connection`; 0 when it has none here."""
-        wanted = connection.to_bytes(8, "little", signed=True)
-        raw = self.connections.tobytes()
-        at = raw.rfind(wanted)
-        while at > 0 and at % 8:  # a match across two ids is none
-            at = raw.rfind(wanted, 0, at + 7)
-        return self.first + at // 8 if at >= 0 and not at % 8 else 0
+        return last_of(self.connections.tobytes(), self.first, connection)
+
+    def until(self, last: int) -> Batch:
+        """Return the events up to position `last`, of which there is at least one here."""
+        return self if last >= self.last else self._slice(0, last + 1 - self.first)
+
+    def pieces(self, indices: Sequence[int]) -> list[Batch]:
+        """Return the events at these indices alone, in as many batches as it takes; indices grow."""
+        found = []
+        begin = end = indices[0]
+        for index in [*indices[1:], -1]:
+            end += 1
+            if index != end:
+                found.append(self._slice(begin, end))
+                begin = end = index
+        return found
+
+    def _slice(self, begin: int, end: int) -> Batch:
+        return Batch(
+            first=self.first + begin,
+            worker=self.worker,
+            workers=self.workers,
+            worker_of=self.worker_of[begin:end],
+            connections=self.connections[begin:end].tobytes(),
+            kinds=self.kinds[begin:end],
+            bodies=b"\n".join(self.bodies[begin:end]),
+            time_ms=self.time_ms,
+        )
 
     @property
     def size(self) -> int:
         """Bytes that the columns take."""
         return batch_size(len(self.joined), len(self.kinds))
+
+
+class BatchBuilder:
+    """Gathers events that follow each other into one `Batch`, as long as it stays small.
+
+    Attributes:
+        size: Bytes that the columns take so far.
+        count: Events so far.
+    """
+
+    MAX_WORKERS = 256  # an event names its worker by one byte
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._clear()
+
+    def _clear(self) -> None:
+        self._names: dict[str, int] = {}
+        self._worker_of: list[bytes] = []
+        self._connections: list[bytes] = []
+        self._kinds: list[bytes] = []
+        self._bodies: list[bytes] = []
+        self.size = 0
+        self.count = 0
+
+    def takes(self, body_bytes: int, events: int, workers: int = 1) -> bool:
+        """Say whether so much more still fits; anything fits into an empty one."""
+        return not self.count or (
+            self.size + body_bytes + 9 * events <= self._max_bytes and len(self._names) + workers <= self.MAX_WORKERS
+        )
+
+    def add(
+        self,
+        worker: str,
+        connections: bytes,
+        kinds: bytes,
+        bodies: bytes,
+        workers: tuple[str, ...] = (),
+        worker_of: bytes = b"",
+    ) -> None:
+        """Take further events, as columns; `workers` and `worker_of` as in `Batch`."""
+        names = self._names
+        if workers:
+            renumbered = bytes(names.setdefault(name, len(names)) for name in workers)
+            self._worker_of.append(worker_of.translate(renumbered.ljust(256, b"\0")))
+        else:
+            self._worker_of.append(bytes((names.setdefault(worker, len(names)),)) * len(kinds))
+        self._connections.append(connections)
+        self._kinds.append(kinds)
+        self._bodies.append(bodies)
+        self.size = batch_size(len(bodies), len(kinds)) if not self.count else self.size + len(bodies) + 9 * len(kinds)
+        self.count += len(kinds)
+
+    def build(self, first: int, time_ms: int) -> Batch:
+        """Return what was gathered, and begin anew."""
+        names = tuple(self._names)
+        several = len(names) > 1
+        batch = Batch(
+            first=first,
+            worker="" if several else names[0],
+            workers=names if several else (),
+            worker_of=b"".join(self._worker_of) if several else b"",
+            connections=b"".join(self._connections),
+            kinds=b"".join(self._kinds),
+            bodies=b"\n".join(self._bodies),
+            time_ms=time_ms,
+        )
+        self._clear()
+        return batch
 
 
 class EventFilter(msgspec.Struct, frozen=True):
@@ -150,20 +287,26 @@ class EventFilter(msgspec.Struct, frozen=True):
 
         `gap` events belong to streams, not to the journal, so a filter never sees them.
         """
-        start = max(0, after + 1 - batch.first)
-        if self.workers and batch.worker not in self.workers:
-            return []
-        if not self.connections and not self.kinds:
-            return None if start == 0 else list(range(start, len(batch.kinds)))
-        wanted_connections, wanted_kinds = self.connections, self.kinds
-        connections, kinds = batch.connections, batch.kinds
-        found = [
-            index
-            for index in range(start, len(kinds))
-            if (not wanted_connections or connections[index] in wanted_connections)
-            and (not wanted_kinds or kinds[index] in wanted_kinds)
-        ]
-        return None if len(found) == len(kinds) else found
+        kinds = batch.kinds
+        found: Sequence[int] = range(max(0, after + 1 - batch.first), len(kinds))
+        if self.workers:
+            if not batch.worker_of:
+                if batch.worker not in self.workers:
+                    return []
+            else:
+                wanted = {at for at, name in enumerate(batch.workers) if name in self.workers}
+                if len(wanted) < len(batch.workers):
+                    worker_of = batch.worker_of
+                    found = [at for at in found if worker_of[at] in wanted] if wanted else []
+        if self.connections:
+            wanted_connections, connections = self.connections, batch.connections
+            if len(wanted_connections) < len(connections) and wanted_connections.isdisjoint(connections):
+                return []
+            found = [at for at in found if connections[at] in wanted_connections]
+        if self.kinds:
+            wanted_kinds = self.kinds
+            found = [at for at in found if kinds[at] in wanted_kinds]
+        return None if len(found) == len(kinds) else list(found)
 
 
 KIND_BY_NAME: dict[str, int] = {kind.name: int(kind) for kind in Kind}

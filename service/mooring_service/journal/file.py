@@ -17,9 +17,11 @@ import msgspec
 from mooring import private_files
 from mooring.errors import JournalUnavailable
 from mooring.link.record import ConnectionCreated, ConnectionUpdate
+from mooring_service.journal.checkpoints import PAGE_BYTES, check_sqlite
+from mooring_service.journal.derived import Derived
 from mooring_service.journal.journal import Incarnation, JournalTooNew, Recovered, StoredAsk, StoredConnection
 from mooring_service.journal.places import HOOKS, stored_hooks
-from mooring_service.journal.retention import ANSWER_BYTES, Marks, look_at_first
+from mooring_service.journal.retention import ANSWER_BYTES, Marks, look_at_first, look_at_last
 
 SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value ANY) STRICT, WITHOUT ROWID;
@@ -58,6 +60,26 @@ CREATE TRIGGER answer_stored AFTER UPDATE OF answer ON answers BEGIN
 CREATE TRIGGER answer_gone AFTER DELETE ON answers BEGIN
     UPDATE meta SET value = value - {ANSWER_BYTES} - coalesce(length(old.answer), 0) WHERE name = 'answer_bytes'; END;
 """,
+    # 3: the row is the commit (`transaction`): events of several workers may share it, and what changes beside them rides in it, or
+    # in `changes` where there is no event; the other tables follow (`derived`). Rows are found by segments (`compaction`): all that
+    # there is is one, of which the kinds are not known.
+    """
+ALTER TABLE batches ADD COLUMN worker_of BLOB;
+ALTER TABLE batches ADD COLUMN changes BLOB;
+CREATE TABLE changes (id INTEGER PRIMARY KEY, after INTEGER NOT NULL, changes BLOB NOT NULL) STRICT;
+CREATE TABLE segments (last INTEGER PRIMARY KEY, kinds INTEGER NOT NULL) STRICT;
+CREATE TABLE segment_connections (
+    segment INTEGER NOT NULL, connection INTEGER NOT NULL, first INTEGER NOT NULL,
+    PRIMARY KEY (segment, connection, first)) STRICT, WITHOUT ROWID;
+CREATE TABLE segment_kinds (
+    segment INTEGER NOT NULL, kind INTEGER NOT NULL, first INTEGER NOT NULL,
+    PRIMARY KEY (segment, kind, first)) STRICT, WITHOUT ROWID;
+INSERT INTO segments SELECT last, 0 FROM batches ORDER BY first DESC LIMIT 1;
+INSERT INTO segment_connections SELECT (SELECT last FROM segments), connection, first FROM batch_connections;
+DROP TABLE batch_connections;
+INSERT INTO meta SELECT 'derived', value - 1 FROM meta WHERE name = 'next_position' UNION ALL SELECT 'checkpoint_ms', 0;
+""",
+    # 4: hooks have places.
     HOOKS,
 )
 """SQL that brings a file from each version to the next one."""
@@ -65,7 +87,6 @@ CREATE TRIGGER answer_gone AFTER DELETE ON answers BEGIN
 SCHEMA_VERSION = 1 + len(MIGRATIONS)
 LAST_TIME = "SELECT time_ms FROM batches ORDER BY first DESC LIMIT 1"
 CHECK_S = 1.0  # `quick_check` may take so long before the start; a larger file is checked on behind it
-WAL_PAGES = 4_000  # 16 MiB between checkpoints
 
 log = logging.getLogger("mooring.journal")
 _unpack_created = msgspec.msgpack.Decoder(ConnectionCreated).decode
@@ -75,7 +96,8 @@ _unpack_update = msgspec.msgpack.Decoder(ConnectionUpdate).decode
 class OpenFile(msgspec.Struct, frozen=True):
     """An open file and what it held.
 
-    `checked` says whether all of it was looked at, `marks` where its record begins and ends, `last_ms` when it was last written to.
+    `checked` says whether all of it was looked at, `marks` where its record begins and ends, `last_ms` when it was last written to,
+    `derived` what is not yet in its tables.
     """
 
     connection: apsw.Connection
@@ -83,6 +105,7 @@ class OpenFile(msgspec.Struct, frozen=True):
     last_ms: int
     epoch: str
     marks: Marks
+    derived: Derived
     recovered: Recovered
 
 
@@ -93,6 +116,7 @@ def open_file(path: Path, level: str) -> OpenFile:
         JournalTooNew: If it is of a later version.
         JournalUnavailable: If it cannot be opened just now.
     """
+    check_sqlite()
     try:
         finding = read_finding(path)
         if finding is None:
@@ -111,9 +135,9 @@ def _open(path: Path, level: str, set_aside: str | None) -> OpenFile:
         connection = apsw.Connection(str(path), statementcachesize=64)
         undo.callback(connection.close)
         connection.set_busy_timeout(1_000)
-        pragma(connection, page_size=4096, journal_mode="WAL")
+        pragma(connection, page_size=PAGE_BYTES, journal_mode="WAL")
         synchronous = "FULL" if level == "power" else "NORMAL"
-        pragma(connection, synchronous=synchronous, wal_autocheckpoint=WAL_PAGES, mmap_size=0, cache_size=-8000)
+        pragma(connection, synchronous=synchronous, wal_autocheckpoint=0, mmap_size=0, cache_size=-8000)
         checked = _check(connection)
         _migrate(path, connection)
         last_ms = connection.execute(LAST_TIME).get or 0
@@ -214,7 +238,7 @@ def pragma(connection: apsw.Connection, **values: str | int) -> None:
         connection.execute(f"PRAGMA {name} = {value}").fetchall()
 
 
-def _recover(connection: apsw.Connection, set_aside: str | None) -> tuple[str, Marks, Recovered]:
+def _recover(connection: apsw.Connection, set_aside: str | None) -> tuple[str, Marks, Derived, Recovered]:
     meta = dict(connection.execute("SELECT name, value FROM meta"))
     marks = Marks(
         next_position=meta["next_position"],
@@ -222,8 +246,24 @@ def _recover(connection: apsw.Connection, set_aside: str | None) -> tuple[str, M
         answer_bytes=meta["answer_bytes"],
         next_ask=meta["next_ask"],
     )
+    look_at_last(connection, marks)
     look_at_first(connection, marks)
-    recovered = Recovered(
+    derived = Derived()
+    derived.recover(connection, marks)
+    # What is not in the tables is put there to be read, and taken out again: a start writes nothing, so a full disk may have it.
+    pragma(connection, cache_spill="OFF")
+    connection.execute("BEGIN")
+    try:
+        derived.apply(connection)
+        recovered = _read_tables(connection, marks, set_aside)
+    finally:
+        connection.execute("ROLLBACK")
+        pragma(connection, cache_spill="ON")
+    return meta["epoch"], marks, derived, recovered
+
+
+def _read_tables(connection: apsw.Connection, marks: Marks, set_aside: str | None) -> Recovered:
+    return Recovered(
         connections=[
             StoredConnection(
                 _unpack_created(created),
@@ -247,7 +287,6 @@ def _recover(connection: apsw.Connection, set_aside: str | None) -> tuple[str, M
         hooks=stored_hooks(connection),
         set_aside=set_aside,
     )
-    return meta["epoch"], marks, recovered
 
 
 async def copy_into(path: Path, target: Path) -> None:

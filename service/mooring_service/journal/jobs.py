@@ -62,15 +62,6 @@ def save_incarnation(incarnation: str, worker: str, record: bytes, *, ended: boo
     return save
 
 
-def forget_connections(ids: list[int]) -> Job[None]:
-    """Drop records of closed connections."""
-
-    def forget(connection: apsw.Connection) -> None:
-        connection.executemany("DELETE FROM connections WHERE id = ?", [(one,) for one in ids])
-
-    return forget
-
-
 def claim_key(key: str, fingerprint: bytes, clock: AgeClock, age_ms: int) -> Job[StoredAnswer | None]:
     """Claim an Idempotency-Key: None when it is new and now ours, else what it stands for. Older ones than `age_ms` go."""
 

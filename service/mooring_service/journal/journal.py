@@ -22,16 +22,17 @@ class JournalTooNew(JournalUnavailable):
 
 
 class Committed(msgspec.Struct, frozen=True):
-    """What became of one `Append`: its `batch` (None if it held no event).
+    """What became of one `Append`: the `batch` with its events (None if it held none), the first of them at position `first`.
 
-    `repeated`: nothing was added, and nothing will be: it had been stored before, or can never be stored. `first_ask` is the number
-    of the first of its `asks`; the others follow.
+    What is committed together shares a batch as long as that is small. `repeated`: nothing was added, and nothing will be: it had
+    been stored before, or can never be stored. `first_ask` is the number of the first of its `asks`; the others follow.
     """
 
     append: Append
     batch: Batch | None
     repeated: bool = False
     first_ask: int = 0
+    first: int = 0
 
 
 class Incarnation(msgspec.Struct, frozen=True):
@@ -123,8 +124,8 @@ class Journal(Protocol):
     """The ordered record. Positions count events from 1; `epoch` names this life of the record.
 
     Everything is called from the event loop's thread. `append` never blocks: what is appended is committed in order,
-    as many at once as are waiting, and `on_committed` is then called on the event loop, in order, with all that one
-    transaction held. While the journal cannot be written (`failure` is a reason then) appended items stay queued, and
+    as many at once as are waiting, and `on_committed` is then called on the event loop, once for each commit, with all that it
+    held, in order. While the journal cannot be written (`failure` is a reason then) appended items stay queued, and
     are committed when it can be written again; `on_failure` is called at each change. `on_death` is called when nothing
     will ever be written again by this process: it should end, and leave what it keeps to the next one.
     """

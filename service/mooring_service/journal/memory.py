@@ -13,6 +13,7 @@ from mooring.errors import JournalUnavailable
 from mooring_service.config import JournalConfig
 from mooring_service.journal.batch import Append, Batch, EventFilter
 from mooring_service.journal.clock import AgeClock
+from mooring_service.journal.group import Group
 from mooring_service.journal.journal import Committed, JournalStats, Recovered, StoredAnswer, StoredHook
 from mooring_service.journal.retention import ANSWER_BYTES, ANSWERS_SHARE, PRUNE_EVERY_S, PRUNE_IDLE_S
 
@@ -81,9 +82,19 @@ class MemoryJournal:
         if not queue:
             return
         time_ms = self.now_ms()
-        done: list[Committed] = []
+        group = Group(self._last + 1, self._next_ask, time_ms, self._stored)
         for item, _ in queue:
-            done.append(self._commit_one(item, time_ms))
+            group.add(item)
+        done = group.close()
+        self._last, self._next_ask = group.next_position - 1, group.next_ask
+        for batch in group.batches:
+            self._batches.append(batch)
+            self._bytes += batch.size
+        for key, answer in group.answers:
+            self._answer(key, answer)
+        self._stored.update(group.changes.numbers)
+        for incarnation in group.changes.ended:
+            self._stored.pop(incarnation, None)
         self._commits += 1
         self._prune(time_ms)
         assert self._on_committed is not None, "start comes first"
@@ -91,35 +102,6 @@ class MemoryJournal:
         for (_, future), committed in zip(queue, done, strict=True):
             if future is not None and not future.done():
                 future.set_result(committed)
-
-    def _commit_one(self, item: Append, time_ms: int) -> Committed:
-        if item.number:
-            stored = self._stored.get(item.incarnation, 0)
-            if item.number <= stored:
-                return Committed(item, None, repeated=True)
-            if item.number != stored + 1:
-                tags = {"worker": item.worker, "incarnation": item.incarnation}
-                log.error("worker %s skipped from frame %d to %d", item.worker, stored, item.number, extra=tags)
-            self._stored[item.incarnation] = item.number
-        for key, answer in item.answers:
-            self._answer(key, answer)
-        self._stored.pop(item.ended, None)
-        batch = None
-        if item.kinds:
-            batch = Batch(
-                first=self._last + 1,
-                worker=item.worker,
-                connections=item.connections,
-                kinds=item.kinds,
-                bodies=item.bodies,
-                time_ms=time_ms,
-            )
-            self._last = batch.last
-            self._batches.append(batch)
-            self._bytes += batch.size
-        first_ask = self._next_ask if item.asks else 0
-        self._next_ask += len(item.asks)
-        return Committed(item, batch, first_ask=first_ask)
 
     def _prune(self, time_ms: int) -> None:
         config = self._config

@@ -7,13 +7,13 @@ import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import apsw
 
 from mooring.errors import JournalUnavailable
 from mooring_service.journal.batch import Batch, EventFilter
 from mooring_service.journal.file import pragma, write_finding
+from mooring_service.journal.search import find
 
 log = logging.getLogger("mooring.journal")
 
@@ -92,41 +92,25 @@ class JournalReader:
         low = reader.execute("SELECT coalesce(max(first), 0) FROM batches WHERE first <= ?", (after + 1,)).get
         if not low and after < last:
             return [], after  # pruned just now: whoever asks will see where the record begins, and tell of the gap
-        parameters: list[Any] = []
-        source = "batches"
-        if events.connections:
-            marks = ", ".join("?" * len(events.connections))
-            distinct = "DISTINCT" if len(events.connections) > 1 else ""
-            source = (
-                f"(SELECT {distinct} first FROM batch_connections WHERE connection IN ({marks})"
-                " AND first BETWEEN ? AND ? ORDER BY first) CROSS JOIN batches USING (first)"
-            )
-            parameters += [*sorted(events.connections), low, last]
-        where = "first BETWEEN ? AND ?"
-        parameters += [low, last]
-        if events.workers:
-            where += f" AND worker IN ({', '.join('?' * len(events.workers))})"
-            parameters += sorted(events.workers)
-        cursor = reader.execute(
-            f"SELECT first, worker, connections, kinds, bodies, time_ms FROM {source} WHERE {where} ORDER BY first",
-            parameters,
-        )
         found: list[Batch] = []
         held = looked_at = 0
         upto = after
+        batches = find(reader, events, low, last)
         try:
-            for first, worker, connections, kinds, bodies, time_ms in cursor:
-                batch = Batch(
-                    first=first, worker=worker, connections=connections, kinds=kinds, bodies=bodies, time_ms=time_ms
-                )
+            for batch in batches:
                 if (found and held + batch.size > limit_bytes) or looked_at > 8 * limit_bytes:
                     return found, upto
                 looked_at += batch.size
                 indices = events.select(batch, after)
                 upto = max(upto, batch.last)
-                if indices is None or indices:
+                if indices is None:
                     found.append(batch)
                     held += batch.size
+                elif indices:
+                    # Few of many: the others are not handed on, so that as many are found at a time.
+                    pieces = [batch] if 2 * len(indices) > len(batch.kinds) else batch.pieces(indices)
+                    found += pieces
+                    held += sum([piece.size for piece in pieces])
         finally:
-            cursor.close()
+            batches.close()
         return found, last

@@ -1,8 +1,7 @@
-"""Where the kept record of the SQLite journal begins, and what of it has to go."""
+"""Where the kept record of the SQLite journal begins, and what of it has to go: a little at a time, between the commits."""
 
 from __future__ import annotations
 
-from array import array
 from typing import Any
 
 import apsw
@@ -15,8 +14,11 @@ PRUNE_EVERY_S = 1.0
 PRUNE_IDLE_S = 60.0  # where nothing is written: what has aged is dropped no later
 ANSWER_BYTES = 200  # what a key and its claim count for, besides the answer
 ANSWERS_SHARE = 4  # answers take no more than one part in so many of `max_bytes`
-PRUNE_ANSWERS = 1_000  # at most so many in one transaction
-PRUNE_BATCHES = 2_000  # at most so many in one transaction
+# At most so much in one transaction: about two milliseconds.
+PRUNE_ANSWERS = 100
+PRUNE_BATCHES = 500
+PRUNE_BYTES = 512 * 1024
+PRUNE_INDEX = 1_000
 
 
 class Marks(msgspec.Struct):
@@ -31,6 +33,13 @@ class Marks(msgspec.Struct):
     oldest_ms: int | None = None
 
 
+def look_at_last(connection: apsw.Connection, marks: Marks) -> None:
+    """Have `marks` say where the record ends. In `meta` it stands as it was when something was last dropped."""
+    row = connection.execute("SELECT last, total FROM batches ORDER BY first DESC LIMIT 1").fetchone()
+    if row is not None:
+        marks.next_position, marks.total_bytes = row[0] + 1, row[1]
+
+
 def look_at_first(connection: apsw.Connection, marks: Marks) -> None:
     """Have `marks` say where the kept record begins, and what the bytes before it were."""
     row = connection.execute(
@@ -42,49 +51,83 @@ def look_at_first(connection: apsw.Connection, marks: Marks) -> None:
         marks.first, marks.gone_bytes, marks.oldest_ms = row[0], row[1] - batch_size(row[2], row[3]), row[4]
 
 
-def prune(connection: apsw.Connection, marks: Marks, config: JournalConfig, now_ms: int) -> bool:
-    """Drop the oldest batches above the bounds; what is gone shows as a `gap`. True: there is more to drop.
+def prune(connection: apsw.Connection, marks: Marks, config: JournalConfig, now_ms: int, upto: int) -> bool:
+    """Drop some of the oldest batches above the bounds; what is gone shows as a `gap`. True: there is more to drop.
 
     The answers that Idempotency-Keys stand for count as well, and the oldest of them go above a share of `max_bytes` of their own.
+
+    Args:
+        upto: What is behind this position still has to reach the tables that are made from it, and stays for now.
     """
-    _prune_answers(connection, marks, config.max_bytes // ANSWERS_SHARE)
-    oldest_ms = now_ms - int(config.max_age * 1000)
+    more = _prune_answers(connection, marks, config.max_bytes // ANSWERS_SHARE)
+    return _prune_batches(connection, marks, config, now_ms, upto) or _prune_index(connection, marks.first) or more
 
-    def too_much(first: int, gone_bytes: int, time_ms: int | None) -> bool:
-        return (
-            marks.next_position - first > config.max_events
-            or marks.total_bytes - gone_bytes + marks.answer_bytes > config.max_bytes
-            or (time_ms is not None and time_ms < oldest_ms)
-        )
 
-    if not too_much(marks.first, marks.gone_bytes, marks.oldest_ms):
+def above_bounds(marks: Marks, config: JournalConfig, now_ms: int) -> bool:
+    """Say whether the oldest batch has to go."""
+    return (
+        marks.next_position - marks.first > config.max_events
+        or marks.total_bytes - marks.gone_bytes + marks.answer_bytes > config.max_bytes
+        or (marks.oldest_ms is not None and marks.oldest_ms < now_ms - int(config.max_age * 1000))
+    )
+
+
+def _prune_batches(connection: apsw.Connection, marks: Marks, config: JournalConfig, now_ms: int, upto: int) -> bool:
+    if not above_bounds(marks, config, now_ms):
         return False
-    first, gone_bytes = marks.first, marks.gone_bytes
-    gone: list[tuple[int, int]] = []
-    count = 0
+    left = msgspec.structs.replace(marks)
     oldest: list[Any] = connection.execute(
-        "SELECT first, last, time_ms, total, connections FROM batches ORDER BY first LIMIT ?", (PRUNE_BATCHES,)
+        "SELECT last, time_ms, total FROM batches ORDER BY first LIMIT ?", (PRUNE_BATCHES + 1,)
     ).fetchall()
-    for at, last, time_ms, total, connections in oldest:
-        if not too_much(first, gone_bytes, time_ms):
+    more = False
+    for count, (last, time_ms, total) in enumerate(oldest):
+        left.oldest_ms = time_ms
+        if not above_bounds(left, config, now_ms):
             break
-        first, gone_bytes, count = last + 1, total, count + 1
-        gone += [(who, at) for who in set(array("q", connections)) if who]
-    connection.execute("DELETE FROM batches WHERE first < ?", (first,))
-    connection.executemany("DELETE FROM batch_connections WHERE connection = ? AND first = ?", gone)
+        if last > upto or count == PRUNE_BATCHES or left.gone_bytes - marks.gone_bytes >= PRUNE_BYTES:
+            more = True
+            break
+        left.first, left.gone_bytes = last + 1, total
+    if left.first > marks.first:
+        connection.execute("DELETE FROM batches WHERE first < ?", (left.first,))
+        connection.executemany(
+            "UPDATE meta SET value = ? WHERE name = ?",
+            [(marks.next_position, "next_position"), (marks.total_bytes, "total_bytes")],
+        )
     look_at_first(connection, marks)
-    return count == PRUNE_BATCHES
+    return more
 
 
-def _prune_answers(connection: apsw.Connection, marks: Marks, max_bytes: int) -> None:
+def _prune_index(connection: apsw.Connection, first: int) -> bool:
+    """Drop some of the index of what is before `first`; True: there is more."""
+    segment = connection.execute("SELECT last FROM segments WHERE last < ? ORDER BY last LIMIT 1", (first,)).get
+    if segment is None:
+        return False
+    border = connection.execute(
+        "SELECT connection, first FROM segment_connections WHERE segment = ? ORDER BY connection, first LIMIT 1 OFFSET ?",
+        (segment, PRUNE_INDEX),
+    ).fetchone()
+    if border is not None:
+        connection.execute(
+            "DELETE FROM segment_connections WHERE segment = ? AND (connection, first) < (?, ?)", (segment, *border)
+        )
+    else:
+        connection.execute("DELETE FROM segment_connections WHERE segment = ?", (segment,))
+        connection.execute("DELETE FROM segment_kinds WHERE segment = ?", (segment,))
+        connection.execute("DELETE FROM segments WHERE last = ?", (segment,))
+    return True
+
+
+def _prune_answers(connection: apsw.Connection, marks: Marks, max_bytes: int) -> bool:
     before = -1
     for _ in range(PRUNE_ANSWERS):
         marks.answer_bytes = connection.execute("SELECT value FROM meta WHERE name = 'answer_bytes'").get
         if marks.answer_bytes <= max_bytes or marks.answer_bytes == before:
-            return
+            return False
         before = marks.answer_bytes
         # One that has no answer is of a request that runs.
         connection.execute(
             "DELETE FROM answers WHERE key ="
             " (SELECT key FROM answers WHERE answer IS NOT NULL ORDER BY created_at_ms LIMIT 1)"
         )
+    return True

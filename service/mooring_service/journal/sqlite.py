@@ -1,10 +1,10 @@
 """The journal in SQLite, as the event loop sees it: it queues, and is told; it never touches the database itself.
 
-`writer` and `transaction` write, `jobs` are what else is kept, `reader` reads, `file` opens. Readers have connections of their own, are read-only, and
-fetch everything before they return.
+`writer` and `transaction` write, `jobs` are what else is kept, `reader` reads, `file` opens. Readers have connections of their own,
+are read-only, and fetch everything before they return.
 
-A row of `batches` is one `Append` with its events as columns; its `total` counts all bytes ever appended, so that what is
-kept is a difference and nobody adds up rows. `batch_connections` finds the batches of a connection.
+A row of `batches` holds the events of a commit as columns; its `total` counts all bytes ever appended, so that what is kept is
+a difference and nobody adds up rows.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from mooring.errors import JournalUnavailable
 from mooring_service.config import JournalConfig
 from mooring_service.journal import jobs, places
 from mooring_service.journal.batch import Append, Batch, EventFilter
+from mooring_service.journal.checkpoints import Checkpoints
 from mooring_service.journal.clock import AgeClock
 from mooring_service.journal.file import copy_into, open_file, read_finding
 from mooring_service.journal.journal import Committed, JournalStats, Recovered, StoredAnswer, StoredHook
@@ -46,7 +47,8 @@ class SqliteJournal:
         self._config = config
         self._answer_age_ms = int(answer_age_s * 1000)
         self._queued_bytes = 0
-        self._writer = Writer(config, self)
+        self._checkpoints = Checkpoints(path)
+        self._writer = Writer(config, self, self._checkpoints)
         self._reader = JournalReader(path)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._on_committed: Callable[[list[Committed]], None] | None = None
@@ -84,33 +86,36 @@ class SqliteJournal:
         self._first, self._last = marks.first, marks.next_position - 1
         if not opened.checked:
             self._reader.check()
-        stored = {known.incarnation: known.stored for known in recovered.incarnations}
-        self._writer.start(opened.connection, marks, stored, self._clock)
+        self._checkpoints.start(opened.connection)
+        self._writer.start(opened, self._clock)
         return recovered
 
     async def stop(self) -> None:
         """Commit what is queued, if it can be, and close."""
         await asyncio.to_thread(self._writer.end)
         self._reader.close()
+        await asyncio.to_thread(self._checkpoints.end)
         await asyncio.sleep(0)  # what the writer has posted last
 
     def append(self, item: Append) -> None:
         """Queue `item`."""
-        self._queued_bytes += item.size
-        self._writer.put(Item(item, None, None, fails_fast=False))
+        size = item.size
+        self._queued_bytes += size
+        self._writer.put(Item(item, None, None, False, size))
 
     def append_waiting(self, item: Append, *, fails_fast: bool = False) -> asyncio.Future[Committed]:
         """Queue `item`; the future ends when it is committed."""
         future: asyncio.Future[Committed] = asyncio.get_running_loop().create_future()
-        self._queued_bytes += item.size
-        self._writer.put(Item(item, None, future, fails_fast))
+        size = item.size
+        self._queued_bytes += size
+        self._writer.put(Item(item, None, future, fails_fast, size))
         return future
 
     async def _do(self, job: Callable[[apsw.Connection], Result], *, fails_fast: bool = True) -> Result:
         """Have `job` run inside the writer's next transaction, in the order of the queue."""
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._queued_bytes += JOB_BYTES
-        self._writer.put(Item(None, job, future, fails_fast))
+        self._writer.put(Item(None, job, future, fails_fast, JOB_BYTES))
         return await future
 
     # Outcomes: called on the writer's thread, and carried on to the event loop
@@ -165,7 +170,7 @@ class SqliteJournal:
             self._on_committed([Committed(item.append, None, repeated=True)])
 
     def _forget(self, items: list[Item]) -> None:
-        self._queued_bytes -= sum(JOB_BYTES if item.append is None else item.append.size for item in items)
+        self._queued_bytes -= sum([item.size for item in items])
 
     @property
     def failure(self) -> str | None:
@@ -210,7 +215,7 @@ class SqliteJournal:
 
     async def forget_connections(self, ids: list[int]) -> None:
         """Drop records of closed connections that are no longer retained."""
-        await self._do(jobs.forget_connections(ids))
+        await self._do(lambda connection: self._writer.forget(ids))
 
     async def claim_key(self, key: str, fingerprint: bytes) -> StoredAnswer | None:
         """Claim an Idempotency-Key: None when it is new and now ours, else what it stands for."""

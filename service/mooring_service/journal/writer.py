@@ -1,20 +1,21 @@
 """The writer of the SQLite journal: one thread, the only writing connection, and when a transaction is written.
 
-It takes whatever is queued into one transaction, so commits group by themselves under load and nothing waits for a timer.
-What the disk does not take is tried again, but for what fails fast. What can never be written is a mistake of ours about one
-addition: it is found, told, and left out, so that it keeps no other waiting. `transaction` knows what is written; the event loop
-is `sqlite`'s.
+It takes whatever is queued into one transaction, a little behind the last one under load (`pace`); between two of them there is a
+step of `upkeep`. What the disk does not take is tried again, but for what fails fast. What can never be written is a mistake of
+ours about one addition: it is found, told, and left out, so that it keeps no other waiting. `transaction` knows what is written;
+the event loop is `sqlite`'s.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,12 +24,18 @@ import msgspec
 
 from mooring_service.config import JournalConfig
 from mooring_service.journal.batch import Append
+from mooring_service.journal.checkpoints import Checkpoints
 from mooring_service.journal.clock import AgeClock
-from mooring_service.journal.file import write_finding
-from mooring_service.journal.retention import PRUNE_EVERY_S, PRUNE_IDLE_S, Marks, prune
+from mooring_service.journal.compaction import Compaction
+from mooring_service.journal.file import OpenFile, write_finding
+from mooring_service.journal.pace import LARGE_BYTES, Pace
+from mooring_service.journal.retention import PRUNE_EVERY_S, PRUNE_IDLE_S, Marks
 from mooring_service.journal.transaction import Transaction
+from mooring_service.journal.upkeep import Upkeep
 
 RETRY_S = 0.5
+TURN_S = 1.0  # so long a checkpoint may keep everybody waiting before it is a failure
+UPKEEP_RETRY_S = 60.0  # after a mistake of ours in it
 END_S = 5.0  # what is queued at the end may take so long
 
 UNWRITABLE = (
@@ -46,13 +53,14 @@ log = logging.getLogger("mooring.journal")
 class Item(msgspec.Struct, frozen=True):
     """What waits for the writer: an `Append`, or a job; `fails_fast`: it is dropped while the journal cannot be written.
 
-    The `future` is carried along for whoever waits; the writer's thread never touches it.
+    `size` is what it counts for, in bytes. The `future` is carried along for whoever waits; the writer's thread never touches it.
     """
 
     append: Append | None
     job: Job | None
     future: asyncio.Future[Any] | None
     fails_fast: bool
+    size: int
 
 
 class Outcomes(Protocol):
@@ -82,20 +90,28 @@ class Writer:
         marks: Of the last transaction that was committed.
     """
 
-    def __init__(self, config: JournalConfig, outcomes: Outcomes) -> None:
+    def __init__(self, config: JournalConfig, outcomes: Outcomes, checkpoints: Checkpoints) -> None:
         self._config = config
         self._outcomes = outcomes
+        self._checkpoints = checkpoints
         self._queue: deque[Item] = deque()
+        self._queued_bytes = 0
+        self._arrived_s = -math.inf  # when the last of it was queued
         self._wanted = threading.Condition()
+        self._idle = False  # the thread sleeps until something is queued
         self._ending = False
         self._dead = False
         self._thread: threading.Thread | None = None
         self._clock = AgeClock(0)
         # Of the writer's thread; others only read them, for figures.
         self._taken: list[Item] = []
+        self._last_arrival_s = -math.inf  # of what was taken last
         self._stored: dict[str, int] = {}
-        self._pruned_at = 0.0
-        self._retry_at = 0.0
+        self._pace = Pace()
+        self._upkeep: Upkeep
+        self._retry_at = -math.inf
+        self._upkeep_s = -math.inf  # when its next step is due
+        self._upkeep_held_s = -math.inf  # after a mistake of ours it rests until then
         self.failure: str | None = None
         self.marks = Marks()
         self.batches = 0
@@ -103,12 +119,15 @@ class Writer:
         self.commit_seconds = 0.0
         self.last_commit_s = 0.0
 
-    def start(self, connection: apsw.Connection, marks: Marks, stored: dict[str, int], clock: AgeClock) -> None:
-        """Begin; the connection is the writer's from now on. `stored`: incarnation → number of its last `Append`."""
-        self.marks = marks
+    def start(self, opened: OpenFile, clock: AgeClock) -> None:
+        """Begin; the file's connection is the writer's from now on."""
+        self.marks = opened.marks
         self._clock = clock
-        self._stored = stored
-        self._thread = threading.Thread(target=self._run, args=(connection,), name="journal-writer", daemon=True)
+        self._stored = {known.incarnation: known.stored for known in opened.recovered.incarnations}
+        compaction = Compaction(self._config, opened.derived)
+        compaction.recover(opened.connection, opened.marks.gone_bytes)
+        self._upkeep = Upkeep(self._config, opened.derived, compaction, clock, PRUNE_EVERY_S)
+        self._thread = threading.Thread(target=self._run, args=(opened.connection,), name="journal-writer", daemon=True)
         self._thread.start()
 
     def end(self) -> None:
@@ -124,9 +143,16 @@ class Writer:
         with self._wanted:
             if not self._dead:
                 self._queue.append(item)
-                self._wanted.notify()
+                self._queued_bytes += item.size
+                self._arrived_s = time.monotonic()
+                if self._idle or self._queued_bytes >= LARGE_BYTES:
+                    self._wanted.notify()
                 return
         self._refuse([item])
+
+    def forget(self, connections: list[int]) -> None:
+        """Drop the records of these connections; called by a job."""
+        self._upkeep.forget(connections)
 
     def _run(self, connection: apsw.Connection) -> None:
         try:
@@ -152,37 +178,75 @@ class Writer:
             with self._wanted:
                 while not self._ending and (wait_s := self._next_s() - time.monotonic()) > 0:
                     self._wanted.wait(min(wait_s, PRUNE_IDLE_S))
-                self._taken += self._queue
-                self._queue.clear()
+                self._idle = False
                 ending = self._ending
-            if ending and not self._taken:
-                return
-            self._taken = self._transact(connection, self._taken)
-            if self.failure is not None:
-                self._retry_at = time.monotonic() + RETRY_S
+                due = ending or self._commit_s() <= time.monotonic()
+                if due:
+                    self._taken += self._queue
+                    self._queue.clear()
+                    self._queued_bytes = 0
+                    self._last_arrival_s = self._arrived_s
+            if self._taken or (due and self.failure is not None and not ending):
+                self._taken = self._transact(connection, self._taken)
             if self._taken and ending:
                 log.error("the journal stops with %d additions not written: %s", len(self._taken), self.failure)
                 self._refuse(self._taken)
                 return
+            self._keep_up(connection, ending=ending)
+            if ending:
+                return
 
     def _next_s(self) -> float:
-        """Return when the next transaction is due, as monotonic seconds."""
-        if self._queue or self._taken or self.failure is not None:
+        """Return when there is something to do, as monotonic seconds."""
+        commit_s = self._commit_s()
+        # Whoever sleeps for long is woken by what is queued; the end of a short sleep brings all that has come meanwhile.
+        self._idle = commit_s == math.inf
+        return commit_s if self.failure is not None else min(commit_s, self._upkeep_s)
+
+    def _commit_s(self) -> float:
+        """Return when the next commit is due."""
+        if self._taken or self.failure is not None:
             return self._retry_at
-        oldest_ms = self.marks.oldest_ms
-        if oldest_ms is None:
-            return math.inf
-        aged_s = time.monotonic() + (oldest_ms - self._clock.now_ms()) / 1000 + self._config.max_age
-        return max(aged_s, self._pruned_at + PRUNE_EVERY_S)
+        due_s = self._pace.due_s(self._queued_bytes)
+        return due_s if self._queue or due_s > time.monotonic() else math.inf
+
+    def _keep_up(self, connection: apsw.Connection, *, ending: bool) -> None:
+        """Do a step of what is due between the commits."""
+        if not ending and (self.failure is not None or self._upkeep_s > time.monotonic()):
+            return
+        try:
+            with self._turn():
+                if ending:
+                    self._upkeep.finish(connection)
+                    return
+                marks = self._upkeep.step(connection, self.marks)
+        except UNWRITABLE as exc:
+            self._cannot(connection, exc)
+            return
+        # What was committed is not touched by it, and is shown all the same; only the file grows.
+        except Exception:
+            log.exception("the journal's upkeep has failed; it is tried again later")
+            self._upkeep_s = self._upkeep_held_s = time.monotonic() + UPKEEP_RETRY_S
+            return
+        self._upkeep_s = self._upkeep.due_s(marks)
+        if marks is not self.marks:
+            self.marks = marks
+            self._outcomes.written([], [], marks.first, marks.next_position - 1)
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        self._checkpoints.acquire_turn(TURN_S)
+        try:
+            yield
+        finally:
+            self._checkpoints.release_turn()
 
     def _transact(self, connection: apsw.Connection, items: list[Item]) -> list[Item]:
         """Write `items`, in one transaction if that can be; return what must be tried again."""
         try:
             self._commit(connection, items)
         except UNWRITABLE as exc:
-            if isinstance(exc, apsw.CorruptError):
-                write_finding(Path(connection.filename), str(exc))
-            self._fail(f"{type(exc).__name__.removesuffix('Error')}: {exc}")
+            self._cannot(connection, exc)
             self._refuse([item for item in items if item.fails_fast])
             return [item for item in items if not item.fails_fast]
         # One of them would raise for ever: it is sought by halves, in order, and all others are written.
@@ -201,27 +265,28 @@ class Writer:
     def _commit(self, connection: apsw.Connection, items: list[Item]) -> None:
         begun = time.monotonic()
         marks = msgspec.structs.replace(self.marks)
-        now_ms = self._clock.now_ms()
-        transaction = Transaction(connection, marks, self._stored, now_ms)
-        pruned = False
-        with connection:
+        transaction = Transaction(connection, marks, self._stored, self._clock.now_ms())
+        results: list[Any] = []
+        with self._turn(), connection:
             if self.failure is not None:
                 # Also when nothing waits: while it fails nobody may add anything, and it would fail for ever.
                 connection.execute("INSERT OR REPLACE INTO meta VALUES ('tried_at_ms', ?)", (time.time_ns() // 10**6,))
-            results: list[Any] = []
             for item in items:
                 if item.append is not None:
-                    results.append(transaction.add(item.append))
+                    transaction.add(item.append)
+                    results.append(None)
                 else:
                     assert item.job is not None, "an item is an append or a job"
                     results.append(item.job(connection))
-            transaction.write()
-            if begun >= self._pruned_at + PRUNE_EVERY_S:
-                pruned = not prune(connection, marks, self._config, now_ms)
-        if pruned:
-            self._pruned_at = begun
+            committed = iter(transaction.write())
+        for at, item in enumerate(items):
+            if item.append is not None:
+                results[at] = next(committed)
         self.marks = marks
-        self._stored.update(transaction.numbers)
+        self._stored.update(transaction.changes.numbers)
+        self._upkeep.committed(transaction.changes, marks)
+        self._upkeep_s = max(self._upkeep_held_s, self._upkeep.due_s(marks))
+        self._pace.committed(begun, len(items), self._last_arrival_s)
         self.batches += transaction.batches
         self.last_commit_s = time.monotonic() - begun
         self.commits += 1
@@ -229,6 +294,12 @@ class Writer:
         if self.failure is not None:
             self._fail(None)
         self._outcomes.written(items, results, marks.first, marks.next_position - 1)
+
+    def _cannot(self, connection: apsw.Connection, exc: BaseException) -> None:
+        if isinstance(exc, apsw.CorruptError):
+            write_finding(Path(connection.filename), str(exc))
+        self._retry_at = self._upkeep_s = time.monotonic() + RETRY_S
+        self._fail(f"{type(exc).__name__.removesuffix('Error')}: {exc}")
 
     def _fail(self, failure: str | None) -> None:
         if failure != self.failure:

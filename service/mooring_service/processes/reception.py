@@ -58,7 +58,7 @@ class Reception:
         if slot.channel is not channel:
             return  # lost again meanwhile: perhaps it has died, and its successor is being started in this slot
         self._reports.worker_linked(slot, hello, fresh=fresh)
-        channel.send(Welcome(slot.stored, first, count, PROTOCOL_VERSION, self._reports.window_bytes))
+        channel.send(Welcome(slot.stored, first, count, PROTOCOL_VERSION, *self._reports.bounds))
         channel.send(self._settings())  # they may have changed since it was started, when it could not be told
         for _, call in slot.handed.values():
             channel.send(call)  # perhaps it has them: it takes none twice

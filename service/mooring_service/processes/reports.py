@@ -15,8 +15,8 @@ class Reports(Protocol):
     """Who takes what workers report."""
 
     @property
-    def window_bytes(self) -> int:
-        """How much of a worker's events may be on its way to the journal."""
+    def bounds(self) -> tuple[int, int]:
+        """What a worker may: `window_bytes` and `full_at` of its welcome."""
 
     def take(self, slot: Slot, reports: list[Report]) -> None:
         """Take the reports of one read, in order. Never `Hello`.

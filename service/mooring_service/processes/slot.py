@@ -70,6 +70,7 @@ class Slot:
         stands: Its last process has died unasked, and the journal says that the worker is there all the same.
         ended_for: The numbers of what asked for its end.
         dispatched: Connections whose `Open` is on its way to the link: no hello can know of them yet.
+        untold: Connections whose create waits although the link was lost: each ends if the process turns out not to know of it.
         failures: onError events that the service wrote because the worker no longer could, by `errCode`.
         ready: Ends when the worker is Running; replaced at each start.
         reading: False while we do not read its link, because the journal's queue is full.
@@ -100,6 +101,7 @@ class Slot:
         self.stats = Stats()
         self.goodbye: Goodbye | None = None
         self.dispatched: set[int] = set()
+        self.untold: dict[int, asyncio.Future[None]] = {}
         self.announced = False  # a workerStarted of this process is in the journal
         self.handed: dict[int, tuple[StoredAsk, Call]] = {}
         self.ended_for: list[int] = []
@@ -141,6 +143,11 @@ class Slot:
         """True while commands reach the worker."""
         return self.channel is not None and self.channel.open
 
+    @property
+    def welcomed(self) -> bool:
+        """True while the worker also answers: what reaches it between its hello and our welcome it obeys without a word."""
+        return self.linked and self.ready.done() and self.ready.exception() is None
+
     def linked_by(self, channel: Channel[Report]) -> None:
         """The process has a link."""
         self.channel = channel
@@ -172,6 +179,7 @@ class Slot:
         self.reading = True
         self.unlinked.set()
         self.last_report_at = time.monotonic()
+        self._requests.link_lost()
         return True
 
     def renew_ready(self) -> None:
@@ -180,9 +188,16 @@ class Slot:
         # Nobody may be waiting for it; its failure is in the log and in the worker's record.
         self.ready.add_done_callback(lambda future: future.cancelled() or future.exception())
 
-    def request(self, timeout_s: float) -> tuple[int, asyncio.Future[Any]]:
+    def request(self, timeout_s: float, *, with_link: bool = False) -> tuple[int, asyncio.Future[Any]]:
         """Return a new request's number, and the future of its answer; see `Requests.begin`."""
-        return self._requests.begin(timeout_s)
+        return self._requests.begin(timeout_s, with_link=with_link)
+
+    def tell_again(self, connection: int) -> bool:
+        """The process does not know of `connection`: True if its create still waits, and opens it over this link."""
+        untold = self.untold.pop(connection, None)
+        if untold is not None:
+            untold.set_result(None)
+        return untold is not None
 
     @property
     def takes_calls(self) -> bool:
@@ -243,10 +258,10 @@ class Slot:
             del self.handed[handed]
         return done
 
-    def acknowledge(self, window_bytes: int) -> None:
-        """Tell the worker what it may forget, and how much may be on its way."""
+    def acknowledge(self, window_bytes: int, full_at: int) -> None:
+        """Tell the worker what it may forget, how much may be on its way, and whether the service holds all that it may."""
         if self.linked:
-            self.command(Stored(self.stored, window_bytes))
+            self.command(Stored(self.stored, window_bytes, full_at))
 
     def fail_requests(self, detail: str) -> None:
         """The process is gone: nobody will answer."""

@@ -14,9 +14,11 @@ from mooring.events import now_us
 from mooring.link.messages import Reconfigure, Stats, WorkerSettings
 from mooring.process import identity
 from mooring_service.processes import worker_process
+from mooring_service.processes.forker import Forker
 from mooring_service.processes.reports import Reports
 from mooring_service.processes.roster import Roster
 from mooring_service.processes.slot import IncarnationRecord, Slot
+from mooring_service.processes.worker_process import WorkerProcess
 
 
 class Starter:
@@ -24,6 +26,7 @@ class Starter:
 
     Args:
         state_dir: Holds the workers' logs and exit records.
+        forker: Of which workers are copies; None: each is started by exec.
         socket_path: Of the link.
 
     Attributes:
@@ -31,13 +34,20 @@ class Starter:
     """
 
     def __init__(
-        self, settings: WorkerSettings, state_dir: Path, socket_path: Path, reports: Reports, roster: Roster
+        self,
+        settings: WorkerSettings,
+        state_dir: Path,
+        socket_path: Path,
+        reports: Reports,
+        roster: Roster,
+        forker: Forker | None,
     ) -> None:
         self.settings = settings
         self._state_dir = state_dir
         self._socket_path = socket_path
         self._reports = reports
         self._roster = roster
+        self._forker = forker
 
     @property
     def changeable(self) -> Reconfigure:
@@ -76,7 +86,7 @@ class Starter:
         # Before the process exists: a service that dies right here leaves a worker that its successor knows.
         await self._reports.save_incarnation(slot)
         try:
-            process = slot.process = worker_process.start(self._settings_of(slot))
+            process = slot.process = await self._process_of(self._settings_of(slot))
         except OSError:
             await self._reports.save_incarnation(slot, ended=True)
             raise
@@ -92,6 +102,10 @@ class Starter:
             slot.process_gone()
             await self._reports.save_incarnation(slot, ended=True)
             raise
+
+    async def _process_of(self, settings: WorkerSettings) -> WorkerProcess:
+        forked = None if self._forker is None else await self._forker.start(settings)
+        return forked or worker_process.start(settings)
 
     def _settings_of(self, slot: Slot) -> WorkerSettings:
         return msgspec.structs.replace(

@@ -15,7 +15,9 @@ from mooring.link.messages import WorkerSettings
 from mooring.process import identity
 from mooring_service.config import SupervisorConfig
 from mooring_service.journal.journal import Incarnation
+from mooring_service.processes import orphans
 from mooring_service.processes.backoff import RestartBudget
+from mooring_service.processes.forker import Forker
 from mooring_service.processes.lifecycle import Lifecycle
 from mooring_service.processes.link_server import SOCKET_NAME, LinkServer
 from mooring_service.processes.reception import Reception
@@ -59,7 +61,8 @@ class Supervisor:
         self._background = Background(log)
         self._stopping = False
         socket_path = state_dir / SOCKET_NAME
-        self._starter = Starter(settings, state_dir, socket_path, reports, roster)
+        self._forker = Forker() if config.fork_workers else None
+        self._starter = Starter(settings, state_dir, socket_path, reports, roster, self._forker)
         self._lifecycle = Lifecycle(config, self._starter, reports, roster)
         reception = Reception(reports, roster, self._background, lambda: self._starter.changeable)
         self._links = LinkServer(
@@ -75,6 +78,8 @@ class Supervisor:
         for folder in ("logs", "exits"):
             (self._state_dir / folder).mkdir(mode=0o700, exist_ok=True)
         await self._links.listen()
+        if self._forker is not None:
+            self._forker.begin()
 
     def adopt(self, incarnations: list[Incarnation]) -> None:
         """Go on with the workers that an earlier service left: running ones, all at once; and those without a process.
@@ -91,6 +96,9 @@ class Supervisor:
         for stored in incarnations:
             if stored.ended and stored.worker not in names:
                 self._stand(self._slot_of(stored))
+        if self._forker is not None:
+            # Not before: an adopted worker that has ended is a child of ours, and only its slot may ask how.
+            self._background.spawn(orphans.bury(), name="orphans")
         self._links.begin()
 
     def _slot_of(self, stored: Incarnation) -> Slot:
@@ -139,6 +147,7 @@ class Supervisor:
             await asyncio.gather(*(self._lifecycle.end(slot, reason) for slot in self._roster.slots()))
         finally:
             await self._background.close()
+            await self._end_forker()
             await self._links.close()
 
     async def hand_over(self) -> None:
@@ -148,7 +157,12 @@ class Supervisor:
         for slot in self._roster.slots():
             if slot.process is not None:
                 slot.process.let_go()
+        await self._end_forker()
         await self._links.close()
+
+    async def _end_forker(self) -> None:
+        if self._forker is not None:
+            await self._forker.close()
 
     def reconfigure(self, settings: WorkerSettings, max_workers: int) -> None:
         """Use `settings` for workers from now on, and tell the running ones what may change under them."""

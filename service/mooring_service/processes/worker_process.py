@@ -7,12 +7,14 @@ never reaches another process that got its number. Linux only, and this is the s
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -24,7 +26,8 @@ from mooring.process.worker import ExitRecord
 
 # The worker's name is its last argument. -P: code comes from where the configuration says (--app-dir), never from the folder
 # we were started in.
-PROGRAM = (sys.executable, "-P", "-m", "mooring")
+PYTHON = (sys.executable, "-P")
+PROGRAM = (*PYTHON, "-m", "mooring")
 KEEP_ENVIRONMENT_OUT = (
     "MOORING_TOKEN", "_MOORING_LISTEN", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS",
     "LISTEN_FDNAMES",
@@ -135,8 +138,9 @@ def _reap(pidfd: int) -> Exit:
     return Exit(status.si_status, None) if status.si_code == os.CLD_EXITED else Exit(None, status.si_status)
 
 
-def _in_memory(data: bytes) -> int:
-    """Return the descriptor of a file without a name that holds `data`: whoever reads it needs nobody who writes it.
+@contextlib.contextmanager
+def in_memory(settings: WorkerSettings) -> Iterator[int]:
+    """The descriptor of a file without a name that holds `settings`: whoever reads it needs nobody who writes it.
 
     (A pipe holds 64 KiB, and what is longer would keep the event loop waiting for the child's interpreter.)
     """
@@ -146,35 +150,61 @@ def _in_memory(data: bytes) -> int:
         if exc.errno != errno.EINVAL:
             raise
         descriptor = os.memfd_create("mooring-settings")  # a kernel before 6.3 does not know the flag
-    with open(descriptor, "wb", closefd=False) as file:
-        file.write(data)
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    return descriptor
+    with open(descriptor, "wb") as file:
+        file.write(msgspec.json.encode(settings))
+        file.flush()
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        yield descriptor
+
+
+@contextlib.contextmanager
+def log_of(settings: WorkerSettings) -> Iterator[int]:
+    """The descriptor of the log of a worker.
+
+    Raises:
+        OSError: If it cannot be opened.
+    """
+    descriptor = private_files.opener(settings.log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def environment() -> dict[str, str]:
+    """Return the environment of workers, as it is now."""
+    kept = {name: value for name, value in os.environ.items() if name not in KEEP_ENVIRONMENT_OUT}
+    return kept | {"PYTHONUNBUFFERED": "1"}
 
 
 def start(settings: WorkerSettings) -> WorkerProcess:
-    """Start a worker process: exec, never fork alone (a fork would hold our lock, port and database).
+    """Start a worker process by exec. (A fork of the service would hold our lock, port and database.)
 
     Raises:
         OSError: If it cannot be started.
     """
-    environment = {name: value for name, value in os.environ.items() if name not in KEEP_ENVIRONMENT_OUT}
-    environment["PYTHONUNBUFFERED"] = "1"
-    log_fd = private_files.opener(settings.log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    settings_fd = _in_memory(msgspec.json.encode(settings))
-    try:
-        child = subprocess.Popen(
-            [*PROGRAM, settings.worker],
-            stdin=settings_fd,
-            stdout=log_fd,
-            stderr=log_fd,
-            close_fds=True,
-            start_new_session=True,  # Ctrl-C is for the service, which then ends its workers in order
-            env=environment,
-        )
-    finally:
-        os.close(log_fd)
-        os.close(settings_fd)
+    with log_of(settings) as log_fd, in_memory(settings) as settings_fd:
+        return execute([*PROGRAM, settings.worker], stdin=settings_fd, output=log_fd)
+
+
+def execute(command: Sequence[str], *, stdin: int, output: int | None = None) -> WorkerProcess:
+    """Start a process of ours by exec.
+
+    Args:
+        output: Where it prints; None: where we do.
+
+    Raises:
+        OSError: If it cannot be started.
+    """
+    child = subprocess.Popen(
+        command,
+        stdin=stdin,
+        stdout=output,
+        stderr=output,
+        close_fds=True,
+        start_new_session=True,  # Ctrl-C is for the service, which then ends its workers in order
+        env=environment(),
+    )
     pidfd = os.pidfd_open(child.pid)
     ticks = identity.started_at_ticks(child.pid)
     return WorkerProcess(ProcessIdentity(child.pid, ticks, identity.boot_id()), pidfd, child)

@@ -23,11 +23,18 @@ from tests.conftest import ROOT, RunningService
 from tests.servers import EchoServer
 
 FOLLOW = """
-import sys
+import sys, threading, time
 from mooring_api.client import BlockingClient
+
+def tell_when_it_waits(thread):
+    while sys._current_frames()[thread].f_code.co_name != "wait":
+        time.sleep(0.01)
+    print("waits", flush=True)
+
 with BlockingClient(sys.argv[1], sys.argv[2]) as client:
     for event in client.events(connection=int(sys.argv[3])):
         print(event.kind, flush=True)
+        threading.Thread(target=tell_when_it_waits, args=(threading.get_ident(),), daemon=True).start()
 """
 
 
@@ -40,7 +47,8 @@ async def test_ctrl_c_while_events_are_awaited_is_keyboard_interrupt_and_a_quiet
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     assert process.stdout is not None
-    assert await asyncio.wait_for(process.stdout.readline(), 60) == b"onOpen\n"
+    for line in (b"onOpen\n", b"waits\n"):
+        assert await asyncio.wait_for(process.stdout.readline(), 60) == line
     process.send_signal(signal.SIGINT)
     _, errors = await asyncio.wait_for(process.communicate(), 30)
     assert process.returncode == -signal.SIGINT

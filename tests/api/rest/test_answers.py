@@ -173,6 +173,9 @@ async def _ask_everything(checked: Checked, echo: EchoServer) -> None:
     await ask("POST", again, 422, ids={"id": kept["id"]}, json={"code": 5})
     await ask("POST", again, 409, ids={"id": first["id"]})
     await ask("GET", one, 200, ids={"id": trying["id"]})
+    await ask("POST", f"{one}/messages", 202, query="?whenDown=queue", ids={"id": trying["id"]}, json={"waits": 1})
+    await ask("DELETE", f"{one}/queue", 200, ids={"id": trying["id"]})
+    await ask("DELETE", f"{one}/queue", 409, ids={"id": first["id"]})
     for opened in (kept, trying):
         await ask("DELETE", one, 200, ids={"id": opened["id"]})
     await ask("POST", again, 410, ids={"id": kept["id"]})

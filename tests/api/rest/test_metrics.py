@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 import yaml
 
@@ -55,7 +56,8 @@ async def scrape(tmp_path: Path) -> Scrape:
     made = Scrape(Service(config, tmp_path, MemoryJournal(config.journal)), config)
     ours, other = WorkerMetrics(opens=3), WorkerMetrics(opens=4)
     for metrics, counts in ((ours, len(SECONDS) + 1), (other, len(SECONDS) + 4)):
-        for histogram in (metrics.dial, metrics.round_trip, metrics.callback):
+        histograms = (value for value in msgspec.structs.asdict(metrics).values() if isinstance(value, Histogram))
+        for histogram in histograms:
             histogram.counts = [1] * counts
             histogram.sum = 1.5
     for name, metrics in (("ours", ours), ("other", other)):

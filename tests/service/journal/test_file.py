@@ -139,7 +139,7 @@ async def test_what_was_asked_is_there_after_a_restart_until_it_is_done_and_numb
 async def test_of_one_worker_one_process_stands_and_what_stands_is_never_forgotten(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mooring_service.journal.transaction.ENDED_INCARNATIONS", 2)
+    monkeypatch.setattr("mooring_service.journal.derived.ENDED_INCARNATIONS", 2)
     opened = await make("sqlite", tmp_path).start()
     journal = opened.journal
     for incarnation, stands in (("a", True), ("b", True), ("c", False), ("d", False)):

@@ -55,9 +55,7 @@ async def test_what_can_never_be_written_keeps_nothing_else_waiting(tmp_path: Pa
             await written
         with pytest.raises(JournalUnavailable, match="cannot be stored"):
             await wrong
-    assert [item.batch.first for item in opened.committed if item.batch] == list(range(1, 11)), (
-        "in order, without a hole"
-    )
+    assert [item.first for item in opened.committed if item.batch] == list(range(1, 11)), "in order, without a hole"
     assert opened.failures == [] and journal.queued_bytes == 0
     await journal.stop()
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from mooring.errors import Unavailable, WorkerSilent
-from mooring.link.messages import AskCall, Call, Called, Send, Sent, Stored, Taken
+from mooring.link.messages import AskCall, Call, Called, Stored, Taken
+from mooring.link.messages_sent import Send, Sent
 from mooring.options import ConnectionRequest
 from mooring_service.processes import slot as slot_module
 from mooring_service.processes.backoff import RestartBudget
@@ -61,8 +62,7 @@ async def test_a_worker_that_does_not_read_is_asked_for_so_many_bytes_and_no_mor
         await worker.expect(Stored)
         worker.channel.pause_reading()
         sends = [
-            asyncio.create_task(service.connections.send(1, binary=True, payloads=[bytes(8_000_000)]))
-            for _ in range(30)
+            asyncio.create_task(service.sending.send(1, binary=True, payloads=[bytes(8_000_000)])) for _ in range(30)
         ]
         await asyncio.wait(sends, timeout=1)
         refused = [task for task in sends if task.done()]

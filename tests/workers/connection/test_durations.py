@@ -24,4 +24,4 @@ def test_a_dial_takes_as_long_as_it_takes_while_the_wall_clock_is_set(
             worker.open(server.url)
             took = time.monotonic() - began
         assert sum(metrics.dial.counts) == 1
-        assert 0 < metrics.dial.sum < took + 0.1
+        assert 0 <= metrics.dial.sum < took + 0.1  # in whole milliseconds

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from mooring.errors import LinkError
 from mooring.link import channel as channel_module
 from mooring.link.channel import Channel, FrameSplitter, frame
-from mooring.link.messages import Events, Send, command_decoder, report_decoder
+from mooring.link.messages import Events, command_decoder, report_decoder
+from mooring.link.messages_sent import Send
 from tests.conftest import wait_for
 
 

@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 
 from mooring import call_worker
-from mooring.link import link
+from mooring.link import link, owed
 from mooring.link.channel import Channel, frame
 from mooring.link.messages import (
     PROTOCOL_VERSION,
+    Call,
+    Called,
     Events,
     Goodbye,
     Hello,
@@ -260,3 +262,44 @@ async def test_events_keep_to_their_window_and_all_else_passes(tmp_path: Path, e
 def _kinds(service: Service) -> list[int]:
     """Return the connection of each event that has come."""
     return [connection for events in service.of(Events) for connection in array("q", events.connections)]
+
+
+async def test_it_knows_whether_the_service_holds_all_that_it_may(tmp_path: Path) -> None:
+    service = Service()
+    service.welcome = Welcome(0, 1, 1_000, PROTOCOL_VERSION, 0, 9)
+    async with working(tmp_path, service):
+        assert current.runtime().full_at == 9
+        service.streams[0].send(Stored(0, 0))
+        await wait_for(lambda: current.runtime().full_at == 0)
+        service.streams[0].send(Stored(0, 0, 9))
+        await wait_for(lambda: current.runtime().full_at == 9)
+
+
+async def test_an_answer_that_finds_no_link_goes_over_the_next_one(tmp_path: Path) -> None:
+    service = Service()
+    held = tmp_path / "held"
+    held.touch()
+    async with working(tmp_path, service):
+        service.streams[0].send(Call(7, "hold", "tests.end_to_end.user_code:hold", [str(held)]))
+        await wait_for(lambda: current.runtime().context.running.item)
+        service.waits = True  # there is a service, which does not welcome it yet
+        service.streams[0].abort()
+        await wait_for(lambda: len(service.of(Hello)) == 2)
+        held.unlink()
+        await wait_for(lambda: current.runtime().context.running.item is None)
+        assert not service.of(Called)
+        service.streams[-1].send(service.welcome)
+        await wait_for(lambda: service.of(Called))
+        assert [(answer.request, answer.result) for answer in service.of(Called)] == [(7, b'"released"')]
+
+
+def test_what_is_owed_is_bounded_in_items_and_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(owed, "OWED_ITEMS", 3)
+    monkeypatch.setattr(owed, "OWED_BYTES", 10)
+    kept = owed.Owed()
+    for data in (b"1", b"2", b"3", b"4"):
+        kept.add(data)
+    assert kept.take() == [b"2", b"3", b"4"]
+    kept.add(b"x" * 8)
+    kept.add(b"y" * 4)
+    assert kept.take() == [b"y" * 4] and kept.take() == []

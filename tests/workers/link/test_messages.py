@@ -41,9 +41,6 @@ from mooring.link.messages import (
     Refused,
     Report,
     Resent,
-    Send,
-    SendFailed,
-    Sent,
     Stats,
     Stop,
     Stored,
@@ -54,6 +51,7 @@ from mooring.link.messages import (
     command_decoder,
     report_decoder,
 )
+from mooring.link.messages_sent import DropQueue, QueueDropped, Send, SendFailed, SendQueued, Sent
 from mooring.link.record import ConnectionCreated, ConnectionUpdate, Down, KeptUpdate, Terminated
 from mooring.options import OPTIONS, ConnectionRequest, HandlerRequest, TlsRequest, effective, too_new
 from tests.conftest import ROOT
@@ -107,12 +105,30 @@ GOLDEN: list[tuple[Any, str]] = [
     (AskIds(), "kaZBc2tJZHM="),
     (Goodbye(1, 2), "k6dHb29kYnllAQI="),
 ]  # fmt: skip
-OUR_OWN = {"Welcome", "Call", "Open", "Stop", "Stored", "Reconfigure", "Hello", "Events", "Stats"}
+OUR_OWN = {
+    "Welcome",
+    "Call",
+    "Open",
+    "OpenInvalid",
+    "Send",
+    "SendFailed",
+    "Stop",
+    "Stored",
+    "Reconfigure",
+    "Hello",
+    "Events",
+    "Stats",
+}
 """What has fields more today, itself or in what it holds: the first version skips them."""
 SINCE = [
     (Taken(7), "kqVUYWtlbgc="),
     (Reconnect(10, 7, 0.5, 3001, "why", True), "l6lSZWNvbm5lY3QKB8s/4AAAAAAAAM0LuaN3aHnD"),
     (ReconnectDone(10, 49, "Connected", False), "la1SZWNvbm5lY3REb25lCjGpQ29ubmVjdGVkwg=="),
+    (SendQueued(7, 50, 2, 10, 3, 1700000000000000), "l6pTZW5kUXVldWVkBzICCgPPAAYKJBgeQAA="),
+    (DropQueue(11, 7), "k6lEcm9wUXVldWULBw=="),
+    (QueueDropped(11, 51, "Connected", 2, 10), "lqxRdWV1ZURyb3BwZWQLM6lDb25uZWN0ZWQCCg=="),
+    (Send(7, 7, False, [b"ab"], None, "queue", 1.5), "mKRTZW5kBwfCkcQCYWLApXF1ZXVlyz/4AAAAAAAA"),
+    (SendFailed(7, 0, "Reconnecting", False, "full"), "lqpTZW5kRmFpbGVkBwCsUmVjb25uZWN0aW5nwqRmdWxs"),
     (
         Stats(updates=[KEPT]),
         "nqVTdGF0cwAAAMDLAAAAAAAAAADLAAAAAAAAAAAAAAAAxACR3AAQCKxSZWNvbm5lY3RpbmcJAAAAAMDAwMDAwJDCnAMCzwAGCiQYJeEgzwAGCiQYJ2fAzwAGCiQYKO5gmM8ABgokGC2CQKd3YWl0aW5nBM8ABgokGDzEgM0D7qRnb25lkYOnZXJyQ29kZczMp21lc3NhZ2WkZ29uZbJjb21wb25lbnRTaWduYXR1cmWkTU9PUstAHgAAAAAAAM4AA9CQAQIDBAUA",
@@ -190,7 +206,7 @@ def test_what_a_newer_service_asks_for_beyond_what_we_know_is_skipped() -> None:
         "tls": {**known["tls"], "alpn": ["x"]},
     }
     found = command_decoder.decode(
-        msgspec.msgpack.encode(["Open", 5, 7, newer, "feeds:Quotes", 1, None, "a field more"])
+        msgspec.msgpack.encode(["Open", 5, 7, newer, "feeds:Quotes", 1, None, False, "a field more"])
     )
     assert isinstance(found, Open)
     assert isinstance(found.connection_request, ConnectionRequest)

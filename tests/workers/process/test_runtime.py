@@ -148,3 +148,15 @@ async def test_what_is_no_public_name_is_not_called(function: Any) -> None:
     async with bare_worker(Service()):
         with pytest.raises(InvalidRequest):
             call_worker("other", function)
+
+
+async def test_while_the_service_holds_all_that_it_may_code_opens_nothing(echo: EchoServer) -> None:
+    async with bare_worker(Service()) as runtime:
+        runtime.grant_ids(1, 8)
+        request = ConnectionRequest(url=echo.url)
+        runtime.full_at = 7
+        with pytest.raises(LimitReached, match=r"limits\.max_connections = 7"):
+            await asyncio.to_thread(runtime.open, request, None)
+        assert not runtime.connections
+        runtime.full_at = 0
+        assert (await asyncio.to_thread(runtime.open, request, None)).id == 1

@@ -143,6 +143,18 @@ async def test_what_ends_otherwise_meanwhile_is_not_told_twice(echo: EchoServer,
             assert len(service.answers) == (2 if how == "terminated" else 0)
 
 
+async def test_a_handler_that_fails_once_nobody_waits_for_the_answer_is_what_the_events_say(echo: EchoServer) -> None:
+    service = Service()
+    async with bare_worker(service) as runtime:
+        with blocked(runtime):
+            _open(runtime, echo.url, "NoSuchHandler")
+            runtime.link_lost()
+        await wait_for(lambda: len(_events(service)) == 2)
+        assert _events(service) == [Kind.onError, Kind.onTerminate] and not service.answers
+        (errors,) = [update.errors for events in service.frames for update in events.updates if update.errors]
+        assert [error.err_code for error in errors] == [ErrCode.HANDLER_FAILED]
+
+
 async def test_what_waits_for_its_handler_counts_for_the_limit_of_the_worker(echo: EchoServer) -> None:
     service = Service()
     async with bare_worker(service, max_connections=2) as runtime:

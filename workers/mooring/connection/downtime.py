@@ -10,7 +10,7 @@ import msgspec
 from mooring.connection.keep import Ended
 from mooring.errors import ErrCode, ErrorEntry
 from mooring.events import rfc3339
-from mooring.kept_events import Cause, DisconnectEvent, ReconnectEvent
+from mooring.kept_events import Cause, DisconnectEvent, QueuedRecord, ReconnectEvent
 from mooring.link.record import Down, KeptUpdate
 
 MAX_ERRORS_BYTES = 4096  # of the errors in a record: a server may say what it likes
@@ -42,6 +42,38 @@ def outcome_of(err_code: int | None) -> str:
     return "lost" if err_code is None else _OUTCOMES.get(err_code, "lost")
 
 
+_WHYS: dict[int, str] = {
+    ErrCode.TERMINATED_WHILE_CONNECTING: "asked",
+    ErrCode.GAVE_UP: "gaveUp",
+    ErrCode.HANDSHAKE_STATUS: "refused",
+    ErrCode.REDIRECT_REFUSED: "refused",
+    ErrCode.OPENING_FAILED: "refused",
+    ErrCode.PROTOCOL_ERROR: "stopCode",
+    ErrCode.INVALID_DATA: "stopCode",
+    ErrCode.MESSAGE_TOO_BIG: "stopCode",
+    ErrCode.STOPPED_BY_RECIPE: "recipe",
+    ErrCode.POLICY_REFUSED: "policy",
+    ErrCode.HANDLER_FAILED: "handler",
+    ErrCode.WORKER_STOPPING: "worker",
+    ErrCode.SERVICE_STOPPED: "service",
+}
+
+
+def why_ended(ordered: str, err_code: int | None, *, refused: bool) -> str:
+    """Return why a kept connection has ended for good, for the metrics.
+
+    Args:
+        ordered: ``asked`` or ``worker``, where somebody has ordered its end; else empty.
+        err_code: Of its ``onError``; None: there is none.
+        refused: The close code that ended it is one of ``refusedCodes``.
+    """
+    if ordered:
+        return ordered
+    if err_code is None:
+        return "refused" if refused else "stopCode"
+    return _WHYS.get(err_code, "dial")  # the one dial of first "fail"
+
+
 class Loss(msgspec.Struct, frozen=True):
     """How a socket, or an attempt to get one, has ended: for the policy (`ended`), and for whoever is told."""
 
@@ -71,13 +103,14 @@ class Downtime:
         began_at: When it began, monotonic seconds.
         attempts: Dials since then.
         total_us: Of those that have ended.
+        last_s: How long the last one was.
         heard_at_us: When the last socket was heard last.
         recorded_at_us: When the last message that is recorded came; kept here by whoever knows.
         restarted: Another process of the worker had the last socket.
     """
 
     __slots__ = (
-        "_gap_from_us", "_loss", "_message_at_us", "_ms", "_since_us", "attempts", "began_at", "heard_at_us",
+        "_gap_from_us", "_loss", "_message_at_us", "_ms", "_since_us", "attempts", "began_at", "heard_at_us", "last_s",
         "recorded_at_us", "restarted", "total_us",
     )  # fmt: skip
 
@@ -85,7 +118,7 @@ class Downtime:
         self._since_us = since_us
         self.began_at = now
         self._loss: Loss | None = None
-        self._ms = 0.0
+        self._ms = self.last_s = 0.0
         self._gap_from_us: int | None = None
         self._message_at_us: int | None = None
         self.attempts = 0
@@ -93,6 +126,11 @@ class Downtime:
         self.heard_at_us: int | None = None
         self.recorded_at_us: int | None = None
         self.restarted = False
+
+    @property
+    def cause(self) -> Cause:
+        """Whose doing the loss was."""
+        return "lost" if self._loss is None else self._loss.told_cause
 
     @property
     def errors(self) -> list[ErrorEntry]:
@@ -137,11 +175,12 @@ class Downtime:
 
     def ended(self, now: float) -> None:
         """A socket is ready."""
-        self._ms = round((now - self.began_at) * 1000, 3)
+        self.last_s = now - self.began_at
+        self._ms = round(self.last_s * 1000, 3)
         if self._gap_from_us is not None:
             self.total_us += round((now - self.began_at) * 1e6)
 
-    def disconnect_event(self, socket: int, next_attempt_at_us: int | None) -> DisconnectEvent:
+    def disconnect_event(self, socket: int, next_attempt_at_us: int | None, queued: QueuedRecord) -> DisconnectEvent:
         """Return what ``on_disconnect`` gets."""
         loss = self._loss
         assert loss is not None, "`begin` comes first"
@@ -155,6 +194,7 @@ class Downtime:
             last_message_at=_text(self._message_at_us),
             last_heard_at=_text(self.heard_at_us),
             next_attempt_at=_text(next_attempt_at_us),
+            queued=queued,
         )
 
     def reconnect_event(self, socket: int, protocol: str | None) -> ReconnectEvent:

@@ -13,7 +13,8 @@ import msgspec
 
 from mooring.connection.recorded import RecordedConnection
 from mooring.events import Kind
-from mooring.link.messages import Report, SendFailed, Sent, WorkerSettings
+from mooring.link.messages import Report, WorkerSettings
+from mooring.link.messages_sent import SendFailed, SendQueued, Sent
 from mooring.link.outbox import Outbox, Recorded
 from mooring.metrics import WorkerMetrics
 from mooring.wire.dial import Dialler
@@ -116,8 +117,8 @@ class Host(Protocol):
     def answer(self, report: Report) -> None:
         """Answer a request; what it depends on has been flushed before."""
 
-    def answer_send(self, answer: Sent | SendFailed, key: str | None) -> None:
-        """Answer a send; what was written under a `key` is remembered, so that a repeat writes nothing."""
+    def answer_send(self, answer: Sent | SendFailed | SendQueued, key: str | None) -> None:
+        """Answer a send; what was written, or waits, under a `key` is remembered, so that a repeat does nothing."""
 
     def release(self, connection: RecordedConnection, size: int) -> None:
         """Give back the room that code in the worker has reserved for a message."""

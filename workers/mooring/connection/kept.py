@@ -16,6 +16,7 @@ from mooring.connection.host import Host
 from mooring.connection.keep import Ended, Fate, Redial, Stop, fate
 from mooring.connection.kept_attempts import KeptAttempts
 from mooring.connection.kept_state import KeptEvent, KeptState
+from mooring.connection.secret_headers import secrets_of
 from mooring.errors import ErrCode, ErrorEntry
 from mooring.events import now_us
 from mooring.link.messages import HeldConnection, Reconnect, ReconnectDone
@@ -71,6 +72,9 @@ class KeptConnection(KeptAttempts):
 
     def closed(self, code: int, reason: str, *, was_clean: bool) -> None:
         """Take the end of the socket: the policy says what follows."""
+        self._sends.let_go()
+        if self._socket is not None:
+            self._socket.outbound.drop()  # before it is told how much waits
         failure, self._failure = self._failure, None
         errors = [] if failure is None else [failure[0]]
         if self.kept_state is KeptState.CLOSING:
@@ -105,7 +109,7 @@ class KeptConnection(KeptAttempts):
         if loss.cause == "order":
             answer = keeper.ordered(now, letting_go or 0.0)
         else:
-            answer = keeper.ended(loss.ended, now, random.random(), renewable=False)
+            answer = keeper.ended(loss.ended, now, random.random(), renewable=self._renewable)
         if isinstance(answer, Stop):
             errors = loss.errors if answer.err_code == loss.ended.err_code else [self._gave_up(), *loss.errors]
             self._end(Terminated(loss.code, loss.reason, loss.was_clean), errors if answer.err_code is not None else [],
@@ -120,11 +124,17 @@ class KeptConnection(KeptAttempts):
             self._move(KeptEvent.RETRY)
         self._answer_open()
 
+    @property
+    def _renewable(self) -> bool:
+        """After a refusal the next attempt may say something else: a secret is read again."""
+        return bool(secrets_of(self.options.headers))
+
     def _let_go(self, delay_s: float, code: int, reason: str) -> None:
         """Close the ready socket for another one, `delay_s` later."""
         assert self._socket is not None, "it is ready"
         self._letting_go = delay_s
         self._next_at = self._host.loop.time() + min(LET_GO_S, self.options.close_timeout_s)
+        self._sends.let_go()
         self._socket.close(code, reason)
         self._host.paused.discard(self)
         self._set_alarm()
@@ -154,6 +164,7 @@ class KeptConnection(KeptAttempts):
         """Close: after what is queued, with `code` (None: 1000); `request` is answered once Closed. Idempotent."""
         if not self._waits_for_end(request):
             return
+        self._ordered_end = self._ordered_end or "asked"
         if self.kept_state is KeptState.CONNECTED:
             self._close(1000 if code is None else code, reason or "")
         elif self.kept_state is not KeptState.CLOSING:
@@ -165,6 +176,7 @@ class KeptConnection(KeptAttempts):
 
     def stop(self, code: int, reason: str) -> None:
         """The worker ends: close with `code`, or what is under way is given up."""
+        self._ordered_end = self._ordered_end or "worker"
         if self.kept_state is KeptState.CONNECTED:
             self._close(code, reason)
         elif self.kept_state not in (KeptState.CLOSING, KeptState.CLOSED):
@@ -224,6 +236,7 @@ class KeptConnection(KeptAttempts):
         assert self._socket is not None, "it is ready"
         self._letting_go = None
         self._move(KeptEvent.CLOSE_BEGUN)
+        self._sends.let_go()
         if self._socket.state is SocketState.OPEN:
             self._socket.close(code, reason)
         self._host.paused.discard(self)

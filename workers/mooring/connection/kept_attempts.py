@@ -115,6 +115,9 @@ class KeptAttempts(KeptLaw):
         self._move(KeptEvent.READY)
         self._answer_open()
         self._answer_ready()
+        if self._greets:
+            self._sends.greeting()
+        self._host.loop.call_soon(self._sends.go_on)  # its socket has begun by then
 
     def _answer_ready(self) -> None:
         waiters, self._ready_waiters = self._ready_waiters, []
@@ -143,6 +146,8 @@ class KeptAttempts(KeptLaw):
             at = min(at, self._downtime.began_at + self.options.connect_timeout_s)
         elif self.kept_state in (KeptState.CLOSING, KeptState.CLOSED):
             at = math.inf
+        if self.may_queue:
+            at = min(at, self._sends.next_due)
         self._host.redials.alarm(self, at)
 
     @property
@@ -151,12 +156,16 @@ class KeptAttempts(KeptLaw):
 
     def due(self, now: float) -> None:
         """The alarm has come (`host.Redialler`)."""
+        if self.may_queue:
+            self._sends.due(now)
         match self.kept_state:
             case KeptState.CLOSING | KeptState.CLOSED:
                 return
             case KeptState.CONNECTED:
                 if self._letting_go is not None and self._socket is not None and now >= self._next_at:
                     self._socket.abort("the server did not answer the close frame in time")
+                else:
+                    self._set_alarm()
                 return
             case KeptState.WAITING if now >= self._next_at:
                 self._take_ticket()

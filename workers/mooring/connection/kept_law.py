@@ -9,20 +9,26 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Iterable
+from concurrent.futures import Future
 from typing import Any
 
 import msgspec
 
-from mooring.connection.downtime import Downtime
+from mooring.connection.downtime import Downtime, why_ended
 from mooring.connection.fill import Fill
 from mooring.connection.host import Host
-from mooring.connection.kept_state import KeptEvent, KeptState, phase, records, status, step
+from mooring.connection.kept_state import MAY_QUEUE, KeptEvent, KeptState, phase, records, status, step
 from mooring.connection.live import LiveConnection
+from mooring.connection.queued_sends import QueuedSends, greets
 from mooring.connection.state import ConnectionState
-from mooring.errors import ErrorEntry
+from mooring.errors import ErrorEntry, QueueFull
 from mooring.events import Kind, OpenEvent, now_us
+from mooring.kept_events import DisconnectEvent, UnsentEvent
+from mooring.link.messages_sent import QueueDropped
 from mooring.link.record import ConnectionCreated, ConnectionUpdate, Down, KeptUpdate, Terminated
+from mooring.metrics import LONG_SECONDS, count
 from mooring.options import ConnectionOptions
+from mooring.staying import DEFAULT
 
 
 class KeptLaw(LiveConnection):
@@ -35,7 +41,8 @@ class KeptLaw(LiveConnection):
     """
 
     __slots__ = (
-        "_downtime", "_fill", "_next_at", "kept_state", "messages_filled", "number", "socket_opened_at_us"
+        "_downtime", "_entered_at", "_fill", "_greets", "_next_at", "_ordered_end", "kept_state", "messages_filled", "number",
+        "socket_opened_at_us",
     )  # fmt: skip
 
     def __init__(
@@ -47,13 +54,19 @@ class KeptLaw(LiveConnection):
         resumed: ConnectionUpdate | None = None,
     ) -> None:
         super().__init__(host, created, options, handler)
+        self._sends: QueuedSends
+        self._greets = handler is not None and greets(handler)
         self._downtime = Downtime(created.created_at_us, host.loop.time())
         self._fill: Fill | None = None
         self._next_at = math.inf  # of the next attempt, the loop's time
+        self._entered_at = self._downtime.began_at  # the present state
+        self._ordered_end = ""  # who has ordered it, for the metrics: "asked", "worker"
         self.kept_state = KeptState.CONNECTING
         self.number = 0
         self.messages_filled = 0
         self.socket_opened_at_us: int | None = None
+        last_id = 0 if resumed is None or resumed.kept is None else resumed.kept.queue_id
+        self._sends = QueuedSends(host, self, self, last_id + 1)
         if resumed is not None:
             self._resume(resumed)
 
@@ -79,26 +92,62 @@ class KeptLaw(LiveConnection):
         Args:
             end, errors: Of `KeptEvent.ENDED`: how it ended, and what ``onError`` is told; nothing: there is none.
         """
-        kinds = records(self.kept_state, event, self.number, error=bool(errors))
-        self.kept_state = step(self.kept_state, event)
+        queue = self._sends.queue
+        left, now = self.kept_state, self._host.loop.time()
+        kinds = records(left, event, self.number, unsent=bool(queue.messages), error=bool(errors))
+        self.kept_state = step(left, event)
+        self._measure(left, event, now - self._entered_at)
+        self._entered_at = now
         if event is KeptEvent.READY:
             self.number += 1
         self.state = ConnectionState(status(self.kept_state, self.number))
         self._host.touch(self)
         self._set_alarm()
         for kind in kinds:
+            self._count(kind, end, errors)
             match Kind[kind]:
                 case Kind.onOpen:
                     self._record(Kind.onOpen, OpenEvent())
                 case Kind.onDisconnect:
-                    self._record(Kind.onDisconnect, self._downtime.disconnect_event(self.number, self._next_wall_us()))
+                    self._record(Kind.onDisconnect, self._lost_event())
                 case Kind.onReconnect:
                     self._record(Kind.onReconnect, self._downtime.reconnect_event(self.number, self.protocol))
+                case Kind.onUnsent:
+                    unsent = queue.give_up("terminated" if event is KeptEvent.ENDED else "workerDied")
+                    assert unsent is not None, "the law says so"
+                    self.unsent(unsent)
                 case Kind.onError:
                     self._record_error(errors or [])
                 case Kind.onTerminate:
                     assert end is not None, "who ends it says how"
                     self._record_end(end.code, end.reason, was_clean=end.was_clean)
+
+    def _lost_event(self) -> DisconnectEvent:
+        return self._downtime.disconnect_event(self.number, self._next_wall_us(), self._sends.waiting)
+
+    def _measure(self, left: KeptState, event: KeptEvent, seconds: float) -> None:
+        """Count how long it was in the state that it has `left`."""
+        metrics = self._host.metrics
+        if left is KeptState.WAITING and event is KeptEvent.TICKET_TAKEN:
+            metrics.backoff_wait.observe(seconds, LONG_SECONDS)
+        elif left is KeptState.LIMITED and event in (KeptEvent.RENEW_BEGUN, KeptEvent.DIAL_BEGUN):
+            metrics.limiter_wait.observe(seconds, LONG_SECONDS)
+        elif event is KeptEvent.READY:
+            metrics.opening.observe(seconds)
+
+    def _count(self, kind: str, end: Terminated | None, errors: list[ErrorEntry] | None) -> None:
+        metrics = self._host.metrics
+        if kind == Kind.onDisconnect.name:
+            count(metrics.disconnects, self._downtime.cause)
+        elif kind == Kind.onReconnect.name:
+            metrics.reconnects += 1
+            metrics.down.observe(self._downtime.last_s, LONG_SECONDS)
+        elif kind == Kind.onTerminate.name and end is not None:
+            policy = self.options.reconnect or DEFAULT
+            err_code = errors[0].err_code if errors else None
+            count(
+                metrics.terminations, why_ended(self._ordered_end, err_code, refused=end.code in policy.refused_codes)
+            )
 
     @abstractmethod
     def _set_alarm(self) -> None:
@@ -119,6 +168,54 @@ class KeptLaw(LiveConnection):
         if self._socket is None:
             return self._downtime.heard_at_us
         return now_us() - round((self._host.loop.time() - self._socket.last_byte_at) * 1e6)
+
+    # What waits to be sent.
+
+    @property
+    def may_queue(self) -> bool:
+        """There will be a socket, as far as is known."""
+        return self.kept_state is KeptState.CONNECTED or self.kept_state in MAY_QUEUE
+
+    def queue_changed(self) -> None:
+        """What waits to be sent has changed."""
+        self._host.touch(self)
+        self._set_alarm()
+
+    def unsent(self, event: UnsentEvent) -> None:
+        """Messages were given up."""
+        self._record(Kind.onUnsent, event)
+
+    def queue_from_worker(self, opcode: int, payload: bytes, ttl_s: float, done: Future[int | None]) -> None:
+        """Have one message of code in this worker wait: `done` gets its number, or None where there will be no socket."""
+        if not done.set_running_or_notify_cancel():
+            return
+        if not self.may_queue:
+            done.set_result(None)
+            return
+        made = self._sends.queue_from_worker(opcode, payload, ttl_s)
+        if made is None:
+            done.set_exception(QueueFull(self.id))
+        else:
+            done.set_result(made.queue_id)
+
+    def ttl_s(self, when_down: str | None, ttl_s: float | None) -> float | None:
+        """Return for how long a message may wait; None: it may not. For any thread."""
+        return self._sends.ttl_s(when_down, ttl_s)
+
+    def drop_queue(self, request: int) -> None:
+        """Give up what waits to be sent; `request` is answered."""
+        event = self._sends.queue.give_up("dropped")
+        if event is not None:
+            self.unsent(event)
+            self.queue_changed()
+            self._sends.go_on()  # what stood behind it
+        count, size = (0, 0) if event is None else (event.count, event.bytes)
+        self._host.answer(QueueDropped(request, self._host.flush(), self.state.value, count, size))
+
+    def greeted(self) -> None:
+        """A callback that was told of a ready socket has returned."""
+        if self._greets:
+            self._sends.greeted()
 
     # What a callback fills in. In the context.
 
@@ -157,6 +254,9 @@ class KeptLaw(LiveConnection):
             down=self.down,
             down_us=self._downtime.total_us,
             messages_filled=self.messages_filled,
+            queued_messages=self._sends.queue.messages,
+            queued_bytes=self._sends.queue.bytes,
+            queue_id=self._sends.queue.last_id,
         )
         return msgspec.structs.replace(super().update(), kept=kept)
 

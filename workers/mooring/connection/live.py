@@ -15,11 +15,13 @@ import msgspec
 from mooring.connection import received
 from mooring.connection.host import Host
 from mooring.connection.recorded import RecordedConnection
-from mooring.connection.sends import Sends, refused
+from mooring.connection.secret_headers import has_templates, with_secrets
+from mooring.connection.sends import Sends
 from mooring.connection.state import ConnectionState
 from mooring.errors import ErrCode, ErrorEntry
 from mooring.events import ErrorEvent, Kind, TerminateEvent, encode_event, now_us
-from mooring.link.messages import HeldConnection, Opened, OpenFailed, Send, SendFailed, Sent, TerminateDone
+from mooring.link.messages import HeldConnection, Opened, OpenFailed, TerminateDone
+from mooring.link.messages_sent import Send, SendFailed, SendQueued, Sent
 from mooring.link.record import ConnectionCreated, Terminated
 from mooring.options import ConnectionOptions
 from mooring.wire.dial import DialFailed, Dialled
@@ -45,7 +47,7 @@ class LiveConnection(RecordedConnection, ABC):
         self._open_request = 0
         self._opened: Future[LiveConnection] | None = None
         self._socket: Socket | None = None
-        self._sends = Sends(host, self)
+        self._sends: Sends = Sends(host, self)
         self._closing_waiters: list[int] = []
 
     def _record(self, kind: Kind, event: msgspec.Struct) -> None:
@@ -101,7 +103,11 @@ class LiveConnection(RecordedConnection, ABC):
         """
         began = self._host.loop.time()
         try:
-            dialled = await self._host.dialler.dial(self.options)
+            dialler = self._host.dialler
+            options = self.options
+            if has_templates(options.headers):
+                options = with_secrets(options, dialler.secrets, declared=self.created.declared)
+            dialled = await dialler.dial(options)
         except DialFailed:
             raise
         # The top of a task: whatever a dial may raise (no thread can be started, for one), it must not be dialled for ever.
@@ -190,7 +196,7 @@ class LiveConnection(RecordedConnection, ABC):
     # What is sent, and the end that is asked for.
 
     @property
-    def _open_outbound(self) -> Outbound | None:
+    def open_outbound(self) -> Outbound | None:
         """Where messages go just now."""
         socket = self._socket
         if self.state is ConnectionState.CONNECTED and socket is not None and socket.state is SocketState.OPEN:
@@ -202,20 +208,13 @@ class LiveConnection(RecordedConnection, ABC):
         """Bytes that wait for the peer to read."""
         return 0 if self._socket is None else self._socket.outbound.queued_bytes
 
-    def send(self, command: Send) -> Sent | SendFailed | None:
-        """Write messages for a request: the answer, or None when it comes once the peer reads again."""
-        outbound = self._open_outbound
-        if outbound is None:
-            return refused(command.request, self.refusing)
-        return self._sends.send(command, outbound)
+    def send(self, command: Send) -> Sent | SendFailed | SendQueued | None:
+        """Write messages for a request: the answer, or None when it comes later."""
+        return self._sends.send(command, self.open_outbound)
 
-    def send_from_worker(self, opcode: int, payload: bytes) -> None:
+    def send_from_worker(self, opcode: int, payload: bytes, ttl_s: float | None = None) -> None:
         """Write one message of code in this worker; it has reserved its room beforehand."""
-        outbound = self._open_outbound
-        if outbound is None:
-            self._host.release(self, len(payload))  # the socket has ended meanwhile: its event says so
-        else:
-            self._sends.send_from_worker(opcode, payload, outbound)
+        self._sends.send_from_worker(opcode, payload, self.open_outbound, ttl_s)
 
     @abstractmethod
     def terminate(self, code: int | None, reason: str | None, request: int = 0) -> None:

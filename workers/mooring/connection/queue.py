@@ -60,6 +60,11 @@ class SendQueue:
         return len(self._messages)
 
     @property
+    def last_id(self) -> int:
+        """The number of the last message; 0: there was none."""
+        return self._next_id - 1
+
+    @property
     def next_expiry(self) -> float:
         """When `expire` is due; infinity: nothing waits."""
         if self._lapsed:
@@ -69,18 +74,20 @@ class SendQueue:
         return self._by_expiry[0][0] if self._by_expiry else math.inf
 
     def add(
-        self, payloads: Sequence[bytes], *, binary: bool, now: float, ttl_s: float, room_bytes: int
+        self, payloads: Sequence[bytes], *, binary: bool, now: float, ttl_s: float, room_bytes: float
     ) -> Queued | None:
         """Have the messages of one request wait, all or none.
 
         Args:
-            room_bytes: What this queue may hold in all: the connection's bound, less what its live queue holds.
+            room_bytes: What this queue may hold in all: the connection's bound, less what its live queue holds. Infinity:
+                they wait whatever there is, since they have waited already.
 
         Returns:
             None where there is no room (``queue-full``).
         """
         size = sum(map(len, payloads))
-        if self.bytes + size > room_bytes or len(self._messages) + len(payloads) > MAX_MESSAGES:
+        too_many = len(self._messages) + len(payloads) > MAX_MESSAGES and room_bytes != math.inf
+        if too_many or self.bytes + size > room_bytes:
             return None
         first, expires_at = self._next_id, now + ttl_s
         for payload in payloads:

@@ -10,16 +10,22 @@ import msgspec
 from mooring.connection.host import Host
 from mooring.connection.recorded import RecordedConnection
 from mooring.connection.state import ConnectionState
-from mooring.link.messages import Send, SendFailed, Sent
+from mooring.link.messages_sent import Send, SendFailed, SendQueued, Sent
 from mooring.wire.frames import BINARY, TEXT
 from mooring.wire.outbound import Outbound
 
 
-class _Waiting(msgspec.Struct):
-    """The ticket of a request whose messages wait for the peer to read; without one they came from code in the worker."""
+class Ticket(msgspec.Struct):
+    """What stands for messages that wait for the peer to read; without one they came from code in the worker.
+
+    `request` 0: they came from there all the same. `ttl_s`: so long they may wait for another socket; None: they may not.
+    """
 
     request: int
     key: str | None  # Idempotency-Key
+    opcode: int = TEXT
+    payloads: list[bytes] = []
+    ttl_s: float | None = None
 
 
 class Sends:
@@ -30,36 +36,56 @@ class Sends:
     def __init__(self, host: Host, connection: RecordedConnection) -> None:
         self._host = host
         self._connection = connection
-        self._keyed: dict[str, _Waiting] = {}
+        self._keyed: dict[str, Ticket] = {}
 
-    def send(self, command: Send, outbound: Outbound) -> Sent | SendFailed | None:
-        """Write messages for a request: the answer, or None when it comes once the peer reads again."""
+    def send(self, command: Send, outbound: Outbound | None) -> Sent | SendFailed | SendQueued | None:
+        """Write messages for a request: the answer, or None when it comes once the peer reads again.
+
+        Args:
+            outbound: Where messages go just now; None: no socket is ready.
+        """
+        if outbound is None:
+            return refused(command.request, self._connection.refusing)
+        return None if self._known(command) else self._write(command, outbound, None)
+
+    def _known(self, command: Send) -> bool:
+        """Say whether it waits already: asked again after a crash of the service, it is written once."""
+        if command.key is None or command.key not in self._keyed:
+            return False
+        self._keyed[command.key].request = command.request
+        return True
+
+    def _ticket(self, command: Send, ttl_s: float | None) -> Ticket:
+        opcode = BINARY if command.binary else TEXT
+        ticket = Ticket(command.request, command.key, opcode, command.payloads, ttl_s)
+        if command.key is not None:
+            self._keyed[command.key] = ticket
+        return ticket
+
+    def _write(self, command: Send, outbound: Outbound, ttl_s: float | None) -> Sent | SendFailed | None:
         payloads = command.payloads
         size = sum(map(len, payloads))
         opcode = BINARY if command.binary else TEXT
         if outbound.write_now(opcode, payloads):
             return self._count(command.request, len(payloads), size)
-        key = command.key
-        if key is not None and key in self._keyed:
-            # Asked again after a crash of the service: it waits already, and is written once.
-            self._keyed[key].request = command.request
-            return None
         if not outbound.has_room(size):
             return SendFailed(command.request, 0, self._connection.state.value, stalled=True)
-        waiting = _Waiting(command.request, key)
-        if key is not None:
-            self._keyed[key] = waiting
-        outbound.queue(waiting, opcode, payloads, size, self._connection.options.send_timeout_s)
+        ticket = self._ticket(command, ttl_s)
+        outbound.queue(ticket, opcode, payloads, size, self._connection.options.send_timeout_s)
         return None
 
-    def send_from_worker(self, opcode: int, payload: bytes, outbound: Outbound) -> None:
+    def send_from_worker(
+        self, opcode: int, payload: bytes, outbound: Outbound | None, ttl_s: float | None = None
+    ) -> None:
         """Write one message of code in this worker; it has reserved its room beforehand."""
-        if outbound.write_now(opcode, [payload]):
+        if outbound is None:
+            self._host.release(self._connection, len(payload))  # the socket has ended meanwhile: its event says so
+        elif outbound.write_now(opcode, [payload]):
             self.written(None, 1, len(payload))
         else:
             outbound.queue(None, opcode, [payload], len(payload))
 
-    def written(self, ticket: _Waiting | None, count: int, size: int) -> None:
+    def written(self, ticket: Ticket | None, count: int, size: int) -> None:
         """Messages were written (`Sender`)."""
         if ticket is None:
             self._count(0, count, size)
@@ -69,7 +95,7 @@ class Sends:
             self._forget(ticket)
             self._host.answer_send(self._count(ticket.request, count, size), ticket.key)
 
-    def unwritten(self, ticket: _Waiting | None, size: int, *, stalled: bool) -> None:
+    def unwritten(self, ticket: Ticket | None, size: int, *, stalled: bool) -> None:
         """Messages were not written, and will not be (`Sender`)."""
         if ticket is None:
             self._host.release(self._connection, size)
@@ -81,7 +107,10 @@ class Sends:
         else:
             self._host.answer(refused(ticket.request, connection.refusing))
 
-    def _forget(self, ticket: _Waiting) -> None:
+    def caught_up(self) -> None:
+        """The peer has read all that has waited (`Sender`)."""
+
+    def _forget(self, ticket: Ticket) -> None:
         if ticket.key is not None:
             del self._keyed[ticket.key]
 

@@ -110,7 +110,7 @@ def compile_text(text: str, pointer: str, wrong: list[Invalid], allowed: frozens
         found = match[0]
         if found == "$${":
             literal += "${"
-        elif plain and not found.startswith("${secret:"):
+        elif plain and not text.startswith("${secret:", match.start()):
             literal += found
         else:
             hole = _hole(found, pointer, wrong, allowed)

@@ -17,7 +17,7 @@ import msgspec
 
 from mooring.deadline import PASS_S
 from mooring.errors import LinkError
-from mooring.link.channel import Channel
+from mooring.link.channel import Channel, frame
 from mooring.link.messages import (
     AskIds,
     Call,
@@ -32,7 +32,6 @@ from mooring.link.messages import (
     Refused,
     Report,
     Resent,
-    Send,
     Stats,
     Stop,
     Stored,
@@ -41,7 +40,9 @@ from mooring.link.messages import (
     WorkerSettings,
     command_decoder,
 )
+from mooring.link.messages_sent import DropQueue, Send
 from mooring.link.outbox import Outbox
+from mooring.link.owed import ANSWERS, Owed
 
 REDIAL_MIN_S = 0.05
 REDIAL_MAX_S = 0.5  # a dial on a local socket costs nothing; a new service should not wait for its workers
@@ -55,9 +56,14 @@ _pack = msgspec.msgpack.Encoder().encode
 
 
 class Held(Protocol):
-    """What the link asks of the runtime."""
+    """What the link asks of the runtime.
+
+    Attributes:
+        full_at: How many connections the service holds, if these are all that it may; else 0.
+    """
 
     outbox: Outbox
+    full_at: int
 
     def held(self) -> list[HeldConnection]:
         """Return the connections for `Hello`."""
@@ -89,7 +95,7 @@ class Link:
         settings: WorkerSettings,
         *,
         who: Hello,
-        obey: Callable[[Open | Send | Terminate | Reconnect | Call], None],
+        obey: Callable[[Open | Send | DropQueue | Terminate | Reconnect | Call], None],
         stop: Callable[[Stop], None],
     ) -> None:
         self._settings = settings
@@ -103,6 +109,7 @@ class Link:
         self._refused: Refused | None = None
         self._asked_ids = False
         self._window_bytes = math.inf  # of events on their way
+        self._owed = Owed()
         self._resent: int | None = None  # all frames up to here are to be sent again, and that is still to be said
         self._heard_at = -math.inf  # a service that has not welcomed us yet
         self.runtime: Held | None = None
@@ -111,12 +118,15 @@ class Link:
     # Uplink
 
     def send(self, report: Report) -> None:
-        """Report, if there is a link."""
-        if self._channel is not None and self._welcomed.is_set():
-            try:
-                self._channel.send(report)
-            except LinkError as exc:  # whoever waits for it is told by its deadline; all others have their link still
-                log.error("a report is not sent: %s", exc)
+        """Report; what finds no link is lost, but for an answer, which goes over the next one."""
+        linked = self._channel if self._welcomed.is_set() else None
+        try:
+            if linked is not None:
+                linked.send(report)
+            elif isinstance(report, ANSWERS):
+                self._owed.add(frame(report))
+        except LinkError as exc:  # whoever waits for it is told by its deadline; all others have their link still
+            log.error("a report is not sent: %s", exc)
 
     def send_frame(self, data: bytes) -> bool:
         """Write a frame of the outbox unless there is no link, it is congested, or as much is on its way as may be."""
@@ -218,10 +228,11 @@ class Link:
             self._heard_at = _orphan_clock()
         for command in commands:
             match command:
-                case Send() | Open() | Terminate() | Reconnect() | Call():
+                case Send() | DropQueue() | Open() | Terminate() | Reconnect() | Call():
                     self._obey(command)
-                case Stored(number, window_bytes):
+                case Stored(number, window_bytes, full_at):
                     self._window_bytes = window_bytes or math.inf
+                    self._held.full_at = full_at
                     self._held.outbox.stored(number)
                     self._send_on()
                 case Probe(probe):
@@ -250,6 +261,7 @@ class Link:
     def _welcome(self, welcome: Welcome) -> None:
         self.service_version = welcome.version
         self._window_bytes = welcome.window_bytes or math.inf
+        self._held.full_at = welcome.full_at
         self._welcomed.set()
         self._asked_ids = False
         outbox = self._held.outbox
@@ -257,6 +269,9 @@ class Link:
         outbox.resend(welcome.stored)
         outbox.flush()
         self._resent = outbox.number
+        assert self._channel is not None, "what was welcomed is linked"
+        for data in self._owed.take():
+            self._channel.send_frame(data)
         self._tell_resent()
 
     def _send_on(self) -> None:

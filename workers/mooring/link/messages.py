@@ -14,13 +14,15 @@ from mooring.bounds import MAX_CONNECTIONS, RedialLimits, WorkerBounds
 from mooring.dial_options import DialSettings
 from mooring.errors import ErrorEntry, Invalid
 from mooring.link.lenient import lenient
+from mooring.link.messages_sent import DropQueue, QueueDropped, Send, SendFailed, SendQueued, Sent
 from mooring.link.record import ConnectionCreated, ConnectionUpdate
 from mooring.options import ConnectionRequest
 
-PROTOCOL_VERSION = 5
+PROTOCOL_VERSION = 6
 """Told in `Hello` and `Welcome`. 1: the first release. 2: `Welcome` tells it, and requests are read leniently. 3: what code in
 workers asks of others is numbered (`Call.ask`, `Taken`). 4: connections that stay (`reconnect`, `Reconnect`), and how is dialled
 (`proxy` and its like; an older worker would skip them, and dial directly). 5: workers keep to a window of `Events`, and count calls.
+6: names, ``${secret:…}``, which an older worker would send as it stands, and what waits to be sent (`whenDown`, `DropQueue`).
 
 A create option says in its row (`Option.since`) which version brought it; the service does not ask an older worker for it.
 """
@@ -43,6 +45,7 @@ class Welcome(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """The answer to `Hello`: the number of the last `Events` that the journal holds, and the link's version (the first did not say it).
 
     `window_bytes`: so many of `Events` may be on their way and not `Stored`, and the frame that crosses it; 0: any number.
+    `full_at`: the service holds so many connections, all that it may: code in the worker opens no further ones; 0: it may.
     """
 
     stored: int
@@ -50,6 +53,7 @@ class Welcome(msgspec.Struct, frozen=True, tag=True, array_like=True):
     id_count: int
     version: int = 1
     window_bytes: int = 0
+    full_at: int = 0
 
 
 class Refused(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -60,10 +64,11 @@ class Refused(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class Stored(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """The journal holds all `Events` up to `number`: the outbox may forget them. `window_bytes`: as in `Welcome`, from now on."""
+    """The journal holds all `Events` up to `number`: the outbox may forget them. The rest is as in `Welcome`, from now on."""
 
     number: int
     window_bytes: int = 0
+    full_at: int = 0
 
 
 class GrantIds(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -76,7 +81,8 @@ class GrantIds(msgspec.Struct, frozen=True, tag=True, array_like=True):
 class Open(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """Dial. `handler` is the ``module:attribute`` behind the public name in `connection_request`.
 
-    `resumed`: it is a kept one that another process of the worker has held, and this is how it stood there.
+    `resumed`: it is a kept one that another process of the worker has held, and this is how it stood there. `declared`: the
+    configuration has it.
     """
 
     request: int
@@ -85,16 +91,7 @@ class Open(msgspec.Struct, frozen=True, tag=True, array_like=True):
     handler: str | None = None
     created_at_us: int = 0
     resumed: ConnectionUpdate | None = None
-
-
-class Send(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """Write messages, in order: text frames, or binary ones. `key` makes a repeat harmless (Idempotency-Key)."""
-
-    request: int
-    connection: int
-    binary: bool
-    payloads: list[bytes]
-    key: str | None = None
+    declared: bool = False
 
 
 class Terminate(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -163,7 +160,8 @@ class Reconfigure(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 Command = (
-    Welcome | Refused | Stored | GrantIds | Open | Send | Terminate | Reconnect | Call | Stop | Probe | Reconfigure
+    Welcome | Refused | Stored | GrantIds | Open | Send | DropQueue | Terminate | Reconnect | Call | Stop | Probe
+    | Reconfigure
 )  # fmt: skip
 
 
@@ -254,30 +252,15 @@ class OpenFailed(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class OpenInvalid(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """Nothing was dialled: the handler, or what it asks for, is not usable; or the limit of connections is reached."""
+    """Nothing was dialled: the handler, or what it asks for, is not usable; the limit of connections is reached; or `secret` may
+    not be sent to `host`.
+    """
 
     request: int
     errors: list[Invalid]
     limit: int = 0
-
-
-class Sent(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """Messages were written to the socket; the totals are those of the connection's record."""
-
-    request: int
-    sent: int
-    bytes: int
-    messages_out: int
-    bytes_out: int
-
-
-class SendFailed(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """Not all was written. `status`: the connection's, ``""`` if it is not held; `stalled`: the peer did not read for ``sendTimeout``."""
-
-    request: int
-    sent: int
-    status: str
-    stalled: bool = False
+    secret: str = ""
+    host: str = ""
 
 
 class TerminateDone(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -360,8 +343,8 @@ class Goodbye(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 Report = (
-    Hello | Resent | Events | Opened | OpenFailed | OpenInvalid | Sent | SendFailed | TerminateDone | ReconnectDone | Called
-    | CallFailed | Taken | Stats | AskIds | Goodbye
+    Hello | Resent | Events | Opened | OpenFailed | OpenInvalid | Sent | SendFailed | SendQueued | QueueDropped
+    | TerminateDone | ReconnectDone | Called | CallFailed | Taken | Stats | AskIds | Goodbye
 )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ import msgspec
 
 from mooring.dial_options import DialShown, dial_shown
 from mooring.errors import ErrorEntry
+from mooring.kept_options import WhenDown
 from mooring.options import OPTIONS, ConnectionOptions
 from mooring.staying import Reconnect
 
@@ -33,6 +34,8 @@ class KeptCreated(msgspec.Struct, frozen=True, omit_defaults=True):
     """What of a record is as it was asked for, where a connection is kept."""
 
     reconnect: Reconnect
+    when_down: WhenDown = OPTIONS["when_down"].default
+    queue_ttl_s: float = OPTIONS["queue_ttl"].default
 
 
 class ConnectionCreated(msgspec.Struct, frozen=True, array_like=True):
@@ -50,12 +53,23 @@ class ConnectionCreated(msgspec.Struct, frozen=True, array_like=True):
     close_timeout_s: float = OPTIONS["close_timeout"].default
     kept: KeptCreated | None = None
     dial: DialShown = DialShown()
+    name: str | None = None
+    declared: bool = False
+    """The configuration has it (``[connections.NAME]``)."""
 
     @classmethod
     def of(
-        cls, connection: int, worker: str, handler: str | None, created_at_us: int, options: ConnectionOptions
+        cls,
+        connection: int,
+        worker: str,
+        handler: str | None,
+        created_at_us: int,
+        options: ConnectionOptions,
+        *,
+        name: str | None = None,
+        declared: bool = False,
     ) -> ConnectionCreated:
-        """Return the record of a connection that is being made; `handler` is its public name."""
+        """Return the record of a connection that is being made; `handler` is its public name, `name` its own."""
         return cls(
             id=connection,
             url=options.url,
@@ -67,8 +81,12 @@ class ConnectionCreated(msgspec.Struct, frozen=True, array_like=True):
             verify=options.tls.verify,
             send_timeout_s=options.send_timeout_s,
             close_timeout_s=options.close_timeout_s,
-            kept=None if options.reconnect is None else KeptCreated(options.reconnect),
+            kept=None
+            if options.reconnect is None
+            else KeptCreated(options.reconnect, options.when_down, options.queue_ttl_s),
             dial=dial_shown(options.proxy, options.family, options.addresses, options.local_address),
+            name=name,
+            declared=declared,
         )
 
 
@@ -94,6 +112,7 @@ class KeptUpdate(msgspec.Struct, frozen=True, array_like=True):
 
     `socket`: number of the present or last socket that was ready, 0 before the first. `recorded_at_us`: when the last message
     that is recorded came, as of the `seq` beside it. `down_us`: in all, up to the last return.
+    `queue_id`: number of the last message that has waited to be sent.
     """
 
     socket: int = 0
@@ -108,6 +127,7 @@ class KeptUpdate(msgspec.Struct, frozen=True, array_like=True):
     late_replies: int = 0
     queued_messages: int = 0
     queued_bytes: int = 0
+    queue_id: int = 0
 
 
 class ConnectionUpdate(msgspec.Struct, frozen=True, array_like=True):

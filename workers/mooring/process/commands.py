@@ -7,7 +7,7 @@ from typing import assert_never
 import msgspec
 
 from mooring.connection.kept import KeptConnection
-from mooring.errors import ErrCode, Invalid, InvalidRequest, LimitReached
+from mooring.errors import ErrCode, Invalid, InvalidRequest, LimitReached, SecretNotAllowed
 from mooring.events import CallbackErrorEvent
 from mooring.handler_options import resolve
 from mooring.link.messages import (
@@ -17,22 +17,24 @@ from mooring.link.messages import (
     OpenInvalid,
     Reconnect,
     ReconnectDone,
-    Send,
-    SendFailed,
     Taken,
     Terminate,
     TerminateDone,
 )
+from mooring.link.messages_sent import DropQueue, QueueDropped, Send, SendFailed
+from mooring.link.record import STATUS_CONNECTING
 from mooring.options import effective
 from mooring.process.runtime import Runtime
 from mooring.usercode import failures
 
 
-def obey(runtime: Runtime, command: Open | Send | Terminate | Reconnect | Call) -> None:
+def obey(runtime: Runtime, command: Open | Send | DropQueue | Terminate | Reconnect | Call) -> None:
     """Have `runtime` do one command of a request."""
     match command:
         case Send():
             _send(runtime, command)
+        case DropQueue():
+            _drop_queue(runtime, command)
         case Open():
             _open(runtime, command)
         case Terminate():
@@ -60,7 +62,12 @@ def _open(runtime: Runtime, command: Open) -> None:
         if command.handler is not None and request.handler is not None:
             runtime.constructions.begin(command, command.handler)
         else:
-            runtime.begin(command, resolve(request), None)
+            options = resolve(request)
+            if command.resumed is None:  # else each attempt finds out
+                runtime.check_secrets(options, declared=command.declared)
+            runtime.begin(command, options, None)
+    except SecretNotAllowed as exc:
+        runtime.answer(OpenInvalid(command.request, [Invalid("/headers", str(exc))], secret=exc.secret, host=exc.host))
     except LimitReached as exc:
         runtime.answer(OpenInvalid(command.request, [Invalid("/worker", str(exc))], limit=exc.limit))
     except InvalidRequest as exc:
@@ -76,9 +83,22 @@ def _send(runtime: Runtime, command: Send) -> None:
         runtime.answer(msgspec.structs.replace(known, request=command.request))
         return
     connection = runtime.connections.get(command.connection)
-    answer = SendFailed(command.request, 0, "") if connection is None else connection.send(command)
+    if connection is None:
+        begun = command.connection in runtime.constructions
+        runtime.answer(SendFailed(command.request, 0, STATUS_CONNECTING if begun else ""))
+        return
+    answer = connection.send(command)
     if answer is not None:
         runtime.answer_send(answer, command.key)
+
+
+def _drop_queue(runtime: Runtime, command: DropQueue) -> None:
+    connection = runtime.connections.get(command.connection)
+    if isinstance(connection, KeptConnection):
+        connection.drop_queue(command.request)
+        return
+    status = "" if connection is None else connection.state.value
+    runtime.answer(QueueDropped(command.request, runtime.flush(), status))
 
 
 def _terminate(runtime: Runtime, command: Terminate) -> None:

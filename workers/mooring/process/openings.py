@@ -9,6 +9,7 @@ from typing import Protocol
 from mooring.connection.connection import Connection
 from mooring.connection.kept import KeptConnection
 from mooring.connection.live import LiveConnection
+from mooring.connection.secret_headers import check_secrets, has_templates
 from mooring.connection.state import ConnectionState
 from mooring.deadline import PASS_S
 from mooring.errors import ConnectError, ErrCode, ErrorEntry, LimitReached, MooringError
@@ -22,6 +23,7 @@ from mooring.usercode.construction import Constructions
 from mooring.usercode.handlers import check, class_name
 from mooring.usercode.host import CodeHost
 from mooring.usercode.websocket import WebSocket
+from mooring.wire.dial import Dialler
 
 IO_LOOP_S = 30.0  # beyond connectTimeout: the I/O loop is not so late
 
@@ -34,12 +36,15 @@ class Opener(CodeHost, Protocol):
         constructions: Connections to be, whose handler is still to be constructed.
         stopping: Set once the worker runs down: nothing new begins.
         draining: Likewise, where another process will open the kept connections again.
+        full_at: How many connections the service holds, if these are all that it may; else 0.
     """
 
     connections: dict[int, LiveConnection]
     constructions: Constructions
+    dialler: Dialler
     stopping: bool
     draining: bool
+    full_at: int
 
 
 class Openings:
@@ -63,16 +68,33 @@ class Openings:
         if len(self._worker.connections) + len(self._worker.constructions) >= self._worker.settings.max_connections:
             raise LimitReached("limits.max_connections_per_worker", self._worker.settings.max_connections)
 
+    def _check_own_limit(self) -> None:
+        """Likewise, for code in the worker: requests were counted by the service."""
+        if self._worker.full_at:
+            raise LimitReached("limits.max_connections", self._worker.full_at)
+        self.check_limit()
+
+    def check_secrets(self, options: ConnectionOptions, *, declared: bool) -> None:
+        """Say whether the secrets that `options` need are there, and may go where it goes.
+
+        Raises:
+            InvalidRequest, SecretNotAllowed: If not.
+        """
+        if has_templates(options.headers):
+            check_secrets(options, self._worker.dialler.secrets, declared=declared)
+
     def created(self, command: Open, options: ConnectionOptions) -> ConnectionCreated:
         """Return the unchanging part of the record of what `command` opens."""
-        handler = command.connection_request.handler
-        name = None if handler is None else handler.name
-        return self._created(command.connection, command.created_at_us or now_us(), options, name)
-
-    def _created(
-        self, connection: int, created_at_us: int, options: ConnectionOptions, handler_name: str | None
-    ) -> ConnectionCreated:
-        return ConnectionCreated.of(connection, self._worker.worker, handler_name, created_at_us, options)
+        request = command.connection_request
+        return ConnectionCreated.of(
+            command.connection,
+            self._worker.worker,
+            None if request.handler is None else request.handler.name,
+            command.created_at_us or now_us(),
+            options,
+            name=request.name or None,
+            declared=command.declared,
+        )
 
     def begin(self, command: Open, options: ConnectionOptions, handler: object | None) -> LiveConnection:
         """Dial for a request, once its handler (if it names one) is there."""
@@ -101,16 +123,19 @@ class Openings:
 
         Raises:
             InvalidRequest: If the url, a callback of the handler, or what it asks for, is not valid.
+            SecretNotAllowed: If a secret of its headers is not bound to the host.
             ConnectError: If the dial fails.
-            LimitReached: If ``limits.max_connections_per_worker`` is reached.
+            LimitReached: If ``limits.max_connections_per_worker`` is reached, or ``limits.max_connections`` (but for what all workers
+                have opened within the same moment).
             MooringError: If the worker is being killed, or no connection id can be had while the service is away.
         """
         if handler is not None:
             check(handler)
         options = resolve(request, handler)
+        self.check_secrets(options, declared=False)
         if self._worker.stopping:
             raise MooringError("the worker is being killed")
-        self.check_limit()
+        self._check_own_limit()
         id_wanted: Future[int] = Future()
         self._worker.post(self._ids.want, id_wanted)
         # Once more, shortly: if the whole worker stood still, the I/O loop has not yet seen what the service has granted.
@@ -124,11 +149,11 @@ class Openings:
 
         def begin() -> None:
             try:
-                self.check_limit()  # again: here nobody comes in between
+                self._check_own_limit()  # again: here nobody comes in between
             except LimitReached as exc:
                 opened.set_exception(exc)
                 return
-            created = self._created(connection_id, now_us(), options, name)
+            created = ConnectionCreated.of(connection_id, self._worker.worker, name, now_us(), options)
             self._begin(created, options, handler, None).when_opened(opened)
 
         self._worker.post(begin)

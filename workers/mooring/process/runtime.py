@@ -27,11 +27,10 @@ from mooring.link.messages import (
     HeldConnection,
     Reconfigure,
     Report,
-    SendFailed,
-    Sent,
     Stats,
     WorkerSettings,
 )
+from mooring.link.messages_sent import SendFailed, SendQueued, Sent
 from mooring.link.outbox import Outbox, Recorded
 from mooring.process.figures import Figures
 from mooring.process.openings import Openings
@@ -53,7 +52,7 @@ class Uplink(Protocol):
     """Where reports go."""
 
     def send(self, report: Report) -> None:
-        """Report, if there is a link; an answer that finds none is lost with the request that waited for it."""
+        """Report, if there is a link; an answer that finds none goes over the next one."""
 
     def send_frame(self, data: bytes) -> bool:
         """Write a frame of the outbox if there is a link that takes it, and say whether it did."""
@@ -75,6 +74,7 @@ class Runtime:
         draining: Likewise, where another process will open the kept connections again.
         closed_by_stop: How many connections it has closed then.
         last_ask: The number of the last call that code in a worker has asked for, of those that were taken.
+        full_at: How many connections the service holds, if these are all that it may; else 0.
     """
 
     def __init__(self, settings: WorkerSettings, uplink: Uplink) -> None:
@@ -84,7 +84,7 @@ class Runtime:
         self.connections: dict[int, LiveConnection] = {}
         self.paused: set[PausedReader] = set()
         self.stopping = self.draining = False
-        self.closed_by_stop = 0
+        self.closed_by_stop = self.full_at = 0
         self.last_ask = 0
         self.answer: Callable[[Report], None] = uplink.send
         self.outbox = Outbox(settings.outbox_bytes, uplink.send_frame, self._on_room)
@@ -106,9 +106,10 @@ class Runtime:
             settings=settings.dial,
         )
         self.redials = Redialling(self.loop, settings.redial)
-        self.keyed_sends: KeyedAnswers[Sent] = KeyedAnswers()
+        self.keyed_sends: KeyedAnswers[Sent | SendQueued] = KeyedAnswers()
         openings = Openings(self, uplink.ask_ids)
         self.check_limit, self.created, self.begin = openings.check_limit, openings.created, openings.begin
+        self.check_secrets = openings.check_secrets
         self.open, self.grant_ids = openings.open, openings.grant_ids
         self._tasks = Background(log)
 
@@ -151,9 +152,9 @@ class Runtime:
         self.outbox.flush()
         return self.outbox.number
 
-    def answer_send(self, answer: Sent | SendFailed, key: str | None) -> None:
-        """Answer a send; what was written under a `key` is remembered, so that a repeat writes nothing."""
-        if isinstance(answer, Sent):
+    def answer_send(self, answer: Sent | SendFailed | SendQueued, key: str | None) -> None:
+        """Answer a send; what was written, or waits, under a `key` is remembered, so that a repeat does nothing."""
+        if not isinstance(answer, SendFailed):
             self.keyed_sends.remember(key, answer)
         self.answer(answer)
 

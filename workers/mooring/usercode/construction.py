@@ -12,7 +12,7 @@ import msgspec
 
 from mooring.connection.state import ConnectionState
 from mooring.deadline import Deadline
-from mooring.errors import ErrCode, HandlerError, Invalid, InvalidRequest
+from mooring.errors import ErrCode, HandlerError, Invalid, InvalidRequest, SecretNotAllowed
 from mooring.handler_options import resolve
 from mooring.link.messages import HeldConnection, Open, OpenInvalid
 from mooring.link.record import ConnectionUpdate
@@ -74,24 +74,33 @@ class Constructions:
 
     def _failed(self, connection: int, errors: list[Invalid]) -> None:
         command = self.give_up(connection)
-        if command is None:
-            return
+        if command is not None:
+            self._refuse(command, errors)
+
+    def _refuse(self, command: Open, errors: list[Invalid], forbidden: SecretNotAllowed | None = None) -> None:
         if command.request:
-            self._host.answer(OpenInvalid(command.request, errors))
+            secret, host = ("", "") if forbidden is None else (forbidden.secret, forbidden.host)
+            self._host.answer(OpenInvalid(command.request, errors, secret=secret, host=host))
         else:
             # Nobody waits for the answer: the service that would have recorded the end is gone, or it has been opened before.
             begun = self._host.begin(command, effective(command.connection_request), None)
             text = "; ".join(error.detail for error in errors)
-            if command.resumed is not None:
-                begun.refuse(ErrCode.HANDLER_FAILED, text)
-            else:
-                begun.terminate(None, text)
+            begun.refuse(ErrCode.HANDLER_FAILED, text)
 
     def _made(self, connection: int, options: ConnectionOptions, handler: object) -> None:
         waiting = self._waiting.get(connection)
         command = self.give_up(connection)
         if waiting is None or command is None:
             return
+        if command.resumed is None:  # else each attempt finds out
+            try:
+                self._host.check_secrets(options, declared=command.declared)
+            except InvalidRequest as exc:
+                self._refuse(command, [Invalid("/handler", error.detail) for error in exc.errors])
+                return
+            except SecretNotAllowed as exc:
+                self._refuse(command, [Invalid("/handler", str(exc))], exc)
+                return
         # The dial has what is left of the time; a kept connection has all of it for each of its attempts.
         left_s = waiting.since + options.connect_timeout_s - self._host.loop.time()
         if left_s <= 0 and command.resumed is None:

@@ -212,6 +212,8 @@ class Context:
         self.running.end()
         if fill is not None:
             self.mailbox.put_first(connection, fill.end())
+            if isinstance(connection, KeptConnection):
+                self._host.post(connection.greeted)
         if entry.kind is Kind.onTerminate:
             self._host.outbox.add(connection, b"", b"", connection.seq, ended=True)
             self._host.wake()

@@ -53,6 +53,13 @@ class CodeHost(Host, Protocol):
     def created(self, command: Open, options: ConnectionOptions) -> ConnectionCreated:
         """Return the unchanging part of the record of what `command` opens."""
 
+    def check_secrets(self, options: ConnectionOptions, *, declared: bool) -> None:
+        """Say whether the secrets that `options` need are there, and may go where it goes.
+
+        Raises:
+            InvalidRequest, SecretNotAllowed: If not.
+        """
+
     def begin(self, command: Open, options: ConnectionOptions, handler: object | None) -> LiveConnection:
         """Dial for a request, once its handler (if it names one) is there."""
 

@@ -6,14 +6,15 @@ A thin face of a connection that any thread of the worker may use, except the I/
 from __future__ import annotations
 
 from collections.abc import Iterable
+from concurrent.futures import Future
 from typing import Any
 
 from mooring import json_text
-from mooring.checks import check_close, check_delay
+from mooring.checks import check_close, check_delay, check_waiting
 from mooring.connection.kept import KeptConnection
 from mooring.connection.live import LiveConnection
 from mooring.connection.state import ConnectionState
-from mooring.errors import ConnectionClosed, Invalid, InvalidRequest, NotKept, WrongState
+from mooring.errors import ConnectionClosed, Invalid, InvalidRequest, NotKept, SendError, WrongState
 from mooring.link.messages import Reconnect
 from mooring.link.record import Down
 from mooring.options import ConnectionRequest
@@ -21,6 +22,8 @@ from mooring.parameters import plain
 from mooring.usercode import current as process
 from mooring.usercode.host import CodeHost
 from mooring.wire.frames import BINARY, TEXT
+
+IO_LOOP_S = 5.0  # the I/O loop takes a message at once; this only guards against the loop itself
 
 
 class WebSocket:
@@ -108,13 +111,30 @@ class WebSocket:
         """The object whose callbacks this connection runs."""
         return self._connection.handler
 
-    def send(self, message: str | bytes | bytearray | memoryview | dict[Any, Any] | list[Any]) -> None:
+    def send(
+        self,
+        message: str | bytes | bytearray | memoryview | dict[Any, Any] | list[Any],
+        *,
+        when_down: str | None = None,
+        ttl: float | None = None,
+    ) -> int | None:
         """Send one message: text → text frame, bytes → binary frame, dict or list → JSON in a text frame.
 
         It returns when the message is on its way; while the peer does not read and the outbound queue is full, it
         waits up to ``send_timeout``. Any thread of the worker may call it.
 
+        Args:
+            when_down: What becomes of it while a kept connection has no socket that is ready: ``"fail"`` or ``"queue"``;
+                None: as the connection was opened with.
+            ttl: For how many seconds it may wait then, 0.1 to 86,400; None: likewise.
+
+        Returns:
+            None; or its number in the queue, by which `on_unsent` names what was not sent after all.
+
         Raises:
+            InvalidRequest: If `when_down` or `ttl` is not valid.
+            NotKept: If it is to be queued and the connection was opened without ``reconnect``.
+            QueueFull: If there is no room for it to wait.
             WrongState: If the connection is Connecting, Reconnecting or Closing, also if it becomes so while the message waits.
             ConnectionClosed: If it is Closed, likewise.
             SendError: If the peer has not read for ``send_timeout``.
@@ -131,9 +151,32 @@ class WebSocket:
             payload = json_text.encode(message)
         else:
             raise TypeError(f"send takes str, bytes, dict or list, not {type(message).__name__}")
-        if self._state is not ConnectionState.CONNECTED or not self._host.reserve(connection, len(payload)):
+        ttl_s = self._ttl_s(when_down, ttl)
+        if self._state is ConnectionState.CONNECTED and self._host.reserve(connection, len(payload)):
+            self._host.post(connection.send_from_worker, opcode, payload, ttl_s)
+            return None
+        queue_id = None if ttl_s is None or self._terminated else self._queue(opcode, payload, ttl_s)
+        if queue_id is None:
             raise self._refusal()
-        self._host.post(connection.send_from_worker, opcode, payload)
+        return queue_id
+
+    def _ttl_s(self, when_down: str | None, ttl: float | None) -> float | None:
+        wrong = check_waiting(when_down, ttl)
+        if wrong:
+            raise InvalidRequest(wrong)
+        if when_down == "queue":
+            return self._kept().ttl_s(when_down, ttl)
+        return self._connection.ttl_s(when_down, ttl) if isinstance(self._connection, KeptConnection) else None
+
+    def _queue(self, opcode: int, payload: bytes, ttl_s: float) -> int | None:
+        done: Future[int | None] = Future()
+        self._host.post(self._kept().queue_from_worker, opcode, payload, ttl_s, done)
+        try:
+            return done.result(IO_LOOP_S)
+        except TimeoutError:
+            if done.cancel():
+                raise SendError(self.id) from None
+            return done.result()
 
     def reconnect(self, *, delay: float = 0.0, code: int = 1000, reason: str = "") -> None:
         """Get a new socket for a kept connection: the one that it has is closed; it returns at once, events tell the rest.

@@ -25,6 +25,7 @@ from mooring.wire.exchange import Exchange
 from mooring.wire.failure import DialFailed, failed
 from mooring.wire.frames import Deflate
 from mooring.wire.route import Way
+from mooring.wire.secret_table import Secrets
 from mooring.wire.target import Target, parse_target
 from mooring.wire.upgrade import InvalidHandshake, check_answer, request_head, without_secrets
 
@@ -50,7 +51,10 @@ class Dialler:
     """Dials for one worker. Must be made, used and closed on the I/O loop.
 
     Args:
-        settings: Proxies and the like.
+        settings: Proxies, secrets and the like.
+
+    Attributes:
+        secrets: What stands for ``${secret:NAME}``, as of now.
 
     Raises:
         ValueError: If the settings are not valid.
@@ -61,6 +65,7 @@ class Dialler:
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._settings = settings or DialSettings()
+        self.secrets = Secrets(self._settings.secrets)
         self._connector = Connector(policy, self._settings, allow_insecure_tls=allow_insecure_tls)
 
     def set_policy(
@@ -72,6 +77,7 @@ class Dialler:
             ValueError: If the settings are not valid.
         """
         self._settings = settings or self._settings
+        self.secrets = Secrets(self._settings.secrets)
         self._connector.configure(policy, self._settings, allow_insecure_tls=allow_insecure_tls)
 
     async def close(self) -> None:

@@ -28,6 +28,9 @@ class Sender(Protocol):
     def unwritten(self, ticket: Any, size: int, *, stalled: bool) -> None:
         """What was queued with `ticket` never will be: its time is over (`stalled`), or nothing more is sent here."""
 
+    def caught_up(self) -> None:
+        """The peer has read all that has waited here."""
+
 
 class _Queued(msgspec.Struct, frozen=True):
     """Messages, or our close frame, that wait for the peer to read.
@@ -81,11 +84,15 @@ class Outbound:
 
     def write_now(self, opcode: int, payloads: list[bytes]) -> bool:
         """Write messages if nothing waits before them, and say whether they were written."""
-        if self.paused or self._queue:
+        if self.paused or self._queue or self._transport.is_closing():
             return False
-        if not self._transport.is_closing():
-            self._transport.write(self._frames(opcode, payloads))
+        self._transport.write(self._frames(opcode, payloads))
         return True
+
+    @property
+    def idle(self) -> bool:
+        """Say whether `write_now` would write."""
+        return not (self.paused or self._queue or self._transport.is_closing())
 
     def has_room(self, size: int) -> bool:
         """Say whether `size` bytes more may wait; one entry may, however long it is."""
@@ -166,6 +173,8 @@ class Outbound:
                 continue
             self.write(self._frames(queued.opcode, queued.payloads))
             self._sender.written(queued.ticket, len(queued.payloads), queued.size)
+        if not self.paused:
+            self._sender.caught_up()
 
     def drop(self) -> None:
         """Nothing of what waits is sent any more, our close frame included."""

@@ -1,0 +1,47 @@
+"""When the next commit is due: at once after quiet, a little behind the last one under load. Pure.
+
+A commit costs the same whatever it holds, and so does all that follows it, up to the wake-up of each subscriber. Waiting is
+of use only where something else comes meanwhile: who waits for an answer before the next message is sent is not kept waiting.
+"""
+
+from __future__ import annotations
+
+import math
+
+GROUP_S = 0.002  # under load, commits begin so far apart
+LARGE_BYTES = 128 * 1024  # with so much at hand, waiting for more saves nothing
+PATIENCE = 4  # so many waits in a row that brought nothing: there is no load
+SELDOM = 256  # at the least, one commit in so many finds out whether there is load again
+
+
+class Pace:
+    """The distance between commits. Times are monotonic seconds."""
+
+    def __init__(self) -> None:
+        self._begun_s = -math.inf
+        self._patience = 0  # waits that may still bring nothing; 0: there is no waiting
+        self._pause = 1  # so many commits of several additions, until it is tried again
+        self._pauses = 1
+
+    def due_s(self, queued_bytes: int) -> float:
+        """Return when the next commit is due, now that so much is queued."""
+        if not self._patience or queued_bytes >= LARGE_BYTES:
+            return -math.inf
+        return self._begun_s + GROUP_S
+
+    def committed(self, begun_s: float, additions: int, arrived_s: float) -> None:
+        """Take that a commit has begun; the last of its additions had arrived at `arrived_s`."""
+        before_s, self._begun_s = self._begun_s, begun_s
+        if not self._patience:
+            if additions > 1:
+                self._pauses -= 1
+                if self._pauses <= 0:
+                    self._patience = 1
+        # Not in the first part of the wait: what comes at once was an answer to the commit, and brings nothing more.
+        elif before_s + GROUP_S / 4 < arrived_s <= before_s + 2 * GROUP_S:
+            self._patience, self._pause = PATIENCE, 1
+        else:
+            self._patience -= 1
+            if not self._patience:
+                self._pauses = self._pause
+                self._pause = min(SELDOM, 2 * self._pause)

@@ -1,0 +1,75 @@
+"""What worker and service say to each other about what is sent over connections; a part of the unions of `messages`. No I/O."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from mooring.kept_options import WhenDown
+
+
+class Send(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Write messages, in order: text frames, or binary ones. `key` makes a repeat harmless (Idempotency-Key).
+
+    `when_down`, `ttl_s`: instead of what the connection was opened with.
+    """
+
+    request: int
+    connection: int
+    binary: bool
+    payloads: list[bytes]
+    key: str | None = None
+    when_down: WhenDown | None = None
+    ttl_s: float | None = None
+
+
+class DropQueue(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Give up what waits to be sent on a connection."""
+
+    request: int
+    connection: int
+
+
+class Sent(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Messages were written to the socket; the totals are those of the connection's record."""
+
+    request: int
+    sent: int
+    bytes: int
+    messages_out: int
+    bytes_out: int
+
+
+class SendFailed(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Not all was written. `status`: the connection's, ``""`` if it is not held; `stalled`: the peer did not read for ``sendTimeout``.
+
+    `why`: ``full``: there is no room for it to wait. ``late``: it has waited behind the queue for ``sendTimeout``.
+    """
+
+    request: int
+    sent: int
+    status: str
+    stalled: bool = False
+    why: Literal["", "full", "late"] = ""
+
+
+class SendQueued(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Messages wait until the connection is ready; show it once `after` is stored, which counts them. `queue_id`: of the first."""
+
+    request: int
+    after: int
+    queued: int
+    bytes: int
+    queue_id: int
+    expires_at_us: int
+
+
+class QueueDropped(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """What waited was given up; show it once `after` is stored. `status`: as in `ReconnectDone`."""
+
+    request: int
+    after: int
+    status: str
+    messages: int = 0
+    bytes: int = 0
