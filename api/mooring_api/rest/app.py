@@ -7,7 +7,7 @@ import logging
 from aiohttp import web
 
 from mooring.errors import MooringError
-from mooring_api.rest import connections, events, hooks, idempotency, kept, refusals, sending, system, workers
+from mooring_api.rest import connections, events, hooks, idempotency, kept, refusals, sending, system, wanted, workers
 from mooring_api.rest.context import API, Api
 from mooring_api.rest.openapi import DESCRIPTION, Description
 from mooring_api.rest.problems import Problem, problem_of
@@ -21,6 +21,7 @@ ROUTES = (
     *connections.ROUTES,
     *kept.ROUTES,
     *sending.ROUTES,
+    *wanted.ROUTES,
     *workers.ROUTES,
     *events.ROUTES,
     *hooks.ROUTES,

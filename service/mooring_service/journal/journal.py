@@ -17,8 +17,8 @@ from mooring.link.record import ConnectionCreated, ConnectionUpdate
 from mooring_service.journal.batch import Append, Batch, EventFilter
 
 
-class JournalTooNew(JournalUnavailable):
-    """The journal was written by a later mooring: waiting does not mend it."""
+class JournalUnusable(JournalUnavailable):
+    """Waiting does not mend it: the journal was written by a later mooring, or the SQLite in use would damage it."""
 
 
 class Committed(msgspec.Struct, frozen=True):
@@ -141,7 +141,7 @@ class Journal(Protocol):
         """Open, check and migrate; return what was held. Must be called first; once it has returned, never again.
 
         Raises:
-            JournalTooNew: If a later mooring has written it.
+            JournalUnusable: If a later mooring has written it, or the SQLite in use is too old.
             JournalUnavailable: If it cannot be opened just now; it may be tried again.
         """
         ...

@@ -23,7 +23,7 @@ from mooring.events import ErrorEvent, Kind, TerminateEvent, encode_event, now_u
 from mooring.link.messages import HeldConnection, Opened, OpenFailed, TerminateDone
 from mooring.link.messages_sent import Send, SendFailed, SendQueued, Sent
 from mooring.link.record import ConnectionCreated, Terminated
-from mooring.options import ConnectionOptions
+from mooring.options import ConnectionOptions, ConnectionRequest
 from mooring.wire.dial import DialFailed, Dialled
 from mooring.wire.frames import INVALID_DATA
 from mooring.wire.outbound import Outbound
@@ -37,7 +37,7 @@ log = logging.getLogger("mooring.worker")
 class LiveConnection(RecordedConnection, ABC):
     """One WebSocket client connection of this worker. It is the `SocketOwner` of its socket."""
 
-    __slots__ = ("_closing_waiters", "_host", "_open_request", "_opened", "_sends", "_socket")
+    __slots__ = ("_closing_waiters", "_host", "_open_request", "_opened", "_sends", "_socket", "spec")
 
     def __init__(
         self, host: Host, created: ConnectionCreated, options: ConnectionOptions, handler: object | None
@@ -49,6 +49,8 @@ class LiveConnection(RecordedConnection, ABC):
         self._socket: Socket | None = None
         self._sends: Sends = Sends(host, self)
         self._closing_waiters: list[int] = []
+        # What a request has asked for, as far as somebody needs it: to open it again, or to compare.
+        self.spec: ConnectionRequest | None = None
 
     def _record(self, kind: Kind, event: msgspec.Struct) -> None:
         if self.handler is not None:
@@ -80,7 +82,7 @@ class LiveConnection(RecordedConnection, ABC):
 
     def held(self) -> HeldConnection:
         """Return what `Hello` says of it."""
-        return HeldConnection(self.created, self.update())
+        return HeldConnection(self.created, self.update(), self.spec)
 
     # The open, and who waits for it.
 

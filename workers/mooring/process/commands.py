@@ -7,7 +7,7 @@ from typing import assert_never
 import msgspec
 
 from mooring.connection.kept import KeptConnection
-from mooring.errors import ErrCode, Invalid, InvalidRequest, LimitReached, SecretNotAllowed
+from mooring.errors import ErrCode, Invalid, InvalidRequest, LimitReached
 from mooring.events import CallbackErrorEvent
 from mooring.handler_options import resolve
 from mooring.link.messages import (
@@ -23,6 +23,7 @@ from mooring.link.messages import (
 )
 from mooring.link.messages_sent import DropQueue, QueueDropped, Send, SendFailed
 from mooring.link.record import STATUS_CONNECTING
+from mooring.name_errors import SecretNotAllowed
 from mooring.options import effective
 from mooring.process.runtime import Runtime
 from mooring.usercode import failures
