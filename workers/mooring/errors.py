@@ -13,9 +13,6 @@
     │   ├── WrongState            the connection is not in a state for this
     │   ├── NotKept               the connection was not asked to reconnect
     │   ├── ConnectionClosed      the connection is Closed
-    │   ├── UnknownHook           no hook of that name
-    │   ├── HookConfigured        the hook stands in the configuration
-    │   ├── HookConflict          what the hook does just now is in the way
     │   ├── WorkerBusy            being killed, drained or Failed
     │   │   └── WorkerTooOld      of an older program that does not know an option
     │   ├── LimitReached          a configured limit
@@ -207,36 +204,6 @@ class ConnectionClosed(RequestError):
 
     def __str__(self) -> str:
         return f"connection {self.connection} is Closed"
-
-
-class UnknownHook(RequestError):
-    """No hook of that name."""
-
-    def __init__(self, hook: str) -> None:
-        self.hook = hook
-
-    def __str__(self) -> str:
-        return f"no hook {self.hook!r}"
-
-
-class HookConfigured(RequestError):
-    """The hook stands in the configuration, and is changed there."""
-
-    def __init__(self, hook: str) -> None:
-        self.hook = hook
-
-    def __str__(self) -> str:
-        return f"hook {self.hook!r} stands in the configuration ([hooks.{self.hook}]): change it there, and send SIGHUP"
-
-
-class HookConflict(RequestError):
-    """What the hook does just now is in the way; `detail` says what."""
-
-    def __init__(self, detail: str) -> None:
-        self.detail = detail
-
-    def __str__(self) -> str:
-        return self.detail
 
 
 class WorkerBusy(RequestError):

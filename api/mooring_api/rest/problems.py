@@ -9,6 +9,7 @@ import msgspec
 from mooring import errors as e
 from mooring.errors import ErrorEntry, Invalid, MooringError
 from mooring.name_errors import Declared, NameTaken, SecretNotAllowed
+from mooring_service.hook_errors import HookConfigured, HookConflict, UnknownHook
 from mooring_service.opening import OpenError
 
 PREFIX = "urn:mooring:problem:"
@@ -127,11 +128,11 @@ def problem_of(exc: MooringError) -> Problem:
             return Problem("connection-not-found", text)
         case e.UnknownWorker():
             return Problem("worker-not-found", text)
-        case e.UnknownHook():
+        case UnknownHook():
             return Problem("hook-not-found", text)
-        case e.HookConfigured():
+        case HookConfigured():
             return Problem("hook-configured", text)
-        case e.HookConflict():
+        case HookConflict():
             return Problem("hook-conflict", text)
         case e.UnknownFunction():
             pointer = "/handler/name" if exc.table == "handlers" else "/function"

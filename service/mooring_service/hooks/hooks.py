@@ -9,8 +9,6 @@ import msgspec
 from msgspec.structs import replace
 
 from mooring.errors import (
-    HookConfigured,
-    HookConflict,
     Invalid,
     InvalidRequest,
     JournalUnavailable,
@@ -21,6 +19,7 @@ from mooring.events import now_us
 from mooring.wire.target import parse_target
 from mooring_service.admission import Admission
 from mooring_service.config import Config
+from mooring_service.hook_errors import HookConfigured, HookConflict
 from mooring_service.hook_options import HookRequest, check_hook, secret_of
 from mooring_service.hook_records import AttemptRecord, HookRecord
 from mooring_service.hooks.hook import MAX_SECRETS, Secret

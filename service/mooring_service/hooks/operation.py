@@ -8,8 +8,9 @@ import time
 
 from msgspec.structs import replace
 
-from mooring.errors import HookConflict, Invalid, InvalidRequest, LimitReached
+from mooring.errors import Invalid, InvalidRequest, LimitReached
 from mooring_service.admission import Admission
+from mooring_service.hook_errors import HookConflict
 from mooring_service.hook_records import HookRecord, HookTested
 from mooring_service.hooks.attempt import test
 from mooring_service.hooks.hook import Hook

@@ -11,11 +11,12 @@ from msgspec.structs import replace
 
 from mooring.background import Background
 from mooring.dial_options import DialSettings
-from mooring.errors import JournalUnavailable, UnknownHook
+from mooring.errors import JournalUnavailable
 from mooring.events import Kind, now_us, service_body
 from mooring.wire.connect import Connector
 from mooring_service.admission import Admission
 from mooring_service.feed import Feed
+from mooring_service.hook_errors import UnknownHook
 from mooring_service.hook_options import HookRequest
 from mooring_service.hook_records import HookRecord
 from mooring_service.hooks.egress import DeliveryPolicy
