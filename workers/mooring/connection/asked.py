@@ -13,6 +13,7 @@ import msgspec
 from msgspec import UNSET
 
 from mooring import staying
+from mooring.changes import Changes, changed, with_clocks
 from mooring.connection import hidden
 from mooring.connection.fragment import Fragment, fill_fragment, parse_fragment
 from mooring.connection.kept_rules import Compiled, KeptRequest, compile_kept, secrets_of_http
@@ -68,6 +69,15 @@ def check_asked(request: ConnectionRequest, known: Known) -> list[Invalid]:
     if not wrong:
         compile_asked(filled, wrong, known, of_fragment=of_fragment, handler_renews=fills)
     return wrong
+
+
+def check_clocks(options: ConnectionOptions, changes: Changes) -> tuple[ConnectionOptions, list[Invalid]]:
+    """Return what a connection that is not kept runs with after changes of its clocks, and what is wrong with them."""
+    wrong = check_request(changed(ConnectionRequest(url="ws://x/"), changes))
+    fresh = with_clocks(options, changes)
+    if not wrong:
+        _compile(fresh, wrong)
+    return fresh, wrong
 
 
 def compile_asked(
@@ -204,6 +214,10 @@ def opening_time_s(options: ConnectionOptions) -> float:
 
 def compiled_of(options: ConnectionOptions) -> Compiled:
     """Return what `options`, which were checked, mean."""
+    return _compile(options, [])
+
+
+def _compile(options: ConnectionOptions, wrong: list[Invalid]) -> Compiled:
     headers: dict[str, list[str]] = {}
     for name, value in options.headers:
         headers.setdefault(name, []).append(value)
@@ -218,5 +232,5 @@ def compiled_of(options: ConnectionOptions) -> Compiled:
             handler_renews=options.handler_renews,
         ),
         RECIPES,
-        [],
+        wrong,
     )

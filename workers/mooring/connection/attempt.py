@@ -34,6 +34,7 @@ class Attempt:
     """What one id knows for its next attempt.
 
     Attributes:
+        compiled: What it is asked for.
         memory: What was remembered, by name.
         renewed: What ``renew`` has given last.
         secrets: By name, as they were read for this attempt.
@@ -44,7 +45,7 @@ class Attempt:
     def __init__(self, host: Host, connection: RecordedConnection, compiled: Compiled) -> None:
         self._host = host
         self._connection = connection
-        self._compiled = compiled
+        self.compiled = compiled
         self.memory: dict[str, Any] = {}
         self.renewed: dict[str, Any] = {}
         self._renewed_at = -math.inf
@@ -54,7 +55,7 @@ class Attempt:
 
     @property
     def _renew(self) -> Renew | None:
-        recipe = self._compiled.recipe
+        recipe = self.compiled.recipe
         return None if recipe is None else recipe.renew
 
     @property
@@ -65,7 +66,7 @@ class Attempt:
     @property
     def renewable(self) -> bool:
         """After a refusal something may give another credential."""
-        return self._compiled.renewable or self.renews
+        return self.compiled.renewable or self.renews
 
     async def prepare(self, socket: int, attempt: int, *, fresh: bool) -> ConnectionOptions:
         """Return the options of one attempt, with the texts that go on the wire.
@@ -78,7 +79,7 @@ class Attempt:
         Raises:
             DialFailed: If a value cannot be had (113), or may not go there (106).
         """
-        compiled, options = self._compiled, self._connection.options
+        compiled, options = self.compiled, self._connection.options
         self.secrets = {}
         if self.renews:
             await self._fetch(attempt, fresh=fresh)

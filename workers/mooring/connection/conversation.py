@@ -16,7 +16,7 @@ from mooring.connection.catching_up import Filled, catch_up
 from mooring.connection.host import Host
 from mooring.connection.kept_rules import Compiled
 from mooring.connection.matcher import Frame
-from mooring.connection.recipe import EMPTY, CatchUp
+from mooring.connection.recipe import EMPTY, CatchUp, Recipe
 from mooring.connection.recorded import RecordedConnection
 from mooring.connection.requests import Ids
 from mooring.connection.sends import Sends
@@ -52,7 +52,7 @@ class Party(Filled, Protocol):
     def failed(self, err_code: ErrCode, message: str, close_code: int | None) -> None:
         """The ready socket is to be closed with `close_code`, or was dropped."""
 
-    def asked(self, at_once: bool) -> bool:
+    def peer_asks(self, at_once: bool) -> bool:
         """The peer asks for a new socket; False: there will be no other."""
 
     def silent(self, since: float) -> None:
@@ -118,14 +118,11 @@ class Conversation:
         self._host = host
         self._party = party
         self._connection = connection
-        self._compiled = compiled
         self._recipe = compiled.recipe or EMPTY
         self._keep_alive = compiled.keep_alive
         self._ids = Ids(number)
         self.attempt = Attempt(host, connection, compiled)
         self._acks: Acks | None = None
-        if any(answer.stored for answer in self._recipe.answers):
-            self._acks = connection.acks = Acks(host.outbox, self._write, lambda: connection.recorded_seq)
         self.keep_alives = 0
         self.proven = True
         # Of the present socket.
@@ -141,15 +138,42 @@ class Conversation:
 
     def begin(self, socket: Socket) -> None:
         """The handshake is done: say what comes first."""
+        connection, host = self._connection, self._host
+        if self._acks is None and any(answer.stored for answer in self._recipe.answers):
+            self._acks = connection.acks = Acks(host.outbox, self._write, lambda: connection.recorded_seq)
+        session = self._join(socket, self._recipe)
+        if self._obey(session.begin(host.loop.time())):
+            self._set_alarm()
+
+    def join(self, socket: Socket) -> None:
+        """Take part in a socket that is ready already: what is said before that is said on the next one."""
+        self._join(socket, EMPTY)
+        self._begin_watch()
+
+    def _join(self, socket: Socket, recipe: Recipe) -> Session:
         attempt = self.attempt
         self._socket = socket
         self._session = Session(
-            self._recipe, self._keep_alive, attempt.memory, attempt.renewed, attempt.secrets, self._ids,
+            recipe,
+            self._keep_alive,
+            attempt.memory,
+            attempt.renewed,
+            attempt.secrets,
+            self._ids,
             self._party.next_socket,
-        )  # fmt: skip
+        )
         self._listens = True
-        if self._obey(self._session.begin(self._host.loop.time())):
-            self._set_alarm()
+        return self._session
+
+    def change(self, compiled: Compiled) -> None:
+        """Go on otherwise: heartbeats and clocks at once, the recipe with the next socket."""
+        self.attempt.compiled = compiled
+        self._recipe, self._keep_alive = compiled.recipe or EMPTY, compiled.keep_alive
+        if self._session is not None:
+            self._session.change(self._keep_alive)
+        if self.watch is not None:
+            self.watch.stop()
+            self._begin_watch()
 
     def ended(self) -> None:
         """The socket has ended, or is given up: nothing of it counts any more. Idempotent."""
@@ -253,7 +277,7 @@ class Conversation:
                         self._fail_opening("the peer asked for a new socket")
                         return False
                     self._release()
-                    if party.asked(at_once):
+                    if party.peer_asks(at_once):
                         self.attempt.next_url = url
                         return False
                 case acts.Unanswered(rule, unfilled):
@@ -266,19 +290,24 @@ class Conversation:
         self._party.opening_failed(error, refused=refused, timed_out=timed_out)
 
     def _ready(self, resumed: bool | None) -> None:
-        assert self._session is not None, "it has said so"
-        self._listens = self._session.listens
-        self.watch = Watch(
-            self._host, self._connection, self._keep_alive, self._session, self.attempt,
-            say=self._write, dead=self._drop, silent=self._party.silent,
-        )  # fmt: skip
-        if self._keep_alive is not None and self._keep_alive.when_idle:
-            self._party.sends.on_sent = self.watch.sent
+        session = self._begin_watch()
         event = self._party.opened(resumed)
         catch_up = self._recipe.catch_up
         if event is not None and catch_up is not None and self._session is not None:
             self._catching_up = True
-            self._host.spawn(self._catch_up(self._session, catch_up, event))
+            self._host.spawn(self._catch_up(session, catch_up, event))
+
+    def _begin_watch(self) -> Session:
+        session = self._session
+        assert session is not None, "its socket is there"
+        self._listens = session.listens
+        self.watch = Watch(
+            self._host, self._connection, self._keep_alive, session, self.attempt,
+            say=self._write, dead=self._drop, silent=self._party.silent,
+        )  # fmt: skip
+        idle = self._keep_alive is not None and self._keep_alive.when_idle
+        self._party.sends.on_sent = self.watch.sent if idle else None
+        return session
 
     def _release(self) -> None:
         """Hand over what is held."""

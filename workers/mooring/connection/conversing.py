@@ -16,9 +16,11 @@ from mooring.connection import received
 from mooring.connection.asked import compiled_of
 from mooring.connection.conversation import Conversation
 from mooring.connection.host import Host
+from mooring.connection.kept_rules import NOTHING_ASKED
 from mooring.connection.recorded import RecordedConnection
 from mooring.connection.secret_headers import has_templates, with_secrets
 from mooring.connection.sends import Sends
+from mooring.connection.state import ConnectionState
 from mooring.connection.watch import Watch
 from mooring.errors import ErrCode, ErrorEntry
 from mooring.events import Kind, encode_event, now_us, rfc3339
@@ -54,6 +56,18 @@ class ConversingConnection(RecordedConnection, ABC):
         else:
             self.record(self._host.outbox, kind, encode_event(event))
             self._host.wake()
+
+    def _change_conversation(self) -> None:
+        """The options have changed: heartbeats and the clock of messages at once, all else with the next socket."""
+        if not self.options.converses:
+            if self._conversation is not None:
+                self._conversation.change(NOTHING_ASKED)
+        elif self._conversation is not None:
+            self._conversation.change(compiled_of(self.options))
+        else:
+            self._conversation = Conversation(self._host, self, self, compiled_of(self.options), self.next_socket - 1)
+            if self.state is ConnectionState.CONNECTED and self._socket is not None:
+                self._conversation.join(self._socket)
 
     @property
     def sends(self) -> Sends:
@@ -116,7 +130,7 @@ class ConversingConnection(RecordedConnection, ABC):
     def opening_failed(self, error: ErrorEntry, *, refused: bool = False, timed_out: bool = False) -> None:
         """The opening has failed; `refused`: the server has said no."""
 
-    def asked(self, at_once: bool) -> bool:
+    def peer_asks(self, at_once: bool) -> bool:
         """The peer asks for a new socket; False: there will be no other."""
         return False
 

@@ -35,9 +35,10 @@ class KeptConnection(KeptAttempts):
 
     Attributes:
         spec: What a request has asked for; None: code in this worker has made it, so no other process can.
+        asked: The same, or what code has asked for beside its handler.
     """
 
-    __slots__ = ("_asked", "_draining", "_failure")
+    __slots__ = ("_draining", "_failure", "_peer_asked", "asked")
 
     def __init__(
         self,
@@ -50,10 +51,18 @@ class KeptConnection(KeptAttempts):
     ) -> None:
         super().__init__(host, created, options, handler, resumed)
         self.spec = spec
+        self.asked = spec or ConnectionRequest(url=options.url)
         self._draining = False  # its worker ends, and another process will open it again
-        self._asked: bool | None = None  # the peer has asked for another socket, at once or not
+        self._peer_asked: bool | None = None  # the peer has asked for another socket, at once or not
         # Of the present socket: what is wrong with it, and the code with which it is closed for that.
         self._failure: tuple[ErrorEntry, int] | None = None
+
+    def change(self, options: ConnectionOptions, created: ConnectionCreated) -> None:
+        """As `LiveConnection.change`; the delay that runs goes on, the next one is by the new policy."""
+        super().change(options, created)
+        if options.reconnect is not None:
+            self._keeper.policy = options.reconnect
+            self._set_alarm()
 
     # How a socket ends.
 
@@ -97,7 +106,7 @@ class KeptConnection(KeptAttempts):
             )
             cause: Cause | None = None
             if self._letting_go is not None and failure is None:
-                cause = "order" if self._asked is None else "asked"
+                cause = "order" if self._peer_asked is None else "asked"
             self._lost(Loss(ended, code, reason, was_clean, cause, errors))
 
     def _closed_in_opening(self, failure: tuple[ErrorEntry, int] | None, end: Terminated) -> None:
@@ -121,7 +130,7 @@ class KeptConnection(KeptAttempts):
         host, keeper = self._host, self._keeper
         now = host.loop.time()
         letting_go, self._letting_go = self._letting_go, None
-        asked, self._asked = self._asked, None
+        asked, self._peer_asked = self._peer_asked, None
         conversation = self._conversation
         proven = conversation is None or conversation.proven
         opening = self.kept_state is KeptState.OPENING
@@ -175,11 +184,11 @@ class KeptConnection(KeptAttempts):
         self._host.paused.discard(self)
         self._set_alarm()
 
-    def asked(self, at_once: bool) -> bool:
+    def peer_asks(self, at_once: bool) -> bool:
         """The peer asks for a new socket: the one that there is, is closed for it."""
         if self.kept_state is not KeptState.CONNECTED or self._letting_go is not None:
             return False
-        self._asked = at_once
+        self._peer_asked = at_once
         self._let_go(0.0, 1000, "the server asked for a new connection")
         return True
 

@@ -7,7 +7,7 @@ as in the create body.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -74,6 +74,10 @@ class Compiled(msgspec.Struct, frozen=True, kw_only=True):
         if self.keep_alive is not None and self.keep_alive.send is not None:
             needs.append(self.keep_alive.send.needs)
         return sorted({name for one in needs for name in one.secrets})
+
+
+NOTHING_ASKED: Final = Compiled(url=None, headers=(), recipe=None, keep_alive=None, requests=None, uses=Uses())
+"""Of a connection that was asked for something once, and is not any more."""
 
 
 def secrets_of_http(http: RenewHttp) -> list[str]:

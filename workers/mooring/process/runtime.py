@@ -10,15 +10,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
 from typing import Any, Protocol
 
 import msgspec
 
 from mooring.background import Background
+from mooring.changes import Changes
 from mooring.connection.asked import Known
+from mooring.connection.changing import change
 from mooring.connection.host import PausedReader
 from mooring.connection.live import LiveConnection
 from mooring.connection.recorded import RecordedConnection
+from mooring.errors import MooringError
 from mooring.link.keyed import KeyedAnswers
 from mooring.link.messages import (
     AskCall,
@@ -31,6 +35,7 @@ from mooring.link.messages import (
     Stats,
     WorkerSettings,
 )
+from mooring.link.messages_changed import Changed
 from mooring.link.messages_sent import SendFailed, SendQueued, Sent
 from mooring.link.outbox import Outbox, Recorded
 from mooring.process.figures import Figures
@@ -177,6 +182,17 @@ class Runtime:
         """Have user code run for a connection, and return what it returns (`connection/host.Host.run_code`)."""
         reference = self.known.functions.get(target, target) if isinstance(target, str) else target
         return run_code(self, connection, callback, reference, params, first)
+
+    def change(self, connection: LiveConnection, changes: Changes, done: Future[None]) -> None:
+        """Change what a connection is asked for, for code in the worker; the service learns it, too."""
+        try:
+            change(connection, changes, self.dialler.secrets, self.known)
+        except MooringError as exc:
+            done.set_exception(exc)
+        else:
+            done.set_result(None)
+            spec = connection.spec
+            self.answer(Changed(0, connection.id, self.flush(), connection.state.value, spec=spec, done=True))
 
     def forget(self, connection: RecordedConnection) -> None:
         """`connection` is over: no socket, no event to come."""

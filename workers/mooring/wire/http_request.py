@@ -90,6 +90,6 @@ async def converse(exchange: Exchange, request: HttpRequest, target: Target, pla
     body = answer.body()
     if len(body) > max_bytes:
         raise broken(f"the answer is longer than {max_bytes} bytes")
-    if not answer.is_complete:
+    if not answer.is_whole:
         raise broken("the answer was cut off")
     return HttpAnswer(answer.status, body, retry_after_s(answer.headers, time.time()))
