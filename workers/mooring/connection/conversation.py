@@ -10,9 +10,9 @@ import logging
 from typing import Protocol
 
 from mooring.connection import session as acts
-from mooring.connection.acks import Acks
 from mooring.connection.attempt import Attempt
 from mooring.connection.catching_up import Filled, catch_up
+from mooring.connection.held import Held
 from mooring.connection.host import Host
 from mooring.connection.kept_rules import Compiled
 from mooring.connection.matcher import Frame
@@ -25,7 +25,6 @@ from mooring.connection.watch import Watch
 from mooring.deadline import PASS_S
 from mooring.errors import ErrCode, ErrorEntry
 from mooring.kept_events import ReconnectEvent
-from mooring.link.messages import WorkerSettings
 from mooring.wire.frames import BINARY, TEXT
 from mooring.wire.socket import Socket, SocketState
 
@@ -65,34 +64,6 @@ class Party(Filled, Protocol):
         """Read again, if there is room."""
 
 
-class Held:
-    """Messages that wait until they may be handed over: for the socket to be ready, for what was missed, for the end of the read.
-
-    Attributes:
-        items: As ``(opcode, payload)``.
-        answers: What is sent once the item is stored to whose index it belongs.
-    """
-
-    __slots__ = ("_bytes", "_settings", "answers", "items")
-
-    def __init__(self, settings: WorkerSettings) -> None:
-        self._settings = settings
-        self._bytes = 0
-        self.items: list[tuple[int, bytes]] = []
-        self.answers: list[tuple[int, acts.Send]] = []
-
-    def add(self, opcode: int, payload: bytes) -> None:
-        """Hold a message."""
-        self.items.append((opcode, payload))
-        self._bytes += len(payload)
-
-    @property
-    def overflows(self) -> bool:
-        """Whether more is held than may be."""
-        settings = self._settings
-        return len(self.items) > settings.inbound_messages or self._bytes > settings.inbound_bytes
-
-
 class Conversation:
     """The conversation of one id.
 
@@ -122,7 +93,6 @@ class Conversation:
         self._keep_alive = compiled.keep_alive
         self._ids = Ids(number)
         self.attempt = Attempt(host, connection, compiled)
-        self._acks: Acks | None = None
         self.keep_alives = 0
         self.proven = True
         # Of the present socket.
@@ -130,7 +100,7 @@ class Conversation:
         self._session: Session | None = None
         self.watch: Watch | None = None  # from ready on
         self._listens = True  # the session wants to see each message
-        self._held = Held(host.settings)
+        self._held = Held(host, connection, self._write, party.deliver)
         self._catching_up = False
         self._looks_again = False
 
@@ -138,11 +108,9 @@ class Conversation:
 
     def begin(self, socket: Socket) -> None:
         """The handshake is done: say what comes first."""
-        connection, host = self._connection, self._host
-        if self._acks is None and any(answer.stored for answer in self._recipe.answers):
-            self._acks = connection.acks = Acks(host.outbox, self._write, lambda: connection.recorded_seq)
+        self._held.prepare(self._recipe)
         session = self._join(socket, self._recipe)
-        if self._obey(session.begin(host.loop.time())):
+        if self._obey(session.begin(self._host.loop.time())):
             self._set_alarm()
 
     def join(self, socket: Socket) -> None:
@@ -181,17 +149,15 @@ class Conversation:
             return
         if self.watch is None:
             self.proven = True
-            self._host.metrics.opening_dropped += len(self._held.items)
+            self._host.metrics.opening_dropped += len(self._held)
         else:
             self._catching_up = False
             self._release()  # it has come, whatever was missed before it
             self.proven = self.watch.proven
             self.watch.stop()
-        if self._acks is not None:
-            self._acks.drop()
+        self._held.drop()
         self._party.sends.on_sent = None
         self._socket = self._session = self.watch = None
-        self._held = Held(self._host.settings)
         self._catching_up = self._looks_again = False
         self._host.redials.cancel(self)
 
@@ -240,9 +206,7 @@ class Conversation:
 
     def has_room(self) -> bool:
         """Say whether more may be read. In the opening all is read: the peer has its time to answer, and what comes has a bound."""
-        if self._acks is not None and self._acks.waiting_bytes > self._host.settings.inbound_bytes:
-            return False
-        return not (self._catching_up and self._held.overflows)
+        return not self._held.owes_much and not (self._catching_up and self._held.overflows)
 
     @property
     def opening(self) -> bool:
@@ -255,7 +219,7 @@ class Conversation:
         for action in actions:
             match action:
                 case acts.Send(stored=True):
-                    self._held.answers.append((len(self._held.items) - 1, action))
+                    self._held.answer(action)
                 case acts.Send():
                     self._write(action.payload, action.binary)
                 case acts.Ready(resumed):
@@ -311,13 +275,8 @@ class Conversation:
 
     def _release(self) -> None:
         """Hand over what is held."""
-        if self.watch is None or self._catching_up or not self._held.items:
-            return
-        held, self._held = self._held, Held(self._host.settings)
-        if self._acks is None:
-            self._party.deliver(held.items)
-        else:
-            self._acks.deliver(self._connection, held.items, held.answers, self._party.deliver)
+        if self.watch is not None and not self._catching_up:
+            self._held.release()
 
     def _write(self, payload: bytes, binary: bool) -> None:
         socket = self._socket

@@ -109,22 +109,6 @@ class KeptConnection(KeptAttempts):
                 cause = "order" if self._peer_asked is None else "asked"
             self._lost(Loss(ended, code, reason, was_clean, cause, errors))
 
-    def _closed_in_opening(self, failure: tuple[ErrorEntry, int] | None, end: Terminated) -> None:
-        """The socket has ended before it was ready: the attempt has failed, whatever the handshake said."""
-        text = (
-            f"the server closed in the opening, with code {end.code}"
-            if failure is None
-            else "the opening was cut short"
-        )
-        errors = [ErrorEntry(ErrCode.OPENING_FAILED, text), *([] if failure is None else [failure[0]])]
-        # A close of its own after it was open once is no error, as a stop code is none.
-        no_error = failure is None and self.number > 0
-        ended = Ended(
-            err_code=None if no_error else ErrCode.OPENING_FAILED,
-            close_code=end.code if failure is None else failure[1],
-        )
-        self._opening_lost(Loss(ended, end.code, end.reason, end.was_clean, "lost", errors))
-
     def _lost(self, loss: Loss, *, timed_out: bool = False, policy: bool = False) -> None:
         """The ready socket, or the attempt to get one, has ended."""
         host, keeper = self._host, self._keeper

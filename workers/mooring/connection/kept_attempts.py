@@ -134,6 +134,22 @@ class KeptAttempts(KeptLaw):
         if socket is not None:
             socket.drop(close_code, loss.errors[0].message.encode()[:120].decode("utf-8", "ignore"))
 
+    def _closed_in_opening(self, failure: tuple[ErrorEntry, int] | None, end: Terminated) -> None:
+        """The socket has ended before it was ready: the attempt has failed, whatever the handshake said."""
+        text = (
+            f"the server closed in the opening, with code {end.code}"
+            if failure is None
+            else "the opening was cut short"
+        )
+        errors = [ErrorEntry(ErrCode.OPENING_FAILED, text), *([] if failure is None else [failure[0]])]
+        # A close of its own after it was open once is no error, as a stop code is none.
+        no_error = failure is None and self.number > 0
+        ended = Ended(
+            err_code=None if no_error else ErrCode.OPENING_FAILED,
+            close_code=end.code if failure is None else failure[1],
+        )
+        self._opening_lost(Loss(ended, end.code, end.reason, end.was_clean, "lost", errors))
+
     def opened(self, resumed: bool | None) -> ReconnectEvent | None:
         """The socket is ready; a return is an event."""
         now = self._host.loop.time()
