@@ -36,6 +36,8 @@ def from_handler(handler: object, url: str, worker: str = DEFAULT_WORKER) -> Con
             value = msgspec.to_builtins(value)
         if name in ("tls", "proxy", "reconnect"):
             value = _camel_keys(value)
+        elif name == "requests" and isinstance(value, dict):  # what is looked for stays as it is
+            value = {camel(str(key)): item for key, item in value.items()}
         if value is not UNSET and (value is not None or name == "proxy"):  # no proxy is something that may be said
             found[camel(name)] = value
     try:
@@ -59,7 +61,7 @@ def _of_handler(handler: object, place: str, detail: str) -> Invalid:
     return Invalid("/handler", f"{type(handler).__name__}.{place}: {detail}")
 
 
-def _blame_handler(error: Invalid, asked: ConnectionRequest, handler: object | None) -> Invalid:
+def blame_handler(error: Invalid, asked: ConnectionRequest, handler: object | None) -> Invalid:
     """Point at the handler's attribute where `asked` did not say what is wrong."""
     place = error.pointer[1:]
     option = _BY_KEY.get(place.partition("/")[0])
@@ -90,5 +92,5 @@ def resolve(request: ConnectionRequest, handler: object | None = None) -> Connec
         request = msgspec.structs.replace(request, **merged)
     wrong = check_request(request)
     if wrong:
-        raise InvalidRequest([_blame_handler(error, asked, handler) for error in wrong])
+        raise InvalidRequest([blame_handler(error, asked, handler) for error in wrong])
     return effective(request)

@@ -53,7 +53,8 @@ class KeptLaw(LiveConnection):
         handler: object | None,
         resumed: ConnectionUpdate | None = None,
     ) -> None:
-        super().__init__(host, created, options, handler)
+        last_socket = 0 if resumed is None or resumed.kept is None else resumed.kept.socket
+        super().__init__(host, created, options, handler, last_socket)
         self._sends: QueuedSends
         self._greets = handler is not None and greets(handler)
         self._downtime = Downtime(created.created_at_us, host.loop.time())
@@ -254,6 +255,7 @@ class KeptLaw(LiveConnection):
             down=self.down,
             down_us=self._downtime.total_us,
             messages_filled=self.messages_filled,
+            late_replies=self.late_replies,
             queued_messages=self._sends.queue.messages,
             queued_bytes=self._sends.queue.bytes,
             queue_id=self._sends.queue.last_id,

@@ -13,15 +13,18 @@ from concurrent.futures import Future
 import msgspec
 
 from mooring.connection import received
+from mooring.connection.asked import requests_of
+from mooring.connection.asking import Asking, Found, Waiter
 from mooring.connection.host import Host
 from mooring.connection.recorded import RecordedConnection
+from mooring.connection.requests import Ids
 from mooring.connection.secret_headers import has_templates, with_secrets
 from mooring.connection.sends import Sends
 from mooring.connection.state import ConnectionState
 from mooring.errors import ErrCode, ErrorEntry
 from mooring.events import ErrorEvent, Kind, TerminateEvent, encode_event, now_us
 from mooring.link.messages import HeldConnection, Opened, OpenFailed, TerminateDone
-from mooring.link.messages_sent import Send, SendFailed, SendQueued, Sent
+from mooring.link.messages_sent import RequestFailed, Send, SendFailed, SendQueued, Sent
 from mooring.link.record import ConnectionCreated, Terminated
 from mooring.options import ConnectionOptions
 from mooring.wire.dial import DialFailed, Dialled
@@ -37,10 +40,15 @@ log = logging.getLogger("mooring.worker")
 class LiveConnection(RecordedConnection, ABC):
     """One WebSocket client connection of this worker. It is the `SocketOwner` of its socket."""
 
-    __slots__ = ("_closing_waiters", "_host", "_open_request", "_opened", "_sends", "_socket")
+    __slots__ = ("_asking", "_closing_waiters", "_host", "_open_request", "_opened", "_sends", "_socket")
 
     def __init__(
-        self, host: Host, created: ConnectionCreated, options: ConnectionOptions, handler: object | None
+        self,
+        host: Host,
+        created: ConnectionCreated,
+        options: ConnectionOptions,
+        handler: object | None,
+        last_socket: int = 0,
     ) -> None:
         super().__init__(created, options, handler)
         self._host = host
@@ -49,6 +57,8 @@ class LiveConnection(RecordedConnection, ABC):
         self._socket: Socket | None = None
         self._sends: Sends = Sends(host, self)
         self._closing_waiters: list[int] = []
+        protocol = requests_of(options)
+        self._asking = None if protocol is None else Asking(host, self, self, protocol, Ids(last_socket))
 
     def _record(self, kind: Kind, event: msgspec.Struct) -> None:
         if self.handler is not None:
@@ -145,13 +155,20 @@ class LiveConnection(RecordedConnection, ABC):
 
     def messages(self, items: list[tuple[int, bytes]]) -> None:
         """Record the messages of one read."""
-        wrong = received.take(self._host, self, items)
+        asking = self._asking
+        found: list[Found] = []
+        if asking is not None:
+            items, found = asking.take(items)
+        before, counted = self.seq, self.messages_in
+        wrong = received.take(self._host, self, items) if items else None
+        if found and asking is not None:
+            asking.answer(found, self.messages_in - counted, before + 1 if self.handler is None else 0)
         if wrong is not None:
             self.failed(ErrCode.INVALID_DATA, f"the server sent {wrong}", INVALID_DATA)
 
     def may_read(self) -> bool:
         """Say whether every queue that this connection feeds has room."""
-        return received.has_room(self._host, self)
+        return received.has_room(self._host, self, waited_for=self._asking is not None and self._asking.code_waits)
 
     def reading_paused(self) -> None:
         """Wait for room."""
@@ -202,6 +219,28 @@ class LiveConnection(RecordedConnection, ABC):
         if self.state is ConnectionState.CONNECTED and socket is not None and socket.state is SocketState.OPEN:
             return socket.outbound
         return None
+
+    @property
+    def sends(self) -> Sends:
+        """What is sent on it."""
+        return self._sends
+
+    def ask(self, waiter: Waiter, body: bytes, timeout_s: float) -> None:
+        """Send a request, the JSON text `body`; `waiter` gets the answer."""
+        if self._asking is None:
+            waiter.done(RequestFailed(waiter.request, "none", self.state.value))
+        else:
+            self._asking.ask(waiter, body, timeout_s)
+
+    def _replies_lost(self) -> None:
+        """The present socket ends: no reply comes over it any more."""
+        if self._asking is not None:
+            self._asking.lost()
+
+    @property
+    def late_replies(self) -> int:
+        """Replies that nobody waited for any more."""
+        return 0 if self._asking is None else self._asking.late_replies
 
     @property
     def outbound_bytes(self) -> int:
