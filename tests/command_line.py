@@ -22,8 +22,17 @@ def command(service: RunningService, *arguments: str) -> list[str]:
 async def mooring(
     service: RunningService, *arguments: str, stdin: bytes | None = None, env: dict[str, str] | None = None
 ) -> Ran:
+    return await _run(command(service, *arguments), stdin, env)
+
+
+async def run(*arguments: str) -> Ran:
+    """The same without a service."""
+    return await _run([sys.executable, "-m", "mooring_api", *arguments], None, None)
+
+
+async def _run(arguments: list[str], stdin: bytes | None, env: dict[str, str] | None) -> Ran:
     process = await asyncio.create_subprocess_exec(
-        *command(service, *arguments), stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
+        *arguments, stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "COLUMNS": "100", **(env or {})},
     )  # fmt: skip
     out, errors = await asyncio.wait_for(process.communicate(stdin), 30)

@@ -28,6 +28,8 @@ from tests.servers import EchoServer
 hypothesis.settings.register_profile("mooring", database=None, deadline=None, print_blob=True)
 hypothesis.settings.load_profile("mooring")
 
+pytest_plugins = ["tests.cluster_kit.fixtures"]
+
 ROOT = Path(__file__).parents[1]
 START_S = 60.0  # a deadline, not a figure: many may be starting at once
 STOP_S = 10.0

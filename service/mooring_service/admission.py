@@ -10,14 +10,9 @@ from msgspec import UNSET
 from mooring.checks import check_worker_name
 from mooring.connection.secret_headers import check_secrets
 from mooring.dial_options import ProxyRequest
-from mooring.errors import (
-    Invalid,
-    InvalidRequest,
-    JournalUnavailable,
-    PolicyRefused,
-    Unavailable,
-    UnknownFunction,
-)
+from mooring.errors import Invalid, InvalidRequest, JournalUnavailable, PolicyRefused, Unavailable, UnknownFunction
+from mooring.link.record import ConnectionCreated
+from mooring.name_errors import Declared
 from mooring.options import ConnectionRequest, effective
 from mooring.wire.secret_table import Secrets
 from mooring_service.config import Config
@@ -30,11 +25,13 @@ class Admission:
     Attributes:
         config: The configuration as it is now; what may change at run time is replaced here.
         stopping: From now on nothing new is begun.
+        config_file: Where what is declared is declared, for texts.
     """
 
     def __init__(self, config: Config, journal: Journal) -> None:
         self.config = config
         self.stopping = False
+        self.config_file = "the configuration"
         self._journal = journal
 
     def check(self) -> None:
@@ -56,6 +53,15 @@ class Admission:
         """
         if self._journal.failure is not None:
             raise JournalUnavailable(self._journal.failure)
+
+    def refuse_declared(self, created: ConnectionCreated) -> None:
+        """Check that a request may change or end a connection that has not ended.
+
+        Raises:
+            Declared: If the configuration has it.
+        """
+        if created.declared:
+            raise Declared(created.name or "", self.config_file)
 
     def full_at(self, connections: int) -> int:
         """Return ``limits.max_connections`` if so many reach it; 0 while there is room."""

@@ -14,6 +14,7 @@ from mooring.bounds import MAX_CONNECTIONS, MAX_PENDING_REQUESTS, Count, Positiv
 from mooring.bounds import doc as _doc
 from mooring.dial_options import BoundSecret, DialSettings, ProxySettings, SecretSource
 from mooring.link.channel import MAX_COMMAND_BYTES
+from mooring_service.cluster_config import ClusterConfig
 
 BodySize = Annotated[int, msgspec.Meta(ge=1, le=MAX_COMMAND_BYTES)]
 Scope = Literal["read", "send", "manage"]
@@ -21,6 +22,10 @@ Scope = Literal["read", "send", "manage"]
 
 class ConfigError(Exception):
     """A configuration that cannot be used; the text names the place and what to do."""
+
+
+class ClusterRefused(ConfigError):
+    """What a node of a cluster cannot start with, and waiting does not mend: a service manager must not try again."""
 
 
 class ApiConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -172,6 +177,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     egress: EgressConfig = EgressConfig()
     dial: DialConfig = DialConfig()
     redial: RedialLimits = RedialLimits()
+    cluster: ClusterConfig = ClusterConfig()
     log: LogConfig = LogConfig()
     handlers: Annotated[dict[str, str], _doc("Public name → module:Class of a handler.")] = {}
     functions: Annotated[dict[str, str], _doc("Public name → module:function.")] = {}

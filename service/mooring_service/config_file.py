@@ -22,7 +22,7 @@ from mooring.usercode.handlers import check_reference
 from mooring.wire.egress import parse_entry
 from mooring.wire.route import Routes
 from mooring.wire.secret_table import NoSecret, Secrets
-from mooring_service.config import NAMED, TABLES, Config, ConfigError
+from mooring_service.config import NAMED, TABLES, ClusterRefused, Config, ConfigError
 
 NOT_SETTINGS = frozenset({"MOORING_TOKEN", "MOORING_URL", "MOORING_STATE_DIR", "MOORING_CONFIG"})
 """Variables of the environment that begin with MOORING_ and are not settings: the command line's."""
@@ -196,7 +196,16 @@ def _check_values(config: Config) -> Config:
             raise ConfigError(f"tokens.{name}.hash: must be sha256: and 64 hex digits (mooring token --hash)")
     if (config.api.tls_cert is None) != (config.api.tls_key is None):
         raise ConfigError("api: tls_cert and tls_key go together")
+    _check_cluster(config)
     return config
+
+
+def _check_cluster(config: Config) -> None:
+    for fault in config.cluster.check():
+        raise ConfigError(f"cluster.{fault}")
+    beside = [table for table in ("hooks", "connections") if getattr(config, table, None)]
+    if unlike := config.cluster.unlike(config.journal.store, beside):
+        raise ClusterRefused(unlike)
 
 
 def _check_dial(config: Config) -> None:

@@ -11,15 +11,7 @@ import msgspec
 
 from mooring.checks import check_close, check_delay
 from mooring.connection.asked import check_asked
-from mooring.errors import (
-    ConnectionClosed,
-    ErrCode,
-    InvalidRequest,
-    NotKept,
-    WorkerDied,
-    WorkerSilent,
-    WrongState,
-)
+from mooring.errors import ConnectionClosed, ErrCode, InvalidRequest, NotKept, WorkerDied, WorkerSilent, WrongState
 from mooring.link.messages import (
     Reconnect,
     ReconnectDone,
@@ -87,6 +79,14 @@ class Connections:
         reference = None if request.handler is None else self._admission.handler(request.handler.name)
         return await self._openings.open(request, reference, begun)
 
+    def id_of(self, name: str) -> int:
+        """Return which connection a name means: the living one, else the last of that name.
+
+        Raises:
+            UnknownConnection: If none had it, or is retained.
+        """
+        return self._directory.id_of(name)
+
     @property
     def next_connection(self) -> int:
         """The id that the next connection of a request gets; for the demo's greeting."""
@@ -114,11 +114,18 @@ class Connections:
         return self._directory.to_record(entry)
 
     def page(
-        self, *, worker: str | None, status: str | None, after: int, limit: int
+        self,
+        *,
+        worker: str | None,
+        status: str | None,
+        after: int,
+        limit: int,
+        name: str | None = None,
+        ready: bool | None = None,
     ) -> tuple[list[ConnectionRecord], int | None]:
         """Return a page of records by id, and where the next page begins (None: there is none)."""
         found: list[ConnectionRecord] = []
-        for entry in self._directory.select(worker, status, after):
+        for entry in self._directory.select(worker, status, after, name=name, ready=ready):
             if len(found) == limit:
                 return found, found[-1].id
             found.append(self._directory.to_record(entry))
@@ -176,6 +183,7 @@ class Connections:
 
         Raises:
             InvalidRequest: If code or reason may not be sent.
+            Declared: If the configuration has it.
             UnknownConnection: If it never existed or is no longer retained.
             JournalUnavailable: If its end cannot be recorded now; it is not begun then.
             WorkerSilent, Unavailable: If its worker does not answer.
@@ -186,6 +194,7 @@ class Connections:
         entry = self._directory.entry(connection)
         if entry.update.status == STATUS_CLOSED:
             return self._directory.record(connection)
+        self._admission.refuse_declared(entry.created)
         self._admission.check_writable()
         if self._holders.nobody(entry):
             # No process holds it, and none will be told to.

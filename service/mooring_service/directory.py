@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from mooring.errors import UnknownConnection
-from mooring.link.record import STATUS_CONNECTING, ConnectionCreated, ConnectionUpdate, Down
+from mooring.link.record import STATUS_CONNECTED, STATUS_CONNECTING, ConnectionCreated, ConnectionUpdate, Down
 from mooring_service.journal.batch import last_of
 from mooring_service.journal.journal import Committed, StoredConnection
 from mooring_service.records import ConnectionRecord, record_of
@@ -57,6 +57,7 @@ class Directory:
         self._entries: dict[int, Entry] = {}
         self._live: dict[str, dict[int, None]] = {}  # worker → ids of connections that have not ended
         self._live_count = 0
+        self._named: dict[str, dict[int, None]] = {}  # name → ids that have or had it, the oldest first
         self._awaited: dict[int, list[Awaited]] = {}
         self._ended: OrderedDict[int, int] = OrderedDict()  # id → when it ended, by the clock that tells ages
 
@@ -113,6 +114,8 @@ class Directory:
     def _add(self, entry: Entry, ended_ms: int = 0) -> None:
         connection = entry.created.id
         self._entries[connection] = entry
+        if entry.created.name is not None:
+            self._named.setdefault(entry.created.name, {})[connection] = None
         if entry.update.ended:
             self._ended[connection] = ended_ms
         else:
@@ -158,9 +161,34 @@ class Directory:
             if len(self._ended) <= self._retained and ended_ms >= oldest_ms:
                 break
             del self._ended[connection]
-            del self._entries[connection]
+            self._forget_name(self._entries.pop(connection).created)
             gone.append(connection)
         return gone
+
+    def _forget_name(self, created: ConnectionCreated) -> None:
+        if created.name is not None:
+            named = self._named[created.name]
+            named.pop(created.id, None)
+            if not named:
+                del self._named[created.name]
+
+    def living(self, name: str) -> Entry | None:
+        """Return the connection of this name that has not ended; there is one at most."""
+        found = (self._entries[connection] for connection in self._named.get(name, ()))
+        return next((entry for entry in found if not entry.update.ended), None)
+
+    def id_of(self, name: str) -> int:
+        """Return which connection a name means: the living one, else the last of that name.
+
+        Raises:
+            UnknownConnection: If none had it, or is retained.
+        """
+        living = self.living(name)
+        if living is not None:
+            return living.created.id
+        if name not in self._named:
+            raise UnknownConnection(name)
+        return max(self._named[name])
 
     def entry(self, connection: int) -> Entry:
         """Return what is known of `connection`.
@@ -206,15 +234,19 @@ class Directory:
         """Return the names of workers of which a connection is known."""
         return {entry.created.worker for entry in self._entries.values()}
 
-    def select(self, worker: str | None, status: str | None, after: int) -> Iterator[Entry]:
+    def select(
+        self, worker: str | None, status: str | None, after: int, *, name: str | None = None, ready: bool | None = None
+    ) -> Iterator[Entry]:
         """Yield connections past id `after`, by id."""
-        for connection in sorted(self._entries):
+        for connection in sorted(self._entries if name is None else self._named.get(name, ())):
             if connection <= after:
                 continue
             entry = self._entries[connection]
             if worker is not None and entry.created.worker != worker:
                 continue
             if status is not None and entry.update.status != status:
+                continue
+            if ready is not None and (entry.update.status == STATUS_CONNECTED) is not ready:
                 continue
             yield entry
 

@@ -17,7 +17,6 @@ from mooring.errors import (
     ErrorEntry,
     InvalidRequest,
     LimitReached,
-    SecretNotAllowed,
     WorkerBusy,
     WorkerDied,
     WorkerSilent,
@@ -26,12 +25,14 @@ from mooring.errors import (
 from mooring.events import now_us
 from mooring.link.messages import Open, Opened, OpenFailed, OpenInvalid, Terminate
 from mooring.link.record import STATUS_CLOSED, STATUS_CONNECTING, ConnectionCreated, ConnectionUpdate
+from mooring.name_errors import SecretNotAllowed
 from mooring.options import ConnectionRequest, effective, too_new
 from mooring_service.admission import Admission
 from mooring_service.directory import Directory
 from mooring_service.endings import Endings
 from mooring_service.journal.batch import Append
 from mooring_service.journal.journal import Journal
+from mooring_service.naming import Names
 from mooring_service.processes.reports import ID_BLOCK
 from mooring_service.processes.requests import LinkLost
 from mooring_service.processes.slot import Slot
@@ -79,6 +80,7 @@ class Openings:
         directory: Directory,
         endings: Endings,
         reopenings: Reopenings,
+        names: Names,
         supervisor: Supervisor,
     ) -> None:
         self._admission = admission
@@ -86,6 +88,7 @@ class Openings:
         self._directory = directory
         self._endings = endings
         self._reopenings = reopenings
+        self._names = names
         self._supervisor = supervisor
         self._ids: list[int] = []
         self._allotting = asyncio.Lock()
@@ -120,7 +123,7 @@ class Openings:
         reference: str | None,
         begun: Callable[[int], tuple[str, bytes]] | None,
     ) -> Opening:
-        """Begin a connection: check, store the intent, dispatch.
+        """Begin a connection, under its name, if it has one: check, store the intent, dispatch.
 
         Args:
             reference: The handler's ``module:attribute``, if there is one.
@@ -128,9 +131,19 @@ class Openings:
 
         Raises:
             InvalidRequest: If the handler asks for something that is not valid.
+            NameTaken: If another connection has its name.
             PolicyRefused, SecretNotAllowed, LimitReached, WorkerBusy, WorkerTooOld, WorkerDied, Unavailable, JournalUnavailable: As they say.
         """
         self._admission.check_way(request)
+        with self._names.taken(request.name or None):
+            return await self._begin(request, reference, begun)
+
+    async def _begin(
+        self,
+        request: ConnectionRequest,
+        reference: str | None,
+        begun: Callable[[int], tuple[str, bytes]] | None,
+    ) -> Opening:
         self._check_limits(request.worker)
         self._under_way[request.worker] += 1
         try:
@@ -146,7 +159,9 @@ class Openings:
             if unknown:
                 raise WorkerTooOld(slot.name, unknown)
             handler = None if request.handler is None else request.handler.name
-            created = ConnectionCreated.of(connection, request.worker, handler, now_us(), effective(request))
+            created = ConnectionCreated.of(
+                connection, request.worker, handler, now_us(), effective(request), name=request.name or None
+            )
             # The intent, before anything is started: a crash from here on still ends in an onTerminate.
             intent = Append(
                 worker=slot.name,
@@ -286,7 +301,8 @@ class Openings:
         """Return the record of a connection that has opened, or goes on trying; else raise what went wrong, as the record has it."""
         record = self._directory.record(connection)
         if record.status != STATUS_CLOSED or record.opened_at is not None:
-            if self._directory.entry(connection).created.kept is None:
+            created = self._directory.entry(connection).created
+            if created.kept is None and created.name is None:
                 self._reopenings.forget(connection)
             return record
         codes = {error.err_code for error in record.errors}

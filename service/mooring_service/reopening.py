@@ -53,8 +53,12 @@ class Reopenings:
         self._told: dict[int, str] = {}
 
     def remember(self, connection: int, spec: ConnectionRequest) -> None:
-        """Keep what `connection` was asked for, until it has ended or turns out not to be kept."""
+        """Keep what `connection` was asked for, until it has ended, or turns out to be neither kept nor named."""
         self._specs[connection] = spec
+
+    def spec(self, connection: int) -> ConnectionRequest | None:
+        """Return what `connection` was asked for, as far as that is known."""
+        return self._specs.get(connection)
 
     def forget(self, connection: int) -> None:
         """`connection` has ended, is to end, or is not kept. Idempotent."""
@@ -65,7 +69,7 @@ class Reopenings:
         """Learn the specs of what a process holds."""
         for held in hello.connections:
             if held.spec is not None:
-                self._specs.setdefault(held.created.id, held.spec)
+                self._specs[held.created.id] = held.spec
 
     def stays(self, entry: Entry) -> bool:
         """Say whether a connection goes on without its process: one that has never been ready only where it goes on trying."""

@@ -29,6 +29,7 @@ from mooring_service.intake import Intake
 from mooring_service.journal.file import check_version
 from mooring_service.journal.journal import Journal, JournalTooNew
 from mooring_service.lock import StateLock
+from mooring_service.naming import Names
 from mooring_service.opening import Openings
 from mooring_service.processes.link_server import SOCKET_NAME, check_path
 from mooring_service.processes.roster import Roster
@@ -36,6 +37,7 @@ from mooring_service.processes.supervisor import Supervisor
 from mooring_service.processes.worker_state import WorkerState
 from mooring_service.reopening import Reopenings
 from mooring_service.sending import Sending
+from mooring_service.wanted import Wanted
 from mooring_service.window import Window
 from mooring_service.worker_settings import worker_settings
 from mooring_service.workers import Workers
@@ -77,6 +79,7 @@ class Service:
 
     Attributes:
         connections: The verbs of connections.
+        wanted: Those of who wants one of a name.
         sending: What is sent over connections.
         workers: The verbs of workers.
         backups: Copies of the journal.
@@ -108,13 +111,15 @@ class Service:
             self._intake,
             max_workers=config.limits.max_workers,
         )
+        names = Names(self.directory)
         self._openings = Openings(
-            self._admission, journal, self.directory, self._endings, self._reopenings, self._supervisor
+            self._admission, journal, self.directory, self._endings, self._reopenings, names, self._supervisor
         )
         holders = Holders(roster, self._reopenings)
         self.connections = Connections(
             self._admission, self.directory, self.feed, self._endings, self._reopenings, self._openings, holders
         )
+        self.wanted = Wanted(self._admission, self.directory, self._reopenings, names, self.connections)
         self.sending = Sending(self._admission, self.directory, holders)
         self.workers = Workers(
             self._admission, self.directory, roster, self._supervisor, self._intake, self._background

@@ -1,4 +1,4 @@
-"""A numbered feed on Python's ``websockets``: ``feed_websockets.py PORT RATE``. Says how many sockets it has at each change."""
+"""A numbered feed on Python's ``websockets``: ``feed_websockets.py PORT RATE``. Says at each new socket how many are open."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ import sys
 
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
+from websockets.protocol import State
 
 
 async def main(port: int, rate: float) -> None:
-    sockets = 0
+    sockets: set[ServerConnection] = set()
 
     async def feed(socket: ServerConnection) -> None:
-        nonlocal sockets
-        sockets += 1
-        print("sockets", sockets, flush=True)
+        sockets.add(socket)
+        # By their state, not by who has noticed it: one that is closed is found out here only at the next message.
+        print("sockets", sum(one.state is State.OPEN for one in sockets), flush=True)
         loop = asyncio.get_running_loop()
         began, number = loop.time(), 0
         try:
@@ -28,8 +29,7 @@ async def main(port: int, rate: float) -> None:
         except ConnectionClosed:
             pass
         finally:
-            sockets -= 1
-            print("sockets", sockets, flush=True)
+            sockets.discard(socket)
 
     told = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told.set)

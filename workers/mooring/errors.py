@@ -8,6 +8,8 @@
     │   ├── UnknownConnection     the id never existed or is no longer retained
     │   ├── UnknownWorker         no worker of that name
     │   ├── UnknownFunction       the name is not in [functions] / [handlers]
+    │   ├── NameTaken             another connection that has not ended has the name
+    │   ├── Declared              the configuration has it, and alone changes and ends it
     │   ├── WrongState            the connection is not in a state for this
     │   ├── NotKept               the connection was not asked to reconnect
     │   ├── ConnectionClosed      the connection is Closed
@@ -137,11 +139,12 @@ class InvalidRequest(RequestError):
 class UnknownConnection(RequestError):
     """The id never existed, or its record is no longer retained."""
 
-    def __init__(self, connection: int) -> None:
+    def __init__(self, connection: int | str) -> None:
         self.connection = connection
 
     def __str__(self) -> str:
-        return f"no connection {self.connection}: it never existed or is no longer retained"
+        which = repr(self.connection) if isinstance(self.connection, str) else self.connection
+        return f"no connection {which}: it never existed or is no longer retained"
 
 
 class UnknownWorker(RequestError):
@@ -247,17 +250,6 @@ class PolicyRefused(RequestError):
 
     def __str__(self) -> str:
         return self.detail
-
-
-class SecretNotAllowed(RequestError):
-    """What a request has opened may not send this secret of ``[secrets]`` to this host."""
-
-    def __init__(self, secret: str, host: str) -> None:
-        self.secret = secret
-        self.host = host
-
-    def __str__(self) -> str:
-        return f"the secret {self.secret!r} is not bound to the host {self.host} ([secrets] {self.secret} hosts)"
 
 
 class ConnectError(MooringError):

@@ -196,7 +196,7 @@ class KindInfo(NamedTuple):
         meaning: When it comes, for the documentation.
         tone: What it is for whoever watches.
         words: Its ``$2`` in words: ``{name}`` is a field, ``{name|text}`` stands where it is missing, and
-            ``{name?yes:no}`` is one of two texts.
+            ``{name?yes:no}`` is one of two texts; ``{name@}`` is its time of day, ``{name~}`` its milliseconds as a duration.
         callback: The handler's method that gets it, if one does.
         in_json: Fields that only the JSON has, and what they hold.
         sometimes: Fields that are in the JSON only where they say more than their default.
@@ -252,21 +252,22 @@ KINDS: dict[Kind, KindInfo] = {
         DisconnectEvent,
         "the socket of a kept connection has ended, and another one will follow",
         "warn",
-        "socket {socket}: {code} {cause} {reason}",
+        "socket {socket}, {cause}: {code}{reason? :}{reason}; next attempt: {nextAttemptAt@|when its worker is back}",
         "on_disconnect",
     ),
     Kind.onReconnect: KindInfo(
         ReconnectEvent,
         "a kept connection has a new socket; messages may be missing from `gapFrom` to here",
         "good",
-        "socket {socket}{restarted?, in a new process:}: after {downMs} ms and {attempts} attempts; may lack messages since {gapFrom|its begin}",
+        "socket {socket}{restarted? in a new process:} after {downMs~}, at attempt {attempts}; "
+        "{resumed?nothing is missing:messages may be missing} since {gapFrom@|its begin}",
         "on_reconnect",
     ),
     Kind.onSilence: KindInfo(
         SilenceEvent,
         "no message has come for `dataTimeout` (comes with that option)",
         "warn",
-        "since {since}",
+        "since {since@}",
         "on_silence",
     ),
     Kind.onUnsent: KindInfo(
@@ -280,7 +281,7 @@ KINDS: dict[Kind, KindInfo] = {
         HookFailingEvent, "a hook has begun to fail (comes with `[hooks]`)", "bad", "{hook}: {reason} {error}"
     ),
     Kind.hookRecovered: KindInfo(
-        HookRecoveredEvent, "a hook works again (comes with `[hooks]`)", "good", "{hook}: after {downMs} ms"
+        HookRecoveredEvent, "a hook works again (comes with `[hooks]`)", "good", "{hook}: after {downMs~}"
     ),
     Kind.hookPaused: KindInfo(HookPausedEvent, "a hook is paused (comes with `[hooks]`)", "warn", "{hook}: {reason}"),
     Kind.hookSkipped: KindInfo(

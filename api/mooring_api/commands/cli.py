@@ -36,6 +36,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "logs": ("logs:logs", "Print a worker's log"),
     "top": ("workers:top", "Watch rates, queues, memory"),
     "check": ("check:check", "Check the configuration"),
+    "cluster": ("cluster:cluster", "Set up and check a cluster"),
     "console": ("service:console", "Print the page's address"),
     "restart": ("operate:restart", "Upgrade the running service"),
     "backup": ("operate:backup", "Copy the journal"),
@@ -101,6 +102,12 @@ class Commands(click.Group):
         with formatter.section("Commands"):
             for left, right in zip_longest(rows[:half], rows[half:], fillvalue=""):
                 formatter.write(f"  {left}{right}".rstrip() + "\n")
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write it right below the commands, for the same reason."""
+        if self.epilog:
+            with formatter.indentation():
+                formatter.write_text(self.epilog)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -76,17 +76,22 @@ def _pairs(option: str, values: tuple[str, ...]) -> dict[str, str]:
     return found
 
 
+def config_path_of(path: Path | None) -> Path | None:
+    """Return which file is read, for what `--config` says; None: no file."""
+    if path is None and "MOORING_CONFIG" in os.environ:
+        return Path(os.environ["MOORING_CONFIG"])
+    if path is None and Path("mooring.toml").is_file():
+        return Path("mooring.toml")
+    return path
+
+
 def config_of(values: dict[str, Any]) -> Config:
     """Return the configuration.
 
     Raises:
         ConfigError: If anything in it is wrong.
     """
-    path: Path | None = values["config_path"]
-    if path is None and "MOORING_CONFIG" in os.environ:
-        path = Path(os.environ["MOORING_CONFIG"])
-    if path is None and Path("mooring.toml").is_file():
-        path = Path("mooring.toml")
+    path = config_path_of(values["config_path"])
     api = {
         key: value
         for key, value in (

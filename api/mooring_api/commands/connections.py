@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import click
@@ -10,9 +11,10 @@ from rich.text import Text
 
 from mooring_api.client import ApiError, Client
 from mooring_api.commands.tables import Column, console, plain, table
-from mooring_api.commands.target import Failure, Target, as_json, explain, known_worker, show_json
+from mooring_api.commands.target import Failure, Target, as_json, explain, known_worker, plural, show_json
+from mooring_api.commands.words import down_in_words, duration, seconds_of
 from mooring_api.commands.words import status as status_text
-from mooring_service.records import STATUS_TONES, ConnectionRecord
+from mooring_service.records import STATUS_TONES, ConnectionRecord, DownRecord
 
 WIDE = 80  # cells; below, the worker's name is cut sooner, so that something of the URL is left
 
@@ -67,7 +69,7 @@ def ls(target: Target, worker: str | None, status: str | None, everything: bool,
         for record in found:
             show_json(record)
         return
-    screen = console()
+    screen, now = console(), time.time()
     columns = (
         Column("ID", right=True),
         Column("STATUS"),
@@ -79,7 +81,7 @@ def ls(target: Target, worker: str | None, status: str | None, everything: bool,
     rows = [
         (
             str(record.id),
-            status_text(record.status),
+            _status(record, now),
             record.worker,
             str(record.stats.messages_in),
             str(record.stats.messages_out),
@@ -112,6 +114,7 @@ def show(target: Target, connection: int, as_json: bool) -> None:
         ("id", record.id),
         ("url", record.url),
         ("status", record.status),
+        *_staying(record, time.time()),
         ("worker", record.worker),
         ("handler", record.handler),
         ("data type", record.data_type),
@@ -131,6 +134,39 @@ def show(target: Target, connection: int, as_json: bool) -> None:
         if value not in (None, ""):
             facts.add_row(name, Text("\n".join(plain(line) for line in str(value).split("\n"))))
     console().print(facts)
+
+
+def _status(record: ConnectionRecord, now: float) -> Text:
+    """Return the status, and of who is down what it does about it."""
+    down = record.down or None
+    return status_text(record.status, f"{record.status} {down_in_words(down, now)}" if down else None)
+
+
+def _staying(record: ConnectionRecord, now: float) -> list[tuple[str, Any]]:
+    """Return what is told of a connection that stays."""
+    if not record.reconnect:
+        return []
+    facts: list[tuple[str, Any]] = []
+    down = record.down or None
+    if down:
+        facts.append(("down", f"{down_in_words(down, now)}, for {duration(now - seconds_of(down.since))}"))
+        facts.append(
+            ("last error", "\n".join(f"{error.err_code} {error.message}" for error in down.errors) or _code(down))
+        )
+    policy = record.reconnect
+    until = f", giveUpAfter {policy.give_up_after_s:g}" if policy.give_up_after_s else ""
+    facts.append(
+        ("socket", f"{record.socket}, ready since {record.socket_opened_at}" if record.ready else record.socket)
+    )
+    facts.append(("reconnect", f"minDelay {policy.min_delay_s:g}, maxDelay {policy.max_delay_s:g}{until}"))
+    if record.reconnects and isinstance(record.stats.down_ms, float):
+        returns = plural(record.reconnects, "return")
+        facts.append(("was down", f"{duration(record.stats.down_ms / 1000)} in all, {returns}"))
+    return facts
+
+
+def _code(down: DownRecord) -> str:
+    return "" if down.code is None else f"{down.code} {down.reason}".rstrip()
 
 
 def _end_in_words(record: ConnectionRecord) -> str | None:

@@ -14,7 +14,7 @@ import uvloop
 
 from mooring.errors import MooringError
 from mooring_api.commands.configuration import app_dirs_of, config_of, config_options, state_dir_of
-from mooring_api.commands.target import Failure, Target, as_json, show_json
+from mooring_api.commands.target import Failure, Refusal, Target, as_json, show_json
 from mooring_api.rest.access import TokenFileError, load_token, read_token, token_hash
 from mooring_api.server import logs, systemd
 from mooring_api.server.composition import ServeOptions
@@ -23,7 +23,7 @@ from mooring_api.server.restart import DRY_RUN, HAS_SOCKET
 from mooring_api.server.serve import serve
 from mooring_api.server.state_file import owner_of, prepare_state_dir
 from mooring_api.server.streams import finish_standard_streams, queue_standard_streams
-from mooring_service.config import ConfigError
+from mooring_service.config import ClusterRefused, ConfigError
 from mooring_service.config_file import ignored_variables
 from mooring_service.lock import StateDirectoryBusy
 
@@ -57,7 +57,7 @@ def serve_command(target: Target, /, demo: bool, handover: bool, dry_run: bool, 
         options = ServeOptions(state_dir=state_dir, app_dirs=app_dirs_of(values), demo=demo, handover=handover)
         outcome = uvloop.run(serve(config, options, lambda: config_of(values), lines_dropped=lambda: errors.dropped))
     except (ConfigError, TokenFileError, StateDirectoryBusy, MooringError) as exc:
-        raise Failure(str(exc)) from None
+        raise (Refusal if isinstance(exc, ClusterRefused) else Failure)(str(exc)) from None
     except OSError as exc:
         raise Failure(f"cannot start: {exc}") from None
     if outcome.socket is not None:

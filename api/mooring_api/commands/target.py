@@ -17,6 +17,7 @@ import msgspec
 from mooring_api.client import ApiError, Client, ServiceAway, default_state_dir
 
 EXIT_ERROR = 1
+EXIT_CONFIG = 78
 EXIT_INTERRUPTED = 130
 
 Result = TypeVar("Result")
@@ -88,6 +89,12 @@ class Failure(click.ClickException):
     """Something went wrong: one line on stderr, exit status 1."""
 
     exit_code = EXIT_ERROR
+
+
+class Refusal(Failure):
+    """A configuration that waiting does not mend: a service manager must not try again (`EX_CONFIG` of sysexits)."""
+
+    exit_code = EXIT_CONFIG
 
 
 class Progress:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import re
 from collections.abc import Mapping
@@ -11,13 +12,14 @@ from rich.text import Text
 
 from mooring.events import KINDS
 from mooring_api.commands.tables import plain
-from mooring_service.records import STATUS_TONES, WORKER_TONES
+from mooring_service.records import STATUS_TONES, WORKER_TONES, DownRecord
 
 COLOURS = {"good": "green", "warn": "yellow", "bad": "red", "soft": "dim", "plain": "cyan"}
 """Tone → how a terminal shows it."""
 
 _BY_NAME = {kind.name: info for kind, info in KINDS.items()}
-_FIELD = re.compile(r"\{(\w+)(?:\|([^}]*)|\?([^:}]*):([^}]*))?\}")
+_FIELD = re.compile(r"\{(\w+)([@~]?)(?:\|([^}]*)|\?([^:}]*):([^}]*))?\}")
+_ORDINALS = {1: "st", 2: "nd", 3: "rd"}
 
 
 def _as_json(value: Any) -> str:
@@ -43,12 +45,16 @@ def in_words(kind: str, event: Mapping[str, Any]) -> str:
         return plain(_as_json(event))
 
     def filled(match: re.Match[str]) -> str:
-        name, missing, yes, no = match.groups()
+        name, form, missing, yes, no = match.groups()
         value = event.get(name)
         if yes is not None:
             return str(yes if value else no)
         if value is None:
             return missing or ""
+        if form == "@" and isinstance(value, str):
+            return value[11:23]
+        if form == "~" and isinstance(value, int | float):
+            return duration(value / 1000)
         if isinstance(value, str):
             return value
         if name == "errors":
@@ -56,3 +62,39 @@ def in_words(kind: str, event: Mapping[str, Any]) -> str:
         return _as_json(value)
 
     return plain(_FIELD.sub(filled, info.words)).rstrip()
+
+
+def duration(seconds: float) -> str:
+    """Return a time as somebody says it: ``0.25 s``, ``12 s``, ``4 min 10 s``, ``3 h 5 min``, ``2 d 7 h``."""
+    if seconds < 10:
+        return f"{max(0.0, seconds):.2g} s"
+    whole = round(seconds)
+    for large, name, small, small_name in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if whole >= large:
+            rest = whole % large // small
+            return f"{whole // large} {name}" + (f" {rest} {small_name}" if rest else "")
+    return f"{whole} s"
+
+
+def ordinal(number: int) -> str:
+    """Return ``1st``, ``2nd``, ``11th``."""
+    return f"{number}{'th' if 10 <= number % 100 <= 20 else _ORDINALS.get(number % 10, 'th')}"
+
+
+def down_in_words(down: DownRecord, now: float) -> str:
+    """Return what a kept connection does to get a socket, in the words of its record: ``4th in 12 s``, ``4th dialling``.
+
+    Args:
+        now: Seconds since 1970.
+    """
+    if down.phase == "waiting" and down.next_attempt_at is not None:
+        return f"{ordinal(down.attempt + 1)} in {duration(max(0.0, seconds_of(down.next_attempt_at) - now))}"
+    if down.phase == "blocked":
+        return down.phase
+    began = down.phase in ("dialling", "opening", "renewing")
+    return f"{ordinal(max(1, down.attempt) if began else down.attempt + 1)} {down.phase}"
+
+
+def seconds_of(time: str) -> float:
+    """Return the seconds since 1970 of a time of a record."""
+    return datetime.datetime.fromisoformat(time).timestamp()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 
 import click
 import msgspec
@@ -15,8 +16,9 @@ from rich.text import Text
 from mooring_api.client import Client, ServiceAway
 from mooring_api.commands.tables import Column, console, plain, table
 from mooring_api.commands.target import Target, as_json, known_worker, plural, show_json
+from mooring_api.commands.words import duration, seconds_of
 from mooring_api.commands.words import status as status_text
-from mooring_service.records import WorkerRecord
+from mooring_service.records import ConnectionRecord, WorkerRecord
 
 COLUMNS = (
     Column("NAME", flexible=True),
@@ -35,9 +37,38 @@ COLUMNS = (
 RATE_COLUMNS = (
     Column("WORKER", flexible=True),
     Column("OPEN", right=True),
+    Column("DOWN", right=True),
     Column("IN/S", right=True),
     Column("OUT/S", right=True),
+    Column("NEXT DIAL", expendable=1),
 )
+
+
+class _Totals:
+    """What there is of one worker's connections: how many are open, how many of them are down, and what they carried."""
+
+    def __init__(self) -> None:
+        self.open = self.down = self.came = self.went = 0
+        self.next_attempt_at: str | None = None
+        self.phases: Counter[str] = Counter()
+
+    def add(self, record: ConnectionRecord) -> None:
+        self.open += record.status != "Closed"
+        self.came += record.stats.messages_in
+        self.went += record.stats.messages_out
+        if record.down:
+            self.down += 1
+            self.phases[record.down.phase] += 1
+            at = record.down.next_attempt_at
+            if at is not None and (self.next_attempt_at is None or at < self.next_attempt_at):
+                self.next_attempt_at = at
+
+    def next_in_words(self, now: float) -> str:
+        """Return what those that are down do, and when the next one dials."""
+        waiting = [f"{count} {phase}" for phase, count in sorted(self.phases.items())]
+        if self.next_attempt_at is not None:
+            waiting.append(f"next in {duration(max(0.0, seconds_of(self.next_attempt_at) - now))}")
+        return ", ".join(waiting)
 
 
 def _now(record: WorkerRecord) -> str:
@@ -171,25 +202,19 @@ def top(target: Target, interval: float, count: int | None, as_json: bool) -> No
     Example:  mooring top
     """
 
-    async def look(client: Client) -> tuple[list[WorkerRecord], dict[str, tuple[int, int, int]]]:
-        totals: dict[str, tuple[int, int, int]] = {}
+    async def look(client: Client) -> tuple[list[WorkerRecord], dict[str, _Totals]]:
+        totals: dict[str, _Totals] = {}
         after = 0
         while True:
             page = await client.connections(after=after)
             for record in page.connections:
-                count, came, went = totals.get(record.worker, (0, 0, 0))
-                open_now = record.status != "Closed"
-                totals[record.worker] = (
-                    count + open_now,
-                    came + record.stats.messages_in,
-                    went + record.stats.messages_out,
-                )
+                totals.setdefault(record.worker, _Totals()).add(record)
             if page.next is None:
                 return await client.workers(), totals
             after = page.next
 
     async def work(client: Client) -> None:
-        before: dict[str, tuple[int, int, int]] = {}
+        before: dict[str, _Totals] = {}
         before_at = time.monotonic()
         looks = 0
         screen = console()
@@ -209,21 +234,31 @@ def top(target: Target, interval: float, count: int | None, as_json: bool) -> No
                 now = time.monotonic()
                 passed = max(now - before_at, 1e-9)
                 lines = []
-                for name, (open_now, came, went) in sorted(totals.items()):
-                    _, came_before, went_before = before.get(name, (0, came, went))
+                for name, total in sorted(totals.items()):
+                    was = before.get(name, total)
                     lines.append(
                         {
                             "worker": name,
-                            "connections": open_now,
-                            "inPerSecond": round(max(0, came - came_before) / passed, 1),
-                            "outPerSecond": round(max(0, went - went_before) / passed, 1),
+                            "connections": total.open,
+                            "down": total.down,
+                            "inPerSecond": round(max(0, total.came - was.came) / passed, 1),
+                            "outPerSecond": round(max(0, total.went - was.went) / passed, 1),
+                            "nextAttemptAt": total.next_attempt_at,
                         }
                     )
                 if as_json:
                     show_json({"workers": found, "rates": lines})
                 else:
                     rates = table(
-                        RATE_COLUMNS, [[str(value) for value in line.values()] for line in lines], screen.width
+                        RATE_COLUMNS,
+                        [
+                            [
+                                *map(str, list(line.values())[:-1]),
+                                totals[str(line["worker"])].next_in_words(time.time()),
+                            ]
+                            for line in lines
+                        ],
+                        screen.width,
                     )
                     shown = Group(_table(found, screen.width), Text(), rates)
                     if screen.is_terminal:

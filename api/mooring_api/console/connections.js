@@ -5,7 +5,7 @@ import { History, spark } from '/console/charts.js';
 import { TONES } from '/console/facts.js';
 import { VirtualList } from '/console/list.js';
 import { $, ROW_HEIGHT, cells, touch, write } from '/console/page.js';
-import { rate } from '/console/words.js';
+import { rate, status, why } from '/console/words.js';
 
 const connections = new Map(); // id → { record, inRate, outRate, history }
 let polled = 0;
@@ -22,7 +22,8 @@ export const connectionList = new VirtualList($('connections'), {
     const { record } = item;
     write(row.number, String(record.id));
     row.status.className = `status ${record.status} tone-${TONES[record.status]}`;
-    write(row.status, record.status);
+    write(row.status, status(record));
+    row.status.title = record.down ? why(record) : '';
     write(row.worker, record.worker);
     row.worker.title = record.worker;
     write(row.in, rate(item.inRate));
@@ -85,14 +86,17 @@ export function drawConnections() {
   connectionList.set(shown);
   write($('connection-count'), String(shown.length));
   let open = 0;
+  let down = 0;
   let incoming = 0;
   let outgoing = 0;
   for (const { record, inRate, outRate } of connections.values()) {
     open += record.status === 'Connected';
+    down += Boolean(record.down);
     incoming += inRate;
     outgoing += outRate;
   }
-  $('totals').innerHTML = `<span><b>${open}</b> open</span><span><b>${rate(incoming) || 0}</b> in/s</span><span><b>${rate(outgoing) || 0}</b> out/s</span>`;
+  $('connections-section').classList.toggle('some-down', down > 0); // there the status says more
+  $('totals').innerHTML = `<span><b>${open}</b> open</span>${down ? `<span class="tone-warn"><b>${down}</b> down</span>` : ''}<span><b>${rate(incoming) || 0}</b> in/s</span><span><b>${rate(outgoing) || 0}</b> out/s</span>`;
 }
 
 $('connection-filter').addEventListener('input', touch);

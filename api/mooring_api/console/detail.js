@@ -1,6 +1,6 @@
 // What is chosen in one of the two lists: what it says, and what can be done with it.
 
-import { request } from '/console/api.js';
+import { json, request } from '/console/api.js';
 import { large } from '/console/charts.js';
 import { connection, connectionList } from '/console/connections.js';
 import { eventList } from '/console/events.js';
@@ -65,7 +65,10 @@ function drawConnection(item) {
   write($('detail-words'), why(record));
   writeJson(pretty(JSON.stringify(record)));
   $('detail-chart').hidden = false;
-  $('detail-actions').hidden = record.status !== 'Connected';
+  $('detail-actions').hidden = ['Closing', 'Closed'].includes(record.status);
+  $('send-form').hidden = record.status !== 'Connected';
+  $('reconnect').hidden = !record.reconnect;
+  write($('terminate'), record.reconnect ? 'Stop' : 'Terminate');
   plot ??= large($('detail-chart'), 314, 90);
   plot.setData(item.history.data);
 }
@@ -84,6 +87,7 @@ eventList.onChoose = (event) => show({ event });
 $('detail-all').addEventListener('click', () => { allShown = true; chosen.drawn = false; drawDetail(); });
 $('detail-close').addEventListener('click', hide);
 $('terminate').addEventListener('click', () => act(() => request('DELETE', `/v1/connections/${chosen.connection}`)));
+$('reconnect').addEventListener('click', () => act(() => json('POST', `/v1/connections/${chosen.connection}/reconnect`, {})));
 $('send-form').addEventListener('submit', (event) => {
   event.preventDefault();
   if (chosen?.connection && checkMessage()) sendTo(chosen.connection);
@@ -91,5 +95,5 @@ $('send-form').addEventListener('submit', (event) => {
 $('connections').addEventListener('keydown', (event) => {
   if (event.key !== 'Enter' || !chosen?.connection) return;
   event.preventDefault();
-  ($('detail-actions').hidden ? $('detail-json') : $('send-text')).focus();
+  ($('detail-actions').hidden || $('send-form').hidden ? $('detail-json') : $('send-text')).focus();
 });

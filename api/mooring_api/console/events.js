@@ -7,6 +7,9 @@ import { VirtualList } from '/console/list.js';
 import { $, ROW_HEIGHT, cells, touch, write } from '/console/page.js';
 import { exactTime, rate } from '/console/words.js';
 
+// Between these two there may be messages that nobody has seen.
+const GAPS = new Set(['onDisconnect', 'onReconnect', 'gap']);
+
 const log = new EventLog();
 const total = new History();
 const totalPlot = spark($('total-chart'), 180, 40);
@@ -22,7 +25,9 @@ export const eventList = new VirtualList($('events'), {
     write(row.connection, event.connection ? String(event.connection) : '');
     write(row.kind, event.kind);
     row.kind.className = `kind tone-${KINDS[event.kind]?.tone}`;
+    row.classList.toggle('gap', GAPS.has(event.kind));
     write(row.text, event.summary);
+    row.text.title = event.summary;
   },
 });
 

@@ -34,15 +34,15 @@ export const KINDS = {
   },
   "onDisconnect": {
     "tone": "warn",
-    "words": "socket {socket}: {code} {cause} {reason}"
+    "words": "socket {socket}, {cause}: {code}{reason? :}{reason}; next attempt: {nextAttemptAt@|when its worker is back}"
   },
   "onReconnect": {
     "tone": "good",
-    "words": "socket {socket}{restarted?, in a new process:}: after {downMs} ms and {attempts} attempts; may lack messages since {gapFrom|its begin}"
+    "words": "socket {socket}{restarted? in a new process:} after {downMs~}, at attempt {attempts}; {resumed?nothing is missing:messages may be missing} since {gapFrom@|its begin}"
   },
   "onSilence": {
     "tone": "warn",
-    "words": "since {since}"
+    "words": "since {since@}"
   },
   "onUnsent": {
     "tone": "bad",
@@ -54,7 +54,7 @@ export const KINDS = {
   },
   "hookRecovered": {
     "tone": "good",
-    "words": "{hook}: after {downMs} ms"
+    "words": "{hook}: after {downMs~}"
   },
   "hookPaused": {
     "tone": "warn",

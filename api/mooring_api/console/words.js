@@ -10,9 +10,40 @@ const CODES = {
   1013: 'because the server asked to try again later', 1014: 'by a gateway',
 };
 
+// What a kept connection without a socket does, in the words of its record: `4th in 12 s`, `4th dialling`.
+function doing({ phase, attempt, nextAttemptAt }, countdown = duration) {
+  if (phase === 'waiting' && nextAttemptAt) return `${ordinal(attempt + 1)} in ${countdown((new Date(nextAttemptAt) - Date.now()) / 1000)}`;
+  if (phase === 'blocked') return phase;
+  return `${ordinal(['dialling', 'opening', 'renewing'].includes(phase) ? Math.max(1, attempt) : attempt + 1)} ${phase}`;
+}
+
+export const status = (record) => (record.down ? `${record.status} ${doing(record.down, inShort)}` : record.status);
+
+const PHASES = {
+  waiting: (down) => `The ${doing(down).replace(' in ', ' attempt is in ')}.`,
+  limited: () => 'It waits for its turn to dial this host ([redial] of the configuration).',
+  renewing: () => 'It fetches what the next attempt needs.',
+  dialling: (down) => `The ${ordinal(Math.max(1, down.attempt))} attempt is under way.`,
+  opening: () => 'The server has accepted it; the opening steps run.',
+  blocked: () => 'Its worker is gone: it dials again once that runs.',
+};
+
+function whyDown({ down, socket }) {
+  const since = socket ? `Socket ${socket} was lost at ${time(down.since)}, ${duration((Date.now() - new Date(down.since)) / 1000)} ago.` : 'It has not been ready yet.';
+  const error = down.errors.length ? down.errors[0].message : down.reason || (CODES[down.code] ? `it was closed ${CODES[down.code]}` : '');
+  return `${since}${error ? ` Last error: ${sentence(error)}` : ''} ${PHASES[down.phase]?.(down) ?? ''}`.trim();
+}
+
+function whyConnected({ openedAt, socket, socketOpenedAt, reconnects, stats }) {
+  if (!reconnects) return `Open since ${time(openedAt)}.`;
+  const down = duration(stats.downMs / 1000);
+  return `Open since ${time(openedAt)}; socket ${socket} since ${time(socketOpenedAt)}. It came back ${reconnects === 1 ? 'once' : `${reconnects} times`}, and was down for ${down} in all.`;
+}
+
 export function why(record) {
+  if (record.down) return whyDown(record);
   if (record.status === 'Connecting') return 'The handshake is under way.';
-  if (record.status === 'Connected') return `Open since ${time(record.openedAt)}.`;
+  if (record.status === 'Connected') return whyConnected(record);
   if (record.status === 'Closing') return 'The close frame is on its way; the peer has not answered yet.';
   const end = record.terminate;
   const cause = record.errors.length ? ` ${sentence(record.errors[record.errors.length - 1].message)}` : '';
@@ -26,16 +57,18 @@ export function why(record) {
 export const summary = (event) => visible(inWords(event));
 
 // What an event says, by the words of its kind: {name} is a field, {name|text} stands where it is missing, {name?yes:no} is
-// one of two texts.
+// one of two texts, {name@} its time of day, {name~} its milliseconds as a duration.
 function inWords(event) {
   const data = event.event;
   const who = event.connection || !event.worker ? '' : `${event.worker}: `;
   const words = KINDS[event.kind]?.words;
   if (words === undefined) return who + JSON.stringify(data);
-  return who + words.replace(/\{(\w+)(?:\|([^}]*)|\?([^:}]*):([^}]*))?\}/g, (_, name, missing = '', yes, no) => {
+  return who + words.replace(/\{(\w+)([@~]?)(?:\|([^}]*)|\?([^:}]*):([^}]*))?\}/g, (_, name, form, missing = '', yes, no) => {
     const value = data[name];
-    if (yes !== undefined) return value ? yes : no;
+    if (yes !== undefined) return value && value.length !== 0 ? yes : no;
     if (value === undefined || value === null) return missing;
+    if (form === '@') return exactTime(value);
+    if (form === '~') return duration(value / 1000);
     return name === 'errors' ? value.map((error) => `${error.errCode} ${error.message}`).join('; ') : short(value);
   }).trimEnd();
 }
@@ -71,9 +104,29 @@ export function time(text) {
 // As time(), with the milliseconds: for the list, where the order within a second counts.
 export const exactTime = (text) => `${time(text)}${text.slice(19, 23)}`;
 
+// A time as somebody says it: 0.25 s, 12 s, 4 min 10 s, 3 h 5 min, 2 d 7 h.
+export function duration(seconds) {
+  if (seconds < 10) return `${Number(Math.max(0, seconds).toPrecision(2))} s`;
+  const whole = Math.round(seconds);
+  for (const [large, name, small, smallName] of [[86400, 'd', 3600, 'h'], [3600, 'h', 60, 'min'], [60, 'min', 1, 's']]) {
+    if (whole < large) continue;
+    const rest = Math.floor((whole % large) / small);
+    return `${Math.floor(whole / large)} ${name}${rest ? ` ${rest} ${smallName}` : ''}`;
+  }
+  return `${whole} s`;
+}
+
+// The same where there is little room: the larger unit alone.
+const inShort = (seconds) => duration(seconds).split(' ').slice(0, 2).join(' ');
+
 export function rate(value) {
   if (!value) return '';
   return value >= 1000 ? `${(value / 1000).toFixed(1)}k` : value >= 10 ? value.toFixed(0) : value.toFixed(1);
+}
+
+function ordinal(number) {
+  const teen = number % 100 > 10 && number % 100 < 14;
+  return `${number}${(!teen && { 1: 'st', 2: 'nd', 3: 'rd' }[number % 10]) || 'th'}`;
 }
 
 export function bytes(value) {

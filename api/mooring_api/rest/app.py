@@ -7,7 +7,7 @@ import logging
 from aiohttp import web
 
 from mooring.errors import MooringError
-from mooring_api.rest import connections, events, idempotency, kept, refusals, sending, system, workers
+from mooring_api.rest import connections, events, idempotency, kept, refusals, sending, system, wanted, workers
 from mooring_api.rest.context import API, Api
 from mooring_api.rest.openapi import DESCRIPTION, Description
 from mooring_api.rest.problems import Problem, problem_of
@@ -17,7 +17,15 @@ from mooring_api.rest.schemas import check_escapes, known_only, media_type
 
 log = logging.getLogger("mooring.api")
 
-ROUTES = (*connections.ROUTES, *kept.ROUTES, *sending.ROUTES, *workers.ROUTES, *events.ROUTES, *system.ROUTES)
+ROUTES = (
+    *connections.ROUTES,
+    *kept.ROUTES,
+    *sending.ROUTES,
+    *wanted.ROUTES,
+    *workers.ROUTES,
+    *events.ROUTES,
+    *system.ROUTES,
+)
 """Every verb that is served: the only table of them."""
 
 

@@ -6,20 +6,19 @@ from typing import Any
 
 from aiohttp import web
 
-from mooring.checks import check_worker_name
+from mooring.checks import check_worker_name, is_connection_name
 from mooring.errors import ErrCode, MooringError
 from mooring.link.record import STATUS_CONNECTING, STATUSES
 from mooring.options import ConnectionRequest, effective
 from mooring_api.rest import idempotency
 from mooring_api.rest.body import read_body
-from mooring_api.rest.context import API, Api
+from mooring_api.rest.context import API, Api, connection_of
 from mooring_api.rest.problems import Problem, problem_of
 from mooring_api.rest.responses import json_response
 from mooring_api.rest.routes import JSON, KEY, PREFER, Parameter, Route, answer
 from mooring_api.rest.schemas import (
     MAX_PAGE,
     ConnectionPage,
-    connection_id,
     decode,
     invalid,
     query_int,
@@ -51,8 +50,8 @@ async def _create(api: Api, wanted: ConnectionRequest, later: bool, key: str | N
     try:
         if begun is not None:
             if later:
-                return _created(api.service.connections.record(begun), 202)
-            return _created(await _await_end_of_dial(api, begun, wanted))
+                return created(api.service.connections.record(begun), 202)
+            return created(await _await_end_of_dial(api, begun, wanted))
         opening = await api.service.connections.open(
             wanted,
             begun=None
@@ -60,8 +59,8 @@ async def _create(api: Api, wanted: ConnectionRequest, later: bool, key: str | N
             else lambda connection: (key, idempotency.encode_answer(idempotency.Running(connection))),
         )
         if later:
-            return _created(api.service.connections.record(opening.connection), 202)
-        return _created(await opening.done)
+            return created(api.service.connections.record(opening.connection), 202)
+        return created(await opening.done)
     except MooringError as exc:
         raise problem_of(exc) from exc
 
@@ -86,7 +85,8 @@ def _goes_on(record: ConnectionRecord) -> bool:
     return bool(record.status == STATUS_CONNECTING and record.down and record.down.errors)
 
 
-def _created(record: ConnectionRecord, status: int = 0) -> web.Response:
+def created(record: ConnectionRecord, status: int = 0) -> web.Response:
+    """Return the answer of a create; `status` 0: by the record."""
     headers = {"Location": f"/v1/connections/{record.id}"}
     if status == 202:
         headers["Preference-Applied"] = "respond-async"
@@ -112,9 +112,17 @@ async def index(request: web.Request) -> web.Response:
     worker = query.get("worker")
     if worker is not None and check_worker_name(worker):
         raise invalid("query:worker", f"{worker!r} is not a worker's name")
+    name = query.get("name")
+    if name is not None and not is_connection_name(name):
+        raise invalid("query:name", f"{name!r} is not a connection's name")
+    ready = query.get("ready")
+    if ready not in (None, "true", "false"):
+        raise invalid("query:ready", "must be true or false")
     found, following = request.app[API].service.connections.page(
         worker=worker,
         status=status,
+        name=name,
+        ready=None if ready is None else ready == "true",
         after=query_int(query, "after", 0, 0, 2**62),
         limit=query_int(query, "limit", 100, 1, MAX_PAGE),
     )
@@ -123,14 +131,14 @@ async def index(request: web.Request) -> web.Response:
 
 async def show(request: web.Request) -> web.Response:
     """``GET /v1/connections/{id}``."""
-    return json_response(request.app[API].service.connections.record(connection_id(request.match_info["id"])))
+    return json_response(request.app[API].service.connections.record(connection_of(request)))
 
 
 async def terminate(request: web.Request) -> web.Response:
     """``DELETE /v1/connections/{id}``: idempotent."""
     api = request.app[API]
     query = request.query
-    connection = connection_id(request.match_info["id"])
+    connection = connection_of(request)
     code: Any = query.get("code")
     if code is not None:
         if not (code.isascii() and code.isdigit() and len(code) <= 9):
@@ -143,6 +151,10 @@ async def terminate(request: web.Request) -> web.Response:
 
 
 WORKER_PROBLEMS = ("worker-died", "worker-silent", "unavailable", "journal-unavailable")
+OPEN_PROBLEMS = (
+    *WORKER_PROBLEMS, "connect-failed", "connect-timeout", "address-refused", "secret-not-allowed", "terminated", "worker-busy",
+    "limit-reached", "unknown-function", "name-taken",
+)  # fmt: skip
 LIMIT = Parameter("limit", {"type": "integer", "minimum": 1, "maximum": MAX_PAGE, "default": 100}, "Size of a page.")
 
 ROUTES = (
@@ -160,10 +172,7 @@ ROUTES = (
                 ConnectionRecord, "Location", "Preference-Applied",
             ),
         },
-        problems=(
-            *WORKER_PROBLEMS, "connect-failed", "connect-timeout", "address-refused", "secret-not-allowed", "terminated", "worker-busy",
-            "limit-reached", "unknown-function",
-        ),
+        problems=OPEN_PROBLEMS,
     ),
     Route(
         "GET", "/v1/connections", index, "read",
@@ -171,6 +180,8 @@ ROUTES = (
         query=(
             Parameter("worker", {"type": "string"}, "Only of this worker."),
             Parameter("status", {"enum": list(STATUSES)}, "Only those with this status."),
+            Parameter("ready", {"type": "boolean"}, "true: only those that messages can be sent to; false: only the others."),
+            Parameter("name", {"type": "string"}, "Only those that have, or had, exactly this name."),
             LIMIT,
             Parameter("after", {"type": "integer", "minimum": 0}, "`next` of the page before."),
         ),
@@ -192,6 +203,6 @@ ROUTES = (
             Parameter("reason", {"type": "string"}, "At most 123 bytes of UTF-8."),
         ),
         answers={200: answer("The final record.", ConnectionRecord)},
-        problems=("connection-not-found", "worker-silent", "unavailable", "journal-unavailable"),
+        problems=("connection-not-found", "declared", "worker-silent", "unavailable", "journal-unavailable"),
     ),
 )  # fmt: skip

@@ -9,8 +9,10 @@ from typing import Any, TypeVar
 
 from aiohttp import web
 
+from mooring.checks import is_connection_name
 from mooring_api.rest.access import Access
 from mooring_api.rest.metrics import Metrics
+from mooring_api.rest.schemas import connection_id
 from mooring_api.rest.stalls import StallWatch
 from mooring_service.config import Config
 from mooring_service.service import Service
@@ -55,3 +57,24 @@ class Api:
 
 
 API: web.AppKey[Api] = web.AppKey("api", Api)
+
+
+def connection_of(request: web.Request) -> int:
+    """Return the id of the connection in a path, where its name may stand: it is looked up once, when the request begins.
+
+    Raises:
+        UnknownConnection: If no connection has the name.
+        Problem: 404 if it can be neither.
+    """
+    return connection_by(request, request.match_info["id"])
+
+
+def connection_by(request: web.Request, text: str) -> int:
+    """Return the id of the connection that `text`, an id or a name, means.
+
+    Raises:
+        As `connection_of`.
+    """
+    if is_connection_name(text):
+        return request.app[API].service.connections.id_of(text)
+    return connection_id(text)

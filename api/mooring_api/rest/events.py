@@ -8,16 +8,16 @@ from collections.abc import Callable
 
 from aiohttp import HttpVersion11, web
 
+from mooring.checks import is_connection_name
 from mooring.errors import JournalUnavailable, Unavailable, UnknownWorker
 from mooring.events import Kind
 from mooring_api.rest import sse
 from mooring_api.rest.connections import LIMIT
-from mooring_api.rest.context import API
+from mooring_api.rest.context import API, connection_by, connection_of
 from mooring_api.rest.routes import EVENT_STREAM, JSON, NDJSON, Answer, Parameter, Route, ref
 from mooring_api.rest.schemas import (
     MAX_PAGE,
     MAX_WAIT_S,
-    connection_id,
     invalid,
     kinds_of,
     query_int,
@@ -48,7 +48,9 @@ Items = list[Selection | Gap] | None
 async def of_everything(request: web.Request) -> web.StreamResponse:
     """``GET /v1/events``."""
     query = request.query
-    connections = frozenset(_filter_id(part) for value in query.getall("connection", []) for part in value.split(","))
+    connections = frozenset(
+        _filter_id(request, part) for value in query.getall("connection", []) for part in value.split(",")
+    )
     workers = worker_names(query.getall("worker", []))
     events = EventFilter(connections, workers, kinds_of(query.getall("kind", [])))
     service = request.app[API].service
@@ -62,7 +64,9 @@ async def of_worker(request: web.Request) -> web.StreamResponse:
     service = request.app[API].service
     if not service.workers.has(name):
         raise UnknownWorker(name)
-    connections = frozenset(_filter_id(part) for value in query.getall("connection", []) for part in value.split(","))
+    connections = frozenset(
+        _filter_id(request, part) for value in query.getall("connection", []) for part in value.split(",")
+    )
     events = EventFilter(connections, frozenset((name,)), kinds_of(query.getall("kind", [])))
     return await _answer(request, lambda cursor, brief: service.feed.subscribe(events, cursor, "now", brief=brief))
 
@@ -70,7 +74,7 @@ async def of_worker(request: web.Request) -> web.StreamResponse:
 async def of_connection(request: web.Request) -> web.StreamResponse:
     """``GET /v1/connections/{id}/events``: ends when the connection has ended."""
     query = request.query
-    connection = connection_id(request.match_info["id"])
+    connection = connection_of(request)
     kinds = kinds_of(query.getall("kind", []))
     service = request.app[API].service
     service.connections.record(connection)
@@ -79,9 +83,11 @@ async def of_connection(request: web.Request) -> web.StreamResponse:
     )
 
 
-def _filter_id(text: str) -> int:
+def _filter_id(request: web.Request, text: str) -> int:
+    if is_connection_name(text):
+        return connection_by(request, text)
     if not text.isascii() or not text.isdigit() or len(text) > 18 or int(text) < 1:
-        raise invalid("query:connection", "must be a connection's id")
+        raise invalid("query:connection", "must be a connection's id, or its name")
     return int(text)
 
 
@@ -222,7 +228,10 @@ _KINDS = Parameter(
     repeatable=True,
 )
 _CONNECTIONS = Parameter(
-    "connection", {"type": "string"}, "Only of these connections: ids, separated by commas.", repeatable=True
+    "connection",
+    {"type": "string"},
+    "Only of these connections: ids or names, separated by commas; a name means the connection that has it when the request begins.",
+    repeatable=True,
 )
 _WORKERS = Parameter(
     "worker", {"type": "string"}, "Only of these workers: names, separated by commas.", repeatable=True

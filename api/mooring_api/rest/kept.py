@@ -11,11 +11,11 @@ from mooring.errors import MooringError, WorkerSilent
 from mooring_api.rest import idempotency
 from mooring_api.rest.body import read_body
 from mooring_api.rest.connections import WORKER_PROBLEMS
-from mooring_api.rest.context import API, Api
+from mooring_api.rest.context import API, Api, connection_of
 from mooring_api.rest.problems import Problem, problem_of
 from mooring_api.rest.responses import json_response
 from mooring_api.rest.routes import JSON, KEY, Parameter, Route, answer
-from mooring_api.rest.schemas import connection_id, decode
+from mooring_api.rest.schemas import decode
 from mooring_service.records import ConnectionRecord
 
 MAX_WAIT_S = 600
@@ -35,7 +35,7 @@ class ReconnectOrder(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 async def reconnect(request: web.Request) -> web.Response:
     """``POST /v1/connections/{id}/reconnect``."""
     api = request.app[API]
-    connection = connection_id(request.match_info["id"])
+    connection = connection_of(request)
     key = idempotency.key_of(request) if "Idempotency-Key" in request.headers else None
     body = await read_body(request)
     order = decode(body, ReconnectOrder) if body.strip() else ReconnectOrder()

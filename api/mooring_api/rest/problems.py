@@ -8,6 +8,7 @@ import msgspec
 
 from mooring import errors as e
 from mooring.errors import ErrorEntry, Invalid, MooringError
+from mooring.name_errors import Declared, NameTaken, SecretNotAllowed
 from mooring_service.opening import OpenError
 
 PREFIX = "urn:mooring:problem:"
@@ -44,6 +45,8 @@ PROBLEMS = (
     ProblemType("request-timeout", 408, "The request's body did not come in time", "The body, or the next line of it, has stopped.", later=True),
     ProblemType("wrong-state", 409, "The connection is not Connected", "It is still Connecting, Reconnecting, or Closing already. `Retry-After`, where it is known when it may be.", later=True),
     ProblemType("worker-busy", 409, "The worker takes nothing new", "It is being killed or drained, is Failed, or is of an older program that does not know an option.", later=True),
+    ProblemType("name-taken", 409, "The name is taken", "A connection that has not ended has it; `errors` point at what it was asked for otherwise.", later=True),
+    ProblemType("declared", 409, "The configuration declares the connection", "It is changed and ended in `[connections]` of the file that the text names.", later=True),
     ProblemType("not-kept", 409, "The connection is not kept", "It was opened without `reconnect`: it has one socket, and no other."),
     ProblemType("terminated", 409, "The connection was terminated before it was open", "Somebody has ended it, or its worker, while it was dialled."),
     ProblemType("still-running", 409, "The first request with this Idempotency-Key is still running", "Ask again when it has ended.", later=True),
@@ -124,6 +127,11 @@ def problem_of(exc: MooringError) -> Problem:
         case e.UnknownFunction():
             pointer = "/handler/name" if exc.table == "handlers" else "/function"
             return Problem("unknown-function", text, errors=[Invalid(pointer, text)])
+        case NameTaken():
+            differences = [Invalid(place, "differs") for place in exc.places]
+            return Problem("name-taken", text, errors=differences or None, connection=exc.connection)
+        case Declared():
+            return Problem("declared", text, file=exc.file)
         case e.WrongState():
             headers = {} if exc.retry_after_s is None else {"Retry-After": str(exc.retry_after_s)}
             return Problem("wrong-state", text, connection=exc.connection, connectionStatus=exc.status, headers=headers)
@@ -135,7 +143,7 @@ def problem_of(exc: MooringError) -> Problem:
             return Problem("worker-busy", text, worker=exc.worker)
         case e.LimitReached():
             return Problem("limit-reached", text, setting=exc.setting, limit=exc.limit, headers={"Retry-After": "1"})
-        case e.SecretNotAllowed():
+        case SecretNotAllowed():
             return Problem("secret-not-allowed", text, secret=exc.secret, host=exc.host)
         case e.PolicyRefused():
             return Problem("address-refused", text)

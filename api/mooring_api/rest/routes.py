@@ -13,7 +13,7 @@ from typing import Any
 from aiohttp import web
 from msgspec import Struct
 
-from mooring.checks import NAME_PATTERN
+from mooring.checks import CONNECTION_NAME_PATTERN, NAME_PATTERN
 from mooring_api.rest.problems import TYPES, ProblemType
 from mooring_service.config import Scope
 
@@ -60,7 +60,11 @@ def ref(name: str) -> dict[str, Any]:
 
 
 PATH_PARAMETERS = {
-    "id": Parameter("id", {"type": "integer", "minimum": 1}),
+    "id": Parameter(
+        "id",
+        {"oneOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": f"^{CONNECTION_NAME_PATTERN}$"}]},
+        "The connection's id, or its name: of the one that has it, else of the last that had it and is retained.",
+    ),
     "name": Parameter("name", {"type": "string", "pattern": f"^{NAME_PATTERN}$"}),
 }
 PREFER = Parameter("Prefer", {"type": "string"}, "`respond-async`: answer 202 at once.")

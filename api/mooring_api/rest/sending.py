@@ -15,11 +15,11 @@ from mooring.kept_events import QueuedRecord
 from mooring_api.rest import idempotency, routes
 from mooring_api.rest.body import BODY_TIMEOUT_S, read_body
 from mooring_api.rest.connections import WORKER_PROBLEMS
-from mooring_api.rest.context import API, Api
+from mooring_api.rest.context import API, Api, connection_of
 from mooring_api.rest.problems import Problem, problem_of
 from mooring_api.rest.responses import json_response
 from mooring_api.rest.routes import BYTES, JSON, KEY, NDJSON, TEXT, Parameter, Route, answer
-from mooring_api.rest.schemas import check_json, check_text, connection_id, invalid, media_type
+from mooring_api.rest.schemas import check_json, check_text, invalid, media_type
 from mooring_service.records import QueuedSendRecord, SentRecord, Waiting
 
 NDJSON_BATCH_BYTES = 256 * 1024  # lines that are there already go to the worker together, up to this size
@@ -88,7 +88,7 @@ def _answer(record: SentRecord | QueuedSendRecord) -> web.Response:
 async def send(request: web.Request) -> web.Response:
     """``POST /v1/connections/{id}/messages``: the body is the message."""
     api = request.app[API]
-    connection = connection_id(request.match_info["id"])
+    connection = connection_of(request)
     waiting = waiting_of(request.query)
     kind = media_type(request.headers.get("Content-Type"))
     key = idempotency.key_of(request) if "Idempotency-Key" in request.headers else None
@@ -219,7 +219,7 @@ async def _send_batch(api: Api, connection: int, batch: list[bytes], waiting: Wa
 async def drop_queue(request: web.Request) -> web.Response:
     """``DELETE /v1/connections/{id}/queue``."""
     api = request.app[API]
-    connection = connection_id(request.match_info["id"])
+    connection = connection_of(request)
     try:
         return json_response(await api.finish(api.service.sending.drop_queue(connection)))
     except MooringError as exc:

@@ -9,7 +9,8 @@ import pytest
 
 from mooring.connection.secret_headers import check_secrets, has_templates, secrets_of, with_secrets
 from mooring.dial_options import BoundSecret, ProxyRequest, secret_faults
-from mooring.errors import ErrCode, InvalidRequest, SecretNotAllowed
+from mooring.errors import ErrCode, InvalidRequest
+from mooring.name_errors import SecretNotAllowed
 from mooring.options import ConnectionOptions
 from mooring.wire.failure import DialFailed
 from mooring.wire.secret_table import MAX_SECRET_BYTES, NoSecret, Secrets, places_of, read_source

@@ -19,7 +19,7 @@ from mooring.connection.kept_state import KeptEvent, KeptState
 from mooring.connection.secret_headers import secrets_of
 from mooring.errors import ErrCode, ErrorEntry
 from mooring.events import now_us
-from mooring.link.messages import HeldConnection, Reconnect, ReconnectDone
+from mooring.link.messages import Reconnect, ReconnectDone
 from mooring.link.record import ConnectionCreated, ConnectionUpdate, Terminated
 from mooring.options import ConnectionOptions, ConnectionRequest
 from mooring.wire.frames import ABNORMAL
@@ -36,7 +36,7 @@ class KeptConnection(KeptAttempts):
         spec: What a request has asked for; None: code in this worker has made it, so no other process can.
     """
 
-    __slots__ = ("_draining", "_failure", "spec")
+    __slots__ = ("_draining", "_failure")
 
     def __init__(
         self,
@@ -183,10 +183,6 @@ class KeptConnection(KeptAttempts):
             self._close(code, reason)
         elif self.kept_state not in (KeptState.CLOSING, KeptState.CLOSED):
             self._cut_short(ErrCode.WORKER_STOPPING, reason, reason)
-
-    def held(self) -> HeldConnection:
-        """Return what `Hello` says of it."""
-        return HeldConnection(self.created, self.update(), self.spec)
 
     def drain(self, code: int, reason: str) -> None:
         """The worker ends, and another process follows: let go what that one opens again, and `stop` the rest."""

@@ -26,7 +26,7 @@ from mooring.events import ErrorEvent, Kind, TerminateEvent, encode_event, now_u
 from mooring.link.messages import HeldConnection, Opened, OpenFailed, TerminateDone
 from mooring.link.messages_sent import RequestFailed, Send, SendFailed, SendQueued, Sent
 from mooring.link.record import ConnectionCreated, Terminated
-from mooring.options import ConnectionOptions
+from mooring.options import ConnectionOptions, ConnectionRequest
 from mooring.wire.dial import DialFailed, Dialled
 from mooring.wire.frames import INVALID_DATA
 from mooring.wire.outbound import Outbound
@@ -40,7 +40,7 @@ log = logging.getLogger("mooring.worker")
 class LiveConnection(RecordedConnection, ABC):
     """One WebSocket client connection of this worker. It is the `SocketOwner` of its socket."""
 
-    __slots__ = ("_asking", "_closing_waiters", "_host", "_open_request", "_opened", "_sends", "_socket")
+    __slots__ = ("_asking", "_closing_waiters", "_host", "_open_request", "_opened", "_sends", "_socket", "spec")
 
     def __init__(
         self,
@@ -59,6 +59,8 @@ class LiveConnection(RecordedConnection, ABC):
         self._closing_waiters: list[int] = []
         protocol = requests_of(options)
         self._asking = None if protocol is None else Asking(host, self, self, protocol, Ids(last_socket))
+        # What a request has asked for, as far as somebody needs it: to open it again, or to compare.
+        self.spec: ConnectionRequest | None = None
 
     def _record(self, kind: Kind, event: msgspec.Struct) -> None:
         if self.handler is not None:
@@ -90,7 +92,7 @@ class LiveConnection(RecordedConnection, ABC):
 
     def held(self) -> HeldConnection:
         """Return what `Hello` says of it."""
-        return HeldConnection(self.created, self.update())
+        return HeldConnection(self.created, self.update(), self.spec)
 
     # The open, and who waits for it.
 

@@ -9,7 +9,7 @@ import msgspec
 from mooring.connection.asked import resolve
 from mooring.connection.asking import Answer, Waiter
 from mooring.connection.kept import KeptConnection
-from mooring.errors import ErrCode, Invalid, InvalidRequest, LimitReached, SecretNotAllowed
+from mooring.errors import ErrCode, Invalid, InvalidRequest, LimitReached
 from mooring.events import CallbackErrorEvent
 from mooring.link.messages import (
     Call,
@@ -24,6 +24,7 @@ from mooring.link.messages import (
 )
 from mooring.link.messages_sent import DropQueue, QueueDropped, RequestFailed, Send, SendFailed, SendRequest
 from mooring.link.record import STATUS_CONNECTING
+from mooring.name_errors import SecretNotAllowed
 from mooring.options import effective
 from mooring.process.runtime import Runtime
 from mooring.usercode import failures

@@ -108,6 +108,8 @@ class Openings:
         connection: LiveConnection
         if options.reconnect is None and resumed is None:
             connection = Connection(self._worker, created, options, handler)
+            if created.name is not None and command is not None:
+                connection.spec = command.connection_request
         else:
             spec = None if command is None else command.connection_request
             connection = KeptConnection(self._worker, created, options, handler, resumed, spec)

@@ -13,9 +13,10 @@ import msgspec
 from mooring.connection.asked import resolve
 from mooring.connection.state import ConnectionState
 from mooring.deadline import Deadline
-from mooring.errors import ErrCode, HandlerError, Invalid, InvalidRequest, SecretNotAllowed
+from mooring.errors import ErrCode, HandlerError, Invalid, InvalidRequest
 from mooring.link.messages import HeldConnection, Open, OpenInvalid
 from mooring.link.record import ConnectionUpdate
+from mooring.name_errors import SecretNotAllowed
 from mooring.options import ConnectionOptions, effective
 from mooring.usercode import handlers
 from mooring.usercode.host import CodeHost

@@ -15,7 +15,8 @@ from collections.abc import Iterable, Mapping
 from ipaddress import ip_address
 
 from mooring.dial_options import BoundSecret, ProxyRequest, SecretSource, split_proxy_url
-from mooring.errors import ErrCode, SecretNotAllowed
+from mooring.errors import ErrCode
+from mooring.name_errors import SecretNotAllowed
 from mooring.wire.egress import HostPattern, Network, parse_entry
 from mooring.wire.failure import failed, reason_of, refused_by_policy
 from mooring.wire.target import parse_target

@@ -1,0 +1,110 @@
+"""The link to real servers: what is done, what is not, and what nobody knows."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+
+import pytest
+
+from mooring_service.cluster import objects
+from mooring_service.cluster.engine import Answer, Conflict, Down, Engine, EngineError, Refused, Unknown
+from tests.cluster_kit.nodes import THREE, running_engine
+from tests.cluster_kit.proxy import Proxies
+from tests.cluster_kit.servers import EngineServers
+from tests.conftest import wait_for
+
+
+async def stream(engine: Engine, cluster: str) -> tuple[str, str]:
+    assert await objects.create(engine, cluster, THREE)
+    return objects.stream_name(cluster), objects.subject_of(cluster, "a")
+
+
+async def test_a_message_goes_in_behind_the_one_that_it_names_and_only_there(engine: Engine, cluster_name: str) -> None:
+    name, subject = await stream(engine, cluster_name)
+    assert await engine.last(name, subject) is None
+    first, _ = await engine.put(name, subject, b"one", 0)
+    second, _ = await engine.put(name, subject, b"two", first)
+    for wrong in (0, first):
+        with pytest.raises(Conflict):
+            await engine.put(name, subject, b"again", wrong)
+    other, _ = await engine.put(name, objects.subject_of(cluster_name, "b"), b"another chain", 0)
+    assert other == second + 1
+    last = await engine.last(name, subject)
+    assert last is not None
+    assert (last.seq, last.data) == (second, b"two")
+    stored = await engine.read(name, first)
+    assert stored is not None
+    assert stored.data == b"one"
+    assert await engine.read(name, other + 1) is None
+    assert await objects.bounds(engine, cluster_name) == (first, other)
+
+
+async def test_a_put_into_another_stream_than_the_one_it_means_is_refused(engine: Engine, cluster_name: str) -> None:
+    _, subject = await stream(engine, cluster_name)
+    with pytest.raises(Refused):
+        await engine.put("mooring_other_log", subject, b"", 0)
+
+
+async def test_nobody_who_serves_is_down_at_once(engine: Engine, cluster_name: str) -> None:
+    begun = asyncio.get_running_loop().time()
+    with pytest.raises(Down):
+        await engine.ask(f"mooring.{cluster_name}.cmd.nobody", b"")
+    assert asyncio.get_running_loop().time() - begun < 1.5
+
+
+async def test_a_request_is_served_at_another_node_also_after_its_link_was_dialled_anew(
+    servers: EngineServers, engine: Engine, cluster_name: str
+) -> None:
+    subject = f"mooring.{cluster_name}.cmd.b"
+    async with running_engine(servers.urls[1:], "b") as other:
+
+        async def echo(question: Answer) -> None:
+            await other.publish(question.reply, question.data + b"!")
+
+        await other.serve(subject, echo)
+
+        async def answered() -> bool:
+            try:
+                return await engine.ask(subject, b"hello") == b"hello!"
+            except EngineError:  # not yet, or not any more
+                return False
+
+        await wait_for(answered)
+        await other.drop()
+        await wait_for(lambda: not other.up.is_set() or other.link is not None)
+        await wait_for(answered)
+
+
+async def test_an_answer_that_is_lost_is_unknown_and_a_black_hole_ends_the_link(
+    servers: EngineServers, engine: Engine, cluster_name: str
+) -> None:
+    name, subject = await stream(engine, cluster_name)
+    proxies = Proxies(servers.ports)
+    try:
+        async with running_engine(proxies.urls, "b") as other:
+            proxies.lose_answers()
+            with pytest.raises(Unknown):
+                await other.put(name, subject, b"stored all the same", 0, timeout_s=0.5)
+
+            async def stored() -> bool:
+                return await engine.last(name, subject) is not None
+
+            await wait_for(stored)
+            await wait_for(lambda: not other.up.is_set(), 10, "the silence ends the link")
+            with pytest.raises(Down):
+                await other.put(name, subject, b"", 0)
+            proxies.cut()
+            proxies.pass_on()
+            await asyncio.wait_for(other.up.wait(), 10)
+            with pytest.raises(Conflict):
+                await other.put(name, subject, b"", 0)
+    finally:
+        proxies.close()
+
+
+async def test_the_next_server_is_dialled_when_one_is_killed(servers: EngineServers, cluster_name: str) -> None:
+    async with running_engine(servers.urls) as engine:
+        assert engine.url == servers.urls[0]
+        servers.kill(0, signal.SIGKILL)
+        await wait_for(lambda: engine.link is not None and engine.url != servers.urls[0], 10)
