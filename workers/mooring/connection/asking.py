@@ -53,6 +53,9 @@ class Asker(Protocol):
     def sends(self) -> Sends:
         """What is sent on it."""
 
+    def resume_if_room(self) -> None:
+        """Read again if there is room: there may be more of it while code waits."""
+
 
 class Found(msgspec.Struct, frozen=True):
     """A message that is a reply. `place`: among those that are recorded; None: it is hidden."""
@@ -112,6 +115,7 @@ class Asking:
         if not waiter.request:
             self._code_waits += 1
             waiter.counted = True
+            self._asker.resume_if_room()
         if asked.payload is not None:
             self._write(waiter, asked.payload)
         if waiter.later:
@@ -162,7 +166,7 @@ class Asking:
             if not hidden:
                 kept.append(item)
         if requests.late_replies != late:
-            self._host.figures_changed(self._connection)
+            self._host.touch(self._connection)
         return kept, found
 
     def answer(self, found: list[Found], recorded: int, first_seq: int) -> None:

@@ -21,13 +21,14 @@ from mooring.connection.kept_state import MAY_QUEUE, KeptEvent, KeptState, phase
 from mooring.connection.live import LiveConnection
 from mooring.connection.queued_sends import QueuedSends, greets
 from mooring.connection.state import ConnectionState
-from mooring.errors import ErrorEntry, QueueFull
+from mooring.errors import ErrorEntry
 from mooring.events import Kind, OpenEvent, now_us
 from mooring.kept_events import DisconnectEvent, UnsentEvent
 from mooring.link.messages_sent import QueueDropped
 from mooring.link.record import ConnectionCreated, ConnectionUpdate, Down, KeptUpdate, Terminated
 from mooring.metrics import LONG_SECONDS, count
 from mooring.options import ConnectionOptions
+from mooring.send_errors import QueueFull
 from mooring.staying import DEFAULT
 
 

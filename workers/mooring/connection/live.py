@@ -240,6 +240,11 @@ class LiveConnection(RecordedConnection, ABC):
             self._asking.lost()
 
     @property
+    def max_pending_requests(self) -> int:
+        """So many requests may wait for their reply."""
+        return self._host.settings.max_pending_requests
+
+    @property
     def late_replies(self) -> int:
         """Replies that nobody waited for any more."""
         return 0 if self._asking is None else self._asking.late_replies

@@ -206,6 +206,8 @@ class Requests:
 
     def reply(self, frame: Frame) -> Reply | None:
         """Return whose reply `frame` is, or None. It is asked of every message that is not hidden, in order."""
+        if not self.asked:
+            return None
         protocol = self.protocol
         id_ = protocol.reply.get(frame.json)
         if id_ is None or not is_scalar(id_) or (protocol.when is not None and not protocol.when.matches(frame)):
