@@ -15,7 +15,7 @@ from mooring.link.messages import AskIds, GrantIds, Stop, Stored
 from mooring.link.record import ConnectionUpdate
 from mooring_service import service as service_module
 from mooring_service.journal import file
-from mooring_service.journal.journal import JournalTooNew
+from mooring_service.journal.journal import JournalUnusable
 from mooring_service.processes import link_server
 from mooring_service.service import Service
 from tests.service.fake_worker import FakeWorker, FakeWorkers, held, running_service, stalled_disk, told_of, until
@@ -111,6 +111,6 @@ async def test_a_journal_of_a_later_version_is_no_matter_of_waiting(tmp_path: Pa
     connection = apsw.Connection(str(tmp_path / "state" / "journal.db"))
     connection.execute("PRAGMA user_version = 99").fetchall()
     connection.close()
-    with pytest.raises(JournalTooNew, match="later mooring"):
+    with pytest.raises(JournalUnusable, match="later mooring"):
         async with running_service(tmp_path):
             pass

@@ -16,7 +16,7 @@ from mooring.errors import Invalid
 MAX_URL_CHARS = 8_000  # aiohttp refuses request lines over 8,190 bytes
 MAX_HEADERS = 100
 MAX_HEADER_BYTES = 32 * 1024  # all names and values together
-MAX_TIMEOUT_S = 600.0  # of a request over a connection
+REPLY_TIMEOUT_S, MAX_TIMEOUT_S = 10.0, 600.0  # of a request over a connection
 MAX_DELAY_S = 86_400.0  # of an ordered reconnect
 MAX_REASON_BYTES = 123  # RFC 6455 section 5.5: 125 bytes of a control frame less 2 of the code
 

@@ -1,6 +1,6 @@
 """The Python client of the REST API: async `Client` and blocking `BlockingClient`, which users import from here.
 
-`transport` makes one request, `connections workers events` have the verbs of a resource each, `async_client` is all of them;
+`transport` makes one request (over `session`, or `plain`), `connections workers events` have the verbs of a resource each, `async_client` is all of them;
 `blocking_client` makes its own of those. It must not know `rest`: it speaks to a service of any version. Read transport first.
 """
 

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
-import aiohttp
-
-from mooring_api.client.answers import ServiceAway
 from mooring_api.client.connections import ConnectionVerbs
 from mooring_api.client.events import EventVerbs
 from mooring_api.client.transport import error_of
 from mooring_api.client.workers import WorkerVerbs
+
+BACKUP_SILENCE_S = 600.0  # a large journal is copied before it is sent
 
 
 class Client(ConnectionVerbs, WorkerVerbs, EventVerbs):
@@ -24,6 +23,7 @@ class Client(ConnectionVerbs, WorkerVerbs, EventVerbs):
         token: None: as the state directory says.
         state_dir: Where address and token are found; None: the default one.
         ssl: A context for a service with a private certificate.
+        few: The program makes a few requests and ends: none of them waits for an HTTP library to be imported.
 
     Raises:
         ServiceAway: If the state directory names no address.
@@ -31,14 +31,10 @@ class Client(ConnectionVerbs, WorkerVerbs, EventVerbs):
 
     async def backup(self) -> AsyncIterator[bytes]:
         """Yield a consistent copy of the journal, in pieces."""
-        timeout = aiohttp.ClientTimeout(total=None, sock_read=600)
-        try:
-            async with self._open_session().post(
-                self._full("/v1/backup"), headers=self._authorization(), timeout=timeout
-            ) as response:
-                if response.status != 200:
-                    raise error_of(response.status, await response.read())
-                async for chunk in response.content.iter_chunked(1024 * 1024):
-                    yield chunk
-        except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) as exc:
-            raise ServiceAway(f"the copy broke off: {exc}") from None
+        async with self._open_session().stream(
+            "POST", self._full("/v1/backup"), headers=self._authorization(), silence_s=BACKUP_SILENCE_S
+        ) as (status, chunks):
+            if status != 200:
+                raise error_of(status, b"".join([chunk async for chunk in chunks]))
+            async for chunk in chunks:
+                yield chunk

@@ -6,8 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable
 from urllib.parse import quote
 
-import aiohttp
-
 from mooring_api.client.answers import ApiError, Event, Page, ServiceAway
 from mooring_api.client.transport import Transport, decode, error_of
 
@@ -104,7 +102,7 @@ class EventVerbs(Transport):
                     yield event, line
                 if connection is not None and await self._ended(connection, kinds, cursor):
                     return
-            except (ServiceAway, aiohttp.ClientError, OSError, TimeoutError):
+            except ServiceAway:
                 pass
             except ApiError as exc:
                 if exc.status not in (502, 503, 504):
@@ -120,28 +118,28 @@ class EventVerbs(Transport):
             return False
         # The page's cursor has passed what the filter leaves out.
         headers = {**self._authorization(), "Accept": "application/x-ndjson", "Last-Event-ID": page.next}
-        async with self._open_session().get(
-            self._full(f"/v1/connections/{connection}/events"), headers=headers
-        ) as response:
-            if response.status >= 400:
-                raise error_of(response.status, await response.read())
-            return response.status == 204
+        url = self._full(f"/v1/connections/{connection}/events")
+        async with self._open_session().stream("GET", url, headers=headers, silence_s=SILENCE_S) as (status, chunks):
+            if status >= 400:
+                raise error_of(status, await _whole(chunks))
+            return status == 204
 
     async def _lines(self, path: str, params: dict[str, str], cursor: str | None) -> AsyncIterator[bytes]:
         headers = {**self._authorization(), "Accept": "text/event-stream"}
         if cursor is not None:
             headers["Last-Event-ID"] = cursor
-        async with self._open_session().get(
-            self._full(path),
-            params=params,
-            headers=headers,
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=SILENCE_S),
-        ) as response:
-            if response.status >= 400:
-                raise error_of(response.status, await response.read())
-            async for line in lines_of(response.content.iter_any()):
+        async with self._open_session().stream(
+            "GET", self._full(path), params=params, headers=headers, silence_s=SILENCE_S
+        ) as (status, chunks):
+            if status >= 400:
+                raise error_of(status, await _whole(chunks))
+            async for line in lines_of(chunks):
                 if line.startswith(b"data: "):
                     yield line[6:]
+
+
+async def _whole(chunks: AsyncIterator[bytes]) -> bytes:
+    return b"".join([chunk async for chunk in chunks])
 
 
 async def lines_of(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

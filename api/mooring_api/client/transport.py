@@ -1,23 +1,26 @@
-"""One service at its address: the session, the token, one request and its answer. It knows no resource."""
+"""One service at its address: the session, the token, one request and its answer. It knows no resource.
+
+How requests travel is in `session` (aiohttp, imported with the first one) and in `plain` (the standard library).
+"""
 
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-import aiohttp
 import msgspec
 
 from mooring import json_text
+from mooring_api.client import plain
 from mooring_api.client.answers import ApiError, ServiceAway
 
-Result = TypeVar("Result")
+if TYPE_CHECKING:  # it imports aiohttp
+    from mooring_api.client.session import Session
 
-LARGE_BODY_BYTES = 2**20  # beyond it aiohttp warns of bytes, and takes a file without a word
+Result = TypeVar("Result")
 
 
 def default_state_dir() -> Path:
@@ -39,8 +42,15 @@ class Transport:
     """What every verb goes through; see `Client` for the arguments."""
 
     def __init__(
-        self, url: str | None = None, token: str | None = None, *, state_dir: Path | None = None, ssl: Any = True
+        self,
+        url: str | None = None,
+        token: str | None = None,
+        *,
+        state_dir: Path | None = None,
+        ssl: Any = True,
+        few: bool = False,
     ) -> None:
+        self._few = few
         self._url = url or os.environ.get("MOORING_URL")
         self._given_url = self._url
         if state_dir is None:
@@ -53,7 +63,8 @@ class Transport:
         self._given_token = token or os.environ.get("MOORING_TOKEN")
         self._state_dir = state_dir
         self._ssl = ssl
-        self._session: aiohttp.ClientSession | None = None
+        self._session: Session | None = None
+        self._entered = False
         self._token = ""
         self._locate()
 
@@ -89,18 +100,13 @@ class Transport:
             self._locate()
 
     async def __aenter__(self) -> Self:
-        connector = None
-        if self._url is not None and self._url.startswith("unix:"):
-            connector = aiohttp.UnixConnector(self._url[5:], limit=0)
-        self._session = aiohttp.ClientSession(
-            connector=connector or aiohttp.TCPConnector(limit=0, ssl=self._ssl),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=5),
-        )
+        self._entered = True
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self._entered = False
         if self._session is not None:
             session, self._session = self._session, None
             await session.close()
@@ -115,9 +121,16 @@ class Transport:
         """What requests are made with; empty if there is none."""
         return self._token
 
-    def _open_session(self) -> aiohttp.ClientSession:
-        if self._session is None:
+    def _check_entered(self) -> None:
+        if not self._entered:
             raise RuntimeError("the client is used outside of `async with Client(…) as client`")
+
+    def _open_session(self) -> Session:
+        self._check_entered()
+        if self._session is None:
+            from mooring_api.client.session import Session
+
+            self._session = Session(self.url, self._ssl)
         return self._session
 
     def _authorization(self) -> dict[str, str]:
@@ -146,20 +159,24 @@ class Transport:
         all_headers = {**self._authorization(), **(headers or {})}
         if content_type is not None:
             all_headers["Content-Type"] = content_type
-        if isinstance(body, bytes) and len(body) > LARGE_BODY_BYTES:
-            body = io.BytesIO(body)
         try:
-            async with self._open_session().request(
-                method, self._full(path), data=body, headers=all_headers, params=params
-            ) as response:
-                data = await response.read()
-        except (aiohttp.ClientError, OSError) as exc:
-            away = ServiceAway(f"no service answers at {self.url}: {_reason(exc)}")
+            if self._few and self._session is None and (body is None or isinstance(body, bytes)):
+                self._check_entered()
+                status, data = await plain.request(
+                    self.url, method, path, body=body, headers=all_headers, params=params, context=self._ssl
+                )
+            else:
+                status, data = await self._open_session().request(
+                    method, self._full(path), body=body, headers=all_headers, params=params
+                )
+        except OSError as exc:
+            why = exc.strerror or str(exc)
+            away = ServiceAway(f"no service answers at {self.url}: {why}")
             self._locate_again()
             raise away from None
-        if response.status >= 400:
-            raise error_of(response.status, data)
-        return response.status, data
+        if status >= 400:
+            raise error_of(status, data)
+        return status, data
 
     async def _json(self, kind: type[Result], method: str, path: str, **kwargs: Any) -> Result:
         _, data = await self.request(method, path, **kwargs)
@@ -173,15 +190,6 @@ def decode(data: bytes, kind: type[Result]) -> Result:
     except msgspec.DecodeError:
         # Objects of events are passed on as they came: JSON, but not always what msgspec reads.
         return msgspec.convert(json_text.decode(data), kind)
-
-
-def _reason(exc: Exception) -> str:
-    """Return why there is no answer, without the library's own words round the system's."""
-    if isinstance(exc, aiohttp.ClientConnectorDNSError):
-        return exc.os_error.strerror or str(exc)
-    if isinstance(exc, aiohttp.ClientConnectorError) and not isinstance(exc, aiohttp.ClientSSLError):
-        return os.strerror(exc.os_error.errno) if exc.os_error.errno else str(exc)
-    return str(exc)
 
 
 def error_of(status: int, data: bytes) -> ApiError:

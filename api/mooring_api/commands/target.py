@@ -45,7 +45,7 @@ class Target:
             Failure: If it is not known where the service is.
         """
         try:
-            return Client(self.url, state_dir=self._state_dir)
+            return Client(self.url, state_dir=self._state_dir, few=True)
         except ServiceAway as exc:
             raise Failure(str(exc)) from None
 

@@ -10,6 +10,7 @@ from mooring.errors import MooringError
 from mooring_api.rest import (
     connections,
     events,
+    hooks,
     idempotency,
     kept,
     refusals,
@@ -36,6 +37,7 @@ ROUTES = (
     *wanted.ROUTES,
     *workers.ROUTES,
     *events.ROUTES,
+    *hooks.ROUTES,
     *system.ROUTES,
 )
 """Every verb that is served: the only table of them."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from mooring.connection.requests import DEFAULT_TIMEOUT_S
+from mooring.checks import REPLY_TIMEOUT_S
 from mooring.errors import MooringError
 from mooring_api.rest import idempotency
 from mooring_api.rest.body import read_body
@@ -22,7 +22,7 @@ async def ask(request: web.Request) -> web.Response:
     api = request.app[API]
     connection = connection_of(request)
     try:
-        timeout_s = float(request.query.get("timeout", DEFAULT_TIMEOUT_S))
+        timeout_s = float(request.query.get("timeout", REPLY_TIMEOUT_S))
     except ValueError:
         raise invalid("query:timeout", "must be 0.1 to 600 seconds") from None
     key = idempotency.key_of(request) if "Idempotency-Key" in request.headers else None
@@ -54,7 +54,7 @@ ROUTES = (
         headers=(PREFER, KEY),
         query=(
             Parameter(
-                "timeout", {"type": "number", "minimum": 0.1, "maximum": 600, "default": DEFAULT_TIMEOUT_S},
+                "timeout", {"type": "number", "minimum": 0.1, "maximum": 600, "default": REPLY_TIMEOUT_S},
                 "So many seconds the reply may take.",
             ),
         ),

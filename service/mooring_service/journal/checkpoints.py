@@ -18,7 +18,7 @@ from pathlib import Path
 
 import apsw
 
-from mooring.errors import JournalUnavailable
+from mooring_service.journal.journal import JournalUnusable
 
 PAGE_BYTES = 4096
 STEP_PAGES = 4_000  # of the log, from one checkpoint to the next
@@ -32,11 +32,11 @@ log = logging.getLogger("mooring.journal")
 
 
 def check_sqlite() -> None:
-    """Raise `JournalUnavailable` if the SQLite in use is one that two connections can damage a journal with."""
+    """Raise `JournalUnusable` if the SQLite in use is one that two connections can damage a journal with."""
     version = apsw.sqlite_lib_version()
     if tuple(map(int, version.split(".")))[:3] < LEAST_SQLITE:
         least = ".".join(map(str, LEAST_SQLITE))
-        raise JournalUnavailable(f"apsw uses SQLite {version}, which can damage a journal; at least {least} is needed")
+        raise JournalUnusable(f"apsw uses SQLite {version}, which can damage a journal; at least {least} is needed")
 
 
 class Checkpoints:
@@ -98,8 +98,8 @@ class Checkpoints:
         self._turn.release()
 
     def _run(self) -> None:
-        connection = apsw.Connection(str(self._path))
-        # Closed behind `connection` only: with it go the locks that SQLite holds on the same file in this process.
+        connection, keeper = apsw.Connection(str(self._path)), apsw.Connection(str(self._path))
+        # Closed behind the connections only: with it go the locks that SQLite holds on the same file in this process.
         file = os.open(self._path, os.O_RDONLY)
         try:
             connection.set_busy_timeout(0)
@@ -107,7 +107,7 @@ class Checkpoints:
             connection.execute("PRAGMA synchronous = NORMAL").fetchall()
             while True:
                 try:
-                    self._checkpoint(connection, file)
+                    self._checkpoint(connection, keeper, file)
                     self._failure = None
                 except (apsw.Error, OSError) as exc:
                     if self._failure is None:
@@ -123,29 +123,54 @@ class Checkpoints:
                         return
         finally:
             try:
+                keeper.close()
                 connection.close()
             except apsw.Error as exc:
                 log.warning("the journal was not closed cleanly: %s", exc)
             os.close(file)
 
-    def _checkpoint(self, connection: apsw.Connection, file: int) -> None:
-        pages, done = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-        self._wanted_pages = pages + STEP_PAGES
-        if not pages or done < pages < RESTART_PAGES:
-            return
-        # SQLite waits for the database's own pages only once the log is done: they are on the disk before the turn is taken.
-        os.fdatasync(file)
-        connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
-        with self._turn:
-            try:
-                connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_FULL)
-                # Whoever writes first begins the log anew, and waits until its head is on the disk. It is not a commit that does.
-                connection.execute(
-                    "UPDATE meta SET value = ? WHERE name = 'checkpoint_ms'", (time.time_ns() // 1_000_000,)
-                )
-            except apsw.BusyError:
-                self._held = True
+    def _checkpoint(self, connection: apsw.Connection, keeper: apsw.Connection, file: int) -> None:
+        _look(keeper)
+        try:
+            pages, done = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+            self._wanted_pages = pages + STEP_PAGES
+            if not pages or done < pages < RESTART_PAGES:
                 return
-            self.pages = 0
-            self._held = False
-            self._wanted_pages = STEP_PAGES
+            # SQLite waits for the database's own pages only once the log is done: they are on the disk before the turn is taken.
+            os.fdatasync(file)
+            with self._turn:
+                behind = self.pages > pages
+                if behind:
+                    _look(keeper)
+            if behind:
+                connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+            with self._turn:
+                _look_away(keeper)
+                try:
+                    connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_FULL)
+                    connection.execute(
+                        "UPDATE meta SET value = ? WHERE name = 'checkpoint_ms'", (time.time_ns() // 1_000_000,)
+                    )
+                except apsw.BusyError:
+                    self._held = True
+                    return
+                self.pages = 0
+                self._held = False
+                self._wanted_pages = STEP_PAGES
+        finally:
+            _look_away(keeper)
+
+
+def _look(keeper: apsw.Connection) -> None:
+    """Hold a look at what is committed now: nobody begins the log anew meanwhile.
+
+    Whoever writes first to a log of which all is in the database begins it anew, and waits until its head is on the disk. That must
+    be no commit.
+    """
+    _look_away(keeper)
+    keeper.execute("BEGIN; SELECT count(*) FROM meta").fetchall()
+
+
+def _look_away(keeper: apsw.Connection) -> None:
+    if keeper.in_transaction:
+        keeper.execute("COMMIT")

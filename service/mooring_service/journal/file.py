@@ -19,7 +19,8 @@ from mooring.errors import JournalUnavailable
 from mooring.link.record import ConnectionCreated, ConnectionUpdate
 from mooring_service.journal.checkpoints import PAGE_BYTES, check_sqlite
 from mooring_service.journal.derived import Derived
-from mooring_service.journal.journal import Incarnation, JournalTooNew, Recovered, StoredAsk, StoredConnection
+from mooring_service.journal.journal import Incarnation, JournalUnusable, Recovered, StoredAsk, StoredConnection
+from mooring_service.journal.places import HOOKS, stored_hooks
 from mooring_service.journal.retention import ANSWER_BYTES, Marks, look_at_first, look_at_last
 
 SCHEMA = """
@@ -78,6 +79,8 @@ INSERT INTO segment_connections SELECT (SELECT last FROM segments), connection, 
 DROP TABLE batch_connections;
 INSERT INTO meta SELECT 'derived', value - 1 FROM meta WHERE name = 'next_position' UNION ALL SELECT 'checkpoint_ms', 0;
 """,
+    # 4: hooks have places.
+    HOOKS,
 )
 """SQL that brings a file from each version to the next one."""
 
@@ -110,7 +113,7 @@ def open_file(path: Path, level: str) -> OpenFile:
     """Open the journal's file for writing; check it, migrate it, set a corrupt one aside; return what it held.
 
     Raises:
-        JournalTooNew: If it is of a later version.
+        JournalUnusable: If it is of a later version, or the SQLite in use is too old.
         JournalUnavailable: If it cannot be opened just now.
     """
     check_sqlite()
@@ -194,13 +197,14 @@ def _set_aside(path: Path, reason: str) -> str:
 
 
 def check_version(path: Path) -> None:
-    """Check that this program knows the version of a file, without opening it as a database; what is no journal has none.
+    """Check that SQLite is new enough, and that this program knows the version of a file, which is not opened as a database.
 
-    (One that stands in the log beside it alone is not seen: SQLite brings it into the file at each orderly end.)
+    What is no journal has no version. (One that stands in the log beside it alone is not seen: SQLite brings it into the file at each orderly end.)
 
     Raises:
-        JournalTooNew: If a later mooring has written it.
+        JournalUnusable: If a later mooring has written it, or the SQLite in use is too old.
     """
+    check_sqlite()
     try:
         with path.open("rb") as file:
             head = file.read(100)
@@ -212,7 +216,7 @@ def check_version(path: Path) -> None:
 
 def _check_version(path: Path, version: int) -> None:
     if version > SCHEMA_VERSION:
-        raise JournalTooNew(
+        raise JournalUnusable(
             f"{path} was written by a later mooring (schema {version}, this one knows {SCHEMA_VERSION}); "
             "start that one, or another state directory"
         )
@@ -281,6 +285,7 @@ def _read_tables(connection: apsw.Connection, marks: Marks, set_aside: str | Non
             )
         ],
         asks=[StoredAsk(*row) for row in connection.execute("SELECT id, worker, ask FROM asks ORDER BY id")],
+        hooks=stored_hooks(connection),
         set_aside=set_aside,
     )
 

@@ -17,8 +17,8 @@ from mooring.link.record import ConnectionCreated, ConnectionUpdate
 from mooring_service.journal.batch import Append, Batch, EventFilter
 
 
-class JournalTooNew(JournalUnavailable):
-    """The journal was written by a later mooring: waiting does not mend it."""
+class JournalUnusable(JournalUnavailable):
+    """Waiting does not mend it: the journal was written by a later mooring, or the SQLite in use would damage it."""
 
 
 class Committed(msgspec.Struct, frozen=True):
@@ -70,6 +70,19 @@ class StoredConnection(msgspec.Struct, frozen=True):
     last_event_ms: int = 0
 
 
+class StoredHook(msgspec.Struct, frozen=True):
+    """A hook's place: everything up to `position` of `epoch` is done. `state` is the hook's own, opaque here.
+
+    It rides with no event, so nothing can derive it. An epoch that is not the journal's is that of a copy that was restored.
+    """
+
+    name: str
+    generation: int
+    epoch: str
+    position: int
+    state: bytes
+
+
 class StoredAnswer(msgspec.Struct, frozen=True):
     """What an Idempotency-Key stands for; `answer` is None while the request runs (or ran when the service died)."""
 
@@ -85,6 +98,7 @@ class Recovered(msgspec.Struct, frozen=True):
     connections: list[StoredConnection]
     incarnations: list[Incarnation]
     asks: list[StoredAsk] = []
+    hooks: list[StoredHook] = []
     set_aside: str | None = None
     """Path of a corrupt file that was set aside at this start; a new epoch began."""
 
@@ -127,7 +141,7 @@ class Journal(Protocol):
         """Open, check and migrate; return what was held. Must be called first; once it has returned, never again.
 
         Raises:
-            JournalTooNew: If a later mooring has written it.
+            JournalUnusable: If a later mooring has written it, or the SQLite in use is too old.
             JournalUnavailable: If it cannot be opened just now; it may be tried again.
         """
         ...
@@ -206,6 +220,14 @@ class Journal(Protocol):
 
     async def answer_key(self, key: str, answer: bytes | None) -> None:
         """Store the answer of a claimed key; None gives the key up."""
+        ...
+
+    async def save_hook(self, hook: StoredHook, *, fails_fast: bool = False) -> None:
+        """Keep a hook's place. Without `fails_fast` it waits while the journal cannot be written."""
+        ...
+
+    async def forget_hook(self, name: str) -> None:
+        """Drop a hook's place."""
         ...
 
     async def backup(self, path: str) -> None:

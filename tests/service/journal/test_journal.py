@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import time
 from collections.abc import AsyncIterator, Callable
@@ -50,6 +51,16 @@ async def journal(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
 def make(store: str, folder: Path, **config: object) -> Opened:
     settings = JournalConfig(**config)
     return Opened(MemoryJournal(settings) if store == "memory" else SqliteJournal(folder / "journal.db", settings))
+
+
+@contextlib.asynccontextmanager
+async def running(folder: Path, **config: object) -> AsyncIterator[Opened]:
+    """A durable journal that is stopped whatever becomes of the test."""
+    opened = await make("sqlite", folder, **config).start()
+    try:
+        yield opened
+    finally:
+        await opened.journal.stop()
 
 
 def run_of(

@@ -51,6 +51,7 @@ from mooring.link.messages import (
     command_decoder,
     report_decoder,
 )
+from mooring.link.messages_changed import Change, Changed, LinkChanges
 from mooring.link.messages_sent import (
     DropQueue,
     QueueDropped,
@@ -144,6 +145,11 @@ SINCE = [
     (Replied(12, 52, 9, b"{}", True, 2.5), "l6dSZXBsaWVkDDQJxAJ7fcPLQAQAAAAAAAA="),
     (RequestFailed(12, "timeout", "Connected"), "lK1SZXF1ZXN0RmFpbGVkDKd0aW1lb3V0qUNvbm5lY3RlZA=="),
     (RequestTaken(12, 3), "k6xSZXF1ZXN0VGFrZW4MAw=="),
+    (Change(12, 7, LinkChanges(url="ws://b/", headers=None)), "lKZDaGFuZ2UMB4KjdXJsp3dzOi8vYi+naGVhZGVyc8A="),
+    (
+        Changed(12, 7, 52, "Connected", True, None, [Invalid("/url", "no")], "feed", "b.test"),
+        "m6dDaGFuZ2VkDAc0qUNvbm5lY3RlZMPAkYKncG9pbnRlcqQvdXJspmRldGFpbKJub6RmZWVkpmIudGVzdMI=",
+    ),
     (
         Stats(updates=[KEPT]),
         "nqVTdGF0cwAAAMDLAAAAAAAAAADLAAAAAAAAAAAAAAAAxACR3AAQCKxSZWNvbm5lY3RpbmcJAAAAAMDAwMDAwJDCnAMCzwAGCiQYJeEgzwAGCiQYJ2fAzwAGCiQYKO5gmM8ABgokGC2CQKd3YWl0aW5nBM8ABgokGDzEgM0D7qRnb25lkYOnZXJyQ29kZczMp21lc3NhZ2WkZ29uZbJjb21wb25lbnRTaWduYXR1cmWkTU9PUstAHgAAAAAAAM4AA9CQAQIDBAUA",

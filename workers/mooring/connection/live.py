@@ -7,28 +7,22 @@ its connection until its end; then the connection drops it, so that nothing late
 from __future__ import annotations
 
 import logging
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from concurrent.futures import Future
 
 import msgspec
 
-from mooring.connection import received
-from mooring.connection.asked import requests_of
-from mooring.connection.asking import Asking, Found, Waiter
+from mooring.connection.asking_connection import AskingConnection
 from mooring.connection.host import Host
-from mooring.connection.recorded import RecordedConnection
-from mooring.connection.requests import Ids
 from mooring.connection.secret_headers import has_templates, with_secrets
-from mooring.connection.sends import Sends
 from mooring.connection.state import ConnectionState
 from mooring.errors import ErrCode, ErrorEntry
 from mooring.events import ErrorEvent, Kind, TerminateEvent, encode_event, now_us
 from mooring.link.messages import HeldConnection, Opened, OpenFailed, TerminateDone
-from mooring.link.messages_sent import RequestFailed, Send, SendFailed, SendQueued, Sent
+from mooring.link.messages_sent import Send, SendFailed, SendQueued, Sent
 from mooring.link.record import ConnectionCreated, Terminated
 from mooring.options import ConnectionOptions, ConnectionRequest
 from mooring.wire.dial import DialFailed, Dialled
-from mooring.wire.frames import INVALID_DATA
 from mooring.wire.outbound import Outbound
 from mooring.wire.socket import Socket, SocketState
 
@@ -37,10 +31,10 @@ STOPPED_CODE = 1001  # "going away" (RFC 6455 section 7.4.1)
 log = logging.getLogger("mooring.worker")
 
 
-class LiveConnection(RecordedConnection, ABC):
+class LiveConnection(AskingConnection):
     """One WebSocket client connection of this worker. It is the `SocketOwner` of its socket."""
 
-    __slots__ = ("_asking", "_closing_waiters", "_host", "_open_request", "_opened", "_sends", "_socket", "spec")
+    __slots__ = ("_closing_waiters", "_open_request", "_opened", "_socket", "spec")
 
     def __init__(
         self,
@@ -50,15 +44,11 @@ class LiveConnection(RecordedConnection, ABC):
         handler: object | None,
         last_socket: int = 0,
     ) -> None:
-        super().__init__(created, options, handler)
-        self._host = host
+        super().__init__(host, created, options, handler, last_socket)
         self._open_request = 0
         self._opened: Future[LiveConnection] | None = None
         self._socket: Socket | None = None
-        self._sends: Sends = Sends(host, self)
         self._closing_waiters: list[int] = []
-        protocol = requests_of(options)
-        self._asking = None if protocol is None else Asking(host, self, self, protocol, Ids(last_socket))
         # What a request has asked for, as far as somebody needs it: to open it again, or to compare.
         self.spec: ConnectionRequest | None = None
 
@@ -93,6 +83,11 @@ class LiveConnection(RecordedConnection, ABC):
     def held(self) -> HeldConnection:
         """Return what `Hello` says of it."""
         return HeldConnection(self.created, self.update(), self.spec)
+
+    def change(self, options: ConnectionOptions, created: ConnectionCreated) -> None:
+        """Run with `options`: each attempt from now on, and what has its time now."""
+        super().change(options, created)
+        self._host.touch(self)
 
     # The open, and who waits for it.
 
@@ -155,23 +150,6 @@ class LiveConnection(RecordedConnection, ABC):
 
     # What comes: the socket's reports.
 
-    def messages(self, items: list[tuple[int, bytes]]) -> None:
-        """Record the messages of one read."""
-        asking = self._asking
-        found: list[Found] = []
-        if asking is not None:
-            items, found = asking.take(items)
-        before, counted = self.seq, self.messages_in
-        wrong = received.take(self._host, self, items) if items else None
-        if found and asking is not None:
-            asking.answer(found, self.messages_in - counted, before + 1 if self.handler is None else 0)
-        if wrong is not None:
-            self.failed(ErrCode.INVALID_DATA, f"the server sent {wrong}", INVALID_DATA)
-
-    def may_read(self) -> bool:
-        """Say whether every queue that this connection feeds has room."""
-        return received.has_room(self._host, self, waited_for=self._asking is not None and self._asking.code_waits)
-
     def reading_paused(self) -> None:
         """Wait for room."""
         self._host.metrics.pauses += 1
@@ -190,10 +168,6 @@ class LiveConnection(RecordedConnection, ABC):
         self.round_trip_us = round_trip_us
         self._host.metrics.round_trip.observe(round_trip_us / 1e6)
         self._host.figures_changed(self)
-
-    @abstractmethod
-    def failed(self, err_code: ErrCode, message: str, close_code: int | None) -> None:
-        """Take that something is wrong; with a `close_code` say so on the wire and give the peer time to answer."""
 
     @abstractmethod
     def closed(self, code: int, reason: str, *, was_clean: bool) -> None:
@@ -221,33 +195,6 @@ class LiveConnection(RecordedConnection, ABC):
         if self.state is ConnectionState.CONNECTED and socket is not None and socket.state is SocketState.OPEN:
             return socket.outbound
         return None
-
-    @property
-    def sends(self) -> Sends:
-        """What is sent on it."""
-        return self._sends
-
-    def ask(self, waiter: Waiter, body: bytes, timeout_s: float) -> None:
-        """Send a request, the JSON text `body`; `waiter` gets the answer."""
-        if self._asking is None:
-            waiter.done(RequestFailed(waiter.request, "none", self.state.value))
-        else:
-            self._asking.ask(waiter, body, timeout_s)
-
-    def _replies_lost(self) -> None:
-        """The present socket ends: no reply comes over it any more."""
-        if self._asking is not None:
-            self._asking.lost()
-
-    @property
-    def max_pending_requests(self) -> int:
-        """So many requests may wait for their reply."""
-        return self._host.settings.max_pending_requests
-
-    @property
-    def late_replies(self) -> int:
-        """Replies that nobody waited for any more."""
-        return 0 if self._asking is None else self._asking.late_replies
 
     @property
     def outbound_bytes(self) -> int:

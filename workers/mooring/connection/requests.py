@@ -22,8 +22,6 @@ from mooring.connection.pointer import MISSING, Pointer, is_scalar, parse_pointe
 from mooring.errors import Invalid
 from mooring.kept_options import RequestsRequest
 
-DEFAULT_TIMEOUT_S = 10.0
-MIN_TIMEOUT_S, MAX_TIMEOUT_S = 0.1, 600.0
 IDS_PER_SOCKET = 65_536  # 31 bits, which the strictest peers allow, last for 32,767 sockets whose worker died
 
 PRESETS: dict[str, RequestsRequest] = {

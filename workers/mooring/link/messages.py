@@ -14,6 +14,7 @@ from mooring.bounds import MAX_CONNECTIONS, MAX_PENDING_REQUESTS, RedialLimits, 
 from mooring.dial_options import DialSettings
 from mooring.errors import ErrorEntry, Invalid
 from mooring.link.lenient import lenient
+from mooring.link.messages_changed import Change, Changed
 from mooring.link.messages_sent import (
     DropQueue,
     QueueDropped,
@@ -172,7 +173,7 @@ class Reconfigure(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 Command = (
-    Welcome | Refused | Stored | GrantIds | Open | Send | SendRequest | DropQueue | Terminate | Reconnect | Call | Stop | Probe
+    Change | Welcome | Refused | Stored | GrantIds | Open | Send | SendRequest | DropQueue | Terminate | Reconnect | Call | Stop | Probe
     | Reconfigure
 )  # fmt: skip
 
@@ -355,7 +356,7 @@ class Goodbye(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 Report = (
-    Hello | Resent | Events | Opened | OpenFailed | OpenInvalid | Sent | SendFailed | SendQueued | QueueDropped | Replied
+    Changed | Hello | Resent | Events | Opened | OpenFailed | OpenInvalid | Sent | SendFailed | SendQueued | QueueDropped | Replied
     | RequestFailed | RequestTaken     | TerminateDone | ReconnectDone | Called | CallFailed | Taken | Stats | AskIds | Goodbye
 )  # fmt: skip
 

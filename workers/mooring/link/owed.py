@@ -13,10 +13,11 @@ from mooring.link.messages import (
     ReconnectDone,
     TerminateDone,
 )
+from mooring.link.messages_changed import Changed
 from mooring.link.messages_sent import QueueDropped, Replied, RequestFailed, RequestTaken, SendFailed, SendQueued, Sent
 
 ANSWERS = (
-    Called, CallFailed, Opened, OpenFailed, OpenInvalid, QueueDropped, ReconnectDone, Replied, RequestFailed, RequestTaken,
+    Called, CallFailed, Changed, Opened, OpenFailed, OpenInvalid, QueueDropped, ReconnectDone, Replied, RequestFailed, RequestTaken,
     SendFailed, SendQueued, Sent,
     TerminateDone,
 )  # fmt: skip

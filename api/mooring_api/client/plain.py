@@ -1,0 +1,100 @@
+"""One request by the standard library: for programs that make a few and end, such as the command line.
+
+An HTTP library takes longer to import than such a request to answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import socket
+import ssl
+import threading
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+CONNECT_S = 5.0
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=CONNECT_S)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+async def request(
+    base: str,
+    method: str,
+    path: str,
+    *,
+    body: bytes | None,
+    headers: dict[str, str],
+    params: dict[str, str] | None,
+    context: Any,
+) -> tuple[int, bytes]:
+    """Make one request on a connection of its own; return status and body. Who is cancelled leaves it to its thread.
+
+    Args:
+        base: ``http://…``, ``https://…`` or ``unix:PATH``.
+        context: For TLS: an `ssl.SSLContext`, True for the default one, False for one that checks nothing.
+
+    Raises:
+        OSError: If there is no answer.
+    """
+    connection = _connection(base, context)
+    full = f"{path}?{urlencode(params)}" if params else path
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[tuple[int, bytes]] = loop.create_future()
+
+    def work() -> None:
+        result: tuple[int, bytes] | None = None
+        failure: Exception | None = None
+        try:
+            with contextlib.closing(connection):
+                connection.connect()
+                connection.sock.settimeout(
+                    None
+                )  # how long an answer takes is the service's affair, and Ctrl-C the user's
+                connection.request(method, full, body, headers)
+                response = connection.getresponse()
+                result = response.status, response.read()
+        except http.client.HTTPException as exc:
+            failure = OSError(str(exc) or type(exc).__name__)
+        except (OSError, ValueError) as exc:  # ValueError: a token that no header can carry
+            failure = exc
+        loop.call_soon_threadsafe(_settle, answer, result, failure)
+
+    # Daemonic: who gives up does not wait for an answer that may never come.
+    threading.Thread(target=work, name="mooring-request", daemon=True).start()
+    return await answer
+
+
+def _connection(base: str, context: Any) -> http.client.HTTPConnection:
+    if base.startswith("unix:"):
+        return _UnixConnection(base.removeprefix("unix:"))
+    parts = urlsplit(base)
+    if parts.scheme == "http":
+        return http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=CONNECT_S)
+    if context is True:
+        context = ssl.create_default_context()
+    elif context is False:
+        context = ssl._create_unverified_context()  # asked for
+    return http.client.HTTPSConnection(parts.hostname or "", parts.port, timeout=CONNECT_S, context=context)
+
+
+def _settle(
+    answer: asyncio.Future[tuple[int, bytes]], result: tuple[int, bytes] | None, failure: Exception | None
+) -> None:
+    if answer.done():
+        return
+    if failure is not None:
+        answer.set_exception(failure)
+    else:
+        assert result is not None, "it has one or the other"
+        answer.set_result(result)
