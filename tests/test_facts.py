@@ -109,7 +109,7 @@ def test_each_option_of_open_is_parsed_to_what_the_api_takes(name: str) -> None:
     kind = get_origin(option.kind) or option.kind
     by_kind: dict[Any, str] = {float: "3", int: "3", str: "w", list: "w"}
     text = {"headers": "A: 1", "tls": '{"verify": true}', "proxy": "http://a:1", "reconnect": '{"minDelay": 2}',
-            "keep_alive": '{"within": 3}', "recipe": '{"opening": []}'}.get(name, by_kind.get(kind, ""))  # fmt: skip
+            "keep_alive": '{"within": 3}', "recipe": '{"opening": []}', "requests": "cdp"}.get(name, by_kind.get(kind, ""))  # fmt: skip
     if kind is Literal:
         text = get_args(option.kind)[-1]
     seen: list[dict[str, Any]] = []

@@ -25,6 +25,7 @@ from mooring.link.record import (
     KeptUpdate,
     Terminated,
 )
+from mooring.options import OPTIONS
 from mooring.staying import Reconnect
 
 STATUS_TONES = {
@@ -84,7 +85,8 @@ class ConnectionRecord(msgspec.Struct, frozen=True, rename="camel"):
     """One connection. Times are RFC 3339 UTC with microseconds; header values are always ``***``.
 
     `proxy` (a name of the configuration, a URL, or null: none) to `local_address`: only where they were asked for.
-    From `reconnect` on: only of kept ones, and of those with a recipe, `keepAlive` or `dataTimeout`. `ready`: messages can be sent. `socket`: number of the present or last one that was
+    From `reconnect` on: only of kept ones, and of those with a recipe, `keepAlive`, `dataTimeout` or `requests`. `ready`: messages can
+    be sent. `socket`: number of the present or last one that was
     ready. `opened_at` is that of the first, `socket_opened_at` of the present or last one.
     """
 
@@ -180,8 +182,8 @@ def _kept(
         data_timeout=asked.data_timeout_s,
         when_silent=asked.when_silent,
         when_down="fail" if created is None else created.when_down,
-        queue_ttl=60.0 if created is None else created.queue_ttl_s,
-        requests=None,
+        queue_ttl=OPTIONS["queue_ttl"].default if created is None else created.queue_ttl_s,
+        requests=asked.requests,
         stats=msgspec.structs.replace(
             record.stats,
             last_heard_at=_time(kept.last_heard_at_us),
@@ -267,3 +269,21 @@ class Waiting(msgspec.Struct, frozen=True):
 
     when_down: Any = None
     ttl_s: Any = None
+
+
+class ReplyRecord(msgspec.Struct, frozen=True):
+    """The reply to a request over a connection.
+
+    `reply`: the whole message, as it came. `event`: the id of its ``onMessage``; null where it is hidden, or a handler gets it.
+    `ms`: from the request to it.
+    """
+
+    reply: Any
+    event: str | None
+    ms: float
+
+
+class RequestRecord(msgspec.Struct, frozen=True):
+    """A request is on its way with this `id`; its reply will be an ordinary message."""
+
+    id: int | float | str

@@ -30,4 +30,5 @@ def worker_settings(config: Config, app_dirs: list[str]) -> WorkerSettings:
         dial=config.dial_settings,
         recipes=config.recipes,
         functions=config.functions,
+        max_pending_requests=config.limits.max_pending_requests,
     )

@@ -33,7 +33,7 @@ from mooring.dial_options import (
     family_faults,
 )
 from mooring.errors import Invalid
-from mooring.kept_options import KeepAliveRequest, RecipeRequest, ReconnectRequest, WhenDown
+from mooring.kept_options import KeepAliveRequest, RecipeRequest, ReconnectRequest, RequestsRequest, WhenDown
 from mooring.option_rows import described, table_of
 from mooring.parameters import check_params
 
@@ -222,6 +222,13 @@ class ConnectionRequest(msgspec.Struct, forbid_unknown_fields=True, rename="came
             since=6,
         ),
     ] = UNSET
+    requests: Annotated[
+        str | RequestsRequest | UnsetType,
+        described(
+            "where requests and their replies carry their id: the name of a preset, or `{id, reply, when, error, idType, hide, oneAtATime}`",
+            since=6,
+        ),
+    ] = UNSET
 
 
 OPTIONS = table_of(ConnectionRequest)
@@ -271,6 +278,7 @@ class ConnectionOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     when_down: WhenDown = _default("when_down")
     queue_ttl_s: float = _default("queue_ttl")
+    requests: str | RequestsRequest | None = None
 
 
 def check_request(request: ConnectionRequest, *, fills: bool = False) -> list[Invalid]:

@@ -60,6 +60,7 @@ class Starter:
             settings.max_connections,
             settings.redial,
             settings.dial,
+            settings.max_pending_requests,
             settings.recipes,
             settings.functions,
         )

@@ -47,16 +47,20 @@ class Acks:
         connection: RecordedConnection,
         items: list[tuple[int, bytes]],
         answers: list[tuple[int, Send]],
-        deliver: Callable[[list[tuple[int, bytes]]], None],
-    ) -> None:
-        """Have `items` delivered, and each of `answers` sent once the item is stored to whose index it belongs."""
+        deliver: Callable[[list[tuple[int, bytes]]], bool],
+    ) -> bool:
+        """Have `items` delivered, and each of `answers` sent once the item is stored to whose index it belongs.
+
+        Returns:
+            What `deliver` says.
+        """
         at_once = connection.handler is None  # then their places are their seqs
         before = connection.seq if at_once else connection.posted
         for index, send in answers:
             self._due.append(_Due(before + index + 1, send))
             self._awaited.append(before + index + 1)
             self.waiting_bytes += len(send.payload)
-        deliver(items)
+        said = deliver(items)
         # What was not taken (no UTF-8, no JSON) comes into no journal, and is not answered.
         last = min(before + len(items), connection.seq if at_once else connection.posted)
         while self._due and self._due[-1].place > last:
@@ -67,6 +71,7 @@ class Acks:
             self._awaited.clear()
         if self._due:
             self._outbox.watch(self)
+        return said
 
     def recorded(self, place: int, seq: int) -> None:
         """The message at `place` is in the outbox, as event `seq`. In the context."""

@@ -6,6 +6,7 @@ Every floor asks here, so that what the API takes, the worker can run.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,11 @@ from mooring.connection import hidden
 from mooring.connection.fragment import Fragment, fill_fragment, parse_fragment
 from mooring.connection.kept_rules import Compiled, KeptRequest, compile_kept, secrets_of_http
 from mooring.connection.recipe_compiler import Recipes
+from mooring.connection.requests import Protocol, compile_requests
 from mooring.connection.shipped import read_preset, shipped_presets
 from mooring.errors import Invalid, InvalidRequest
 from mooring.handler_options import blame_handler, merge
-from mooring.kept_options import RecipeRequest
+from mooring.kept_options import RecipeRequest, RequestsRequest
 from mooring.link.record import AskedCreated
 from mooring.options import ConnectionOptions, ConnectionRequest, check_request, effective
 
@@ -99,6 +101,7 @@ def compile_asked(
             recipe=recipe,
             keep_alive=request.keep_alive,
             data_timeout=request.data_timeout,
+            requests=request.requests,
             of_fragment=of_fragment,
             handler_renews=handler_renews,
         ),
@@ -133,7 +136,7 @@ def expand(request: ConnectionRequest, known: Known, wrong: list[Invalid]) -> tu
     recipe = fragment.recipe if isinstance(fragment.recipe, RecipeRequest) else RecipeRequest()
     under = {
         key: value
-        for key in ("keep_alive", "protocols", "data_type")
+        for key in ("keep_alive", "requests", "protocols", "data_type")
         if getattr(request, key) is UNSET and (value := getattr(fragment, key)) is not UNSET
     }
     if request.reconnect is not UNSET and not isinstance(fragment.reconnect, msgspec.UnsetType):
@@ -162,7 +165,7 @@ def _fragment(name: str, known: Known, place: str, wrong: list[Invalid]) -> Frag
 
 def shown_of(options: ConnectionOptions) -> AskedCreated | None:
     """Return what the record shows of `options`; None: they are about the socket alone."""
-    if not options.converses:
+    if not options.converses and options.requests is None:
         return None
     recipe = options.recipe_shown
     if recipe is None and options.recipe is not None:
@@ -172,7 +175,21 @@ def shown_of(options: ConnectionOptions) -> AskedCreated | None:
         keep_alive=None if options.keep_alive is None else hidden.show(options.keep_alive),
         data_timeout_s=options.data_timeout_s,
         when_silent=options.when_silent,
+        requests=None if options.requests is None else msgspec.to_builtins(options.requests),
     )
+
+
+def requests_of(options: ConnectionOptions) -> Protocol | None:
+    """Return what the ``requests`` of `options`, which were checked, mean."""
+    return None if options.requests is None else _protocol(msgspec.json.encode(options.requests))
+
+
+_decode = msgspec.json.Decoder(str | RequestsRequest).decode
+
+
+@lru_cache(maxsize=256)  # ten thousand connections of one kind share one
+def _protocol(asked: bytes) -> Protocol | None:
+    return compile_requests(_decode(asked), "/requests", [])
 
 
 class SecretUse(msgspec.Struct, frozen=True):
@@ -229,6 +246,7 @@ def _compile(options: ConnectionOptions, wrong: list[Invalid]) -> Compiled:
             reconnect=options.reconnect is not None,
             recipe=options.recipe if isinstance(options.recipe, RecipeRequest) else UNSET,
             keep_alive=options.keep_alive or UNSET,
+            requests=options.requests or UNSET,
             handler_renews=options.handler_renews,
         ),
         RECIPES,

@@ -38,7 +38,7 @@ class Connection(LiveConnection):
     def update(self) -> ConnectionUpdate:
         """Return the changing part of the record."""
         update = super().update()
-        if self._conversation is None:
+        if self._conversation is None and self._asking is None:
             return update
         heard_at_us = None
         if self._socket is not None:
@@ -47,7 +47,8 @@ class Connection(LiveConnection):
             socket=0 if self.opened_at_us is None else 1,
             socket_opened_at_us=self.opened_at_us,
             last_heard_at_us=heard_at_us,
-            keep_alives=self._conversation.keep_alives,
+            keep_alives=self.keep_alives,
+            late_replies=self.late_replies,
         )
         return msgspec.structs.replace(update, kept=kept)
 
@@ -130,6 +131,7 @@ class Connection(LiveConnection):
         """Decide the end: nothing but ``onTerminate`` follows."""
         if self.state is ConnectionState.CLOSED:
             return  # it was decided in the opening
+        self._replies_lost()
         if self._conversation is not None:
             self._conversation.ended()
         if self.state is ConnectionState.CONNECTING and self._socket is not None and not self.errors:
@@ -169,5 +171,6 @@ class Connection(LiveConnection):
     def _close(self, code: int, reason: str) -> None:
         if self.state is ConnectionState.CONNECTED and self._socket is not None:
             self._set_state(ConnectionEvent.CLOSE_BEGUN)
+            self._replies_lost()
             self._socket.close(code, reason)
             self._host.paused.discard(self)

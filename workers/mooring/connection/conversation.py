@@ -7,6 +7,7 @@ it is done. Messages pass through on their way to the journal or the handler: wh
 from __future__ import annotations
 
 import logging
+import math
 from typing import Protocol
 
 from mooring.connection import session as acts
@@ -22,7 +23,7 @@ from mooring.connection.requests import Ids
 from mooring.connection.sends import Sends
 from mooring.connection.session import Action, Session
 from mooring.connection.watch import Watch
-from mooring.deadline import PASS_S
+from mooring.deadline import Deadline
 from mooring.errors import ErrCode, ErrorEntry
 from mooring.kept_events import ReconnectEvent
 from mooring.wire.frames import BINARY, TEXT
@@ -37,6 +38,10 @@ class Party(Filled, Protocol):
     @property
     def sends(self) -> Sends:
         """What is sent, goes there."""
+
+    @property
+    def ids(self) -> Ids:
+        """``nextId`` of the connection."""
 
     @property
     def next_socket(self) -> int:
@@ -57,8 +62,8 @@ class Party(Filled, Protocol):
     def silent(self, since: float) -> None:
         """No message has come since then (the loop's time), and that is to be told."""
 
-    def deliver(self, items: list[tuple[int, bytes]]) -> None:
-        """Messages for the journal or the handler, in order."""
+    def deliver(self, items: list[tuple[int, bytes]]) -> bool:
+        """Messages for the journal or the handler, in order; say whether any was no reply to a request."""
 
     def resume_if_room(self) -> None:
         """Read again, if there is room."""
@@ -69,7 +74,6 @@ class Conversation:
 
     Args:
         party: Whose it is; `connection` is the same, as it is recorded.
-        number: Of its last socket, where another process of the worker had it.
 
     Attributes:
         attempt: What the next attempt begins with.
@@ -84,14 +88,12 @@ class Conversation:
         party: Party,
         connection: RecordedConnection,
         compiled: Compiled,
-        number: int = 0,
     ) -> None:
         self._host = host
         self._party = party
         self._connection = connection
         self._recipe = compiled.recipe or EMPTY
         self._keep_alive = compiled.keep_alive
-        self._ids = Ids(number)
         self.attempt = Attempt(host, connection, compiled)
         self.keep_alives = 0
         self.proven = True
@@ -102,7 +104,7 @@ class Conversation:
         self._listens = True  # the session wants to see each message
         self._held = Held(host, connection, self._write, party.deliver)
         self._catching_up = False
-        self._looks_again = False
+        self._timer: Deadline | None = None  # of the step that is awaited
 
     # A socket, from the handshake to its end.
 
@@ -111,7 +113,7 @@ class Conversation:
         self._held.prepare(self._recipe)
         session = self._join(socket, self._recipe)
         if self._obey(session.begin(self._host.loop.time())):
-            self._set_alarm()
+            self._set_timer()
 
     def join(self, socket: Socket) -> None:
         """Take part in a socket that is ready already: what is said before that is said on the next one."""
@@ -127,7 +129,7 @@ class Conversation:
             attempt.memory,
             attempt.renewed,
             attempt.secrets,
-            self._ids,
+            self._party.ids,
             self._party.next_socket,
         )
         self._listens = True
@@ -158,8 +160,8 @@ class Conversation:
         self._held.drop()
         self._party.sends.on_sent = None
         self._socket = self._session = self.watch = None
-        self._catching_up = self._looks_again = False
-        self._host.redials.cancel(self)
+        self._catching_up = False
+        self._set_timer()
 
     def take(self, items: list[tuple[int, bytes]]) -> None:
         """Take the messages of one read."""
@@ -168,8 +170,7 @@ class Conversation:
             return
         now = self._host.loop.time()
         if watch is not None and not (self._listens or self._catching_up or watch.expects):
-            watch.heard(now)
-            self._party.deliver(items)
+            watch.heard(now, hidden=not self._party.deliver(items))
             return
         data_type = self._connection.options.data_type
         always, per_frame = data_type in ("text", "object"), data_type == "auto"
@@ -182,11 +183,11 @@ class Conversation:
                 hidden, actions = heard.hidden, heard.actions
             watch = self.watch
             hidden = hidden or (watch is not None and watch.answers(frame))
-            if watch is not None:
-                watch.heard(now, hidden=hidden)
             if hidden:
                 self.keep_alives += 1
                 self._host.figures_changed(self._connection)
+                if watch is not None:
+                    watch.heard(now, hidden=True)
             else:
                 self._held.add(opcode, payload)
             if actions and not self._obey(actions):
@@ -200,7 +201,7 @@ class Conversation:
         if self._session is not session:
             return
         if self.watch is None:
-            self._set_alarm()
+            self._set_timer()
         else:
             self.watch.learn()
 
@@ -275,8 +276,10 @@ class Conversation:
 
     def _release(self) -> None:
         """Hand over what is held."""
-        if self.watch is not None and not self._catching_up:
-            self._held.release()
+        if self.watch is None or self._catching_up or not len(self._held):
+            return
+        watch, ordinary = self.watch, self._held.release()
+        watch.heard(self._host.loop.time(), hidden=not ordinary)
 
     def _write(self, payload: bytes, binary: bool) -> None:
         socket = self._socket
@@ -287,30 +290,20 @@ class Conversation:
         elif self.watch is not None:
             self.watch.sent()
 
-    # The time of the opening. From ready on it is the watch's.
-
-    def _set_alarm(self) -> None:
-        if self._session is not None and self.watch is None and not self._looks_again:
-            self._host.redials.alarm(self, self._session.deadline)
-
-    def due(self, now: float) -> None:
-        """A step was not answered (`host.Redialler`), unless the answer has come by now and was not read yet."""
+    def _set_timer(self) -> None:
+        """The step that is awaited has its time; from ready on all time is the watch's."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         session = self._session
-        if session is None or self.watch is not None:
-            return
-        if not self._looks_again:
-            self._looks_again = True
-            self._host.redials.alarm(self, now + PASS_S)
-            return
-        self._looks_again = False
-        for action in session.late(now):
-            if isinstance(action, acts.Failed):
-                self._fail_opening(action.detail, timed_out=True)
-                return
-        self._set_alarm()
+        if session is not None and self.watch is None and session.deadline < math.inf:
+            self._timer = Deadline(self._host.loop, session.deadline, self._late)
 
-    def granted(self) -> None:
-        """It asks for no turn (`host.Redialler`)."""
+    def _late(self) -> None:
+        if self._session is not None and self.watch is None:
+            for action in self._session.late(self._host.loop.time()):
+                if isinstance(action, acts.Failed):
+                    self._fail_opening(action.detail, timed_out=True)
 
     def _drop(self, err_code: ErrCode, message: str) -> None:
         socket = self._socket

@@ -12,12 +12,12 @@ from typing import Any
 
 import msgspec
 
-from mooring.connection import received
 from mooring.connection.asked import compiled_of
 from mooring.connection.conversation import Conversation
 from mooring.connection.host import Host
 from mooring.connection.kept_rules import NOTHING_ASKED
 from mooring.connection.recorded import RecordedConnection
+from mooring.connection.requests import Ids
 from mooring.connection.secret_headers import has_templates, with_secrets
 from mooring.connection.sends import Sends
 from mooring.connection.state import ConnectionState
@@ -28,24 +28,36 @@ from mooring.kept_events import ReconnectEvent, SilenceEvent
 from mooring.link.record import ConnectionCreated
 from mooring.options import ConnectionOptions
 from mooring.wire.dial import DialFailed, Dialled
-from mooring.wire.frames import INVALID_DATA
 from mooring.wire.socket import Socket
 
 log = logging.getLogger("mooring.worker")
 
 
 class ConversingConnection(RecordedConnection, ABC):
-    """One connection, as its conversation sees it (`conversation.Party`)."""
+    """One connection, as its conversation sees it (`conversation.Party`).
 
-    __slots__ = ("_conversation", "_host", "_sends", "_socket")
+    Args:
+        last_socket: Number of its last socket, where another process of the worker had it.
+
+    Attributes:
+        ids: ``nextId``: of steps, answers and requests alike.
+    """
+
+    __slots__ = ("_conversation", "_host", "_sends", "_socket", "ids")
 
     def __init__(
-        self, host: Host, created: ConnectionCreated, options: ConnectionOptions, handler: object | None
+        self,
+        host: Host,
+        created: ConnectionCreated,
+        options: ConnectionOptions,
+        handler: object | None,
+        last_socket: int = 0,
     ) -> None:
         super().__init__(created, options, handler)
         self._host = host
         self._socket: Socket | None = None
         self._sends: Sends = Sends(host, self)
+        self.ids = Ids(last_socket)
         self._conversation: Conversation | None = None
         if options.converses:
             self._conversation = Conversation(host, self, self, compiled_of(options))
@@ -65,7 +77,7 @@ class ConversingConnection(RecordedConnection, ABC):
         elif self._conversation is not None:
             self._conversation.change(compiled_of(self.options))
         else:
-            self._conversation = Conversation(self._host, self, self, compiled_of(self.options), self.next_socket - 1)
+            self._conversation = Conversation(self._host, self, self, compiled_of(self.options))
             if self.state is ConnectionState.CONNECTED and self._socket is not None:
                 self._conversation.join(self._socket)
 
@@ -160,11 +172,14 @@ class ConversingConnection(RecordedConnection, ABC):
         else:
             self._conversation.take(items)
 
-    def deliver(self, items: list[tuple[int, bytes]]) -> None:
-        """Record messages, or hand them over."""
-        wrong = received.take(self._host, self, items)
-        if wrong is not None:
-            self.failed(ErrCode.INVALID_DATA, f"the server sent {wrong}", INVALID_DATA)
+    @abstractmethod
+    def deliver(self, items: list[tuple[int, bytes]]) -> bool:
+        """Record messages, or hand them over; say whether any was no reply to a request."""
+
+    @property
+    def keep_alives(self) -> int:
+        """Heartbeats that came, and were hidden."""
+        return 0 if self._conversation is None else self._conversation.keep_alives
 
     @abstractmethod
     def failed(self, err_code: ErrCode, message: str, close_code: int | None) -> None:

@@ -29,7 +29,7 @@ class Held:
         host: Host,
         connection: RecordedConnection,
         write: Callable[[bytes, bool], None],
-        deliver: Callable[[list[tuple[int, bytes]]], None],
+        deliver: Callable[[list[tuple[int, bytes]]], bool],
     ) -> None:
         self._host = host
         self._connection = connection
@@ -69,16 +69,13 @@ class Held:
         """Whether so many answers wait for the journal that nothing more should be read."""
         return self._acks is not None and self._acks.waiting_bytes > self._host.settings.inbound_bytes
 
-    def release(self) -> None:
-        """Hand over all."""
+    def release(self) -> bool:
+        """Hand over all; say whether any was no reply to a request."""
         items, answers = self._items, self._answers
         self._items, self._answers, self._bytes = [], [], 0
-        if not items:
-            return
         if self._acks is None:
-            self._deliver(items)
-        else:
-            self._acks.deliver(self._connection, items, answers, self._deliver)
+            return self._deliver(items)
+        return self._acks.deliver(self._connection, items, answers, self._deliver)
 
     def drop(self) -> None:
         """The socket has ended: nothing of it is handed over or answered any more."""

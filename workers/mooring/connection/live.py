@@ -10,8 +10,7 @@ import logging
 from abc import abstractmethod
 from concurrent.futures import Future
 
-from mooring.connection import received
-from mooring.connection.conversing import ConversingConnection
+from mooring.connection.asking_connection import AskingConnection
 from mooring.connection.host import Host
 from mooring.connection.state import ConnectionState
 from mooring.errors import ErrCode, ErrorEntry
@@ -29,15 +28,20 @@ STOPPED_CODE = 1001  # "going away" (RFC 6455 section 7.4.1)
 log = logging.getLogger("mooring.worker")
 
 
-class LiveConnection(ConversingConnection):
+class LiveConnection(AskingConnection):
     """One WebSocket client connection of this worker. It is the `SocketOwner` of its socket."""
 
     __slots__ = ("_closing_waiters", "_open_request", "_opened", "spec")
 
     def __init__(
-        self, host: Host, created: ConnectionCreated, options: ConnectionOptions, handler: object | None
+        self,
+        host: Host,
+        created: ConnectionCreated,
+        options: ConnectionOptions,
+        handler: object | None,
+        last_socket: int = 0,
     ) -> None:
-        super().__init__(host, created, options, handler)
+        super().__init__(host, created, options, handler, last_socket)
         self._open_request = 0
         self._opened: Future[LiveConnection] | None = None
         self._closing_waiters: list[int] = []
@@ -123,13 +127,6 @@ class LiveConnection(ConversingConnection):
 
     # What comes: the socket's reports.
 
-    def may_read(self) -> bool:
-        """Say whether every queue that this connection feeds has room."""
-        conversation = self._conversation
-        if conversation is not None and (conversation.opening or not conversation.has_room()):
-            return conversation.opening
-        return received.has_room(self._host, self)
-
     def reading_paused(self) -> None:
         """Wait for room."""
         self._host.metrics.pauses += 1
@@ -152,10 +149,6 @@ class LiveConnection(ConversingConnection):
         self.round_trip_us = round_trip_us
         self._host.metrics.round_trip.observe(round_trip_us / 1e6)
         self._host.figures_changed(self)
-
-    @abstractmethod
-    def failed(self, err_code: ErrCode, message: str, close_code: int | None) -> None:
-        """Take that something is wrong; with a `close_code` say so on the wire and give the peer time to answer."""
 
     @abstractmethod
     def closed(self, code: int, reason: str, *, was_clean: bool) -> None:

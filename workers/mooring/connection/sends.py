@@ -30,6 +30,13 @@ class Ticket(msgspec.Struct):
     ttl_s: float | None = None
 
 
+class Awaited(msgspec.Struct, eq=False):
+    """The ticket of a message whose sender is told what became of it."""
+
+    written: Callable[[], None]
+    unwritten: Callable[[bool], None]
+
+
 OWN = Ticket(-1, None)
 """The ticket of what mooring says itself (steps, answers, heartbeats): nobody waits for it, and it is counted nowhere."""
 
@@ -104,11 +111,25 @@ class Sends:
             outbound.queue(OWN, opcode, [payload], len(payload), self._connection.options.send_timeout_s)
         return True
 
-    def written(self, ticket: Ticket | None, count: int, size: int) -> None:
+    def send_request(self, payload: bytes, outbound: Outbound, ticket: Awaited) -> bool:
+        """Write a request, or have it wait for the peer to read; False: there is no room for it."""
+        if outbound.write_now(TEXT, [payload]):
+            self.written(ticket, 1, len(payload))
+        elif outbound.has_room(len(payload)):
+            outbound.queue(ticket, TEXT, [payload], len(payload), self._connection.options.send_timeout_s)
+        else:
+            return False
+        return True
+
+    def written(self, ticket: Ticket | Awaited | None, count: int, size: int) -> None:
         """Messages were written (`Sender`)."""
         if ticket is OWN:
             return
-        if ticket is None:
+        if isinstance(ticket, Awaited):
+            ticket.written()
+            self._count(0, count, size)
+            self._host.figures_changed(self._connection)
+        elif ticket is None:
             self._count(0, count, size)
             self._host.release(self._connection, size)
             self._host.figures_changed(self._connection)
@@ -116,9 +137,12 @@ class Sends:
             self._forget(ticket)
             self._host.answer_send(self._count(ticket.request, count, size), ticket.key)
 
-    def unwritten(self, ticket: Ticket | None, size: int, *, stalled: bool) -> None:
+    def unwritten(self, ticket: Ticket | Awaited | None, size: int, *, stalled: bool) -> None:
         """Messages were not written, and will not be (`Sender`)."""
         if ticket is OWN:
+            return
+        if isinstance(ticket, Awaited):
+            ticket.unwritten(stalled)
             return
         if ticket is None:
             self._host.release(self._connection, size)

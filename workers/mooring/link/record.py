@@ -50,6 +50,7 @@ class AskedCreated(msgspec.Struct, frozen=True, omit_defaults=True):
     keep_alive: Any = None
     data_timeout_s: float = 0.0
     when_silent: str = "reconnect"
+    requests: Any = None
 
 
 class ConnectionCreated(msgspec.Struct, frozen=True, array_like=True):
