@@ -10,7 +10,7 @@ a difference and nobody adds up rows.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,8 +23,10 @@ from mooring_service.journal.batch import Append, Batch, EventFilter
 from mooring_service.journal.checkpoints import Checkpoints
 from mooring_service.journal.clock import AgeClock
 from mooring_service.journal.file import copy_into, open_file, read_finding
+from mooring_service.journal.folded import Folded, Pair, open_folded, save_folded
 from mooring_service.journal.journal import Committed, JournalStats, Recovered, StoredAnswer
 from mooring_service.journal.reader import JournalReader
+from mooring_service.journal.replica import Replica
 from mooring_service.journal.writer import Item, Writer
 
 JOB_BYTES = 100  # what a job counts for among the bytes that are queued
@@ -38,9 +40,24 @@ class SqliteJournal:
     Args:
         path: The database; beside it lie SQLite's own files and `<name>.ids`, which outlives a corrupt database, so
             that connection ids are never given out twice.
+        replica: Takes what a cluster is to have of it.
+        sparse: Whether it is the journal of a cluster's log: its positions have holes, and `fold` adds to it.
+
+    Attributes:
+        folded: What a sparse one held beside its events; there once it has started.
     """
 
-    def __init__(self, path: Path, config: JournalConfig, *, answer_age_s: float = 86_400.0) -> None:
+    folded: Folded
+
+    def __init__(
+        self,
+        path: Path,
+        config: JournalConfig,
+        *,
+        answer_age_s: float = 86_400.0,
+        replica: Replica | None = None,
+        sparse: bool = False,
+    ) -> None:
         self.epoch = ""
         self._path = path
         self._ids_path = path.with_suffix(".ids")
@@ -48,7 +65,9 @@ class SqliteJournal:
         self._answer_age_ms = int(answer_age_s * 1000)
         self._queued_bytes = 0
         self._checkpoints = Checkpoints(path)
-        self._writer = Writer(config, self, self._checkpoints)
+        self.replica = replica
+        self._sparse = sparse
+        self._writer = Writer(config, self, self._checkpoints, replica)
         self._reader = JournalReader(path)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._on_committed: Callable[[list[Committed]], None] | None = None
@@ -84,6 +103,10 @@ class SqliteJournal:
         self.epoch = opened.epoch
         self._clock = AgeClock(opened.last_ms)
         self._first, self._last = marks.first, marks.next_position - 1
+        if self.replica is not None:
+            self.replica.open(opened.connection)
+        if self._sparse:
+            self.folded = open_folded(opened.connection)
         if not opened.checked:
             self._reader.check()
         self._checkpoints.start(opened.connection)
@@ -99,23 +122,22 @@ class SqliteJournal:
 
     def append(self, item: Append) -> None:
         """Queue `item`."""
-        size = item.size
-        self._queued_bytes += size
-        self._writer.put(Item(item, None, None, False, size))
+        self._put(Item(item, None, None, False, item.size))
 
     def append_waiting(self, item: Append, *, fails_fast: bool = False) -> asyncio.Future[Committed]:
         """Queue `item`; the future ends when it is committed."""
         future: asyncio.Future[Committed] = asyncio.get_running_loop().create_future()
-        size = item.size
-        self._queued_bytes += size
-        self._writer.put(Item(item, None, future, fails_fast, size))
+        self._put(Item(item, None, future, fails_fast, item.size))
         return future
+
+    def _put(self, *items: Item) -> None:
+        self._queued_bytes += sum([item.size for item in items])
+        self._writer.put(*items)
 
     async def _do(self, job: Callable[[apsw.Connection], Result], *, fails_fast: bool = True) -> Result:
         """Have `job` run inside the writer's next transaction, in the order of the queue."""
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._queued_bytes += JOB_BYTES
-        self._writer.put(Item(None, job, future, fails_fast, JOB_BYTES))
+        self._put(Item(None, job, future, fails_fast, JOB_BYTES))
         return await future
 
     # Outcomes: called on the writer's thread, and carried on to the event loop
@@ -153,6 +175,8 @@ class SqliteJournal:
         assert self._on_committed is not None, "start comes first"
         if committed:
             self._on_committed(committed)
+            if self.replica is not None:
+                self.replica.committed.set()
         for item, result in zip(items, results, strict=True):
             if item.future is not None and not item.future.done():
                 item.future.set_result(result)
@@ -224,6 +248,18 @@ class SqliteJournal:
     async def answer_key(self, key: str, answer: bytes | None) -> None:
         """Store the answer of a claimed key; None gives the key up."""
         await self._do(jobs.answer_key(key, answer))
+
+    def fold(self, appends: list[Append], applied: int, changes: Mapping[Pair, bytes | None]) -> asyncio.Future[None]:
+        """Add a message of the log, and what was folded of it: all of it, or nothing. The future ends once it is committed."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        items = [Item(append, None, None, False, append.size) for append in appends]
+        self._put(*items, Item(None, lambda file: save_folded(file, applied, changes), future, False, JOB_BYTES))
+        return future
+
+    async def save_cluster(self, state: bytes, acknowledged: int) -> None:
+        """Keep what the cluster keeps beside the additions; some of those up to number `acknowledged` may go."""
+        assert self.replica is not None, "only a node of a cluster keeps it"
+        await self._do(self.replica.save(state, acknowledged, self.now_ms()))
 
     async def backup(self, path: str) -> None:
         """Write a consistent copy of everything to the new file `path`."""
