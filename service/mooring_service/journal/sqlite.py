@@ -10,7 +10,7 @@ a difference and nobody adds up rows.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,7 +23,6 @@ from mooring_service.journal.batch import Append, Batch, EventFilter
 from mooring_service.journal.checkpoints import Checkpoints
 from mooring_service.journal.clock import AgeClock
 from mooring_service.journal.file import copy_into, open_file, read_finding
-from mooring_service.journal.folded import Folded, Pair, open_folded, save_folded
 from mooring_service.journal.journal import Committed, JournalStats, Recovered, StoredAnswer
 from mooring_service.journal.reader import JournalReader
 from mooring_service.journal.replica import Replica
@@ -41,13 +40,7 @@ class SqliteJournal:
         path: The database; beside it lie SQLite's own files and `<name>.ids`, which outlives a corrupt database, so
             that connection ids are never given out twice.
         replica: Takes what a cluster is to have of it.
-        sparse: Whether it is the journal of a cluster's log: its positions have holes, and `fold` adds to it.
-
-    Attributes:
-        folded: What a sparse one held beside its events; there once it has started.
     """
-
-    folded: Folded
 
     def __init__(
         self,
@@ -56,7 +49,6 @@ class SqliteJournal:
         *,
         answer_age_s: float = 86_400.0,
         replica: Replica | None = None,
-        sparse: bool = False,
     ) -> None:
         self.epoch = ""
         self._path = path
@@ -66,7 +58,6 @@ class SqliteJournal:
         self._queued_bytes = 0
         self._checkpoints = Checkpoints(path)
         self.replica = replica
-        self._sparse = sparse
         self._writer = Writer(config, self, self._checkpoints, replica)
         self._reader = JournalReader(path)
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -103,15 +94,17 @@ class SqliteJournal:
         self.epoch = opened.epoch
         self._clock = AgeClock(opened.last_ms)
         self._first, self._last = marks.first, marks.next_position - 1
-        if self.replica is not None:
-            self.replica.open(opened.connection)
-        if self._sparse:
-            self.folded = open_folded(opened.connection)
+        self.look_beside(opened.connection)
         if not opened.checked:
             self._reader.check()
         self._checkpoints.start(opened.connection)
         self._writer.start(opened, self._clock)
         return recovered
+
+    def look_beside(self, connection: apsw.Connection) -> None:
+        """Look at what is in the file for a cluster; called once, before anything is written."""
+        if self.replica is not None:
+            self.replica.open(connection)
 
     async def stop(self) -> None:
         """Commit what is queued, if it can be, and close."""
@@ -122,22 +115,23 @@ class SqliteJournal:
 
     def append(self, item: Append) -> None:
         """Queue `item`."""
-        self._put(Item(item, None, None, False, item.size))
+        self.put(Item(item, None, None, False, item.size))
 
     def append_waiting(self, item: Append, *, fails_fast: bool = False) -> asyncio.Future[Committed]:
         """Queue `item`; the future ends when it is committed."""
         future: asyncio.Future[Committed] = asyncio.get_running_loop().create_future()
-        self._put(Item(item, None, future, fails_fast, item.size))
+        self.put(Item(item, None, future, fails_fast, item.size))
         return future
 
-    def _put(self, *items: Item) -> None:
+    def put(self, *items: Item) -> None:
+        """Queue what is written in one transaction; for those who add more than the protocol has."""
         self._queued_bytes += sum([item.size for item in items])
         self._writer.put(*items)
 
     async def _do(self, job: Callable[[apsw.Connection], Result], *, fails_fast: bool = True) -> Result:
         """Have `job` run inside the writer's next transaction, in the order of the queue."""
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._put(Item(None, job, future, fails_fast, JOB_BYTES))
+        self.put(Item(None, job, future, fails_fast, JOB_BYTES))
         return await future
 
     # Outcomes: called on the writer's thread, and carried on to the event loop
@@ -248,13 +242,6 @@ class SqliteJournal:
     async def answer_key(self, key: str, answer: bytes | None) -> None:
         """Store the answer of a claimed key; None gives the key up."""
         await self._do(jobs.answer_key(key, answer))
-
-    def fold(self, appends: list[Append], applied: int, changes: Mapping[Pair, bytes | None]) -> asyncio.Future[None]:
-        """Add a message of the log, and what was folded of it: all of it, or nothing. The future ends once it is committed."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        items = [Item(append, None, None, False, append.size) for append in appends]
-        self._put(*items, Item(None, lambda file: save_folded(file, applied, changes), future, False, JOB_BYTES))
-        return future
 
     async def save_cluster(self, state: bytes, acknowledged: int) -> None:
         """Keep what the cluster keeps beside the additions; some of those up to number `acknowledged` may go."""

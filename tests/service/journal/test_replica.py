@@ -17,6 +17,7 @@ from mooring_service.journal.addition import decode_addition
 from mooring_service.journal.batch import Append, EventFilter
 from mooring_service.journal.journal import Committed
 from mooring_service.journal.replica import Replica
+from mooring_service.journal.sparse import SparseJournal
 from mooring_service.journal.sqlite import SqliteJournal
 
 STEP = 10**6
@@ -46,8 +47,8 @@ async def replicating(path: Path) -> AsyncIterator[SqliteJournal]:
 @contextlib.asynccontextmanager
 async def sparse(
     path: Path, committed: list[Committed] | None = None, **config: object
-) -> AsyncIterator[SqliteJournal]:
-    journal = SqliteJournal(path, JournalConfig(**config), sparse=True)  # type: ignore[arg-type]
+) -> AsyncIterator[SparseJournal]:
+    journal = SparseJournal(path, JournalConfig(**config))  # type: ignore[arg-type]
     await journal.start(committed.extend if committed is not None else lambda _: None, lambda _: None)
     try:
         yield journal
