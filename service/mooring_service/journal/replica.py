@@ -18,6 +18,7 @@ from mooring.errors import JournalUnavailable
 from mooring_service.journal.addition import encode_addition
 from mooring_service.journal.journal import Committed
 
+SLOT_STEP = 10**12  # ids of connections of one slot
 MEMORY_BYTES = 8 << 20
 KEPT_BYTES = (
     256 << 20
@@ -39,6 +40,8 @@ class Replica:
         last: Number of the newest that is committed; 0: there never was one.
         total_bytes: Of all that ever were.
         committed: Set whenever there is a new one.
+        slot: Who gives out ids of connections, so that no two nodes give out the same; None: not known yet, and none is given out.
+        full: Too much waits to be published: nothing is committed, as with a full disk, until less does.
     """
 
     def __init__(self, path: Path) -> None:
@@ -46,6 +49,8 @@ class Replica:
         self.last = 0
         self.total_bytes = 0
         self.committed = asyncio.Event()
+        self.slot: int | None = None
+        self.full = False
         self._state: bytes | None = None
         self._lock = threading.Lock()
         self._memory: deque[tuple[int, bytes]] = deque()

@@ -25,7 +25,7 @@ from mooring_service.journal.clock import AgeClock
 from mooring_service.journal.file import copy_into, open_file, read_finding
 from mooring_service.journal.journal import Committed, JournalStats, Recovered, StoredAnswer
 from mooring_service.journal.reader import JournalReader
-from mooring_service.journal.replica import Replica
+from mooring_service.journal.replica import SLOT_STEP, Replica
 from mooring_service.journal.writer import Item, Writer
 
 JOB_BYTES = 100  # what a job counts for among the bytes that are queued
@@ -221,7 +221,14 @@ class SqliteJournal:
 
     async def allot_ids(self, count: int) -> int:
         """Reserve connection ids for ever and return the first of them."""
-        return await self._do(jobs.allot_ids(count, self._ids_path, synced=self._config.level == "power"))
+        base = 0
+        if self.replica is not None:
+            if self.replica.slot is None:
+                raise JournalUnavailable(
+                    "this node has no place in its cluster yet, which says what ids it may give out"
+                )
+            base = self.replica.slot * SLOT_STEP
+        return base + await self._do(jobs.allot_ids(count, self._ids_path, synced=self._config.level == "power"))
 
     async def save_incarnation(
         self, incarnation: str, worker: str, record: bytes, *, ended: bool = False, stands: bool = False

@@ -268,6 +268,8 @@ class Writer:
 
     def _commit(self, connection: apsw.Connection, items: list[Item]) -> None:
         begun = time.monotonic()
+        if self._replica is not None and self._replica.full:
+            raise apsw.FullError("too much waits for the engine of the cluster")
         marks = msgspec.structs.replace(self.marks)
         transaction = Transaction(connection, marks, self._stored, self._clock.now_ms())
         results: list[Any] = []
