@@ -14,9 +14,9 @@ import msgspec
 
 from mooring_service.cluster import message as wire
 from mooring_service.cluster.chain import head_of, now_s
-from mooring_service.cluster.engine import Conflict, Engine
+from mooring_service.cluster.engine import Conflict, Engine, EngineError
 from mooring_service.cluster.message import Message
-from mooring_service.cluster.objects import bounds, stream_name, subject_of
+from mooring_service.cluster.objects import bounds, stream_name, subject_of, verify
 from mooring_service.cluster.replicator import Head, Identity, Start, start
 from mooring_service.cluster_config import ClusterConfig
 from mooring_service.journal.replica import Replica
@@ -48,6 +48,25 @@ class Kept(msgspec.Struct, array_like=True):
     def begin(self, born: int, *, slot: int) -> None:
         """A new life begins: additions up to `born` belong to earlier ones."""
         self.life, self.runs, self.born, self.replicated, self.slot = os.urandom(4).hex(), [], born, 0, slot
+
+
+async def verified(engine: Engine, cluster: str) -> list[str]:
+    """Wait for the engine, and check what is there; return what is to be warned of.
+
+    Raises:
+        WrongEngine: If a node must not start with it.
+    """
+    while True:
+        await engine.up.wait()
+        try:
+            warnings = await verify(engine, cluster)
+        except EngineError as exc:
+            log.warning("the engine cannot be asked: %s", exc)
+            await asyncio.sleep(LOOK_S)
+            continue
+        for warning in warnings:
+            log.warning("%s", warning)
+        return warnings
 
 
 async def find_epoch(engine: Engine, cluster: str, node: str) -> str:

@@ -21,7 +21,7 @@ from mooring.errors import JournalUnavailable
 from mooring.version import __version__
 from mooring_service.cluster import message as wire
 from mooring_service.cluster import objects
-from mooring_service.cluster.birth import Birth, Kept, NameTaken, find_epoch
+from mooring_service.cluster.birth import Birth, Kept, NameTaken, find_epoch, verified
 from mooring_service.cluster.chain import Chain, now_s
 from mooring_service.cluster.engine import Engine, EngineError
 from mooring_service.cluster.fold import STOPPED, Fold
@@ -38,6 +38,7 @@ from mooring_service.journal.sqlite import SqliteJournal
 RETRY_S = 0.2
 LOOK_S = 0.25
 SAVE_S = 1.0
+POLL_S = 0.02
 STOP_S = 2.0  # so long the end of a service waits until all is acknowledged
 FULL_SHARE = 2  # of `journal.max_bytes`, one part in so many may wait to be replicated
 NO_LIMIT = 1 << 60
@@ -93,7 +94,7 @@ class Cluster:
         self._run = os.urandom(wire.RUN_BYTES)
         now = now_s()
         self._mark = Mark(now)
-        self._judge = Judge(config.node, Timers(config.dead_after, config.fit_s, config.fence_s), now)
+        self.judge = Judge(config.node, Timers(config.dead_after, config.fit_s, config.fence_s), now)
         self._kept: Kept
         self.fold: Fold
         self.tail: Tail
@@ -126,7 +127,7 @@ class Cluster:
                     f"this state directory is of the cluster {self._kept.cluster!r}, not of {self._config.name!r}"
                 )
         self._replica.slot = self._kept.slot or None
-        await self.journal.start(self._on_folded, self._on_failure)
+        await self.journal.start(self._on_folded, _say_failure)
         self.fold = Fold(self.journal.folded)
         self.fold.on_message = self._read
         self.tail = Tail(self.engine, self._config.name, self.fold, self.journal)
@@ -134,11 +135,6 @@ class Cluster:
         self._background.spawn(self.engine.run())
         self._background.spawn(self._live())
         self._background.spawn(self._watch())
-
-    def _on_failure(self, failure: str | None) -> None:
-        log.error("cluster.db cannot be written: %s", failure) if failure else log.warning(
-            "cluster.db can be written again"
-        )
 
     async def stop(self, *, handover: bool) -> None:
         """End it. In order, with all that was committed in the log, this life ends with it: the others need not wait for that."""
@@ -149,40 +145,25 @@ class Cluster:
 
     async def _leave(self, chain: Chain) -> None:
         deadline = now_s() + STOP_S
-        while now_s() < deadline and chain.state.replicated < self._replica.last:  # one event for each acknowledgement
-            await asyncio.sleep(RETRY_S / 10)
+        while now_s() < deadline and chain.state.replicated < self._replica.last:  # there is no event of it
+            await asyncio.sleep(POLL_S)
         if chain.state.replicated < self._replica.last:
             return  # the next start goes on in this life
-        figures = self._figures()
-        lost = wire.Lost(
-            self._kept.life, self._config.node, 0, STOPPED, figures.workers, figures.connections, time.time_ns() // 1000
-        )
+        told, time_us = self._figures(), time.time_ns() // 1000
+        lost = wire.Lost(self._kept.life, self._config.node, 0, STOPPED, told.workers, told.connections, time_us)
         chain.say(wire.LOST, wire.raw(lost))
         while now_s() < deadline and chain.unsaid:
-            await asyncio.sleep(RETRY_S / 10)
+            await asyncio.sleep(POLL_S)
 
     async def _live(self) -> None:
         """Begin: until this node's chain goes on, or must not."""
         try:
-            await self._verify()
+            self.warnings = await verified(self.engine, self._config.name)
             await self._begin()
         except (objects.WrongEngine, NameTaken) as exc:
             self._refuse(str(exc))
         except (TooNew, Unreadable) as exc:
             self._refuse(f"the chain of node {self._config.node!r} cannot be read: {exc}")
-
-    async def _verify(self) -> None:
-        while True:
-            await self.engine.up.wait()
-            try:
-                self.warnings = await objects.verify(self.engine, self._config.name)
-            except EngineError as exc:
-                log.warning("the engine cannot be asked: %s", exc)
-                await asyncio.sleep(RETRY_S)
-                continue
-            for warning in self.warnings:
-                log.warning("%s", warning)
-            return
 
     async def _begin(self) -> None:
         while True:
@@ -265,9 +246,9 @@ class Cluster:
         now = now_s()
         state = self.fold.nodes[message.node]
         if message.kind == wire.LOST:
-            self._judge.ended(message.node, message.life, Standing(state.over) if state.over else Standing.DEAD, now)
+            self.judge.ended(message.node, message.life, Standing(state.over) if state.over else Standing.DEAD, now)
             return
-        self._judge.heard(message.node, message.life, now)
+        self.judge.heard(message.node, message.life, now)
         if message.kind == wire.UP and message.node == self._config.node and message.life == self._kept.life:
             if state.slot and state.slot == self._kept.slot:
                 self._background.spawn(self._take_place())
@@ -290,7 +271,7 @@ class Cluster:
                 continue
             state = chain.state
             self._mark.look(now, state.acked_seq, self.fold.applied)
-            self._judge.look(now, state.acked_at, self._mark.fresh_at)
+            self.judge.look(now, state.acked_at, self._mark.fresh_at)
             if state.replicated >= self._replica.last:
                 self._behind_since, self._unreplicated_bytes = None, 0
             else:
@@ -305,11 +286,6 @@ class Cluster:
     def ready(self) -> bool:
         """True once this node has its place in the log, and all that the log held then was read."""
         return self._ready.is_set() and self.tail.caught_up.is_set()
-
-    @property
-    def judge(self) -> Judge:
-        """Who lives, as this node sees it."""
-        return self._judge
 
     @property
     def life(self) -> str:
@@ -328,3 +304,10 @@ class Cluster:
 def configuration_hash(*parts: object) -> str:
     """Return by what nodes' configurations are compared."""
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def _say_failure(failure: str | None) -> None:
+    if failure is None:
+        log.warning("cluster.db can be written again")
+    else:
+        log.error("cluster.db cannot be written: %s", failure)

@@ -69,6 +69,17 @@ class Replica:
         """What the cluster keeps beside the additions, as it was at the start (`save`)."""
         return self._state
 
+    @property
+    def first_id(self) -> int:
+        """Below all ids of connections that this state directory may give out.
+
+        Raises:
+            JournalUnavailable: If it may give out none yet.
+        """
+        if self.slot is None:
+            raise JournalUnavailable("this node has no place in its cluster yet, which says what ids it may give out")
+        return self.slot * SLOT_STEP
+
     # Of the writer's thread
 
     def write(self, connection: apsw.Connection, committed: Iterable[Committed], time_ms: int) -> None:

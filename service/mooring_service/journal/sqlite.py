@@ -18,14 +18,14 @@ import apsw
 
 from mooring.errors import JournalUnavailable
 from mooring_service.config import JournalConfig
-from mooring_service.journal import jobs
+from mooring_service.journal import jobs, places
 from mooring_service.journal.batch import Append, Batch, EventFilter
 from mooring_service.journal.checkpoints import Checkpoints
 from mooring_service.journal.clock import AgeClock
 from mooring_service.journal.file import copy_into, open_file, read_finding
-from mooring_service.journal.journal import Committed, JournalStats, Recovered, StoredAnswer
+from mooring_service.journal.journal import Committed, JournalStats, Recovered, StoredAnswer, StoredHook
 from mooring_service.journal.reader import JournalReader
-from mooring_service.journal.replica import SLOT_STEP, Replica
+from mooring_service.journal.replica import Replica
 from mooring_service.journal.writer import Item, Writer
 
 JOB_BYTES = 100  # what a job counts for among the bytes that are queued
@@ -221,13 +221,7 @@ class SqliteJournal:
 
     async def allot_ids(self, count: int) -> int:
         """Reserve connection ids for ever and return the first of them."""
-        base = 0
-        if self.replica is not None:
-            if self.replica.slot is None:
-                raise JournalUnavailable(
-                    "this node has no place in its cluster yet, which says what ids it may give out"
-                )
-            base = self.replica.slot * SLOT_STEP
+        base = 0 if self.replica is None else self.replica.first_id
         return base + await self._do(jobs.allot_ids(count, self._ids_path, synced=self._config.level == "power"))
 
     async def save_incarnation(
@@ -254,6 +248,14 @@ class SqliteJournal:
         """Keep what the cluster keeps beside the additions; some of those up to number `acknowledged` may go."""
         assert self.replica is not None, "only a node of a cluster keeps it"
         await self._do(self.replica.save(state, acknowledged, self.now_ms()))
+
+    async def save_hook(self, hook: StoredHook, *, fails_fast: bool = False) -> None:
+        """Keep a hook's place."""
+        await self._do(places.save_hook(hook), fails_fast=fails_fast)
+
+    async def forget_hook(self, name: str) -> None:
+        """Drop a hook's place."""
+        await self._do(places.forget_hook(name), fails_fast=False)
 
     async def backup(self, path: str) -> None:
         """Write a consistent copy of everything to the new file `path`."""

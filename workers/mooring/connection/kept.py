@@ -34,9 +34,10 @@ class KeptConnection(KeptAttempts):
 
     Attributes:
         spec: What a request has asked for; None: code in this worker has made it, so no other process can.
+        asked: The same, or what code has asked for beside its handler.
     """
 
-    __slots__ = ("_draining", "_failure")
+    __slots__ = ("_draining", "_failure", "asked")
 
     def __init__(
         self,
@@ -49,9 +50,17 @@ class KeptConnection(KeptAttempts):
     ) -> None:
         super().__init__(host, created, options, handler, resumed)
         self.spec = spec
+        self.asked = spec or ConnectionRequest(url=options.url)
         self._draining = False  # its worker ends, and another process will open it again
         # Of the present socket: what is wrong with it, and the code with which it is closed for that.
         self._failure: tuple[ErrorEntry, int] | None = None
+
+    def change(self, options: ConnectionOptions, created: ConnectionCreated) -> None:
+        """As `LiveConnection.change`; the delay that runs goes on, the next one is by the new policy."""
+        super().change(options, created)
+        if options.reconnect is not None:
+            self._keeper.policy = options.reconnect
+            self._set_alarm()
 
     # How a socket ends.
 
@@ -72,6 +81,7 @@ class KeptConnection(KeptAttempts):
 
     def closed(self, code: int, reason: str, *, was_clean: bool) -> None:
         """Take the end of the socket: the policy says what follows."""
+        self._replies_lost()
         self._sends.let_go()
         if self._socket is not None:
             self._socket.outbound.drop()  # before it is told how much waits
@@ -134,6 +144,7 @@ class KeptConnection(KeptAttempts):
         assert self._socket is not None, "it is ready"
         self._letting_go = delay_s
         self._next_at = self._host.loop.time() + min(LET_GO_S, self.options.close_timeout_s)
+        self._replies_lost()
         self._sends.let_go()
         self._socket.close(code, reason)
         self._host.paused.discard(self)
@@ -232,6 +243,7 @@ class KeptConnection(KeptAttempts):
         assert self._socket is not None, "it is ready"
         self._letting_go = None
         self._move(KeptEvent.CLOSE_BEGUN)
+        self._replies_lost()
         self._sends.let_go()
         if self._socket.state is SocketState.OPEN:
             self._socket.close(code, reason)

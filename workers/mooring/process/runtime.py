@@ -10,14 +10,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
 from typing import Any, Protocol
 
 import msgspec
 
 from mooring.background import Background
+from mooring.changes import Changes
+from mooring.connection.changing import change
 from mooring.connection.host import PausedReader
 from mooring.connection.live import LiveConnection
 from mooring.connection.recorded import RecordedConnection
+from mooring.errors import MooringError
 from mooring.link.keyed import KeyedAnswers
 from mooring.link.messages import (
     AskCall,
@@ -30,7 +34,8 @@ from mooring.link.messages import (
     Stats,
     WorkerSettings,
 )
-from mooring.link.messages_sent import SendFailed, SendQueued, Sent
+from mooring.link.messages_changed import Changed
+from mooring.link.messages_sent import Replied, RequestFailed, RequestTaken, SendFailed, SendQueued, Sent
 from mooring.link.outbox import Outbox, Recorded
 from mooring.process.figures import Figures
 from mooring.process.openings import Openings
@@ -107,6 +112,7 @@ class Runtime:
         )
         self.redials = Redialling(self.loop, settings.redial)
         self.keyed_sends: KeyedAnswers[Sent | SendQueued] = KeyedAnswers()
+        self.keyed_replies: KeyedAnswers[Replied | RequestFailed | RequestTaken] = KeyedAnswers()
         openings = Openings(self, uplink.ask_ids)
         self.check_limit, self.created, self.begin = openings.check_limit, openings.created, openings.begin
         self.check_secrets = openings.check_secrets
@@ -158,9 +164,26 @@ class Runtime:
             self.keyed_sends.remember(key, answer)
         self.answer(answer)
 
+    def answer_request(self, answer: Replied | RequestFailed | RequestTaken, key: str | None) -> None:
+        """Answer a request over a connection; what was sent under a `key` is remembered, so that a repeat sends nothing."""
+        if not isinstance(answer, RequestFailed) or answer.why in ("timeout", "lost"):
+            self.keyed_replies.remember(key, answer, len(answer.payload) if isinstance(answer, Replied) else 0)
+        self.answer(answer)
+
     def answer_call(self, answer: Called | CallFailed) -> None:
         """Answer a call, behind the events of what it did."""
         self.answer(msgspec.structs.replace(answer, after=self.flush()))
+
+    def change(self, connection: LiveConnection, changes: Changes, done: Future[None]) -> None:
+        """Change what a connection is asked for, for code in the worker; the service learns it, too."""
+        try:
+            change(connection, changes, self.dialler.secrets)
+        except MooringError as exc:
+            done.set_exception(exc)
+        else:
+            done.set_result(None)
+            spec = connection.spec
+            self.answer(Changed(0, connection.id, self.flush(), connection.state.value, spec=spec, done=True))
 
     def forget(self, connection: RecordedConnection) -> None:
         """`connection` is over: no socket, no event to come."""
@@ -208,7 +231,11 @@ class Runtime:
 
     def reconfigure(self, command: Reconfigure) -> None:
         """Take over settings that change at run time."""
-        self.settings = msgspec.structs.replace(self.settings, max_connections=command.max_connections)
+        self.settings = msgspec.structs.replace(
+            self.settings,
+            max_connections=command.max_connections,
+            max_pending_requests=command.max_pending_requests,
+        )
         if command.redial is not None:
             self.redials.configure(command.redial)
         self.dialler.set_policy(
