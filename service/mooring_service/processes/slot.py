@@ -115,6 +115,8 @@ class Slot:
         self._room = asyncio.Event()
         self.unlinked = asyncio.Event()
         self.unlinked.set()
+        self.no_process = asyncio.Event()
+        self.no_process.set()
         self.reading = True
         self.last_report_at = 0.0
         self.link_faults = 0
@@ -272,9 +274,15 @@ class Slot:
         if not self.ready.done():
             self.ready.set_exception(failure)
 
+    def process_begun(self, process: WorkerProcess) -> None:
+        """There is a process."""
+        self.process = process
+        self.no_process.clear()
+
     def process_gone(self) -> None:
         """Forget the process, and its link."""
         self.process = None
+        self.no_process.set()
         self.channel = None
         self.unlinked.set()
 
