@@ -219,6 +219,7 @@ class Runtime:
 
     def _on_room(self) -> None:
         self.room.made()
+        self.context.thread.wake()
         self.resume_paused()
 
     # What code in the worker asks of the service.
