@@ -22,6 +22,7 @@ from mooring.options import (
     camel,
     check_request,
     effective,
+    needs_reconnect,
 )
 from mooring.parameters import plain
 
@@ -113,7 +114,7 @@ def resolve(request: ConnectionRequest, handler: object | None = None) -> Connec
             own = {name.lower() for name in request.headers}
             merged["headers"] = {n: v for n, v in base.headers.items() if n.lower() not in own} | request.headers
         request = msgspec.structs.replace(request, **merged)
-    wrong = check_request(request)
+    wrong = check_request(request) + needs_reconnect(request)
     if wrong:
         raise InvalidRequest([blame_handler(error, asked, handler) for error in wrong])
     return effective(request)

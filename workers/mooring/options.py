@@ -344,11 +344,16 @@ def check_request(request: ConnectionRequest) -> list[Invalid]:
             wrong += option.wrong(value)
     if request.tls is not UNSET and request.url.lower().startswith("ws://"):
         wrong.append(Invalid("/tls", "tls is for wss:// URLs"))
-    if request.reconnect is UNSET or request.reconnect is False:
-        given = {"/whenDown": request.when_down == "queue", "/queueTtl": request.queue_ttl is not UNSET}
-        wrong += [Invalid(pointer, "needs reconnect") for pointer, is_given in given.items() if is_given]
     local_address = UNSET if request.proxy else request.local_address
     return wrong or family_faults(request.family, request.addresses, local_address)
+
+
+def needs_reconnect(request: ConnectionRequest) -> list[Invalid]:
+    """Return what `request` asks for in vain, since there will be no other socket; its handler is not asked."""
+    if request.reconnect is not UNSET and request.reconnect is not False:
+        return []
+    given = {"/whenDown": request.when_down == "queue", "/queueTtl": request.queue_ttl is not UNSET}
+    return [Invalid(pointer, "needs reconnect") for pointer, is_given in given.items() if is_given]
 
 
 def too_new(request: ConnectionRequest, version: int) -> list[str]:

@@ -15,7 +15,7 @@ from mooring.connection.requests import Protocol, compile_requests
 from mooring.errors import Invalid, InvalidRequest
 from mooring.kept_options import RequestsRequest
 from mooring.link.record import AskedCreated
-from mooring.options import ConnectionOptions, ConnectionRequest, check_request
+from mooring.options import ConnectionOptions, ConnectionRequest, check_request, needs_reconnect
 
 
 def resolve(request: ConnectionRequest, handler: object | None = None) -> ConnectionOptions:
@@ -33,8 +33,11 @@ def resolve(request: ConnectionRequest, handler: object | None = None) -> Connec
 
 def check_asked(request: ConnectionRequest) -> list[Invalid]:
     """Return everything that is wrong with `request`, as far as it can be told without its handler."""
+    wrong = check_request(request)
+    if request.handler is None or request.reconnect is False:  # else the handler may say so
+        wrong += needs_reconnect(request)
     asked = None if isinstance(request.requests, UnsetType) else request.requests
-    return check_request(request) or _check_requests(asked, "text" if request.data_type is UNSET else request.data_type)
+    return wrong or _check_requests(asked, "text" if request.data_type is UNSET else request.data_type)
 
 
 def _check_requests(asked: str | RequestsRequest | None, data_type: str | UnsetType) -> list[Invalid]:
