@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from aiohttp import WSMsgType, web
 
@@ -56,3 +57,21 @@ class Scripted(_Listening):
         transport = self.sockets[-1]._req.transport  # type: ignore[union-attr]
         assert transport is not None
         transport.abort()
+
+
+class HttpServer:
+    """An HTTP server with one answer."""
+
+    def __init__(self, handle: Any) -> None:
+        self._handle = handle
+
+    async def __aenter__(self) -> str:
+        app = web.Application()
+        app.router.add_route("*", "/token", self._handle)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        return f"http://127.0.0.1:{self._runner.addresses[0][1]}/token"
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self._runner.cleanup()
