@@ -20,6 +20,7 @@ from mooring.connection.secret_headers import secrets_of
 from mooring.errors import ErrCode, ErrorEntry
 from mooring.events import now_us
 from mooring.link.messages import Reconnect, ReconnectDone
+from mooring.link.packed import pack, unpack
 from mooring.link.record import ConnectionCreated, ConnectionUpdate, Terminated
 from mooring.options import ConnectionOptions, ConnectionRequest
 from mooring.wire.frames import ABNORMAL
@@ -34,10 +35,9 @@ class KeptConnection(KeptAttempts):
 
     Attributes:
         spec: What a request has asked for; None: code in this worker has made it, so no other process can.
-        asked: The same, or what code has asked for beside its handler.
     """
 
-    __slots__ = ("_draining", "_failure", "asked")
+    __slots__ = ("_by_code", "_draining", "_failure")
 
     def __init__(
         self,
@@ -50,10 +50,24 @@ class KeptConnection(KeptAttempts):
     ) -> None:
         super().__init__(host, created, options, handler, resumed)
         self.spec = spec
-        self.asked = spec or ConnectionRequest(url=options.url)
+        self._by_code: bytes | None = None
         self._draining = False  # its worker ends, and another process will open it again
         # Of the present socket: what is wrong with it, and the code with which it is closed for that.
         self._failure: tuple[ErrorEntry, int] | None = None
+
+    @property
+    def asked(self) -> ConnectionRequest:
+        """What a request has asked for, or code beside its handler."""
+        if self._by_code is not None:
+            return unpack(self._by_code, self.options.url)
+        return self.spec or ConnectionRequest(url=self.options.url)
+
+    @asked.setter
+    def asked(self, asked: ConnectionRequest) -> None:
+        if self._spec is None:
+            self._by_code = pack(asked, self.options.url)
+        else:
+            self.spec = asked
 
     def change(self, options: ConnectionOptions, created: ConnectionCreated) -> None:
         """As `LiveConnection.change`; the delay that runs goes on, the next one is by the new policy."""
@@ -164,7 +178,7 @@ class KeptConnection(KeptAttempts):
                 else:
                     self._take_ticket()
             if order.wait and order.request:
-                self._ready_waiters.append(order.request)
+                self._ready_waiters += (order.request,)
                 return
         if order.request:
             self._host.answer(ReconnectDone(order.request, self._host.flush(), self.state.value))

@@ -45,7 +45,7 @@ class KeptAttempts(KeptLaw):
         self._dial_task: asyncio.Task[None] | None = None
         # The present socket is closed for another one, after this delay; it has time until `_next_at`.
         self._letting_go: float | None = None
-        self._ready_waiters: list[int] = []
+        self._ready_waiters: tuple[int, ...] = ()
 
     def dial(self, request: int) -> None:
         """Begin; `request` is answered when it is ready, has ended, or goes on trying."""
@@ -120,7 +120,7 @@ class KeptAttempts(KeptLaw):
         self._host.loop.call_soon(self._sends.go_on)  # its socket has begun by then
 
     def _answer_ready(self) -> None:
-        waiters, self._ready_waiters = self._ready_waiters, []
+        waiters, self._ready_waiters = self._ready_waiters, ()
         if waiters:
             after = self._host.flush()
             for request in waiters:

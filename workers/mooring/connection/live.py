@@ -22,6 +22,7 @@ from mooring.errors import ErrCode, ErrorEntry
 from mooring.events import ErrorEvent, Kind, TerminateEvent, encode_event, now_us
 from mooring.link.messages import HeldConnection, Opened, OpenFailed, TerminateDone
 from mooring.link.messages_sent import Send, SendFailed, SendQueued, Sent
+from mooring.link.packed import pack, unpack
 from mooring.link.record import ConnectionCreated, Terminated
 from mooring.options import ConnectionOptions, ConnectionRequest
 from mooring.wire.dial import DialFailed, Dialled
@@ -37,7 +38,7 @@ log = logging.getLogger("mooring.worker")
 class LiveConnection(RecordedConnection, ABC):
     """One WebSocket client connection of this worker. It is the `SocketOwner` of its socket."""
 
-    __slots__ = ("_closing_waiters", "_host", "_open_request", "_opened", "_sends", "_socket", "spec")
+    __slots__ = ("_closing_waiters", "_host", "_open_request", "_opened", "_sends", "_socket", "_spec")
 
     def __init__(
         self, host: Host, created: ConnectionCreated, options: ConnectionOptions, handler: object | None
@@ -49,8 +50,16 @@ class LiveConnection(RecordedConnection, ABC):
         self._socket: Socket | None = None
         self._sends: Sends = Sends(host, self)
         self._closing_waiters: list[int] = []
-        # What a request has asked for, as far as somebody needs it: to open it again, or to compare.
-        self.spec: ConnectionRequest | None = None
+        self._spec: bytes | None = None
+
+    @property
+    def spec(self) -> ConnectionRequest | None:
+        """What a request has asked for, as far as somebody needs it: to open it again, or to compare."""
+        return None if self._spec is None else unpack(self._spec, self.options.url)
+
+    @spec.setter
+    def spec(self, spec: ConnectionRequest | None) -> None:
+        self._spec = None if spec is None else pack(spec, self.options.url)
 
     def _record(self, kind: Kind, event: msgspec.Struct) -> None:
         if self.handler is not None:
