@@ -21,7 +21,6 @@ from mooring.errors import ErrCode, ErrorEntry
 from mooring.events import now_us
 from mooring.kept_events import Cause
 from mooring.link.messages import Reconnect, ReconnectDone
-from mooring.link.packed import pack, unpack
 from mooring.link.record import ConnectionCreated, ConnectionUpdate, Terminated
 from mooring.options import ConnectionOptions, ConnectionRequest
 from mooring.wire.frames import ABNORMAL
@@ -38,7 +37,7 @@ class KeptConnection(KeptAttempts):
         spec: What a request has asked for; None: code in this worker has made it, so no other process can.
     """
 
-    __slots__ = ("_by_code", "_draining", "_failure", "_peer_asked")
+    __slots__ = ("_draining", "_failure", "_peer_asked")
 
     def __init__(
         self,
@@ -51,25 +50,10 @@ class KeptConnection(KeptAttempts):
     ) -> None:
         super().__init__(host, created, options, handler, resumed)
         self.spec = spec
-        self._by_code: bytes | None = None
         self._draining = False  # its worker ends, and another process will open it again
         self._peer_asked: bool | None = None  # the peer has asked for another socket, at once or not
         # Of the present socket: what is wrong with it, and the code with which it is closed for that.
         self._failure: tuple[ErrorEntry, int] | None = None
-
-    @property
-    def asked(self) -> ConnectionRequest:
-        """What a request has asked for, or code beside its handler."""
-        if self._by_code is not None:
-            return unpack(self._by_code, self.options.url)
-        return self.spec or ConnectionRequest(url=self.options.url)
-
-    @asked.setter
-    def asked(self, asked: ConnectionRequest) -> None:
-        if self._spec is None:
-            self._by_code = pack(asked, self.options.url)
-        else:
-            self.spec = asked
 
     def change(self, options: ConnectionOptions, created: ConnectionCreated) -> None:
         """As `LiveConnection.change`; the delay that runs goes on, the next one is by the new policy."""

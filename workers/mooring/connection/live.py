@@ -32,7 +32,7 @@ log = logging.getLogger("mooring.worker")
 class LiveConnection(AskingConnection):
     """One WebSocket client connection of this worker. It is the `SocketOwner` of its socket."""
 
-    __slots__ = ("_closing_waiters", "_open_request", "_opened", "_spec")
+    __slots__ = ("_by_code", "_closing_waiters", "_open_request", "_opened", "_spec")
 
     def __init__(
         self,
@@ -47,6 +47,7 @@ class LiveConnection(AskingConnection):
         self._opened: Future[LiveConnection] | None = None
         self._closing_waiters: list[int] = []
         self._spec: bytes | None = None
+        self._by_code: bytes | None = None  # what code in this worker has asked for since, where no request has
 
     @property
     def spec(self) -> ConnectionRequest | None:
@@ -56,6 +57,20 @@ class LiveConnection(AskingConnection):
     @spec.setter
     def spec(self, spec: ConnectionRequest | None) -> None:
         self._spec = None if spec is None else pack(spec, self.options.url)
+
+    @property
+    def asked(self) -> ConnectionRequest:
+        """What a request has asked for, or code beside its handler."""
+        if self._by_code is not None:
+            return unpack(self._by_code, self.options.url)
+        return self.spec or ConnectionRequest(url=self.options.url)
+
+    @asked.setter
+    def asked(self, asked: ConnectionRequest) -> None:
+        if self._spec is None:
+            self._by_code = pack(asked, self.options.url)
+        else:
+            self.spec = asked
 
     def _record_error(self, errors: list[ErrorEntry]) -> None:
         self.errors = errors
