@@ -108,7 +108,12 @@ class Admission:
         for place, asked in tls:
             if asked and not asked.verify and not self.config.egress.allow_insecure_tls:
                 raise PolicyRefused(f"{place}.verify false is refused: [egress] allow_insecure_tls is not set")
-        check_secrets(effective(request), Secrets(self.config.secrets), declared=declared)
+        options = effective(request)
+        if options.reconnect is not None and options.reconnect.persist and self.config.journal.store == "memory":
+            raise InvalidRequest(
+                [Invalid("/reconnect/persist", "journal.store is memory: nothing outlives the service")]
+            )
+        check_secrets(options, Secrets(self.config.secrets), declared=declared)
 
 
 def check_name(name: str) -> None:

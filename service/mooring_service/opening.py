@@ -160,7 +160,13 @@ class Openings:
                 raise WorkerTooOld(slot.name, unknown)
             handler = None if request.handler is None else request.handler.name
             created = ConnectionCreated.of(
-                connection, request.worker, handler, now_us(), effective(request), name=request.name or None
+                connection,
+                request.worker,
+                handler,
+                now_us(),
+                effective(request),
+                name=request.name or None,
+                asked=request,
             )
             # The intent, before anything is started: a crash from here on still ends in an onTerminate.
             intent = Append(

@@ -15,7 +15,7 @@ import msgspec
 from mooring.errors import ErrCode, ErrorEntry
 from mooring.events import Kind, now_us, rfc3339
 from mooring.kept_events import Cause, DisconnectEvent, QueuedRecord
-from mooring.link.messages import Hello, Open
+from mooring.link.messages import Hello, LinkRequest, Open
 from mooring.link.record import (
     STATUS_CLOSED,
     STATUS_CLOSING,
@@ -37,6 +37,8 @@ from mooring_service.processes.slot import Slot
 
 BATCH = 500  # so many are written down, and then opened, at a time
 BLOCKED = "blocked"
+
+_spec_decoder = msgspec.msgpack.Decoder(LinkRequest)  # perhaps of a later program: what we do not know is skipped
 
 log = logging.getLogger("mooring.service")
 
@@ -64,6 +66,12 @@ class Reopenings:
         """`connection` has ended, is to end, or is not kept. Idempotent."""
         self._specs.pop(connection, None)
         self._told.pop(connection, None)
+
+    def recall(self) -> None:
+        """Learn from the journal the specs of what persists."""
+        for entry in self._directory.living_entries():
+            if entry.created.spec is not None and not entry.update.ended:
+                self._specs[entry.created.id] = _spec_decoder.decode(entry.created.spec)
 
     def hello(self, hello: Hello) -> None:
         """Learn the specs of what a process holds."""
@@ -131,9 +139,17 @@ class Reopenings:
         await asyncio.wait({self._directory.until(connection, lambda _: self.waits(entry))}, timeout=timeout_s)
         return not self.waits(entry)
 
-    async def end_waiting(self, worker: str, reason: str, err_code: ErrCode) -> None:
-        """End those that wait for a process of `worker`: there will be none."""
-        waiting = [entry for entry in self._directory.live_of(worker) if self.waits(entry)]
+    async def end_waiting(self, worker: str, reason: str, err_code: ErrCode, *, persisted: bool = True) -> None:
+        """End those that wait for a process of `worker`: there will be none.
+
+        Args:
+            persisted: Those that persist, too; False: the next service goes on with them.
+        """
+        waiting = [
+            entry
+            for entry in self._directory.live_of(worker)
+            if self.waits(entry) and (persisted or not entry.created.persists)
+        ]
         for entry in waiting:
             self.forget(entry.created.id)
         await self._endings.write(waiting, reason, err_code)

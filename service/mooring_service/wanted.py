@@ -124,7 +124,14 @@ class Wanted:
         """No process holds it: it is opened so once there is one."""
         was = entry.created
         created = ConnectionCreated.of(
-            was.id, was.worker, was.handler, was.created_at_us, effective(spec), name=was.name, declared=was.declared
+            was.id,
+            was.worker,
+            was.handler,
+            was.created_at_us,
+            effective(spec),
+            name=was.name,
+            declared=was.declared,
+            asked=spec,
         )
         if created.kept is None:  # its handler says so
             created = msgspec.structs.replace(created, kept=was.kept)

@@ -39,6 +39,7 @@ from mooring.dial_options import (
 from mooring.errors import Invalid
 from mooring.kept_options import ReconnectRequest, WhenDown
 from mooring.parameters import check_params
+from mooring.persisting import persist_faults
 
 DEFAULT_WORKER = "main"
 MAX_DURATION_S = 86_400.0
@@ -339,6 +340,8 @@ def check_request(request: ConnectionRequest) -> list[Invalid]:
     if request.reconnect is UNSET or request.reconnect is False:
         given = {"/whenDown": request.when_down == "queue", "/queueTtl": request.queue_ttl is not UNSET}
         wrong += [Invalid(pointer, "needs reconnect") for pointer, is_given in given.items() if is_given]
+    if isinstance(request.reconnect, ReconnectRequest) and request.reconnect.persist is True:
+        wrong += persist_faults(request.headers or {}, request.proxy)
     local_address = UNSET if request.proxy else request.local_address
     return wrong or family_faults(request.family, request.addresses, local_address)
 

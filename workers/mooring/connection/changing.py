@@ -9,7 +9,7 @@ from mooring.connection.kept import KeptConnection
 from mooring.connection.live import LiveConnection
 from mooring.connection.secret_headers import check_secrets, has_templates
 from mooring.connection.state import ConnectionState
-from mooring.errors import ConnectionClosed, InvalidRequest, NotKept, WrongState
+from mooring.errors import ConnectionClosed, Invalid, InvalidRequest, NotKept, WrongState
 from mooring.handler_options import resolve
 from mooring.link.record import ConnectionCreated
 from mooring.options import ConnectionRequest, check_request
@@ -43,11 +43,20 @@ def change(connection: LiveConnection, changes: Changes, secrets: Secrets) -> No
         raise InvalidRequest(wrong)
     asked = changed(connection.asked, changes)
     options = resolve(asked, connection.handler)
+    if connection.spec is None and options.reconnect is not None and options.reconnect.persist:
+        raise InvalidRequest([Invalid("/reconnect/persist", "is for what a request has opened; code is not on disk")])
     was = connection.created
     if has_templates(options.headers):
         check_secrets(options, secrets, declared=was.declared)
     created = ConnectionCreated.of(
-        was.id, was.worker, was.handler, was.created_at_us, options, name=was.name, declared=was.declared
+        was.id,
+        was.worker,
+        was.handler,
+        was.created_at_us,
+        options,
+        name=was.name,
+        declared=was.declared,
+        asked=asked if connection.spec is not None else None,
     )
     if created.kept is None:  # a handler that says so no more: who is kept stays so
         created = msgspec.structs.replace(created, kept=was.kept)
