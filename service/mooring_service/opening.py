@@ -166,7 +166,7 @@ class Openings:
                 now_us(),
                 effective(request),
                 name=request.name or None,
-                asked=request,
+                spec=request,
             )
             # The intent, before anything is started: a crash from here on still ends in an onTerminate.
             intent = Append(

@@ -38,6 +38,7 @@ from mooring_service.processes.roster import Roster
 from mooring_service.processes.supervisor import Supervisor
 from mooring_service.processes.worker_state import WorkerState
 from mooring_service.reopening import Reopenings
+from mooring_service.requesting import Requesting
 from mooring_service.sending import Sending
 from mooring_service.strays import Strays
 from mooring_service.wanted import Wanted
@@ -84,6 +85,7 @@ class Service:
         connections: The verbs of connections.
         wanted: Those of who wants one of a name.
         sending: What is sent over connections.
+        requesting: What is asked over them.
         workers: The verbs of workers.
         backups: Copies of the journal.
         hooks: The verbs of hooks.
@@ -128,6 +130,7 @@ class Service:
         )
         self.sending = Sending(self._admission, self.directory, holders)
         self._strays = Strays(journal, self.directory, self._endings, self._reopenings, self._supervisor)
+        self.requesting = Requesting(self._admission, self.directory, holders, journal, self.sending)
         self.workers = Workers(
             self._admission, self.directory, roster, self._supervisor, self._intake, self._background
         )

@@ -131,7 +131,7 @@ class Wanted:
             effective(spec),
             name=was.name,
             declared=was.declared,
-            asked=spec,
+            spec=spec,
         )
         if created.kept is None:  # its handler says so
             created = msgspec.structs.replace(created, kept=was.kept)

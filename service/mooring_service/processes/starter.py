@@ -60,6 +60,7 @@ class Starter:
             settings.max_connections,
             settings.redial,
             settings.dial,
+            settings.max_pending_requests,
         )
 
     async def start(self, slot: Slot) -> None:

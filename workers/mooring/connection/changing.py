@@ -5,12 +5,12 @@ from __future__ import annotations
 import msgspec
 
 from mooring.changes import OF_ALL, Changes, changed, check_changes, given, with_clocks
+from mooring.connection.asked import resolve, shown_of
 from mooring.connection.kept import KeptConnection
 from mooring.connection.live import LiveConnection
 from mooring.connection.secret_headers import check_secrets, has_templates
 from mooring.connection.state import ConnectionState
 from mooring.errors import ConnectionClosed, Invalid, InvalidRequest, NotKept, WrongState
-from mooring.handler_options import resolve
 from mooring.link.record import ConnectionCreated
 from mooring.options import ConnectionRequest, check_request
 from mooring.wire.secret_table import Secrets
@@ -56,7 +56,8 @@ def change(connection: LiveConnection, changes: Changes, secrets: Secrets) -> No
         options,
         name=was.name,
         declared=was.declared,
-        asked=asked if connection.spec is not None else None,
+        asked=shown_of(options),
+        spec=asked if connection.spec is not None else None,
     )
     if created.kept is None:  # a handler that says so no more: who is kept stays so
         created = msgspec.structs.replace(created, kept=was.kept)

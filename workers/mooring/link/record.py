@@ -5,6 +5,8 @@ It travels in `messages`, and is kept in the journal, by place: new fields get d
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from mooring.dial_options import DialShown, dial_shown
@@ -40,6 +42,12 @@ class KeptCreated(msgspec.Struct, frozen=True, omit_defaults=True):
     queue_ttl_s: float = OPTIONS["queue_ttl"].default
 
 
+class AskedCreated(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What of a record is as it was asked for, where messages mean something to mooring itself; no secret is in it."""
+
+    requests: Any = None
+
+
 class ConnectionCreated(msgspec.Struct, frozen=True, array_like=True):
     """The part of a connection's record that never changes. Header values are not in it: they are secrets."""
 
@@ -58,6 +66,7 @@ class ConnectionCreated(msgspec.Struct, frozen=True, array_like=True):
     name: str | None = None
     declared: bool = False
     """The configuration has it (``[connections.NAME]``)."""
+    asked: AskedCreated | None = None
     spec: bytes | None = None
     """The create request of one that is persisted: what it is opened with again where no process holds it. No secret is in it."""
 
@@ -72,12 +81,14 @@ class ConnectionCreated(msgspec.Struct, frozen=True, array_like=True):
         *,
         name: str | None = None,
         declared: bool = False,
-        asked: ConnectionRequest | None = None,
+        asked: AskedCreated | None = None,
+        spec: ConnectionRequest | None = None,
     ) -> ConnectionCreated:
         """Return the record of a connection that is being made; `handler` is its public name, `name` its own.
 
         Args:
-            asked: What a request has asked for.
+            asked: What the record shows of the rest.
+            spec: What a request has asked for.
         """
         persist = options.reconnect is not None and options.reconnect.persist and not declared
         return cls(
@@ -97,7 +108,8 @@ class ConnectionCreated(msgspec.Struct, frozen=True, array_like=True):
             dial=dial_shown(options.proxy, options.family, options.addresses, options.local_address),
             name=name,
             declared=declared,
-            spec=_pack(asked) if persist and asked is not None else None,
+            asked=asked,
+            spec=_pack(spec) if persist and spec is not None else None,
         )
 
     @property
