@@ -195,7 +195,7 @@ class KeptConnection(KeptAttempts):
         elif self.kept_state not in (KeptState.CLOSING, KeptState.CLOSED):
             self._cut_short(ErrCode.WORKER_STOPPING, reason, reason)
 
-    def drain(self, code: int, reason: str, left: Left) -> None:
+    def drain(self, code: int, reason: str, left: Left = "drained") -> None:
         """The worker ends, and another process follows: let go what that one opens again, and `stop` the rest."""
         again = self.number or self._keeper.policy.first == "retry"
         if self.spec is None or not again or self.kept_state in (KeptState.CLOSING, KeptState.CLOSED):

@@ -242,7 +242,7 @@ class LiveConnection(AskingConnection):
         else:
             self.stop(STOPPED_CODE, reason)
 
-    def drain(self, code: int, reason: str, left: Left) -> None:
+    def drain(self, code: int, reason: str, left: Left = "drained") -> None:
         """The worker ends, and another process follows: let go what that one opens again, and `stop` the rest."""
         self.stop(code, reason)
 
