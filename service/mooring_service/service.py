@@ -49,7 +49,6 @@ from mooring_service.workers import Workers
 PRUNE_INTERVAL_S = 5.0
 OPEN_RETRY_S = 1.0
 STRAYS_S = 2.0
-STOP_POLL_S = 0.1
 
 log = logging.getLogger("mooring.service")
 
@@ -139,6 +138,7 @@ class Service:
         self._senders = Senders(self._admission, journal, self.feed, state_dir, self._background)
         self.hooks = Hooks(self._admission, self._senders)
         self._started = False
+        self._unwritable = asyncio.Event()
         self.died: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     def acquire(self) -> None:
@@ -181,7 +181,7 @@ class Service:
             log.warning("the journal is open")
 
     async def _begin(self) -> None:
-        recovered = await self.journal.start(self._intake.on_committed, self._intake.on_failure, self.died.set_result)
+        recovered = await self.journal.start(self._intake.on_committed, self._on_failure, self.died.set_result)
         self.directory.recover(self.journal.epoch, recovered.connections)
         self._reopenings.recall()
         try:
@@ -235,15 +235,27 @@ class Service:
 
     async def _end_workers(self) -> None:
         ending = asyncio.create_task(self._supervisor.stop("the service is stopping"))
-        while not ending.done():
-            await asyncio.wait({ending}, timeout=STOP_POLL_S)
-            if self.journal.failure is not None and self._supervisor.all_gone:
-                # The ends wait for a disk that takes nothing. The next start finds them missing, and reports them.
-                log.error("the last events of the workers cannot be written: %s", self.journal.failure)
-                ending.cancel()
-                await asyncio.wait({ending})
+        unwritable = asyncio.create_task(self._until_nothing_can_be_told())
+        await asyncio.wait({ending, unwritable}, return_when=asyncio.FIRST_COMPLETED)
+        unwritable.cancel()
+        if not ending.done():
+            # The ends wait for a disk that takes nothing. The next start finds them missing, and reports them.
+            log.error("the last events of the workers cannot be written: %s", self.journal.failure)
+            ending.cancel()
+            await asyncio.wait({ending})
         if not ending.cancelled():
             ending.result()
+
+    async def _until_nothing_can_be_told(self) -> None:
+        await self._supervisor.until_all_gone()
+        await self._unwritable.wait()
+
+    def _on_failure(self, failure: str | None) -> None:
+        if failure is None:
+            self._unwritable.clear()
+        else:
+            self._unwritable.set()
+        self._intake.on_failure(failure)
 
     def begin_stop(self) -> None:
         """From now on nothing new is started, and `/readyz` says so."""
