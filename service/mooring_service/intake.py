@@ -283,11 +283,13 @@ class Intake:
             goes_on = stays(entry) and (entry.created.persists or slot.drains or not asked)
             (staying if goes_on else lost).append(entry)
         err_code = ErrCode.WORKER_STOPPING if asked else ErrCode.WORKER_DIED
-        cause: Cause = "drained" if slot.drains else "serviceStopped" if asked else "workerDied"
-        if not asked and not slot.version:  # of an earlier service, and dead before it could say hello to this one
-            cause = "serviceRestarted"
-        down = losses(staying, "the worker was drained" if slot.drains else text,
-                      ErrCode.WORKER_DRAINED if slot.drains else err_code, cause)  # fmt: skip
+        cause = _cause(slot, asked=asked)
+        down = losses(
+            staying,
+            "the worker was drained" if slot.drains else text,
+            ErrCode.WORKER_DRAINED if slot.drains else err_code,
+            cause,
+        )
         written, _ = await asyncio.gather(
             self._endings.write(
                 lost,
@@ -316,6 +318,15 @@ class Intake:
     async def allot_ids(self, count: int) -> int:
         """Reserve connection ids for ever; return the first."""
         return await self._journal.allot_ids(count)
+
+
+def _cause(slot: Slot, *, asked: bool) -> Cause:
+    """Return why the connections that stay lose the process of `slot`."""
+    if asked:
+        return "drained" if slot.drains else "serviceStopped"
+    if slot.drains:
+        return "drained"
+    return "workerDied" if slot.version else "serviceRestarted"  # dead before it could say hello to this service
 
 
 def _exited(slot: Slot, ended: Exit, reason: str, *, restarting: bool, asked: bool) -> Append:
