@@ -284,12 +284,7 @@ class Intake:
             (staying if goes_on else lost).append(entry)
         err_code = ErrCode.WORKER_STOPPING if asked else ErrCode.WORKER_DIED
         cause = _cause(slot, asked=asked)
-        down = losses(
-            staying,
-            "the worker was drained" if slot.drains else text,
-            ErrCode.WORKER_DRAINED if slot.drains else err_code,
-            cause,
-        )
+        down = _losses(staying, slot, cause, text, err_code)
         written, _ = await asyncio.gather(
             self._endings.write(
                 lost,
@@ -327,6 +322,12 @@ def _cause(slot: Slot, *, asked: bool) -> Cause:
     if slot.drains:
         return "drained"
     return "workerDied" if slot.version else "serviceRestarted"  # dead before it could say hello to this service
+
+
+def _losses(staying: list[Entry], slot: Slot, cause: Cause, text: str, err_code: ErrCode) -> Append:
+    if slot.drains:
+        return losses(staying, "the worker was drained", ErrCode.WORKER_DRAINED, cause)
+    return losses(staying, text, err_code, cause)
 
 
 def _exited(slot: Slot, ended: Exit, reason: str, *, restarting: bool, asked: bool) -> Append:
