@@ -15,6 +15,7 @@ from mooring.bounds import doc as _doc
 from mooring.dial_options import BoundSecret, DialSettings, ProxySettings, SecretSource
 from mooring.link.channel import MAX_COMMAND_BYTES
 from mooring_service.cluster_config import ClusterConfig
+from mooring_service.hook_options import DeliveryConfig, HookSettings
 
 BodySize = Annotated[int, msgspec.Meta(ge=1, le=MAX_COMMAND_BYTES)]
 Scope = Literal["read", "send", "manage"]
@@ -83,6 +84,7 @@ class LimitsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         BodySize, _doc("Size of a request's body; of a line, for application/x-ndjson. Needs a restart.")
     ] = 16 * 1024**2
     max_workers: Annotated[Count, _doc("Workers at once.")] = 256
+    max_hooks: Annotated[Count, _doc("Hooks at once.")] = 100
 
 
 class WorkerConfig(WorkerBounds, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -173,6 +175,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     retention: RetentionConfig = RetentionConfig()
     egress: EgressConfig = EgressConfig()
     dial: DialConfig = DialConfig()
+    delivery: DeliveryConfig = DeliveryConfig()
     redial: RedialLimits = RedialLimits()
     cluster: ClusterConfig = ClusterConfig()
     log: LogConfig = LogConfig()
@@ -180,6 +183,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     functions: Annotated[dict[str, str], _doc("Public name → module:function.")] = {}
     tokens: Annotated[dict[str, TokenConfig], _doc("Name → a further token.")] = {}
     proxies: Annotated[dict[str, ProxySettings], _doc("Name → a proxy.")] = {}
+    hooks: Annotated[dict[str, HookSettings], _doc("Name → a hook.")] = {}
     secrets: Annotated[
         dict[str, SecretSource],
         _doc(
@@ -204,9 +208,12 @@ TABLES: dict[str, type[msgspec.Struct]] = {
 NAMED: dict[str, type[msgspec.Struct]] = {
     "tokens": TokenConfig,
     "proxies": ProxySettings,
+    "hooks": HookSettings,
     "secrets": BoundSecret,
 }
 """Tables of names, each of which is a table of these keys (a secret: or a text)."""
 
-RUNTIME_SETTINGS = frozenset({"tokens", "egress", "limits", "dial", "proxies", "redial", "secrets"})
+RUNTIME_SETTINGS = frozenset(
+    {"tokens", "egress", "limits", "dial", "proxies", "redial", "secrets", "delivery", "hooks"}
+)
 """Tables that SIGHUP may change; the rest needs a restart."""

@@ -30,6 +30,7 @@ from mooring.link.messages import (
     Taken,
     TerminateDone,
 )
+from mooring.link.messages_changed import Changed
 from mooring.link.messages_sent import QueueDropped, SendFailed, SendQueued, Sent
 from mooring.metrics import Histogram
 from mooring_service.adoption import unseen
@@ -150,6 +151,10 @@ class Intake:
                     slot.answer(report.request, report, report.after)
                 case Opened() | OpenFailed() | TerminateDone() | ReconnectDone() | Called() | CallFailed():
                     slot.answer(report.request, report, report.after)
+                case Changed(request, connection, after, spec=spec):
+                    if spec is not None:
+                        self._reopenings.remember(connection, spec)
+                    slot.answer(request, report, after)
                 case Stats():
                     slot.stats = report
                     slot.answer(report.probe, report)

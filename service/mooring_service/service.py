@@ -25,6 +25,8 @@ from mooring_service.directory import Directory
 from mooring_service.endings import Endings
 from mooring_service.feed import Feed
 from mooring_service.holders import Holders
+from mooring_service.hooks.hooks import Hooks
+from mooring_service.hooks.senders import Senders
 from mooring_service.intake import Intake
 from mooring_service.journal.file import check_version
 from mooring_service.journal.journal import Journal, JournalUnusable
@@ -83,6 +85,7 @@ class Service:
         sending: What is sent over connections.
         workers: The verbs of workers.
         backups: Copies of the journal.
+        hooks: The verbs of hooks.
         feed: The events of everything; those of one connection are followed in `connections`.
         died: Ends, with the reason, when this process can go on no longer: it is to end under its workers, for the next to adopt.
     """
@@ -119,13 +122,17 @@ class Service:
         self.connections = Connections(
             self._admission, self.directory, self.feed, self._endings, self._reopenings, self._openings, holders
         )
-        self.wanted = Wanted(self._admission, self.directory, self._reopenings, names, self.connections)
+        self.wanted = Wanted(
+            self._admission, journal, self.directory, self._reopenings, names, holders, self.connections
+        )
         self.sending = Sending(self._admission, self.directory, holders)
         self.workers = Workers(
             self._admission, self.directory, roster, self._supervisor, self._intake, self._background
         )
         self._asks = self._intake.asks = Asks(self._admission, journal, roster, self._supervisor)
         self.backups = Backups(journal, state_dir)
+        self._senders = Senders(self._admission, journal, self.feed, state_dir, self._background)
+        self.hooks = Hooks(self._admission, self._senders)
         self._started = False
         self.died: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
@@ -178,6 +185,7 @@ class Service:
             log.error("the journal cannot be written: %s; nothing new is begun until it can be", exc)
         self._supervisor.adopt([stored for stored in recovered.incarnations if not stored.ended or stored.stands])
         self._asks.do(recovered.asks)
+        await self._senders.start(recovered.hooks)
         known = {stored.incarnation for stored in recovered.incarnations if not stored.ended}
         # Told before anybody asks, but for a disk that takes nothing.
         await asyncio.wait({self._background.spawn(self._end_strays(known))}, timeout=STRAYS_S)
@@ -212,6 +220,7 @@ class Service:
         else:
             await self._end_workers()
             await self._asks.close()
+        await self._senders.close()
         await self._background.close()
         await self._openings.close()
         self.feed.close()
@@ -233,6 +242,7 @@ class Service:
     def begin_stop(self) -> None:
         """From now on nothing new is started, and `/readyz` says so."""
         self._admission.stopping = True
+        self._senders.begin_stop()
 
     def reconfigure(self, config: Config) -> None:
         """Take over what may change at run time (`RUNTIME_SETTINGS`)."""

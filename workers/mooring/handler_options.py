@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 from msgspec import UNSET
 
+from mooring.changes import CHANGEABLE, Changes
 from mooring.errors import Invalid, InvalidRequest
 from mooring.options import (
     DEFAULT_WORKER,
@@ -27,15 +28,37 @@ from mooring.parameters import plain
 _BY_KEY = {option.key: option for option in OPTIONS.values() if option.by_handler}
 
 
+def changes_of(options: dict[str, Any]) -> Changes:
+    """Return the changes that `options` mean, by the names and in the shapes that attributes have; None puts a default back.
+
+    Raises:
+        InvalidRequest: If one is unknown, or of a wrong type.
+    """
+    found = {}
+    for name, value in options.items():
+        if name not in CHANGEABLE or name not in OPTIONS:
+            known = ", ".join(one for one in CHANGEABLE if one in OPTIONS)
+            raise InvalidRequest([Invalid(f"/{name}", f"cannot be changed; what can: {known}")])
+        found[camel(name)] = _builtins(name, plain(value))
+    try:
+        return msgspec.convert(found, Changes)
+    except msgspec.ValidationError as exc:
+        what, _, place = str(exc).partition(" - at `$.")
+        raise InvalidRequest([Invalid(f"/{place.rstrip('`')}", what)]) from None
+
+
+def _builtins(name: str, value: Any) -> Any:
+    """Return the value of an attribute as JSON has it."""
+    if isinstance(value, msgspec.Struct):
+        value = msgspec.to_builtins(value)
+    return _camel_keys(value) if name in ("tls", "proxy", "reconnect") else value
+
+
 def from_handler(handler: object, url: str, worker: str = DEFAULT_WORKER) -> ConnectionRequest:
     """Return the request that the attributes of `handler` make. A wrong type is an `InvalidRequest`."""
     found: dict[str, Any] = {"url": url, "worker": worker}
     for name in HANDLER_OPTIONS:
-        value = plain(getattr(handler, name, UNSET))
-        if isinstance(value, msgspec.Struct):
-            value = msgspec.to_builtins(value)
-        if name in ("tls", "proxy", "reconnect"):
-            value = _camel_keys(value)
+        value = _builtins(name, plain(getattr(handler, name, UNSET)))
         if value is not UNSET and (value is not None or name == "proxy"):  # no proxy is something that may be said
             found[camel(name)] = value
     try:

@@ -9,6 +9,7 @@ import msgspec
 from mooring import errors as e
 from mooring.errors import ErrorEntry, Invalid, MooringError
 from mooring.name_errors import Declared, NameTaken, SecretNotAllowed
+from mooring_service.hook_errors import HookConfigured, HookConflict, UnknownHook
 from mooring_service.opening import OpenError
 
 PREFIX = "urn:mooring:problem:"
@@ -35,11 +36,12 @@ PROBLEMS = (
     ProblemType("bad-request", 400, "The request cannot be parsed", "HTTP, path, query, a header or the body is not what its format says."),
     ProblemType("unauthorized", 401, "A token is required", "There is no token, or one that is not known.", later=True, headers=("WWW-Authenticate",)),
     ProblemType("forbidden", 403, "The request is not allowed", "Host, Origin, or the scope of the token says no.", later=True),
-    ProblemType("address-refused", 403, "The egress policy refuses the address", "`[egress]` does not allow the address that would be dialled.", later=True),
+    ProblemType("address-refused", 403, "The egress policy refuses the address", "`[egress]`, for hooks `[delivery]`, does not allow the address that would be dialled.", later=True),
     ProblemType("secret-not-allowed", 403, "The secret may not be sent to this host", "`${secret:NAME}` of a request, or of a handler that it names: `[secrets] NAME` is not bound to the host (`hosts`).", later=True),
     ProblemType("not-found", 404, "There is nothing at this path", "The path is none of the API's.", later=True),
     ProblemType("connection-not-found", 404, "No such connection", "It never existed, or is no longer retained.", later=True),
     ProblemType("worker-not-found", 404, "No such worker", "No worker has that name.", later=True),
+    ProblemType("hook-not-found", 404, "No such hook", "No hook has that name.", later=True),
     ProblemType("method-not-allowed", 405, "The method is not allowed here", "`Allow` names those that are.", headers=("Allow",)),
     ProblemType("not-acceptable", 406, "None of the accepted media types can be served", "`Accept` names nothing that this is served as."),
     ProblemType("request-timeout", 408, "The request's body did not come in time", "The body, or the next line of it, has stopped.", later=True),
@@ -50,6 +52,8 @@ PROBLEMS = (
     ProblemType("not-kept", 409, "The connection is not kept", "It was opened without `reconnect`: it has one socket, and no other."),
     ProblemType("terminated", 409, "The connection was terminated before it was open", "Somebody has ended it, or its worker, while it was dialled."),
     ProblemType("still-running", 409, "The first request with this Idempotency-Key is still running", "Ask again when it has ended.", later=True),
+    ProblemType("hook-configured", 409, "The hook stands in the configuration", "It is changed there; SIGHUP has it read again."),
+    ProblemType("hook-conflict", 409, "The hook does not allow it just now", "The event does not wait, there are three valid secrets, or its configuration is gone.", later=True),
     ProblemType("connection-closed", 410, "The connection is Closed", "It has ended; its record says how."),
     ProblemType("too-large", 413, "The body is too large", "The body, or a line of it, is above `limits.max_body_bytes`."),
     ProblemType("unsupported-media-type", 415, "The content type is not supported here", "`Content-Type` is missing or none of those that are taken, or the body is compressed."),
@@ -124,6 +128,12 @@ def problem_of(exc: MooringError) -> Problem:
             return Problem("connection-not-found", text)
         case e.UnknownWorker():
             return Problem("worker-not-found", text)
+        case UnknownHook():
+            return Problem("hook-not-found", text)
+        case HookConfigured():
+            return Problem("hook-configured", text)
+        case HookConflict():
+            return Problem("hook-conflict", text)
         case e.UnknownFunction():
             pointer = "/handler/name" if exc.table == "handlers" else "/function"
             return Problem("unknown-function", text, errors=[Invalid(pointer, text)])

@@ -17,6 +17,17 @@ MAX_NUMBER = 1 << 63  # what SQLite holds, and the columns
 _KINDS = bytes(kind for kind in Kind if kind is not Kind.gap)
 
 
+class Claim(msgspec.Struct, frozen=True, array_like=True):
+    """What an addition asks for in the name of its node: a `worker`, a `name`, a `key`. What it is worth is the cluster's affair.
+
+    `value`: of a worker "" (mine) or None (given up); of a name the connection's id; of a key its fingerprint and the time in milliseconds.
+    """
+
+    what: str
+    key: str
+    value: str | int | tuple[bytes, int] | None = None
+
+
 class Append(msgspec.Struct, frozen=True, kw_only=True):
     """One atomic addition to the journal: events and the records that change with them.
 
@@ -26,6 +37,8 @@ class Append(msgspec.Struct, frozen=True, kw_only=True):
     each is kept, under a number of its own, until an addition names it in `asks_done`.
     `ended` is an incarnation whose process has ended: what it could not report is in the same addition.
     `began_at_us` is when the oldest event was recorded (0: not known); it is not kept.
+    In a cluster, `specs` are what opens its persisted connections again, `claims` what its node asks for, and `at` is the position
+    of its first event (0: behind what was added last).
     """
 
     worker: str = ""
@@ -41,6 +54,9 @@ class Append(msgspec.Struct, frozen=True, kw_only=True):
     asks_done: list[int] = []
     ended: str = ""
     began_at_us: int = 0
+    specs: list[bytes] = []
+    claims: list[Claim] = []
+    at: int = 0
 
     @property
     def wrong(self) -> str | None:

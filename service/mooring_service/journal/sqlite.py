@@ -18,12 +18,12 @@ import apsw
 
 from mooring.errors import JournalUnavailable
 from mooring_service.config import JournalConfig
-from mooring_service.journal import jobs
+from mooring_service.journal import jobs, places
 from mooring_service.journal.batch import Append, Batch, EventFilter
 from mooring_service.journal.checkpoints import Checkpoints
 from mooring_service.journal.clock import AgeClock
 from mooring_service.journal.file import copy_into, open_file, read_finding
-from mooring_service.journal.journal import Committed, JournalStats, Recovered, StoredAnswer
+from mooring_service.journal.journal import Committed, JournalStats, Recovered, StoredAnswer, StoredHook
 from mooring_service.journal.reader import JournalReader
 from mooring_service.journal.writer import Item, Writer
 
@@ -224,6 +224,14 @@ class SqliteJournal:
     async def answer_key(self, key: str, answer: bytes | None) -> None:
         """Store the answer of a claimed key; None gives the key up."""
         await self._do(jobs.answer_key(key, answer))
+
+    async def save_hook(self, hook: StoredHook, *, fails_fast: bool = False) -> None:
+        """Keep a hook's place."""
+        await self._do(places.save_hook(hook), fails_fast=fails_fast)
+
+    async def forget_hook(self, name: str) -> None:
+        """Drop a hook's place."""
+        await self._do(places.forget_hook(name), fails_fast=False)
 
     async def backup(self, path: str) -> None:
         """Write a consistent copy of everything to the new file `path`."""

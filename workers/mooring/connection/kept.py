@@ -34,9 +34,10 @@ class KeptConnection(KeptAttempts):
 
     Attributes:
         spec: What a request has asked for; None: code in this worker has made it, so no other process can.
+        asked: The same, or what code has asked for beside its handler.
     """
 
-    __slots__ = ("_draining", "_failure")
+    __slots__ = ("_draining", "_failure", "asked")
 
     def __init__(
         self,
@@ -49,9 +50,17 @@ class KeptConnection(KeptAttempts):
     ) -> None:
         super().__init__(host, created, options, handler, resumed)
         self.spec = spec
+        self.asked = spec or ConnectionRequest(url=options.url)
         self._draining = False  # its worker ends, and another process will open it again
         # Of the present socket: what is wrong with it, and the code with which it is closed for that.
         self._failure: tuple[ErrorEntry, int] | None = None
+
+    def change(self, options: ConnectionOptions, created: ConnectionCreated) -> None:
+        """As `LiveConnection.change`; the delay that runs goes on, the next one is by the new policy."""
+        super().change(options, created)
+        if options.reconnect is not None:
+            self._keeper.policy = options.reconnect
+            self._set_alarm()
 
     # How a socket ends.
 

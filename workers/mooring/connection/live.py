@@ -84,6 +84,11 @@ class LiveConnection(RecordedConnection, ABC):
         """Return what `Hello` says of it."""
         return HeldConnection(self.created, self.update(), self.spec)
 
+    def change(self, options: ConnectionOptions, created: ConnectionCreated) -> None:
+        """Run with `options`: each attempt from now on, and what has its time now."""
+        super().change(options, created)
+        self._host.touch(self)
+
     # The open, and who waits for it.
 
     @abstractmethod

@@ -80,6 +80,12 @@ class RecordedConnection:
         self._created_reported = True
         return self.created
 
+    def change(self, options: ConnectionOptions, created: ConnectionCreated) -> None:
+        """Run with `options` from now on, of which `created` is the record; whoever calls has it reported (`touch`)."""
+        self.options = options
+        self.created = created
+        self._created_reported = False
+
     def update(self) -> ConnectionUpdate:
         """Return the changing part of the record."""
         return ConnectionUpdate(

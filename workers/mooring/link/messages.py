@@ -14,6 +14,7 @@ from mooring.bounds import MAX_CONNECTIONS, RedialLimits, WorkerBounds
 from mooring.dial_options import DialSettings
 from mooring.errors import ErrorEntry, Invalid
 from mooring.link.lenient import lenient
+from mooring.link.messages_changed import Change, Changed
 from mooring.link.messages_sent import DropQueue, QueueDropped, Send, SendFailed, SendQueued, Sent
 from mooring.link.record import ConnectionCreated, ConnectionUpdate
 from mooring.options import ConnectionRequest
@@ -160,7 +161,7 @@ class Reconfigure(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 Command = (
-    Welcome | Refused | Stored | GrantIds | Open | Send | DropQueue | Terminate | Reconnect | Call | Stop | Probe
+    Change | Welcome | Refused | Stored | GrantIds | Open | Send | DropQueue | Terminate | Reconnect | Call | Stop | Probe
     | Reconfigure
 )  # fmt: skip
 
@@ -343,7 +344,7 @@ class Goodbye(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 Report = (
-    Hello | Resent | Events | Opened | OpenFailed | OpenInvalid | Sent | SendFailed | SendQueued | QueueDropped
+    Changed | Hello | Resent | Events | Opened | OpenFailed | OpenInvalid | Sent | SendFailed | SendQueued | QueueDropped
     | TerminateDone | ReconnectDone | Called | CallFailed | Taken | Stats | AskIds | Goodbye
 )  # fmt: skip
 

@@ -6,8 +6,9 @@ from typing import assert_never
 
 import msgspec
 
+from mooring.connection.changing import change
 from mooring.connection.kept import KeptConnection
-from mooring.errors import ErrCode, Invalid, InvalidRequest, LimitReached
+from mooring.errors import ConnectionClosed, ErrCode, Invalid, InvalidRequest, LimitReached, NotKept, WrongState
 from mooring.events import CallbackErrorEvent
 from mooring.handler_options import resolve
 from mooring.link.messages import (
@@ -21,6 +22,7 @@ from mooring.link.messages import (
     Terminate,
     TerminateDone,
 )
+from mooring.link.messages_changed import Change, Changed
 from mooring.link.messages_sent import DropQueue, QueueDropped, Send, SendFailed
 from mooring.link.record import STATUS_CONNECTING
 from mooring.name_errors import SecretNotAllowed
@@ -29,9 +31,11 @@ from mooring.process.runtime import Runtime
 from mooring.usercode import failures
 
 
-def obey(runtime: Runtime, command: Open | Send | DropQueue | Terminate | Reconnect | Call) -> None:
+def obey(runtime: Runtime, command: Change | Open | Send | DropQueue | Terminate | Reconnect | Call) -> None:
     """Have `runtime` do one command of a request."""
     match command:
+        case Change():
+            _change(runtime, command)
         case Send():
             _send(runtime, command)
         case DropQueue():
@@ -121,6 +125,30 @@ def _reconnect(runtime: Runtime, command: Reconnect) -> None:
         return
     status = "" if connection is None else connection.state.value
     runtime.answer(ReconnectDone(command.request, runtime.flush(), status, kept=connection is None))
+
+
+def _change(runtime: Runtime, command: Change) -> None:
+    number, connection_id = command.request, command.connection
+    connection = runtime.connections.get(connection_id)
+    if connection is None:
+        begun = connection_id in runtime.constructions
+        runtime.answer(Changed(number, connection_id, runtime.flush(), STATUS_CONNECTING if begun else ""))
+        return
+    answer = Changed(number, connection_id, 0, connection.state.value)
+    try:
+        change(connection, command.changes, runtime.dialler.secrets)
+    except InvalidRequest as exc:
+        answer = msgspec.structs.replace(answer, errors=exc.errors)
+    except SecretNotAllowed as exc:
+        errors = [Invalid("/headers", str(exc))]
+        answer = msgspec.structs.replace(answer, errors=errors, secret=exc.secret, host=exc.host)
+    except NotKept:
+        answer = msgspec.structs.replace(answer, kept=False)
+    except (WrongState, ConnectionClosed):
+        pass  # its state says so
+    else:
+        answer = msgspec.structs.replace(answer, done=True)
+    runtime.answer(msgspec.structs.replace(answer, after=runtime.flush(), spec=connection.spec))
 
 
 def _call(runtime: Runtime, command: Call) -> None:

@@ -10,14 +10,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
 from typing import Any, Protocol
 
 import msgspec
 
 from mooring.background import Background
+from mooring.changes import Changes
+from mooring.connection.changing import change
 from mooring.connection.host import PausedReader
 from mooring.connection.live import LiveConnection
 from mooring.connection.recorded import RecordedConnection
+from mooring.errors import MooringError
 from mooring.link.keyed import KeyedAnswers
 from mooring.link.messages import (
     AskCall,
@@ -30,6 +34,7 @@ from mooring.link.messages import (
     Stats,
     WorkerSettings,
 )
+from mooring.link.messages_changed import Changed
 from mooring.link.messages_sent import SendFailed, SendQueued, Sent
 from mooring.link.outbox import Outbox, Recorded
 from mooring.process.figures import Figures
@@ -161,6 +166,17 @@ class Runtime:
     def answer_call(self, answer: Called | CallFailed) -> None:
         """Answer a call, behind the events of what it did."""
         self.answer(msgspec.structs.replace(answer, after=self.flush()))
+
+    def change(self, connection: LiveConnection, changes: Changes, done: Future[None]) -> None:
+        """Change what a connection is asked for, for code in the worker; the service learns it, too."""
+        try:
+            change(connection, changes, self.dialler.secrets)
+        except MooringError as exc:
+            done.set_exception(exc)
+        else:
+            done.set_result(None)
+            spec = connection.spec
+            self.answer(Changed(0, connection.id, self.flush(), connection.state.value, spec=spec, done=True))
 
     def forget(self, connection: RecordedConnection) -> None:
         """`connection` is over: no socket, no event to come."""

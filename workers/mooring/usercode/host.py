@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any, Protocol
 
+from mooring.changes import Changes
 from mooring.connection.host import Host
 from mooring.connection.live import LiveConnection
 from mooring.connection.recorded import RecordedConnection
@@ -72,6 +74,9 @@ class CodeHost(Host, Protocol):
             LimitReached: If ``limits.max_connections_per_worker`` is reached.
             MooringError: If the worker is being killed, or no connection id can be had while the service is away.
         """
+
+    def change(self, connection: LiveConnection, changes: Changes, done: Future[None]) -> None:
+        """Change what a connection is asked for, and end `done`, perhaps with what is wrong; for the I/O loop only."""
 
     def ask_call(self, ask: AskCall, size: int) -> None:
         """Ask the service for a call with `size` bytes of parameters, when there is room; for any thread but the I/O loop.

@@ -15,6 +15,7 @@ from mooring.connection.kept import KeptConnection
 from mooring.connection.live import LiveConnection
 from mooring.connection.state import ConnectionState
 from mooring.errors import ConnectionClosed, Invalid, InvalidRequest, NotKept, SendError, WrongState
+from mooring.handler_options import changes_of
 from mooring.link.messages import Reconnect
 from mooring.link.record import Down
 from mooring.options import ConnectionRequest
@@ -204,6 +205,27 @@ class WebSocket:
         if self._state is ConnectionState.CLOSING:
             raise WrongState(self.id, self.status)
         self._host.post(kept.reconnect, Reconnect(0, self.id, delay, code, reason))
+
+    def update(self, **options: Any) -> None:
+        """Change what the connection is asked for, from its next attempt on; clocks, and what sends do while it is down, at once.
+
+        Args:
+            options: `url`, `headers`, `reconnect`, `recipe`, `keep_alive`, `data_timeout`, `when_down`, `queue_ttl`, as attributes of
+                a handler say them. Each replaces what there was of it; None puts the default back (the handler's, where it has one).
+
+        Raises:
+            InvalidRequest: If one of them is unknown or not valid; nothing is changed then.
+            SecretNotAllowed: If a secret of the headers is not bound to the host.
+            NotKept: If the connection was opened without ``reconnect``, and anything but `keep_alive` and `data_timeout` is given.
+            WrongState: If it is Closing.
+            ConnectionClosed: If it is Closed.
+        """
+        changes = changes_of(options)
+        if self._terminated and self._connection.state is not ConnectionState.CLOSED:
+            raise WrongState(self.id, self.status)
+        done: Future[None] = Future()
+        self._host.post(self._host.change, self._connection, changes, done)
+        done.result(IO_LOOP_S)
 
     def fill(self, items: Iterable[Any]) -> None:
         """Put what was fetched elsewhere in front of the messages that have come: in ``on_open`` or ``on_reconnect`` alone.

@@ -1,0 +1,105 @@
+"""What a claim is worth at its place in the log: every node folds all of them, so all agree. Pure.
+
+A claim is granted when what it names is free there: never claimed, given up, or held by a life that is over. There is no other store of it.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from mooring_service.cluster.position import MAX_SLOT
+from mooring_service.journal.batch import Claim
+
+KEY_AGE_MS = 24 * 3_600_000
+
+
+class Holder(msgspec.Struct):
+    """Who has something, in which life; `connection`: of a name, 0 before it is made. `time_ms`: of a key, by its claimer's clock."""
+
+    node: str
+    life: str
+    connection: int = 0
+    fingerprint: bytes = b""
+    time_ms: int = 0
+    takeovers: int = 0
+
+
+class Claims:
+    """What is held by whom, folded from the log."""
+
+    def __init__(self) -> None:
+        self.workers: dict[str, Holder] = {}
+        self.names: dict[str, Holder] = {}
+        self.keys: dict[str, Holder] = {}
+        self.slots: dict[int, str] = {}
+        self._over: set[tuple[str, str]] = set()
+        self._ended: dict[int, str] = {}  # connection → the name that its end frees
+
+    def over(self, node: str, life: str) -> None:
+        """This life has ended: what it held can be had by others."""
+        self._over.add((node, life))
+
+    def is_over(self, node: str, life: str) -> bool:
+        """Say whether a life has ended."""
+        return (node, life) in self._over
+
+    def ended(self, connection: int) -> None:
+        """A connection has ended: its name is free."""
+        name = self._ended.pop(connection, None)
+        if name is not None and self.names[name].connection == connection:
+            del self.names[name]
+
+    def slot(self, node: str, wanted: int) -> bool:
+        """Take a node's wish for a slot; say whether it has it: nobody had it, or one of the same name."""
+        if not 1 <= wanted <= MAX_SLOT or self.slots.get(wanted, node) != node:
+            return False
+        self.slots[wanted] = node
+        return True
+
+    @property
+    def next_slot(self) -> int:
+        """The slot that a node without one asks for."""
+        return max(self.slots, default=0) + 1
+
+    def claim(self, claim: Claim, node: str, life: str) -> bool:
+        """Take one claim of a life; say whether it is granted. One of a kind that is not known is not."""
+        if claim.what == "worker":
+            return self._worker(claim, node, life)
+        if claim.what == "name" and isinstance(claim.value, int):
+            return self._name(claim.key, claim.value, node, life)
+        if claim.what == "key" and isinstance(claim.value, tuple):
+            return self._key(claim.key, *claim.value, node, life)
+        return False
+
+    def _worker(self, claim: Claim, node: str, life: str) -> bool:
+        held = self.workers.get(claim.key)
+        mine = held is not None and (held.node, held.life) == (node, life)
+        if claim.value is None:
+            if mine:
+                del self.workers[claim.key]
+            return mine
+        if held is None:
+            self.workers[claim.key] = Holder(node, life)
+        elif not mine:
+            if not self.is_over(held.node, held.life):
+                return False
+            self.workers[claim.key] = Holder(node, life, takeovers=held.takeovers + 1)
+        return True
+
+    def _name(self, name: str, connection: int, node: str, life: str) -> bool:
+        held = self.names.get(name)
+        mine = held is not None and (held.node, held.life) == (node, life) and not held.connection
+        unmade = held is not None and not held.connection and self.is_over(held.node, held.life)
+        if held is not None and not mine and not unmade:
+            return False
+        self.names[name] = Holder(node, life, connection)
+        if connection:
+            self._ended[connection] = name
+        return True
+
+    def _key(self, key: str, fingerprint: bytes, time_ms: int, node: str, life: str) -> bool:
+        held = self.keys.get(key)
+        if held is not None and time_ms - held.time_ms < KEY_AGE_MS and not self.is_over(held.node, held.life):
+            return False
+        self.keys[key] = Holder(node, life, fingerprint=fingerprint, time_ms=time_ms)
+        return True

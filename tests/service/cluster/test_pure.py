@@ -1,0 +1,230 @@
+"""Messages, positions, lives and claims: decisions without an engine."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from mooring.events import Kind
+from mooring.link.record import ConnectionUpdate
+from mooring_service.cluster import message as wire
+from mooring_service.cluster.claims import KEY_AGE_MS, Claims
+from mooring_service.cluster.lives import Judge, Mark, Standing, Timers, fenced, ranked
+from mooring_service.cluster.message import Message, TooNew, Unreadable
+from mooring_service.cluster.position import MAX_SLOT, STEP, Epoch, connection_id, position_of, resume, seq_of, slot_of
+from mooring_service.cluster.replicator import Head, Identity, Start, start
+from mooring_service.journal.addition import encode_addition
+from mooring_service.journal.batch import Append, Claim
+
+TIMERS = Timers(dead_after_s=15.0, fit_s=6.0, fence_s=10.0)
+
+
+def append(**more: object) -> Append:
+    values = {
+        "worker": "main",
+        "connections": (7).to_bytes(8, "little"),
+        "kinds": bytes((Kind.onOpen,)),
+        "bodies": b"{}",
+    }
+    return Append(**{**values, **more})  # type: ignore[arg-type]
+
+
+def made(
+    kind: str = wire.ADD, life: str = "l", seq: int = 0, last: int = 0, run: bytes = b"rrrr", **more: object
+) -> Message:
+    return Message(wire.VERSION, kind, "a", life, run + b"nnnn", seq, "e", last=last, **more)  # type: ignore[arg-type]
+
+
+def test_an_addition_comes_out_of_a_message_as_it_was_committed() -> None:
+    committed = append(
+        updates=[ConnectionUpdate(7, "Connected")], claims=[Claim("worker", "w", ""), Claim("key", "k", (b"f", 5))]
+    )
+    body = encode_addition(committed)
+    assert body is not None
+    message = wire.decode(wire.encode(made(additions=[msgspec.Raw(body)])))
+    (addition,) = wire.additions(message.additions)
+    assert addition.append(at=3 * STEP) == msgspec.structs.replace(committed, at=3 * STEP)
+    assert addition.claims == committed.claims
+
+
+def test_what_concerns_its_own_service_alone_is_not_published() -> None:
+    assert encode_addition(Append(worker="main", asks_done=[1])) is None
+
+
+def test_pieces_of_a_large_addition_join_to_it() -> None:
+    body = bytes(range(256)) * 5_000
+    pieces = wire.cut(body)
+    assert max(map(len, pieces)) == wire.PART_BYTES
+    messages = [wire.decode(wire.encode(made(wire.PART, additions=[wire.piece(one)]))) for one in pieces]
+    assert b"".join(map(wire.piece_of, messages)) == body
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\xc1",
+        b"hello",
+        msgspec.msgpack.encode([1]),
+        msgspec.msgpack.encode({"a": 1}),
+        msgspec.msgpack.encode(["x", "add"]),
+    ],
+)
+def test_a_strangers_or_damaged_bytes_are_told_and_nothing_else(data: bytes) -> None:
+    with pytest.raises(Unreadable):
+        wire.decode(data)
+
+
+def test_a_message_of_a_later_version_must_not_be_skipped() -> None:
+    with pytest.raises(TooNew, match="start a later one"):
+        wire.decode(msgspec.msgpack.encode([wire.VERSION + 1, {"all": "different"}]))
+
+
+def test_a_message_with_new_fields_at_its_end_is_read() -> None:
+    assert wire.decode(msgspec.msgpack.encode([*msgspec.msgpack.decode(wire.encode(made())), "new"])) == made()
+
+
+def test_an_addition_that_could_never_be_shown_is_damage() -> None:
+    body = encode_addition(append(bodies=b"{}\n{}"))
+    assert body is not None
+    with pytest.raises(Unreadable, match="2 bodies for 1 events"):
+        wire.additions([body])
+
+
+def test_positions_and_ids_come_apart_as_they_were_put_together() -> None:
+    assert seq_of(position_of(12, 345)) == 12
+    assert slot_of(connection_id(3, 9)) == 3
+    assert connection_id(MAX_SLOT, 10**12 - 1) < 2**53
+
+
+EPOCHS = {"c": Epoch("c", "b", 50), "b": Epoch("b", "a", 100), "a": Epoch("a")}
+
+
+@pytest.mark.parametrize(
+    ("epoch", "position", "wanted"),
+    [
+        ("c", position_of(70, 3), (position_of(70, 3), False)),
+        ("b", position_of(50, 9), (position_of(50, 9), False)),
+        ("b", position_of(51), (position_of(51) - 1, True)),
+        ("a", position_of(60), (position_of(51) - 1, True)),
+        ("a", position_of(10), (position_of(10), False)),
+        ("z", position_of(1), (0, True)),
+    ],
+)
+def test_a_cursor_of_an_ancestor_goes_on_where_the_histories_part(
+    epoch: str, position: int, wanted: tuple[int, bool]
+) -> None:
+    assert resume(EPOCHS, "c", epoch, position) == wanted
+
+
+def test_a_peer_is_dead_after_its_time_and_the_judges_take_turns() -> None:
+    judges = {name: Judge(name, TIMERS, 0.0) for name in "bcd"}
+    for judge in judges.values():
+        for name in "abcd":
+            judge.heard(name, name, 0.0)
+        judge.look(0.0, 0.0, 0.0)
+    order = ranked("a", set("bcd"))
+    for now in (14.9, 15.5, 16.5, 17.5):
+        for judge in judges.values():
+            for name in "bcd":
+                judge.heard(name, name, now)
+            judge.look(now, now, now)
+        wanted = [name for at, name in enumerate(order) if now > 15 + at]
+        assert sorted(name for name in judges if judges[name].verdicts(now)) == sorted(wanted)
+
+
+def test_nobody_is_dead_while_the_judge_is_not_fit_and_timers_begin_again() -> None:
+    judge = Judge("b", TIMERS, 0.0)
+    judge.heard("a", "x", 0.0)
+    judge.look(1.0, 1.0, 1.0)
+    judge.look(20.0, 1.0, 1.0)
+    assert judge.verdicts(30.0) == []
+    judge.look(31.0, 31.0, 31.0)
+    assert judge.standing("a", 31.0) is Standing.SUSPECT
+    assert judge.verdicts(45.0) == []
+    judge.look(46.5, 46.5, 46.5)
+    assert [peer.node for peer in judge.verdicts(46.5)] == ["a"]
+    judge.ended("a", "x", Standing.LEFT, 47.0)
+    assert judge.verdicts(99.0) == []
+    judge.heard("a", "y", 50.0)
+    assert judge.standing("a", 50.0) is Standing.LIVE
+
+
+def test_a_tail_is_fresh_by_what_has_come_by_not_by_having_reached_the_end() -> None:
+    mark = Mark(0.0)
+    mark.look(1.0, acked_seq=10, applied=5)
+    for now in range(2, 12):
+        mark.look(float(now), acked_seq=10 * now, applied=10 * now - 5)
+    assert mark.fresh_at >= 8.0
+    assert fenced(20.1, 10.0, TIMERS)
+    assert not fenced(20.0, 10.0, TIMERS)
+
+
+def test_the_first_claim_in_the_log_has_a_worker_until_its_life_is_over() -> None:
+    claims = Claims()
+    assert claims.claim(Claim("worker", "w", ""), "a", "a1")
+    assert claims.claim(Claim("worker", "w", ""), "a", "a1")
+    assert not claims.claim(Claim("worker", "w", ""), "b", "b1")
+    assert not claims.claim(Claim("worker", "w", None), "b", "b1")
+    claims.over("a", "a1")
+    assert claims.claim(Claim("worker", "w", ""), "b", "b1")
+    assert not claims.claim(Claim("worker", "w", ""), "c", "c1")
+    assert claims.workers["w"].takeovers == 1
+    assert claims.claim(Claim("worker", "w", None), "b", "b1")
+    assert claims.claim(Claim("worker", "w", ""), "c", "c1")
+
+
+def test_a_name_outlives_its_nodes_life_and_is_free_with_its_connections_end() -> None:
+    claims = Claims()
+    assert claims.claim(Claim("name", "n", 0), "a", "a1")
+    assert claims.claim(Claim("name", "n", 5), "a", "a1")
+    assert not claims.claim(Claim("name", "n", 0), "a", "a1")
+    claims.over("a", "a1")
+    assert not claims.claim(Claim("name", "n", 0), "b", "b1")
+    claims.ended(5)
+    assert claims.claim(Claim("name", "n", 0), "b", "b1")
+    claims.over("b", "b1")
+    assert claims.claim(Claim("name", "n", 0), "c", "c1"), "nothing was made of it"
+
+
+def test_a_key_is_free_with_its_life_and_after_a_day() -> None:
+    claims = Claims()
+    assert claims.claim(Claim("key", "k", (b"f", 1_000)), "a", "a1")
+    assert not claims.claim(Claim("key", "k", (b"f", 2_000)), "b", "b1")
+    assert claims.claim(Claim("key", "k", (b"g", 1_000 + KEY_AGE_MS)), "b", "b1")
+    claims.over("b", "b1")
+    assert claims.claim(Claim("key", "k", (b"h", 1_001 + KEY_AGE_MS)), "c", "c1")
+
+
+def test_a_slot_is_its_nodes_for_ever() -> None:
+    claims = Claims()
+    assert claims.slot("a", claims.next_slot)
+    assert not claims.slot("b", 1)
+    assert claims.slot("b", claims.next_slot)
+    assert claims.slot("a", 1)
+    assert not claims.slot("c", 0)
+    assert not claims.slot("c", MAX_SLOT + 1)
+    assert not claims.claim(Claim("planet", "x", ""), "a", "a1")
+
+
+ME = Identity("a", "l", b"rrrr", frozenset({b"rrrr"}))
+
+
+@pytest.mark.parametrize(
+    ("head", "journal_last", "published", "wanted"),
+    [
+        (None, 0, False, Start.CONTINUE),
+        (None, 9, True, Start.NEW_LIFE),
+        (Head(4, made(last=5)), 9, True, Start.CONTINUE),
+        (Head(4, made(last=10)), 9, True, Start.BEHIND),
+        (Head(4, made(last=5, run=b"????")), 9, True, Start.OTHER),
+        (Head(4, made(life="other")), 9, True, Start.OTHER),
+        (Head(4, made(wire.LOST)), 9, True, Start.NEW_LIFE),
+        (Head(4, made(wire.LOST, life="other")), 9, False, Start.CONTINUE),
+        (Head(4, made(wire.LOST, life="other")), 9, True, Start.NEW_LIFE),
+    ],
+)
+def test_how_a_service_begins_is_what_its_chain_and_its_journal_say(
+    head: Head | None, journal_last: int, published: bool, wanted: Start
+) -> None:
+    assert start(ME, journal_last, published, head) is wanted
