@@ -105,9 +105,13 @@ def test_each_option_of_open_is_parsed_to_what_the_api_takes(name: str) -> None:
     (param,) = (param for param in open_command.params if param.name == name)
     kind = get_origin(option.kind) or option.kind
     by_kind: dict[Any, str] = {float: "3", int: "3", str: "w", list: "w"}
-    text = {"headers": "A: 1", "tls": '{"verify": true}', "proxy": "http://a:1", "reconnect": '{"minDelay": 2}'}.get(
-        name, by_kind.get(kind, "")
-    )
+    text = {
+        "headers": "A: 1",
+        "tls": '{"verify": true}',
+        "proxy": "http://a:1",
+        "reconnect": '{"minDelay": 2}',
+        "requests": "cdp",
+    }.get(name, by_kind.get(kind, ""))
     if kind is Literal:
         text = get_args(option.kind)[-1]
     seen: list[dict[str, Any]] = []

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from mooring.bounds import MAX_CONNECTIONS, Count, Positive, RedialLimits, WorkerBounds
+from mooring.bounds import MAX_CONNECTIONS, MAX_PENDING_REQUESTS, Count, Positive, RedialLimits, WorkerBounds
 from mooring.bounds import doc as _doc
 from mooring.dial_options import BoundSecret, DialSettings, ProxySettings, SecretSource
 from mooring.link.channel import MAX_COMMAND_BYTES
@@ -79,6 +79,9 @@ class LimitsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
     max_connections: Annotated[Count, _doc("Connections that have not ended, of all workers.")] = 20_000
     max_connections_per_worker: Annotated[Count, _doc("The same, of one worker.")] = MAX_CONNECTIONS
+    max_pending_requests: Annotated[
+        Count, _doc("Requests over one connection (`requests`) that wait for their reply.")
+    ] = MAX_PENDING_REQUESTS
     max_subscribers: Annotated[Count, _doc("Event streams open at once.")] = 1_000
     max_body_bytes: Annotated[
         BodySize, _doc("Size of a request's body; of a line, for application/x-ndjson. Needs a restart.")

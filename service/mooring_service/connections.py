@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from mooring.checks import check_close, check_delay
+from mooring.connection.asked import check_asked
 from mooring.errors import ConnectionClosed, ErrCode, InvalidRequest, NotKept, WorkerDied, WorkerSilent, WrongState
 from mooring.link.messages import (
     Reconnect,
@@ -21,7 +22,7 @@ from mooring.link.record import (
     STATUS_CLOSING,
     STATUS_CONNECTED,
 )
-from mooring.options import ConnectionRequest, check_request
+from mooring.options import ConnectionRequest
 from mooring_service.admission import Admission
 from mooring_service.directory import Directory, Entry
 from mooring_service.endings import Endings
@@ -71,7 +72,7 @@ class Connections:
             UnknownFunction: If the handler is not in the configuration.
             PolicyRefused, SecretNotAllowed, LimitReached, WorkerBusy, WorkerDied, Unavailable, JournalUnavailable: As they say.
         """
-        wrong = check_request(request)
+        wrong = check_asked(request)
         if wrong:
             raise InvalidRequest(wrong)
         self._admission.check()

@@ -28,4 +28,5 @@ def worker_settings(config: Config, app_dirs: list[str]) -> WorkerSettings:
         redial=config.redial,
         kill_timeout_s=config.supervisor.kill_timeout,
         dial=config.dial_settings,
+        max_pending_requests=config.limits.max_pending_requests,
     )

@@ -51,6 +51,8 @@ def _builtins(name: str, value: Any) -> Any:
     """Return the value of an attribute as JSON has it."""
     if isinstance(value, msgspec.Struct):
         value = msgspec.to_builtins(value)
+    if name == "requests" and isinstance(value, dict):  # what is looked for stays as it is
+        return {camel(str(key)): item for key, item in value.items()}
     return _camel_keys(value) if name in ("tls", "proxy", "reconnect") else value
 
 
@@ -82,7 +84,7 @@ def _of_handler(handler: object, place: str, detail: str) -> Invalid:
     return Invalid("/handler", f"{type(handler).__name__}.{place}: {detail}")
 
 
-def _blame_handler(error: Invalid, asked: ConnectionRequest, handler: object | None) -> Invalid:
+def blame_handler(error: Invalid, asked: ConnectionRequest, handler: object | None) -> Invalid:
     """Point at the handler's attribute where `asked` did not say what is wrong."""
     place = error.pointer[1:]
     option = _BY_KEY.get(place.partition("/")[0])
@@ -113,5 +115,5 @@ def resolve(request: ConnectionRequest, handler: object | None = None) -> Connec
         request = msgspec.structs.replace(request, **merged)
     wrong = check_request(request)
     if wrong:
-        raise InvalidRequest([_blame_handler(error, asked, handler) for error in wrong])
+        raise InvalidRequest([blame_handler(error, asked, handler) for error in wrong])
     return effective(request)

@@ -37,7 +37,7 @@ from mooring.dial_options import (
     family_faults,
 )
 from mooring.errors import Invalid
-from mooring.kept_options import ReconnectRequest, WhenDown
+from mooring.kept_options import ReconnectRequest, RequestsRequest, WhenDown
 from mooring.parameters import check_params
 
 DEFAULT_WORKER = "main"
@@ -261,6 +261,13 @@ class ConnectionRequest(msgspec.Struct, forbid_unknown_fields=True, rename="came
             since=6,
         ),
     ] = UNSET
+    requests: Annotated[
+        str | RequestsRequest | UnsetType,
+        _option(
+            "where requests and their replies carry their id: the name of a preset, or `{id, reply, when, error, idType, hide, oneAtATime}`",
+            since=6,
+        ),
+    ] = UNSET
 
 
 def camel(name: str) -> str:
@@ -325,6 +332,7 @@ class ConnectionOptions(msgspec.Struct, frozen=True, kw_only=True):
     reconnect: staying.Reconnect | None = None
     when_down: WhenDown = _default("when_down")
     queue_ttl_s: float = _default("queue_ttl")
+    requests: str | RequestsRequest | None = None
 
 
 def check_request(request: ConnectionRequest) -> list[Invalid]:

@@ -44,6 +44,11 @@ def _proxy(text: str) -> str | dict[str, Any]:
     """Return what `text` says: a URL or an object of the API is a proxy, anything else is the name of one."""
     if "://" in text and not text.startswith("{"):
         return {"url": text}
+    return _name_or_object(text)
+
+
+def _name_or_object(text: str) -> str | dict[str, Any]:
+    """Return what `text` says: an object of the API, or a name."""
     return _json_object(text) if text.startswith("{") else text
 
 
@@ -84,6 +89,8 @@ def _declared(option: Option) -> Callable[[Command], Command]:
             more = {"type": kind}
         case _ if option.name == "reconnect":
             more = {"type": _json_or_true, "metavar": "JSON"}
+        case _ if str in get_args(option.kind):
+            more = {"type": _name_or_object, "metavar": "NAME|JSON"}
         case _:
             more = {"type": _json_object, "metavar": "JSON"}
     return click.option(*flags, option.name, help=_help(option), hidden=option.name not in COMMON, **more)

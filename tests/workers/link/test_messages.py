@@ -52,7 +52,18 @@ from mooring.link.messages import (
     report_decoder,
 )
 from mooring.link.messages_changed import Change, Changed, LinkChanges
-from mooring.link.messages_sent import DropQueue, QueueDropped, Send, SendFailed, SendQueued, Sent
+from mooring.link.messages_sent import (
+    DropQueue,
+    QueueDropped,
+    Replied,
+    RequestFailed,
+    RequestTaken,
+    Send,
+    SendFailed,
+    SendQueued,
+    SendRequest,
+    Sent,
+)
 from mooring.link.record import ConnectionCreated, ConnectionUpdate, Down, KeptUpdate, Terminated
 from mooring.options import OPTIONS, ConnectionRequest, HandlerRequest, TlsRequest, effective, too_new
 from tests.conftest import ROOT
@@ -130,6 +141,10 @@ SINCE = [
     (QueueDropped(11, 51, "Connected", 2, 10), "lqxRdWV1ZURyb3BwZWQLM6lDb25uZWN0ZWQCCg=="),
     (Send(7, 7, False, [b"ab"], None, "queue", 1.5), "mKRTZW5kBwfCkcQCYWLApXF1ZXVlyz/4AAAAAAAA"),
     (SendFailed(7, 0, "Reconnecting", False, "full"), "lqpTZW5kRmFpbGVkBwCsUmVjb25uZWN0aW5nwqRmdWxs"),
+    (SendRequest(12, 7, b"{}", 1.5, "k", True), "l6tTZW5kUmVxdWVzdAwHxAJ7fcs/+AAAAAAAAKFrww=="),
+    (Replied(12, 52, 9, b"{}", True, 2.5), "l6dSZXBsaWVkDDQJxAJ7fcPLQAQAAAAAAAA="),
+    (RequestFailed(12, "timeout", "Connected"), "lK1SZXF1ZXN0RmFpbGVkDKd0aW1lb3V0qUNvbm5lY3RlZA=="),
+    (RequestTaken(12, 3), "k6xSZXF1ZXN0VGFrZW4MAw=="),
     (Change(12, 7, LinkChanges(url="ws://b/", headers=None)), "lKZDaGFuZ2UMB4KjdXJsp3dzOi8vYi+naGVhZGVyc8A="),
     (
         Changed(12, 7, 52, "Connected", True, None, [Invalid("/url", "no")], "feed", "b.test"),

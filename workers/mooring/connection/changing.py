@@ -5,12 +5,12 @@ from __future__ import annotations
 import msgspec
 
 from mooring.changes import OF_ALL, Changes, changed, check_changes, given, with_clocks
+from mooring.connection.asked import resolve, shown_of
 from mooring.connection.kept import KeptConnection
 from mooring.connection.live import LiveConnection
 from mooring.connection.secret_headers import check_secrets, has_templates
 from mooring.connection.state import ConnectionState
 from mooring.errors import ConnectionClosed, InvalidRequest, NotKept, WrongState
-from mooring.handler_options import resolve
 from mooring.link.record import ConnectionCreated
 from mooring.options import ConnectionRequest, check_request
 from mooring.wire.secret_table import Secrets
@@ -47,7 +47,14 @@ def change(connection: LiveConnection, changes: Changes, secrets: Secrets) -> No
     if has_templates(options.headers):
         check_secrets(options, secrets, declared=was.declared)
     created = ConnectionCreated.of(
-        was.id, was.worker, was.handler, was.created_at_us, options, name=was.name, declared=was.declared
+        was.id,
+        was.worker,
+        was.handler,
+        was.created_at_us,
+        options,
+        name=was.name,
+        declared=was.declared,
+        asked=shown_of(options),
     )
     if created.kept is None:  # a handler that says so no more: who is kept stays so
         created = msgspec.structs.replace(created, kept=was.kept)

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
+
 from mooring.connection.host import Host
 from mooring.connection.live import LiveConnection
 from mooring.connection.state import ConnectionEvent, ConnectionState, step
 from mooring.errors import ErrCode, ErrorEntry
 from mooring.events import Kind, OpenEvent, now_us
-from mooring.link.record import ConnectionCreated
+from mooring.link.record import ConnectionCreated, ConnectionUpdate, KeptUpdate
 from mooring.options import ConnectionOptions
 from mooring.wire.dial import DialFailed, Dialled
 from mooring.wire.frames import ABNORMAL
@@ -32,6 +34,18 @@ class Connection(LiveConnection):
     def _set_state(self, event: ConnectionEvent) -> None:
         self.state = step(self.state, event)
         self._host.touch(self)
+
+    def update(self) -> ConnectionUpdate:
+        """Return the changing part of the record."""
+        update = super().update()
+        if self._asking is None:
+            return update
+        kept = KeptUpdate(
+            socket=0 if self.opened_at_us is None else 1,
+            socket_opened_at_us=self.opened_at_us,
+            late_replies=self.late_replies,
+        )
+        return msgspec.structs.replace(update, kept=kept)
 
     def dial(self, request: int) -> None:
         """Begin the dial; `request` is answered when it has ended."""
@@ -90,6 +104,7 @@ class Connection(LiveConnection):
 
     def closed(self, code: int, reason: str, *, was_clean: bool) -> None:
         """Decide the end: nothing but ``onTerminate`` follows."""
+        self._replies_lost()
         self._set_state(ConnectionEvent.ENDED)
         self._record_end(code, reason, was_clean=was_clean)
 
@@ -123,5 +138,6 @@ class Connection(LiveConnection):
     def _close(self, code: int, reason: str) -> None:
         if self.state is ConnectionState.CONNECTED and self._socket is not None:
             self._set_state(ConnectionEvent.CLOSE_BEGUN)
+            self._replies_lost()
             self._socket.close(code, reason)
             self._host.paused.discard(self)

@@ -7,16 +7,14 @@ its connection until its end; then the connection drops it, so that nothing late
 from __future__ import annotations
 
 import logging
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from concurrent.futures import Future
 
 import msgspec
 
-from mooring.connection import received
+from mooring.connection.asking_connection import AskingConnection
 from mooring.connection.host import Host
-from mooring.connection.recorded import RecordedConnection
 from mooring.connection.secret_headers import has_templates, with_secrets
-from mooring.connection.sends import Sends
 from mooring.connection.state import ConnectionState
 from mooring.errors import ErrCode, ErrorEntry
 from mooring.events import ErrorEvent, Kind, TerminateEvent, encode_event, now_us
@@ -25,7 +23,6 @@ from mooring.link.messages_sent import Send, SendFailed, SendQueued, Sent
 from mooring.link.record import ConnectionCreated, Terminated
 from mooring.options import ConnectionOptions, ConnectionRequest
 from mooring.wire.dial import DialFailed, Dialled
-from mooring.wire.frames import INVALID_DATA
 from mooring.wire.outbound import Outbound
 from mooring.wire.socket import Socket, SocketState
 
@@ -34,20 +31,23 @@ STOPPED_CODE = 1001  # "going away" (RFC 6455 section 7.4.1)
 log = logging.getLogger("mooring.worker")
 
 
-class LiveConnection(RecordedConnection, ABC):
+class LiveConnection(AskingConnection):
     """One WebSocket client connection of this worker. It is the `SocketOwner` of its socket."""
 
-    __slots__ = ("_closing_waiters", "_host", "_open_request", "_opened", "_sends", "_socket", "spec")
+    __slots__ = ("_closing_waiters", "_open_request", "_opened", "_socket", "spec")
 
     def __init__(
-        self, host: Host, created: ConnectionCreated, options: ConnectionOptions, handler: object | None
+        self,
+        host: Host,
+        created: ConnectionCreated,
+        options: ConnectionOptions,
+        handler: object | None,
+        last_socket: int = 0,
     ) -> None:
-        super().__init__(created, options, handler)
-        self._host = host
+        super().__init__(host, created, options, handler, last_socket)
         self._open_request = 0
         self._opened: Future[LiveConnection] | None = None
         self._socket: Socket | None = None
-        self._sends: Sends = Sends(host, self)
         self._closing_waiters: list[int] = []
         # What a request has asked for, as far as somebody needs it: to open it again, or to compare.
         self.spec: ConnectionRequest | None = None
@@ -150,16 +150,6 @@ class LiveConnection(RecordedConnection, ABC):
 
     # What comes: the socket's reports.
 
-    def messages(self, items: list[tuple[int, bytes]]) -> None:
-        """Record the messages of one read."""
-        wrong = received.take(self._host, self, items)
-        if wrong is not None:
-            self.failed(ErrCode.INVALID_DATA, f"the server sent {wrong}", INVALID_DATA)
-
-    def may_read(self) -> bool:
-        """Say whether every queue that this connection feeds has room."""
-        return received.has_room(self._host, self)
-
     def reading_paused(self) -> None:
         """Wait for room."""
         self._host.metrics.pauses += 1
@@ -178,10 +168,6 @@ class LiveConnection(RecordedConnection, ABC):
         self.round_trip_us = round_trip_us
         self._host.metrics.round_trip.observe(round_trip_us / 1e6)
         self._host.figures_changed(self)
-
-    @abstractmethod
-    def failed(self, err_code: ErrCode, message: str, close_code: int | None) -> None:
-        """Take that something is wrong; with a `close_code` say so on the wire and give the peer time to answer."""
 
     @abstractmethod
     def closed(self, code: int, reason: str, *, was_clean: bool) -> None:

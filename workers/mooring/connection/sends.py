@@ -5,6 +5,8 @@ The socket's `Outbound` knows bytes and tickets; the requests and reservations b
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 
 from mooring.connection.host import Host
@@ -26,6 +28,13 @@ class Ticket(msgspec.Struct):
     opcode: int = TEXT
     payloads: list[bytes] = []
     ttl_s: float | None = None
+
+
+class Awaited(msgspec.Struct, eq=False):
+    """The ticket of a message whose sender is told what became of it."""
+
+    written: Callable[[], None]
+    unwritten: Callable[[bool], None]
 
 
 class Sends:
@@ -85,9 +94,23 @@ class Sends:
         else:
             outbound.queue(None, opcode, [payload], len(payload))
 
-    def written(self, ticket: Ticket | None, count: int, size: int) -> None:
+    def send_request(self, payload: bytes, outbound: Outbound, ticket: Awaited) -> bool:
+        """Write a request, or have it wait for the peer to read; False: there is no room for it."""
+        if outbound.write_now(TEXT, [payload]):
+            self.written(ticket, 1, len(payload))
+        elif outbound.has_room(len(payload)):
+            outbound.queue(ticket, TEXT, [payload], len(payload), self._connection.options.send_timeout_s)
+        else:
+            return False
+        return True
+
+    def written(self, ticket: Ticket | Awaited | None, count: int, size: int) -> None:
         """Messages were written (`Sender`)."""
-        if ticket is None:
+        if isinstance(ticket, Awaited):
+            ticket.written()
+            self._count(0, count, size)
+            self._host.figures_changed(self._connection)
+        elif ticket is None:
             self._count(0, count, size)
             self._host.release(self._connection, size)
             self._host.figures_changed(self._connection)
@@ -95,8 +118,11 @@ class Sends:
             self._forget(ticket)
             self._host.answer_send(self._count(ticket.request, count, size), ticket.key)
 
-    def unwritten(self, ticket: Ticket | None, size: int, *, stalled: bool) -> None:
+    def unwritten(self, ticket: Ticket | Awaited | None, size: int, *, stalled: bool) -> None:
         """Messages were not written, and will not be (`Sender`)."""
+        if isinstance(ticket, Awaited):
+            ticket.unwritten(stalled)
+            return
         if ticket is None:
             self._host.release(self._connection, size)
             return

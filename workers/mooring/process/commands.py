@@ -6,11 +6,12 @@ from typing import assert_never
 
 import msgspec
 
+from mooring.connection.asked import resolve
+from mooring.connection.asking import Answer, Waiter
 from mooring.connection.changing import change
 from mooring.connection.kept import KeptConnection
 from mooring.errors import ConnectionClosed, ErrCode, Invalid, InvalidRequest, LimitReached, NotKept, WrongState
 from mooring.events import CallbackErrorEvent
-from mooring.handler_options import resolve
 from mooring.link.messages import (
     Call,
     CallFailed,
@@ -23,7 +24,7 @@ from mooring.link.messages import (
     TerminateDone,
 )
 from mooring.link.messages_changed import Change, Changed
-from mooring.link.messages_sent import DropQueue, QueueDropped, Send, SendFailed
+from mooring.link.messages_sent import DropQueue, QueueDropped, RequestFailed, Send, SendFailed, SendRequest
 from mooring.link.record import STATUS_CONNECTING
 from mooring.name_errors import SecretNotAllowed
 from mooring.options import effective
@@ -31,13 +32,17 @@ from mooring.process.runtime import Runtime
 from mooring.usercode import failures
 
 
-def obey(runtime: Runtime, command: Change | Open | Send | DropQueue | Terminate | Reconnect | Call) -> None:
+def obey(
+    runtime: Runtime, command: Change | Open | Send | SendRequest | DropQueue | Terminate | Reconnect | Call
+) -> None:
     """Have `runtime` do one command of a request."""
     match command:
         case Change():
             _change(runtime, command)
         case Send():
             _send(runtime, command)
+        case SendRequest():
+            _ask(runtime, command)
         case DropQueue():
             _drop_queue(runtime, command)
         case Open():
@@ -95,6 +100,23 @@ def _send(runtime: Runtime, command: Send) -> None:
     answer = connection.send(command)
     if answer is not None:
         runtime.answer_send(answer, command.key)
+
+
+def _ask(runtime: Runtime, command: SendRequest) -> None:
+    known = runtime.keyed_replies.get(command.key)
+    if known is not None:
+        runtime.answer(msgspec.structs.replace(known, request=command.request))
+        return
+    connection = runtime.connections.get(command.connection)
+    if connection is None:
+        begun = command.connection in runtime.constructions
+        runtime.answer(RequestFailed(command.request, "state", STATUS_CONNECTING if begun else ""))
+        return
+
+    def done(answer: Answer) -> None:
+        runtime.answer_request(answer, command.key)
+
+    connection.ask(Waiter(command.request, done, command.key, command.later), command.body, command.timeout_s)
 
 
 def _drop_queue(runtime: Runtime, command: DropQueue) -> None:

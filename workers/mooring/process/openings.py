@@ -6,6 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, wait
 from typing import Protocol
 
+from mooring.connection.asked import resolve, shown_of
 from mooring.connection.connection import Connection
 from mooring.connection.kept import KeptConnection
 from mooring.connection.live import LiveConnection
@@ -14,7 +15,6 @@ from mooring.connection.state import ConnectionState
 from mooring.deadline import PASS_S
 from mooring.errors import ConnectError, ErrCode, ErrorEntry, LimitReached, MooringError
 from mooring.events import now_us
-from mooring.handler_options import resolve
 from mooring.link.messages import Open
 from mooring.link.record import ConnectionCreated
 from mooring.options import ConnectionOptions, ConnectionRequest
@@ -94,6 +94,7 @@ class Openings:
             options,
             name=request.name or None,
             declared=command.declared,
+            asked=shown_of(options),
         )
 
     def begin(self, command: Open, options: ConnectionOptions, handler: object | None) -> LiveConnection:
@@ -155,7 +156,9 @@ class Openings:
             except LimitReached as exc:
                 opened.set_exception(exc)
                 return
-            created = ConnectionCreated.of(connection_id, self._worker.worker, name, now_us(), options)
+            created = ConnectionCreated.of(
+                connection_id, self._worker.worker, name, now_us(), options, asked=shown_of(options)
+            )
             self._begin(created, options, handler, None).when_opened(opened)
 
         self._worker.post(begin)

@@ -35,7 +35,7 @@ from mooring.link.messages import (
     WorkerSettings,
 )
 from mooring.link.messages_changed import Changed
-from mooring.link.messages_sent import SendFailed, SendQueued, Sent
+from mooring.link.messages_sent import Replied, RequestFailed, RequestTaken, SendFailed, SendQueued, Sent
 from mooring.link.outbox import Outbox, Recorded
 from mooring.process.figures import Figures
 from mooring.process.openings import Openings
@@ -112,6 +112,7 @@ class Runtime:
         )
         self.redials = Redialling(self.loop, settings.redial)
         self.keyed_sends: KeyedAnswers[Sent | SendQueued] = KeyedAnswers()
+        self.keyed_replies: KeyedAnswers[Replied | RequestFailed | RequestTaken] = KeyedAnswers()
         openings = Openings(self, uplink.ask_ids)
         self.check_limit, self.created, self.begin = openings.check_limit, openings.created, openings.begin
         self.check_secrets = openings.check_secrets
@@ -163,6 +164,12 @@ class Runtime:
             self.keyed_sends.remember(key, answer)
         self.answer(answer)
 
+    def answer_request(self, answer: Replied | RequestFailed | RequestTaken, key: str | None) -> None:
+        """Answer a request over a connection; what was sent under a `key` is remembered, so that a repeat sends nothing."""
+        if not isinstance(answer, RequestFailed) or answer.why in ("timeout", "lost"):
+            self.keyed_replies.remember(key, answer, len(answer.payload) if isinstance(answer, Replied) else 0)
+        self.answer(answer)
+
     def answer_call(self, answer: Called | CallFailed) -> None:
         """Answer a call, behind the events of what it did."""
         self.answer(msgspec.structs.replace(answer, after=self.flush()))
@@ -196,6 +203,7 @@ class Runtime:
 
     def _on_room(self) -> None:
         self.room.made()
+        self.context.thread.wake()
         self.resume_paused()
 
     # What code in the worker asks of the service.
@@ -224,7 +232,11 @@ class Runtime:
 
     def reconfigure(self, command: Reconfigure) -> None:
         """Take over settings that change at run time."""
-        self.settings = msgspec.structs.replace(self.settings, max_connections=command.max_connections)
+        self.settings = msgspec.structs.replace(
+            self.settings,
+            max_connections=command.max_connections,
+            max_pending_requests=command.max_pending_requests,
+        )
         if command.redial is not None:
             self.redials.configure(command.redial)
         self.dialler.set_policy(

@@ -10,10 +10,10 @@ from functools import partial
 
 import msgspec
 
+from mooring.connection.asked import resolve
 from mooring.connection.state import ConnectionState
 from mooring.deadline import Deadline
 from mooring.errors import ErrCode, HandlerError, Invalid, InvalidRequest
-from mooring.handler_options import resolve
 from mooring.link.messages import HeldConnection, Open, OpenInvalid
 from mooring.link.record import ConnectionUpdate
 from mooring.name_errors import SecretNotAllowed

@@ -52,6 +52,7 @@ class Context:
         self.mailbox = Mailbox(max_items, max_bytes, self.thread.wake)
         self._discarding = False
         self._finish = False
+        self._waits_for_room = False
         self.discarded = 0
         self.running = Running(host)
         self._calls = Calls(host)
@@ -75,7 +76,7 @@ class Context:
         """Wake the thread if anything waits for it. Now and then: an exception that is set into the thread from outside (as
         libraries for timeouts do) while it is idle costs whatever runs first, and that is its wake-up.
         """
-        if self.mailbox.entries:
+        if self.mailbox.entries or self._waits_for_room:
             self.thread.wake()
 
     # In the thread.
@@ -264,8 +265,12 @@ class Context:
 
     async def _wait_for_room(self) -> None:
         # The outbox is emptied by the journal's acknowledgements: a stalled disk stalls callbacks, and loses nothing.
-        while self._host.outbox.full and not self._finish:
-            await asyncio.sleep(0.005)
+        self._waits_for_room = True
+        try:
+            while self._host.outbox.full and not self._finish:
+                await self.thread.idle()  # `full` promises that somebody says when there is room
+        finally:
+            self._waits_for_room = False
 
 
 async def _finish(result: object) -> None:

@@ -9,9 +9,9 @@ import traceback
 from types import CodeType, CoroutineType
 from typing import Any
 
+from mooring.connection.asked import resolve
 from mooring.errors import HandlerError, Invalid, InvalidRequest
 from mooring.events import KINDS
-from mooring.handler_options import resolve
 from mooring.options import OPTIONS, ConnectionOptions, ConnectionRequest
 
 # As the interpreter knows them. Read from the class itself, a metaclass may say anything, and raise.

@@ -15,6 +15,7 @@ import time
 
 import msgspec
 
+from mooring.deadline import within
 from mooring.dial_options import DialSettings
 from mooring.errors import ErrCode, ErrorEntry
 from mooring.options import ConnectionOptions
@@ -98,7 +99,7 @@ class Dialler:
         try:
             plan = self._connector.plan(target, _way(options))
             place = plan.place
-            async with asyncio.timeout(options.connect_timeout_s) as deadline:
+            async with within(options.connect_timeout_s) as deadline:
                 exchange = await self._connector.connect(plan)
                 try:
                     return await self._upgrade(exchange, target, options, place, deadline)
@@ -117,7 +118,7 @@ class Dialler:
             raise failed(ErrCode.UNREACHABLE, message, type(exc).__name__) from exc
 
     async def _upgrade(
-        self, exchange: Exchange, target: Target, options: ConnectionOptions, place: str, deadline: asyncio.Timeout
+        self, exchange: Exchange, target: Target, options: ConnectionOptions, place: str, deadline: float
     ) -> Dialled:
         key = base64.b64encode(os.urandom(16))
         exchange.transport.write(request_head(target, options, key))
@@ -129,7 +130,7 @@ class Dialler:
             message = f"{place} did not answer the handshake with valid HTTP"
             raise failed(ErrCode.HANDSHAKE_INVALID, message, str(exc)) from None
         if answer.status != 101:
-            until = min(self._loop.time() + BODY_WAIT_S, (deadline.when() or 0) - REFUSAL_S)
+            until = min(self._loop.time() + BODY_WAIT_S, deadline - REFUSAL_S)
             raise await _refused(exchange, answer, options, place, until)
         try:
             negotiated = check_answer(answer.headers, key, options)

@@ -153,6 +153,15 @@ class Socket(asyncio.Protocol):
         self._pulse.live.last_byte_at = self._loop.time()
         if self.state is SocketState.CLOSED:
             return  # lingering: what a server says after its close frame is nothing
+        self._take(data)
+        self._take_more()
+
+    def _take_more(self) -> None:
+        """Take what has been read and is not parsed yet, as long as there is room for it."""
+        while self._parser.more and self.is_reading and self.state is not SocketState.CLOSED:
+            self._take(b"")
+
+    def _take(self, data: bytes) -> None:
         parser = self._parser
         items = parser.feed(data)
         if items and self.state is SocketState.OPEN:
@@ -195,7 +204,8 @@ class Socket(asyncio.Protocol):
         if not self.is_reading:
             self.is_reading = True
             self._pulse.live.resumed(self._loop.time())
-            if not self._transport.is_closing():
+            self._take_more()
+            if self.is_reading and not self._transport.is_closing():
                 self._transport.resume_reading()
 
     def pause_writing(self) -> None:
