@@ -186,6 +186,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     functions: Annotated[dict[str, str], _doc("Public name → module:function.")] = {}
     tokens: Annotated[dict[str, TokenConfig], _doc("Name → a further token.")] = {}
     proxies: Annotated[dict[str, ProxySettings], _doc("Name → a proxy.")] = {}
+    recipes: Annotated[dict[str, str], _doc("Name → absolute path of a JSON file: what a preset is made of.")] = {}
     hooks: Annotated[dict[str, HookSettings], _doc("Name → a hook.")] = {}
     secrets: Annotated[
         dict[str, SecretSource],
@@ -217,6 +218,6 @@ NAMED: dict[str, type[msgspec.Struct]] = {
 """Tables of names, each of which is a table of these keys (a secret: or a text)."""
 
 RUNTIME_SETTINGS = frozenset(
-    {"tokens", "egress", "limits", "dial", "proxies", "redial", "secrets", "delivery", "hooks"}
+    {"tokens", "egress", "limits", "dial", "proxies", "redial", "secrets", "recipes", "delivery", "hooks"}
 )
 """Tables that SIGHUP may change; the rest needs a restart."""

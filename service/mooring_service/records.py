@@ -85,7 +85,8 @@ class ConnectionRecord(msgspec.Struct, frozen=True, rename="camel"):
     """One connection. Times are RFC 3339 UTC with microseconds; header values are always ``***``.
 
     `proxy` (a name of the configuration, a URL, or null: none) to `local_address`: only where they were asked for.
-    From `reconnect` on: only of kept ones, and of those with `requests`. `ready`: messages can be sent. `socket`: number of the present or last one that was
+    From `reconnect` on: only of kept ones, and of those with a recipe, `keepAlive`, `dataTimeout` or `requests`. `ready`: messages can
+    be sent. `socket`: number of the present or last one that was
     ready. `opened_at` is that of the first, `socket_opened_at` of the present or last one.
     """
 
@@ -176,10 +177,10 @@ def _kept(
         down=None if down is None else _down(down),
         socket_opened_at=_time(kept.socket_opened_at_us),
         queued=QueuedRecord(kept.queued_messages, kept.queued_bytes),
-        recipe=None,
-        keep_alive=None,
-        data_timeout=0.0,
-        when_silent="reconnect",
+        recipe=asked.recipe,
+        keep_alive=asked.keep_alive,
+        data_timeout=asked.data_timeout_s,
+        when_silent=asked.when_silent,
         when_down="fail" if created is None else created.when_down,
         queue_ttl=OPTIONS["queue_ttl"].default if created is None else created.queue_ttl_s,
         requests=asked.requests,

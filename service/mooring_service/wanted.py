@@ -9,11 +9,12 @@ from msgspec import UNSET
 
 from mooring.changes import OF_ALL, Changes, changed, check_changes, given
 from mooring.checks import check_connection_name
+from mooring.connection.asked import check_asked, shown_of
 from mooring.errors import ConnectionClosed, Invalid, InvalidRequest, NotKept, WorkerTooOld, WrongState
 from mooring.link.messages_changed import Change, Changed
 from mooring.link.record import STATUS_CLOSED, STATUS_CLOSING, ConnectionCreated
 from mooring.name_errors import NameTaken, SecretNotAllowed
-from mooring.options import ConnectionRequest, check_request, effective
+from mooring.options import ConnectionRequest, effective
 from mooring_service.admission import Admission
 from mooring_service.connections import ANSWER_MARGIN_S, COMMAND_S, Connections
 from mooring_service.directory import Directory, Entry
@@ -63,7 +64,7 @@ class Wanted:
             [] if request.name in (UNSET, name) else [Invalid("/name", f"must be absent, or {name!r} as in the path")]
         )
         request = msgspec.structs.replace(request, name=name)
-        wrong = wrong or check_request(request)
+        wrong = wrong or check_asked(request, self._admission.known)
         if wrong:
             raise InvalidRequest(wrong)
         await self._names.settled(name)
@@ -110,7 +111,7 @@ class Wanted:
         self._admission.check_writable()
         spec = self._reopenings.spec(created.id)
         becomes = changed(spec or ConnectionRequest(url=created.url, reconnect=created.kept is not None), changes)
-        wrong = check_request(becomes)
+        wrong = check_asked(becomes, self._admission.known)
         if wrong:
             raise InvalidRequest(wrong)
         self._admission.check_way(becomes, declared=created.declared)
@@ -123,9 +124,11 @@ class Wanted:
     async def _become(self, entry: Entry, spec: ConnectionRequest) -> None:
         """No process holds it: it is opened so once there is one."""
         was = entry.created
+        options = effective(spec)
         created = ConnectionCreated.of(
-            was.id, was.worker, was.handler, was.created_at_us, effective(spec), name=was.name, declared=was.declared
-        )
+            was.id, was.worker, was.handler, was.created_at_us, options, name=was.name, declared=was.declared,
+            asked=shown_of(options),
+        )  # fmt: skip
         if created.kept is None:  # its handler says so
             created = msgspec.structs.replace(created, kept=was.kept)
         self._reopenings.remember(was.id, spec)

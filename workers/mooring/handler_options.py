@@ -1,4 +1,4 @@
-"""What the attributes of a handler ask for, and what follows from them and from a request: what a connection runs with. Leaf, pure.
+"""What the attributes of a handler ask for, and what a request asks for with them. Leaf, pure.
 
 An attribute has the Python name of its create option (`options`), and so have the keys of an object in it.
 """
@@ -13,16 +13,8 @@ from msgspec import UNSET
 
 from mooring.changes import CHANGEABLE, Changes
 from mooring.errors import Invalid, InvalidRequest
-from mooring.options import (
-    DEFAULT_WORKER,
-    HANDLER_OPTIONS,
-    OPTIONS,
-    ConnectionOptions,
-    ConnectionRequest,
-    camel,
-    check_request,
-    effective,
-)
+from mooring.option_rows import camel
+from mooring.options import DEFAULT_WORKER, HANDLER_OPTIONS, OPTIONS, ConnectionRequest
 from mooring.parameters import plain
 
 _BY_KEY = {option.key: option for option in OPTIONS.values() if option.by_handler}
@@ -51,9 +43,9 @@ def _builtins(name: str, value: Any) -> Any:
     """Return the value of an attribute as JSON has it."""
     if isinstance(value, msgspec.Struct):
         value = msgspec.to_builtins(value)
-    if name == "requests" and isinstance(value, dict):  # what is looked for stays as it is
-        return {camel(str(key)): item for key, item in value.items()}
-    return _camel_keys(value) if name in ("tls", "proxy", "reconnect") else value
+    if name in ("reconnect", "keep_alive", "requests") and isinstance(value, dict):
+        return {camel(str(key)): item for key, item in value.items()}  # what is sent, or looked for, stays as it is
+    return _camel_keys(value) if name in ("tls", "proxy") else value
 
 
 def from_handler(handler: object, url: str, worker: str = DEFAULT_WORKER) -> ConnectionRequest:
@@ -93,27 +85,23 @@ def blame_handler(error: Invalid, asked: ConnectionRequest, handler: object | No
     return _of_handler(handler, place, error.detail)
 
 
-def resolve(request: ConnectionRequest, handler: object | None = None) -> ConnectionOptions:
-    """Merge `request` with the attributes of `handler` and check the result.
+def merge(request: ConnectionRequest, handler: object | None) -> ConnectionRequest:
+    """Return `request` with the attributes of `handler` under it.
 
     What the request says wins: `data_type` replaces, `headers` are merged by (case-insensitive) name.
 
     Raises:
-        InvalidRequest: If anything is not valid.
+        InvalidRequest: If an attribute has a wrong type.
     """
-    asked = request
-    if handler is not None:
-        base = from_handler(handler, request.url, request.worker)
-        merged = {
-            name: value
-            for name in HANDLER_OPTIONS
-            if (value := getattr(request, name)) is not UNSET or (value := getattr(base, name)) is not UNSET
-        }
-        if request.headers is not UNSET and base.headers is not UNSET:
-            own = {name.lower() for name in request.headers}
-            merged["headers"] = {n: v for n, v in base.headers.items() if n.lower() not in own} | request.headers
-        request = msgspec.structs.replace(request, **merged)
-    wrong = check_request(request)
-    if wrong:
-        raise InvalidRequest([blame_handler(error, asked, handler) for error in wrong])
-    return effective(request)
+    if handler is None:
+        return request
+    base = from_handler(handler, request.url, request.worker)
+    merged = {
+        name: value
+        for name in HANDLER_OPTIONS
+        if (value := getattr(request, name)) is not UNSET or (value := getattr(base, name)) is not UNSET
+    }
+    if request.headers is not UNSET and base.headers is not UNSET:
+        own = {name.lower() for name in request.headers}
+        merged["headers"] = {n: v for n, v in base.headers.items() if n.lower() not in own} | request.headers
+    return msgspec.structs.replace(request, **merged)

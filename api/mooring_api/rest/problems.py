@@ -42,6 +42,7 @@ PROBLEMS = (
     ProblemType("not-found", 404, "There is nothing at this path", "The path is none of the API's.", later=True),
     ProblemType("connection-not-found", 404, "No such connection", "It never existed, or is no longer retained.", later=True),
     ProblemType("worker-not-found", 404, "No such worker", "No worker has that name.", later=True),
+    ProblemType("no-cluster", 404, "The service is no node of a cluster", "Its configuration has no `[cluster]`."),
     ProblemType("hook-not-found", 404, "No such hook", "No hook has that name.", later=True),
     ProblemType("method-not-allowed", 405, "The method is not allowed here", "`Allow` names those that are.", headers=("Allow",)),
     ProblemType("not-acceptable", 406, "None of the accepted media types can be served", "`Accept` names nothing that this is served as."),
@@ -69,6 +70,7 @@ PROBLEMS = (
     ProblemType("headers-too-large", 431, "The headers are too large", "The request line, a header, or their number is above what is taken."),
     ProblemType("internal", 500, "mooring has made a mistake", "Its log has the traceback."),
     ProblemType("connect-failed", 502, "The connection could not be made", "`errors` is what `onError` tells; `connection` is its record."),
+    ProblemType("opening-failed", 502, "The opening has failed", "The handshake was well, and then a step of the recipe was refused, or the server closed; `errors` is what `onError` tells."),
     ProblemType("peer-error", 502, "The peer has answered with an error", "`reply` is what it has said."),
     ProblemType("reply-lost", 502, "The socket has ended before the reply came", "The request was sent, and may have been done."),
     ProblemType("worker-died", 502, "The worker died", "Its process has ended under the request."),
@@ -78,7 +80,7 @@ PROBLEMS = (
     ProblemType("send-timeout", 504, "The message was not sent in time", "It has waited behind the queue for `sendTimeout`, and was taken out."),
     ProblemType("reply-timeout", 504, "No reply has come in time", "The request was sent, and may have been done."),
     ProblemType("connect-timeout", 504, "The connection could not be made in time", "`connectTimeout` has passed; `errors` is what `onError` tells."),
-    ProblemType("opening-timeout", 504, "No socket was ready in time", "`Prefer: wait` has ended; it goes on all the same."),
+    ProblemType("opening-timeout", 504, "No socket was ready in time", "A step of the recipe was not answered in time (`errors`), or `Prefer: wait` has ended, and it goes on all the same."),
     ProblemType("worker-silent", 504, "The worker did not answer in time", "It may have done what was asked."),
     ProblemType("journal-unavailable", 507, "The journal cannot be written", "Nothing was started; the disk is full, or fails.", later=True, headers=_RETRY),
 )  # fmt: skip
@@ -169,6 +171,8 @@ def problem_of(exc: MooringError) -> Problem:
                 name = "address-refused"
             elif exc.terminated:
                 name = "terminated"
+            elif exc.opening:
+                name = "opening-timeout" if exc.timed_out else "opening-failed"
             elif exc.timed_out:
                 name = "connect-timeout"
             return Problem(name, text, errors=exc.errors, connection=exc.connection)

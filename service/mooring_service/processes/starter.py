@@ -61,6 +61,8 @@ class Starter:
             settings.redial,
             settings.dial,
             settings.max_pending_requests,
+            settings.recipes,
+            settings.functions,
         )
 
     async def start(self, slot: Slot) -> None:

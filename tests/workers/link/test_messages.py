@@ -121,6 +121,7 @@ OUR_OWN = {
     "Welcome",
     "Call",
     "Open",
+    "OpenFailed",
     "OpenInvalid",
     "Send",
     "SendFailed",
@@ -222,7 +223,7 @@ def test_what_a_newer_service_asks_for_beyond_what_we_know_is_skipped() -> None:
     known = msgspec.to_builtins(FULL)
     newer = {
         **known,
-        "recipe": {"opening": []},
+        "telepathy": {"opening": []},
         "handler": {**known["handler"], "since": 3},
         "tls": {**known["tls"], "alpn": ["x"]},
     }

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 
 from mooring.connection import received
 from mooring.connection.asked import requests_of
 from mooring.connection.asking import Asking, Found, Waiter
+from mooring.connection.conversing import ConversingConnection
 from mooring.connection.host import Host
-from mooring.connection.recorded import RecordedConnection
-from mooring.connection.requests import Ids
-from mooring.connection.sends import Sends
 from mooring.errors import ErrCode
 from mooring.link.messages_sent import RequestFailed
 from mooring.link.record import ConnectionCreated
@@ -19,14 +17,14 @@ from mooring.wire.frames import INVALID_DATA
 from mooring.wire.outbound import Outbound
 
 
-class AskingConnection(RecordedConnection, ABC):
+class AskingConnection(ConversingConnection):
     """A connection that may have ``requests``.
 
     Args:
         last_socket: Number of its last socket, where another process of the worker had it.
     """
 
-    __slots__ = ("_asking", "_host", "_sends")
+    __slots__ = ("_asking",)
 
     def __init__(
         self,
@@ -36,32 +34,17 @@ class AskingConnection(RecordedConnection, ABC):
         handler: object | None,
         last_socket: int = 0,
     ) -> None:
-        super().__init__(created, options, handler)
-        self._host = host
-        self._sends: Sends = Sends(host, self)
+        super().__init__(host, created, options, handler, last_socket)
         protocol = requests_of(options)
-        self._asking = None if protocol is None else Asking(host, self, self, protocol, Ids(last_socket))
-
-    @property
-    def sends(self) -> Sends:
-        """What is sent on it."""
-        return self._sends
+        self._asking = None if protocol is None else Asking(host, self, self, protocol, self.ids)
 
     @property
     @abstractmethod
     def open_outbound(self) -> Outbound | None:
         """Where messages go just now; None: no socket is ready."""
 
-    @abstractmethod
-    def resume_if_room(self) -> None:
-        """Read again if every queue that this connection feeds has room."""
-
-    @abstractmethod
-    def failed(self, err_code: ErrCode, message: str, close_code: int | None) -> None:
-        """Take that something is wrong; with a `close_code` say so on the wire and give the peer time to answer."""
-
-    def messages(self, items: list[tuple[int, bytes]]) -> None:
-        """Record the messages of one read; whoever waits for one of them gets it."""
+    def deliver(self, items: list[tuple[int, bytes]]) -> bool:
+        """Record messages, or hand them over; whoever waits for one of them gets it. Say whether any was no reply."""
         asking = self._asking
         found: list[Found] = []
         if asking is not None:
@@ -72,9 +55,13 @@ class AskingConnection(RecordedConnection, ABC):
             asking.answer(found, self.messages_in - counted, before + 1 if self.handler is None else 0)
         if wrong is not None:
             self.failed(ErrCode.INVALID_DATA, f"the server sent {wrong}", INVALID_DATA)
+        return len(items) > sum(one.place is not None for one in found)
 
     def may_read(self) -> bool:
         """Say whether every queue that this connection feeds has room."""
+        conversation = self._conversation
+        if conversation is not None and (conversation.opening or not conversation.has_room()):
+            return conversation.opening
         return received.has_room(self._host, self, waited_for=self._asking is not None and self._asking.code_waits)
 
     def ask(self, waiter: Waiter, body: bytes, timeout_s: float) -> None:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import msgspec
 
-from mooring.changes import OF_ALL, Changes, changed, check_changes, given, with_clocks
-from mooring.connection.asked import resolve, shown_of
+from mooring.changes import OF_ALL, Changes, changed, check_changes, given
+from mooring.connection.asked import Known, check_clocks, resolve, shown_of
 from mooring.connection.kept import KeptConnection
 from mooring.connection.live import LiveConnection
 from mooring.connection.secret_headers import check_secrets, has_templates
 from mooring.connection.state import ConnectionState
 from mooring.errors import ConnectionClosed, InvalidRequest, NotKept, WrongState
 from mooring.link.record import ConnectionCreated
-from mooring.options import ConnectionRequest, check_request
 from mooring.wire.secret_table import Secrets
 
 
-def change(connection: LiveConnection, changes: Changes, secrets: Secrets) -> None:
+def change(connection: LiveConnection, changes: Changes, secrets: Secrets, known: Known) -> None:
     """Change what `connection` is asked for.
 
     Raises:
@@ -32,19 +31,22 @@ def change(connection: LiveConnection, changes: Changes, secrets: Secrets) -> No
     if not isinstance(connection, KeptConnection):
         if not given(changes).keys() <= OF_ALL:
             raise NotKept(connection.id)
-        wrong = wrong or check_request(changed(ConnectionRequest(url=connection.options.url), changes))
+        if not wrong:
+            _, wrong = check_clocks(connection.options, changes)
         if wrong:
             raise InvalidRequest(wrong)
-        connection.change(with_clocks(connection.options, changes), connection.created)
+        options, _ = check_clocks(connection.options, changes)
+        created = msgspec.structs.replace(connection.created, asked=shown_of(options))
+        connection.change(options, created)
         if connection.spec is not None:
             connection.spec = changed(connection.spec, changes)
         return
     if wrong:
         raise InvalidRequest(wrong)
     asked = changed(connection.asked, changes)
-    options = resolve(asked, connection.handler)
+    options = resolve(asked, connection.handler, known)
     was = connection.created
-    if has_templates(options.headers):
+    if options.converses or has_templates(options.headers):
         check_secrets(options, secrets, declared=was.declared)
     created = ConnectionCreated.of(
         was.id,

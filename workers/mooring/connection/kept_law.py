@@ -256,6 +256,7 @@ class KeptLaw(LiveConnection):
             down=self.down,
             down_us=self._downtime.total_us,
             messages_filled=self.messages_filled,
+            keep_alives=self.keep_alives,
             late_replies=self.late_replies,
             queued_messages=self._sends.queue.messages,
             queued_bytes=self._sends.queue.bytes,

@@ -37,15 +37,24 @@ class Awaited(msgspec.Struct, eq=False):
     unwritten: Callable[[bool], None]
 
 
-class Sends:
-    """The messages that are sent on one connection."""
+OWN = Ticket(-1, None)
+"""The ticket of what mooring says itself (steps, answers, heartbeats): nobody waits for it, and it is counted nowhere."""
 
-    __slots__ = ("_connection", "_host", "_keyed")
+
+class Sends:
+    """The messages that are sent on one connection.
+
+    Attributes:
+        on_sent: Called whenever messages were written, where somebody wants to know.
+    """
+
+    __slots__ = ("_connection", "_host", "_keyed", "on_sent")
 
     def __init__(self, host: Host, connection: RecordedConnection) -> None:
         self._host = host
         self._connection = connection
         self._keyed: dict[str, Ticket] = {}
+        self.on_sent: Callable[[], None] | None = None
 
     def send(self, command: Send, outbound: Outbound | None) -> Sent | SendFailed | SendQueued | None:
         """Write messages for a request: the answer, or None when it comes once the peer reads again.
@@ -94,6 +103,14 @@ class Sends:
         else:
             outbound.queue(None, opcode, [payload], len(payload))
 
+    def send_own(self, opcode: int, payload: bytes, outbound: Outbound) -> bool:
+        """Write what mooring says itself, or have it wait for the peer to read; False: there is no room."""
+        if not outbound.write_now(opcode, [payload]):
+            if not outbound.has_room(len(payload)):
+                return False
+            outbound.queue(OWN, opcode, [payload], len(payload), self._connection.options.send_timeout_s)
+        return True
+
     def send_request(self, payload: bytes, outbound: Outbound, ticket: Awaited) -> bool:
         """Write a request, or have it wait for the peer to read; False: there is no room for it."""
         if outbound.write_now(TEXT, [payload]):
@@ -106,6 +123,8 @@ class Sends:
 
     def written(self, ticket: Ticket | Awaited | None, count: int, size: int) -> None:
         """Messages were written (`Sender`)."""
+        if ticket is OWN:
+            return
         if isinstance(ticket, Awaited):
             ticket.written()
             self._count(0, count, size)
@@ -120,6 +139,8 @@ class Sends:
 
     def unwritten(self, ticket: Ticket | Awaited | None, size: int, *, stalled: bool) -> None:
         """Messages were not written, and will not be (`Sender`)."""
+        if ticket is OWN:
+            return
         if isinstance(ticket, Awaited):
             ticket.unwritten(stalled)
             return
@@ -142,6 +163,8 @@ class Sends:
 
     def _count(self, request: int, count: int, size: int) -> Sent:
         connection, metrics = self._connection, self._host.metrics
+        if self.on_sent is not None:
+            self.on_sent()
         connection.messages_out += count
         connection.bytes_out += size
         metrics.messages_out += count

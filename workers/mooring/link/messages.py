@@ -34,7 +34,8 @@ PROTOCOL_VERSION = 6
 """Told in `Hello` and `Welcome`. 1: the first release. 2: `Welcome` tells it, and requests are read leniently. 3: what code in
 workers asks of others is numbered (`Call.ask`, `Taken`). 4: connections that stay (`reconnect`, `Reconnect`), and how is dialled
 (`proxy` and its like; an older worker would skip them, and dial directly). 5: workers keep to a window of `Events`, and count calls.
-6: names, ``${secret:…}``, which an older worker would send as it stands, what waits to be sent (`whenDown`, `DropQueue`), and requests.
+6: names, ``${secret:…}``, which an older worker would send as it stands, what waits to be sent (`whenDown`, `DropQueue`), requests,
+recipes, heartbeats and the clock of messages.
 
 A create option says in its row (`Option.since`) which version brought it; the service does not ask an older worker for it.
 """
@@ -161,7 +162,7 @@ class Probe(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class Reconfigure(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """Settings that change at run time: they hold for dials from now on. `dial` None: as it was."""
+    """Settings that change at run time: they hold for dials from now on. What is None stays as it was."""
 
     egress_allow: list[str]
     egress_deny: list[str]
@@ -170,6 +171,8 @@ class Reconfigure(msgspec.Struct, frozen=True, tag=True, array_like=True):
     redial: LinkLimits | None = None
     dial: LinkDial | None = None
     max_pending_requests: int = MAX_PENDING_REQUESTS
+    recipes: dict[str, str] | None = None
+    functions: dict[str, str] | None = None
 
 
 Command = (
@@ -254,7 +257,7 @@ class Opened(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class OpenFailed(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """A dial has failed; `timed_out` when the handshake took too long, `terminated` when it was told to stop."""
+    """A dial has failed; `timed_out` when it took too long, `terminated` when it was told to stop, `opening`: after the handshake."""
 
     request: int
     after: int
@@ -262,6 +265,7 @@ class OpenFailed(msgspec.Struct, frozen=True, tag=True, array_like=True):
     timed_out: bool = False
     terminated: bool = False
     policy: bool = False
+    opening: bool = False
 
 
 class OpenInvalid(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -381,6 +385,8 @@ class WorkerSettings(WorkerBounds, frozen=True, kw_only=True):
     kill_timeout_s: float = 1.5  # whoever has sent a SIGTERM sends SIGKILL after so long
     dial: LinkDial = DialSettings()
     max_pending_requests: int = MAX_PENDING_REQUESTS
+    recipes: dict[str, str] = msgspec.field(default_factory=dict)
+    functions: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 command_decoder = msgspec.msgpack.Decoder(Command)

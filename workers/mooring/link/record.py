@@ -41,8 +41,15 @@ class KeptCreated(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class AskedCreated(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What of a record is as it was asked for, where messages mean something to mooring itself; no secret is in it."""
+    """What of a record is as it was asked for, where messages mean something to mooring itself; no secret is in it.
 
+    `recipe`: a name, or an object as the API shows it; `keep_alive` likewise.
+    """
+
+    recipe: Any = None
+    keep_alive: Any = None
+    data_timeout_s: float = 0.0
+    when_silent: str = "reconnect"
     requests: Any = None
 
 

@@ -72,7 +72,7 @@ def _open(runtime: Runtime, command: Open) -> None:
         if command.handler is not None and request.handler is not None:
             runtime.constructions.begin(command, command.handler)
         else:
-            options = resolve(request)
+            options = resolve(request, known=runtime.known)
             if command.resumed is None:  # else each attempt finds out
                 runtime.check_secrets(options, declared=command.declared)
             runtime.begin(command, options, None)
@@ -133,7 +133,7 @@ def _terminate(runtime: Runtime, command: Terminate) -> None:
     waiting = runtime.constructions.give_up(command.connection)
     if waiting is not None:
         # Without its handler: no callback has to wait for the context, and no other can follow.
-        connection = runtime.begin(waiting, resolve(waiting.connection_request), None)
+        connection = runtime.begin(waiting, resolve(waiting.connection_request, known=runtime.known), None)
     if connection is None:
         runtime.answer(TerminateDone(command.request, runtime.flush()))
     else:
@@ -158,7 +158,7 @@ def _change(runtime: Runtime, command: Change) -> None:
         return
     answer = Changed(number, connection_id, 0, connection.state.value)
     try:
-        change(connection, command.changes, runtime.dialler.secrets)
+        change(connection, command.changes, runtime.dialler.secrets, runtime.known)
     except InvalidRequest as exc:
         answer = msgspec.structs.replace(answer, errors=exc.errors)
     except SecretNotAllowed as exc:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, wait
 from typing import Protocol
 
-from mooring.connection.asked import resolve, shown_of
+from mooring.connection.asked import opening_time_s, resolve, shown_of
 from mooring.connection.connection import Connection
 from mooring.connection.kept import KeptConnection
 from mooring.connection.live import LiveConnection
@@ -80,7 +80,7 @@ class Openings:
         Raises:
             InvalidRequest, SecretNotAllowed: If not.
         """
-        if has_templates(options.headers):
+        if options.converses or has_templates(options.headers):
             check_secrets(options, self._worker.dialler.secrets, declared=declared)
 
     def created(self, command: Open, options: ConnectionOptions) -> ConnectionCreated:
@@ -134,7 +134,7 @@ class Openings:
         """
         if handler is not None:
             check(handler)
-        options = resolve(request, handler)
+        options = resolve(request, handler, self._worker.known)
         self.check_secrets(options, declared=False)
         if self._worker.stopping:
             raise MooringError("the worker is being killed")
@@ -163,8 +163,8 @@ class Openings:
 
         self._worker.post(begin)
         try:
-            # The dial has its own deadline; this one only guards against the I/O loop itself.
-            connection = opened.result(options.connect_timeout_s + IO_LOOP_S)
+            # The dial and the opening have their own deadlines; this one only guards against the I/O loop itself.
+            connection = opened.result(options.connect_timeout_s + opening_time_s(options) + IO_LOOP_S)
         except TimeoutError:
             self._worker.post(self._give_up, connection_id)
             raise ConnectError([ErrorEntry(ErrCode.CONNECT_TIMEOUT, "the worker did not come to it in time")]) from None

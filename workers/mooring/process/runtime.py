@@ -17,6 +17,7 @@ import msgspec
 
 from mooring.background import Background
 from mooring.changes import Changes
+from mooring.connection.asked import Known
 from mooring.connection.changing import change
 from mooring.connection.host import PausedReader
 from mooring.connection.live import LiveConnection
@@ -41,6 +42,7 @@ from mooring.process.figures import Figures
 from mooring.process.openings import Openings
 from mooring.process.redialling import Redialling
 from mooring.process.threads import Posts, Reservations, Room
+from mooring.usercode.asked_code import run_code
 from mooring.usercode.construction import Constructions
 from mooring.usercode.context import Context
 from mooring.usercode.mailbox import CALL_COST_BYTES
@@ -71,6 +73,7 @@ class Runtime:
     every thread, all else is for the I/O loop only.
 
     Attributes:
+        known: What recipes may name.
         connections: By id, until their last event is in the outbox.
         constructions: Connections to be, whose handler is still to be constructed.
         paused: Connections whose reading we have paused.
@@ -86,6 +89,7 @@ class Runtime:
         self.settings = settings
         self.worker = settings.worker
         self.loop = asyncio.get_running_loop()
+        self.known = Known(settings.recipes, settings.functions)
         self.connections: dict[int, LiveConnection] = {}
         self.paused: set[PausedReader] = set()
         self.stopping = self.draining = False
@@ -174,10 +178,22 @@ class Runtime:
         """Answer a call, behind the events of what it did."""
         self.answer(msgspec.structs.replace(answer, after=self.flush()))
 
+    def run_code(
+        self,
+        connection: RecordedConnection,
+        callback: str,
+        target: str | Callable[..., Any],
+        params: dict[str, Any] | list[Any],
+        *first: Any,
+    ) -> asyncio.Future[Any]:
+        """Have user code run for a connection, and return what it returns (`connection/host.Host.run_code`)."""
+        reference = self.known.functions.get(target, target) if isinstance(target, str) else target
+        return run_code(self, connection, callback, reference, params, first)
+
     def change(self, connection: LiveConnection, changes: Changes, done: Future[None]) -> None:
         """Change what a connection is asked for, for code in the worker; the service learns it, too."""
         try:
-            change(connection, changes, self.dialler.secrets)
+            change(connection, changes, self.dialler.secrets, self.known)
         except MooringError as exc:
             done.set_exception(exc)
         else:
@@ -237,6 +253,8 @@ class Runtime:
             max_connections=command.max_connections,
             max_pending_requests=command.max_pending_requests,
         )
+        if command.recipes is not None and command.functions is not None:
+            self.known = Known(command.recipes, command.functions)
         if command.redial is not None:
             self.redials.configure(command.redial)
         self.dialler.set_policy(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from types import AsyncGeneratorType, GeneratorType
 from typing import Any, assert_never
 
@@ -59,8 +59,8 @@ class Context:
 
     # For the I/O loop.
 
-    def post_task(self, name: str, run: Callable[[], None]) -> None:
-        """Queue work of mooring itself that runs user code; `run` must not raise."""
+    def post_task(self, name: str, run: Callable[[], Awaitable[None] | None]) -> None:
+        """Queue work of mooring itself that runs user code; neither `run` nor what it returns to be awaited may raise."""
         self.mailbox.post_task(Task(name, run))
 
     def discard(self) -> None:
@@ -136,8 +136,11 @@ class Context:
             case Task():
                 self.mailbox.taken += 1
                 self.running.begin(entry.name)
-                entry.run()
+                work = entry.run()
+                if work is not None:
+                    await work
                 self.running.item = None
+                await self._go_on(_current_task())
             case _:
                 assert_never(entry)
 
@@ -148,6 +151,7 @@ class Context:
         outbox, wake = self._host.outbox, self._host.wake
         mailbox = self.mailbox
         prefix, data_type, filled = connection.message_prefix, connection.options.data_type, entry.filled
+        acks = connection.acks
         task = _current_task()
         done = time_us = 0
         try:
@@ -168,6 +172,8 @@ class Context:
                 if filled:
                     body = filled_body(body)
                 outbox.add(connection, b"\x02", body, connection.seq)
+                if acks is not None and not filled:
+                    acks.recorded(connection.taken, connection.seq)
                 wake()
                 try:
                     callback = getattr(handler, "on_message", None)  # a property is user code too

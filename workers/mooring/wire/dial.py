@@ -16,7 +16,7 @@ import time
 import msgspec
 
 from mooring.deadline import within
-from mooring.dial_options import DialSettings
+from mooring.dial_options import DialSettings, TlsRequest
 from mooring.errors import ErrCode, ErrorEntry
 from mooring.options import ConnectionOptions
 from mooring.wire.answer import MAX_TEXT_CHARS, AnswerReader, InvalidAnswer, one_line, retry_after_s
@@ -25,6 +25,7 @@ from mooring.wire.egress import EgressPolicy
 from mooring.wire.exchange import Exchange
 from mooring.wire.failure import DialFailed, failed
 from mooring.wire.frames import Deflate
+from mooring.wire.http_request import HttpAnswer, HttpRequest, converse
 from mooring.wire.route import Way
 from mooring.wire.secret_table import Secrets
 from mooring.wire.target import Target, parse_target
@@ -116,6 +117,26 @@ class Dialler:
             log.exception("a dial to %s ended unexpectedly", place)
             message = f"no connection to {place} could be made"
             raise failed(ErrCode.UNREACHABLE, message, type(exc).__name__) from exc
+
+    async def ask(self, request: HttpRequest, options: ConnectionOptions, max_bytes: int) -> HttpAnswer:
+        """Send one HTTP request, the way that `options` take, under the egress policy; the deadline is the caller's.
+
+        Raises:
+            DialFailed: If there is no answer of at most `max_bytes`.
+        """
+        try:
+            target = parse_target(request.url)
+            # The addresses, and our certificate, are for the WebSocket's server: this is another one.
+            tls = TlsRequest(ca_file=options.tls.ca_file, verify=options.tls.verify)
+            way = msgspec.structs.replace(_way(options), addresses=[], tls=tls)
+            plan = self._connector.plan(target, way)
+            exchange = await self._connector.connect(plan)
+            try:
+                return await converse(exchange, request, target, plan.place, max_bytes)
+            finally:
+                exchange.abort()
+        except ValueError as exc:
+            raise failed(ErrCode.RENEW_FAILED, str(exc)) from None
 
     async def _upgrade(
         self, exchange: Exchange, target: Target, options: ConnectionOptions, place: str, deadline: float
