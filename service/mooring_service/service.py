@@ -64,11 +64,12 @@ def check_state_dir(state_dir: Path, store: str) -> None:
 
 
 class Readiness(msgspec.Struct, frozen=True):
-    """Whether requests can be served: `reasons` says what is not there, `degraded` names Failed workers."""
+    """Whether requests can be served: `reasons` says what is not there, `degraded` names Failed workers, `hooks` Failing hooks."""
 
     ready: bool
     reasons: list[str]
     degraded: list[str]
+    hooks: list[str]
 
 
 class Service:
@@ -150,8 +151,9 @@ class Service:
 
         Raises:
             JournalUnusable: If a later mooring has written it.
-            MooringError: If workers could not reach this state directory.
+            MooringError: If workers could not reach this state directory, or hooks.json cannot be read.
         """
+        self._senders.load()
         self.backups.sweep()
         await self._supervisor.listen()
         try:
@@ -183,7 +185,9 @@ class Service:
             log.error("the journal cannot be written: %s; nothing new is begun until it can be", exc)
         self._supervisor.adopt([stored for stored in recovered.incarnations if not stored.ended or stored.stands])
         self._asks.do(recovered.asks)
-        await self._senders.start(recovered.hooks)
+        self._senders.place(recovered.hooks)
+        await self.hooks.reconfigure(self._admission.config, started=False)
+        await self._senders.start()
         known = {stored.incarnation for stored in recovered.incarnations if not stored.ended}
         # Told before anybody asks, but for a disk that takes nothing.
         await asyncio.wait({self._background.spawn(self._end_strays(known))}, timeout=STRAYS_S)
@@ -247,6 +251,8 @@ class Service:
         self._admission.config = config
         self.feed.max_subscribers = config.limits.max_subscribers
         self._window.acknowledge()
+        if self._started:
+            self._background.spawn(self.hooks.reconfigure(config))
         self._supervisor.reconfigure(worker_settings(config, self._app_dirs), config.limits.max_workers)
 
     def readiness(self) -> Readiness:
@@ -261,7 +267,7 @@ class Service:
         if self._roster.adopting:
             reasons.append(f"adopting: {', '.join(sorted(self._roster.adopting))}")
         degraded = [slot.name for slot in self._roster.slots() if slot.state is WorkerState.FAILED]
-        return Readiness(not reasons, reasons, degraded)
+        return Readiness(not reasons, reasons, degraded, self._senders.failing())
 
     @property
     def kept_ends(self) -> Mapping[tuple[str, str], int]:

@@ -54,7 +54,7 @@ class Hook:
 
     Attributes:
         configured: It stands in the configuration.
-        paused: Why it is; None: it is not.
+        paused: Why it is; None: it is not. `paused_us`: since when.
         cut: The batch that is under way or waits to be repeated.
         attempt: How often that went out.
         next_attempt_s: When it goes out again (monotonic); None: nothing waits.
@@ -72,6 +72,7 @@ class Hook:
         created_us: int,
         configured: bool = False,
         paused: str | None = None,
+        paused_us: int = 0,
     ) -> None:
         self.name = name
         self.definition = definition
@@ -80,6 +81,7 @@ class Hook:
         self.created_us = created_us
         self.configured = configured
         self.paused = paused
+        self.paused_us = paused_us
         self.progress: Progress = begin(self.rules)
         self.cut: Cut | None = None
         self.attempt = 0

@@ -22,6 +22,7 @@ from mooring_service.config import Config
 from mooring_service.hook_errors import HookConfigured, HookConflict
 from mooring_service.hook_options import HookRequest, check_hook, secret_of
 from mooring_service.hook_records import AttemptRecord, HookRecord
+from mooring_service.hooks.configured import reconcile
 from mooring_service.hooks.hook import MAX_SECRETS, Secret
 from mooring_service.hooks.operation import Operation
 from mooring_service.hooks.place import Place, stored
@@ -42,6 +43,12 @@ class Hooks(Operation):
 
     def __init__(self, admission: Admission, senders: Senders) -> None:
         super().__init__(admission, senders, asyncio.Lock())
+
+    async def reconfigure(self, config: Config, *, started: bool = True) -> None:
+        """Have the hooks of the configuration be as it says now, and all of them dial by it."""
+        async with self._changing:
+            self.senders.redial()
+            await reconcile(self.senders, config, started=started)
 
     def record(self, name: str) -> HookRecord:
         """Return one record, with what waits.
