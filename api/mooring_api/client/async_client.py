@@ -1,6 +1,6 @@
 """The asynchronous client of the REST API: typed, every verb; those of one resource in a file each.
 
-The command line and the tests use it. Records are the Structs of `mooring_service.records`; events are `Event`.
+The command line and the tests use it. Records are the Structs of `mooring_service.records` and `mooring_service.hook_records`; events are `Event`.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ from collections.abc import AsyncIterator
 
 from mooring_api.client.connections import ConnectionVerbs
 from mooring_api.client.events import EventVerbs
+from mooring_api.client.hooks import HookVerbs
 from mooring_api.client.transport import error_of
 from mooring_api.client.workers import WorkerVerbs
 
 BACKUP_SILENCE_S = 600.0  # a large journal is copied before it is sent
 
 
-class Client(ConnectionVerbs, WorkerVerbs, EventVerbs):
+class Client(ConnectionVerbs, WorkerVerbs, EventVerbs, HookVerbs):
     """One service, asynchronously. Use it as ``async with Client(…) as client``.
 
     Args:
