@@ -276,6 +276,7 @@ def test_only_the_context_with_its_thread_handlers_and_the_test_kit_catch_what_u
     # BaseException caught elsewhere must be raised again, or belong to the process's own end.
     for name in modules():
         if name.split(".")[0] == "mooring" and name not in {
+            "mooring.usercode.asked_code",
             "mooring.usercode.context",
             "mooring.usercode.handlers",
             "mooring.usercode.thread",

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from mooring.bounds import MAX_CONNECTIONS, Count, Positive, RedialLimits, WorkerBounds
+from mooring.bounds import MAX_CONNECTIONS, MAX_PENDING_REQUESTS, Count, Positive, RedialLimits, WorkerBounds
 from mooring.bounds import doc as _doc
 from mooring.dial_options import BoundSecret, DialSettings, ProxySettings, SecretSource
 from mooring.link.channel import MAX_COMMAND_BYTES
@@ -79,6 +79,9 @@ class LimitsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
     max_connections: Annotated[Count, _doc("Connections that have not ended, of all workers.")] = 20_000
     max_connections_per_worker: Annotated[Count, _doc("The same, of one worker.")] = MAX_CONNECTIONS
+    max_pending_requests: Annotated[
+        Count, _doc("Requests over one connection (`requests`) that wait for their reply.")
+    ] = MAX_PENDING_REQUESTS
     max_subscribers: Annotated[Count, _doc("Event streams open at once.")] = 1_000
     max_body_bytes: Annotated[
         BodySize, _doc("Size of a request's body; of a line, for application/x-ndjson. Needs a restart.")
@@ -183,6 +186,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     functions: Annotated[dict[str, str], _doc("Public name → module:function.")] = {}
     tokens: Annotated[dict[str, TokenConfig], _doc("Name → a further token.")] = {}
     proxies: Annotated[dict[str, ProxySettings], _doc("Name → a proxy.")] = {}
+    recipes: Annotated[dict[str, str], _doc("Name → absolute path of a JSON file: what a preset is made of.")] = {}
     hooks: Annotated[dict[str, HookSettings], _doc("Name → a hook.")] = {}
     secrets: Annotated[
         dict[str, SecretSource],
@@ -214,6 +218,6 @@ NAMED: dict[str, type[msgspec.Struct]] = {
 """Tables of names, each of which is a table of these keys (a secret: or a text)."""
 
 RUNTIME_SETTINGS = frozenset(
-    {"tokens", "egress", "limits", "dial", "proxies", "redial", "secrets", "delivery", "hooks"}
+    {"tokens", "egress", "limits", "dial", "proxies", "redial", "secrets", "recipes", "delivery", "hooks"}
 )
 """Tables that SIGHUP may change; the rest needs a restart."""

@@ -199,6 +199,11 @@ def _check_values(config: Config) -> Config:
         for fault in hook_settings_faults(name, hook, allow_plain=config.delivery.allow_plain):
             raise ConfigError(fault)
     _check_secrets(config)
+    for name, path in config.recipes.items():
+        if not is_name(name):
+            raise ConfigError(f"recipes.{name}: a public name is 1 to 63 letters, digits, '.', '_' or '-'")
+        if not path.startswith("/") or "\0" in path:
+            raise ConfigError(f"recipes.{name}: the path must be absolute")
     for wrong in config.redial.check():
         raise ConfigError(f"redial{wrong.pointer.replace('/', '.')}: {wrong.detail}")
     for name, token in config.tokens.items():

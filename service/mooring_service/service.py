@@ -38,6 +38,7 @@ from mooring_service.processes.roster import Roster
 from mooring_service.processes.supervisor import Supervisor
 from mooring_service.processes.worker_state import WorkerState
 from mooring_service.reopening import Reopenings
+from mooring_service.requesting import Requesting
 from mooring_service.sending import Sending
 from mooring_service.wanted import Wanted
 from mooring_service.window import Window
@@ -47,7 +48,6 @@ from mooring_service.workers import Workers
 PRUNE_INTERVAL_S = 5.0
 OPEN_RETRY_S = 1.0
 STRAYS_S = 2.0
-STOP_POLL_S = 0.1
 
 log = logging.getLogger("mooring.service")
 
@@ -84,6 +84,7 @@ class Service:
         connections: The verbs of connections.
         wanted: Those of who wants one of a name.
         sending: What is sent over connections.
+        requesting: What is asked over them.
         workers: The verbs of workers.
         backups: Copies of the journal.
         hooks: The verbs of hooks.
@@ -123,8 +124,11 @@ class Service:
         self.connections = Connections(
             self._admission, self.directory, self.feed, self._endings, self._reopenings, self._openings, holders
         )
-        self.wanted = Wanted(self._admission, self.directory, self._reopenings, names, self.connections)
+        self.wanted = Wanted(
+            self._admission, journal, self.directory, self._reopenings, names, holders, self.connections
+        )
         self.sending = Sending(self._admission, self.directory, holders)
+        self.requesting = Requesting(self._admission, self.directory, holders, journal, self.sending)
         self.workers = Workers(
             self._admission, self.directory, roster, self._supervisor, self._intake, self._background
         )
@@ -133,6 +137,7 @@ class Service:
         self._senders = Senders(self._admission, journal, self.feed, state_dir, self._background)
         self.hooks = Hooks(self._admission, self._senders)
         self._started = False
+        self._unwritable = asyncio.Event()
         self.died: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     def acquire(self) -> None:
@@ -176,7 +181,7 @@ class Service:
             log.warning("the journal is open")
 
     async def _begin(self) -> None:
-        recovered = await self.journal.start(self._intake.on_committed, self._intake.on_failure, self.died.set_result)
+        recovered = await self.journal.start(self._intake.on_committed, self._on_failure, self.died.set_result)
         self.directory.recover(self.journal.epoch, recovered.connections)
         try:
             # Taken first: the first connection of a new state directory is number 1.
@@ -231,15 +236,27 @@ class Service:
 
     async def _end_workers(self) -> None:
         ending = asyncio.create_task(self._supervisor.stop("the service is stopping"))
-        while not ending.done():
-            await asyncio.wait({ending}, timeout=STOP_POLL_S)
-            if self.journal.failure is not None and self._supervisor.all_gone:
-                # The ends wait for a disk that takes nothing. The next start finds them missing, and reports them.
-                log.error("the last events of the workers cannot be written: %s", self.journal.failure)
-                ending.cancel()
-                await asyncio.wait({ending})
+        unwritable = asyncio.create_task(self._until_nothing_can_be_told())
+        await asyncio.wait({ending, unwritable}, return_when=asyncio.FIRST_COMPLETED)
+        unwritable.cancel()
+        if not ending.done():
+            # The ends wait for a disk that takes nothing. The next start finds them missing, and reports them.
+            log.error("the last events of the workers cannot be written: %s", self.journal.failure)
+            ending.cancel()
+            await asyncio.wait({ending})
         if not ending.cancelled():
             ending.result()
+
+    async def _until_nothing_can_be_told(self) -> None:
+        await self._supervisor.until_all_gone()
+        await self._unwritable.wait()
+
+    def _on_failure(self, failure: str | None) -> None:
+        if failure is None:
+            self._unwritable.clear()
+        else:
+            self._unwritable.set()
+        self._intake.on_failure(failure)
 
     def begin_stop(self) -> None:
         """From now on nothing new is started, and `/readyz` says so."""

@@ -29,6 +29,7 @@ from mooring_service.journal.clock import AgeClock
 from mooring_service.journal.compaction import Compaction
 from mooring_service.journal.file import OpenFile, write_finding
 from mooring_service.journal.pace import LARGE_BYTES, Pace
+from mooring_service.journal.replica import Replica
 from mooring_service.journal.retention import PRUNE_EVERY_S, PRUNE_IDLE_S, Marks
 from mooring_service.journal.transaction import Transaction
 from mooring_service.journal.upkeep import Upkeep
@@ -90,7 +91,10 @@ class Writer:
         marks: Of the last transaction that was committed.
     """
 
-    def __init__(self, config: JournalConfig, outcomes: Outcomes, checkpoints: Checkpoints) -> None:
+    def __init__(
+        self, config: JournalConfig, outcomes: Outcomes, checkpoints: Checkpoints, replica: Replica | None = None
+    ) -> None:
+        self._replica = replica
         self._config = config
         self._outcomes = outcomes
         self._checkpoints = checkpoints
@@ -138,17 +142,17 @@ class Writer:
         if self._thread is not None:
             self._thread.join(END_S)
 
-    def put(self, item: Item) -> None:
-        """Queue `item`."""
+    def put(self, *items: Item) -> None:
+        """Queue `items`; they are written in one transaction."""
         with self._wanted:
             if not self._dead:
-                self._queue.append(item)
-                self._queued_bytes += item.size
+                self._queue.extend(items)
+                self._queued_bytes += sum([item.size for item in items])
                 self._arrived_s = time.monotonic()
                 if self._idle or self._queued_bytes >= LARGE_BYTES:
                     self._wanted.notify()
                 return
-        self._refuse([item])
+        self._refuse(list(items))
 
     def forget(self, connections: list[int]) -> None:
         """Drop the records of these connections; called by a job."""
@@ -264,6 +268,8 @@ class Writer:
 
     def _commit(self, connection: apsw.Connection, items: list[Item]) -> None:
         begun = time.monotonic()
+        if self._replica is not None and self._replica.full:
+            raise apsw.FullError("too much waits for the engine of the cluster")
         marks = msgspec.structs.replace(self.marks)
         transaction = Transaction(connection, marks, self._stored, self._clock.now_ms())
         results: list[Any] = []
@@ -278,7 +284,12 @@ class Writer:
                 else:
                     assert item.job is not None, "an item is an append or a job"
                     results.append(item.job(connection))
-            committed = iter(transaction.write())
+            written = transaction.write()
+            if self._replica is not None:
+                self._replica.write(connection, written, self._clock.now_ms())
+        if self._replica is not None:
+            self._replica.confirm()
+        committed = iter(written)
         for at, item in enumerate(items):
             if item.append is not None:
                 results[at] = next(committed)

@@ -176,6 +176,14 @@ async def _ask_everything(checked: Checked, echo: EchoServer) -> None:
     await ask("POST", f"{one}/messages", 202, query="?whenDown=queue", ids={"id": trying["id"]}, json={"waits": 1})
     await ask("DELETE", f"{one}/queue", 200, ids={"id": trying["id"]})
     await ask("DELETE", f"{one}/queue", 409, ids={"id": first["id"]})
+    # The echo of a request is its reply.
+    asks = await ask("POST", connections, 201, json={"url": echo.url, "requests": "cdp"})
+    requests = f"{one}/requests"
+    await ask("POST", requests, 422, ids={"id": first["id"]}, json={})
+    await ask("POST", requests, 504, ids={"id": asks["id"]}, query="?timeout=0.1", json={"method": "x"})
+    await ask("POST", requests, 202, ids={"id": asks["id"]}, json={"method": "x"}, headers={"Prefer": "respond-async"})
+    await ask("POST", requests, 200, ids={"id": asks["id"]}, json={"result": 1})
+    await ask("POST", requests, 502, ids={"id": asks["id"]}, json={"error": 1})
     for opened in (kept, trying):
         await ask("DELETE", one, 200, ids={"id": opened["id"]})
     await ask("POST", again, 410, ids={"id": kept["id"]})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import email.utils
 import re
 from collections.abc import Mapping
@@ -114,6 +115,15 @@ class AnswerReader:
             self._parser.feed_data(data)
         except HttpProcessingError:
             self._body_bytes = self._max_body_bytes  # what came before it stands
+
+    def feed_end(self) -> None:
+        """The server has closed: a body without a length ends so, any other one is cut off."""
+        with contextlib.suppress(HttpProcessingError):
+            self._parser.feed_eof()
+
+    def body(self) -> bytes:
+        """Return what was fed of the body, as bytes."""
+        return bytes(self._body.read_nowait(-1))
 
     def body_text(self) -> str:
         """Return what was fed of the body, on one line; it may be cut off anywhere."""
