@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -74,15 +75,27 @@ def _show(record: HookRecord, as_json: bool) -> None:
         click.echo(f"the receiver's clock differs by {record.clock_skew:.0f} s: it may refuse every signature")
 
 
-@click.group("hooks", invoke_without_command=True)
+class _Hooks(click.Group):
+    """Its commands stand in two columns: the help fits one screen."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write them."""
+        rows = [f"{name:<8}{(self.commands[name].help or '').partition('.')[0][:29]:<31}" for name in self.commands]
+        half = (len(rows) + 1) // 2
+        with formatter.section("Commands"):
+            for left, right in zip_longest(rows[:half], rows[half:], fillvalue=""):
+                formatter.write(f"  {left}{right}".rstrip() + "\n")
+
+
+@click.group("hooks", cls=_Hooks, invoke_without_command=True)
 @as_json
 @click.pass_context
 def hooks(ctx: click.Context, as_json: bool) -> None:
     """Alone it lists; its commands make, watch and help one.
 
     \b
-    Try it:  mooring hooks listen --port 9000 --secret-file secret
-             mooring hooks set try http://127.0.0.1:9000/ --secret-file secret
+    Example:  mooring hooks listen --port 9000 --secret-file secret
+              mooring hooks set try http://127.0.0.1:9000/ --secret-file secret
     """
     if ctx.invoked_subcommand is not None:
         return
@@ -95,8 +108,8 @@ def hooks(ctx: click.Context, as_json: bool) -> None:
         screen.print(_table(found, screen.width))
 
 
-@hooks.command("set", help="Have events posted to URL; a hook that is there keeps its place.\n\n\b\n"
-               "Example:  mooring hooks set orders https://shop.example/mooring --kind onMessage")  # fmt: skip
+@hooks.command("set", help="Have events posted to URL.\n\nA hook that is there keeps its place.\n\n\b\n"
+               "Example:  mooring hooks set orders https://shop.example/ --kind onMessage")  # fmt: skip
 @click.argument("name")
 @click.argument("url")
 @click.option("--kind", "kinds", multiple=True, help="Only this kind (onMessage, …); repeatable.")
@@ -155,7 +168,7 @@ def _secret(path: Path) -> str:
 
 
 def _command(name: str, help_text: str, verb: str) -> None:
-    @hooks.command(name, help=help_text)
+    @hooks.command(name, help=f"{help_text}\n\n\b\nExample:  mooring hooks {name} orders")
     @click.argument("name")
     @as_json
     @click.pass_obj
@@ -164,15 +177,15 @@ def _command(name: str, help_text: str, verb: str) -> None:
 
 
 for _name, _help, _verb in (
-    ("show", "Show a hook, and what it waits to post again.", "hook"),
-    ("rm", "Remove a hook; its place is forgotten.", "remove_hook"),
-    ("resume", "Have a paused hook go on.", "resume_hook"),
-    ("retry", "Try at once what waits for its retry.", "retry_hook"),
+    ("show", "Show it, and what waits.", "hook"),
+    ("rm", "Remove it, and its place.", "remove_hook"),
+    ("resume", "Have it go on.", "resume_hook"),
+    ("retry", "Try at once.", "retry_hook"),
 ):
     _command(_name, _help, _verb)
 
 
-@hooks.command(help="Post nothing more until it is resumed; it keeps its place.")
+@hooks.command(help="Pause it; it keeps its place.\n\n\b\nExample:  mooring hooks pause orders --reason moving")
 @click.argument("name")
 @click.option("--reason", default="", help="Its record and an event say so.")
 @as_json
@@ -182,7 +195,7 @@ def pause(target: Target, name: str, reason: str, as_json: bool) -> None:
     _show(target.run(lambda client: client.pause_hook(name, reason)), as_json)
 
 
-@hooks.command(help="Post once without an event, and say how it ended.")
+@hooks.command(help="Post once without an event.\n\n\b\nExample:  mooring hooks test orders")
 @click.argument("name")
 @as_json
 @click.pass_obj
@@ -209,7 +222,9 @@ def replay(target: Target, name: str, after: str, as_json: bool) -> None:
     _show(target.run(lambda client: client.move_hook(name, after)), as_json)
 
 
-@hooks.command(help="Give up events that wait to be posted again (show lists them).")
+@hooks.command(
+    help="Give up events that wait.\n\nshow lists them.\n\n\b\nExample:  mooring hooks skip orders --through ab12cd34-163"
+)
 @click.argument("name")
 @click.option("--through", required=True, metavar="ID", help="The last one that is given up.")
 @click.pass_obj
@@ -219,7 +234,9 @@ def skip(target: Target, name: str, through: str) -> None:
     click.echo(f"skipped {count} event{'' if count == 1 else 's'}")
 
 
-@hooks.command(help="Sign with another secret; the old one signs on for a day, or as --expires-in says.")
+@hooks.command(
+    help="Sign with another secret.\n\nThe old one signs on for a day.\n\n\b\nExample:  mooring hooks rotate orders"
+)
 @click.argument("name")
 @click.option("--expires-in", type=float, default=86_400.0, metavar="SECONDS", help="For so long the old one signs on.")
 @click.option("--secret-file", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Holds the new one.")
@@ -231,7 +248,7 @@ def rotate(target: Target, name: str, expires_in: float, secret_file: Path | Non
     click.echo(f"secret (shown this once): {made}" if given is None else "it signs with the given secret")
 
 
-@hooks.command("log", help="Print the last attempts, newest first.")
+@hooks.command("log", help="Print the last attempts.\n\n\b\nExample:  mooring hooks log orders")
 @click.argument("name")
 @click.option("--limit", "-n", type=click.IntRange(1, 100), default=20)
 @as_json
@@ -253,7 +270,7 @@ def _attempt(one: AttemptRecord) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-@hooks.command(help="Receive: verify each POST, print its events, answer 200.\n\n\b\n"
+@hooks.command(help="Receive, verify, print.\n\n\b\n"
                "Example:  mooring hooks listen --port 9000 --secret-file secret")  # fmt: skip
 @click.option("--port", type=click.IntRange(0, 65535), default=9000)
 @click.option("--secret-file", type=click.Path(path_type=Path, dir_okay=False), required=True,

@@ -18,7 +18,8 @@ from mooring_service.hooks.state import Outcome, Progress, Rules, begin, failing
 
 ATTEMPTS_KEPT = 100
 MAX_SECRETS = 3
-BATCH_EVENTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000)
+BATCH_EVENTS = (1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0, 50.0, 100.0, 200.0, 300.0, 500.0, 700.0, 1_000.0)
+"""Bounds of the histogram of what one POST held; as many as `mooring.metrics.SECONDS`."""
 
 
 class _Kinded(msgspec.Struct):
@@ -45,8 +46,7 @@ class Figures:
         self.bytes = 0
         self.skipped = 0
         self.seconds = Histogram()
-        self.batches = [0] * (len(BATCH_EVENTS) + 1)
-        self.batch_events = 0
+        self.batches = Histogram()
 
 
 class Hook:
@@ -118,6 +118,12 @@ class Hook:
         """Whether its status is Failing."""
         at_s = failing_at_s(self.progress)
         return self.paused is None and at_s is not None and time.monotonic() >= at_s
+
+    @property
+    def failing_s(self) -> float:
+        """For how long it has been failing; 0: it is not."""
+        since_s = self.progress.since_s
+        return 0.0 if since_s is None or self.paused is not None else time.monotonic() - since_s
 
     @property
     def status(self) -> str:
