@@ -296,9 +296,6 @@ def check_request(request: ConnectionRequest, *, fills: bool = False) -> list[In
             wrong += option.wrong(value)
     if request.tls is not UNSET and request.url.lower().startswith("ws://"):
         wrong.append(Invalid("/tls", "tls is for wss:// URLs"))
-    if request.reconnect is UNSET or request.reconnect is False:
-        given = {"/whenDown": request.when_down == "queue", "/queueTtl": request.queue_ttl is not UNSET}
-        wrong += [Invalid(pointer, "needs reconnect") for pointer, is_given in given.items() if is_given]
     local_address = UNSET if request.proxy else request.local_address
     return wrong or family_faults(request.family, request.addresses, local_address)
 

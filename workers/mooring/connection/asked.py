@@ -68,6 +68,8 @@ def check_asked(request: ConnectionRequest, known: Known) -> list[Invalid]:
     fills = request.handler is not None
     wrong = check_request(request, fills=fills)
     filled, of_fragment = expand(request, known, wrong)
+    if fills and filled.reconnect is UNSET:
+        filled = msgspec.structs.replace(filled, reconnect=True)  # the handler may say so
     if not wrong:
         compile_asked(filled, wrong, known, of_fragment=of_fragment, handler_renews=fills)
     return wrong
@@ -102,6 +104,8 @@ def compile_asked(
             keep_alive=request.keep_alive,
             data_timeout=request.data_timeout,
             requests=request.requests,
+            when_down=request.when_down,
+            queue_ttl=request.queue_ttl,
             of_fragment=of_fragment,
             handler_renews=handler_renews,
         ),
