@@ -211,9 +211,7 @@ class Service:
             log.error("the journal cannot be written: %s; nothing new is begun until it can be", exc)
         self._supervisor.adopt([stored for stored in recovered.incarnations if not stored.ended or stored.stands])
         self._asks.do(recovered.asks)
-        self._senders.place(recovered.hooks)
-        await self.hooks.reconfigure(self._admission.config, started=False)
-        await self._senders.start()
+        await self.hooks.start(recovered.hooks)
         known = {stored.incarnation for stored in recovered.incarnations if not stored.ended}
         # Told before anybody asks, but for a disk that takes nothing.
         await asyncio.wait({self._background.spawn(self._end_strays(known))}, timeout=STRAYS_S)

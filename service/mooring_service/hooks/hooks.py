@@ -30,6 +30,7 @@ from mooring_service.hooks.sender import Sender
 from mooring_service.hooks.senders import Senders
 from mooring_service.hooks.store import StoredDefinition
 from mooring_service.journal.cursor import Broken, parse_cursor
+from mooring_service.journal.journal import StoredHook
 
 MADE_SECRET_BYTES = 32
 
@@ -44,11 +45,18 @@ class Hooks(Operation):
     def __init__(self, admission: Admission, senders: Senders) -> None:
         super().__init__(admission, senders, asyncio.Lock())
 
-    async def reconfigure(self, config: Config, *, started: bool = True) -> None:
+    async def start(self, places: list[StoredHook]) -> None:
+        """Go on with what there is: in the file, in the configuration, and in the journal, which has kept `places`."""
+        self.senders.place(places)
+        async with self._changing:
+            await reconcile(self.senders, self._admission.config, started=False)
+        await self.senders.start()
+
+    async def reconfigure(self, config: Config) -> None:
         """Have the hooks of the configuration be as it says now, and all of them dial by it."""
         async with self._changing:
             self.senders.redial()
-            await reconcile(self.senders, config, started=started)
+            await reconcile(self.senders, config, started=True)
 
     def record(self, name: str) -> HookRecord:
         """Return one record, with what waits.
