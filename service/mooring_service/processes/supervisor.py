@@ -143,10 +143,8 @@ class Supervisor:
             # They hold events of the time without a service, and can hand them over only once they are linked.
             await asyncio.wait({self._roster.slot(name).ready for name in self._roster.adopting}, timeout=ADOPT_S)
         self._links.stopping = True
-        for slot in self._roster.slots():
-            slot.persists = slot.stop_reason == ""  # not one that is being killed
         try:
-            await asyncio.gather(*(self._lifecycle.end(slot, reason) for slot in self._roster.slots()))
+            await asyncio.gather(*(self._lifecycle.end(slot, reason, persist=True) for slot in self._roster.slots()))
         finally:
             await self._background.close()
             await self._end_forker()
