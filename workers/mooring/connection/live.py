@@ -93,6 +93,11 @@ class LiveConnection(AskingConnection):
         """Return the descriptor of the socket; -1: there is none."""
         return -1 if self._socket is None else self._socket.fileno()
 
+    def probe(self, deadline_s: float) -> None:
+        """The machine has slept: ask at once whether the server is there."""
+        if self._socket is not None:
+            self._socket.probe(deadline_s)
+
     def held(self) -> HeldConnection:
         """Return what `Hello` says of it."""
         return HeldConnection(self.created, self.update(), self.spec)
