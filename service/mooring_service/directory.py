@@ -221,6 +221,10 @@ class Directory:
         """Return the connections of `worker` that have not ended."""
         return [self._entries[connection] for connection in self._live.get(worker, ())]
 
+    def living_entries(self) -> Iterator[Entry]:
+        """Yield the connections that have not ended."""
+        return (self._entries[connection] for live in self._live.values() for connection in live)
+
     def live_count_of(self, worker: str) -> int:
         """How many connections of `worker` have not ended."""
         return len(self._live.get(worker, ()))
