@@ -69,11 +69,14 @@ def check_state_dir(state_dir: Path, store: str) -> None:
 
 
 class Readiness(msgspec.Struct, frozen=True):
-    """Whether requests can be served: `reasons` says what is not there, `degraded` names Failed workers, and what of a cluster is wrong."""
+    """Whether requests can be served: `reasons` says what is not there, `degraded` names Failed workers, and what of a cluster is wrong,
+    `hooks` Failing hooks.
+    """
 
     ready: bool
     reasons: list[str]
     degraded: list[str]
+    hooks: list[str]
 
 
 class Service:
@@ -172,8 +175,9 @@ class Service:
 
         Raises:
             JournalUnusable: If a later mooring has written it.
-            MooringError: If workers could not reach this state directory.
+            MooringError: If workers could not reach this state directory, or hooks.json cannot be read.
         """
+        self._senders.load()
         self.backups.sweep()
         await self._supervisor.listen()
         try:
@@ -207,7 +211,7 @@ class Service:
             log.error("the journal cannot be written: %s; nothing new is begun until it can be", exc)
         self._supervisor.adopt([stored for stored in recovered.incarnations if not stored.ended or stored.stands])
         self._asks.do(recovered.asks)
-        await self._senders.start(recovered.hooks)
+        await self.hooks.start(recovered.hooks)
         known = {stored.incarnation for stored in recovered.incarnations if not stored.ended}
         # Told before anybody asks, but for a disk that takes nothing.
         await asyncio.wait({self._background.spawn(self._end_strays(known))}, timeout=STRAYS_S)
@@ -285,6 +289,8 @@ class Service:
         self._admission.config = config
         self.feed.max_subscribers = config.limits.max_subscribers
         self._window.acknowledge()
+        if self._started:
+            self._background.spawn(self.hooks.reconfigure(config))
         self._supervisor.reconfigure(worker_settings(config, self._app_dirs), config.limits.max_workers)
 
     def readiness(self) -> Readiness:
@@ -304,7 +310,7 @@ class Service:
                 reasons.append(reason)
             else:
                 degraded += self.cluster.degraded
-        return Readiness(not reasons, reasons, degraded)
+        return Readiness(not reasons, reasons, degraded, self._senders.failing())
 
     @property
     def kept_ends(self) -> Mapping[tuple[str, str], int]:
