@@ -39,6 +39,7 @@ from mooring_service.processes.link_server import SOCKET_NAME, check_path
 from mooring_service.processes.roster import Roster
 from mooring_service.processes.supervisor import Supervisor
 from mooring_service.processes.worker_state import WorkerState
+from mooring_service.reading import Reading
 from mooring_service.reopening import Reopenings
 from mooring_service.requesting import Requesting
 from mooring_service.sending import Sending
@@ -95,6 +96,7 @@ class Service:
         workers: The verbs of workers.
         backups: Copies of the journal.
         hooks: The verbs of hooks.
+        reading: What is read of connections and events, in a cluster of all nodes; `here`: of this service alone.
         feed: The events of everything; those of one connection are followed in `connections`.
         cluster: This service as a node; None without `[cluster]`.
         refusal: Why it must not be started again as it is configured, where that is what it has died of; else "".
@@ -149,6 +151,9 @@ class Service:
         self.cluster: Membership | None = None
         if config.cluster.name:
             self.cluster = _membership(config, self, roster, self._admission)
+        self.reading = self.here = Reading(self.connections, self.directory, self.feed)
+        if self.cluster is not None:
+            self.reading = self.cluster.reading(self.connections, self.directory)
         self._started = False
         self._unwritable = asyncio.Event()
         self.died: asyncio.Future[str] = asyncio.get_running_loop().create_future()
