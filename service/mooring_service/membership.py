@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from mooring_service.cluster.barriers import barrier, until_shown
 from mooring_service.cluster.node import Cluster, Figures, configuration_hash
 from mooring_service.cluster.status import degraded, engine_failure, figures_of, record_of
 from mooring_service.cluster_records import ClusterFigures, ClusterRecord
@@ -72,16 +73,19 @@ class Membership:
         Raises:
             EngineDown: If that cannot be said, or takes too long.
         """
-        await self._cluster.barrier(BARRIER_S)
+        await barrier(self._cluster, BARRIER_S)
 
     async def shown(self, timeout_s: float) -> bool:
         """Wait until what was committed here can be read at every node; say whether it was in time."""
-        return await self._cluster.until_shown(timeout_s)
+        return await until_shown(self._cluster, timeout_s)
 
     def reading(self, connections: Connections, own: Directory) -> Everywhere:
         """Return what is read at every node."""
-        slots = self._cluster.slots
-        return Everywhere(connections, own, self.directory, self.feed, lambda: self._cluster.slot, slots, self.shown)
+        cluster = self._cluster
+        return Everywhere(
+            connections, own, self.directory, self.feed,
+            lambda: cluster.replica.slot, lambda: cluster.fold.claims.slots, self.shown,
+        )  # fmt: skip
 
     @property
     def reason(self) -> str | None:

@@ -148,12 +148,9 @@ class Service:
         self._senders = Senders(self._admission, journal, self.feed, state_dir, self._background)
         self.hooks = Hooks(self._admission, self._senders)
         self.refusal = ""
-        self.cluster: Membership | None = None
-        if config.cluster.name:
-            self.cluster = _membership(config, self, roster, self._admission)
-        self.reading = self.here = Reading(self.connections, self.directory, self.feed)
-        if self.cluster is not None:
-            self.reading = self.cluster.reading(self.connections, self.directory)
+        self.cluster = _membership(config, self, roster, self._admission) if config.cluster.name else None
+        self.here = Reading(self.connections, self.directory, self.feed)
+        self.reading = self.cluster.reading(self.connections, self.directory) if self.cluster else self.here
         self._started = False
         self._unwritable = asyncio.Event()
         self.died: asyncio.Future[str] = asyncio.get_running_loop().create_future()

@@ -11,7 +11,7 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -30,7 +30,6 @@ from mooring_service.cluster.message import Message, TooNew, Unreadable
 from mooring_service.cluster.replicator import Identity, Replicator
 from mooring_service.cluster.tail import Tail
 from mooring_service.cluster_config import ClusterConfig
-from mooring_service.cluster_errors import EngineDown
 from mooring_service.config import ClusterRefused, JournalConfig
 from mooring_service.journal.journal import Committed, Recovered
 from mooring_service.journal.sparse import SparseJournal
@@ -82,7 +81,7 @@ class Cluster:
         assert journal.replica is not None, "made with one"
         self._config = config
         self._journal = journal
-        self._replica = journal.replica
+        self.replica = self._replica = journal.replica
         self._half_bytes = journal_config.max_bytes // FULL_SHARE
         self.name, self.node, self.configuration = config.name, config.node, configuration
         self._url, self._figures = url, figures
@@ -282,39 +281,10 @@ class Cluster:
                 saved_at, saved = now, state.replicated
                 await self._save()
 
-    async def barrier(self, timeout_s: float) -> None:
-        """Wait until all that the log holds now is shown here.
-
-        Raises:
-            EngineDown: If that cannot be said, or not in time.
-        """
-        try:
-            _, last = await objects.bounds(self.engine, self.name)
-        except EngineError as exc:
-            raise EngineDown(str(exc)) from None
-        if not await self.tail.reach(last, timeout_s):
-            raise EngineDown(self.tail.failure or "the log is not read up to its end")
-
-    async def until_shown(self, timeout_s: float) -> bool:
-        """Wait until all that was committed here is shown here as part of the log; say whether it was in time."""
-        if self.chain is None or not self.engine.up.is_set():
-            return False
-        seq = await self.chain.reach(self._replica.last, timeout_s)
-        return seq is not None and await self.tail.reach(seq, timeout_s)
-
     @property
     def ready(self) -> bool:
         """True once this node has its place in the log, and all that the log held then was read."""
         return self._ready.is_set() and self.tail.caught_up.is_set()
-
-    @property
-    def slot(self) -> int | None:
-        """Whose ids of connections this node gives out; None before it has a slot."""
-        return self._replica.slot
-
-    def slots(self) -> Mapping[int, str]:
-        """Return who has which slot."""
-        return self.fold.claims.slots
 
     @property
     def life(self) -> str:
