@@ -97,11 +97,11 @@ class SqliteJournal:
         await asyncio.to_thread(self._checkpoints.end)
         await asyncio.sleep(0)  # what the writer has posted last
 
-    def append(self, item: Append) -> None:
+    def append(self, item: Append, *, others_follow: bool = False) -> None:
         """Queue `item`."""
         size = item.size
         self._queued_bytes += size
-        self._writer.put(Item(item, None, None, False, size))
+        self._writer.put(Item(item, None, None, False, size), others_follow=others_follow)
 
     def append_waiting(self, item: Append, *, fails_fast: bool = False) -> asyncio.Future[Committed]:
         """Queue `item`; the future ends when it is committed."""
