@@ -278,9 +278,16 @@ class RawServer:
     """Runs `script` on each TCP connection, after the request's head was read (unless `early`)."""
 
     def __init__(
-        self, script: Script, *, early: bool = False, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1"
+        self,
+        script: Script,
+        *,
+        early: bool = False,
+        tls: ssl.SSLContext | None = None,
+        host: str = "127.0.0.1",
+        port: int = 0,
     ) -> None:
         self._script = script
+        self.port = port
         self._host = host
         self._early = early
         self._tls = tls
@@ -288,7 +295,9 @@ class RawServer:
         self.errors: list[BaseException] = []
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, self._host, 0, ssl=self._tls)
+        self._server = await asyncio.start_server(
+            self._serve, self._host, self.port, ssl=self._tls, reuse_address=True, backlog=4096
+        )
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 

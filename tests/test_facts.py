@@ -38,7 +38,10 @@ CODE = [
 
 def test_every_create_option_has_its_field_of_the_same_type_and_default() -> None:
     fields = {field.name: field for field in msgspec.structs.fields(ConnectionOptions)}
-    assert set(fields) == {"url"} | {OPTIONS[name].becomes for name in HANDLER_OPTIONS}
+    # What a preset was called, and what a handler can do, follow from what was asked for.
+    assert set(fields) == {"url", "recipe_shown", "handler_renews"} | {
+        OPTIONS[name].becomes for name in HANDLER_OPTIONS
+    }
     types = get_type_hints(ConnectionOptions)
     for option in OPTIONS.values():
         # Headers become a list, and what was asked of staying becomes the whole policy.
@@ -105,9 +108,8 @@ def test_each_option_of_open_is_parsed_to_what_the_api_takes(name: str) -> None:
     (param,) = (param for param in open_command.params if param.name == name)
     kind = get_origin(option.kind) or option.kind
     by_kind: dict[Any, str] = {float: "3", int: "3", str: "w", list: "w"}
-    text = {"headers": "A: 1", "tls": '{"verify": true}', "proxy": "http://a:1", "reconnect": '{"minDelay": 2}'}.get(
-        name, by_kind.get(kind, "")
-    )
+    text = {"headers": "A: 1", "tls": '{"verify": true}', "proxy": "http://a:1", "reconnect": '{"minDelay": 2}',
+            "keep_alive": '{"within": 3}', "recipe": '{"opening": []}', "requests": "cdp"}.get(name, by_kind.get(kind, ""))  # fmt: skip
     if kind is Literal:
         text = get_args(option.kind)[-1]
     seen: list[dict[str, Any]] = []

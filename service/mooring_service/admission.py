@@ -8,6 +8,7 @@ import msgspec
 from msgspec import UNSET
 
 from mooring.checks import check_worker_name
+from mooring.connection.asked import Known, expand
 from mooring.connection.secret_headers import check_secrets
 from mooring.dial_options import ProxyRequest
 from mooring.errors import Invalid, InvalidRequest, JournalUnavailable, PolicyRefused, Unavailable, UnknownFunction
@@ -53,6 +54,11 @@ class Admission:
         """
         if self._journal.failure is not None:
             raise JournalUnavailable(self._journal.failure)
+
+    @property
+    def known(self) -> Known:
+        """What recipes may name."""
+        return Known(self.config.recipes, self.config.functions)
 
     def refuse_declared(self, created: ConnectionCreated) -> None:
         """Check that a request may change or end a connection that has not ended.
@@ -108,7 +114,8 @@ class Admission:
         for place, asked in tls:
             if asked and not asked.verify and not self.config.egress.allow_insecure_tls:
                 raise PolicyRefused(f"{place}.verify false is refused: [egress] allow_insecure_tls is not set")
-        check_secrets(effective(request), Secrets(self.config.secrets), declared=declared)
+        expanded, _ = expand(request, self.known, [])
+        check_secrets(effective(expanded), Secrets(self.config.secrets), declared=declared)
 
 
 def check_name(name: str) -> None:

@@ -10,11 +10,12 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from mooring.bounds import MAX_CONNECTIONS, Count, Positive, RedialLimits, WorkerBounds
+from mooring.bounds import MAX_CONNECTIONS, MAX_PENDING_REQUESTS, Count, Positive, RedialLimits, WorkerBounds
 from mooring.bounds import doc as _doc
 from mooring.dial_options import BoundSecret, DialSettings, ProxySettings, SecretSource
 from mooring.link.channel import MAX_COMMAND_BYTES
 from mooring_service.cluster_config import ClusterConfig
+from mooring_service.hook_options import DeliveryConfig, HookSettings
 
 BodySize = Annotated[int, msgspec.Meta(ge=1, le=MAX_COMMAND_BYTES)]
 Scope = Literal["read", "send", "manage"]
@@ -78,11 +79,15 @@ class LimitsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 
     max_connections: Annotated[Count, _doc("Connections that have not ended, of all workers.")] = 20_000
     max_connections_per_worker: Annotated[Count, _doc("The same, of one worker.")] = MAX_CONNECTIONS
+    max_pending_requests: Annotated[
+        Count, _doc("Requests over one connection (`requests`) that wait for their reply.")
+    ] = MAX_PENDING_REQUESTS
     max_subscribers: Annotated[Count, _doc("Event streams open at once.")] = 1_000
     max_body_bytes: Annotated[
         BodySize, _doc("Size of a request's body; of a line, for application/x-ndjson. Needs a restart.")
     ] = 16 * 1024**2
     max_workers: Annotated[Count, _doc("Workers at once.")] = 256
+    max_hooks: Annotated[Count, _doc("Hooks at once.")] = 100
 
 
 class WorkerConfig(WorkerBounds, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -173,6 +178,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     retention: RetentionConfig = RetentionConfig()
     egress: EgressConfig = EgressConfig()
     dial: DialConfig = DialConfig()
+    delivery: DeliveryConfig = DeliveryConfig()
     redial: RedialLimits = RedialLimits()
     cluster: ClusterConfig = ClusterConfig()
     log: LogConfig = LogConfig()
@@ -180,6 +186,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     functions: Annotated[dict[str, str], _doc("Public name → module:function.")] = {}
     tokens: Annotated[dict[str, TokenConfig], _doc("Name → a further token.")] = {}
     proxies: Annotated[dict[str, ProxySettings], _doc("Name → a proxy.")] = {}
+    recipes: Annotated[dict[str, str], _doc("Name → absolute path of a JSON file: what a preset is made of.")] = {}
+    hooks: Annotated[dict[str, HookSettings], _doc("Name → a hook.")] = {}
     secrets: Annotated[
         dict[str, SecretSource],
         _doc(
@@ -204,9 +212,12 @@ TABLES: dict[str, type[msgspec.Struct]] = {
 NAMED: dict[str, type[msgspec.Struct]] = {
     "tokens": TokenConfig,
     "proxies": ProxySettings,
+    "hooks": HookSettings,
     "secrets": BoundSecret,
 }
 """Tables of names, each of which is a table of these keys (a secret: or a text)."""
 
-RUNTIME_SETTINGS = frozenset({"tokens", "egress", "limits", "dial", "proxies", "redial", "secrets"})
+RUNTIME_SETTINGS = frozenset(
+    {"tokens", "egress", "limits", "dial", "proxies", "redial", "secrets", "recipes", "delivery", "hooks"}
+)
 """Tables that SIGHUP may change; the rest needs a restart."""

@@ -23,6 +23,7 @@ from mooring.wire.egress import parse_entry
 from mooring.wire.route import Routes
 from mooring.wire.secret_table import NoSecret, Secrets
 from mooring_service.config import NAMED, TABLES, ClusterRefused, Config, ConfigError
+from mooring_service.hook_options import hook_settings_faults
 
 NOT_SETTINGS = frozenset({"MOORING_TOKEN", "MOORING_URL", "MOORING_STATE_DIR", "MOORING_CONFIG"})
 """Variables of the environment that begin with MOORING_ and are not settings: the command line's."""
@@ -181,14 +182,28 @@ def _check_values(config: Config) -> Config:
             if not check_reference(reference):
                 raise ConfigError(f"{table}.{name}: {reference!r} is not of the form module:attribute")
     egress, dial = config.egress, config.dial
-    for place, entries in (("egress.allow", egress.allow), ("egress.deny", egress.deny), ("dial.bypass", dial.bypass)):
+    for place, entries in (
+        ("egress.allow", egress.allow),
+        ("egress.deny", egress.deny),
+        ("dial.bypass", dial.bypass),
+        ("delivery.allow", config.delivery.allow),
+        ("delivery.deny", config.delivery.deny),
+    ):
         for entry in entries:
             try:
                 parse_entry(entry)
             except ValueError as exc:
                 raise ConfigError(f"{place}: {exc}") from None
     _check_dial(config)
+    for name, hook in config.hooks.items():
+        for fault in hook_settings_faults(name, hook, allow_plain=config.delivery.allow_plain):
+            raise ConfigError(fault)
     _check_secrets(config)
+    for name, path in config.recipes.items():
+        if not is_name(name):
+            raise ConfigError(f"recipes.{name}: a public name is 1 to 63 letters, digits, '.', '_' or '-'")
+        if not path.startswith("/") or "\0" in path:
+            raise ConfigError(f"recipes.{name}: the path must be absolute")
     for wrong in config.redial.check():
         raise ConfigError(f"redial{wrong.pointer.replace('/', '.')}: {wrong.detail}")
     for name, token in config.tokens.items():

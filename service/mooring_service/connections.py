@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from mooring.checks import check_close, check_delay
+from mooring.connection.asked import check_asked, opening_s
 from mooring.errors import ConnectionClosed, ErrCode, InvalidRequest, NotKept, WorkerDied, WorkerSilent, WrongState
 from mooring.link.messages import (
     Reconnect,
@@ -21,7 +22,7 @@ from mooring.link.record import (
     STATUS_CLOSING,
     STATUS_CONNECTED,
 )
-from mooring.options import ConnectionRequest, check_request
+from mooring.options import ConnectionRequest, effective
 from mooring_service.admission import Admission
 from mooring_service.directory import Directory, Entry
 from mooring_service.endings import Endings
@@ -71,12 +72,16 @@ class Connections:
             UnknownFunction: If the handler is not in the configuration.
             PolicyRefused, SecretNotAllowed, LimitReached, WorkerBusy, WorkerDied, Unavailable, JournalUnavailable: As they say.
         """
-        wrong = check_request(request)
+        wrong = check_asked(request, self._admission.known)
         if wrong:
             raise InvalidRequest(wrong)
         self._admission.check()
         reference = None if request.handler is None else self._admission.handler(request.handler.name)
         return await self._openings.open(request, reference, begun)
+
+    def open_timeout_s(self, request: ConnectionRequest) -> float:
+        """Return how long the first attempt of `request`, which was checked, may take."""
+        return effective(request).connect_timeout_s + opening_s(request, self._admission.known)
 
     def id_of(self, name: str) -> int:
         """Return which connection a name means: the living one, else the last of that name.

@@ -30,7 +30,8 @@ from mooring.link.messages import (
     Taken,
     TerminateDone,
 )
-from mooring.link.messages_sent import QueueDropped, SendFailed, SendQueued, Sent
+from mooring.link.messages_changed import Changed
+from mooring.link.messages_sent import QueueDropped, Replied, RequestFailed, RequestTaken, SendFailed, SendQueued, Sent
 from mooring.metrics import Histogram
 from mooring_service.adoption import unseen
 from mooring_service.columns import joined
@@ -146,12 +147,16 @@ class Intake:
             match report:
                 case Events():
                     self._take_events(slot, report)
-                case Sent() | SendFailed() | OpenInvalid():
+                case Sent() | SendFailed() | OpenInvalid() | RequestFailed() | RequestTaken():
                     slot.answer(report.request, report)
-                case SendQueued() | QueueDropped():
+                case SendQueued() | QueueDropped() | Replied():
                     slot.answer(report.request, report, report.after)
                 case Opened() | OpenFailed() | TerminateDone() | ReconnectDone() | Called() | CallFailed():
                     slot.answer(report.request, report, report.after)
+                case Changed(request, connection, after, spec=spec):
+                    if spec is not None:
+                        self._reopenings.remember(connection, spec)
+                    slot.answer(request, report, after)
                 case Stats():
                     slot.stats = report
                     slot.answer(report.probe, report)

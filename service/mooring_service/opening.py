@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from mooring.connection.asked import opening_s, shown_of
 from mooring.connection.secret_headers import secrets_of
 from mooring.errors import (
     ConnectError,
@@ -55,12 +56,32 @@ class OpenError(ConnectError):
     """A create that failed; the flags say which answer it deserves."""
 
     def __init__(
-        self, errors: list[ErrorEntry], connection: int, *, timed_out: bool, terminated: bool, policy: bool
+        self,
+        errors: list[ErrorEntry],
+        connection: int,
+        *,
+        timed_out: bool = False,
+        terminated: bool = False,
+        policy: bool = False,
+        opening: bool = False,
     ) -> None:
         super().__init__(errors, connection)
         self.timed_out = timed_out
         self.terminated = terminated
         self.policy = policy
+        self.opening = opening
+
+
+def open_error(answer: OpenFailed, connection: int) -> OpenError:
+    """Return what a worker has answered, as an error."""
+    return OpenError(
+        answer.errors,
+        connection,
+        timed_out=answer.timed_out,
+        terminated=answer.terminated,
+        policy=answer.policy,
+        opening=answer.opening,
+    )
 
 
 class Opening(msgspec.Struct, frozen=True):
@@ -159,8 +180,15 @@ class Openings:
             if unknown:
                 raise WorkerTooOld(slot.name, unknown)
             handler = None if request.handler is None else request.handler.name
+            options = effective(request)
             created = ConnectionCreated.of(
-                connection, request.worker, handler, now_us(), effective(request), name=request.name or None
+                connection,
+                request.worker,
+                handler,
+                now_us(),
+                options,
+                name=request.name or None,
+                asked=shown_of(options),
             )
             # The intent, before anything is started: a crash from here on still ends in an onTerminate.
             intent = Append(
@@ -209,7 +237,7 @@ class Openings:
     ) -> ConnectionRecord:
         connection = created.id
         options = effective(request)
-        wait_s = options.connect_timeout_s + SILENT_S
+        wait_s = options.connect_timeout_s + opening_s(request, self._admission.known) + SILENT_S
         if options.reconnect is not None and options.reconnect.first == "retry":
             wait_s += options.connect_timeout_s  # for its turn
         order = Open(0, connection, request, reference, created.created_at_us)
@@ -218,26 +246,18 @@ class Openings:
         except WorkerDied as exc:
             if not await self._reopenings.until_ended_or_waiting(connection, ENDED_S):
                 return self._directory.record(connection)  # it goes on trying, in the next process
-            raise OpenError(
-                [ErrorEntry(ErrCode.WORKER_DIED, str(exc))], connection, timed_out=False, terminated=False, policy=False
-            ) from exc
+            raise OpenError([ErrorEntry(ErrCode.WORKER_DIED, str(exc))], connection) from exc
         except WorkerSilent as exc:
             # Nobody waits any more: it must not open some day, when the worker's context comes to its handler.
             slot.command(Terminate(0, connection, None, "the worker did not come to it in time"))
             await self.wait_ended(connection)
             errors = self._directory.record(connection).errors or [ErrorEntry(ErrCode.CONNECT_TIMEOUT, str(exc))]
-            raise OpenError(errors, connection, timed_out=True, terminated=False, policy=False) from exc
+            raise OpenError(errors, connection, timed_out=True) from exc
         match answer:
             case None | Opened():
                 return self._recorded(connection)
             case OpenFailed():
-                raise OpenError(
-                    answer.errors,
-                    connection,
-                    timed_out=answer.timed_out,
-                    terminated=answer.terminated,
-                    policy=answer.policy,
-                )
+                raise open_error(answer, connection)
             case OpenInvalid():
                 text = "; ".join(error.detail for error in answer.errors)
                 killed = slot.state is WorkerState.STOPPING  # told before it was to dial

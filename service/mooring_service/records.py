@@ -17,6 +17,7 @@ from mooring.link.record import (
     STATUS_CONNECTED,
     STATUS_CONNECTING,
     STATUS_RECONNECTING,
+    AskedCreated,
     ConnectionCreated,
     ConnectionUpdate,
     Down,
@@ -24,6 +25,7 @@ from mooring.link.record import (
     KeptUpdate,
     Terminated,
 )
+from mooring.options import OPTIONS
 from mooring.staying import Reconnect
 
 STATUS_TONES = {
@@ -83,7 +85,8 @@ class ConnectionRecord(msgspec.Struct, frozen=True, rename="camel"):
     """One connection. Times are RFC 3339 UTC with microseconds; header values are always ``***``.
 
     `proxy` (a name of the configuration, a URL, or null: none) to `local_address`: only where they were asked for.
-    From `reconnect` on: only of kept ones. `ready`: messages can be sent. `socket`: number of the present or last one that was
+    From `reconnect` on: only of kept ones, and of those with a recipe, `keepAlive`, `dataTimeout` or `requests`. `ready`: messages can
+    be sent. `socket`: number of the present or last one that was
     ready. `opened_at` is that of the first, `socket_opened_at` of the present or last one.
     """
 
@@ -108,7 +111,7 @@ class ConnectionRecord(msgspec.Struct, frozen=True, rename="camel"):
     family: Family | UnsetType = UNSET
     addresses: list[str] | UnsetType = UNSET
     local_address: str | UnsetType = UNSET
-    reconnect: Reconnect | UnsetType = UNSET
+    reconnect: Reconnect | UnsetType | None = UNSET
     ready: bool | UnsetType = UNSET
     socket: int | UnsetType = UNSET
     reconnects: int | UnsetType = UNSET
@@ -156,27 +159,31 @@ def record_of(created: ConnectionCreated, update: ConnectionUpdate, last_event_i
         addresses=created.dial.addresses,
         local_address=created.dial.local_address,
     )
-    return record if created.kept is None else _kept(record, created.kept, update.kept or KeptUpdate())
+    if created.kept is None and created.asked is None:
+        return record
+    return _kept(record, created.kept, created.asked or AskedCreated(), update.kept or KeptUpdate())
 
 
-def _kept(record: ConnectionRecord, created: KeptCreated, kept: KeptUpdate) -> ConnectionRecord:
+def _kept(
+    record: ConnectionRecord, created: KeptCreated | None, asked: AskedCreated, kept: KeptUpdate
+) -> ConnectionRecord:
     down = None if record.status == STATUS_CLOSED else kept.down
     return msgspec.structs.replace(
         record,
-        reconnect=created.reconnect,
+        reconnect=None if created is None else created.reconnect,
         ready=record.status == STATUS_CONNECTED,
         socket=kept.socket,
         reconnects=kept.reconnects,
         down=None if down is None else _down(down),
         socket_opened_at=_time(kept.socket_opened_at_us),
         queued=QueuedRecord(kept.queued_messages, kept.queued_bytes),
-        recipe=None,
-        keep_alive=None,
-        data_timeout=0.0,
-        when_silent="reconnect",
-        when_down=created.when_down,
-        queue_ttl=created.queue_ttl_s,
-        requests=None,
+        recipe=asked.recipe,
+        keep_alive=asked.keep_alive,
+        data_timeout=asked.data_timeout_s,
+        when_silent=asked.when_silent,
+        when_down="fail" if created is None else created.when_down,
+        queue_ttl=OPTIONS["queue_ttl"].default if created is None else created.queue_ttl_s,
+        requests=asked.requests,
         stats=msgspec.structs.replace(
             record.stats,
             last_heard_at=_time(kept.last_heard_at_us),
@@ -262,3 +269,21 @@ class Waiting(msgspec.Struct, frozen=True):
 
     when_down: Any = None
     ttl_s: Any = None
+
+
+class ReplyRecord(msgspec.Struct, frozen=True):
+    """The reply to a request over a connection.
+
+    `reply`: the whole message, as it came. `event`: the id of its ``onMessage``; null where it is hidden, or a handler gets it.
+    `ms`: from the request to it.
+    """
+
+    reply: Any
+    event: str | None
+    ms: float
+
+
+class RequestRecord(msgspec.Struct, frozen=True):
+    """A request is on its way with this `id`; its reply will be an ordinary message."""
+
+    id: int | float | str

@@ -5,16 +5,7 @@ from __future__ import annotations
 import math
 
 from mooring.checks import check_waiting
-from mooring.errors import (
-    ConnectionClosed,
-    InvalidRequest,
-    NotKept,
-    QueueFull,
-    SendError,
-    SendTimeout,
-    Unavailable,
-    WrongState,
-)
+from mooring.errors import ConnectionClosed, InvalidRequest, NotKept, SendError, Unavailable, WrongState
 from mooring.events import now_us, rfc3339
 from mooring.kept_events import QueuedRecord
 from mooring.link.messages_sent import DropQueue, QueueDropped, Send, SendFailed, SendQueued, Sent
@@ -25,6 +16,7 @@ from mooring.link.record import (
     STATUS_CONNECTING,
     STATUS_RECONNECTING,
 )
+from mooring.send_errors import QueueFull, SendTimeout
 from mooring_service.admission import Admission
 from mooring_service.directory import Directory, Entry
 from mooring_service.holders import Holders

@@ -25,6 +25,8 @@ from mooring_service.directory import Directory
 from mooring_service.endings import Endings
 from mooring_service.feed import Feed
 from mooring_service.holders import Holders
+from mooring_service.hooks.hooks import Hooks
+from mooring_service.hooks.senders import Senders
 from mooring_service.intake import Intake
 from mooring_service.journal.file import check_version
 from mooring_service.journal.journal import Journal, JournalUnusable
@@ -36,6 +38,7 @@ from mooring_service.processes.roster import Roster
 from mooring_service.processes.supervisor import Supervisor
 from mooring_service.processes.worker_state import WorkerState
 from mooring_service.reopening import Reopenings
+from mooring_service.requesting import Requesting
 from mooring_service.sending import Sending
 from mooring_service.wanted import Wanted
 from mooring_service.window import Window
@@ -45,7 +48,6 @@ from mooring_service.workers import Workers
 PRUNE_INTERVAL_S = 5.0
 OPEN_RETRY_S = 1.0
 STRAYS_S = 2.0
-STOP_POLL_S = 0.1
 
 log = logging.getLogger("mooring.service")
 
@@ -81,8 +83,10 @@ class Service:
         connections: The verbs of connections.
         wanted: Those of who wants one of a name.
         sending: What is sent over connections.
+        requesting: What is asked over them.
         workers: The verbs of workers.
         backups: Copies of the journal.
+        hooks: The verbs of hooks.
         feed: The events of everything; those of one connection are followed in `connections`.
         died: Ends, with the reason, when this process can go on no longer: it is to end under its workers, for the next to adopt.
     """
@@ -119,14 +123,20 @@ class Service:
         self.connections = Connections(
             self._admission, self.directory, self.feed, self._endings, self._reopenings, self._openings, holders
         )
-        self.wanted = Wanted(self._admission, self.directory, self._reopenings, names, self.connections)
+        self.wanted = Wanted(
+            self._admission, journal, self.directory, self._reopenings, names, holders, self.connections
+        )
         self.sending = Sending(self._admission, self.directory, holders)
+        self.requesting = Requesting(self._admission, self.directory, holders, journal, self.sending)
         self.workers = Workers(
             self._admission, self.directory, roster, self._supervisor, self._intake, self._background
         )
         self._asks = self._intake.asks = Asks(self._admission, journal, roster, self._supervisor)
         self.backups = Backups(journal, state_dir)
+        self._senders = Senders(self._admission, journal, self.feed, state_dir, self._background)
+        self.hooks = Hooks(self._admission, self._senders)
         self._started = False
+        self._unwritable = asyncio.Event()
         self.died: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     def acquire(self) -> None:
@@ -169,7 +179,7 @@ class Service:
             log.warning("the journal is open")
 
     async def _begin(self) -> None:
-        recovered = await self.journal.start(self._intake.on_committed, self._intake.on_failure, self.died.set_result)
+        recovered = await self.journal.start(self._intake.on_committed, self._on_failure, self.died.set_result)
         self.directory.recover(self.journal.epoch, recovered.connections)
         try:
             # Taken first: the first connection of a new state directory is number 1.
@@ -178,6 +188,7 @@ class Service:
             log.error("the journal cannot be written: %s; nothing new is begun until it can be", exc)
         self._supervisor.adopt([stored for stored in recovered.incarnations if not stored.ended or stored.stands])
         self._asks.do(recovered.asks)
+        await self._senders.start(recovered.hooks)
         known = {stored.incarnation for stored in recovered.incarnations if not stored.ended}
         # Told before anybody asks, but for a disk that takes nothing.
         await asyncio.wait({self._background.spawn(self._end_strays(known))}, timeout=STRAYS_S)
@@ -212,6 +223,7 @@ class Service:
         else:
             await self._end_workers()
             await self._asks.close()
+        await self._senders.close()
         await self._background.close()
         await self._openings.close()
         self.feed.close()
@@ -220,19 +232,32 @@ class Service:
 
     async def _end_workers(self) -> None:
         ending = asyncio.create_task(self._supervisor.stop("the service is stopping"))
-        while not ending.done():
-            await asyncio.wait({ending}, timeout=STOP_POLL_S)
-            if self.journal.failure is not None and self._supervisor.all_gone:
-                # The ends wait for a disk that takes nothing. The next start finds them missing, and reports them.
-                log.error("the last events of the workers cannot be written: %s", self.journal.failure)
-                ending.cancel()
-                await asyncio.wait({ending})
+        unwritable = asyncio.create_task(self._until_nothing_can_be_told())
+        await asyncio.wait({ending, unwritable}, return_when=asyncio.FIRST_COMPLETED)
+        unwritable.cancel()
+        if not ending.done():
+            # The ends wait for a disk that takes nothing. The next start finds them missing, and reports them.
+            log.error("the last events of the workers cannot be written: %s", self.journal.failure)
+            ending.cancel()
+            await asyncio.wait({ending})
         if not ending.cancelled():
             ending.result()
+
+    async def _until_nothing_can_be_told(self) -> None:
+        await self._supervisor.until_all_gone()
+        await self._unwritable.wait()
+
+    def _on_failure(self, failure: str | None) -> None:
+        if failure is None:
+            self._unwritable.clear()
+        else:
+            self._unwritable.set()
+        self._intake.on_failure(failure)
 
     def begin_stop(self) -> None:
         """From now on nothing new is started, and `/readyz` says so."""
         self._admission.stopping = True
+        self._senders.begin_stop()
 
     def reconfigure(self, config: Config) -> None:
         """Take over what may change at run time (`RUNTIME_SETTINGS`)."""

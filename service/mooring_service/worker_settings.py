@@ -28,4 +28,7 @@ def worker_settings(config: Config, app_dirs: list[str]) -> WorkerSettings:
         redial=config.redial,
         kill_timeout_s=config.supervisor.kill_timeout,
         dial=config.dial_settings,
+        recipes=config.recipes,
+        functions=config.functions,
+        max_pending_requests=config.limits.max_pending_requests,
     )

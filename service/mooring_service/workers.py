@@ -25,7 +25,7 @@ from mooring_service.admission import Admission, check_name
 from mooring_service.directory import Directory
 from mooring_service.processes.reports import Reports
 from mooring_service.processes.roster import Roster
-from mooring_service.processes.slot import COUNTS_CALLS_SINCE, Slot
+from mooring_service.processes.slot import COUNTS_CALLS_SINCE, Slot, worker_record
 from mooring_service.processes.supervisor import Supervisor
 from mooring_service.processes.worker_state import WorkerState
 from mooring_service.records import Killed, WorkerRecord
@@ -57,7 +57,7 @@ class Workers:
 
     def records(self) -> list[WorkerRecord]:
         """Return all workers, by name."""
-        return [slot.to_record(self._directory.live_count_of(slot.name)) for slot in self._roster.slots()]
+        return [worker_record(slot, self._directory.live_count_of(slot.name)) for slot in self._roster.slots()]
 
     def record(self, name: str) -> WorkerRecord:
         """Return one worker.
@@ -65,7 +65,7 @@ class Workers:
         Raises:
             UnknownWorker: If there is none.
         """
-        return self._roster.slot(name).to_record(self._directory.live_count_of(name))
+        return worker_record(self._roster.slot(name), self._directory.live_count_of(name))
 
     def slots(self) -> list[Slot]:
         """Return all workers as the supervisor sees them, by name; for metrics."""
@@ -112,7 +112,7 @@ class Workers:
         if not slot.draining:
             slot.draining = True
             self._background.spawn(self._end_drained(slot))
-        return slot.to_record(self._directory.live_count_of(name))
+        return worker_record(slot, self._directory.live_count_of(name))
 
     def go_on_draining(self) -> None:
         """Go on with what an earlier service was draining."""

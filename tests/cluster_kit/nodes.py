@@ -5,10 +5,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
+from mooring.events import Kind
+from mooring.link.record import ConnectionUpdate
+from mooring_service.cluster import objects
 from mooring_service.cluster.engine import Engine, EngineSettings
+from mooring_service.cluster.node import Cluster, Figures
 from mooring_service.cluster.objects import StreamSettings
+from mooring_service.cluster_config import ClusterConfig
+from mooring_service.config import JournalConfig
+from mooring_service.journal.batch import Append
+from mooring_service.journal.journal import Committed
+from mooring_service.journal.replica import Replica
+from mooring_service.journal.sqlite import SqliteJournal
+from tests.conftest import wait_for
 
 THREE = StreamSettings(max_bytes=256 << 20)
 ONE = StreamSettings(replicas=1, max_bytes=256 << 20)
@@ -25,3 +37,105 @@ async def running_engine(urls: list[str], node: str = "test", **settings: Any) -
     finally:
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+
+
+class Node:
+    """A node without workers: a journal, what it publishes, and what it reads of the log. Its additions are made by the test."""
+
+    def __init__(self, folder: Path, name: str, cluster: str, urls: list[str], **settings: Any) -> None:
+        self.name, self.folder = name, folder
+        folder.mkdir(exist_ok=True)
+        self.config = ClusterConfig(name=cluster, node=name, engine=urls, **{"dead_after": 5.0, **settings})
+        self.shown: list[Committed] = []
+        self.refusals: list[str] = []
+        self.sequences: dict[int, int] = {}  # by connection, of its last event
+
+    async def start(self, *, has_connections: bool = False) -> Node:
+        path = self.folder / "journal.db"
+        self.journal = SqliteJournal(path, JournalConfig(), replica=Replica(path))
+        await self.journal.start(lambda _: None, lambda _: None)
+        self.cluster = Cluster(
+            self.config, JournalConfig(), self.journal, self.folder,
+            url=lambda: f"http://{self.name}", configuration="same", figures=lambda: Figures(len(self.sequences), 1, 1_000),
+            on_folded=self.shown.extend, refuse=self.refusals.append,
+        )  # fmt: skip
+        await self.cluster.open(has_connections=has_connections)
+        return self
+
+    async def ready(self) -> Node:
+        await wait_for(lambda: self.cluster.ready or self.refusals, 40, f"{self.name} has its place")
+        assert not self.refusals
+        return self
+
+    async def stop(self, *, handover: bool = False) -> None:
+        await self.cluster.stop(handover=handover)
+        await self.journal.stop()
+
+    async def open_connection(self) -> int:
+        return await self.journal.allot_ids(1)
+
+    def commit(self, connection: int, count: int = 1, *, size: int = 100) -> None:
+        """Add events of one connection, the first of which is its open, to the journal."""
+        first = self.sequences.get(connection, 0) + 1
+        self.sequences[connection] = first + count - 1
+        bodies = [b'{"seq":%d,"data":"%s"}' % (seq, b"x" * size) for seq in range(first, first + count)]
+        kinds = [Kind.onOpen if seq == 1 else Kind.onMessage for seq in range(first, first + count)]
+        self.journal.append(
+            Append(
+                worker=f"main-{self.name}",
+                connections=connection.to_bytes(8, "little") * count,
+                kinds=bytes(kinds),
+                bodies=b"\n".join(bodies),
+                updates=[ConnectionUpdate(connection, "Connected", seq=first + count - 1)],
+            )
+        )
+
+    def ids(self) -> list[tuple[int, int, bytes]]:
+        """Every event that was shown: position, connection, body."""
+        found: dict[int, tuple[int, int, bytes]] = {}
+        for one in self.shown:
+            batch = one.batch
+            if batch is not None and batch.first not in found:
+                for at, body in enumerate(batch.bodies):
+                    found[batch.first + at] = (batch.first + at, batch.connections[at], body)
+        return [found[position] for position in sorted(found)]
+
+    @property
+    def replicated(self) -> bool:
+        """Is all that was committed acknowledged?"""
+        chain, replica = self.cluster.chain, self.journal.replica
+        return (
+            chain is not None
+            and replica is not None
+            and chain.state.replicated == replica.last
+            and not self.journal.queued_bytes
+        )
+
+
+@contextlib.asynccontextmanager
+async def running_nodes(
+    folder: Path, cluster: str, urls: list[str], names: str = "abc", **settings: Any
+) -> AsyncIterator[dict[str, Node]]:
+    """Nodes that have their places, on a log of their own."""
+    async with running_engine(urls) as engine:
+        await objects.create(engine, cluster, THREE)
+    nodes = {name: Node(folder / name, name, cluster, urls, **settings) for name in names}
+    try:
+        for node in nodes.values():
+            await node.start()
+        for node in nodes.values():
+            await node.ready()
+        yield nodes
+    finally:
+        for node in nodes.values():
+            await node.stop(handover=True)
+
+
+async def settled(nodes: dict[str, Node], timeout_s: float = 40.0) -> None:
+    """Wait until everything is acknowledged, and read everywhere."""
+    await wait_for(lambda: all(node.replicated for node in nodes.values()), timeout_s, "all is acknowledged")
+    top = max(node.cluster.chain.state.acked_seq for node in nodes.values())
+    await wait_for(lambda: all(node.cluster.fold.applied >= top for node in nodes.values()), timeout_s, "all is read")
+    await wait_for(
+        lambda: not any(node.cluster.journal.queued_bytes for node in nodes.values()), timeout_s, "all is shown"
+    )

@@ -16,7 +16,7 @@ from typing import Any
 
 import apsw
 
-from tests.conftest import ROOT, RunningService, StartService, wait_for
+from tests.conftest import ROOT, RunningService, StartService, rounds, wait_for
 from tests.end_to_end.with_user_code import call, held, options, seen_by
 from tests.follower import Follower
 from tests.servers import EchoServer, FeedServer
@@ -188,19 +188,20 @@ async def test_a_full_outbox_while_the_service_is_away_pauses_the_peers_and_lose
         assert follower.ledger.gaps == 0
 
 
-async def test_a_hung_service_that_goes_on_repeats_nothing(service: RunningService) -> None:
+WATCHFUL = {"MOORING_SUPERVISOR_WATCHDOG_TIMEOUT": "1", "MOORING_SUPERVISOR_PROBE_INTERVAL": "0.2"}
+
+
+async def test_a_hung_service_that_goes_on_repeats_nothing(start_service: StartService) -> None:
+    service = await start_service(env=WATCHFUL)
     async with FeedServer(rate=500) as feed, Follower(service) as follower:
         record = await service.open(feed.url)
         await wait_for(lambda: follower.ledger.numbers.get(record["id"], 0) > 50)
         service.process.send_signal(signal.SIGSTOP)
-        await asyncio.sleep(2)
+        await asyncio.sleep(2)  # twice its watchdog
         service.process.send_signal(signal.SIGCONT)
         await feed.stop_sending()
         await wait_for(lambda: follower.ledger.numbers[record["id"]] == feed.sent["/"], 10)
         assert feed.ends == []
-
-
-WATCHFUL = {"MOORING_SUPERVISOR_WATCHDOG_TIMEOUT": "1", "MOORING_SUPERVISOR_PROBE_INTERVAL": "0.2"}
 
 
 async def test_a_service_that_stood_still_for_longer_than_its_watchdog_ends_no_worker(
@@ -299,8 +300,9 @@ def _serve(service: RunningService) -> list[str]:
     return [sys.executable, "-m", "mooring_api", "serve", "--state-dir", str(service.state_dir)]
 
 
+@rounds(3, 20)
 async def test_what_is_opened_while_workers_are_being_adopted_lives(
-    start_service: StartService, echo: EchoServer
+    start_service: StartService, echo: EchoServer, rounds: int
 ) -> None:
     module = "tests.end_to_end.user_code"
     service = await start_service(
@@ -309,7 +311,7 @@ async def test_what_is_opened_while_workers_are_being_adopted_lives(
     )  # fmt: skip
     await service.call("POST", "/v1/workers/main/calls", json={"function": "open_until_told", "params": [echo.url]})
     by_request: list[int] = []
-    for _ in range(3):
+    for _ in range(rounds):
         # Events that must be sent again make the adoption long.
         pushing = [await service.open(f"{echo.url}push?count=30&size=1000000") for _ in range(2)]
         await service.restart_after_kill(0.5)

@@ -8,13 +8,13 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.conftest import ROOT, RunningService, StartService, wait_for
+from tests.end_to_end.figures import Watch
 from tests.follower import Follower
 from tests.servers import EchoServer, FeedServer
 
@@ -44,7 +44,7 @@ async def test_an_upgrade_under_load_closes_nothing_and_loses_nothing(start_serv
         away: list[float] = []
 
         async def watch() -> None:
-            last = time.monotonic()
+            last = Watch(service)
             while True:
                 try:
                     reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
@@ -54,8 +54,8 @@ async def test_an_upgrade_under_load_closes_nothing_and_loses_nothing(start_serv
                     answer = await reader.read(20)
                     writer.close()
                     if b" 200 " in answer:
-                        away.append(time.monotonic() - last)
-                        last = time.monotonic()
+                        away.append(last.took_s())
+                        last = Watch(service)
                 except OSError:
                     pass
                 await asyncio.sleep(0.02)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import time
 
 import pytest
@@ -68,6 +70,23 @@ async def test_a_flood_of_output_goes_to_the_log_and_blocks_nothing(
     logged = next(json.loads(line) for line in text.splitlines() if "logged by user code" in line)
     assert logged.items() >= {"level": "warning", "logger": "theirs", "connection": record["id"]}.items()
     assert len(text) > 2_000_000
+
+
+async def test_a_log_that_takes_nothing_keeps_no_connection_waiting_and_no_worker_alive(
+    shared: RunningService, worker: str, echo: EchoServer
+) -> None:
+    """What mooring says on the I/O loop: a disk under the log that is slow or full would stop all sockets."""
+    record = await open_with(shared, echo.url, "Misbehaves", worker=worker)
+    await call(shared, "stall_log", worker=worker)
+    pid = (await shared.get(f"/v1/workers/{worker}"))["pid"]
+    for _ in range(100):  # each a line, and signals that meet are one
+        os.kill(pid, signal.SIGHUP)
+        await asyncio.sleep(0.005)
+    await shared.send(record["id"], "hello")
+    await wait_for(lambda: _echoed(echo, "alive: hello"))
+    begun = time.monotonic()
+    await shared.call("DELETE", f"/v1/workers/{worker}")
+    assert time.monotonic() - begun < 5
 
 
 async def test_what_callbacks_raise_is_in_the_workers_log_and_does_not_flood_it(

@@ -12,7 +12,7 @@ from typing import Any
 from tests.conftest import ROOT, RunningService, wait_for
 
 HANDLERS = ("Recorder", "AsyncRecorder", "OnlyMessages", "Sorter", "Stubborn", "Sleeper", "Busy", "Counter", "Overlap", "Marker", "Misbehaves", "AsyncMisbehaves", "Opens", "Broken", "BrokenWithoutMessage", "BrokenOptions", "WrongOption", "Spelled4D", "make_later")  # fmt: skip
-FUNCTIONS = ("get_seen", "get_counts", "get_overlap", "add", "add_slowly", "remember", "fail", "pid", "code", "hold", "die", "tell", "mutate", "kill", "kill_then_call", "try_new", "unserialisable", "huge", "append_to", "kill_at_once")  # fmt: skip
+FUNCTIONS = ("get_seen", "get_counts", "get_overlap", "add", "add_slowly", "remember", "fail", "pid", "code", "hold", "die", "tell", "mutate", "kill", "kill_then_call", "try_new", "unserialisable", "huge", "append_to", "kill_at_once", "stall_log")  # fmt: skip
 
 
 def options() -> list[str]:

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mooring.checks import check_close, check_headers, check_protocols, check_url, check_worker_name
+from mooring.connection.asked import resolve
 from mooring.dial_options import ProxyRequest, TlsRequest
-from mooring.handler_options import from_handler, resolve
+from mooring.handler_options import from_handler
 from mooring.options import ConnectionRequest, check_request
 
 GOOD_URLS = ["ws://a", "wss://a/", "ws://a:65535/x?y=1", "WS://a/", "ws://[::1]:80/", "ws://münchen.example/ü", "ws://127.0.0.1/a%20b"]  # fmt: skip

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from types import ModuleType
 
 import pytest
@@ -154,3 +155,57 @@ def test_example_bridge(examples) -> None:
         ws = worker.open(server.url, bridge.Bridge())
         worker.wait_for("onTerminate")
         assert worker.calls == [("storage", "store", [ws.id, {"n": 1}]), ("storage", "store", [ws.id, {"ended": 1000}])]
+
+
+class Stays:
+    """Stays, with a delay for which no test can wait."""
+
+    reconnect = {"min_delay": 1800, "max_delay": 3600, "min_uptime": 60, "give_up_after": 100_000}
+
+
+def test_a_server_that_is_restarted_is_a_loss_and_time_that_is_driven_brings_the_return() -> None:
+    with Server() as server, LocalWorker(drives_time=True) as worker:
+        ws = worker.open(server.url, Stays())
+        url = server.url
+        server.restart()
+        assert server.url == url
+        worker.wait_for("onDisconnect")
+        assert ws.status == "Reconnecting" and len(server.connections) == 1
+        worker.advance(1800)
+        worker.wait_for("onReconnect")
+        ws.send("still here")
+        worker.wait_for("onMessage")
+        assert kinds(worker) == ["onOpen", "onDisconnect", "onReconnect", "onMessage"]
+        assert 0 < worker.events[2]["event"]["downMs"] <= 1_801_000
+        assert len(server.connections) == 2
+
+
+def test_a_server_that_is_away_is_dialled_again_and_again_until_somebody_gives_up() -> None:
+    with Server() as server, LocalWorker(drives_time=True) as worker:
+        ws = worker.open(server.url, Stays())
+        server.stop()
+        worker.wait_for("onDisconnect")
+        for attempt in range(1, 4):
+            worker.advance(3600)
+            wait_until(lambda at=attempt: ws.down is not None and (ws.down.phase, ws.down.attempt) == ("waiting", at))
+        server.start()
+        server.refuse(503)
+        worker.advance(3600)
+        wait_until(lambda: ws.down is not None and ws.down.attempt == 4 and ws.down.phase == "waiting")
+        assert ws.down.errors[0].err_code == 107
+        worker.advance(100_000)
+        worker.wait_for("onTerminate")
+        assert kinds(worker) == ["onOpen", "onDisconnect", "onError", "onTerminate"]
+        assert worker.events[2]["event"]["errors"][0]["errCode"] == 209
+
+
+def wait_until(true: Callable[[], bool], timeout_s: float = 5.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not true():
+        assert time.monotonic() < deadline, "not in time"
+        time.sleep(0.01)
+
+
+def test_only_a_worker_that_drives_time_can_be_told_to() -> None:
+    with LocalWorker() as worker, pytest.raises(RuntimeError, match="drives_time"):
+        worker.advance(1)

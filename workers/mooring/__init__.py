@@ -23,7 +23,8 @@ from mooring.errors import (
     WrongState,
 )
 from mooring.events import ErrorEvent, MessageEvent, OpenEvent, TerminateEvent
-from mooring.kept_events import DisconnectEvent, ReconnectEvent
+from mooring.kept_events import DisconnectEvent, ReconnectEvent, UnsentEvent
+from mooring.send_errors import IdInUse, NoRequests, PeerError, QueueFull, ReplyLost, ReplyTimeout
 from mooring.version import __version__
 
 if TYPE_CHECKING:
@@ -38,14 +39,21 @@ __all__ = [
     "ErrorEntry",
     "ErrorEvent",
     "HandlerError",
+    "IdInUse",
     "InvalidRequest",
     "MessageEvent",
     "MooringError",
+    "NoRequests",
     "NotKept",
     "OpenEvent",
+    "PeerError",
+    "QueueFull",
     "ReconnectEvent",
+    "ReplyLost",
+    "ReplyTimeout",
     "SendError",
     "TerminateEvent",
+    "UnsentEvent",
     "WebSocket",
     "WrongState",
     "__version__",

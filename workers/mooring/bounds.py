@@ -17,6 +17,7 @@ from mooring.errors import Invalid
 MAX_SETTING_S = 100 * 365 * 86_400.0  # a longer time cannot be told from for ever, and every clock can still add it
 MAX_SETTING_COUNT = 2**62  # what SQLite and the link can hold, with room for a sum of two
 MAX_CONNECTIONS = 10_000  # of one worker, where [limits] says nothing
+MAX_PENDING_REQUESTS = 1_000  # of one connection, likewise
 MIN_RATE = 0.001  # one dial in a quarter of an hour
 MAX_LIMIT = 10_000
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(:[0-9]{1,5})?\Z|[0-9A-Fa-f:.]+\Z")

@@ -16,6 +16,7 @@ from mooring.errors import Invalid
 MAX_URL_CHARS = 8_000  # aiohttp refuses request lines over 8,190 bytes
 MAX_HEADERS = 100
 MAX_HEADER_BYTES = 32 * 1024  # all names and values together
+REPLY_TIMEOUT_S, MAX_TIMEOUT_S = 10.0, 600.0  # of a request over a connection
 MAX_DELAY_S = 86_400.0  # of an ordered reconnect
 MAX_REASON_BYTES = 123  # RFC 6455 section 5.5: 125 bytes of a control frame less 2 of the code
 
@@ -146,6 +147,13 @@ def check_waiting(when_down: Any, ttl_s: Any, place: str = "query:") -> list[Inv
     ):
         wrong.append(Invalid(f"{place}ttl", f"must be 0.1 to {MAX_DELAY_S:.0f} seconds"))
     return wrong
+
+
+def check_timeout(timeout_s: Any, place: str = "query:") -> list[Invalid]:
+    """Return what is wrong with the time in which a reply must come."""
+    if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float) or not 0.1 <= timeout_s <= MAX_TIMEOUT_S:
+        return [Invalid(f"{place}timeout", f"must be 0.1 to {MAX_TIMEOUT_S:.0f} seconds")]
+    return []
 
 
 def check_headers(headers: Mapping[str, HeaderValue], pointer: str = "/headers") -> list[Invalid]:

@@ -7,7 +7,8 @@ sockets are looked at. So whoever is to be judged has one more pass of the event
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 PASS_S = 0.02  # long enough for a pass of the loop, in which everything that waits in the sockets is read and written
 
@@ -28,3 +29,20 @@ class Deadline:
     def cancel(self) -> None:
         """It does not matter any more."""
         self._timer.cancel()
+
+
+@asynccontextmanager
+async def within(timeout_s: float) -> AsyncIterator[float]:
+    """As `asyncio.timeout`, but what had come by then was taken; yields when it is over (the loop's seconds).
+
+    Raises:
+        TimeoutError: If what is done inside takes longer.
+    """
+    loop = asyncio.get_running_loop()
+    at = loop.time() + timeout_s
+    async with asyncio.timeout(None) as scope:
+        deadline = Deadline(loop, at, lambda: scope.reschedule(loop.time()))
+        try:
+            yield at
+        finally:
+            deadline.cancel()

@@ -10,6 +10,8 @@
     │   ├── UnknownFunction       the name is not in [functions] / [handlers]
     │   ├── NameTaken             another connection that has not ended has the name
     │   ├── Declared              the configuration has it, and alone changes and ends it
+    │   ├── IdInUse               a request of this id is pending
+    │   ├── NoRequests            the connection was opened without requests
     │   ├── WrongState            the connection is not in a state for this
     │   ├── NotKept               the connection was not asked to reconnect
     │   ├── ConnectionClosed      the connection is Closed
@@ -20,8 +22,11 @@
     │   └── PolicyRefused         egress policy says no
     ├── ConnectError              a dial that failed (`errors` is 4D's list)
     ├── SendError                 a message that could not be written in time
-    │   └── SendTimeout           it waited behind the queue
+    │   └── SendTimeout           it waited behind the queue (`send_errors`, as the next five)
     ├── QueueFull                 no room for a message to wait
+    ├── ReplyTimeout              no reply to a request has come in time
+    ├── ReplyLost                 the socket has ended before the reply came
+    ├── PeerError                 the reply is an error of the peer
     ├── HandlerError              user code that cannot be imported or constructed
     ├── CallError                 the called function raised
     ├── WorkerError
@@ -281,25 +286,6 @@ class SendError(MooringError):
 
     def __str__(self) -> str:
         return f"the peer of connection {self.connection} is not reading"
-
-
-class SendTimeout(SendError):
-    """A message that has waited behind the queue for ``sendTimeout``, and was taken out."""
-
-    def __str__(self) -> str:
-        return (
-            f"the message has waited behind the queue of connection {self.connection} for sendTimeout, and is not sent"
-        )
-
-
-class QueueFull(MooringError):
-    """There is no room for a message to wait until the connection is ready."""
-
-    def __init__(self, connection: int) -> None:
-        self.connection = connection
-
-    def __str__(self) -> str:
-        return f"the queue of connection {self.connection} is full (worker.outbound_bytes)"
 
 
 class HandlerError(MooringError):

@@ -351,7 +351,14 @@ def worker_body(kind: Kind, worker: str, time_us: int, event: msgspec.Struct) ->
 
 def gap_body(time_us: int, event: GapEvent) -> bytes:
     """Return the body of a ``gap``: it belongs to a stream, not to a connection or worker."""
-    return b'"kind":"gap","time":"%b","event":%b}' % (rfc3339(time_us).encode(), _encoder.encode(event))
+    return service_body(Kind.gap, time_us, event)
+
+
+def service_body(kind: Kind, time_us: int, event: msgspec.Struct) -> bytes:
+    """Return the body of an event of the service itself: it has no ``connection``, ``worker`` or ``seq``."""
+    return b'"kind":"%b","time":"%b","event":%b}' % (
+        kind.name.encode(), rfc3339(time_us).encode(), _encoder.encode(event),
+    )  # fmt: skip
 
 
 def text_event(text: str) -> bytes:

@@ -69,6 +69,8 @@ class WorkerMetrics(msgspec.Struct):
     requests: dict[str, int] = {}
     request: Histogram = msgspec.field(default_factory=Histogram)
     late_replies: int = 0
+    opening_dropped: int = 0  # messages that came in openings that have failed
+    unanswered: int = 0  # steps, answers and heartbeats that could not be sent
 
     def failed(self, err_code: int) -> None:
         """Count an ``onError``."""

@@ -8,14 +8,10 @@ which is what a connection runs with: complete, and with units in the names.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import reduce
-from operator import or_
-from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import NODEFAULT, UNSET, Meta, UnsetType
+from msgspec import UNSET, UnsetType
 
 from mooring import staying
 from mooring.checks import (
@@ -37,7 +33,8 @@ from mooring.dial_options import (
     family_faults,
 )
 from mooring.errors import Invalid
-from mooring.kept_options import ReconnectRequest, WhenDown
+from mooring.kept_options import KeepAliveRequest, RecipeRequest, ReconnectRequest, RequestsRequest, WhenDown
+from mooring.option_rows import described, table_of
 from mooring.parameters import check_params
 
 DEFAULT_WORKER = "main"
@@ -45,71 +42,7 @@ MAX_DURATION_S = 86_400.0
 MAX_MESSAGE_BYTES_CEILING = 32 * 1024 * 1024  # a message, escaped as JSON, must fit one frame of the link
 
 DataType = Literal["text", "blob", "object", "auto"]
-
-
-class Option(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be known of one create option.
-
-    Attributes:
-        name: As a field and as an attribute of a handler; `key` is its name in JSON.
-        kind: The type of its value, with None where that is something to say.
-        default: What stands for it when nobody says it, as JSON has it; `NODEFAULT`: it is required.
-        doc: Its line in the documentation; `why`: the reason for the default.
-        low: The bounds of a number, both included.
-        zero: What 0 means, where it stands beside the bounds.
-        unit: Of a number: ``"s"`` or ``"bytes"``.
-        becomes: The field of `ConnectionOptions` that it fills.
-        by_handler: Whether an attribute of a handler may say it.
-        check: Given the value and its pointer, returns what is wrong with it.
-        since: The version of the link that brought it: an older worker cannot be asked for it.
-        since_values: The same, of values that came later than the option.
-    """
-
-    name: str = ""
-    kind: Any = None
-    default: Any = NODEFAULT
-    doc: str
-    why: str = ""
-    low: float | None = None
-    high: float = 0
-    zero: str = ""
-    unit: Literal["", "s", "bytes"] = ""
-    becomes: str = ""
-    by_handler: bool = True
-    check: Callable[[Any, str], list[Invalid]] | None = None
-    since: int = 1
-    since_values: dict[str, int] = {}
-
-    @property
-    def key(self) -> str:
-        """Its name in JSON."""
-        return camel(self.name)
-
-    @property
-    def bounds(self) -> str:
-        """What a number may be, in words."""
-        unit = {"s": " seconds", "bytes": " bytes"}.get(self.unit, "")
-        return f"{f'0 ({self.zero}), or ' if self.zero else ''}{self.low:g} to {self.high:.0f}{unit}"
-
-    def wrong(self, value: Any) -> list[Invalid]:
-        """Return what is wrong with `value`: nothing, when it is right."""
-        pointer = f"/{self.key}"
-        if self.low is not None and not (self.zero and value == 0) and not self.low <= value <= self.high:  # or NaN
-            return [Invalid(pointer, f"must be {self.bounds}")]
-        return [] if self.check is None else self.check(value, pointer)
-
-
-def _option(doc: str, default: Any = NODEFAULT, *, examples: list[Any] | None = None, **more: Any) -> Meta:
-    """Return what stands in a row: the option, and what the API's description says of it."""
-    option = Option(default=default, doc=doc, **more)
-    schema: dict[str, Any] = {} if default is NODEFAULT else {"default": default}
-    if option.low is not None:
-        schema |= {"minimum": 0 if option.zero else option.low, "maximum": option.high}
-    notes = [f"0: {option.zero}"] if option.zero else []
-    notes += {"s": ["seconds"], "bytes": ["bytes"]}.get(option.unit, [])
-    text = doc[0].upper() + doc[1:]
-    description = f"{text} ({'; '.join(notes)})." if notes else f"{text}."
-    return Meta(description=description, examples=examples, extra_json_schema=schema, extra={"option": option})
+WhenSilent = Literal["reconnect", "report"]
 
 
 def _check_handler(handler: HandlerRequest, pointer: str) -> list[Invalid]:
@@ -129,16 +62,15 @@ class ConnectionRequest(msgspec.Struct, forbid_unknown_fields=True, rename="came
     # The link has its own, lenient form of it: `messages.LinkRequest`.
     url: Annotated[
         str,
-        _option(
-            "`ws://host[:port]path[?query]` or `wss://…`",
-            check=check_url,
+        described(
+            "`ws://host[:port]path[?query]` or `wss://…`; with a recipe, `${name}` in it is filled in",
             by_handler=False,
             examples=["ws://127.0.0.1:8481/"],
         ),
     ]
     name: Annotated[
         str | UnsetType,
-        _option(
+        described(
             "a word for it, unique among those that have not ended; it stands wherever an id may",
             check=check_connection_name,
             by_handler=False,
@@ -147,17 +79,17 @@ class ConnectionRequest(msgspec.Struct, forbid_unknown_fields=True, rename="came
     ] = UNSET
     worker: Annotated[
         str,
-        _option(
+        described(
             "the worker that holds it, made by first use", DEFAULT_WORKER, check=check_worker_name, by_handler=False
         ),
     ] = DEFAULT_WORKER
     handler: Annotated[
         HandlerRequest | None,
-        _option("a public name of `[handlers]`, and `params` for it", check=_check_handler, by_handler=False),
+        described("a public name of `[handlers]`, and `params` for it", check=_check_handler, by_handler=False),
     ] = None
     data_type: Annotated[
         DataType | UnsetType,
-        _option(
+        described(
             "what received messages become, under `auto` what each is; what cannot is an error, close code 1007",
             "text",
             since_values={"auto": 2},
@@ -165,18 +97,18 @@ class ConnectionRequest(msgspec.Struct, forbid_unknown_fields=True, rename="came
     ] = UNSET
     headers: Annotated[
         dict[str, HeaderValue] | UnsetType,
-        _option("name → value, or list of values; `Cookie` is one string", {}, check=check_headers),
+        described("name → value, or list of values; `Cookie` is one string", {}, check=check_headers),
     ] = UNSET
-    protocols: Annotated[list[str] | UnsetType, _option("subprotocols offered", [], check=check_protocols)] = UNSET
+    protocols: Annotated[list[str] | UnsetType, described("subprotocols offered", [], check=check_protocols)] = UNSET
     connect_timeout: Annotated[
-        float | UnsetType, _option("for the whole handshake", 10.0, unit="s", low=0.001, high=MAX_DURATION_S)
+        float | UnsetType, described("for the whole handshake", 10.0, unit="s", low=0.001, high=MAX_DURATION_S)
     ] = UNSET
     close_timeout: Annotated[
-        float | UnsetType, _option("for the answer to our close frame", 5.0, unit="s", low=0.001, high=MAX_DURATION_S)
+        float | UnsetType, described("for the answer to our close frame", 5.0, unit="s", low=0.001, high=MAX_DURATION_S)
     ] = UNSET
     ping_interval: Annotated[
         float | UnsetType,
-        _option(
+        described(
             "a ping goes out this long after the last byte that came",
             20.0,
             why="common proxies drop what is idle for 30 s",
@@ -188,7 +120,7 @@ class ConnectionRequest(msgspec.Struct, forbid_unknown_fields=True, rename="came
     ] = UNSET
     ping_timeout: Annotated[
         float | UnsetType,
-        _option(
+        described(
             "without a byte for so long after a ping, the peer is gone: a dead one after both together, at the latest",
             20.0,
             unit="s",
@@ -198,7 +130,7 @@ class ConnectionRequest(msgspec.Struct, forbid_unknown_fields=True, rename="came
     ] = UNSET
     max_message_size: Annotated[
         int | UnsetType,
-        _option(
+        described(
             "of a received message, counted after inflating",
             4 * 1024 * 1024,
             why="as aiohttp's client",
@@ -208,13 +140,13 @@ class ConnectionRequest(msgspec.Struct, forbid_unknown_fields=True, rename="came
             becomes="max_message_bytes",
         ),
     ] = UNSET
-    compress: Annotated[bool | UnsetType, _option("offer permessage-deflate", False)] = UNSET
+    compress: Annotated[bool | UnsetType, described("offer permessage-deflate", False)] = UNSET
     send_timeout: Annotated[
-        float | UnsetType, _option("for a peer that does not read", 10.0, unit="s", low=0.001, high=MAX_DURATION_S)
+        float | UnsetType, described("for a peer that does not read", 10.0, unit="s", low=0.001, high=MAX_DURATION_S)
     ] = UNSET
     tls: Annotated[
         TlsRequest | UnsetType,
-        _option(
+        described(
             "`caFile`, `certFile`, `keyFile`: absolute paths; `verify` false only where the configuration allows it",
             {},
             check=check_tls,
@@ -222,28 +154,57 @@ class ConnectionRequest(msgspec.Struct, forbid_unknown_fields=True, rename="came
     ] = UNSET
     proxy: Annotated[
         str | ProxyRequest | UnsetType | None,
-        _option(
+        described(
             "a name of `[proxies]`, or `{url, username, password, resolve, tls}`; `null`: none; absent: as `[dial]` says",
             check=check_proxy,
             since=4,
         ),
     ] = UNSET
-    family: Annotated[Family | UnsetType, _option("of the addresses that are dialled", "any", since=4)] = UNSET
+    family: Annotated[Family | UnsetType, described("of the addresses that are dialled", "any", since=4)] = UNSET
     addresses: Annotated[
         list[str] | UnsetType,
-        _option("dialled instead of looking the host of `url` up", [], check=check_addresses, since=4),
+        described("dialled instead of looking the host of `url` up", [], check=check_addresses, since=4),
     ] = UNSET
     local_address: Annotated[
         str | UnsetType,
-        _option("the address of this machine that is dialled from", check=check_local_address, since=4),
+        described("the address of this machine that is dialled from", check=check_local_address, since=4),
     ] = UNSET
     reconnect: Annotated[
         bool | ReconnectRequest | UnsetType,
-        _option("stay: true, or what differs from the defaults", False, check=staying.check_option, since=4),
+        described("stay: true, or what differs from the defaults", False, check=staying.check_option, since=4),
+    ] = UNSET
+    keep_alive: Annotated[
+        KeepAliveRequest | UnsetType,
+        described("the application's own heartbeat: `{send, expect, interval, timeout, hide, within, …}`", since=6),
+    ] = UNSET
+    data_timeout: Annotated[
+        float | UnsetType,
+        described(
+            "without a message for so long, whatever pings say, it is silent",
+            0.0,
+            unit="s",
+            low=0.1,
+            high=MAX_DURATION_S,
+            zero="never",
+            since=6,
+        ),
+    ] = UNSET
+    when_silent: Annotated[
+        WhenSilent | UnsetType,
+        described(
+            "`reconnect`: a silent socket ends; `report`: `onSilence` tells it, once a silence", "reconnect", since=6
+        ),
+    ] = UNSET
+    recipe: Annotated[
+        str | RecipeRequest | UnsetType,
+        described(
+            "what is sent and awaited before it counts as open, and what is answered by itself: inline, a name, or `{preset, values}`",
+            since=6,
+        ),
     ] = UNSET
     when_down: Annotated[
         WhenDown | UnsetType,
-        _option(
+        described(
             "what is sent while a kept connection is down fails, or waits in a queue",
             "fail",
             why="an order that is minutes old does harm",
@@ -252,7 +213,7 @@ class ConnectionRequest(msgspec.Struct, forbid_unknown_fields=True, rename="came
     ] = UNSET
     queue_ttl: Annotated[
         float | UnsetType,
-        _option(
+        described(
             "so long a message may wait; what was not sent by then comes back in `onUnsent`",
             60.0,
             unit="s",
@@ -261,38 +222,16 @@ class ConnectionRequest(msgspec.Struct, forbid_unknown_fields=True, rename="came
             since=6,
         ),
     ] = UNSET
+    requests: Annotated[
+        str | RequestsRequest | UnsetType,
+        described(
+            "where requests and their replies carry their id: the name of a preset, or `{id, reply, when, error, idType, hide, oneAtATime}`",
+            since=6,
+        ),
+    ] = UNSET
 
 
-def camel(name: str) -> str:
-    """Return a ``snake_case`` name in ``camelCase``."""
-    head, *rest = name.split("_")
-    return head + "".join(part.capitalize() for part in rest)
-
-
-def _kind(declared: Any) -> Any:
-    """Return the type of what may be said: `declared` without what stands for nothing being said."""
-    if get_origin(declared) not in (Union, UnionType):
-        return declared
-    kinds = get_args(declared)
-    nothing = UnsetType if UnsetType in kinds else type(None)
-    return reduce(or_, [one for one in kinds if one is not nothing])
-
-
-def _table(kind: type[msgspec.Struct]) -> dict[str, Option]:
-    found = {}
-    for field in msgspec.structs.fields(kind):
-        declared, meta = get_args(field.type)
-        option: Option = meta.extra["option"]
-        found[field.name] = msgspec.structs.replace(
-            option,
-            name=field.name,
-            kind=_kind(declared),
-            becomes=option.becomes or (f"{field.name}_s" if option.unit == "s" else field.name),
-        )
-    return found
-
-
-OPTIONS = _table(ConnectionRequest)
+OPTIONS = table_of(ConnectionRequest)
 """Every create option, by its Python name, in the order of the documentation."""
 
 HANDLER_OPTIONS = tuple(option.name for option in OPTIONS.values() if option.by_handler)
@@ -323,22 +262,40 @@ class ConnectionOptions(msgspec.Struct, frozen=True, kw_only=True):
     addresses: list[str] = []
     local_address: str | None = None
     reconnect: staying.Reconnect | None = None
+    keep_alive: KeepAliveRequest | None = None
+    data_timeout_s: float = _default("data_timeout")
+    when_silent: WhenSilent = _default("when_silent")
+    recipe: str | RecipeRequest | None = None
+    recipe_shown: Any = None
+    """What the record says of it, where that is not made of `recipe`: its name, or the preset and its values."""
+    handler_renews: bool = False
+    """The handler has a ``renew``, which counts as a recipe."""
+
+    @property
+    def converses(self) -> bool:
+        """Whether messages, or attempts, mean something to mooring itself."""
+        return self.recipe is not None or self.keep_alive is not None or self.data_timeout_s > 0 or self.handler_renews
+
     when_down: WhenDown = _default("when_down")
     queue_ttl_s: float = _default("queue_ttl")
+    requests: str | RequestsRequest | None = None
 
 
-def check_request(request: ConnectionRequest) -> list[Invalid]:
-    """Return everything that is wrong with a create request by itself (its handler is not asked)."""
+def check_request(request: ConnectionRequest, *, fills: bool = False) -> list[Invalid]:
+    """Return everything that is wrong with a create request by itself (its handler is not asked).
+
+    Args:
+        fills: Something may fill in the URL, which is checked then by whoever knows what; a recipe always does.
+    """
     wrong: list[Invalid] = []
+    if request.recipe is UNSET and not (fills and "${" in request.url):
+        wrong += check_url(request.url)
     for option in OPTIONS.values():
         value = getattr(request, option.name)
         if value is not UNSET and value is not None:
             wrong += option.wrong(value)
     if request.tls is not UNSET and request.url.lower().startswith("ws://"):
         wrong.append(Invalid("/tls", "tls is for wss:// URLs"))
-    if request.reconnect is UNSET or request.reconnect is False:
-        given = {"/whenDown": request.when_down == "queue", "/queueTtl": request.queue_ttl is not UNSET}
-        wrong += [Invalid(pointer, "needs reconnect") for pointer, is_given in given.items() if is_given]
     local_address = UNSET if request.proxy else request.local_address
     return wrong or family_faults(request.family, request.addresses, local_address)
 

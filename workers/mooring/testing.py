@@ -11,6 +11,16 @@
             worker.wait_for("onTerminate")
         assert [event["kind"] for event in worker.events] == ["onOpen", "onMessage", "onTerminate"]
 
+A connection that stays is tested by what happens to its server (`Server.drop`, `close`, `refuse`, `stop`, `start`, `restart`) and by time that
+the test drives, so that nobody waits for a delay:
+
+    with Server() as server, LocalWorker(drives_time=True) as worker:
+        worker.open(server.url, Quotes())                        # its `reconnect` is {"min_delay": 30}
+        server.restart()
+        worker.wait_for("onDisconnect")
+        worker.advance(30)                                       # no delay of the first attempt is longer
+        worker.wait_for("onReconnect")
+
 Sockets, threads and callbacks are those of a real worker process; only the journal is missing.
 """
 
@@ -103,16 +113,35 @@ async def echo(connection: ServerConnection) -> None:
         await connection.send(message)
 
 
+class _DrivenLoop(asyncio.SelectorEventLoop):
+    """A loop whose clock can be put forward: what is due by then happens at once, in its order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ahead_s = 0.0
+
+    def time(self) -> float:
+        """Return the monotonic time, and what it was put forward."""
+        return super().time() + self._ahead_s
+
+    def put_forward(self, seconds: float) -> None:
+        """Let `seconds` have passed. On the loop only."""
+        self._ahead_s += seconds
+
+
 class _LoopThread:
     """An event loop on a thread of its own."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(
+        self, name: str, loop_factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    ) -> None:
+        self._loop_factory = loop_factory
         self._thread = threading.Thread(target=self._main, name=name, daemon=True)
         self._started: Future[asyncio.AbstractEventLoop] = Future()
         self.loop: asyncio.AbstractEventLoop
 
     def _main(self) -> None:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        with asyncio.Runner(loop_factory=self._loop_factory) as runner:
             loop = runner.get_loop()
             self._started.set_result(loop)
             loop.run_forever()
@@ -150,6 +179,7 @@ class Server:
         self._runner: web.AppRunner
         self._errors: list[Exception] = []
         self._refusal = 0
+        self._port = 0
         self.connections: list[ServerConnection] = []
         self.url = ""
 
@@ -183,6 +213,19 @@ class Server:
 
         self._thread.run(close_all())
 
+    def stop(self) -> None:
+        """Cut all connections and listen no more, as a server that is away; `start` has it come back at the same `url`."""
+        self._thread.run(self._stop())
+
+    def start(self) -> None:
+        """Listen again, after `stop`."""
+        self._thread.run(self._start())
+
+    def restart(self) -> None:
+        """Be away for a moment: `stop`, then `start`."""
+        self.stop()
+        self.start()
+
     def refuse(self, status: int) -> None:
         """Answer further handshakes with `status` instead of 101; 0: accept them again."""
         self._refusal = status
@@ -192,8 +235,14 @@ class Server:
         app.router.add_route("GET", "/{path:.*}", self._serve)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
-        self.url = f"ws://127.0.0.1:{self._runner.addresses[0][1]}/"
+        await web.TCPSite(self._runner, "127.0.0.1", self._port, reuse_address=True).start()
+        self._port = self._runner.addresses[0][1]
+        self.url = f"ws://127.0.0.1:{self._port}/"
+
+    async def _stop(self) -> None:
+        for connection in self.connections:
+            connection.abort()
+        await self._runner.cleanup()
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
         if self._refusal:
@@ -217,14 +266,17 @@ class Server:
 class LocalWorker:
     """A worker in this process, without a service. Use it as ``with LocalWorker() as worker``; one at a time.
 
+    Args:
+        drives_time: Its clock can be put forward (`advance`). Its loop is asyncio's then, not uvloop.
+
     Attributes:
         events: Every event so far, as the API would show it (without `id`, which the journal gives).
         calls: What code asked for with `call_worker`: (worker, function, params).
         kills: Names given to `kill_worker`.
     """
 
-    def __init__(self) -> None:
-        self._thread = _LoopThread("mooring-test-worker")
+    def __init__(self, *, drives_time: bool = False) -> None:
+        self._thread = _LoopThread("mooring-test-worker", _DrivenLoop if drives_time else uvloop.new_event_loop)
         self._runtime: Runtime
         self._changed = threading.Condition()
         self._next_id = 1
@@ -290,6 +342,22 @@ class LocalWorker:
             InvalidRequest, ConnectError: As `WebSocket.new`.
         """
         return WebSocket.new(url, handler)
+
+    def advance(self, seconds: float) -> None:
+        """Have `seconds` pass for the worker: delays, timeouts and clocks that end by then end now. The time of day stays.
+
+        Raises:
+            RuntimeError: If it does not drive time.
+        """
+        loop = self._thread.loop
+        if not isinstance(loop, _DrivenLoop):
+            raise RuntimeError("LocalWorker(drives_time=True) drives time; this one does not")
+
+        async def pass_time() -> None:
+            loop.put_forward(seconds)
+            await asyncio.sleep(0)  # a pass in which what is due has been begun
+
+        self._thread.run(pass_time())
 
     def call(self, function: Callable[..., Result], *params: Any, timeout_s: float = 10.0) -> Result:
         """Run `function` in the worker's context, between two callbacks, and return its result.

@@ -4,7 +4,7 @@
 `blocking_client` makes its own of those. It must not know `rest`: it speaks to a service of any version. Read transport first.
 """
 
-from mooring_api.client.answers import ApiError, ConnectionPage, Event, Page, ServiceAway
+from mooring_api.client.answers import ApiError, ConnectionPage, Event, Page, QueueRecord, Sent, ServiceAway
 from mooring_api.client.async_client import Client
 from mooring_api.client.blocking_client import BlockingClient
 from mooring_api.client.transport import default_state_dir
@@ -16,6 +16,8 @@ __all__ = [
     "ConnectionPage",
     "Event",
     "Page",
+    "QueueRecord",
+    "Sent",
     "ServiceAway",
     "default_state_dir",
 ]

@@ -56,3 +56,23 @@ class ConnectionPage(msgspec.Struct, frozen=True):
 
     connections: list[ConnectionRecord]
     next: int | None
+
+
+class Sent(msgspec.Struct, frozen=True, rename="camel"):
+    """What a send did: how many messages were written to the socket, or wait (`queued`); `bytes` of both.
+
+    `queue_id`, `expires_at`: of the first that waits.
+    """
+
+    sent: int = 0
+    bytes: int = 0
+    queued: int = 0
+    queue_id: int | None = None
+    expires_at: str | None = None
+
+
+class QueueRecord(msgspec.Struct, frozen=True):
+    """What waits to be sent."""
+
+    messages: int
+    bytes: int

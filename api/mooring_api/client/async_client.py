@@ -9,13 +9,14 @@ from collections.abc import AsyncIterator
 
 from mooring_api.client.connections import ConnectionVerbs
 from mooring_api.client.events import EventVerbs
+from mooring_api.client.sending import SendingVerbs
 from mooring_api.client.transport import error_of
 from mooring_api.client.workers import WorkerVerbs
 
 BACKUP_SILENCE_S = 600.0  # a large journal is copied before it is sent
 
 
-class Client(ConnectionVerbs, WorkerVerbs, EventVerbs):
+class Client(ConnectionVerbs, SendingVerbs, WorkerVerbs, EventVerbs):
     """One service, asynchronously. Use it as ``async with Client(…) as client``.
 
     Args:

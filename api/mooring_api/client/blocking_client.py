@@ -91,6 +91,8 @@ class BlockingClient:
     send = blocking(Client.send)
     send_body = blocking(Client.send_body)
     send_lines = blocking(Client.send_lines)
+    send_request = blocking(Client.send_request)
+    drop_queue = blocking(Client.drop_queue)
     terminate = blocking(Client.terminate)
     reconnect = blocking(Client.reconnect)
     workers = blocking(Client.workers)

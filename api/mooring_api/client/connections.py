@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from typing import Any
 
 import msgspec
 
-from mooring import json_text
 from mooring_api.client.answers import ConnectionPage
 from mooring_api.client.transport import Transport
-from mooring_service.records import ConnectionRecord, SentRecord
+from mooring_service.records import ConnectionRecord
 
 
 class ConnectionVerbs(Transport):
-    """Open, look, send, terminate."""
+    """Open, look, terminate."""
 
     async def open(
         self, /, url: str, *, wait: bool = True, idempotency_key: str | None = None, **options: Any
@@ -46,38 +43,6 @@ class ConnectionVerbs(Transport):
     async def connection(self, connection: int) -> ConnectionRecord:
         """Return one connection."""
         return await self._json(ConnectionRecord, "GET", f"/v1/connections/{connection}")
-
-    async def send(
-        self, connection: int, message: str | bytes | dict[str, Any] | list[Any], *, idempotency_key: str | None = None
-    ) -> SentRecord:
-        """Send text, a blob, or an object, by the type of `message`."""
-        if isinstance(message, str):
-            body, kind = message.encode(), "text/plain"
-        elif isinstance(message, bytes):
-            body, kind = message, "application/octet-stream"
-        else:
-            body, kind = json_text.encode(message), "application/json"
-        headers = {"Idempotency-Key": idempotency_key} if idempotency_key is not None else None
-        return await self.send_body(connection, body, kind, headers=headers)
-
-    async def send_body(
-        self, connection: int, body: Any, content_type: str, *, headers: dict[str, str] | None = None
-    ) -> SentRecord:
-        """Send a body as it is; an async iterable of bytes is streamed."""
-        return await self._json(
-            SentRecord,
-            "POST",
-            f"/v1/connections/{connection}/messages",
-            body=body,
-            content_type=content_type,
-            headers=headers,
-        )
-
-    async def send_lines(self, connection: int, lines: AsyncIterable[bytes] | Iterable[bytes]) -> SentRecord:
-        """Send JSON values, one a line, as they come; one that is not asynchronous is read on a thread, so it may block."""
-        if not isinstance(lines, AsyncIterable):
-            lines = _unblocked(iter(lines))
-        return await self.send_body(connection, lines, "application/x-ndjson")
 
     async def reconnect(
         self,
@@ -111,8 +76,3 @@ class ConnectionVerbs(Transport):
         if reason is not None:
             params["reason"] = reason
         return await self._json(ConnectionRecord, "DELETE", f"/v1/connections/{connection}", params=params)
-
-
-async def _unblocked(lines: Iterator[bytes]) -> AsyncIterator[bytes]:
-    while (line := await asyncio.to_thread(next, lines, None)) is not None:
-        yield line

@@ -28,6 +28,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "ls": ("connections:ls", "List connections"),
     "show": ("connections:show", "Show one connection"),
     "send": ("exchange:send", "Send text, JSON, file, lines"),
+    "request": ("exchange:request", "Ask, and print the reply"),
     "tail": ("exchange:tail", "Follow events"),
     "close": ("connections:close", "Terminate a connection"),
     "workers": ("workers:workers", "List, start, drain workers"),

@@ -6,18 +6,21 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import click
+import msgspec
 from rich.cells import cell_len
 from rich.text import Text
 
-from mooring_api.client import ApiError, Client, Event
+from mooring import json_text
+from mooring_api.client import ApiError, Client, Event, Sent
 from mooring_api.commands.connections import known
 from mooring_api.commands.tables import console, plain
 from mooring_api.commands.target import Failure, Progress, Target, as_json, explain, known_worker, plural, show_json
 from mooring_api.commands.typed import Prompt, lines
 from mooring_api.commands.words import in_words, kind_colour
-from mooring_service.records import SentRecord
+from mooring_service.records import ReplyRecord
 
 INTERACT_END_S = 10.0
 
@@ -29,10 +32,23 @@ INTERACT_END_S = 10.0
 @click.option(
     "--file", "path", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Send a file as a blob."
 )
+@click.option(
+    "--when-down",
+    type=click.Choice(["fail", "queue"]),
+    help="While a kept connection is down: refuse it, or have it wait.",
+)
+@click.option("--ttl", type=float, help="Seconds that it may wait then.")
 @click.option("--output", "-o", type=click.Choice(["text", "json"]), help="How the answer is printed; default: text.")
 @click.pass_obj
 def send(
-    target: Target, connection: int, text: str | None, object_text: str | None, path: Path | None, output: str | None
+    target: Target,
+    connection: int,
+    text: str | None,
+    object_text: str | None,
+    path: Path | None,
+    when_down: str | None,
+    ttl: float | None,
+    output: str | None,
 ) -> None:
     """One message; or, with '-', each line of standard input as it comes.
 
@@ -45,41 +61,92 @@ def send(
     if len(given) != 1:
         raise click.UsageError("give one of TEXT, --json, --file or '-'")
 
-    async def work(client: Client) -> SentRecord:
+    async def work(client: Client) -> Sent:
+        body, kind = (text or "").encode(), "text/plain"
         if path is not None:
-            return await client.send_body(connection, path.read_bytes(), "application/octet-stream")
-        if object_text is not None:
-            return await client.send_body(connection, object_text.encode(), "application/json")
-        if text == "-":
-            return await _send_lines(client, connection)
-        return await client.send(connection, text or "")
+            body, kind = path.read_bytes(), "application/octet-stream"
+        elif object_text is not None:
+            body, kind = object_text.encode(), "application/json"
+        elif text == "-":
+            return await _send_lines(client, connection, when_down, ttl)
+        return await client.send_body(connection, body, kind, when_down=when_down, ttl=ttl)
 
     done = target.run(
         lambda client: known(client, connection, work(client)), waiting=None if text == "-" else "sending"
     )
     if output == "json":
-        show_json(done)
+        show_json(_as_json(done))
     else:
-        click.echo(f"sent {plural(done.sent, 'message')}, {done.bytes} bytes")
+        click.echo(_told(done))
 
 
-async def _send_lines(client: Client, connection: int) -> SentRecord:
+def _as_json(done: Sent) -> dict[str, Any]:
+    """Return the answer as the API gives it."""
+    found: dict[str, Any] = msgspec.to_builtins(done)
+    if not done.queued:
+        return {"sent": found["sent"], "bytes": found["bytes"]}
+    return found if done.sent else {name: value for name, value in found.items() if name != "sent"}
+
+
+def _told(done: Sent) -> str:
+    if not done.queued:
+        return f"sent {plural(done.sent, 'message')}, {done.bytes} bytes"
+    sent = f"sent {plural(done.sent, 'message')}, " if done.sent else ""
+    until = (done.expires_at or "")[11:19]
+    return f"{sent}queued {plural(done.queued, 'message')} (first: number {done.queue_id}, until {until} UTC), {done.bytes} bytes"
+
+
+async def _send_lines(client: Client, connection: int, when_down: str | None, ttl: float | None) -> Sent:
     """Each line of standard input is one text message, sent as it comes."""
-    count = size = 0
+    total = Sent()
     typed = sys.stdin.isatty()
     with Progress() as progress:
         async for line in lines():
             try:
-                sent = await client.send_body(connection, line, "text/plain")
+                done = await client.send_body(connection, line, "text/plain", when_down=when_down, ttl=ttl)
             except ApiError as exc:
+                count = total.sent + total.queued
                 if count == 0:
                     raise
                 raise Failure(f"{explain(exc)}; {count} messages were sent before") from None
-            count += 1
-            size += sent.bytes
+            total = Sent(
+                total.sent + done.sent,
+                total.bytes + done.bytes,
+                total.queued + done.queued,
+                total.queue_id or done.queue_id,
+                total.expires_at or done.expires_at,
+            )
             if not typed:
-                progress.show(f"{count} messages, {size} bytes")
-    return SentRecord(count, size)
+                progress.show(f"{total.sent + total.queued} messages, {total.bytes} bytes")
+    return total
+
+
+@click.command()
+@click.argument("connection", metavar="ID", type=int)
+@click.argument("value", metavar="JSON")
+@click.option("--timeout", type=float, default=10.0, help="Seconds that the reply may take; default: 10.")
+@click.option("--output", "-o", type=click.Choice(["text", "json"]), help="How the answer is printed; default: text.")
+@click.pass_obj
+def request(target: Target, connection: int, value: str, timeout: float, output: str | None) -> None:
+    """Send a request over a connection that has `requests`, and print its reply.
+
+    \b
+    Example:  mooring request 1 '{"method": "eth_blockNumber", "jsonrpc": "2.0"}'
+    """
+
+    async def work(client: Client) -> ReplyRecord:
+        try:
+            return await client.send_request(connection, value, timeout=timeout)
+        except ApiError as exc:
+            if exc.type.endswith(":peer-error"):
+                raise Failure(f"{explain(exc)}: {json_text.encode(exc.extra.get('reply')).decode()}") from None
+            raise
+
+    done = target.run(lambda client: known(client, connection, work(client)), waiting="waiting for the reply")
+    if output == "json":
+        show_json(done)
+    else:
+        click.echo(json_text.encode(done.reply))
 
 
 @click.command()

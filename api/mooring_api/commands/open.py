@@ -5,13 +5,15 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 from urllib.parse import urlsplit
 
 import click
 import msgspec
 
-from mooring.options import OPTIONS, Option
+from mooring.option_rows import Option
+from mooring.options import OPTIONS
 from mooring_api.commands.exchange import follow as follow_events
 from mooring_api.commands.exchange import interact
 from mooring_api.commands.target import Target, as_json, show_json
@@ -44,6 +46,22 @@ def _proxy(text: str) -> str | dict[str, Any]:
     """Return what `text` says: a URL or an object of the API is a proxy, anything else is the name of one."""
     if "://" in text and not text.startswith("{"):
         return {"url": text}
+    return _name_or_object(text)
+
+
+def _name_or_object(text: str) -> str | dict[str, Any]:
+    """Return what `text` says: an object of the API, or a name."""
+    return _json_object(text) if text.startswith("{") else text
+
+
+def _recipe(text: str) -> str | dict[str, Any]:
+    """Return what `text` says: an object of the API, the one in a file (``./x`` or ``x.json``), or a name."""
+    if not text.startswith("{") and ("/" in text or text.endswith(".json")):
+        try:
+            text = Path(text).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as exc:
+            raise click.BadParameter(f"the file cannot be read: {exc}") from None
+        return _json_object(text)
     return _json_object(text) if text.startswith("{") else text
 
 
@@ -82,8 +100,12 @@ def _declared(option: Option) -> Callable[[Command], Command]:
             flags, more = [f"{flags[0]}/--no-{flags[0][2:]}"], {"default": None}
         case kind if kind in (str, int, float):
             more = {"type": kind}
+        case _ if option.name == "recipe":
+            more = {"type": _recipe, "metavar": "NAME|FILE|JSON"}
         case _ if option.name == "reconnect":
             more = {"type": _json_or_true, "metavar": "JSON"}
+        case _ if str in get_args(option.kind):
+            more = {"type": _name_or_object, "metavar": "NAME|JSON"}
         case _:
             more = {"type": _json_object, "metavar": "JSON"}
     return click.option(*flags, option.name, help=_help(option), hidden=option.name not in COMMON, **more)

@@ -22,7 +22,7 @@ from mooring_api.server.preflight import looks
 from mooring_api.server.restart import DRY_RUN, HAS_SOCKET
 from mooring_api.server.serve import serve
 from mooring_api.server.state_file import owner_of, prepare_state_dir
-from mooring_api.server.streams import finish_standard_streams, queue_standard_streams
+from mooring_api.server.streams import leave_standard_streams, queue_standard_streams, tell_lost
 from mooring_service.config import ClusterRefused, ConfigError
 from mooring_service.config_file import ignored_variables
 from mooring_service.lock import StateDirectoryBusy
@@ -51,6 +51,7 @@ def serve_command(target: Target, /, demo: bool, handover: bool, dry_run: bool, 
         _, errors = queue_standard_streams()
         config = config_of(values)
         logs.set_up(config.log, errors)
+        tell_lost(errors)
         ignored = ignored_variables(os.environ)
         if ignored:
             log.info("these variables of the environment are no settings, and are ignored: %s", ", ".join(ignored))
@@ -64,7 +65,7 @@ def serve_command(target: Target, /, demo: bool, handover: bool, dry_run: bool, 
         systemd.hand_over(outcome.socket)  # only now: the event loop's own descriptors are closed
         if outcome.pending is not None:
             os.kill(os.getpid(), outcome.pending)  # blocked until the next program has its handlers
-        finish_standard_streams()
+        leave_standard_streams()
         # The same process, a new program: the service manager keeps its main pid, the kernel frees the lock.
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     sys.exit(outcome.code)

@@ -157,6 +157,15 @@ export const OPTIONS = [
     "high": 86400.0
   },
   {
+    "key": "dataTimeout",
+    "kind": "number",
+    "initial": 0.0,
+    "unit": "s",
+    "doc": "without a message for so long, whatever pings say, it is silent",
+    "low": 0,
+    "high": 86400.0
+  },
+  {
     "key": "queueTtl",
     "kind": "number",
     "initial": 60.0,

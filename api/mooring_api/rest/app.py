@@ -7,7 +7,19 @@ import logging
 from aiohttp import web
 
 from mooring.errors import MooringError
-from mooring_api.rest import connections, events, idempotency, kept, refusals, sending, system, wanted, workers
+from mooring_api.rest import (
+    connections,
+    events,
+    hooks,
+    idempotency,
+    kept,
+    refusals,
+    requesting,
+    sending,
+    system,
+    wanted,
+    workers,
+)
 from mooring_api.rest.context import API, Api
 from mooring_api.rest.openapi import DESCRIPTION, Description
 from mooring_api.rest.problems import Problem, problem_of
@@ -21,9 +33,11 @@ ROUTES = (
     *connections.ROUTES,
     *kept.ROUTES,
     *sending.ROUTES,
+    *requesting.ROUTES,
     *wanted.ROUTES,
     *workers.ROUTES,
     *events.ROUTES,
+    *hooks.ROUTES,
     *system.ROUTES,
 )
 """Every verb that is served: the only table of them."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from aiohttp import web
 
+from mooring.deadline import within
 from mooring_api.rest.problems import Problem
 
 BODY_TIMEOUT_S = 30.0  # a body that trickles must have come by then
@@ -25,7 +24,7 @@ async def read_body(request: web.Request) -> bytes:
     if request.content.is_eof():
         return await request.read()  # all of it is here: no deadline is needed
     try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
+        async with within(BODY_TIMEOUT_S):
             return await request.read()
     except TimeoutError:
         raise Problem("request-timeout", f"the body did not come within {BODY_TIMEOUT_S:g} s") from None

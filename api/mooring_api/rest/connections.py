@@ -9,7 +9,7 @@ from aiohttp import web
 from mooring.checks import check_worker_name, is_connection_name
 from mooring.errors import ErrCode, MooringError
 from mooring.link.record import STATUS_CONNECTING, STATUSES
-from mooring.options import ConnectionRequest, effective
+from mooring.options import ConnectionRequest
 from mooring_api.rest import idempotency
 from mooring_api.rest.body import read_body
 from mooring_api.rest.context import API, Api, connection_of
@@ -30,6 +30,7 @@ _DIAL_PROBLEMS: dict[int, str] = {
     ErrCode.POLICY_REFUSED: "address-refused",
     ErrCode.TERMINATED_WHILE_CONNECTING: "terminated",
     ErrCode.WORKER_STOPPING: "terminated",
+    ErrCode.OPENING_FAILED: "opening-failed",
 }
 """What a dial that failed would have been answered with, had the service not died under it."""
 
@@ -71,7 +72,7 @@ async def _await_end_of_dial(api: Api, connection: int, wanted: ConnectionReques
     record = await api.service.connections.until(
         connection,
         lambda record: record.status != STATUS_CONNECTING or _goes_on(record),
-        effective(wanted).connect_timeout_s + 5,
+        api.service.connections.open_timeout_s(wanted) + 5,
     )
     if record.opened_at is None and not _goes_on(record):
         detail = record.errors[0].message if record.errors else "the dial has not ended"
@@ -152,7 +153,7 @@ async def terminate(request: web.Request) -> web.Response:
 
 WORKER_PROBLEMS = ("worker-died", "worker-silent", "unavailable", "journal-unavailable")
 OPEN_PROBLEMS = (
-    *WORKER_PROBLEMS, "connect-failed", "connect-timeout", "address-refused", "secret-not-allowed", "terminated", "worker-busy",
+    *WORKER_PROBLEMS, "connect-failed", "connect-timeout", "opening-failed", "opening-timeout", "address-refused", "secret-not-allowed", "terminated", "worker-busy",
     "limit-reached", "unknown-function", "name-taken",
 )  # fmt: skip
 LIMIT = Parameter("limit", {"type": "integer", "minimum": 1, "maximum": MAX_PAGE, "default": 100}, "Size of a page.")

@@ -28,6 +28,7 @@ from mooring_api.rest.schemas import (
 from mooring_service.feed import Gap, Selection, Stopped, Subscription
 from mooring_service.journal.batch import EventFilter
 from mooring_service.journal.cursor import MAX_CURSOR_CHARS
+from mooring_service.render import objects
 
 HEADERS = {
     "Cache-Control": "no-store",
@@ -146,7 +147,7 @@ async def _page(request: web.Request, subscribe: Subscribe, cursor: str | None) 
             except Stopped:
                 items = None
             for item in items or ():
-                for position, event in sse.objects(item, api.epoch):
+                for position, event in objects(item, api.epoch):
                     if len(found) == limit or (found and len(event) > room):
                         room = -1
                         break

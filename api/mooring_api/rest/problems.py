@@ -7,8 +7,10 @@ from typing import Any
 import msgspec
 
 from mooring import errors as e
+from mooring import send_errors as se
 from mooring.errors import ErrorEntry, Invalid, MooringError
 from mooring.name_errors import Declared, NameTaken, SecretNotAllowed
+from mooring_service.hook_errors import HookConfigured, HookConflict, UnknownHook
 from mooring_service.opening import OpenError
 
 PREFIX = "urn:mooring:problem:"
@@ -35,11 +37,12 @@ PROBLEMS = (
     ProblemType("bad-request", 400, "The request cannot be parsed", "HTTP, path, query, a header or the body is not what its format says."),
     ProblemType("unauthorized", 401, "A token is required", "There is no token, or one that is not known.", later=True, headers=("WWW-Authenticate",)),
     ProblemType("forbidden", 403, "The request is not allowed", "Host, Origin, or the scope of the token says no.", later=True),
-    ProblemType("address-refused", 403, "The egress policy refuses the address", "`[egress]` does not allow the address that would be dialled.", later=True),
+    ProblemType("address-refused", 403, "The egress policy refuses the address", "`[egress]`, for hooks `[delivery]`, does not allow the address that would be dialled.", later=True),
     ProblemType("secret-not-allowed", 403, "The secret may not be sent to this host", "`${secret:NAME}` of a request, or of a handler that it names: `[secrets] NAME` is not bound to the host (`hosts`).", later=True),
     ProblemType("not-found", 404, "There is nothing at this path", "The path is none of the API's.", later=True),
     ProblemType("connection-not-found", 404, "No such connection", "It never existed, or is no longer retained.", later=True),
     ProblemType("worker-not-found", 404, "No such worker", "No worker has that name.", later=True),
+    ProblemType("hook-not-found", 404, "No such hook", "No hook has that name.", later=True),
     ProblemType("method-not-allowed", 405, "The method is not allowed here", "`Allow` names those that are.", headers=("Allow",)),
     ProblemType("not-acceptable", 406, "None of the accepted media types can be served", "`Accept` names nothing that this is served as."),
     ProblemType("request-timeout", 408, "The request's body did not come in time", "The body, or the next line of it, has stopped.", later=True),
@@ -48,13 +51,17 @@ PROBLEMS = (
     ProblemType("name-taken", 409, "The name is taken", "A connection that has not ended has it; `errors` point at what it was asked for otherwise.", later=True),
     ProblemType("declared", 409, "The configuration declares the connection", "It is changed and ended in `[connections]` of the file that the text names.", later=True),
     ProblemType("not-kept", 409, "The connection is not kept", "It was opened without `reconnect`: it has one socket, and no other."),
+    ProblemType("id-in-use", 409, "A request of this id is pending", "The body has an id of its own, and so has a request whose reply has not come."),
     ProblemType("terminated", 409, "The connection was terminated before it was open", "Somebody has ended it, or its worker, while it was dialled."),
     ProblemType("still-running", 409, "The first request with this Idempotency-Key is still running", "Ask again when it has ended.", later=True),
+    ProblemType("hook-configured", 409, "The hook stands in the configuration", "It is changed there; SIGHUP has it read again."),
+    ProblemType("hook-conflict", 409, "The hook does not allow it just now", "The event does not wait, there are three valid secrets, or its configuration is gone.", later=True),
     ProblemType("connection-closed", 410, "The connection is Closed", "It has ended; its record says how."),
     ProblemType("too-large", 413, "The body is too large", "The body, or a line of it, is above `limits.max_body_bytes`."),
     ProblemType("unsupported-media-type", 415, "The content type is not supported here", "`Content-Type` is missing or none of those that are taken, or the body is compressed."),
     ProblemType("invalid", 422, "The request is not valid", "It can be parsed; `errors` point at what is wrong."),
     ProblemType("unknown-function", 422, "The name is not in the configuration", "`[handlers]` or `[functions]` does not have it."),
+    ProblemType("no-requests", 422, "The connection has no requests", "It was opened without `requests`: nobody knows where a reply has its id."),
     ProblemType("handler-error", 422, "The code cannot be used", "The module cannot be imported, or has no such attribute."),
     ProblemType("call-raised", 422, "The function raised an exception", "It has run, and its exception is in the problem."),
     ProblemType("key-reused", 422, "The Idempotency-Key stands for another request", "It was sent before, with another path or body."),
@@ -62,13 +69,17 @@ PROBLEMS = (
     ProblemType("headers-too-large", 431, "The headers are too large", "The request line, a header, or their number is above what is taken."),
     ProblemType("internal", 500, "mooring has made a mistake", "Its log has the traceback."),
     ProblemType("connect-failed", 502, "The connection could not be made", "`errors` is what `onError` tells; `connection` is its record."),
+    ProblemType("opening-failed", 502, "The opening has failed", "The handshake was well, and then a step of the recipe was refused, or the server closed; `errors` is what `onError` tells."),
+    ProblemType("peer-error", 502, "The peer has answered with an error", "`reply` is what it has said."),
+    ProblemType("reply-lost", 502, "The socket has ended before the reply came", "The request was sent, and may have been done."),
     ProblemType("worker-died", 502, "The worker died", "Its process has ended under the request."),
     ProblemType("unavailable", 503, "The service cannot do this just now", "It starts, stops, or adopts the workers of the one before; or a queue is full.", later=True, headers=_RETRY),
     ProblemType("peer-not-reading", 503, "The peer is not reading", "What was not `sent` within `sendTimeout` was given up.", later=True, headers=_RETRY),
     ProblemType("queue-full", 503, "There is no room for the message to wait", "The connection is not ready, and what waits for it has reached `worker.outbound_bytes`.", later=True, headers=_RETRY),
     ProblemType("send-timeout", 504, "The message was not sent in time", "It has waited behind the queue for `sendTimeout`, and was taken out."),
+    ProblemType("reply-timeout", 504, "No reply has come in time", "The request was sent, and may have been done."),
     ProblemType("connect-timeout", 504, "The connection could not be made in time", "`connectTimeout` has passed; `errors` is what `onError` tells."),
-    ProblemType("opening-timeout", 504, "No socket was ready in time", "`Prefer: wait` has ended; it goes on all the same."),
+    ProblemType("opening-timeout", 504, "No socket was ready in time", "A step of the recipe was not answered in time (`errors`), or `Prefer: wait` has ended, and it goes on all the same."),
     ProblemType("worker-silent", 504, "The worker did not answer in time", "It may have done what was asked."),
     ProblemType("journal-unavailable", 507, "The journal cannot be written", "Nothing was started; the disk is full, or fails.", later=True, headers=_RETRY),
 )  # fmt: skip
@@ -124,6 +135,12 @@ def problem_of(exc: MooringError) -> Problem:
             return Problem("connection-not-found", text)
         case e.UnknownWorker():
             return Problem("worker-not-found", text)
+        case UnknownHook():
+            return Problem("hook-not-found", text)
+        case HookConfigured():
+            return Problem("hook-configured", text)
+        case HookConflict():
+            return Problem("hook-conflict", text)
         case e.UnknownFunction():
             pointer = "/handler/name" if exc.table == "handlers" else "/function"
             return Problem("unknown-function", text, errors=[Invalid(pointer, text)])
@@ -153,13 +170,25 @@ def problem_of(exc: MooringError) -> Problem:
                 name = "address-refused"
             elif exc.terminated:
                 name = "terminated"
+            elif exc.opening:
+                name = "opening-timeout" if exc.timed_out else "opening-failed"
             elif exc.timed_out:
                 name = "connect-timeout"
             return Problem(name, text, errors=exc.errors, connection=exc.connection)
-        case e.QueueFull():
+        case se.QueueFull():
             return Problem("queue-full", text, connection=exc.connection, headers={"Retry-After": "1"})
-        case e.SendTimeout():
+        case se.SendTimeout():
             return Problem("send-timeout", text, connection=exc.connection, sent=exc.sent)
+        case se.NoRequests():
+            return Problem("no-requests", text, connection=exc.connection)
+        case se.IdInUse():
+            return Problem("id-in-use", text, connection=exc.connection)
+        case se.ReplyTimeout():
+            return Problem("reply-timeout", text, connection=exc.connection)
+        case se.ReplyLost():
+            return Problem("reply-lost", text, connection=exc.connection)
+        case se.PeerError():
+            return Problem("peer-error", text, connection=exc.connection, reply=msgspec.Raw(exc.reply))
         case e.SendError():
             return Problem("peer-not-reading", text, sent=exc.sent, headers={"Retry-After": "1"})
         case e.HandlerError():

@@ -16,6 +16,7 @@ from msgspec import Struct
 from mooring.checks import CONNECTION_NAME_PATTERN, NAME_PATTERN
 from mooring_api.rest.problems import TYPES, ProblemType
 from mooring_service.config import Scope
+from mooring_service.hook_options import HOOK_NAME_PATTERN
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
@@ -65,6 +66,7 @@ PATH_PARAMETERS = {
         {"oneOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": f"^{CONNECTION_NAME_PATTERN}$"}]},
         "The connection's id, or its name: of the one that has it, else of the last that had it and is retained.",
     ),
+    "hook": Parameter("hook", {"type": "string", "pattern": f"^{HOOK_NAME_PATTERN}$"}),
     "name": Parameter("name", {"type": "string", "pattern": f"^{NAME_PATTERN}$"}),
 }
 PREFER = Parameter("Prefer", {"type": "string"}, "`respond-async`: answer 202 at once.")

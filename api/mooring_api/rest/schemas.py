@@ -118,7 +118,15 @@ def decode(body: bytes, kind: type[Body]) -> Body:
     Raises:
         Problem: 400 if it is not JSON, 422 with a pointer if it is and is not valid.
     """
-    value = parse_json(body)
+    return convert(parse_json(body), kind)
+
+
+def convert(value: Any, kind: type[Body]) -> Body:
+    """Return what a request's JSON holds as `kind`.
+
+    Raises:
+        Problem: 422 with a pointer, if it is not valid.
+    """
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as exc:

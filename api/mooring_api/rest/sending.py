@@ -10,6 +10,7 @@ import msgspec
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from mooring.deadline import within
 from mooring.errors import MooringError, SendError
 from mooring.kept_events import QueuedRecord
 from mooring_api.rest import idempotency, routes
@@ -145,7 +146,7 @@ async def _send_lines(api: Api, request: web.Request, connection: int, waiting: 
     ended = False
     while not ended:
         try:
-            async with asyncio.timeout_at(deadline):
+            async with within(deadline - loop.time()):
                 chunk = await request.content.readany()
         except TimeoutError:
             raise Problem("request-timeout", "the next line did not come in time", **tally.so_far) from None

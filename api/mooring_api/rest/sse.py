@@ -6,8 +6,6 @@ batch is kept with it, so that many subscribers of the same events share it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from mooring.events import Kind
 from mooring_service.feed import Gap, Selection
 from mooring_service.journal.batch import Batch
@@ -35,16 +33,6 @@ def ndjson(item: Selection | Gap, epoch: bytes) -> bytes:
     if isinstance(item, Gap):
         return b'{"id":"%b-%d",%b\n' % (epoch, item.position, item.body)
     return _shared(b"ndjson", item, epoch)
-
-
-def objects(item: Selection | Gap, epoch: bytes) -> list[tuple[int, bytes]]:
-    """Return position and JSON of each event of `item`."""
-    if isinstance(item, Gap):
-        return [(item.position, b'{"id":"%b-%d",%b' % (epoch, item.position, item.body))]
-    batch = item.batch
-    indices: Sequence[int] = range(len(batch.kinds)) if item.indices is None else item.indices
-    bodies, first = batch.bodies, batch.first
-    return [(first + at, b'{"id":"%b-%d",%b' % (epoch, first + at, bodies[at])) for at in indices]
 
 
 def _shared(form: bytes, item: Selection, epoch: bytes) -> bytes:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from mooring.changes import Changes
 from mooring.errors import MooringError
 from mooring.options import ConnectionRequest
 from mooring_api.rest.body import read_body
-from mooring_api.rest.connections import OPEN_PROBLEMS, created, prefers_async
-from mooring_api.rest.context import API, Api
+from mooring_api.rest.connections import OPEN_PROBLEMS, WORKER_PROBLEMS, created, prefers_async
+from mooring_api.rest.context import API, Api, connection_of
 from mooring_api.rest.problems import problem_of
 from mooring_api.rest.responses import json_response
 from mooring_api.rest.routes import JSON, PREFER, Route, answer
@@ -36,7 +37,31 @@ async def _put(api: Api, name: str, wanted: ConnectionRequest, later: bool) -> w
         raise problem_of(exc) from exc
 
 
+async def patch(request: web.Request) -> web.Response:
+    """``PATCH /v1/connections/{id}``."""
+    api = request.app[API]
+    connection = connection_of(request)
+    changes = decode(await read_body(request), Changes)
+    try:
+        return json_response(await api.finish(api.service.wanted.change(connection, changes)))
+    except MooringError as exc:
+        raise problem_of(exc) from exc
+
+
 ROUTES = (
+    Route(
+        "PATCH", "/v1/connections/{id}", patch, "manage",
+        summary="Change a connection",
+        detail="A key that is given replaces that key whole, `null` puts its default back, the others stay. It holds from the next "
+        "attempt on; what sends do while it is down, at once. `POST …/reconnect` makes the next attempt now.",
+        body={JSON: Changes},
+        example={"headers": {"Authorization": "Bearer …"}},
+        answers={200: answer("The record.", ConnectionRecord)},
+        problems=(
+            *WORKER_PROBLEMS, "connection-not-found", "wrong-state", "connection-closed", "not-kept", "declared", "address-refused",
+            "secret-not-allowed", "worker-busy",
+        ),
+    ),
     Route(
         "PUT", "/v1/connections/{id}", put, "manage",
         summary="Have a connection of this name",

@@ -120,6 +120,8 @@ class Server:
         )
         self._listener = await asyncio.get_running_loop().create_server(self._gate, sock=sock, backlog=512)
         self.url = listen.url(port, secure=tls is not None)
+        if not unix:
+            service.hooks.senders.listens_at(listen.host, port)
         try:
             replace_text(options.state_dir / "address", f"{self.url}\n")
         except OSError as exc:

@@ -12,8 +12,8 @@ from typing import Any, TextIO
 import structlog
 
 from mooring.process.repeats import Repeats
+from mooring.queued_stream import QueuedStream
 from mooring_api.rest.access_log import ACCESS
-from mooring_api.server.streams import QueuedStream
 from mooring_service.config import LogConfig
 
 log = logging.getLogger("mooring.serve")

@@ -1,169 +1,19 @@
-"""What the service prints and logs, on its way to whoever reads it: a thread writes it, and nobody in the process waits.
-
-A pipe that nobody reads, a terminal that was stopped with Ctrl-S, a slow disk: a write to them blocks, and on the event loop it
-would be the API, the streams and the health check that stand still. It knows neither the form of a line nor what it says.
-"""
+"""The standard streams of the service: queued, and what of them a restart leaves unwritten is told by the next program."""
 
 from __future__ import annotations
 
 import atexit
-import io
 import logging
 import os
-import select
-import signal
 import sys
-import threading
-from collections import deque
-from collections.abc import Callable
-from typing import Any, NamedTuple, TextIO
+from typing import Any
 
-MAX_LINES = 10_000
-MAX_BYTES = 4 * 1024 * 1024
-CHUNK_BYTES = 64 * 1024  # of one write: what a pipe holds
-FLUSH_S = 1.0
-"""So long the end of the process waits for what is queued: whoever reads it may be dead."""
+from mooring.queued_stream import QueuedStream
+
+LOST = "_MOORING_LINES_LOST"
+"""For the program that takes over this process: how many lines of the log, and of the output, nobody has taken in time."""
 
 log = logging.getLogger("mooring.serve")
-
-
-class _Line(NamedTuple):
-    data: bytes
-    dropped: int = 0  # of a notice: the lines that it stands for
-
-
-class QueuedStream(io.TextIOBase):
-    """A standard stream that never makes anybody wait.
-
-    One that is full takes nothing more until half of it has been written; how many lines that cost is said in their place.
-
-    Args:
-        under: The stream whose descriptor is written, with its encoding.
-        failed: Gets the first error of a write; what cannot be written is dropped.
-    """
-
-    encoding = "utf-8"  # in their place io has properties that cannot be set
-    errors: str | None = None
-
-    def __init__(self, under: TextIO, *, failed: Callable[[OSError], None] | None = None) -> None:
-        super().__init__()
-        self.dropped = 0  # lines, since the start
-        self.notice: Callable[[int], str] = "{} lines were dropped: nobody has read them in time\n".format
-        """Makes the line that stands for lines that were dropped; it is called in the writing thread."""
-        self._descriptor = under.fileno()
-        self.encoding, self.errors = under.encoding, under.errors
-        self._failed = failed
-        self._lines: deque[_Line] = deque()
-        self._writing: list[_Line] = []
-        self._bytes = 0  # of both
-        self._full = False
-        self._untold = 0
-        self._changed = threading.Condition()
-        # A daemon: it may stand in a write for ever.
-        threading.Thread(target=self._write_all, name=f"stream {self._descriptor}", daemon=True).start()
-
-    def fileno(self) -> int:
-        """Return the descriptor that is written: whoever writes there may wait."""
-        return self._descriptor
-
-    def isatty(self) -> bool:
-        """Say whether it is a terminal."""
-        return os.isatty(self._descriptor)
-
-    def writable(self) -> bool:
-        """It is."""
-        return True
-
-    def write(self, text: str) -> int:
-        """Queue `text`, which is a line as a rule; it is dropped when there is no room."""
-        data = self._encoded(text)
-        if data:
-            with self._changed:
-                if self._full or not self._has_room(len(data)):
-                    self._full = True
-                    self._drop(1)
-                else:
-                    self._lines.append(_Line(data))
-                    self._bytes += len(data)
-                    self._changed.notify_all()
-        return len(text)
-
-    def finish(self, timeout_s: float = FLUSH_S) -> bool:
-        """Wait until everything that is queued has been written; False if that takes longer."""
-        with self._changed:
-            return self._changed.wait_for(lambda: not self._lines and not self._writing, timeout_s)
-
-    def _encoded(self, text: str) -> bytes:
-        return text.encode(self.encoding, self.errors or "strict")
-
-    def _has_room(self, size: int) -> bool:
-        # What is larger by itself than all that may be queued passes when nothing else does.
-        lines = len(self._lines) + len(self._writing)
-        return not lines or (lines < MAX_LINES and self._bytes + size <= MAX_BYTES)
-
-    def _drop(self, count: int) -> None:
-        self.dropped += count
-        self._untold += count
-
-    def _write_all(self) -> None:
-        """Write what is queued, in order. It never ends."""
-        # Signals are for the main thread: the one that blocks them before another program takes over this process.
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._lines or self._full)
-                self._tell_dropped()
-                self._take()
-            failure: OSError | None = None
-            try:
-                write_whole(self._descriptor, b"".join(line.data for line in self._writing))
-            except OSError as exc:
-                failure = exc
-            with self._changed:
-                for line in self._writing:
-                    self._bytes -= len(line.data)
-                    if failure is not None and line.dropped:
-                        self._untold += line.dropped
-                    elif failure is not None:
-                        self._drop(1)
-                self._writing = []
-                self._changed.notify_all()
-            if failure is not None and self._failed is not None:
-                self._failed(failure)
-                self._failed = None
-
-    def _tell_dropped(self) -> None:
-        if self._full and (len(self._lines) > MAX_LINES / 2 or self._bytes > MAX_BYTES / 2):
-            return
-        if self._untold:
-            notice = _Line(self._encoded(self.notice(self._untold)), self._untold)
-            # Behind what came before it was full; before what comes after a write that has failed.
-            self._lines.append(notice) if self._full else self._lines.appendleft(notice)
-            self._bytes += len(notice.data)
-            self._untold = 0
-        self._full = False
-
-    def _take(self) -> None:
-        size = 0
-        while self._lines and (not self._writing or size + len(self._lines[0].data) <= CHUNK_BYTES):
-            self._writing.append(self._lines.popleft())
-            size += len(self._writing[-1].data)
-
-
-def write_whole(descriptor: int, data: bytes) -> None:
-    """Write all of `data`, however long it takes.
-
-    Raises:
-        OSError: If it cannot be written.
-    """
-    rest = memoryview(data)
-    while rest:
-        try:
-            rest = rest[os.write(descriptor, rest) :]
-        except BlockingIOError:  # somebody who shares it has made it so
-            ready = select.poll()
-            ready.register(descriptor, select.POLLOUT)
-            ready.poll()
 
 
 def queue_standard_streams() -> tuple[QueuedStream, QueuedStream]:
@@ -176,8 +26,22 @@ def queue_standard_streams() -> tuple[QueuedStream, QueuedStream]:
     return output, errors
 
 
-def finish_standard_streams() -> None:
-    """Wait for what is queued, within a deadline: before the process ends, or becomes another program."""
+def finish_standard_streams() -> int:
+    """Wait for what is queued, within a deadline: before the process ends. Returns how many lines of the log were left unwritten."""
+    unwritten = 0
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, QueuedStream):
             stream.finish()
+            unwritten = stream.unwritten
+    return unwritten  # of the last one
+
+
+def leave_standard_streams() -> None:
+    """Another program is about to take over this process: what is queued goes out, or is told by that one."""
+    os.environ[LOST] = str(finish_standard_streams())
+
+
+def tell_lost(errors: QueuedStream) -> None:
+    """Say what an earlier program of this process has left unwritten."""
+    lost = os.environ.pop(LOST, "")
+    errors.begin_with(int(lost) if lost.isdecimal() else 0)

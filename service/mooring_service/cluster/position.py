@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
+from mooring_service.journal.replica import SLOT_STEP
+
 STEP = 10**6  # more events than one message can hold
-SLOT_STEP = 10**12
 MAX_SLOT = 9_006  # of ids below 2^53: JSON numbers that every client can hold
 
 

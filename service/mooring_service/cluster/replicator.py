@@ -117,6 +117,7 @@ class Replicator:
         self.acked_seq = prev
         self._nonce = nonce
         self._sent_at = now
+        self._older = 0  # what was told as the last message, in PROBING
         self._sent = b""  # the nonce of the message that was sent last
         self._pieces: list[bytes] = []  # of the addition that goes in parts
         self._piece = 0
@@ -163,8 +164,12 @@ class Replicator:
             VERSION, kind, who.node, who.life, self._sent, self.prev, self.epoch, first, self._last, additions, extra
         )  # fmt: skip
 
-    def probe(self, now: float, behind: int) -> Message:
-        """Return a beat that follows the message that the engine has told as the last, though we know a later one."""
+    def probe(self, now: float) -> Message:
+        """Return a beat that follows what the engine has told as the last message, though we know a later one.
+
+        A conflict says that it was told by a leader that is none any more; only if it is stored, the log has gone back.
+        """
+        behind = self._older
         self._sent_at = now
         who = self.identity
         self._sent = who.run + self._nonce()
@@ -204,6 +209,7 @@ class Replicator:
             elif first_seq > self.prev:  # we were silent for longer than the log keeps
                 self._go(Event.OVER)
             else:
+                self._older = 0
                 self._go(Event.OLDER)
             return
         message = head.message
@@ -212,6 +218,7 @@ class Replicator:
         elif head.seq == self.prev:
             self._go(Event.AGREED)
         elif head.seq < self.prev:
+            self._older = head.seq
             self._go(Event.OLDER)
         elif message.life != who.life or message.run not in who.runs:
             self._go(Event.OTHER)

@@ -20,6 +20,7 @@ from mooring.link.record import ConnectionCreated, ConnectionUpdate
 from mooring_service.journal.checkpoints import PAGE_BYTES, check_sqlite
 from mooring_service.journal.derived import Derived
 from mooring_service.journal.journal import Incarnation, JournalUnusable, Recovered, StoredAsk, StoredConnection
+from mooring_service.journal.places import HOOKS, stored_hooks
 from mooring_service.journal.retention import ANSWER_BYTES, Marks, look_at_first, look_at_last
 
 SCHEMA = """
@@ -78,6 +79,8 @@ INSERT INTO segment_connections SELECT (SELECT last FROM segments), connection, 
 DROP TABLE batch_connections;
 INSERT INTO meta SELECT 'derived', value - 1 FROM meta WHERE name = 'next_position' UNION ALL SELECT 'checkpoint_ms', 0;
 """,
+    # 4: hooks have places.
+    HOOKS,
 )
 """SQL that brings a file from each version to the next one."""
 
@@ -282,6 +285,7 @@ def _read_tables(connection: apsw.Connection, marks: Marks, set_aside: str | Non
             )
         ],
         asks=[StoredAsk(*row) for row in connection.execute("SELECT id, worker, ask FROM asks ORDER BY id")],
+        hooks=stored_hooks(connection),
         set_aside=set_aside,
     )
 

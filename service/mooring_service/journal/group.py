@@ -61,6 +61,10 @@ class Group:
         if len(append.connections) != 8 * len(append.kinds):
             raise ValueError(f"{len(append.connections)} bytes of connections for {len(append.kinds)} events")
         at, first, first_ask = NO_BATCH, 0, 0
+        if append.at:  # a hole: a batch has none inside
+            if self._builder.count:
+                self._build()
+            self.next_position = self._begins = append.at
         if append.kinds:
             if not self._builder.takes(len(append.bodies), len(append.kinds)):
                 self._build()

@@ -70,6 +70,19 @@ class StoredConnection(msgspec.Struct, frozen=True):
     last_event_ms: int = 0
 
 
+class StoredHook(msgspec.Struct, frozen=True):
+    """A hook's place: everything up to `position` of `epoch` is done. `state` is the hook's own, opaque here.
+
+    It rides with no event, so nothing can derive it. An epoch that is not the journal's is that of a copy that was restored.
+    """
+
+    name: str
+    generation: int
+    epoch: str
+    position: int
+    state: bytes
+
+
 class StoredAnswer(msgspec.Struct, frozen=True):
     """What an Idempotency-Key stands for; `answer` is None while the request runs (or ran when the service died)."""
 
@@ -85,6 +98,7 @@ class Recovered(msgspec.Struct, frozen=True):
     connections: list[StoredConnection]
     incarnations: list[Incarnation]
     asks: list[StoredAsk] = []
+    hooks: list[StoredHook] = []
     set_aside: str | None = None
     """Path of a corrupt file that was set aside at this start; a new epoch began."""
 
@@ -206,6 +220,14 @@ class Journal(Protocol):
 
     async def answer_key(self, key: str, answer: bytes | None) -> None:
         """Store the answer of a claimed key; None gives the key up."""
+        ...
+
+    async def save_hook(self, hook: StoredHook, *, fails_fast: bool = False) -> None:
+        """Keep a hook's place. Without `fails_fast` it waits while the journal cannot be written."""
+        ...
+
+    async def forget_hook(self, name: str) -> None:
+        """Drop a hook's place."""
         ...
 
     async def backup(self, path: str) -> None:

@@ -14,7 +14,7 @@ from mooring_service.config import JournalConfig
 from mooring_service.journal.batch import Append, Batch, EventFilter
 from mooring_service.journal.clock import AgeClock
 from mooring_service.journal.group import Group
-from mooring_service.journal.journal import Committed, JournalStats, Recovered, StoredAnswer
+from mooring_service.journal.journal import Committed, JournalStats, Recovered, StoredAnswer, StoredHook
 from mooring_service.journal.retention import ANSWER_BYTES, ANSWERS_SHARE, PRUNE_EVERY_S, PRUNE_IDLE_S
 
 log = logging.getLogger("mooring.journal")
@@ -219,6 +219,12 @@ class MemoryJournal:
     def _forget(self, known: StoredAnswer) -> None:
         del self._answers[known.key]
         self._answer_bytes -= ANSWER_BYTES + len(known.answer or b"")
+
+    async def save_hook(self, hook: StoredHook, *, fails_fast: bool = False) -> None:
+        """Nothing survives."""
+
+    async def forget_hook(self, name: str) -> None:
+        """Nothing was kept."""
 
     async def backup(self, path: str) -> None:
         """A journal in memory cannot be backed up."""

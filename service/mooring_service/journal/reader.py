@@ -18,6 +18,12 @@ from mooring_service.journal.search import find
 log = logging.getLogger("mooring.journal")
 
 
+def _begin(reader: apsw.Connection, otherwise: int) -> int:
+    """Return where the record begins, if its positions have holes."""
+    begin: int = reader.execute("SELECT coalesce((SELECT value FROM meta WHERE name = 'first'), ?)", (otherwise,)).get
+    return begin
+
+
 class JournalReader:
     """Short, read-only looks into the file, on two threads; no transaction outlives a call."""
 
@@ -90,7 +96,7 @@ class JournalReader:
         self, reader: apsw.Connection, after: int, events: EventFilter, limit_bytes: int, last: int
     ) -> tuple[list[Batch], int]:
         low = reader.execute("SELECT coalesce(max(first), 0) FROM batches WHERE first <= ?", (after + 1,)).get
-        if not low and after < last:
+        if not low and after < last and after + 1 < _begin(reader, after + 2):
             return [], after  # pruned just now: whoever asks will see where the record begins, and tell of the gap
         found: list[Batch] = []
         held = looked_at = 0

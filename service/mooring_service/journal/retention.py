@@ -49,6 +49,10 @@ def look_at_first(connection: apsw.Connection, marks: Marks) -> None:
         marks.first, marks.gone_bytes, marks.oldest_ms = marks.next_position, marks.total_bytes, None
     else:
         marks.first, marks.gone_bytes, marks.oldest_ms = row[0], row[1] - batch_size(row[2], row[3]), row[4]
+    # Where positions have holes: what lies before the oldest row was dropped up to there, and the rest never was.
+    marks.first = connection.execute(
+        "SELECT coalesce((SELECT value FROM meta WHERE name = 'first'), ?)", (marks.first,)
+    ).get
 
 
 def prune(connection: apsw.Connection, marks: Marks, config: JournalConfig, now_ms: int, upto: int) -> bool:
@@ -92,7 +96,7 @@ def _prune_batches(connection: apsw.Connection, marks: Marks, config: JournalCon
         connection.execute("DELETE FROM batches WHERE first < ?", (left.first,))
         connection.executemany(
             "UPDATE meta SET value = ? WHERE name = ?",
-            [(marks.next_position, "next_position"), (marks.total_bytes, "total_bytes")],
+            [(marks.next_position, "next_position"), (marks.total_bytes, "total_bytes"), (left.first, "first")],
         )
     look_at_first(connection, marks)
     return more

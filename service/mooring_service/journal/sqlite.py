@@ -18,13 +18,14 @@ import apsw
 
 from mooring.errors import JournalUnavailable
 from mooring_service.config import JournalConfig
-from mooring_service.journal import jobs
+from mooring_service.journal import jobs, places
 from mooring_service.journal.batch import Append, Batch, EventFilter
 from mooring_service.journal.checkpoints import Checkpoints
 from mooring_service.journal.clock import AgeClock
 from mooring_service.journal.file import copy_into, open_file, read_finding
-from mooring_service.journal.journal import Committed, JournalStats, Recovered, StoredAnswer
+from mooring_service.journal.journal import Committed, JournalStats, Recovered, StoredAnswer, StoredHook
 from mooring_service.journal.reader import JournalReader
+from mooring_service.journal.replica import Replica
 from mooring_service.journal.writer import Item, Writer
 
 JOB_BYTES = 100  # what a job counts for among the bytes that are queued
@@ -38,9 +39,17 @@ class SqliteJournal:
     Args:
         path: The database; beside it lie SQLite's own files and `<name>.ids`, which outlives a corrupt database, so
             that connection ids are never given out twice.
+        replica: Takes what a cluster is to have of it.
     """
 
-    def __init__(self, path: Path, config: JournalConfig, *, answer_age_s: float = 86_400.0) -> None:
+    def __init__(
+        self,
+        path: Path,
+        config: JournalConfig,
+        *,
+        answer_age_s: float = 86_400.0,
+        replica: Replica | None = None,
+    ) -> None:
         self.epoch = ""
         self._path = path
         self._ids_path = path.with_suffix(".ids")
@@ -48,7 +57,8 @@ class SqliteJournal:
         self._answer_age_ms = int(answer_age_s * 1000)
         self._queued_bytes = 0
         self._checkpoints = Checkpoints(path)
-        self._writer = Writer(config, self, self._checkpoints)
+        self.replica = replica
+        self._writer = Writer(config, self, self._checkpoints, replica)
         self._reader = JournalReader(path)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._on_committed: Callable[[list[Committed]], None] | None = None
@@ -84,11 +94,17 @@ class SqliteJournal:
         self.epoch = opened.epoch
         self._clock = AgeClock(opened.last_ms)
         self._first, self._last = marks.first, marks.next_position - 1
+        self.look_beside(opened.connection)
         if not opened.checked:
             self._reader.check()
         self._checkpoints.start(opened.connection)
         self._writer.start(opened, self._clock)
         return recovered
+
+    def look_beside(self, connection: apsw.Connection) -> None:
+        """Look at what is in the file for a cluster; called once, before anything is written."""
+        if self.replica is not None:
+            self.replica.open(connection)
 
     async def stop(self) -> None:
         """Commit what is queued, if it can be, and close."""
@@ -99,23 +115,23 @@ class SqliteJournal:
 
     def append(self, item: Append, *, others_follow: bool = False) -> None:
         """Queue `item`."""
-        size = item.size
-        self._queued_bytes += size
-        self._writer.put(Item(item, None, None, False, size), others_follow=others_follow)
+        self.put(Item(item, None, None, False, item.size), others_follow=others_follow)
 
     def append_waiting(self, item: Append, *, fails_fast: bool = False) -> asyncio.Future[Committed]:
         """Queue `item`; the future ends when it is committed."""
         future: asyncio.Future[Committed] = asyncio.get_running_loop().create_future()
-        size = item.size
-        self._queued_bytes += size
-        self._writer.put(Item(item, None, future, fails_fast, size))
+        self.put(Item(item, None, future, fails_fast, item.size))
         return future
+
+    def put(self, *items: Item, others_follow: bool = False) -> None:
+        """Queue what is written in one transaction; for those who add more than the protocol has."""
+        self._queued_bytes += sum([item.size for item in items])
+        self._writer.put(*items, others_follow=others_follow)
 
     async def _do(self, job: Callable[[apsw.Connection], Result], *, fails_fast: bool = True) -> Result:
         """Have `job` run inside the writer's next transaction, in the order of the queue."""
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._queued_bytes += JOB_BYTES
-        self._writer.put(Item(None, job, future, fails_fast, JOB_BYTES))
+        self.put(Item(None, job, future, fails_fast, JOB_BYTES))
         return await future
 
     # Outcomes: called on the writer's thread, and carried on to the event loop
@@ -153,6 +169,8 @@ class SqliteJournal:
         assert self._on_committed is not None, "start comes first"
         if committed:
             self._on_committed(committed)
+            if self.replica is not None:
+                self.replica.committed.set()
         for item, result in zip(items, results, strict=True):
             if item.future is not None and not item.future.done():
                 item.future.set_result(result)
@@ -203,7 +221,8 @@ class SqliteJournal:
 
     async def allot_ids(self, count: int) -> int:
         """Reserve connection ids for ever and return the first of them."""
-        return await self._do(jobs.allot_ids(count, self._ids_path, synced=self._config.level == "power"))
+        base = 0 if self.replica is None else self.replica.first_id
+        return base + await self._do(jobs.allot_ids(count, self._ids_path, synced=self._config.level == "power"))
 
     async def save_incarnation(
         self, incarnation: str, worker: str, record: bytes, *, ended: bool = False, stands: bool = False
@@ -224,6 +243,19 @@ class SqliteJournal:
     async def answer_key(self, key: str, answer: bytes | None) -> None:
         """Store the answer of a claimed key; None gives the key up."""
         await self._do(jobs.answer_key(key, answer))
+
+    async def save_cluster(self, state: bytes, acknowledged: int) -> None:
+        """Keep what the cluster keeps beside the additions; some of those up to number `acknowledged` may go."""
+        assert self.replica is not None, "only a node of a cluster keeps it"
+        await self._do(self.replica.save(state, acknowledged, self.now_ms()))
+
+    async def save_hook(self, hook: StoredHook, *, fails_fast: bool = False) -> None:
+        """Keep a hook's place."""
+        await self._do(places.save_hook(hook), fails_fast=fails_fast)
+
+    async def forget_hook(self, name: str) -> None:
+        """Drop a hook's place."""
+        await self._do(places.forget_hook(name), fails_fast=False)
 
     async def backup(self, path: str) -> None:
         """Write a consistent copy of everything to the new file `path`."""

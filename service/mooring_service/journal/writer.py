@@ -29,6 +29,7 @@ from mooring_service.journal.clock import AgeClock
 from mooring_service.journal.compaction import Compaction
 from mooring_service.journal.file import OpenFile, write_finding
 from mooring_service.journal.pace import LARGE_BYTES, Pace
+from mooring_service.journal.replica import Replica
 from mooring_service.journal.retention import PRUNE_EVERY_S, PRUNE_IDLE_S, Marks
 from mooring_service.journal.transaction import Transaction
 from mooring_service.journal.upkeep import Upkeep
@@ -90,7 +91,10 @@ class Writer:
         marks: Of the last transaction that was committed.
     """
 
-    def __init__(self, config: JournalConfig, outcomes: Outcomes, checkpoints: Checkpoints) -> None:
+    def __init__(
+        self, config: JournalConfig, outcomes: Outcomes, checkpoints: Checkpoints, replica: Replica | None = None
+    ) -> None:
+        self._replica = replica
         self._config = config
         self._outcomes = outcomes
         self._checkpoints = checkpoints
@@ -139,22 +143,22 @@ class Writer:
         if self._thread is not None:
             self._thread.join(END_S)
 
-    def put(self, item: Item, *, others_follow: bool = False) -> None:
-        """Queue `item`; see `Journal.append`."""
+    def put(self, *items: Item, others_follow: bool = False) -> None:
+        """Queue `items`; they are written in one transaction. `others_follow`: see `Journal.append`."""
         with self._wanted:
             if not self._dead:
-                self._queue.append(item)
-                self._queued_bytes += item.size
+                self._queue.extend(items)
+                self._queued_bytes += sum([item.size for item in items])
                 self._arrived_s = time.monotonic()
                 followed = self._follows_s != -math.inf
                 if not others_follow:
                     self._follows_s = -math.inf
-                elif not followed and len(self._queue) == 1:
+                elif not followed and len(self._queue) == len(items):
                     self._follows_s = self._arrived_s
                 if self._idle or self._queued_bytes >= LARGE_BYTES or (followed and not others_follow):
                     self._wanted.notify()
                 return
-        self._refuse([item])
+        self._refuse(list(items))
 
     def forget(self, connections: list[int]) -> None:
         """Drop the records of these connections; called by a job."""
@@ -271,6 +275,8 @@ class Writer:
 
     def _commit(self, connection: apsw.Connection, items: list[Item]) -> None:
         begun = time.monotonic()
+        if self._replica is not None and self._replica.full:
+            raise apsw.FullError("too much waits for the engine of the cluster")
         marks = msgspec.structs.replace(self.marks)
         transaction = Transaction(connection, marks, self._stored, self._clock.now_ms())
         jobs: list[Job] = []
@@ -280,14 +286,19 @@ class Writer:
             else:
                 assert item.job is not None, "an item is an append or a job"
                 jobs.append(item.job)
-        committed = iter(transaction.close())
-        by_itself = not jobs and self.failure is None and transaction.is_one_row
+        written = transaction.close()
+        by_itself = not jobs and self.failure is None and self._replica is None and transaction.is_one_row
         with self._turn(), contextlib.nullcontext() if by_itself else connection:
             if self.failure is not None:
                 # Also when nothing waits: while it fails nobody may add anything, and it would fail for ever.
                 connection.execute("INSERT OR REPLACE INTO meta VALUES ('tried_at_ms', ?)", (time.time_ns() // 10**6,))
             done = iter([job(connection) for job in jobs])
             transaction.write()
+            if self._replica is not None:
+                self._replica.write(connection, written, self._clock.now_ms())
+        if self._replica is not None:
+            self._replica.confirm()
+        committed = iter(written)
         results: list[Any] = [next(done if item.append is None else committed) for item in items]
         self.marks = marks
         self._stored.update(transaction.changes.numbers)

@@ -13,6 +13,7 @@ import time
 from collections import deque
 from typing import Any
 
+from mooring.deadline import within
 from mooring.link.messages import WorkerSettings
 from mooring.process import forker as there
 from mooring.process import identity
@@ -55,7 +56,7 @@ class Forker:
         if helper is None:
             return None
         try:
-            async with asyncio.timeout(ANSWER_S):
+            async with within(ANSWER_S):
                 return await helper.fork(settings)
         except TimeoutError:
             why = f"the forker has not answered for {ANSWER_S:g} s"

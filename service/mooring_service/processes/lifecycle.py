@@ -89,7 +89,9 @@ class Lifecycle:
             # Its service died before it had written down the pid: if it lives, its hello says who it is.
             await asyncio.wait({slot.ready}, timeout=ADOPT_S)
         who = slot.record
-        slot.process = worker_process.adopt(ProcessIdentity(who.pid, who.started_at_ticks, who.boot_id))
+        process = worker_process.adopt(ProcessIdentity(who.pid, who.started_at_ticks, who.boot_id))
+        if process is not None:
+            slot.process_begun(process)
         return await self._take_leave(slot, await watch(slot, self._config, adopted=True))
 
     async def _one_process(self, slot: Slot, *, again: bool) -> float | None:

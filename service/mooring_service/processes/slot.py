@@ -115,6 +115,8 @@ class Slot:
         self._room = asyncio.Event()
         self.unlinked = asyncio.Event()
         self.unlinked.set()
+        self.no_process = asyncio.Event()
+        self.no_process.set()
         self.reading = True
         self.last_report_at = 0.0
         self.link_faults = 0
@@ -272,36 +274,43 @@ class Slot:
         if not self.ready.done():
             self.ready.set_exception(failure)
 
+    def process_begun(self, process: WorkerProcess) -> None:
+        """There is a process."""
+        self.process = process
+        self.no_process.clear()
+
     def process_gone(self) -> None:
         """Forget the process, and its link."""
         self.process = None
+        self.no_process.set()
         self.channel = None
         self.unlinked.set()
 
-    def to_record(self, connections: int) -> WorkerRecord:
-        """Return the public record."""
-        stats = self.stats
-        running = None
-        if stats.running is not None:
-            # What was reported, and the time since: a busy callback is seen ageing between two reports.
-            running = RunningItem(stats.running, round(stats.running_s + time.monotonic() - self.last_report_at, 3))
-        live = self.process is not None
-        return WorkerRecord(
-            name=self.name,
-            status=self.state.value,
-            pid=self.process.pid if self.process is not None else None,
-            incarnation=self.incarnation if live else None,
-            started_at=rfc3339(self.record.started_at_us) if live and self.record.started_at_us else None,
-            restarts=self.restarts,
-            connections=connections,
-            mailbox=stats.mailbox,
-            mailbox_bytes=stats.mailbox_bytes,
-            running=running,
-            cpu=round(stats.cpu_s, 3),
-            rss=stats.rss_bytes,
-            outbox=stats.outbox,
-            outbox_bytes=stats.outbox_bytes,
-            paused=stats.inbound_paused,
-            draining=self.draining,
-            reason=self.reason,
-        )
+
+def worker_record(slot: Slot, connections: int) -> WorkerRecord:
+    """Return the public record of a worker that holds so many `connections`."""
+    stats = slot.stats
+    running = None
+    if stats.running is not None:
+        # What was reported, and the time since: a busy callback is seen ageing between two reports.
+        running = RunningItem(stats.running, round(stats.running_s + time.monotonic() - slot.last_report_at, 3))
+    live = slot.process is not None
+    return WorkerRecord(
+        name=slot.name,
+        status=slot.state.value,
+        pid=slot.process.pid if slot.process is not None else None,
+        incarnation=slot.incarnation if live else None,
+        started_at=rfc3339(slot.record.started_at_us) if live and slot.record.started_at_us else None,
+        restarts=slot.restarts,
+        connections=connections,
+        mailbox=stats.mailbox,
+        mailbox_bytes=stats.mailbox_bytes,
+        running=running,
+        cpu=round(stats.cpu_s, 3),
+        rss=stats.rss_bytes,
+        outbox=stats.outbox,
+        outbox_bytes=stats.outbox_bytes,
+        paused=stats.inbound_paused,
+        draining=slot.draining,
+        reason=slot.reason,
+    )

@@ -60,6 +60,9 @@ class Starter:
             settings.max_connections,
             settings.redial,
             settings.dial,
+            settings.max_pending_requests,
+            settings.recipes,
+            settings.functions,
         )
 
     async def start(self, slot: Slot) -> None:
@@ -86,7 +89,8 @@ class Starter:
         # Before the process exists: a service that dies right here leaves a worker that its successor knows.
         await self._reports.save_incarnation(slot)
         try:
-            process = slot.process = await self._process_of(self._settings_of(slot))
+            process = await self._process_of(self._settings_of(slot))
+            slot.process_begun(process)
         except OSError:
             await self._reports.save_incarnation(slot, ended=True)
             raise

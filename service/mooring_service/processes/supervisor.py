@@ -131,13 +131,13 @@ class Supervisor:
         delay = max(0.0, due - time.monotonic()) if slot.record.boot_id == identity.boot_id() else 0.0
         slot.task = self._background.spawn(self._lifecycle.run(slot, delay=delay), name=f"worker {slot.name}")
 
-    @property
-    def all_gone(self) -> bool:
-        """True when no worker process is left, whether or not its end has been written down."""
-        return all(slot.process is None for slot in self._roster.slots())
+    async def until_all_gone(self) -> None:
+        """Wait until no worker process is left, whether or not its end has been written down."""
+        while left := [slot for slot in self._roster.slots() if slot.process is not None]:
+            await left[0].no_process.wait()
 
     async def stop(self, reason: str) -> None:
-        """End all workers, in parallel, each under the deadlines of `kill`. May be cancelled once they are `all_gone`."""
+        """End all workers, in parallel, each under the deadlines of `kill`. May be cancelled once they are all gone."""
         self._stopping = True
         if self._roster.adopting:
             # They hold events of the time without a service, and can hand them over only once they are linked.

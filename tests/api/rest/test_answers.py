@@ -12,7 +12,8 @@ from jsonschema import Draft202012Validator
 
 from mooring_api.rest.app import ROUTES
 from mooring_api.rest.openapi import Description
-from tests.conftest import RunningService
+from tests.conftest import RunningService, wait_for
+from tests.receiver import Receiver
 from tests.servers import EchoServer
 
 SERVICE = (("--function", "dumps=json:dumps", "--function", "loads=json:loads"), {})
@@ -93,6 +94,7 @@ async def test_every_operation_answers_as_it_is_described(module_service: Runnin
     checked = Checked(service)
     try:
         await _ask_everything(checked, echo)
+        await _ask_all_of_hooks(checked)
     finally:
         await service.client.close()
     described = {
@@ -174,6 +176,14 @@ async def _ask_everything(checked: Checked, echo: EchoServer) -> None:
     await ask("POST", f"{one}/messages", 202, query="?whenDown=queue", ids={"id": trying["id"]}, json={"waits": 1})
     await ask("DELETE", f"{one}/queue", 200, ids={"id": trying["id"]})
     await ask("DELETE", f"{one}/queue", 409, ids={"id": first["id"]})
+    # The echo of a request is its reply.
+    asks = await ask("POST", connections, 201, json={"url": echo.url, "requests": "cdp"})
+    requests = f"{one}/requests"
+    await ask("POST", requests, 422, ids={"id": first["id"]}, json={})
+    await ask("POST", requests, 504, ids={"id": asks["id"]}, query="?timeout=0.1", json={"method": "x"})
+    await ask("POST", requests, 202, ids={"id": asks["id"]}, json={"method": "x"}, headers={"Prefer": "respond-async"})
+    await ask("POST", requests, 200, ids={"id": asks["id"]}, json={"result": 1})
+    await ask("POST", requests, 502, ids={"id": asks["id"]}, json={"error": 1})
     for opened in (kept, trying):
         await ask("DELETE", one, 200, ids={"id": opened["id"]})
     await ask("POST", again, 410, ids={"id": kept["id"]})
@@ -208,6 +218,44 @@ async def _ask_everything(checked: Checked, echo: EchoServer) -> None:
     await ask("DELETE", "/v1/workers/{name}", 404, ids={"name": "nobody"})
     await ask("POST", "/v1/backup", 200)
     await ask("POST", "/v1/backup", 422, query="?x=1")
+
+
+async def _ask_all_of_hooks(checked: Checked) -> None:
+    ask, one, ids = checked.ask, "/v1/hooks/{hook}", {"hook": "shop"}
+    bad = {"expiresIn": -1}
+    async with Receiver(lambda got: 400 if got.events else 200) as receiver:
+        body = {"url": receiver.url, "after": "start", "kinds": ["onOpen"], "retry": {"delay": 60}}
+        await ask("PUT", one, 201, ids=ids, json=body)
+        await ask("PUT", one, 200, ids=ids, json={**body, "maxEvents": 1, "headers": {"X-Key": "1"}})
+        await ask("PUT", one, 403, ids=ids, json={"url": "https://169.254.169.254/"})
+        await ask("PUT", one, 422, ids={"hook": "with.dot"}, json=body)
+        await ask("PUT", one, 422, ids=ids, json={**body, "after": "now"})
+        await wait_for(lambda: receiver.got, what="a refused event")
+        held = await wait_for(lambda: _held(ask, one, ids), what="a held event")
+        await ask("GET", "/v1/hooks", 200)
+        await ask("GET", f"{one}/attempts", 200, ids=ids, query="?limit=5")
+        await ask("GET", f"{one}/attempts", 422, ids=ids, query="?limit=0")
+        await ask("POST", f"{one}/retry", 200, ids=ids)
+        await ask("POST", f"{one}/skip", 409, ids=ids, json={"through": "00000000-1"})
+        await wait_for(lambda: _held(ask, one, ids), what="a held event")
+        await ask("POST", f"{one}/skip", 200, ids=ids, json={"through": held[0]["id"]})
+        await ask("POST", f"{one}/pause", 200, ids=ids, json={"reason": "test"})
+        await ask("POST", f"{one}/test", 200, ids=ids)
+        await ask("POST", f"{one}/test", 429, ids=ids)
+        await ask("POST", f"{one}/resume", 200, ids=ids)
+        await ask("POST", f"{one}/cursor", 200, ids=ids, json={"after": "now"})
+        await ask("POST", f"{one}/cursor", 422, ids=ids, json={"after": "00000000-1"})
+        await ask("POST", f"{one}/secrets", 201, ids=ids)
+        await ask("POST", f"{one}/secrets", 201, ids=ids, json={"expiresIn": 60})
+        await ask("POST", f"{one}/secrets", 409, ids=ids, json={"expiresIn": 60})
+        await ask("POST", f"{one}/secrets", 422, ids=ids, json=bad)
+        await ask("DELETE", one, 200, ids=ids)
+        await ask("GET", one, 404, ids=ids)
+        await ask("DELETE", one, 404, ids=ids)
+
+
+async def _held(ask: Any, one: str, ids: dict[str, Any]) -> Any:
+    return (await ask("GET", one, 200, ids=ids))["held"]
 
 
 def test_a_gap_is_an_event_as_described_and_one_without_its_time_is_not() -> None:

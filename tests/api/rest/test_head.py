@@ -26,6 +26,10 @@ async def test_head_answers_as_get_does_without_the_body(
 ) -> None:
     record = await shared.open(echo.url, worker=worker)
     path = path.replace("{id}", str(record["id"]))
+    if "{hook}" in path:
+        body = {"url": "http://127.0.0.1:9/", "paused": True}
+        await shared.call("PUT", f"/v1/hooks/{worker}", None, json=body)
+        path = path.replace("{hook}", worker)
     path = path.replace("{name}", worker).replace("{name:[a-zA-Z0-9._/-]+}", "main.js")
     reader, writer = await asyncio.open_connection("127.0.0.1", shared.port)
     heads = []

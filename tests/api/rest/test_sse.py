@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mooring.events import Kind, body_prefix, connection_body, now_us, text_event
-from mooring_api.rest.sse import PREAMBLE, ndjson, objects, sse
+from mooring_api.rest.sse import PREAMBLE, ndjson, sse
 from mooring_service.feed import Selection
 from mooring_service.journal.batch import Batch
+from mooring_service.render import objects
 
 
 def parse(stream: str) -> list[tuple[str, str, str]]:

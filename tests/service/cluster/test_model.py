@@ -101,8 +101,7 @@ class Log(RuleBasedStateMachine):
             waiting = node.bodies[chain.replicated :]
             message = chain.add(waiting, self.now) if waiting else chain.message(BEAT, self.now)
         elif chain.state is State.PROBING:
-            found = self.last(name)
-            message = chain.probe(self.now, found[0] if found else 0)
+            message = chain.probe(self.now)
         else:
             return
         if fate == "late":
@@ -207,6 +206,10 @@ class Log(RuleBasedStateMachine):
 
     def _last_of(self, name: str, life: str) -> int:
         return max((message.last for message in self.log if (message.node, message.life) == (name, life)), default=0)
+
+    @invariant()
+    def nobody_takes_a_stale_answer_for_a_log_that_went_back(self) -> None:
+        assert all(node.chain is None or node.chain.state is not State.BACK for node in self.nodes.values())
 
     @invariant()
     def the_law_of_the_log_holds(self) -> None:

@@ -51,7 +51,19 @@ from mooring.link.messages import (
     command_decoder,
     report_decoder,
 )
-from mooring.link.messages_sent import DropQueue, QueueDropped, Send, SendFailed, SendQueued, Sent
+from mooring.link.messages_changed import Change, Changed, LinkChanges
+from mooring.link.messages_sent import (
+    DropQueue,
+    QueueDropped,
+    Replied,
+    RequestFailed,
+    RequestTaken,
+    Send,
+    SendFailed,
+    SendQueued,
+    SendRequest,
+    Sent,
+)
 from mooring.link.record import ConnectionCreated, ConnectionUpdate, Down, KeptUpdate, Terminated
 from mooring.options import OPTIONS, ConnectionRequest, HandlerRequest, TlsRequest, effective, too_new
 from tests.conftest import ROOT
@@ -109,6 +121,7 @@ OUR_OWN = {
     "Welcome",
     "Call",
     "Open",
+    "OpenFailed",
     "OpenInvalid",
     "Send",
     "SendFailed",
@@ -129,6 +142,15 @@ SINCE = [
     (QueueDropped(11, 51, "Connected", 2, 10), "lqxRdWV1ZURyb3BwZWQLM6lDb25uZWN0ZWQCCg=="),
     (Send(7, 7, False, [b"ab"], None, "queue", 1.5), "mKRTZW5kBwfCkcQCYWLApXF1ZXVlyz/4AAAAAAAA"),
     (SendFailed(7, 0, "Reconnecting", False, "full"), "lqpTZW5kRmFpbGVkBwCsUmVjb25uZWN0aW5nwqRmdWxs"),
+    (SendRequest(12, 7, b"{}", 1.5, "k", True), "l6tTZW5kUmVxdWVzdAwHxAJ7fcs/+AAAAAAAAKFrww=="),
+    (Replied(12, 52, 9, b"{}", True, 2.5), "l6dSZXBsaWVkDDQJxAJ7fcPLQAQAAAAAAAA="),
+    (RequestFailed(12, "timeout", "Connected"), "lK1SZXF1ZXN0RmFpbGVkDKd0aW1lb3V0qUNvbm5lY3RlZA=="),
+    (RequestTaken(12, 3), "k6xSZXF1ZXN0VGFrZW4MAw=="),
+    (Change(12, 7, LinkChanges(url="ws://b/", headers=None)), "lKZDaGFuZ2UMB4KjdXJsp3dzOi8vYi+naGVhZGVyc8A="),
+    (
+        Changed(12, 7, 52, "Connected", True, None, [Invalid("/url", "no")], "feed", "b.test"),
+        "m6dDaGFuZ2VkDAc0qUNvbm5lY3RlZMPAkYKncG9pbnRlcqQvdXJspmRldGFpbKJub6RmZWVkpmIudGVzdMI=",
+    ),
     (
         Stats(updates=[KEPT]),
         "nqVTdGF0cwAAAMDLAAAAAAAAAADLAAAAAAAAAAAAAAAAxACR3AAQCKxSZWNvbm5lY3RpbmcJAAAAAMDAwMDAwJDCnAMCzwAGCiQYJeEgzwAGCiQYJ2fAzwAGCiQYKO5gmM8ABgokGC2CQKd3YWl0aW5nBM8ABgokGDzEgM0D7qRnb25lkYOnZXJyQ29kZczMp21lc3NhZ2WkZ29uZbJjb21wb25lbnRTaWduYXR1cmWkTU9PUstAHgAAAAAAAM4AA9CQAQIDBAUA",
@@ -201,7 +223,7 @@ def test_what_a_newer_service_asks_for_beyond_what_we_know_is_skipped() -> None:
     known = msgspec.to_builtins(FULL)
     newer = {
         **known,
-        "recipe": {"opening": []},
+        "telepathy": {"opening": []},
         "handler": {**known["handler"], "since": 3},
         "tls": {**known["tls"], "alpn": ["x"]},
     }

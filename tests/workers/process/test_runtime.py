@@ -14,6 +14,7 @@ from mooring.errors import ErrCode, LimitReached
 from mooring.link.messages import AskCall, AskKill
 from mooring.options import ConnectionOptions, ConnectionRequest
 from mooring.process import openings
+from mooring.process import runtime as runtime_module
 from mooring.process.runtime import Runtime
 from mooring.process.stopping import run_down
 from tests.conftest import wait_for
@@ -148,6 +149,25 @@ async def test_what_is_no_public_name_is_not_called(function: Any) -> None:
     async with bare_worker(Service()):
         with pytest.raises(InvalidRequest):
             call_worker("other", function)
+
+
+async def test_callbacks_wait_for_room_in_the_outbox_and_go_on_as_soon_as_it_is_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(runtime_module, "LOOK_S", 60)  # nothing else wakes the context
+    service = Service()
+    service.takes_frames = False
+    async with bare_worker(service, outbox_bytes=BOUND) as runtime:
+        ran: list[int] = []
+        for round_ in range(3):
+            runtime.outbox.ask(AskCall("other", "store", [b"x" * 2 * BOUND]), 2 * BOUND)
+            runtime.flush()
+            assert runtime.outbox.full
+            runtime.context.post_task("waits", lambda round_=round_: ran.append(round_))
+            await asyncio.sleep(0.05)
+            assert len(ran) == round_
+            runtime.outbox.stored(runtime.outbox.number)
+            await wait_for(lambda round_=round_: len(ran) == round_ + 1, 5)
 
 
 async def test_while_the_service_holds_all_that_it_may_code_opens_nothing(echo: EchoServer) -> None:

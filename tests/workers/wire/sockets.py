@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from mooring.errors import ErrCode
 from mooring.options import ConnectionOptions
 from mooring.wire.dial import Dialled
-from mooring.wire.frames import TEXT
+from mooring.wire.frames import TEXT, Deflate
 from mooring.wire.outbound import Outbound
 from mooring.wire.socket import Socket
 
@@ -53,29 +53,31 @@ class Owner:
         self.reports.append(("unwritten", ticket, stalled))
 
 
-def made_of(transport: asyncio.Transport, owner: Owner, **options: float) -> Socket:
+def made_of(transport: asyncio.Transport, owner: Owner, *, deflate: Deflate | None = None, **options: float) -> Socket:
     """Return a socket that is to be started."""
     return Socket(
         owner,
         owner,
         asyncio.get_running_loop(),
-        Dialled(transport, b"", None, None),
+        Dialled(transport, b"", None, deflate),
         ConnectionOptions(url="ws://x/", **options),
         1_000,
     )
 
 
 @asynccontextmanager
-async def connected(**options: float) -> AsyncIterator[tuple[Socket, Owner, socket.socket]]:
+async def connected(
+    owner: Owner | None = None, *, deflate: Deflate | None = None, **options: float
+) -> AsyncIterator[tuple[Socket, Owner, socket.socket]]:
     """A started socket, its owner, and the peer's end."""
     loop = asyncio.get_running_loop()
-    owner = Owner()
+    owner = owner or Owner()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         transport, _ = await loop.create_connection(asyncio.Protocol, *listener.getsockname())
         peer, _ = listener.accept()
     peer.setblocking(False)
-    made = made_of(transport, owner, **options)
+    made = made_of(transport, owner, deflate=deflate, **options)
     made.start(b"")
     try:
         yield made, owner, peer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import socket
 import ssl
 import threading
@@ -21,7 +22,7 @@ from mooring.wire.dial import DialFailed
 from mooring.wire.egress import EgressPolicy
 from tests.certificates import Files, server_context
 from tests.conftest import wait_for
-from tests.servers import EchoServer, RawServer
+from tests.servers import EchoServer, RawServer, accept_key
 from tests.workers.wire.conftest import Run
 from tests.workers.wire.peers import a_dialler, accepts, dial, failure, is_silent
 
@@ -315,3 +316,34 @@ async def test_tls_files_are_read_once_for_dials_that_come_together(
         for dialled in await asyncio.gather(*(dialler.dial(options) for _ in range(20))):
             dialled.transport.abort()
         assert len(made) == 1
+
+
+async def test_an_answer_that_came_while_we_stood_still_opens_the_connection() -> None:
+    asked, asleep = threading.Event(), threading.Event()
+
+    def serve(listener: socket.socket) -> None:
+        peer, _ = listener.accept()
+        with peer:
+            head = b""
+            while b"\r\n\r\n" not in head:
+                head += peer.recv(65_536)
+            (key,) = re.findall(rb"(?i)sec-websocket-key: (\S+)", head)
+            asked.set()
+            asleep.wait(10)
+            accept = accept_key(key.decode())
+            peer.sendall(
+                b"HTTP/1.1 101 OK\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                + f"Sec-WebSocket-Accept: {accept}\r\n\r\n".encode()
+            )
+            peer.recv(1)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        serving = asyncio.create_task(asyncio.to_thread(serve, listener))
+        url = f"ws://127.0.0.1:{listener.getsockname()[1]}/"
+        async with a_dialler() as dialler:
+            dialling = asyncio.create_task(dialler.dial(ConnectionOptions(url=url, connect_timeout_s=0.5)))
+            await wait_for(asked.is_set)
+            asleep.set()
+            time.sleep(0.8)  # its time is over, and it does not know yet
+            (await dialling).transport.abort()
+        await serving

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from mooring.wire.frames import (
     BINARY,
     CLOSE,
+    INFLATED_BYTES,
     PING,
     PONG,
     TEXT,
@@ -144,6 +145,33 @@ def test_a_deflate_bomb_is_refused_without_being_inflated() -> None:
     parser, items = parse(frame(2, data[:-4], rsv=4), deflate=Deflate(), limit=1_000_000)
     assert parser.failure is not None and parser.failure.code == 1009
     assert items == []
+
+
+@pytest.mark.parametrize("step", [0, 7, 1_000])
+def test_one_feed_inflates_only_so_much_and_the_next_ones_go_on(step: int) -> None:
+    size, count = 300_000, 40
+    messages = [bytes((65 + at % 26,)) * size for at in range(count)]
+    data = b"".join(frame(1, compressed(message)[:-4], rsv=4) for message in messages)
+    assert len(data) < size / 10
+    deflate = Deflate(server_no_context_takeover=True)
+    parser = FrameParser(size, deflate)
+    found: list[bytes] = []
+    most = 0
+    for at in range(0, len(data), step or len(data)):
+        items = parser.feed(data[at : at + (step or len(data))])
+        while True:
+            found += [payload for _, payload in items]
+            most = max(most, sum(len(payload) for _, payload in items))
+            if not parser.more:
+                break
+            items = parser.feed(b"")
+    assert found == messages
+    assert most <= INFLATED_BYTES + size
+    parser.feed(data + frame(8, close_payload(4000, "now")))
+    while parser.more:
+        assert parser.peer_close is None
+        parser.feed(b"")
+    assert parser.peer_close == (4000, "now")
 
 
 @pytest.mark.parametrize(

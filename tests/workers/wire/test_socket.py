@@ -10,6 +10,8 @@ import socket
 import subprocess
 import sys
 import time
+import tracemalloc
+import zlib
 
 import pytest
 
@@ -17,7 +19,7 @@ from mooring.errors import ErrCode
 from mooring.options import ConnectionOptions
 from mooring.wire import socket as wire
 from mooring.wire.dial import Dialled
-from mooring.wire.frames import PING, TEXT
+from mooring.wire.frames import PING, TEXT, Deflate
 from mooring.wire.socket import Socket, SocketState
 from tests.conftest import ROOT, rounds, wait_for
 from tests.servers import frame
@@ -62,6 +64,60 @@ async def test_after_the_end_its_owner_hears_nothing_but_that_it_is_gone() -> No
         await asyncio.wait_for(owner.lost.wait(), DEADLINE_S)
         made.abort("too late")
         assert owner.reports == [("message", b"one"), ("closed", 1000, True), ("gone",)]
+
+
+class Narrow(Owner):
+    """Takes two messages, then has no room until it is told that there is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.room = 2
+        self.paused = 0
+
+    def messages(self, items: list[tuple[int, bytes]]) -> None:
+        super().messages(items)
+        self.room -= len(items)
+
+    def may_read(self) -> bool:
+        return self.room > 0
+
+    def reading_paused(self) -> None:
+        self.paused += 1
+
+
+async def test_a_read_that_inflates_to_much_is_handed_over_as_there_is_room_for_it() -> None:
+    size, count = 1_000_000, 20
+    owner = Narrow()
+    packed = zlib.compress(b"x" * size, wbits=-15, level=9)
+    data = frame(1, packed, rsv=4) * count + frame(8, b"\x03\xe8")
+    assert len(data) < 65_536, "it is one read"
+    async with connected(owner, deflate=Deflate(), max_message_bytes=size) as (made, _, _):
+        tracemalloc.start()
+        try:
+            made.data_received(data)
+            _, most = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert len(owner.reports) == 2 and owner.paused == 1 and not made.is_reading
+        assert most < 6 * size
+        for done in range(4, count + 2, 2):
+            owner.room = 2
+            made.resume_reading()
+            assert len([report for report in owner.reports if report[0] == "message"]) == done
+        assert owner.reports[-1] == ("message", b"x" * size), "the close frame waits behind what there is no room for"
+        owner.room = 2
+        made.resume_reading()
+        assert owner.reports[-1] == ("closed", 1000, True)
+
+
+async def test_a_close_of_ours_waits_for_nothing_that_is_only_to_be_inflated() -> None:
+    owner = Narrow()
+    packed = zlib.compress(b"x" * 1_000_000, wbits=-15, level=9)
+    async with connected(owner, deflate=Deflate(), max_message_bytes=1_000_000) as (made, _, _):
+        made.data_received(frame(1, packed, rsv=4) * 20 + frame(8, b"\x03\xe8"))
+        made.close(1000, "")
+        assert owner.reports[-1] == ("closed", 1000, True)
+        assert len(owner.reports) == 3
 
 
 async def test_pings_between_messages_are_answered_and_are_no_messages() -> None:

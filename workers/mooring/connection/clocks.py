@@ -124,21 +124,26 @@ class Clocks:
             if self._data_timeout_s and since != self._told_of and now >= since + self._data_timeout_s:
                 self._told_of = since
                 return Silent(since)
-        beat_at = self._next_beat()
-        if now >= beat_at:
+        if now >= self._next_beat():
             self._beat_at = now
             if keep_alive.expect is not None:
                 self._unanswered += 1
                 self._awaited_since = min(self._awaited_since, now)
             return Beat()
+        return Wait(self.due_at)
+
+    @property
+    def due_at(self) -> float:
+        """When something is due, as it stands now; infinity: never."""
+        keep_alive, beat_at = self._keep_alive, self._next_beat()
         if self._paused_at is not None:
-            return Wait(beat_at)
+            return beat_at
         wait = min(beat_at, self._awaited_since + keep_alive.timeout_s)
         if keep_alive.within_s:
             wait = min(wait, self._heard_at() + keep_alive.within_s)
         if self._data_timeout_s and self._message_at() != self._told_of:
             wait = min(wait, self._message_at() + self._data_timeout_s)
-        return Wait(wait)
+        return wait
 
     def _next_beat(self) -> float:
         if self._keep_alive.send is None:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
+
 from mooring.connection.host import Host
 from mooring.connection.live import LiveConnection
 from mooring.connection.state import ConnectionEvent, ConnectionState, step
 from mooring.errors import ErrCode, ErrorEntry
 from mooring.events import Kind, OpenEvent, now_us
-from mooring.link.record import ConnectionCreated
+from mooring.link.record import ConnectionCreated, ConnectionUpdate, KeptUpdate, Terminated
 from mooring.options import ConnectionOptions
 from mooring.wire.dial import DialFailed, Dialled
 from mooring.wire.frames import ABNORMAL
@@ -32,6 +34,23 @@ class Connection(LiveConnection):
     def _set_state(self, event: ConnectionEvent) -> None:
         self.state = step(self.state, event)
         self._host.touch(self)
+
+    def update(self) -> ConnectionUpdate:
+        """Return the changing part of the record."""
+        update = super().update()
+        if self._conversation is None and self._asking is None:
+            return update
+        heard_at_us = None
+        if self._socket is not None:
+            heard_at_us = now_us() - round((self._host.loop.time() - self._socket.last_byte_at) * 1e6)
+        kept = KeptUpdate(
+            socket=0 if self.opened_at_us is None else 1,
+            socket_opened_at_us=self.opened_at_us,
+            last_heard_at_us=heard_at_us,
+            keep_alives=self.keep_alives,
+            late_replies=self.late_replies,
+        )
+        return msgspec.structs.replace(update, kept=kept)
 
     def dial(self, request: int) -> None:
         """Begin the dial; `request` is answered when it has ended."""
@@ -68,20 +87,40 @@ class Connection(LiveConnection):
         self._record_error(errors)
         self.closed(ABNORMAL, errors[0].message, was_clean=False)
         self._answer_open(timed_out=timed_out, policy=policy, terminated=terminated)
+        if self._socket is not None:  # in its opening
+            self._socket.abort(errors[0].message)
 
     def _attach(self, dialled: Dialled) -> None:
-        host = self._host
-        socket = self._take_socket(dialled)
+        self._begin_opening(self._take_socket(dialled), dialled)
+
+    def opened(self, resumed: bool | None) -> None:
+        """The socket is ready."""
         self.opened_at_us = now_us()
-        host.metrics.opens += 1
+        self._host.metrics.opens += 1
         self._set_state(ConnectionEvent.HANDSHAKE_DONE)
         self._record(Kind.onOpen, OpenEvent())
         self._answer_open()
-        socket.start(dialled.tail)
+
+    def opening_failed(self, error: ErrorEntry, *, refused: bool = False, timed_out: bool = False) -> None:
+        """The opening has failed: so has the dial."""
+        self._opening_ended([error], Terminated(ABNORMAL, error.message, False), timed_out=timed_out)
+
+    def _opening_ended(
+        self, errors: list[ErrorEntry], end: Terminated, close_code: int = 1000, *, timed_out: bool = False
+    ) -> None:
+        self._record_error(errors)
+        self.closed(end.code, end.reason, was_clean=end.was_clean)
+        self._answer_open(timed_out=timed_out, opening=True)
+        if self._socket is not None:
+            self._socket.drop(close_code, errors[0].message.encode()[:120].decode("utf-8", "ignore"))
 
     def failed(self, err_code: ErrCode, message: str, close_code: int | None) -> None:
         """Record ``onError``; with a `close_code` say so on the wire and give the peer time to answer."""
         if self.errors or self.state is ConnectionState.CLOSED:
+            return
+        if self.state is ConnectionState.CONNECTING:
+            errors = [ErrorEntry(ErrCode.OPENING_FAILED, "the opening was cut short"), ErrorEntry(err_code, message)]
+            self._opening_ended(errors, Terminated(ABNORMAL, message, False), close_code or 1000)
             return
         self._record_error([ErrorEntry(err_code, message)])
         if close_code is not None and self.state is ConnectionState.CONNECTED and self._socket is not None:
@@ -90,6 +129,15 @@ class Connection(LiveConnection):
 
     def closed(self, code: int, reason: str, *, was_clean: bool) -> None:
         """Decide the end: nothing but ``onTerminate`` follows."""
+        if self.state is ConnectionState.CLOSED:
+            return  # it was decided in the opening
+        self._replies_lost()
+        if self._conversation is not None:
+            self._conversation.ended()
+        if self.state is ConnectionState.CONNECTING and self._socket is not None and not self.errors:
+            error = ErrorEntry(ErrCode.OPENING_FAILED, f"the server closed in the opening, with code {code}")
+            self._opening_ended([error], Terminated(code, reason, was_clean))
+            return
         self._set_state(ConnectionEvent.ENDED)
         self._record_end(code, reason, was_clean=was_clean)
 
@@ -123,5 +171,6 @@ class Connection(LiveConnection):
     def _close(self, code: int, reason: str) -> None:
         if self.state is ConnectionState.CONNECTED and self._socket is not None:
             self._set_state(ConnectionEvent.CLOSE_BEGUN)
+            self._replies_lost()
             self._socket.close(code, reason)
             self._host.paused.discard(self)

@@ -110,7 +110,8 @@ class Downtime:
     """
 
     __slots__ = (
-        "_gap_from_us", "_loss", "_message_at_us", "_ms", "_since_us", "attempts", "began_at", "heard_at_us", "last_s",
+        "_gap_from_us", "_loss", "_message_at_us", "_ms", "_resumed", "_since_us", "attempts", "began_at", "heard_at_us",
+        "last_s",
         "recorded_at_us", "restarted", "total_us",
     )  # fmt: skip
 
@@ -119,6 +120,7 @@ class Downtime:
         self.began_at = now
         self._loss: Loss | None = None
         self._ms = self.last_s = 0.0
+        self._resumed: bool | None = None
         self._gap_from_us: int | None = None
         self._message_at_us: int | None = None
         self.attempts = 0
@@ -173,8 +175,9 @@ class Downtime:
         """An attempt has failed."""
         self._loss = loss
 
-    def ended(self, now: float) -> None:
-        """A socket is ready."""
+    def ended(self, now: float, resumed: bool | None = None) -> None:
+        """A socket is ready; `resumed`: the server goes on where it was, None where nobody can tell."""
+        self._resumed = resumed
         self.last_s = now - self.began_at
         self._ms = round(self.last_s * 1000, 3)
         if self._gap_from_us is not None:
@@ -206,6 +209,8 @@ class Downtime:
             down_ms=self._ms,
             attempts=self.attempts,
             gap_from=_text(self._gap_from_us),
+            lost=0 if self._resumed else None,
+            resumed=self._resumed,
             restarted=self.restarted,
         )
 

@@ -6,7 +6,7 @@ All of it is for the I/O loop, but for `wake`, which any thread may call.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
 import msgspec
@@ -18,6 +18,10 @@ from mooring.link.messages_sent import SendFailed, SendQueued, Sent
 from mooring.link.outbox import Outbox, Recorded
 from mooring.metrics import WorkerMetrics
 from mooring.wire.dial import Dialler
+
+
+class CodeFailed(Exception):
+    """User code could not be had, or has raised; the text says what, on one line."""
 
 
 class PausedReader(Protocol):
@@ -113,6 +117,24 @@ class Host(Protocol):
 
     def figures_changed(self, connection: RecordedConnection) -> None:
         """Only figures have changed: they are reported with the next `Stats`."""
+
+    def run_code(
+        self,
+        connection: RecordedConnection,
+        callback: str,
+        target: str | Callable[..., Any],
+        params: dict[str, Any] | list[Any],
+        *first: Any,
+    ) -> asyncio.Future[Any]:
+        """Have user code run when what waits before it has had its turn; what it raises is a ``callbackError`` of `connection`.
+
+        Args:
+            callback: What the event calls it.
+            target: A name of ``[functions]``, or the code itself.
+            first: Put before `params`.
+
+        The future raises `CodeFailed`, or has what the code has returned.
+        """
 
     def answer(self, report: Report) -> None:
         """Answer a request; what it depends on has been flushed before."""

@@ -19,6 +19,7 @@ from mooring.connection.kept_state import KeptEvent, KeptState
 from mooring.connection.secret_headers import secrets_of
 from mooring.errors import ErrCode, ErrorEntry
 from mooring.events import now_us
+from mooring.kept_events import Cause
 from mooring.link.messages import Reconnect, ReconnectDone
 from mooring.link.record import ConnectionCreated, ConnectionUpdate, Terminated
 from mooring.options import ConnectionOptions, ConnectionRequest
@@ -34,9 +35,10 @@ class KeptConnection(KeptAttempts):
 
     Attributes:
         spec: What a request has asked for; None: code in this worker has made it, so no other process can.
+        asked: The same, or what code has asked for beside its handler.
     """
 
-    __slots__ = ("_draining", "_failure")
+    __slots__ = ("_draining", "_failure", "_peer_asked", "asked")
 
     def __init__(
         self,
@@ -49,9 +51,18 @@ class KeptConnection(KeptAttempts):
     ) -> None:
         super().__init__(host, created, options, handler, resumed)
         self.spec = spec
+        self.asked = spec or ConnectionRequest(url=options.url)
         self._draining = False  # its worker ends, and another process will open it again
+        self._peer_asked: bool | None = None  # the peer has asked for another socket, at once or not
         # Of the present socket: what is wrong with it, and the code with which it is closed for that.
         self._failure: tuple[ErrorEntry, int] | None = None
+
+    def change(self, options: ConnectionOptions, created: ConnectionCreated) -> None:
+        """As `LiveConnection.change`; the delay that runs goes on, the next one is by the new policy."""
+        super().change(options, created)
+        if options.reconnect is not None:
+            self._keeper.policy = options.reconnect
+            self._set_alarm()
 
     # How a socket ends.
 
@@ -63,6 +74,9 @@ class KeptConnection(KeptAttempts):
         socket = self._socket
         if close_code is None or socket is None or socket.state is not SocketState.OPEN:
             return
+        if self.kept_state is KeptState.OPENING:
+            socket.drop(close_code, message.encode()[:120].decode("utf-8", "ignore"))
+            return
         socket.outbound.drop()
         reason = message.encode()[:120].decode("utf-8", "ignore")
         if fate(self._keeper.policy, Ended(err_code=err_code, close_code=close_code)) is Fate.STOP:
@@ -72,27 +86,39 @@ class KeptConnection(KeptAttempts):
 
     def closed(self, code: int, reason: str, *, was_clean: bool) -> None:
         """Take the end of the socket: the policy says what follows."""
+        self._replies_lost()
         self._sends.let_go()
         if self._socket is not None:
             self._socket.outbound.drop()  # before it is told how much waits
+        if self._conversation is not None:
+            self._conversation.ended()
         failure, self._failure = self._failure, None
+        if self.kept_state is KeptState.OPENING:
+            self._closed_in_opening(failure, Terminated(code, reason, was_clean))
+            return
         errors = [] if failure is None else [failure[0]]
         if self.kept_state is KeptState.CLOSING:
             self._end(Terminated(code, reason, was_clean), errors)
-        elif self.kept_state in (KeptState.CONNECTED, KeptState.OPENING):
+        elif self.kept_state is KeptState.CONNECTED:
             ended = (
                 Ended(close_code=code)
                 if failure is None
                 else Ended(err_code=failure[0].err_code, close_code=failure[1])
             )
-            ordered = self._letting_go is not None and failure is None
-            self._lost(Loss(ended, code, reason, was_clean, "order" if ordered else None, errors))
+            cause: Cause | None = None
+            if self._letting_go is not None and failure is None:
+                cause = "order" if self._peer_asked is None else "asked"
+            self._lost(Loss(ended, code, reason, was_clean, cause, errors))
 
     def _lost(self, loss: Loss, *, timed_out: bool = False, policy: bool = False) -> None:
         """The ready socket, or the attempt to get one, has ended."""
         host, keeper = self._host, self._keeper
         now = host.loop.time()
         letting_go, self._letting_go = self._letting_go, None
+        asked, self._peer_asked = self._peer_asked, None
+        conversation = self._conversation
+        proven = conversation is None or conversation.proven
+        opening = self.kept_state is KeptState.OPENING
         if self._draining:
             loss = self._drained(loss)
         if self.kept_state is KeptState.CONNECTED:
@@ -107,19 +133,21 @@ class KeptConnection(KeptAttempts):
             return
         answer: Redial | Stop
         if loss.cause == "order":
-            answer = keeper.ordered(now, letting_go or 0.0)
+            answer = keeper.ordered(now, letting_go or 0.0, proven=proven)
+        elif loss.cause == "asked":
+            answer = keeper.asked(now, random.random(), at_once=bool(asked), proven=proven)
         else:
-            answer = keeper.ended(loss.ended, now, random.random(), renewable=self._renewable)
+            answer = keeper.ended(loss.ended, now, random.random(), renewable=self._renewable, proven=proven)
         if isinstance(answer, Stop):
             errors = loss.errors if answer.err_code == loss.ended.err_code else [self._gave_up(), *loss.errors]
             self._end(Terminated(loss.code, loss.reason, loss.was_clean), errors if answer.err_code is not None else [],
-                      timed_out=timed_out, policy=policy)  # fmt: skip
+                      timed_out=timed_out, policy=policy, opening=opening)  # fmt: skip
             return
         self._downtime.attempts = keeper.attempts
-        self._next_at = answer.at
-        if loss.cause == "order" and answer.at <= now:
+        self._next_at, self._fresh = answer.at, answer.renew
+        if loss.cause in ("order", "asked") and answer.at <= now:
             self._move(KeptEvent.REDIAL)
-            host.redials.take(self, self.options.url)
+            host.redials.take(self, self._url)
         else:
             self._move(KeptEvent.RETRY)
         self._answer_open()
@@ -127,6 +155,8 @@ class KeptConnection(KeptAttempts):
     @property
     def _renewable(self) -> bool:
         """After a refusal the next attempt may say something else: a secret is read again."""
+        if self._conversation is not None:
+            return self._conversation.attempt.renewable
         return bool(secrets_of(self.options.headers))
 
     def _let_go(self, delay_s: float, code: int, reason: str) -> None:
@@ -134,10 +164,19 @@ class KeptConnection(KeptAttempts):
         assert self._socket is not None, "it is ready"
         self._letting_go = delay_s
         self._next_at = self._host.loop.time() + min(LET_GO_S, self.options.close_timeout_s)
+        self._replies_lost()
         self._sends.let_go()
         self._socket.close(code, reason)
         self._host.paused.discard(self)
         self._set_alarm()
+
+    def peer_asks(self, at_once: bool) -> bool:
+        """The peer asks for a new socket: the one that there is, is closed for it."""
+        if self.kept_state is not KeptState.CONNECTED or self._letting_go is not None:
+            return False
+        self._peer_asked = at_once
+        self._let_go(0.0, 1000, "the server asked for a new connection")
+        return True
 
     # What is asked for.
 
@@ -232,6 +271,7 @@ class KeptConnection(KeptAttempts):
         assert self._socket is not None, "it is ready"
         self._letting_go = None
         self._move(KeptEvent.CLOSE_BEGUN)
+        self._replies_lost()
         self._sends.let_go()
         if self._socket.state is SocketState.OPEN:
             self._socket.close(code, reason)

@@ -17,6 +17,7 @@ from mooring.connection.kept_law import KeptLaw
 from mooring.connection.kept_state import KeptEvent, KeptState
 from mooring.errors import ErrCode, ErrorEntry
 from mooring.events import now_us
+from mooring.kept_events import ReconnectEvent
 from mooring.link.messages import ReconnectDone
 from mooring.link.record import ConnectionCreated, ConnectionUpdate, Terminated
 from mooring.options import ConnectionOptions
@@ -28,7 +29,7 @@ from mooring.wire.frames import ABNORMAL
 class KeptAttempts(KeptLaw):
     """A connection that was asked to ``reconnect``, as far as it dials."""
 
-    __slots__ = ("_dial_task", "_keeper", "_letting_go", "_ready_waiters")
+    __slots__ = ("_dial_task", "_fresh", "_keeper", "_letting_go", "_ready_waiters")
 
     def __init__(
         self,
@@ -43,6 +44,7 @@ class KeptAttempts(KeptLaw):
         policy = options.reconnect or DEFAULT
         self._keeper = Keeper(policy, self._downtime.began_at, was_ready=self.number > 0)
         self._dial_task: asyncio.Task[None] | None = None
+        self._fresh = False  # the next attempt is to renew what was refused
         # The present socket is closed for another one, after this delay; it has time until `_next_at`.
         self._letting_go: float | None = None
         self._ready_waiters: list[int] = []
@@ -53,12 +55,17 @@ class KeptAttempts(KeptLaw):
         if self.kept_state is KeptState.BLOCKED or self._keeper.policy.first == "retry":
             self._take_ticket()
         else:
-            self._host.redials.take_at_once(self, self.options.url)
+            self._host.redials.take_at_once(self, self._url)
             self._attempt()
 
     def _take_ticket(self) -> None:
         self._move(KeptEvent.TICKET_TAKEN)
-        self._host.redials.take(self, self.options.url)
+        self._host.redials.take(self, self._url)
+
+    @property
+    def _url(self) -> str:
+        """Where it dials, as far as that is known before an attempt."""
+        return self.options.url if self._conversation is None else self._conversation.attempt.url
 
     def granted(self) -> None:
         """It is our turn to dial (`host.Redialler`)."""
@@ -68,13 +75,20 @@ class KeptAttempts(KeptLaw):
     def _attempt(self) -> None:
         self._keeper.began(self._host.loop.time())
         self._downtime.attempts = self._keeper.attempts
-        self._move(KeptEvent.DIAL_BEGUN)
+        renews = self._conversation is not None and self._conversation.attempt.renews
+        self._move(KeptEvent.RENEW_BEGUN if renews else KeptEvent.DIAL_BEGUN)
         self._dial_task = self._host.spawn(self._dial())
+
+    def _prepared(self) -> None:
+        """All that the attempt needs was fetched: it goes on."""
+        if self.kept_state is KeptState.RENEWING:
+            self._move(KeptEvent.DIAL_BEGUN)
 
     async def _dial(self) -> None:
         # Never ends with an exception but its own cancellation, which `_drop_attempt` causes.
+        fresh, self._fresh = self._fresh, False
         try:
-            dialled = await self._dial_once()
+            dialled = await self._dial_once(self._keeper.attempts, fresh=fresh)
         except DialFailed as exc:
             self._dial_ended()
             self._attempt_failed(exc)
@@ -99,13 +113,48 @@ class KeptAttempts(KeptLaw):
     def _attach(self, dialled: Dialled) -> None:
         socket = self._take_socket(dialled)
         self._move(KeptEvent.HANDSHAKE_DONE)
-        self._ready()
-        socket.start(dialled.tail)
+        self._begin_opening(socket, dialled)
 
-    def _ready(self) -> None:
+    @property
+    def next_socket(self) -> int:
+        """The number that the next socket will have, once it is ready."""
+        return self.number + 1
+
+    def opening_failed(self, error: ErrorEntry, *, refused: bool = False, timed_out: bool = False) -> None:
+        """The opening has failed: so has the attempt."""
+        ended = Ended(err_code=error.err_code, refused_step=refused)
+        self._opening_lost(Loss(ended, ABNORMAL, error.message, False, "lost", [error]), timed_out=timed_out)
+
+    def _opening_lost(self, loss: Loss, close_code: int = 1000, *, timed_out: bool = False) -> None:
+        socket = self._socket
+        self._host.metrics.redialled("opening")
+        if self._conversation is not None:
+            self._conversation.ended()
+        self._lost(loss, timed_out=timed_out)
+        if socket is not None:
+            socket.drop(close_code, loss.errors[0].message.encode()[:120].decode("utf-8", "ignore"))
+
+    def _closed_in_opening(self, failure: tuple[ErrorEntry, int] | None, end: Terminated) -> None:
+        """The socket has ended before it was ready: the attempt has failed, whatever the handshake said."""
+        text = (
+            f"the server closed in the opening, with code {end.code}"
+            if failure is None
+            else "the opening was cut short"
+        )
+        errors = [ErrorEntry(ErrCode.OPENING_FAILED, text), *([] if failure is None else [failure[0]])]
+        # A close of its own after it was open once is no error, as a stop code is none.
+        no_error = failure is None and self.number > 0
+        ended = Ended(
+            err_code=None if no_error else ErrCode.OPENING_FAILED,
+            close_code=end.code if failure is None else failure[1],
+        )
+        self._opening_lost(Loss(ended, end.code, end.reason, end.was_clean, "lost", errors))
+
+    def opened(self, resumed: bool | None) -> ReconnectEvent | None:
+        """The socket is ready; a return is an event."""
         now = self._host.loop.time()
         self._keeper.ready(now)
-        self._downtime.ended(now)
+        self._downtime.ended(now, resumed)
         self.socket_opened_at_us = now_us()
         metrics = self._host.metrics
         metrics.redialled("ready")
@@ -118,6 +167,7 @@ class KeptAttempts(KeptLaw):
         if self._greets:
             self._sends.greeting()
         self._host.loop.call_soon(self._sends.go_on)  # its socket has begun by then
+        return self._downtime.reconnect_event(self.number, self.protocol) if self.number > 1 else None
 
     def _answer_ready(self) -> None:
         waiters, self._ready_waiters = self._ready_waiters, []

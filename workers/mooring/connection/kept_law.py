@@ -21,13 +21,14 @@ from mooring.connection.kept_state import MAY_QUEUE, KeptEvent, KeptState, phase
 from mooring.connection.live import LiveConnection
 from mooring.connection.queued_sends import QueuedSends, greets
 from mooring.connection.state import ConnectionState
-from mooring.errors import ErrorEntry, QueueFull
+from mooring.errors import ErrorEntry
 from mooring.events import Kind, OpenEvent, now_us
 from mooring.kept_events import DisconnectEvent, UnsentEvent
 from mooring.link.messages_sent import QueueDropped
 from mooring.link.record import ConnectionCreated, ConnectionUpdate, Down, KeptUpdate, Terminated
 from mooring.metrics import LONG_SECONDS, count
 from mooring.options import ConnectionOptions
+from mooring.send_errors import QueueFull
 from mooring.staying import DEFAULT
 
 
@@ -53,7 +54,8 @@ class KeptLaw(LiveConnection):
         handler: object | None,
         resumed: ConnectionUpdate | None = None,
     ) -> None:
-        super().__init__(host, created, options, handler)
+        last_socket = 0 if resumed is None or resumed.kept is None else resumed.kept.socket
+        super().__init__(host, created, options, handler, last_socket)
         self._sends: QueuedSends
         self._greets = handler is not None and greets(handler)
         self._downtime = Downtime(created.created_at_us, host.loop.time())
@@ -254,6 +256,8 @@ class KeptLaw(LiveConnection):
             down=self.down,
             down_us=self._downtime.total_us,
             messages_filled=self.messages_filled,
+            keep_alives=self.keep_alives,
+            late_replies=self.late_replies,
             queued_messages=self._sends.queue.messages,
             queued_bytes=self._sends.queue.bytes,
             queue_id=self._sends.queue.last_id,

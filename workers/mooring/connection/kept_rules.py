@@ -7,7 +7,7 @@ as in the create body.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -15,7 +15,7 @@ from msgspec import UNSET, UnsetType
 from mooring.checks import HeaderValue, check_url, escape_pointer
 from mooring.connection.hidden import PLAIN_HEADERS, hidden_places
 from mooring.connection.keep_alive import KeepAlive, compile_keep_alive
-from mooring.connection.recipe import EMPTY, Recipe, Uses
+from mooring.connection.recipe import EMPTY, Recipe, RenewHttp, Uses
 from mooring.connection.recipe_compiler import Recipes
 from mooring.connection.requests import Protocol, compile_requests
 from mooring.connection.template import TextTemplate, compile_header, compile_url
@@ -62,6 +62,29 @@ class Compiled(msgspec.Struct, frozen=True, kw_only=True):
     def renewable(self) -> bool:
         """Something may give another credential after a refusal, but for a handler's ``renew``, which is not seen here."""
         return bool(self.uses.secrets) or (self.recipe is not None and self.recipe.renew is not None)
+
+    @property
+    def own_secrets(self) -> list[str]:
+        """The secrets that go over the socket, or into its handshake."""
+        needs = [] if self.url is None else [self.url.needs]
+        needs += [template.needs for _, template in self.headers]
+        if self.recipe is not None:
+            needs += [step.send.needs for step in self.recipe.opening if step.send is not None]
+            needs += [answer.send.needs for answer in self.recipe.answers]
+        if self.keep_alive is not None and self.keep_alive.send is not None:
+            needs.append(self.keep_alive.send.needs)
+        return sorted({name for one in needs for name in one.secrets})
+
+
+NOTHING_ASKED: Final = Compiled(url=None, headers=(), recipe=None, keep_alive=None, requests=None, uses=Uses())
+"""Of a connection that was asked for something once, and is not any more."""
+
+
+def secrets_of_http(http: RenewHttp) -> list[str]:
+    """Return the secrets that ``renew.http`` sends."""
+    needs = [http.url.needs, *(template.needs for _, template in http.headers)]
+    needs += [] if http.body is None else [http.body.needs]
+    return sorted({name for one in needs for name in one.secrets})
 
 
 def compile_kept(request: KeptRequest, recipes: Recipes, wrong: list[Invalid]) -> Compiled:

@@ -7,25 +7,19 @@ its connection until its end; then the connection drops it, so that nothing late
 from __future__ import annotations
 
 import logging
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from concurrent.futures import Future
 
-import msgspec
-
-from mooring.connection import received
+from mooring.connection.asking_connection import AskingConnection
 from mooring.connection.host import Host
-from mooring.connection.recorded import RecordedConnection
-from mooring.connection.secret_headers import has_templates, with_secrets
-from mooring.connection.sends import Sends
 from mooring.connection.state import ConnectionState
 from mooring.errors import ErrCode, ErrorEntry
-from mooring.events import ErrorEvent, Kind, TerminateEvent, encode_event, now_us
+from mooring.events import ErrorEvent, Kind, TerminateEvent, now_us
 from mooring.link.messages import HeldConnection, Opened, OpenFailed, TerminateDone
 from mooring.link.messages_sent import Send, SendFailed, SendQueued, Sent
 from mooring.link.record import ConnectionCreated, Terminated
 from mooring.options import ConnectionOptions, ConnectionRequest
-from mooring.wire.dial import DialFailed, Dialled
-from mooring.wire.frames import INVALID_DATA
+from mooring.wire.dial import Dialled
 from mooring.wire.outbound import Outbound
 from mooring.wire.socket import Socket, SocketState
 
@@ -34,30 +28,25 @@ STOPPED_CODE = 1001  # "going away" (RFC 6455 section 7.4.1)
 log = logging.getLogger("mooring.worker")
 
 
-class LiveConnection(RecordedConnection, ABC):
+class LiveConnection(AskingConnection):
     """One WebSocket client connection of this worker. It is the `SocketOwner` of its socket."""
 
-    __slots__ = ("_closing_waiters", "_host", "_open_request", "_opened", "_sends", "_socket", "spec")
+    __slots__ = ("_closing_waiters", "_open_request", "_opened", "spec")
 
     def __init__(
-        self, host: Host, created: ConnectionCreated, options: ConnectionOptions, handler: object | None
+        self,
+        host: Host,
+        created: ConnectionCreated,
+        options: ConnectionOptions,
+        handler: object | None,
+        last_socket: int = 0,
     ) -> None:
-        super().__init__(created, options, handler)
-        self._host = host
+        super().__init__(host, created, options, handler, last_socket)
         self._open_request = 0
         self._opened: Future[LiveConnection] | None = None
-        self._socket: Socket | None = None
-        self._sends: Sends = Sends(host, self)
         self._closing_waiters: list[int] = []
         # What a request has asked for, as far as somebody needs it: to open it again, or to compare.
         self.spec: ConnectionRequest | None = None
-
-    def _record(self, kind: Kind, event: msgspec.Struct) -> None:
-        if self.handler is not None:
-            self._host.mailbox.post(self, kind, event)
-        else:
-            self.record(self._host.outbox, kind, encode_event(event))
-            self._host.wake()
 
     def _record_error(self, errors: list[ErrorEntry]) -> None:
         self.errors = errors
@@ -84,6 +73,12 @@ class LiveConnection(RecordedConnection, ABC):
         """Return what `Hello` says of it."""
         return HeldConnection(self.created, self.update(), self.spec)
 
+    def change(self, options: ConnectionOptions, created: ConnectionCreated) -> None:
+        """Run with `options`: each attempt from now on, and what has its time now."""
+        super().change(options, created)
+        self._change_conversation()
+        self._host.touch(self)
+
     # The open, and who waits for it.
 
     @abstractmethod
@@ -97,29 +92,6 @@ class LiveConnection(RecordedConnection, ABC):
         else:
             opened.set_result(self)
 
-    async def _dial_once(self) -> Dialled:
-        """Dial.
-
-        Raises:
-            DialFailed: And nothing else, but for its cancellation.
-        """
-        began = self._host.loop.time()
-        try:
-            dialler = self._host.dialler
-            options = self.options
-            if has_templates(options.headers):
-                options = with_secrets(options, dialler.secrets, declared=self.created.declared)
-            dialled = await dialler.dial(options)
-        except DialFailed:
-            raise
-        # The top of a task: whatever a dial may raise (no thread can be started, for one), it must not be dialled for ever.
-        except Exception as exc:
-            log.exception("the dial of connection %d has failed in a way that is not foreseen", self.id)
-            message = f"the dial failed inside the worker, whose log says why: {type(exc).__name__}"
-            raise DialFailed([ErrorEntry(ErrCode.UNREACHABLE, message)]) from exc
-        self._host.metrics.dial.observe(self._host.loop.time() - began)
-        return dialled
-
     def _take_socket(self, dialled: Dialled) -> Socket:
         host = self._host
         self._socket = socket = Socket(
@@ -128,7 +100,9 @@ class LiveConnection(RecordedConnection, ABC):
         self.protocol = dialled.protocol
         return socket
 
-    def _answer_open(self, *, timed_out: bool = False, policy: bool = False, terminated: bool = False) -> None:
+    def _answer_open(
+        self, *, timed_out: bool = False, policy: bool = False, terminated: bool = False, opening: bool = False
+    ) -> None:
         if self._opened is not None:
             opened, self._opened = self._opened, None
             opened.set_result(self)
@@ -138,26 +112,26 @@ class LiveConnection(RecordedConnection, ABC):
         after = self._host.flush()
         if self.errors:
             self._host.answer(
-                OpenFailed(request, after, self.errors, timed_out=timed_out, terminated=terminated, policy=policy)
+                OpenFailed(
+                    request,
+                    after,
+                    self.errors,
+                    timed_out=timed_out,
+                    terminated=terminated,
+                    policy=policy,
+                    opening=opening,
+                )
             )
         else:
             self._host.answer(Opened(request, after))
 
     # What comes: the socket's reports.
 
-    def messages(self, items: list[tuple[int, bytes]]) -> None:
-        """Record the messages of one read."""
-        wrong = received.take(self._host, self, items)
-        if wrong is not None:
-            self.failed(ErrCode.INVALID_DATA, f"the server sent {wrong}", INVALID_DATA)
-
-    def may_read(self) -> bool:
-        """Say whether every queue that this connection feeds has room."""
-        return received.has_room(self._host, self)
-
     def reading_paused(self) -> None:
         """Wait for room."""
         self._host.metrics.pauses += 1
+        if self._watch is not None:
+            self._watch.paused()
         self._host.paused.add(self)
         # The other thread may have made room just before we were in `paused`, and will not say so again.
         self.resume_if_room()
@@ -167,16 +141,14 @@ class LiveConnection(RecordedConnection, ABC):
         if self._socket is not None and self.may_read():
             self._host.paused.discard(self)
             self._socket.resume_reading()
+            if self._watch is not None:
+                self._watch.resumed()
 
     def round_trip(self, round_trip_us: int) -> None:
         """Take the latest round trip."""
         self.round_trip_us = round_trip_us
         self._host.metrics.round_trip.observe(round_trip_us / 1e6)
         self._host.figures_changed(self)
-
-    @abstractmethod
-    def failed(self, err_code: ErrCode, message: str, close_code: int | None) -> None:
-        """Take that something is wrong; with a `close_code` say so on the wire and give the peer time to answer."""
 
     @abstractmethod
     def closed(self, code: int, reason: str, *, was_clean: bool) -> None:

@@ -16,7 +16,7 @@ import msgspec
 from mooring.connection.host import Host
 from mooring.connection.queue import Queued, SendQueue
 from mooring.connection.recorded import RecordedConnection
-from mooring.connection.sends import Sends, Ticket, refused
+from mooring.connection.sends import Awaited, Sends, Ticket, refused
 from mooring.events import KINDS, Kind, now_us
 from mooring.kept_events import QueuedRecord, UnsentEvent
 from mooring.link.messages_sent import Send, SendFailed, SendQueued, Sent
@@ -45,7 +45,7 @@ class QueueOwner(Protocol):
 class _Behind(msgspec.Struct, frozen=True):
     """Messages of one send that stand behind the queue."""
 
-    ticket: Ticket | None
+    ticket: Ticket | Awaited | None
     opcode: int
     payloads: list[bytes]
     size: int
@@ -135,6 +135,16 @@ class QueuedSends(Sends):
         else:
             outbound.queue(ticket, opcode, [payload], len(payload))
 
+    def send_request(self, payload: bytes, outbound: Outbound, ticket: Awaited) -> bool:
+        """Write a request: behind what waits, but no longer than this socket lives."""
+        if not self.queue.messages:
+            return super().send_request(payload, outbound, ticket)
+        size = len(payload)
+        if self.queue.bytes + size > self._room_bytes:
+            return False
+        self._stand_behind(ticket, TEXT, [payload], size, self._connection.options.send_timeout_s)
+        return True
+
     def queue_from_worker(self, opcode: int, payload: bytes, ttl_s: float) -> Queued | None:
         """Have one message of code in this worker wait, if it must; None: there is no room."""
         made = self._add([payload], ttl_s, binary=opcode == BINARY, room_bytes=self._room_bytes)
@@ -158,7 +168,7 @@ class QueuedSends(Sends):
         return SendQueued(request, self._host.flush(), made.queued, made.bytes, made.queue_id, expires_at_us)
 
     def _stand_behind(
-        self, ticket: Ticket | None, opcode: int, payloads: list[bytes], size: int, timeout_s: float
+        self, ticket: Ticket | Awaited | None, opcode: int, payloads: list[bytes], size: int, timeout_s: float
     ) -> None:
         made = _Behind(ticket, opcode, payloads, size, self._host.loop.time() + timeout_s)
         self._put_behind(made)
@@ -218,6 +228,8 @@ class QueuedSends(Sends):
         for one in self._take_behind():
             if one.deadline > now or one.ticket is None:
                 self._put_behind(one)
+            elif isinstance(one.ticket, Awaited):
+                one.ticket.unwritten(True)
             else:
                 self._forget(one.ticket)
                 self._host.answer(SendFailed(one.ticket.request, 0, self._connection.state.value, why="late"))
@@ -235,11 +247,15 @@ class QueuedSends(Sends):
         for one in self._take_behind():
             self.unwritten(one.ticket, one.size, stalled=False)
 
-    def unwritten(self, ticket: Ticket | None, size: int, *, stalled: bool) -> None:
+    def unwritten(self, ticket: Ticket | Awaited | None, size: int, *, stalled: bool) -> None:
         """Messages were not written to this socket (`Sender`)."""
-        if stalled or ticket is None or ticket.ttl_s is None or not self._owner.may_queue:
-            super().unwritten(ticket if ticket is not None and ticket.request else None, size, stalled=stalled)
-            return
+        if isinstance(ticket, Ticket) and ticket.ttl_s is not None and not stalled and self._owner.may_queue:
+            self._wait_again(ticket, size)
+        else:
+            super().unwritten(_told(ticket), size, stalled=stalled)
+
+    def _wait_again(self, ticket: Ticket, size: int) -> None:
+        assert ticket.ttl_s is not None, "it may wait"
         self._forget(ticket)
         made = self._add(ticket.payloads, ticket.ttl_s, binary=ticket.opcode == BINARY, room_bytes=math.inf)
         assert made is not None, "room was not asked for"
@@ -248,6 +264,11 @@ class QueuedSends(Sends):
         else:
             self._host.release(self._connection, size)
 
-    def written(self, ticket: Ticket | None, count: int, size: int) -> None:
+    def written(self, ticket: Ticket | Awaited | None, count: int, size: int) -> None:
         """Messages were written (`Sender`)."""
-        super().written(ticket if ticket is not None and ticket.request else None, count, size)
+        super().written(_told(ticket), count, size)
+
+
+def _told(ticket: Ticket | Awaited | None) -> Ticket | Awaited | None:
+    """Return the ticket of whoever is told; code in the worker, which has reserved its room, is not."""
+    return None if isinstance(ticket, Ticket) and not ticket.request else ticket

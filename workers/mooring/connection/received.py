@@ -45,12 +45,18 @@ def _hand_over(host: Host, connection: RecordedConnection, items: list[tuple[int
     return taken
 
 
-def has_room(host: Host, connection: RecordedConnection) -> bool:
-    """Say whether every queue that `connection` feeds has room."""
+def has_room(host: Host, connection: RecordedConnection, *, waited_for: bool = False) -> bool:
+    """Say whether every queue that `connection` feeds has room.
+
+    Args:
+        waited_for: Code waits for a reply that is still to be read, so the messages before it wait, too: within the mailbox's bounds.
+    """
     if host.outbox.full:
         return False
     if connection.handler is None:
         return True
+    if waited_for:
+        return not host.mailbox.full
     settings = host.settings
     return (
         connection.posted - connection.taken < settings.inbound_messages

@@ -5,7 +5,7 @@ The outbox makes its record of it, the context its events; what moves it is in `
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 from mooring.connection.state import ConnectionState
 from mooring.errors import ErrorEntry
@@ -13,6 +13,13 @@ from mooring.events import Kind, body_prefix, connection_body, now_us
 from mooring.link.outbox import Outbox
 from mooring.link.record import ConnectionCreated, ConnectionUpdate, Terminated
 from mooring.options import ConnectionOptions
+
+
+class MessageWatcher(Protocol):
+    """Who waits for a message to be an event."""
+
+    def recorded(self, place: int, seq: int) -> None:
+        """The message at `place` of those that were posted is in the outbox, as event `seq`. In the context."""
 
 
 class RecordedConnection:
@@ -26,11 +33,12 @@ class RecordedConnection:
         websocket: The face that callbacks are handed; set by whoever made the connection when there is a handler.
         posted, taken: Messages handed to the context, and taken by it; each is written by one thread. Likewise in bytes.
         reserved: Bytes of messages that code in this worker has handed over; changed under the lock of the reservations.
+        acks: Answers that wait for messages to be stored; None: there are none of that kind.
         recorded_to: The `seq` and the time of the last message that the context has recorded, together.
     """
 
     __slots__ = (
-        "__weakref__", "_created_reported", "bytes_in", "bytes_out", "closed_at_us", "created", "ended", "errors",
+        "__weakref__", "_created_reported", "acks", "bytes_in", "bytes_out", "closed_at_us", "created", "ended", "errors",
         "handler", "id", "id_bytes", "last_message_at_us", "message_prefix", "messages_in", "messages_out",
         "opened_at_us", "options", "posted", "posted_bytes", "protocol", "recorded_seq", "recorded_to", "reserved",
         "round_trip_us", "seq", "state", "taken", "taken_bytes", "terminated", "websocket",
@@ -58,6 +66,7 @@ class RecordedConnection:
         self.errors: list[ErrorEntry] = []
         self.message_prefix = body_prefix(Kind.onMessage, created.id, created.worker)
         self.recorded_to: tuple[int, int] | None = None
+        self.acks: MessageWatcher | None = None
         self._created_reported = False
 
     @property
@@ -79,6 +88,12 @@ class RecordedConnection:
             return None
         self._created_reported = True
         return self.created
+
+    def change(self, options: ConnectionOptions, created: ConnectionCreated) -> None:
+        """Run with `options` from now on, of which `created` is the record; whoever calls has it reported (`touch`)."""
+        self.options = options
+        self.created = created
+        self._created_reported = False
 
     def update(self) -> ConnectionUpdate:
         """Return the changing part of the record."""

@@ -16,14 +16,12 @@ from typing import Any
 import msgspec
 from msgspec import UNSET
 
+from mooring.bounds import MAX_PENDING_REQUESTS
 from mooring.connection.matcher import Frame, Matcher, compile_matcher
 from mooring.connection.pointer import MISSING, Pointer, is_scalar, parse_pointer, put, scalar_key
 from mooring.errors import Invalid
 from mooring.kept_options import RequestsRequest
 
-DEFAULT_MAX_PENDING = 1_000  # [limits] max_pending_requests
-DEFAULT_TIMEOUT_S = 10.0
-MIN_TIMEOUT_S, MAX_TIMEOUT_S = 0.1, 600.0
 IDS_PER_SOCKET = 65_536  # 31 bits, which the strictest peers allow, last for 32,767 sockets whose worker died
 
 PRESETS: dict[str, RequestsRequest] = {
@@ -140,16 +138,21 @@ class _Pending(msgspec.Struct):
 class Requests:
     """The pending requests of one connection. Whoever waits for a reply is known by a `request` of its own choice."""
 
-    def __init__(self, protocol: Protocol, ids: Ids, max_pending: int = DEFAULT_MAX_PENDING) -> None:
+    def __init__(self, protocol: Protocol, ids: Ids, max_pending: int = MAX_PENDING_REQUESTS) -> None:
         self.protocol = protocol
         self._ids = ids
-        self._max_pending = max_pending
+        self.max_pending = max_pending
         self._by_id: dict[tuple[bool, Any], _Pending] = {}
         self._by_request: dict[Hashable, _Pending] = {}
         self._turn: OrderedDict[Hashable, _Pending] = OrderedDict()  # of one_at_a_time: not written yet
         self._deadlines: list[tuple[float, int, _Pending]] = []
         self._serial = 0
         self.late_replies = 0
+
+    @property
+    def asked(self) -> bool:
+        """Whether anything was ever asked: before, no message need be parsed."""
+        return self._serial > 0
 
     @property
     def pending(self) -> int:
@@ -166,7 +169,7 @@ class Requests:
     def ask(self, request: Hashable, body: bytes, now: float, timeout_s: float) -> Asked | Refused:
         """Take a request: the JSON text `body`, with an id of ours unless it has one."""
         assert request not in self._by_request, "whoever waits waits once"
-        if len(self._by_request) >= self._max_pending:
+        if len(self._by_request) >= self.max_pending:
             return Refused.LIMIT
         own = self.protocol.id.get(Frame(body, True).json)
         if own is MISSING or own is None or own == "":
@@ -190,18 +193,19 @@ class Requests:
             heapq.heapify(self._deadlines)
         return Asked(id_, None if waits else payload)
 
-    def turn(self) -> Asked | None:
-        """Return the next request to write, where one waits and none is unanswered. Ask after each that has ended."""
+    def turn(self) -> tuple[Hashable, bytes] | None:
+        """Return the next request and what to write, where one waits and none is unanswered. Ask after each that has ended."""
         if not self._turn or len(self._turn) < len(self._by_request):
             return None
-        _, made = self._turn.popitem(last=False)
+        request, made = self._turn.popitem(last=False)
         payload, made.payload = made.payload, None
-        return Asked(made.id, payload)
+        assert payload is not None, "it was never written"
+        return request, payload
 
     def reply(self, frame: Frame) -> Reply | None:
         """Return whose reply `frame` is, or None. It is asked of every message that is not hidden, in order."""
-        if not self._serial:
-            return None  # nothing was ever asked: no message need be parsed
+        if not self.asked:
+            return None
         protocol = self.protocol
         id_ = protocol.reply.get(frame.json)
         if id_ is None or not is_scalar(id_) or (protocol.when is not None and not protocol.when.matches(frame)):

@@ -1,4 +1,5 @@
-"""``${secret:NAME}`` in the headers of a connection that has no recipe: which secrets they are, and the values for one attempt.
+"""``${secret:NAME}``: whether all that are asked for may be used; and in the headers of a connection that has no recipe, the values
+for one attempt.
 
 The options keep the text as it was asked for; what is filled in lives as long as the attempt.
 """
@@ -8,6 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from mooring.checks import escape_pointer
+from mooring.connection.asked import SecretUse, secrets_used
 from mooring.connection.template import TextTemplate, Unfilled, Values, compile_header
 from mooring.errors import ErrCode, Invalid, InvalidRequest
 from mooring.options import ConnectionOptions
@@ -32,7 +34,7 @@ def secrets_of(headers: Headers) -> dict[str, str]:
 
 
 def check_secrets(options: ConnectionOptions, secrets: Secrets, *, declared: bool) -> None:
-    """Check, before anything is begun, what the headers of `options` need: known, allowed to go there, and to be had.
+    """Check, before anything is begun, what `options` need: known, allowed to go there, and to be had.
 
     Raises:
         InvalidRequest: If a ``${secret:…}`` is malformed, unknown, or has no value now.
@@ -40,16 +42,19 @@ def check_secrets(options: ConnectionOptions, secrets: Secrets, *, declared: boo
     """
     wrong: list[Invalid] = []
     _compiled(options.headers, wrong)
-    needed = secrets_of(options.headers)
+    uses = secrets_used(options) if options.converses else []
+    needed = dict(secrets_of(options.headers)) if not uses else {use.name: use.place for use in reversed(uses)}
     for name, place in needed.items():
         unknown = secrets.unknown(name)
         if unknown is not None:
             wrong.append(Invalid(place, unknown))
     if wrong:
         raise InvalidRequest(wrong)
+    if not declared:
+        for use in uses or [SecretUse(name, place, options.url, options.addresses) for name, place in needed.items()]:
+            if use.url is not None:  # else where it goes is known at an attempt
+                secrets.check_bound(use.name, places_of(use.url, use.addresses, options.proxy))
     for name, place in needed.items():
-        if not declared:
-            secrets.check_bound(name, places_of(options.url, options.addresses, options.proxy))
         try:
             secrets.read(name)
         except NoSecret as exc:

@@ -5,6 +5,8 @@ The socket's `Outbound` knows bytes and tickets; the requests and reservations b
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 
 from mooring.connection.host import Host
@@ -28,15 +30,31 @@ class Ticket(msgspec.Struct):
     ttl_s: float | None = None
 
 
-class Sends:
-    """The messages that are sent on one connection."""
+class Awaited(msgspec.Struct, eq=False):
+    """The ticket of a message whose sender is told what became of it."""
 
-    __slots__ = ("_connection", "_host", "_keyed")
+    written: Callable[[], None]
+    unwritten: Callable[[bool], None]
+
+
+OWN = Ticket(-1, None)
+"""The ticket of what mooring says itself (steps, answers, heartbeats): nobody waits for it, and it is counted nowhere."""
+
+
+class Sends:
+    """The messages that are sent on one connection.
+
+    Attributes:
+        on_sent: Called whenever messages were written, where somebody wants to know.
+    """
+
+    __slots__ = ("_connection", "_host", "_keyed", "on_sent")
 
     def __init__(self, host: Host, connection: RecordedConnection) -> None:
         self._host = host
         self._connection = connection
         self._keyed: dict[str, Ticket] = {}
+        self.on_sent: Callable[[], None] | None = None
 
     def send(self, command: Send, outbound: Outbound | None) -> Sent | SendFailed | SendQueued | None:
         """Write messages for a request: the answer, or None when it comes once the peer reads again.
@@ -85,9 +103,33 @@ class Sends:
         else:
             outbound.queue(None, opcode, [payload], len(payload))
 
-    def written(self, ticket: Ticket | None, count: int, size: int) -> None:
+    def send_own(self, opcode: int, payload: bytes, outbound: Outbound) -> bool:
+        """Write what mooring says itself, or have it wait for the peer to read; False: there is no room."""
+        if not outbound.write_now(opcode, [payload]):
+            if not outbound.has_room(len(payload)):
+                return False
+            outbound.queue(OWN, opcode, [payload], len(payload), self._connection.options.send_timeout_s)
+        return True
+
+    def send_request(self, payload: bytes, outbound: Outbound, ticket: Awaited) -> bool:
+        """Write a request, or have it wait for the peer to read; False: there is no room for it."""
+        if outbound.write_now(TEXT, [payload]):
+            self.written(ticket, 1, len(payload))
+        elif outbound.has_room(len(payload)):
+            outbound.queue(ticket, TEXT, [payload], len(payload), self._connection.options.send_timeout_s)
+        else:
+            return False
+        return True
+
+    def written(self, ticket: Ticket | Awaited | None, count: int, size: int) -> None:
         """Messages were written (`Sender`)."""
-        if ticket is None:
+        if ticket is OWN:
+            return
+        if isinstance(ticket, Awaited):
+            ticket.written()
+            self._count(0, count, size)
+            self._host.figures_changed(self._connection)
+        elif ticket is None:
             self._count(0, count, size)
             self._host.release(self._connection, size)
             self._host.figures_changed(self._connection)
@@ -95,8 +137,13 @@ class Sends:
             self._forget(ticket)
             self._host.answer_send(self._count(ticket.request, count, size), ticket.key)
 
-    def unwritten(self, ticket: Ticket | None, size: int, *, stalled: bool) -> None:
+    def unwritten(self, ticket: Ticket | Awaited | None, size: int, *, stalled: bool) -> None:
         """Messages were not written, and will not be (`Sender`)."""
+        if ticket is OWN:
+            return
+        if isinstance(ticket, Awaited):
+            ticket.unwritten(stalled)
+            return
         if ticket is None:
             self._host.release(self._connection, size)
             return
@@ -116,6 +163,8 @@ class Sends:
 
     def _count(self, request: int, count: int, size: int) -> Sent:
         connection, metrics = self._connection, self._host.metrics
+        if self.on_sent is not None:
+            self.on_sent()
         connection.messages_out += count
         connection.bytes_out += size
         metrics.messages_out += count

@@ -143,6 +143,10 @@ class Session:
         """When `late` is due; infinity: no step is awaited."""
         return self._deadline
 
+    def change(self, keep_alive: KeepAlive | None) -> None:
+        """From now on another heartbeat is hidden."""
+        self._keep_alive = keep_alive
+
     @property
     def listens(self) -> bool:
         """Whether messages matter to it once it is ready: if not, nobody need ask it."""

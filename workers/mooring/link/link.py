@@ -40,7 +40,8 @@ from mooring.link.messages import (
     WorkerSettings,
     command_decoder,
 )
-from mooring.link.messages_sent import DropQueue, Send
+from mooring.link.messages_changed import Change
+from mooring.link.messages_sent import DropQueue, Send, SendRequest
 from mooring.link.outbox import Outbox
 from mooring.link.owed import ANSWERS, Owed
 
@@ -95,7 +96,7 @@ class Link:
         settings: WorkerSettings,
         *,
         who: Hello,
-        obey: Callable[[Open | Send | DropQueue | Terminate | Reconnect | Call], None],
+        obey: Callable[[Change | Open | Send | SendRequest | DropQueue | Terminate | Reconnect | Call], None],
         stop: Callable[[Stop], None],
     ) -> None:
         self._settings = settings
@@ -228,7 +229,7 @@ class Link:
             self._heard_at = _orphan_clock()
         for command in commands:
             match command:
-                case Send() | DropQueue() | Open() | Terminate() | Reconnect() | Call():
+                case Change() | Send() | SendRequest() | DropQueue() | Open() | Terminate() | Reconnect() | Call():
                     self._obey(command)
                 case Stored(number, window_bytes, full_at):
                     self._window_bytes = window_bytes or math.inf

@@ -10,11 +10,23 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from mooring.bounds import MAX_CONNECTIONS, RedialLimits, WorkerBounds
+from mooring.bounds import MAX_CONNECTIONS, MAX_PENDING_REQUESTS, RedialLimits, WorkerBounds
 from mooring.dial_options import DialSettings
 from mooring.errors import ErrorEntry, Invalid
 from mooring.link.lenient import lenient
-from mooring.link.messages_sent import DropQueue, QueueDropped, Send, SendFailed, SendQueued, Sent
+from mooring.link.messages_changed import Change, Changed
+from mooring.link.messages_sent import (
+    DropQueue,
+    QueueDropped,
+    Replied,
+    RequestFailed,
+    RequestTaken,
+    Send,
+    SendFailed,
+    SendQueued,
+    SendRequest,
+    Sent,
+)
 from mooring.link.record import ConnectionCreated, ConnectionUpdate
 from mooring.options import ConnectionRequest
 
@@ -22,7 +34,8 @@ PROTOCOL_VERSION = 6
 """Told in `Hello` and `Welcome`. 1: the first release. 2: `Welcome` tells it, and requests are read leniently. 3: what code in
 workers asks of others is numbered (`Call.ask`, `Taken`). 4: connections that stay (`reconnect`, `Reconnect`), and how is dialled
 (`proxy` and its like; an older worker would skip them, and dial directly). 5: workers keep to a window of `Events`, and count calls.
-6: names, ``${secret:…}``, which an older worker would send as it stands, and what waits to be sent (`whenDown`, `DropQueue`).
+6: names, ``${secret:…}``, which an older worker would send as it stands, what waits to be sent (`whenDown`, `DropQueue`), requests,
+recipes, heartbeats and the clock of messages.
 
 A create option says in its row (`Option.since`) which version brought it; the service does not ask an older worker for it.
 """
@@ -149,7 +162,7 @@ class Probe(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class Reconfigure(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """Settings that change at run time: they hold for dials from now on. `dial` None: as it was."""
+    """Settings that change at run time: they hold for dials from now on. What is None stays as it was."""
 
     egress_allow: list[str]
     egress_deny: list[str]
@@ -157,10 +170,13 @@ class Reconfigure(msgspec.Struct, frozen=True, tag=True, array_like=True):
     max_connections: int
     redial: LinkLimits | None = None
     dial: LinkDial | None = None
+    max_pending_requests: int = MAX_PENDING_REQUESTS
+    recipes: dict[str, str] | None = None
+    functions: dict[str, str] | None = None
 
 
 Command = (
-    Welcome | Refused | Stored | GrantIds | Open | Send | DropQueue | Terminate | Reconnect | Call | Stop | Probe
+    Change | Welcome | Refused | Stored | GrantIds | Open | Send | SendRequest | DropQueue | Terminate | Reconnect | Call | Stop | Probe
     | Reconfigure
 )  # fmt: skip
 
@@ -241,7 +257,7 @@ class Opened(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class OpenFailed(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """A dial has failed; `timed_out` when the handshake took too long, `terminated` when it was told to stop."""
+    """A dial has failed; `timed_out` when it took too long, `terminated` when it was told to stop, `opening`: after the handshake."""
 
     request: int
     after: int
@@ -249,6 +265,7 @@ class OpenFailed(msgspec.Struct, frozen=True, tag=True, array_like=True):
     timed_out: bool = False
     terminated: bool = False
     policy: bool = False
+    opening: bool = False
 
 
 class OpenInvalid(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -343,8 +360,8 @@ class Goodbye(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 Report = (
-    Hello | Resent | Events | Opened | OpenFailed | OpenInvalid | Sent | SendFailed | SendQueued | QueueDropped
-    | TerminateDone | ReconnectDone | Called | CallFailed | Taken | Stats | AskIds | Goodbye
+    Changed | Hello | Resent | Events | Opened | OpenFailed | OpenInvalid | Sent | SendFailed | SendQueued | QueueDropped | Replied
+    | RequestFailed | RequestTaken     | TerminateDone | ReconnectDone | Called | CallFailed | Taken | Stats | AskIds | Goodbye
 )  # fmt: skip
 
 
@@ -367,6 +384,9 @@ class WorkerSettings(WorkerBounds, frozen=True, kw_only=True):
     redial: RedialLimits = RedialLimits()
     kill_timeout_s: float = 1.5  # whoever has sent a SIGTERM sends SIGKILL after so long
     dial: LinkDial = DialSettings()
+    max_pending_requests: int = MAX_PENDING_REQUESTS
+    recipes: dict[str, str] = msgspec.field(default_factory=dict)
+    functions: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 command_decoder = msgspec.msgpack.Decoder(Command)

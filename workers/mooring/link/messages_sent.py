@@ -73,3 +73,55 @@ class QueueDropped(msgspec.Struct, frozen=True, tag=True, array_like=True):
     status: str
     messages: int = 0
     bytes: int = 0
+
+
+class SendRequest(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """Send the JSON text `body`, with an id of ours unless it has one, and answer with the reply.
+
+    `key` makes a repeat harmless (Idempotency-Key). `later`: answer once it is on its way.
+    """
+
+    request: int
+    connection: int
+    body: bytes
+    timeout_s: float
+    key: str | None = None
+    later: bool = False
+
+
+class Replied(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """The reply to a request has come; show it once `after` is stored.
+
+    `seq`: of the ``onMessage`` that it is; 0: it is none, or will be one when a handler has had its turn. `failed`: it is an
+    error of the peer. `ms`: from the request to it.
+    """
+
+    request: int
+    after: int
+    seq: int
+    payload: bytes
+    failed: bool
+    ms: float
+
+
+WhyNoReply = Literal["state", "limit", "id", "place", "stalled", "timeout", "lost", "none"]
+
+
+class RequestFailed(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """There is no reply. `status`: the connection's, ``""`` if it is not held.
+
+    `why`: ``state``: it is not ready, and nothing was sent. ``limit``: too many are pending. ``id``: one of this id is. ``place``:
+    the body has no place for an id. ``stalled``: the peer does not read. ``timeout``, ``lost``: it was sent, and may have been
+    done. ``none``: the connection has no ``requests``.
+    """
+
+    request: int
+    why: WhyNoReply
+    status: str
+
+
+class RequestTaken(msgspec.Struct, frozen=True, tag=True, array_like=True):
+    """A request is on its way; its reply will be an ordinary message."""
+
+    request: int
+    id: int | float | str

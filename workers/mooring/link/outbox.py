@@ -37,6 +37,19 @@ class Recorded(Protocol):
         """A frame now holds the last event."""
 
 
+class Watcher(Protocol):
+    """Who waits for what it has recorded to be stored."""
+
+    def framed(self, number: int) -> None:
+        """Frame `number` was made, of all that was added before."""
+
+    def stored(self, number: int) -> None:
+        """The journal holds all frames up to `number`."""
+
+    def __hash__(self) -> int:
+        """It is known by itself."""
+
+
 class Outbox:
     """The events of one worker process on their way to the journal.
 
@@ -54,6 +67,7 @@ class Outbox:
         self._runs: deque[tuple[Recorded, bytes, bytes, int, bool]] = deque()
         self._asks: deque[tuple[AskCall | AskKill, int]] = deque()
         self._changed: dict[Recorded, None] = {}
+        self._watchers: dict[Watcher, None] = {}
         self._frames: deque[tuple[int, bytes]] = deque()
         self._frame_bytes = 0
         self._unsent = 0  # how many of _frames, counted from the newest, were never handed to a link
@@ -135,6 +149,14 @@ class Outbox:
             return True
         return not (self._runs or self._changed or self._asks)
 
+    def watch(self, watcher: Watcher) -> None:
+        """Tell `watcher` of frames from now on, until `unwatch`. On the I/O loop only."""
+        self._watchers[watcher] = None
+
+    def unwatch(self, watcher: Watcher) -> None:
+        """`watcher` waits for nothing any more."""
+        self._watchers.pop(watcher, None)
+
     def flush(self) -> None:
         """Make frames of all that was added, and send them. On the I/O loop only."""
         runs = self._runs
@@ -184,6 +206,8 @@ class Outbox:
             changed.clear()
             self._flushed_bytes += size + asked
             self._frames.append((self.number, data))
+            for watcher in self._watchers:
+                watcher.framed(self.number)
             self._frame_bytes += len(data)
             self._unsent += 1
             self._unsent_bytes += len(data)
@@ -235,6 +259,8 @@ class Outbox:
             if self._unsent > len(frames):
                 self._unsent -= 1
                 self._unsent_bytes -= size
+        for watcher in tuple(self._watchers):
+            watcher.stored(number)
         if self._was_full and self.held_bytes < self._max_bytes // 2:
             self._was_full = False
             self._on_room()

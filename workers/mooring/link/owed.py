@@ -13,10 +13,12 @@ from mooring.link.messages import (
     ReconnectDone,
     TerminateDone,
 )
-from mooring.link.messages_sent import QueueDropped, SendFailed, SendQueued, Sent
+from mooring.link.messages_changed import Changed
+from mooring.link.messages_sent import QueueDropped, Replied, RequestFailed, RequestTaken, SendFailed, SendQueued, Sent
 
 ANSWERS = (
-    Called, CallFailed, Opened, OpenFailed, OpenInvalid, QueueDropped, ReconnectDone, SendFailed, SendQueued, Sent,
+    Called, CallFailed, Changed, Opened, OpenFailed, OpenInvalid, QueueDropped, ReconnectDone, Replied, RequestFailed, RequestTaken,
+    SendFailed, SendQueued, Sent,
     TerminateDone,
 )  # fmt: skip
 OWED_BYTES = 16 * 1024 * 1024

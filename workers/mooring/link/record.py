@@ -5,6 +5,8 @@ It travels in `messages`, and is kept in the journal, by place: new fields get d
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from mooring.dial_options import DialShown, dial_shown
@@ -38,6 +40,19 @@ class KeptCreated(msgspec.Struct, frozen=True, omit_defaults=True):
     queue_ttl_s: float = OPTIONS["queue_ttl"].default
 
 
+class AskedCreated(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What of a record is as it was asked for, where messages mean something to mooring itself; no secret is in it.
+
+    `recipe`: a name, or an object as the API shows it; `keep_alive` likewise.
+    """
+
+    recipe: Any = None
+    keep_alive: Any = None
+    data_timeout_s: float = 0.0
+    when_silent: str = "reconnect"
+    requests: Any = None
+
+
 class ConnectionCreated(msgspec.Struct, frozen=True, array_like=True):
     """The part of a connection's record that never changes. Header values are not in it: they are secrets."""
 
@@ -56,6 +71,7 @@ class ConnectionCreated(msgspec.Struct, frozen=True, array_like=True):
     name: str | None = None
     declared: bool = False
     """The configuration has it (``[connections.NAME]``)."""
+    asked: AskedCreated | None = None
 
     @classmethod
     def of(
@@ -68,6 +84,7 @@ class ConnectionCreated(msgspec.Struct, frozen=True, array_like=True):
         *,
         name: str | None = None,
         declared: bool = False,
+        asked: AskedCreated | None = None,
     ) -> ConnectionCreated:
         """Return the record of a connection that is being made; `handler` is its public name, `name` its own."""
         return cls(
@@ -87,6 +104,7 @@ class ConnectionCreated(msgspec.Struct, frozen=True, array_like=True):
             dial=dial_shown(options.proxy, options.family, options.addresses, options.local_address),
             name=name,
             declared=declared,
+            asked=asked,
         )
 
 

@@ -6,10 +6,12 @@ from typing import assert_never
 
 import msgspec
 
+from mooring.connection.asked import resolve
+from mooring.connection.asking import Answer, Waiter
+from mooring.connection.changing import change
 from mooring.connection.kept import KeptConnection
-from mooring.errors import ErrCode, Invalid, InvalidRequest, LimitReached
+from mooring.errors import ConnectionClosed, ErrCode, Invalid, InvalidRequest, LimitReached, NotKept, WrongState
 from mooring.events import CallbackErrorEvent
-from mooring.handler_options import resolve
 from mooring.link.messages import (
     Call,
     CallFailed,
@@ -21,7 +23,8 @@ from mooring.link.messages import (
     Terminate,
     TerminateDone,
 )
-from mooring.link.messages_sent import DropQueue, QueueDropped, Send, SendFailed
+from mooring.link.messages_changed import Change, Changed
+from mooring.link.messages_sent import DropQueue, QueueDropped, RequestFailed, Send, SendFailed, SendRequest
 from mooring.link.record import STATUS_CONNECTING
 from mooring.name_errors import SecretNotAllowed
 from mooring.options import effective
@@ -29,11 +32,17 @@ from mooring.process.runtime import Runtime
 from mooring.usercode import failures
 
 
-def obey(runtime: Runtime, command: Open | Send | DropQueue | Terminate | Reconnect | Call) -> None:
+def obey(
+    runtime: Runtime, command: Change | Open | Send | SendRequest | DropQueue | Terminate | Reconnect | Call
+) -> None:
     """Have `runtime` do one command of a request."""
     match command:
+        case Change():
+            _change(runtime, command)
         case Send():
             _send(runtime, command)
+        case SendRequest():
+            _ask(runtime, command)
         case DropQueue():
             _drop_queue(runtime, command)
         case Open():
@@ -63,7 +72,7 @@ def _open(runtime: Runtime, command: Open) -> None:
         if command.handler is not None and request.handler is not None:
             runtime.constructions.begin(command, command.handler)
         else:
-            options = resolve(request)
+            options = resolve(request, known=runtime.known)
             if command.resumed is None:  # else each attempt finds out
                 runtime.check_secrets(options, declared=command.declared)
             runtime.begin(command, options, None)
@@ -93,6 +102,23 @@ def _send(runtime: Runtime, command: Send) -> None:
         runtime.answer_send(answer, command.key)
 
 
+def _ask(runtime: Runtime, command: SendRequest) -> None:
+    known = runtime.keyed_replies.get(command.key)
+    if known is not None:
+        runtime.answer(msgspec.structs.replace(known, request=command.request))
+        return
+    connection = runtime.connections.get(command.connection)
+    if connection is None:
+        begun = command.connection in runtime.constructions
+        runtime.answer(RequestFailed(command.request, "state", STATUS_CONNECTING if begun else ""))
+        return
+
+    def done(answer: Answer) -> None:
+        runtime.answer_request(answer, command.key)
+
+    connection.ask(Waiter(command.request, done, command.key, command.later), command.body, command.timeout_s)
+
+
 def _drop_queue(runtime: Runtime, command: DropQueue) -> None:
     connection = runtime.connections.get(command.connection)
     if isinstance(connection, KeptConnection):
@@ -107,7 +133,7 @@ def _terminate(runtime: Runtime, command: Terminate) -> None:
     waiting = runtime.constructions.give_up(command.connection)
     if waiting is not None:
         # Without its handler: no callback has to wait for the context, and no other can follow.
-        connection = runtime.begin(waiting, resolve(waiting.connection_request), None)
+        connection = runtime.begin(waiting, resolve(waiting.connection_request, known=runtime.known), None)
     if connection is None:
         runtime.answer(TerminateDone(command.request, runtime.flush()))
     else:
@@ -121,6 +147,30 @@ def _reconnect(runtime: Runtime, command: Reconnect) -> None:
         return
     status = "" if connection is None else connection.state.value
     runtime.answer(ReconnectDone(command.request, runtime.flush(), status, kept=connection is None))
+
+
+def _change(runtime: Runtime, command: Change) -> None:
+    number, connection_id = command.request, command.connection
+    connection = runtime.connections.get(connection_id)
+    if connection is None:
+        begun = connection_id in runtime.constructions
+        runtime.answer(Changed(number, connection_id, runtime.flush(), STATUS_CONNECTING if begun else ""))
+        return
+    answer = Changed(number, connection_id, 0, connection.state.value)
+    try:
+        change(connection, command.changes, runtime.dialler.secrets, runtime.known)
+    except InvalidRequest as exc:
+        answer = msgspec.structs.replace(answer, errors=exc.errors)
+    except SecretNotAllowed as exc:
+        errors = [Invalid("/headers", str(exc))]
+        answer = msgspec.structs.replace(answer, errors=errors, secret=exc.secret, host=exc.host)
+    except NotKept:
+        answer = msgspec.structs.replace(answer, kept=False)
+    except (WrongState, ConnectionClosed):
+        pass  # its state says so
+    else:
+        answer = msgspec.structs.replace(answer, done=True)
+    runtime.answer(msgspec.structs.replace(answer, after=runtime.flush(), spec=connection.spec))
 
 
 def _call(runtime: Runtime, command: Call) -> None:

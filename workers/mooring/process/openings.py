@@ -6,6 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, wait
 from typing import Protocol
 
+from mooring.connection.asked import opening_time_s, resolve, shown_of
 from mooring.connection.connection import Connection
 from mooring.connection.kept import KeptConnection
 from mooring.connection.live import LiveConnection
@@ -14,7 +15,6 @@ from mooring.connection.state import ConnectionState
 from mooring.deadline import PASS_S
 from mooring.errors import ConnectError, ErrCode, ErrorEntry, LimitReached, MooringError
 from mooring.events import now_us
-from mooring.handler_options import resolve
 from mooring.link.messages import Open
 from mooring.link.record import ConnectionCreated
 from mooring.options import ConnectionOptions, ConnectionRequest
@@ -80,7 +80,7 @@ class Openings:
         Raises:
             InvalidRequest, SecretNotAllowed: If not.
         """
-        if has_templates(options.headers):
+        if options.converses or has_templates(options.headers):
             check_secrets(options, self._worker.dialler.secrets, declared=declared)
 
     def created(self, command: Open, options: ConnectionOptions) -> ConnectionCreated:
@@ -94,6 +94,7 @@ class Openings:
             options,
             name=request.name or None,
             declared=command.declared,
+            asked=shown_of(options),
         )
 
     def begin(self, command: Open, options: ConnectionOptions, handler: object | None) -> LiveConnection:
@@ -133,7 +134,7 @@ class Openings:
         """
         if handler is not None:
             check(handler)
-        options = resolve(request, handler)
+        options = resolve(request, handler, self._worker.known)
         self.check_secrets(options, declared=False)
         if self._worker.stopping:
             raise MooringError("the worker is being killed")
@@ -155,13 +156,15 @@ class Openings:
             except LimitReached as exc:
                 opened.set_exception(exc)
                 return
-            created = ConnectionCreated.of(connection_id, self._worker.worker, name, now_us(), options)
+            created = ConnectionCreated.of(
+                connection_id, self._worker.worker, name, now_us(), options, asked=shown_of(options)
+            )
             self._begin(created, options, handler, None).when_opened(opened)
 
         self._worker.post(begin)
         try:
-            # The dial has its own deadline; this one only guards against the I/O loop itself.
-            connection = opened.result(options.connect_timeout_s + IO_LOOP_S)
+            # The dial and the opening have their own deadlines; this one only guards against the I/O loop itself.
+            connection = opened.result(options.connect_timeout_s + opening_time_s(options) + IO_LOOP_S)
         except TimeoutError:
             self._worker.post(self._give_up, connection_id)
             raise ConnectError([ErrorEntry(ErrCode.CONNECT_TIMEOUT, "the worker did not come to it in time")]) from None

@@ -14,6 +14,7 @@ import uvloop
 from mooring.link.messages import WorkerSettings
 from mooring.process.forks import Forks, end_helpers
 from mooring.process.worker import Worker, set_up_process
+from mooring.queued_stream import QueuedStream
 
 EXIT_OK = 0
 EXIT_SETTINGS = 3
@@ -27,10 +28,10 @@ def run(settings: bytes) -> NoReturn:
     Args:
         settings: JSON of `WorkerSettings`.
     """
-    code = _work(settings)
+    code, log = _work(settings)
     # User code may hold the locks of its log handlers for ever, and its threads may run on: neither keeps alive a worker
     # that was told to end.
-    flush = threading.Thread(target=_flush, daemon=True)
+    flush = threading.Thread(target=_flush, args=(log,), daemon=True)
     flush.start()
     flush.join(FLUSH_TIMEOUT_S)
     os._exit(code)
@@ -43,13 +44,14 @@ def leave_standard_input() -> None:
     os.close(null)
 
 
-def _work(encoded: bytes) -> int:
+def _work(encoded: bytes) -> tuple[int, QueuedStream | None]:
+    """Work; return the exit code, and what of the log is on its way, if there is one."""
     try:
         settings = msgspec.json.decode(encoded, type=WorkerSettings)
     except msgspec.MsgspecError as exc:
         print(f"mooring: this command is started by the service; bad settings: {exc}", file=sys.stderr)
-        return EXIT_SETTINGS
-    set_up_process(settings)
+        return EXIT_SETTINGS, None
+    log = set_up_process(settings)
     worker = Worker(settings)
     # Never closed, as uvloop.run would: that waits for names that are being looked up, however long nobody answers.
     loop = uvloop.new_event_loop()
@@ -59,11 +61,13 @@ def _work(encoded: bytes) -> int:
     # The top of the process: whatever mooring itself got wrong is logged, and the exit code says so.
     except Exception:
         logging.getLogger("mooring.worker").exception("the worker has failed")
-        return EXIT_INTERNAL
-    return EXIT_OK
+        return EXIT_INTERNAL, log
+    return EXIT_OK, log
 
 
-def _flush() -> None:
+def _flush(log: QueuedStream | None) -> None:
     end_helpers()
+    if log is not None:
+        log.finish()
     logging.shutdown()
     sys.stdout.flush()

@@ -98,5 +98,9 @@ class Redialling:
 
 
 def _place_of(url: str) -> str:
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:  # a template whose values are not known yet: all of these share one limit until they are
+        return place_of("", 0)
     return place_of(parts.hostname or "", parts.port or (443 if parts.scheme.lower() == "wss" else 80))

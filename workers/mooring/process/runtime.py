@@ -10,14 +10,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
 from typing import Any, Protocol
 
 import msgspec
 
 from mooring.background import Background
+from mooring.changes import Changes
+from mooring.connection.asked import Known
+from mooring.connection.changing import change
 from mooring.connection.host import PausedReader
 from mooring.connection.live import LiveConnection
 from mooring.connection.recorded import RecordedConnection
+from mooring.errors import MooringError
 from mooring.link.keyed import KeyedAnswers
 from mooring.link.messages import (
     AskCall,
@@ -30,12 +35,14 @@ from mooring.link.messages import (
     Stats,
     WorkerSettings,
 )
-from mooring.link.messages_sent import SendFailed, SendQueued, Sent
+from mooring.link.messages_changed import Changed
+from mooring.link.messages_sent import Replied, RequestFailed, RequestTaken, SendFailed, SendQueued, Sent
 from mooring.link.outbox import Outbox, Recorded
 from mooring.process.figures import Figures
 from mooring.process.openings import Openings
 from mooring.process.redialling import Redialling
 from mooring.process.threads import Posts, Reservations, Room
+from mooring.usercode.asked_code import run_code
 from mooring.usercode.construction import Constructions
 from mooring.usercode.context import Context
 from mooring.usercode.mailbox import CALL_COST_BYTES
@@ -67,6 +74,7 @@ class Runtime:
     every thread, all else is for the I/O loop only.
 
     Attributes:
+        known: What recipes may name.
         connections: By id, until their last event is in the outbox.
         constructions: Connections to be, whose handler is still to be constructed.
         paused: Connections whose reading we have paused.
@@ -82,6 +90,7 @@ class Runtime:
         self.settings = settings
         self.worker = settings.worker
         self.loop = asyncio.get_running_loop()
+        self.known = Known(settings.recipes, settings.functions)
         self.connections: dict[int, LiveConnection] = {}
         self.paused: set[PausedReader] = set()
         self.stopping = self.draining = False
@@ -109,6 +118,7 @@ class Runtime:
         )
         self.redials = Redialling(self.loop, settings.redial)
         self.keyed_sends: KeyedAnswers[Sent | SendQueued] = KeyedAnswers()
+        self.keyed_replies: KeyedAnswers[Replied | RequestFailed | RequestTaken] = KeyedAnswers()
         openings = Openings(self, uplink.ask_ids)
         self.check_limit, self.created, self.begin = openings.check_limit, openings.created, openings.begin
         self.check_secrets = openings.check_secrets
@@ -169,9 +179,38 @@ class Runtime:
             self.keyed_sends.remember(key, answer)
         self.answer(answer)
 
+    def answer_request(self, answer: Replied | RequestFailed | RequestTaken, key: str | None) -> None:
+        """Answer a request over a connection; what was sent under a `key` is remembered, so that a repeat sends nothing."""
+        if not isinstance(answer, RequestFailed) or answer.why in ("timeout", "lost"):
+            self.keyed_replies.remember(key, answer, len(answer.payload) if isinstance(answer, Replied) else 0)
+        self.answer(answer)
+
     def answer_call(self, answer: Called | CallFailed) -> None:
         """Answer a call, behind the events of what it did."""
         self.answer(msgspec.structs.replace(answer, after=self.flush()))
+
+    def run_code(
+        self,
+        connection: RecordedConnection,
+        callback: str,
+        target: str | Callable[..., Any],
+        params: dict[str, Any] | list[Any],
+        *first: Any,
+    ) -> asyncio.Future[Any]:
+        """Have user code run for a connection, and return what it returns (`connection/host.Host.run_code`)."""
+        reference = self.known.functions.get(target, target) if isinstance(target, str) else target
+        return run_code(self, connection, callback, reference, params, first)
+
+    def change(self, connection: LiveConnection, changes: Changes, done: Future[None]) -> None:
+        """Change what a connection is asked for, for code in the worker; the service learns it, too."""
+        try:
+            change(connection, changes, self.dialler.secrets, self.known)
+        except MooringError as exc:
+            done.set_exception(exc)
+        else:
+            done.set_result(None)
+            spec = connection.spec
+            self.answer(Changed(0, connection.id, self.flush(), connection.state.value, spec=spec, done=True))
 
     def forget(self, connection: RecordedConnection) -> None:
         """`connection` is over: no socket, no event to come."""
@@ -191,6 +230,7 @@ class Runtime:
 
     def _on_room(self) -> None:
         self.room.made()
+        self.context.thread.wake()
         self.resume_paused()
 
     # What code in the worker asks of the service.
@@ -219,7 +259,13 @@ class Runtime:
 
     def reconfigure(self, command: Reconfigure) -> None:
         """Take over settings that change at run time."""
-        self.settings = msgspec.structs.replace(self.settings, max_connections=command.max_connections)
+        self.settings = msgspec.structs.replace(
+            self.settings,
+            max_connections=command.max_connections,
+            max_pending_requests=command.max_pending_requests,
+        )
+        if command.recipes is not None and command.functions is not None:
+            self.known = Known(command.recipes, command.functions)
         if command.redial is not None:
             self.redials.configure(command.redial)
         self.dialler.set_policy(

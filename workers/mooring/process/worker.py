@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -25,6 +26,7 @@ from mooring.process.commands import obey
 from mooring.process.repeats import Repeats
 from mooring.process.runtime import Runtime
 from mooring.process.stopping import run_down
+from mooring.queued_stream import QueuedStream
 from mooring.usercode import current
 from mooring.version import __version__
 
@@ -87,6 +89,7 @@ class Worker:
             MooringError: If no callback can run any more: the service is to start another process.
         """
         loop = asyncio.get_running_loop()
+        loop.set_exception_handler(_log_failure)
         pid = os.getpid()
         link = Link(
             self._settings,
@@ -155,8 +158,21 @@ class Worker:
             log.warning("the exit record cannot be written: %s", exc)
 
 
-def set_up_process(settings: WorkerSettings) -> None:
+def _dropped(count: int) -> logging.LogRecord:
+    text = "%d lines were dropped: the log has not taken them in time"
+    return log.makeRecord(log.name, logging.WARNING, __file__, 0, text, (count,), None)
+
+
+def _log_failure(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log what asyncio found wrong on the I/O loop: by its own logger it would reach the handlers of user code, which may wait."""
+    exc = context.get("exception")
+    log.error("%s", context.get("message"), exc_info=exc if isinstance(exc, BaseException) else None)
+
+
+def set_up_process(settings: WorkerSettings) -> QueuedStream:
     """Make the process fit for user code: threads for names, the application's folders on the path, stack dumps, logging.
+
+    Returns what is to be finished before the process ends: mooring's own lines on their way to the log.
 
     Standard output and error go to the worker's own log file: a pipe to the service would break with the service.
     """
@@ -172,8 +188,11 @@ def set_up_process(settings: WorkerSettings) -> None:
     faulthandler.register(signal.SIGUSR1, file=sys.stderr, all_threads=True)
     faulthandler.enable(file=sys.stderr)
     form = LogLines(settings.worker, settings.incarnation, as_json=settings.log_format == "json")
-    for name in (None, "mooring"):
-        handler = logging.StreamHandler(sys.stderr)
+    # What mooring itself says is often said on the I/O loop, which waits for no disk; what user code says is said in its own threads.
+    ours = QueuedStream(sys.stderr)
+    ours.notice = lambda count: f"{form.format(_dropped(count))}\n"
+    for name, stream in ((None, sys.stderr), ("mooring", ours)):
+        handler = logging.StreamHandler(stream)
         handler.setFormatter(form)
         logger = logging.getLogger(name)
         logger.addHandler(handler)
@@ -183,3 +202,4 @@ def set_up_process(settings: WorkerSettings) -> None:
     own.propagate = False
     # A logger's filters see its own lines only: those about user code, which may fail thousands of times a second.
     logging.getLogger("mooring.context").addFilter(Repeats())
+    return ours

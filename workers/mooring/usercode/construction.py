@@ -10,10 +10,10 @@ from functools import partial
 
 import msgspec
 
+from mooring.connection.asked import resolve
 from mooring.connection.state import ConnectionState
 from mooring.deadline import Deadline
 from mooring.errors import ErrCode, HandlerError, Invalid, InvalidRequest
-from mooring.handler_options import resolve
 from mooring.link.messages import HeldConnection, Open, OpenInvalid
 from mooring.link.record import ConnectionUpdate
 from mooring.name_errors import SecretNotAllowed
@@ -59,7 +59,7 @@ class Constructions:
             if command.connection not in self._waiting:
                 return  # terminated, or given up, before its turn came
             try:
-                handler, options = handlers.make(reference, request)
+                handler, options = handlers.make(reference, request, host.known)
             except HandlerError as exc:
                 pointer = "/handler/params" if "constructed" in exc.detail else "/handler/name"
                 host.post(self._failed, command.connection, [Invalid(pointer, exc.detail)])
@@ -118,7 +118,7 @@ class Constructions:
 
     def _too_late(self, command: Open) -> None:
         # Without its handler: no callback has to wait for the context, and no other can follow.
-        begun = self._host.begin(command, resolve(command.connection_request), None)
+        begun = self._host.begin(command, resolve(command.connection_request, known=self._host.known), None)
         begun.too_late("the worker did not come to its handler within connectTimeout")
 
     def give_up(self, connection: int) -> Open | None:
@@ -139,7 +139,9 @@ class Constructions:
         """Return what `Hello` says of them: a service that did not hear of them would take them for lost."""
         return [
             HeldConnection(
-                self._host.created(waiting.command, resolve(waiting.command.connection_request)),
+                self._host.created(
+                    waiting.command, resolve(waiting.command.connection_request, known=self._host.known)
+                ),
                 waiting.command.resumed or ConnectionUpdate(connection, ConnectionState.CONNECTING.value),
                 waiting.command.connection_request,
             )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from types import AsyncGeneratorType, GeneratorType
 from typing import Any, assert_never
 
@@ -52,14 +52,15 @@ class Context:
         self.mailbox = Mailbox(max_items, max_bytes, self.thread.wake)
         self._discarding = False
         self._finish = False
+        self._waits_for_room = False
         self.discarded = 0
         self.running = Running(host)
         self._calls = Calls(host)
 
     # For the I/O loop.
 
-    def post_task(self, name: str, run: Callable[[], None]) -> None:
-        """Queue work of mooring itself that runs user code; `run` must not raise."""
+    def post_task(self, name: str, run: Callable[[], Awaitable[None] | None]) -> None:
+        """Queue work of mooring itself that runs user code; neither `run` nor what it returns to be awaited may raise."""
         self.mailbox.post_task(Task(name, run))
 
     def discard(self) -> None:
@@ -75,7 +76,7 @@ class Context:
         """Wake the thread if anything waits for it. Now and then: an exception that is set into the thread from outside (as
         libraries for timeouts do) while it is idle costs whatever runs first, and that is its wake-up.
         """
-        if self.mailbox.entries:
+        if self.mailbox.entries or self._waits_for_room:
             self.thread.wake()
 
     # In the thread.
@@ -135,8 +136,11 @@ class Context:
             case Task():
                 self.mailbox.taken += 1
                 self.running.begin(entry.name)
-                entry.run()
+                work = entry.run()
+                if work is not None:
+                    await work
                 self.running.item = None
+                await self._go_on(_current_task())
             case _:
                 assert_never(entry)
 
@@ -147,6 +151,7 @@ class Context:
         outbox, wake = self._host.outbox, self._host.wake
         mailbox = self.mailbox
         prefix, data_type, filled = connection.message_prefix, connection.options.data_type, entry.filled
+        acks = connection.acks
         task = _current_task()
         done = time_us = 0
         try:
@@ -167,6 +172,8 @@ class Context:
                 if filled:
                     body = filled_body(body)
                 outbox.add(connection, b"\x02", body, connection.seq)
+                if acks is not None and not filled:
+                    acks.recorded(connection.taken, connection.seq)
                 wake()
                 try:
                     callback = getattr(handler, "on_message", None)  # a property is user code too
@@ -264,8 +271,12 @@ class Context:
 
     async def _wait_for_room(self) -> None:
         # The outbox is emptied by the journal's acknowledgements: a stalled disk stalls callbacks, and loses nothing.
-        while self._host.outbox.full and not self._finish:
-            await asyncio.sleep(0.005)
+        self._waits_for_room = True
+        try:
+            while self._host.outbox.full and not self._finish:
+                await self.thread.idle()  # `full` promises that somebody says when there is room
+        finally:
+            self._waits_for_room = False
 
 
 async def _finish(result: object) -> None:

@@ -9,9 +9,9 @@ import traceback
 from types import CodeType, CoroutineType
 from typing import Any
 
+from mooring.connection.asked import NOTHING, Known, resolve
 from mooring.errors import HandlerError, Invalid, InvalidRequest
 from mooring.events import KINDS
-from mooring.handler_options import resolve
 from mooring.options import OPTIONS, ConnectionOptions, ConnectionRequest
 
 # As the interpreter knows them. Read from the class itself, a metaclass may say anything, and raise.
@@ -81,7 +81,9 @@ def construct(reference: str, params: dict[str, Any] | list[Any]) -> Any:
     return handler
 
 
-def options_of(reference: str, request: ConnectionRequest, handler: object) -> ConnectionOptions:
+def options_of(
+    reference: str, request: ConnectionRequest, handler: object, known: Known = NOTHING
+) -> ConnectionOptions:
     """Return what `request` and the attributes of `handler` ask for.
 
     Raises:
@@ -89,7 +91,7 @@ def options_of(reference: str, request: ConnectionRequest, handler: object) -> C
         HandlerError: If an attribute (a property) raises.
     """
     try:
-        return resolve(request, handler)
+        return resolve(request, handler, known)
     except InvalidRequest:
         raise
     # As above.
@@ -124,7 +126,7 @@ def _attribute(handler: object, name: str) -> Any:
     return inspect.getattr_static(handler, name, None)
 
 
-def make(reference: str, request: ConnectionRequest) -> tuple[object, ConnectionOptions]:
+def make(reference: str, request: ConnectionRequest, known: Known = NOTHING) -> tuple[object, ConnectionOptions]:
     """Return the handler that `request` names, made by ``module:attribute``, and what the two of them ask for.
 
     Raises:
@@ -135,7 +137,7 @@ def make(reference: str, request: ConnectionRequest) -> tuple[object, Connection
     try:
         handler = construct(reference, wanted.params)
         check(handler)
-        return handler, options_of(reference, request, handler)
+        return handler, options_of(reference, request, handler, known)
     except (InvalidRequest, HandlerError):
         raise
     # It may have been set into the thread from outside, anywhere: whoever waits for the connection is answered.

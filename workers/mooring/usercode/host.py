@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
 from typing import Any, Protocol
 
+from mooring.changes import Changes
+from mooring.connection.asked import Known
 from mooring.connection.host import Host
 from mooring.connection.live import LiveConnection
 from mooring.connection.recorded import RecordedConnection
@@ -16,8 +19,8 @@ from mooring.options import ConnectionOptions, ConnectionRequest
 class Turns(Protocol):
     """The way into the thread of user code for what mooring itself has to do there."""
 
-    def post_task(self, name: str, run: Callable[[], None]) -> None:
-        """Have `run`, which must not raise, run when what waits before it has had its turn."""
+    def post_task(self, name: str, run: Callable[[], Awaitable[None] | None]) -> None:
+        """Have `run`, which must not raise (nor what it returns to be awaited), run when what waits before it has had its turn."""
 
 
 class CodeHost(Host, Protocol):
@@ -25,9 +28,11 @@ class CodeHost(Host, Protocol):
 
     Attributes:
         worker: The name of this worker.
+        known: What recipes may name.
     """
 
     worker: str
+    known: Known
 
     @property
     def context(self) -> Turns:
@@ -72,6 +77,9 @@ class CodeHost(Host, Protocol):
             LimitReached: If ``limits.max_connections_per_worker`` is reached.
             MooringError: If the worker is being killed, or no connection id can be had while the service is away.
         """
+
+    def change(self, connection: LiveConnection, changes: Changes, done: Future[None]) -> None:
+        """Change what a connection is asked for, and end `done`, perhaps with what is wrong; for the I/O loop only."""
 
     def ask_call(self, ask: AskCall, size: int) -> None:
         """Ask the service for a call with `size` bytes of parameters, when there is room; for any thread but the I/O loop.

@@ -7,7 +7,7 @@ was taken by the other. Nothing here runs user code.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -38,10 +38,13 @@ class Lifecycle(msgspec.Struct, frozen=True):
 
 
 class Task(msgspec.Struct, frozen=True):
-    """Work of mooring itself that must run where user code runs (making a handler); `run` must not raise."""
+    """Work of mooring itself that must run where user code runs (making a handler).
+
+    Neither `run` nor what it returns to be awaited may raise.
+    """
 
     name: str
-    run: Callable[[], None]
+    run: Callable[[], Awaitable[None] | None]
 
 
 Entry = Messages | Lifecycle | Task | Call

@@ -5,25 +5,24 @@ A thin face of a connection that any thread of the worker may use, except the I/
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from concurrent.futures import Future
 from typing import Any
 
-from mooring import json_text
-from mooring.checks import check_close, check_delay, check_waiting
+from mooring.checks import check_close, check_delay
 from mooring.connection.kept import KeptConnection
 from mooring.connection.live import LiveConnection
 from mooring.connection.state import ConnectionState
-from mooring.errors import ConnectionClosed, Invalid, InvalidRequest, NotKept, SendError, WrongState
+from mooring.errors import ConnectionClosed, Invalid, InvalidRequest, NotKept, WrongState
+from mooring.handler_options import changes_of
 from mooring.link.messages import Reconnect
 from mooring.link.record import Down
 from mooring.options import ConnectionRequest
 from mooring.parameters import plain
 from mooring.usercode import current as process
+from mooring.usercode import sending
 from mooring.usercode.host import CodeHost
-from mooring.wire.frames import BINARY, TEXT
-
-IO_LOOP_S = 5.0  # the I/O loop takes a message at once; this only guards against the loop itself
 
 
 class WebSocket:
@@ -141,42 +140,28 @@ class WebSocket:
             TypeError: If `message` is of another type, or not JSON.
             UnicodeEncodeError: If `message` is text with a lone surrogate (inside an object it is sent escaped).
         """
-        connection = self._connection
-        opcode = TEXT
-        if isinstance(message, str):
-            payload = str.encode(message, "utf-8")
-        elif isinstance(message, (bytes, bytearray, memoryview)):
-            opcode, payload = BINARY, bytes(message)
-        elif isinstance(message, (dict, list)):
-            payload = json_text.encode(message)
-        else:
-            raise TypeError(f"send takes str, bytes, dict or list, not {type(message).__name__}")
-        ttl_s = self._ttl_s(when_down, ttl)
-        if self._state is ConnectionState.CONNECTED and self._host.reserve(connection, len(payload)):
-            self._host.post(connection.send_from_worker, opcode, payload, ttl_s)
-            return None
-        queue_id = None if ttl_s is None or self._terminated else self._queue(opcode, payload, ttl_s)
-        if queue_id is None:
-            raise self._refusal()
-        return queue_id
+        return sending.send(self._host, self._connection, self._state, message, when_down, ttl)
 
-    def _ttl_s(self, when_down: str | None, ttl: float | None) -> float | None:
-        wrong = check_waiting(when_down, ttl)
-        if wrong:
-            raise InvalidRequest(wrong)
-        if when_down == "queue":
-            return self._kept().ttl_s(when_down, ttl)
-        return self._connection.ttl_s(when_down, ttl) if isinstance(self._connection, KeptConnection) else None
+    def request(self, value: dict[Any, Any] | list[Any], timeout: float = 10.0) -> Any:
+        """Send a request and return the value of its reply; it blocks until then, also inside a callback.
 
-    def _queue(self, opcode: int, payload: bytes, ttl_s: float) -> int | None:
-        done: Future[int | None] = Future()
-        self._host.post(self._kept().queue_from_worker, opcode, payload, ttl_s, done)
-        try:
-            return done.result(IO_LOOP_S)
-        except TimeoutError:
-            if done.cancel():
-                raise SendError(self.id) from None
-            return done.result()
+        The id is set where `requests` of the connection says, unless the value has one. In an ``async def``: `request_async`.
+
+        Args:
+            timeout: Seconds, 0.1 to 600.
+
+        Raises:
+            PeerError: If the reply is an error of the peer (`reply`).
+            ReplyTimeout, ReplyLost: If none has come; it may have been done.
+            NoRequests: If the connection was opened without ``requests``.
+            IdInUse, LimitReached, WrongState, ConnectionClosed, SendError, InvalidRequest: If nothing was sent, and why.
+        """
+        return sending.reply_of(self._connection, sending.ask(self._host, self._connection, value, timeout), timeout)
+
+    async def request_async(self, value: dict[Any, Any] | list[Any], timeout: float = 10.0) -> Any:
+        """As `request`, for an ``async def``: other coroutines go on meanwhile."""
+        asked = sending.ask(self._host, self._connection, value, timeout)
+        return sending.value_of(self._connection, await asyncio.wrap_future(asked))
 
     def reconnect(self, *, delay: float = 0.0, code: int = 1000, reason: str = "") -> None:
         """Get a new socket for a kept connection: the one that it has is closed; it returns at once, events tell the rest.
@@ -204,6 +189,27 @@ class WebSocket:
         if self._state is ConnectionState.CLOSING:
             raise WrongState(self.id, self.status)
         self._host.post(kept.reconnect, Reconnect(0, self.id, delay, code, reason))
+
+    def update(self, **options: Any) -> None:
+        """Change what the connection is asked for, from its next attempt on; clocks, and what sends do while it is down, at once.
+
+        Args:
+            options: `url`, `headers`, `reconnect`, `recipe`, `keep_alive`, `data_timeout`, `when_down`, `queue_ttl`, as attributes of
+                a handler say them. Each replaces what there was of it; None puts the default back (the handler's, where it has one).
+
+        Raises:
+            InvalidRequest: If one of them is unknown or not valid; nothing is changed then.
+            SecretNotAllowed: If a secret of the headers is not bound to the host.
+            NotKept: If the connection was opened without ``reconnect``, and anything but `keep_alive` and `data_timeout` is given.
+            WrongState: If it is Closing.
+            ConnectionClosed: If it is Closed.
+        """
+        changes = changes_of(options)
+        if self._terminated and self._connection.state is not ConnectionState.CLOSED:
+            raise WrongState(self.id, self.status)
+        done: Future[None] = Future()
+        self._host.post(self._host.change, self._connection, changes, done)
+        done.result(sending.IO_LOOP_S)
 
     def fill(self, items: Iterable[Any]) -> None:
         """Put what was fetched elsewhere in front of the messages that have come: in ``on_open`` or ``on_reconnect`` alone.
@@ -243,10 +249,6 @@ class WebSocket:
             raise InvalidRequest(wrong)
         self._terminated = True
         self._host.post(self._connection.terminate, code, reason)
-
-    def _refusal(self) -> ConnectionClosed | WrongState:
-        state = self._state
-        return ConnectionClosed(self.id) if state is ConnectionState.CLOSED else WrongState(self.id, state.value)
 
     def __repr__(self) -> str:
         return f"<WebSocket {self.id} {self.status}>"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import email.utils
 import re
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from multidict import CIMultiDictProxy
 MAX_HEAD_BYTES = 64 * 1024  # of all heads up to the final one; nginx, haproxy and others stop at 32 KiB and less
 MAX_HEADERS = 256
 MAX_TEXT_CHARS = 200
-_MAX_BODY_BYTES = 4 * MAX_TEXT_CHARS + 1024  # as UTF-8 at its longest, in small chunks
+MAX_BODY_BYTES = 4 * MAX_TEXT_CHARS + 1024  # as UTF-8 at its longest, in small chunks
 _MAX_RETRY_AFTER_S = 1e9
 
 _HEAD_END = re.compile(rb"\n\r?\n")
@@ -33,14 +34,17 @@ class AnswerReader:
     Attributes:
         status, reason, headers: Of the answer, once `feed_head` has returned True.
         rest: The bytes behind its head: the first of another protocol, or of the body.
+        should_close: No other answer can follow on this connection.
     """
 
     status = 0
     reason = ""
     headers: CIMultiDictProxy[str]
     rest = b""
+    should_close = True
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, max_body_bytes: int = MAX_BODY_BYTES) -> None:
+        self._max_body_bytes = max_body_bytes
         self._parser: Any = HttpResponseParser(
             BaseProtocol(loop),  # it takes no part; a stream must be able to ask it to pause
             loop,
@@ -84,6 +88,7 @@ class AnswerReader:
                     self.status, self.reason, self.headers = message.code, message.reason, message.headers
                     self.rest, self._received = self._received[end:], b""
                     self._body = body
+                    self.should_close = message.should_close
                     return True
 
     @property
@@ -95,16 +100,30 @@ class AnswerReader:
     @property
     def wants_body(self) -> bool:
         """Whether there is more of the body that should be fed."""
-        return not self._body.is_eof() and self._body_bytes < _MAX_BODY_BYTES
+        return not self._body.is_eof() and self._body_bytes < self._max_body_bytes
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of its body was fed."""
+        return bool(self._body.is_eof())
 
     def feed_body(self, data: bytes) -> None:
         """Take bytes of the body."""
-        data = data[: _MAX_BODY_BYTES - self._body_bytes]
+        data = data[: self._max_body_bytes - self._body_bytes]
         self._body_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except HttpProcessingError:
-            self._body_bytes = _MAX_BODY_BYTES  # what came before it stands
+            self._body_bytes = self._max_body_bytes  # what came before it stands
+
+    def feed_end(self) -> None:
+        """The server has closed: a body without a length ends so, any other one is cut off."""
+        with contextlib.suppress(HttpProcessingError):
+            self._parser.feed_eof()
+
+    def body(self) -> bytes:
+        """Return what was fed of the body, as bytes."""
+        return bytes(self._body.read_nowait(-1))
 
     def body_text(self) -> str:
         """Return what was fed of the body, on one line; it may be cut off anywhere."""

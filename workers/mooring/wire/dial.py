@@ -15,7 +15,8 @@ import time
 
 import msgspec
 
-from mooring.dial_options import DialSettings
+from mooring.deadline import within
+from mooring.dial_options import DialSettings, TlsRequest
 from mooring.errors import ErrCode, ErrorEntry
 from mooring.options import ConnectionOptions
 from mooring.wire.answer import MAX_TEXT_CHARS, AnswerReader, InvalidAnswer, one_line, retry_after_s
@@ -24,6 +25,7 @@ from mooring.wire.egress import EgressPolicy
 from mooring.wire.exchange import Exchange
 from mooring.wire.failure import DialFailed, failed
 from mooring.wire.frames import Deflate
+from mooring.wire.http_request import HttpAnswer, HttpRequest, converse
 from mooring.wire.route import Way
 from mooring.wire.secret_table import Secrets
 from mooring.wire.target import Target, parse_target
@@ -98,7 +100,7 @@ class Dialler:
         try:
             plan = self._connector.plan(target, _way(options))
             place = plan.place
-            async with asyncio.timeout(options.connect_timeout_s) as deadline:
+            async with within(options.connect_timeout_s) as deadline:
                 exchange = await self._connector.connect(plan)
                 try:
                     return await self._upgrade(exchange, target, options, place, deadline)
@@ -116,8 +118,28 @@ class Dialler:
             message = f"no connection to {place} could be made"
             raise failed(ErrCode.UNREACHABLE, message, type(exc).__name__) from exc
 
+    async def ask(self, request: HttpRequest, options: ConnectionOptions, max_bytes: int) -> HttpAnswer:
+        """Send one HTTP request, the way that `options` take, under the egress policy; the deadline is the caller's.
+
+        Raises:
+            DialFailed: If there is no answer of at most `max_bytes`.
+        """
+        try:
+            target = parse_target(request.url)
+            # The addresses, and our certificate, are for the WebSocket's server: this is another one.
+            tls = TlsRequest(ca_file=options.tls.ca_file, verify=options.tls.verify)
+            way = msgspec.structs.replace(_way(options), addresses=[], tls=tls)
+            plan = self._connector.plan(target, way)
+            exchange = await self._connector.connect(plan)
+            try:
+                return await converse(exchange, request, target, plan.place, max_bytes)
+            finally:
+                exchange.abort()
+        except ValueError as exc:
+            raise failed(ErrCode.RENEW_FAILED, str(exc)) from None
+
     async def _upgrade(
-        self, exchange: Exchange, target: Target, options: ConnectionOptions, place: str, deadline: asyncio.Timeout
+        self, exchange: Exchange, target: Target, options: ConnectionOptions, place: str, deadline: float
     ) -> Dialled:
         key = base64.b64encode(os.urandom(16))
         exchange.transport.write(request_head(target, options, key))
@@ -129,7 +151,7 @@ class Dialler:
             message = f"{place} did not answer the handshake with valid HTTP"
             raise failed(ErrCode.HANDSHAKE_INVALID, message, str(exc)) from None
         if answer.status != 101:
-            until = min(self._loop.time() + BODY_WAIT_S, (deadline.when() or 0) - REFUSAL_S)
+            until = min(self._loop.time() + BODY_WAIT_S, deadline - REFUSAL_S)
             raise await _refused(exchange, answer, options, place, until)
         try:
             negotiated = check_answer(answer.headers, key, options)

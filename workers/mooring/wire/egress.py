@@ -116,11 +116,15 @@ def _embedded(packed: bytes) -> list[IPv4Address]:
 class EgressPolicy:
     """The decision, made from the configuration's lists.
 
+    Args:
+        table: The one of the configuration that texts name.
+
     Raises:
         ValueError: If an entry is neither a network nor a host pattern.
     """
 
-    def __init__(self, allow: Iterable[str] = (), deny: Iterable[str] = ()) -> None:
+    def __init__(self, allow: Iterable[str] = (), deny: Iterable[str] = (), *, table: str = "egress") -> None:
+        self._table = table
         allowed = [parse_entry(text) for text in allow]
         denied = [parse_entry(text) for text in deny]
         self._allow_hosts = [entry for entry in allowed if isinstance(entry, HostPattern)]
@@ -141,7 +145,7 @@ class EgressPolicy:
         address = ip_address(address_text.partition("%")[0])
         if any(form in network for form in spellings(address) for network in self._allow_networks):
             return None
-        return f"[egress] allow does not name {host} ({address})"
+        return f"[{self._table}] allow does not name {host} ({address})"
 
     def _denial(self, host: str, port: int, address_text: str) -> str | None:
         """Return why a proxy that the operator has named may not be dialled as `address_text`: `allow` is not asked."""
@@ -155,7 +159,7 @@ class EgressPolicy:
         for form in forms:
             for network, what in DENIED_NETWORKS:
                 if form in network and not self._opened(form, network):
-                    return f"the address {address} is {what}: denied unless [egress] allow names it"
+                    return f"the address {address} is {what}: denied unless [{self._table}] allow names it"
         return None
 
     def refusal_of_name(self, host: str, port: int) -> str | None:
@@ -166,7 +170,7 @@ class EgressPolicy:
             return None
         if any(entry.matches(host, port) for entry in self._allow_hosts):
             return None
-        return f"[egress] allow does not name {host}: a network in it cannot, where a proxy resolves the name"
+        return f"[{self._table}] allow does not name {host}: a network in it cannot, where a proxy resolves the name"
 
     def _opened(self, form: Address, denied: Network) -> bool:
         for network in self._allow_networks:

@@ -32,8 +32,7 @@ class Exchange(asyncio.Protocol):
             OSError: If the connection was cut.
         """
         if not self._data and not self._ended:
-            if not self.transport.is_reading() and not self.transport.is_closing():
-                self.transport.resume_reading()
+            self.listen()
             self._waiter = self._loop.create_future()
             try:
                 await self._waiter
@@ -43,6 +42,16 @@ class Exchange(asyncio.Protocol):
         if not data and self._lost is not None:
             raise self._lost
         return data
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether the peer has neither said anything that nobody asked for, nor closed: another request may be sent."""
+        return not self._data and not self._ended and not self.transport.is_closing()
+
+    def listen(self) -> None:
+        """Have the next piece, or the end, be noticed although nobody asks for it."""
+        if not self.transport.is_reading() and not self.transport.is_closing():
+            self.transport.resume_reading()
 
     def take_rest(self) -> bytes:
         """Return what has come and nobody asked for."""

@@ -25,6 +25,9 @@ TOO_BIG = 1009
 NO_STATUS = 1005
 ABNORMAL = 1006
 
+INFLATED_BYTES = 1024 * 1024
+"""After so much that was inflated a `feed` returns: a read of 64 KiB can hold messages of a hundred times that."""
+
 _DEFLATE_TAIL = b"\x00\x00\xff\xff"  # RFC 7692 section 7.2.1: stripped by the sender
 
 
@@ -63,12 +66,15 @@ class FrameParser:
         failure: Set once the peer has broken the protocol. From then on everything is skipped but a valid close frame.
         peer_close: ``(code, reason)`` of the peer's close frame, once it has come; what follows it is ignored.
         controls: How many pings and pongs were among the messages; whoever takes them out sets it back to 0.
+        more: Bytes that were fed are not parsed yet, since what they inflate to is large: feed again, with none if need be.
     """
 
     def __init__(self, max_message_bytes: int, deflate: Deflate | None = None) -> None:
         self.failure: FrameError | None = None
         self.peer_close: tuple[int, str] | None = None
         self.controls = 0
+        self.more = False
+        self._inflated = 0  # in this `feed`
         self._max = max_message_bytes
         self._max_deflated = max_deflated(max_message_bytes)
         self._deflate = deflate
@@ -84,7 +90,7 @@ class FrameParser:
         self._parts = bytearray()  # of the fragmented message under way
 
     def feed(self, data: bytes) -> list[tuple[int, bytes]]:
-        """Take bytes; return the complete messages, pings and pongs in them, in order.
+        """Take bytes; return the complete messages, pings and pongs in them, in order (not all of them: there is `more`).
 
         Never raises: what the peer did wrong is in `failure`, after the messages that came before it.
         """
@@ -95,6 +101,7 @@ class FrameParser:
             data = bytes(self._rest)
             self._rest.clear()
         items: list[tuple[int, bytes]] = []
+        self.more, self._inflated = False, 0
         if self.peer_close is not None:
             return items
         pos = self._parse(data, items) if self.failure is None else 0
@@ -160,6 +167,9 @@ class FrameParser:
             pos = stop
             if self.peer_close is not None:
                 return pos
+            if self._inflated >= INFLATED_BYTES and pos < end:
+                self._need, self.more = 2, True
+                break
         if pos < end:
             self._rest += data[pos:]
         return end
@@ -235,6 +245,7 @@ class FrameParser:
             return FrameError(INVALID_DATA, "compressed data after its last block")
         if self._deflate.server_no_context_takeover or inflater.eof:
             self._inflater = zlib.decompressobj(wbits=-15)
+        self._inflated += len(inflated)
         return inflated
 
     def _take_close(self, payload: bytes) -> FrameError | None:

@@ -34,14 +34,20 @@ class Liveness:
         now: Monotonic seconds.
     """
 
-    __slots__ = ("_interval_s", "_paused_at", "_pinged_at", "_timeout_s", "last_byte_at")
+    __slots__ = ("_interval_s", "_paused_at", "_pinged_at", "_probed_s", "_timeout_s", "last_byte_at")
 
     def __init__(self, interval_s: float, timeout_s: float, now: float) -> None:
         self._interval_s = interval_s
         self._timeout_s = timeout_s
+        self._probed_s: float | None = None  # the peer's time for the ping that a probe asks for; None: there is none
         self._pinged_at: float | None = None
         self._paused_at: float | None = None
         self.last_byte_at = now  # written by the owner on every read: this is the hot path's only cost
+
+    def probe(self, timeout_s: float) -> None:
+        """The machine has slept: whether the peer is still there is asked at once, and it has less time to answer."""
+        self._probed_s = min(timeout_s, self._timeout_s)
+        self._pinged_at = None
 
     def paused(self, now: float) -> None:
         """Reading was paused by us."""
@@ -66,15 +72,16 @@ class Liveness:
             return Wait(now + self._interval_s)
         if self._pinged_at is not None:
             # The loop's clock ticks in milliseconds: a pong of a near peer has the ping's own time.
+            timeout_s = self._timeout_s if self._probed_s is None else self._probed_s
             if self.last_byte_at >= self._pinged_at:
-                self._pinged_at = None
-            elif now >= self._pinged_at + self._timeout_s:
+                self._pinged_at = self._probed_s = None
+            elif now >= self._pinged_at + timeout_s:
                 return Dead(now - self._pinged_at)
             else:
                 # Looked at once an interval: the answer, whenever it comes, sets the time of the next ping.
-                return Wait(min(self._pinged_at + self._timeout_s, now + self._interval_s))
+                return Wait(min(self._pinged_at + timeout_s, now + self._interval_s))
         due = self.last_byte_at + self._interval_s
-        if now < due:
+        if now < due and self._probed_s is None:
             return Wait(due)
         self._pinged_at = now
         return Ping()

@@ -51,6 +51,13 @@ class Pulse:
             self._timer.cancel()
             self._timer = None
 
+    def probe(self, deadline_s: float) -> None:
+        """Ping at once; without a byte the peer is dead after `deadline_s`, or its own timeout where that is shorter."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self.live.probe(deadline_s)
+            self._tick()
+
     def pong(self, payload: bytes) -> int | None:
         """Take a pong: the round trip in microseconds if it answers our last ping, else None."""
         if not self._payload or payload != self._payload:

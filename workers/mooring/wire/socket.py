@@ -153,6 +153,15 @@ class Socket(asyncio.Protocol):
         self._pulse.live.last_byte_at = self._loop.time()
         if self.state is SocketState.CLOSED:
             return  # lingering: what a server says after its close frame is nothing
+        self._take(data)
+        self._take_more()
+
+    def _take_more(self) -> None:
+        """Take what has been read and is not parsed yet, as long as there is room for it."""
+        while self._parser.more and self.is_reading and self.state is not SocketState.CLOSED:
+            self._take(b"")
+
+    def _take(self, data: bytes) -> None:
         parser = self._parser
         items = parser.feed(data)
         if items and self.state is SocketState.OPEN:
@@ -195,7 +204,8 @@ class Socket(asyncio.Protocol):
         if not self.is_reading:
             self.is_reading = True
             self._pulse.live.resumed(self._loop.time())
-            if not self._transport.is_closing():
+            self._take_more()
+            if self.is_reading and not self._transport.is_closing():
                 self._transport.resume_reading()
 
     def pause_writing(self) -> None:
@@ -218,6 +228,20 @@ class Socket(asyncio.Protocol):
     def _close_overdue(self) -> None:
         message = f"the server did not answer the close frame within {self._close_timeout_s:g} s"
         self._end(ABNORMAL, message, was_clean=False)
+
+    def drop(self, code: int, reason: str) -> None:
+        """Decide the end now, say so in a close frame, and wait for no answer: a peer that is dead gives none."""
+        if self.state is SocketState.CLOSED:
+            return
+        self.outbound.drop()
+        if not self.outbound.close_sent:
+            self.outbound.close(close_payload(code, reason))
+        self._end(ABNORMAL, reason, was_clean=False, flushes=True)
+
+    def probe(self, deadline_s: float) -> None:
+        """Ask at once whether the server is there: it has so long, or its ``pingTimeout``."""
+        if self.state is SocketState.OPEN:
+            self._pulse.probe(deadline_s)
 
     def abort(self, reason: str) -> None:
         """Decide the end now, if it is not decided, and wait for nobody."""
@@ -261,8 +285,11 @@ class Socket(asyncio.Protocol):
                 message = "the connection was closed before the server had answered the close frame"
                 self._end(ABNORMAL, message, was_clean=False)
 
-    def _end(self, code: int, reason: str, *, was_clean: bool) -> None:
-        """Decide the end, once: the owner hears of it, and the transport is released within `LINGER_S`."""
+    def _end(self, code: int, reason: str, *, was_clean: bool, flushes: bool = False) -> None:
+        """Decide the end, once: the owner hears of it, and the transport is released within `LINGER_S`.
+
+        `flushes`: what was written leaves first, the close frame above all.
+        """
         if self.state is SocketState.CLOSED:
             return
         self.state = next_state(TRANSITIONS, self.state, SocketEvent.ENDED)
@@ -273,6 +300,9 @@ class Socket(asyncio.Protocol):
         if was_clean:
             # The server closes TCP first (RFC 6455 section 7.1.1); we only wait so long for it, or for our answer to leave.
             self.resume_reading()
+            self._close_timer = Deadline(self._loop, self._loop.time() + LINGER_S, self._transport.abort)
+        elif flushes:
+            self._transport.close()
             self._close_timer = Deadline(self._loop, self._loop.time() + LINGER_S, self._transport.abort)
         else:
             # Closing already or not: nobody waits for a peer that does not read.

@@ -1,0 +1,118 @@
+"""The client's verbs of what goes over a connection: messages, what waits of them, and requests."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
+from typing import Any
+
+from mooring import json_text
+from mooring_api.client.answers import QueueRecord, Sent
+from mooring_api.client.transport import Transport
+from mooring_service.records import ReplyRecord
+
+JSON = "application/json"
+
+
+class SendingVerbs(Transport):
+    """Send, ask."""
+
+    async def send(
+        self,
+        connection: int | str,
+        message: str | bytes | dict[str, Any] | list[Any],
+        *,
+        when_down: str | None = None,
+        ttl: float | None = None,
+        idempotency_key: str | None = None,
+    ) -> Sent:
+        """Send text, a blob, or an object, by the type of `message`.
+
+        Args:
+            when_down: What becomes of it while a kept connection is down: ``"fail"``, or ``"queue"`` (`Sent.queued` says so then);
+                None: as the connection was opened with.
+            ttl: For how many seconds it may wait; None: likewise.
+        """
+        if isinstance(message, str):
+            body, kind = message.encode(), "text/plain"
+        elif isinstance(message, bytes):
+            body, kind = message, "application/octet-stream"
+        else:
+            body, kind = json_text.encode(message), JSON
+        return await self.send_body(
+            connection, body, kind, when_down=when_down, ttl=ttl, headers=_keyed(idempotency_key)
+        )
+
+    async def send_body(
+        self,
+        connection: int | str,
+        body: Any,
+        content_type: str,
+        *,
+        when_down: str | None = None,
+        ttl: float | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> Sent:
+        """Send a body as it is; an async iterable of bytes is streamed."""
+        given = {"whenDown": when_down, "ttl": None if ttl is None else str(ttl)}
+        return await self._json(
+            Sent,
+            "POST",
+            f"/v1/connections/{connection}/messages",
+            body=body,
+            content_type=content_type,
+            headers=headers,
+            params={name: value for name, value in given.items() if value is not None},
+        )
+
+    async def send_lines(
+        self,
+        connection: int | str,
+        lines: AsyncIterable[bytes] | Iterable[bytes],
+        *,
+        when_down: str | None = None,
+        ttl: float | None = None,
+    ) -> Sent:
+        """Send JSON values, one a line, as they come; one that is not asynchronous is read on a thread, so it may block."""
+        if not isinstance(lines, AsyncIterable):
+            lines = _unblocked(iter(lines))
+        return await self.send_body(connection, lines, "application/x-ndjson", when_down=when_down, ttl=ttl)
+
+    async def drop_queue(self, connection: int | str) -> QueueRecord:
+        """Give up what waits to be sent, and return how much it was; an ``onUnsent`` tells which."""
+        return await self._json(QueueRecord, "DELETE", f"/v1/connections/{connection}/queue")
+
+    async def send_request(
+        self,
+        connection: int | str,
+        value: dict[str, Any] | list[Any] | str | bytes,
+        *,
+        timeout: float = 10.0,
+        idempotency_key: str | None = None,
+    ) -> ReplyRecord:
+        """Send a request over a connection that has ``requests``, and return its reply.
+
+        Args:
+            value: An object or list; or the JSON text of one.
+            timeout: So many seconds the reply may take.
+        """
+        if isinstance(value, str):
+            value = value.encode()
+        return await self._json(
+            ReplyRecord,
+            "POST",
+            f"/v1/connections/{connection}/requests",
+            body=value if isinstance(value, bytes) else json_text.encode(value),
+            content_type=JSON,
+            headers=_keyed(idempotency_key),
+            params={"timeout": str(timeout)},
+        )
+
+
+def _keyed(idempotency_key: str | None) -> dict[str, str] | None:
+    return None if idempotency_key is None else {"Idempotency-Key": idempotency_key}
+
+
+async def _unblocked(lines: Iterator[bytes]) -> AsyncIterator[bytes]:
+    while (line := await asyncio.to_thread(next, lines, None)) is not None:
+        yield line

@@ -1,0 +1,152 @@
+"""How a node begins: the log's name, and what its own chain says of the life that it was in. Ends before anything is published.
+
+Knows the rules of a start; what is published afterwards is the chain's affair.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+
+import msgspec
+
+from mooring_service.cluster import message as wire
+from mooring_service.cluster.chain import head_of, now_s
+from mooring_service.cluster.engine import Conflict, Engine, EngineError
+from mooring_service.cluster.message import Message
+from mooring_service.cluster.objects import bounds, stream_name, subject_of, verify
+from mooring_service.cluster.replicator import Head, Identity, Start, start
+from mooring_service.cluster_config import ClusterConfig
+from mooring_service.journal.replica import Replica
+
+LOOK_S = 0.2
+KEPT_RUNS = 100
+
+log = logging.getLogger("mooring.cluster")
+
+
+class NameTaken(Exception):
+    """Another process is the node of this name, and lives."""
+
+
+class Kept(msgspec.Struct, array_like=True):
+    """What a state directory knows of its place in a cluster; by place, new fields go last."""
+
+    cluster: str
+    life: str
+    runs: list[bytes] = []
+    born: int = 0
+    replicated: int = 0
+    slot: int = 0
+
+    def add_run(self, run: bytes) -> None:
+        """This start of the service belongs to the life."""
+        self.runs = [*self.runs[-KEPT_RUNS + 1 :], run]
+
+    def begin(self, born: int, *, slot: int) -> None:
+        """A new life begins: additions up to `born` belong to earlier ones."""
+        self.life, self.runs, self.born, self.replicated, self.slot = os.urandom(4).hex(), [], born, 0, slot
+
+
+async def verified(engine: Engine, cluster: str) -> list[str]:
+    """Wait for the engine, and check what is there; return what is to be warned of.
+
+    Raises:
+        WrongEngine: If a node must not start with it.
+    """
+    while True:
+        await engine.up.wait()
+        try:
+            warnings = await verify(engine, cluster)
+        except EngineError as exc:
+            log.warning("the engine cannot be asked: %s", exc)
+            await asyncio.sleep(LOOK_S)
+            continue
+        for warning in warnings:
+            log.warning("%s", warning)
+        return warnings
+
+
+async def find_epoch(engine: Engine, cluster: str, node: str) -> str:
+    """Return the log's name; the first node of all gives it one."""
+    stream = stream_name(cluster)
+    while True:
+        _, last = await bounds(engine, cluster)
+        if last:
+            stored = await engine.read(stream, last)
+            if stored is None:  # just now there was one behind it
+                continue
+            message = wire.decode(stored.data)
+            return message.epoch
+        epoch = os.urandom(4).hex()
+        begins = wire.raw(wire.EpochBegins(epoch, "", 0, node))
+        nonce = os.urandom(wire.NONCE_BYTES)
+        first = Message(wire.VERSION, wire.EPOCH, wire.EPOCH_CHAIN, "", nonce, 0, epoch, extra=begins)
+        try:
+            await engine.put(stream, subject_of(cluster, wire.EPOCH_CHAIN), wire.encode(first), 0)
+        except Conflict:
+            continue
+        return epoch
+
+
+class Birth:
+    """One start of a node."""
+
+    def __init__(self, engine: Engine, config: ClusterConfig, kept: Kept, replica: Replica, run: bytes) -> None:
+        self._engine, self._config, self._kept, self._replica, self._run = engine, config, kept, replica, run
+
+    async def own_chain(self) -> Head | None:
+        """Return the chain's last message, once it is one behind which this process may write; `kept` is then of the life that goes on.
+
+        Raises:
+            NameTaken: If another process writes there.
+            EngineError: If the engine cannot be asked just now.
+            TooNew, Unreadable: If what is there is not ours.
+        """
+        name = self._config.node
+        begun, seen = now_s(), -1
+        while True:
+            head = await head_of(self._engine, self._config.name, name)
+            kept = self._kept
+            identity = Identity(name, kept.life, self._run, frozenset(kept.runs), kept.born)
+            how = start(identity, self._replica.last, kept.replicated > 0, head)
+            if how is Start.CONTINUE:
+                return head
+            if how is Start.NEW_LIFE:
+                log.warning("the life %s of this node is over: a new one begins", kept.life)
+                kept.begin(self._replica.last, slot=kept.slot)
+                return head
+            assert head is not None, "only of what is there"
+            if how is Start.OTHER:
+                if seen not in (-1, head.seq):
+                    life = head.message.life
+                    raise NameTaken(
+                        f"another service is node {name!r} of this cluster (life {life}): give this one a name of its own"
+                    )
+                seen = head.seq
+                if now_s() - begun < self._config.dead_after:
+                    await asyncio.sleep(LOOK_S)
+                    continue
+            log.warning("the life %s of node %s is declared lost: %s", head.message.life, name, how.name.lower())
+            await self._declare_lost(head, "behind" if how is Start.BEHIND else "replaced")
+            if how is Start.BEHIND:
+                kept.begin(self._replica.last, slot=0)  # nobody can tell which ids the missing rows had given out
+
+    async def _declare_lost(self, head: Head, reason: str) -> None:
+        old = head.message
+        lost = wire.Lost(old.life, self._config.node, 0, reason, 0, 0, time.time_ns() // 1000)
+        nonce = os.urandom(wire.NONCE_BYTES)
+        message = Message(
+            wire.VERSION, wire.LOST, old.node, old.life, nonce, head.seq, old.epoch, 0, old.last, extra=wire.raw(lost)
+        )
+        try:
+            await self._engine.put(
+                stream_name(self._config.name),
+                subject_of(self._config.name, old.node),
+                wire.encode(message),
+                head.seq,
+            )
+        except Conflict:
+            return  # it lives, or somebody else was faster: the next look says which

@@ -1,0 +1,221 @@
+"""What the log says, folded in its order: whose chains there are, which lives are over, what claims are worth, and the events of all.
+
+Every node folds every message, so all hold the same. It decides nothing about the engine: `tail` brings messages, `node` looks at what is here.
+What is folded is kept in `cluster.db` with the events, in one transaction.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import msgspec
+
+from mooring_service.cluster import message as wire
+from mooring_service.cluster.claims import Claims, Holder
+from mooring_service.cluster.lives import Standing
+from mooring_service.cluster.message import Message, Part, Unreadable, Up
+from mooring_service.cluster.position import position_of
+from mooring_service.journal.addition import Addition
+from mooring_service.journal.batch import Append, Claim
+from mooring_service.journal.folded import Folded, Pair
+
+STOPPED = "stopped"
+
+log = logging.getLogger("mooring.cluster")
+_pack = msgspec.msgpack.Encoder().encode
+
+
+class NodeState(msgspec.Struct, array_like=True):
+    """One node as its chain says: kept by place, new fields go last."""
+
+    node: str
+    life: str = ""
+    head: int = 0  # sequence of the last message of the chain
+    last: int = 0  # the last addition of this life that is in the log
+    slot: int = 0
+    run: bytes = b""
+    over: str = ""  # "": it lives; else a `Standing`
+    up: Up | None = None
+    beat: wire.Beat = wire.Beat()
+    ended_us: int = 0
+
+
+class Folding(msgspec.Struct):
+    """What one message adds to `cluster.db`."""
+
+    seq: int
+    appends: list[Append]
+    changes: dict[Pair, bytes | None]
+
+
+class Diverged(Exception):
+    """The log is not the one that was read before: it went back, or the engine's replicas differ."""
+
+
+class Fold:
+    """What was read of the log.
+
+    Attributes:
+        applied: The last message that was folded.
+        epoch: The log's name.
+        nodes: By name.
+        strangers: Messages that were none of ours, or damaged.
+        on_claim: Called with each claim: whose it is, and whether it was granted.
+    """
+
+    def __init__(self, folded: Folded) -> None:
+        self.applied = folded.applied
+        self.epoch = ""
+        self.nodes: dict[str, NodeState] = {}
+        self.claims = Claims()
+        self.strangers = 0
+        self.on_claim: Callable[[NodeState, Claim, bool], None] = lambda node, claim, granted: None
+        self.on_message: Callable[[Message], None] = lambda message: None
+        self._parts: dict[str, list[bytes]] = {}
+        self._changes: dict[Pair, bytes | None] = {}
+        self._recover(folded)
+
+    def _recover(self, folded: Folded) -> None:
+        for (kind, key), value in sorted(folded.values.items()):
+            if kind == "epoch":
+                self.epoch = value.decode()
+            elif kind == "node":
+                state = msgspec.msgpack.decode(value, type=NodeState)
+                self.nodes[key] = state
+            elif kind == "over":
+                node, _, life = key.partition(" ")
+                self.claims.over(node, life)
+            elif kind == "slot":
+                self.claims.slots[int(key)] = value.decode()
+            elif kind == "part":
+                self._parts.setdefault(key.partition(" ")[0], []).append(value)
+            elif kind in ("worker", "name", "key"):
+                held = {"worker": self.claims.workers, "name": self.claims.names, "key": self.claims.keys}[kind]
+                held[key] = msgspec.msgpack.decode(value, type=Holder)
+
+    def take(self, seq: int, subject: str, data: bytes, first_kept: int) -> Folding:
+        """Fold the message at `seq`; `first_kept` is the first that the log still holds.
+
+        Raises:
+            Diverged: If it does not follow what was read before.
+            TooNew: If a later mooring has written it.
+        """
+        self._changes = {}
+        appends: list[Append] = []
+        self.applied = seq
+        try:
+            message = wire.decode(data)
+            if subject.rpartition(".")[2] != message.node:
+                raise Unreadable(f"it says that it is of {message.node[:40]!r}")
+            appends = self._take(seq, message, first_kept)
+        except Unreadable as exc:
+            self.strangers += 1
+            log.error("message %d of the log (%s) is left out: %s", seq, subject, exc)
+        return Folding(seq, appends, self._changes)
+
+    def _take(self, seq: int, message: Message, first_kept: int) -> list[Append]:
+        if message.node == wire.EPOCH_CHAIN:
+            self._set_epoch(wire.extra(message, wire.EpochBegins).epoch)
+            return []
+        if not self.epoch:
+            self._set_epoch(message.epoch)
+        node = self.nodes.get(message.node)
+        if node is None:
+            node = self.nodes[message.node] = NodeState(message.node)
+        elif message.prev != node.head and not (message.prev == 0 and node.head < first_kept):
+            raise Diverged(
+                f"message {seq} of {message.node} follows {message.prev}, and the last one of it that was read is {node.head}"
+            )
+        node.head = seq
+        try:
+            pieces = self._of_node(node, message)
+        finally:
+            self._changes["node", node.node] = _pack(node)  # its head, whatever else is wrong
+        appends = self._add(seq, node, wire.additions(pieces))
+        self.on_message(message)
+        return appends
+
+    def _of_node(self, node: NodeState, message: Message) -> list[bytes | msgspec.Raw]:
+        """Take what a message says of its node; return the additions that take effect with it."""
+        if message.kind == wire.LOST:
+            self._lost(node, message)
+            pieces: list[bytes | msgspec.Raw] = []
+        else:
+            if message.life != node.life:
+                self._begin(node, message)
+            pieces = self._pieces(node, message)
+        node.last, node.run = message.last, message.run
+        if message.kind == wire.BEAT and len(message.extra) > 1:
+            node.beat = wire.extra(message, wire.Beat)
+        if message.kind == wire.UP:
+            node.up = wire.extra(message, Up)
+            if self.claims.slot(node.node, node.up.slot):
+                node.slot = node.up.slot
+                self._changes["slot", str(node.slot)] = node.node.encode()
+        return pieces
+
+    def _set_epoch(self, epoch: str) -> None:
+        self.epoch = epoch
+        self._changes["epoch", ""] = epoch.encode()
+
+    def _begin(self, node: NodeState, message: Message) -> None:
+        if node.life and not node.over:
+            self._end(node, node.life)
+        node.life, node.over, node.last = message.life, "", message.last
+
+    def _lost(self, node: NodeState, message: Message) -> None:
+        lost = wire.extra(message, wire.Lost)
+        self._drop_parts(node.node)
+        if not self.claims.is_over(node.node, lost.life):
+            self._end(node, lost.life)
+        if lost.life == node.life or not node.life:
+            node.life = lost.life
+            node.over = (Standing.LEFT if lost.reason == STOPPED else Standing.DEAD).value
+            node.ended_us = lost.time_us
+
+    def _end(self, node: NodeState, life: str) -> None:
+        self.claims.over(node.node, life)
+        self._changes["over", f"{node.node} {life}"] = b""
+
+    def _pieces(self, node: NodeState, message: Message) -> list[bytes | msgspec.Raw]:
+        """Return the additions that take effect with a message: those of a part with the last of them."""
+        if message.kind != wire.PART:
+            self._drop_parts(node.node)
+            return list(message.additions)
+        part = wire.extra(message, Part)
+        if part.index == 0:
+            self._drop_parts(node.node)
+        parts = self._parts.setdefault(node.node, [])
+        if part.index != len(parts):
+            raise Unreadable(f"part {part.index} behind {len(parts)} others")
+        parts.append(wire.piece_of(message))
+        if part.index < part.count - 1:
+            self._changes["part", f"{node.node} {part.index:06}"] = parts[-1]
+            return []
+        whole = b"".join(parts)
+        self._drop_parts(node.node)
+        return [whole]
+
+    def _drop_parts(self, node: str) -> None:
+        for index in range(len(self._parts.pop(node, []))):
+            self._changes["part", f"{node} {index:06}"] = None
+
+    def _add(self, seq: int, node: NodeState, additions: list[Addition]) -> list[Append]:
+        appends: list[Append] = []
+        at = position_of(seq)
+        for addition in additions:
+            for claim in addition.claims:
+                granted = self.claims.claim(claim, node.node, node.life)
+                self._keep(claim)
+                self.on_claim(node, claim, granted)
+            for update in addition.updates:
+                if update.ended:
+                    self.claims.ended(update.id)
+            appends.append(addition.append(at=0 if appends else at))
+        return appends
+
+    def _keep(self, claim: Claim) -> None:
+        held = {"worker": self.claims.workers, "name": self.claims.names, "key": self.claims.keys}.get(claim.what, {})
+        holder = held.get(claim.key)
+        self._changes[claim.what, claim.key] = None if holder is None else _pack(holder)

@@ -1,0 +1,131 @@
+"""The log, read in its order into `cluster.db`: each message once, and none left out.
+
+Owns where the reader is and when it begins anew. What a message means is the fold's affair; what is committed goes to whoever shows it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+from mooring_service.cluster.engine import Engine, EngineError, Refused
+from mooring_service.cluster.fold import Diverged, Fold
+from mooring_service.cluster.message import TooNew
+from mooring_service.cluster.objects import bounds, stream_name
+from mooring_service.cluster.pulls import Pull
+from mooring_service.journal.sparse import SparseJournal
+
+PAUSE_S = (0.1, 1.0)
+QUEUED_BYTES = 16 << 20  # folded and not yet committed: above it the log is not read
+REST_S = 0.005
+
+log = logging.getLogger("mooring.cluster")
+
+
+class Tail:
+    """Reads the log.
+
+    Attributes:
+        failure: Why it is not read just now; "" while it is.
+        stopped: Why it is not read any more: the log is another one, or of a later mooring.
+        rebuilds: How often it was begun anew, by reason.
+        gaps: How often the log no longer had what comes next.
+        caught_up: Set once all that the log held was read.
+    """
+
+    def __init__(self, engine: Engine, cluster: str, fold: Fold, journal: SparseJournal) -> None:
+        self._engine = engine
+        self._cluster = cluster
+        self._fold = fold
+        self._journal = journal
+        self._first = 1  # the first message that the log holds
+        self.failure = "not read yet"
+        self.stopped = ""
+        self.rebuilds: dict[str, int] = {}
+        self.gaps = 0
+        self.pending = 0
+        self.caught_up = asyncio.Event()
+        self.behind_since: float | None = time.monotonic()
+        self._folded = asyncio.Condition()
+
+    async def run(self) -> None:
+        """Read on. Ends by cancellation, or when the log cannot be read any more (`stopped`)."""
+        pause_s = PAUSE_S[0]
+        while not self.stopped:
+            await self._engine.up.wait()
+            try:
+                pull = Pull(self._engine, stream_name(self._cluster), self._fold.applied + 1)
+                try:
+                    self._first, last = await bounds(self._engine, self._cluster)
+                    self._look_at_bounds(last)
+                    await pull.open()
+                    await self._read(pull)
+                finally:
+                    await pull.close()
+            except (EngineError, _Hole) as exc:
+                self.failure = str(exc)
+                why = type(exc).__name__.strip("_").lower()
+                self.rebuilds[why] = self.rebuilds.get(why, 0) + 1
+                if isinstance(exc, Refused):
+                    log.error("the log cannot be read: %s", exc)
+            except (Diverged, TooNew) as exc:
+                self.stopped = self.failure = str(exc)
+                log.critical("the log is not read any more: %s", exc)
+                return
+            pause_s = min(PAUSE_S[1], pause_s * 2) if self.failure else PAUSE_S[0]
+            await asyncio.sleep(pause_s)
+
+    def _look_at_bounds(self, last: int) -> None:
+        applied = self._fold.applied
+        if applied > last:
+            raise Diverged(f"message {applied} was read, and the log ends at {last}: it went back")
+        if applied + 1 < self._first:
+            self.gaps += 1
+            log.error("messages %d to %d of the log are gone before they were read", applied + 1, self._first - 1)
+            self._fold.applied = self._first - 1
+            raise _Hole("what comes next is not kept any more")
+        self._note(last - applied)
+
+    def _note(self, pending: int) -> None:
+        self.pending = pending
+        if not pending:
+            self.behind_since = None
+            self.caught_up.set()
+        elif self.behind_since is None:
+            self.behind_since = time.monotonic()
+
+    async def _read(self, pull: Pull) -> None:
+        while True:
+            for stored in await pull.next():
+                self.failure = ""
+                if stored.seq <= self._fold.applied:
+                    continue
+                if stored.seq != self._fold.applied + 1:
+                    raise _Hole(f"message {stored.seq} came behind {self._fold.applied}")
+                folding = self._fold.take(stored.seq, stored.subject, stored.data, self._first)
+                self._journal.fold(folding.appends, folding.seq, folding.changes)
+            self.failure = ""
+            self._note(pull.pending)
+            async with self._folded:
+                self._folded.notify_all()
+            while self._journal.queued_bytes > QUEUED_BYTES:  # a disk: there is no event to wait for
+                await asyncio.sleep(REST_S)
+
+    async def reach(self, seq: int, timeout_s: float) -> bool:
+        """Wait until the message at `seq` is folded; say whether it was in time."""
+        try:
+            async with asyncio.timeout(timeout_s), self._folded:
+                await self._folded.wait_for(lambda: self._fold.applied >= seq)
+        except TimeoutError:
+            return False
+        return True
+
+    @property
+    def lag_s(self) -> float:
+        """For how long there has been something that was not read."""
+        return 0.0 if self.behind_since is None else time.monotonic() - self.behind_since
+
+
+class _Hole(Exception):
+    """What comes next did not come."""

@@ -1,0 +1,186 @@
+"""What a cluster is to have of this journal: each addition once more, numbered, in the transaction that commits it.
+
+`Replica` owns the table and the newest of it in memory; the numbers (`rn`) are dense over the life of the state directory. Without a
+cluster nobody makes one, and the file has no such table. What stands in an addition is `addition`; who publishes it knows no SQL.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import apsw
+
+from mooring.errors import JournalUnavailable
+from mooring_service.journal.addition import encode_addition
+from mooring_service.journal.journal import Committed
+
+SLOT_STEP = 10**12  # ids of connections of one slot
+MEMORY_BYTES = 8 << 20
+KEPT_BYTES = (
+    256 << 20
+)  # what the log has acknowledged is kept for a while: a store that loses its last seconds is told again
+KEPT_MS = 600_000
+PRUNE_ROWS = 500  # in one transaction
+
+_TABLE = """
+CREATE TABLE IF NOT EXISTS replica (
+    rn INTEGER PRIMARY KEY, time_ms INTEGER NOT NULL, total INTEGER NOT NULL, body BLOB NOT NULL) STRICT;
+"""
+_STATE = "cluster"  # in `meta`: opaque to the journal
+
+
+class Replica:
+    """The additions of one state directory, by number.
+
+    Attributes:
+        last: Number of the newest that is committed; 0: there never was one.
+        total_bytes: Of all that ever were.
+        committed: Set whenever there is a new one.
+        slot: Who gives out ids of connections, so that no two nodes give out the same; None: not known yet, and none is given out.
+        full: Too much waits to be published: nothing is committed, as with a full disk, until less does.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.last = 0
+        self.total_bytes = 0
+        self.committed = asyncio.Event()
+        self.slot: int | None = None
+        self.full = False
+        self._state: bytes | None = None
+        self._lock = threading.Lock()
+        self._memory: deque[tuple[int, bytes]] = deque()
+        self._memory_bytes = 0
+        self._pending: list[tuple[int, int, int, bytes]] = []
+
+    def open(self, connection: apsw.Connection) -> None:
+        """Make the table, or find where it ends."""
+        connection.execute(_TABLE)
+        row = connection.execute("SELECT rn, total FROM replica ORDER BY rn DESC LIMIT 1").fetchone()
+        self.last, self.total_bytes = row or (0, 0)
+        self._state = connection.execute("SELECT value FROM meta WHERE name = ?", (_STATE,)).get
+
+    @property
+    def state(self) -> bytes | None:
+        """What the cluster keeps beside the additions, as it was at the start (`save`)."""
+        return self._state
+
+    @property
+    def first_id(self) -> int:
+        """Below all ids of connections that this state directory may give out.
+
+        Raises:
+            JournalUnavailable: If it may give out none yet.
+        """
+        if self.slot is None:
+            raise JournalUnavailable("this node has no place in its cluster yet, which says what ids it may give out")
+        return self.slot * SLOT_STEP
+
+    # Of the writer's thread
+
+    def write(self, connection: apsw.Connection, committed: Iterable[Committed], time_ms: int) -> None:
+        """Write, inside the transaction, what it has of additions."""
+        rn, total = self.last, self.total_bytes
+        self._pending = []
+        for one in committed:
+            if one.repeated or (body := encode_addition(one.append)) is None:
+                continue
+            rn, total = rn + 1, total + len(body)
+            self._pending.append((rn, time_ms, total, body))
+        connection.executemany("INSERT INTO replica VALUES (?, ?, ?, ?)", self._pending)
+
+    def confirm(self) -> None:
+        """The transaction is committed."""
+        if not self._pending:
+            return
+        with self._lock:
+            for rn, _, _, body in self._pending:
+                self._memory.append((rn, body))
+                self._memory_bytes += len(body)
+            while self._memory_bytes > MEMORY_BYTES and len(self._memory) > 1:
+                self._memory_bytes -= len(self._memory.popleft()[1])
+            self.last, _, self.total_bytes, _ = self._pending[-1]
+        self._pending = []
+
+    # Of the event loop
+
+    async def read(self, after: int, limit_bytes: int) -> list[bytes]:
+        """Return the additions behind number `after`, about so many bytes of them; at least one if there is one.
+
+        Raises:
+            JournalUnavailable: If the file cannot be read.
+        """
+        with self._lock:
+            memory = self._memory
+            if after >= self.last:
+                return []
+            if memory and memory[0][0] <= after + 1:
+                found: list[bytes] = []
+                size = 0
+                for at in range(after + 1 - memory[0][0], len(memory)):
+                    body = memory[at][1]
+                    size += len(body)
+                    if found and size > limit_bytes:
+                        break
+                    found.append(body)
+                return found
+        return await asyncio.to_thread(self._read, after, limit_bytes)
+
+    def _read(self, after: int, limit_bytes: int) -> list[bytes]:
+        try:
+            connection = apsw.Connection(str(self._path), flags=apsw.SQLITE_OPEN_READONLY)
+            try:
+                connection.set_busy_timeout(5_000)
+                found: list[bytes] = []
+                size = 0
+                for rn, body in connection.execute("SELECT rn, body FROM replica WHERE rn > ? ORDER BY rn", (after,)):
+                    size += len(body)
+                    if found and size > limit_bytes:
+                        break
+                    if rn != after + 1 + len(found):
+                        raise JournalUnavailable(f"addition {after + 1 + len(found)} is missing: the next one is {rn}")
+                    found.append(body)
+                return found
+            finally:
+                connection.close()
+        except apsw.Error as exc:
+            raise JournalUnavailable(f"it cannot be read: {exc}") from exc
+
+    async def unreplicated_bytes(self, replicated: int) -> int:
+        """Return how much is behind addition `replicated`.
+
+        Raises:
+            JournalUnavailable: If the file cannot be read.
+        """
+        if replicated >= self.last:
+            return 0
+        return await asyncio.to_thread(self._behind, replicated)
+
+    def _behind(self, replicated: int) -> int:
+        try:
+            connection = apsw.Connection(str(self._path), flags=apsw.SQLITE_OPEN_READONLY)
+            try:
+                before = connection.execute("SELECT total FROM replica WHERE rn = ?", (replicated,)).get or 0
+            finally:
+                connection.close()
+        except apsw.Error as exc:
+            raise JournalUnavailable(f"it cannot be read: {exc}") from exc
+        return self.total_bytes - before
+
+    def save(self, state: bytes, acknowledged: int, now_ms: int) -> Callable[[apsw.Connection], None]:
+        """Return the job that keeps what the cluster keeps beside the additions, and drops what was acknowledged long ago."""
+        total_bytes = self.total_bytes
+
+        def job(connection: apsw.Connection) -> None:
+            connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (_STATE, state))
+            connection.execute(
+                "DELETE FROM replica WHERE rn IN (SELECT rn FROM replica WHERE rn <= ? AND rn < (SELECT max(rn) FROM replica)"
+                " AND time_ms < ? AND total < ? ORDER BY rn LIMIT ?)",
+                (acknowledged, now_ms - KEPT_MS, total_bytes - KEPT_BYTES, PRUNE_ROWS),
+            )
+
+        return job

@@ -1,0 +1,34 @@
+"""The journal of a cluster's log, `cluster.db`: the same journal, but that positions have holes, and that what was folded lies beside it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+import apsw
+
+from mooring_service.journal.batch import Append
+from mooring_service.journal.folded import Folded, Pair, open_folded, save_folded
+from mooring_service.journal.sqlite import JOB_BYTES, SqliteJournal
+from mooring_service.journal.writer import Item
+
+
+class SparseJournal(SqliteJournal):
+    """See `SqliteJournal`; all that is added is added by `fold`.
+
+    Attributes:
+        folded: What it held beside its events; there once it has started.
+    """
+
+    folded: Folded
+
+    def look_beside(self, connection: apsw.Connection) -> None:
+        """Look how far the log was read."""
+        self.folded = open_folded(connection)
+
+    def fold(self, appends: list[Append], applied: int, changes: Mapping[Pair, bytes | None]) -> asyncio.Future[None]:
+        """Add a message of the log, and what was folded of it: all of it, or nothing. The future ends once it is committed."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        items = [Item(append, None, None, False, append.size) for append in appends]
+        self.put(*items, Item(None, lambda file: save_folded(file, applied, changes), future, False, JOB_BYTES))
+        return future

@@ -1,0 +1,155 @@
+"""The law of the log, checked in what is there at the end: the stream, the journals, and what each node has folded.
+
+Same ids and order everywhere; each committed addition in the log once, byte for byte; `seq` of each connection dense; at most one end, and
+nothing behind it; nothing of a life behind its `lost`; everything ever shown is still there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+
+import apsw
+
+from mooring.events import Kind
+from mooring_service.cluster import message as wire
+from mooring_service.cluster.engine import Engine
+from mooring_service.cluster.message import Message
+from mooring_service.cluster.objects import bounds, stream_name
+from mooring_service.cluster.position import position_of
+from mooring_service.cluster.pulls import Pull
+from mooring_service.journal.addition import Addition
+
+Row = tuple[int, int, int, bytes]  # position, connection, kind, body
+
+
+async def read_log(engine: Engine, cluster: str) -> list[tuple[int, Message]]:
+    """Return every message that the stream holds."""
+    first, last = await bounds(engine, cluster)
+    found: list[tuple[int, Message]] = []
+    pull = Pull(engine, stream_name(cluster), first)
+    await pull.open()
+    try:
+        while not found or found[-1][0] < last:
+            found += [(stored.seq, wire.decode(stored.data)) for stored in await pull.next()]
+    finally:
+        await pull.close()
+    return found
+
+
+def takes_effect(log: list[tuple[int, Message]]) -> list[tuple[int, Message, list[bytes]]]:
+    """Return each message with the additions that take effect with it: those of a part with the last of them."""
+    found = []
+    parts: dict[str, list[bytes]] = defaultdict(list)
+    for seq, message in log:
+        if message.kind == wire.PART:
+            part = wire.extra(message, wire.Part)
+            if part.index == 0:
+                parts[message.node] = []
+            assert part.index == len(parts[message.node]), f"part {part.index} at {seq} does not follow"
+            parts[message.node].append(wire.piece_of(message))
+            whole = [b"".join(parts.pop(message.node))] if part.index == part.count - 1 else []
+            found.append((seq, message, whole))
+        else:
+            parts.pop(message.node, None)
+            found.append((seq, message, [bytes(one) for one in message.additions]))
+    return found
+
+
+def check_log(log: list[tuple[int, Message]]) -> tuple[list[Row], dict[tuple[str, str], dict[int, bytes]]]:
+    """Check the log itself; return its events, and by life its additions."""
+    rows: list[Row] = []
+    additions: dict[tuple[str, str], dict[int, bytes]] = defaultdict(dict)
+    heads: dict[str, int] = {}
+    over = set()
+    sequences: dict[int, int] = defaultdict(int)
+    ended = set()
+    for seq, message, bodies in takes_effect(log):
+        life = (message.node, message.life)
+        assert message.prev == heads.get(message.node, message.prev), f"{message.node} at {seq} follows {message.prev}"
+        heads[message.node] = seq
+        assert life not in over or message.kind == wire.LOST, f"{life} goes on at {seq} after it was lost"
+        if message.kind == wire.LOST:
+            over.add(life)
+        at = position_of(seq)
+        for rn, body in enumerate(bodies, message.first):
+            assert rn not in additions[life], f"addition {rn} of {life} is there twice"
+            additions[life][rn] = body
+            (addition,) = wire.additions([body])
+            for row in events_of(addition, at):
+                rows.append(row)
+                _, connection, kind, text = row
+                if connection:
+                    assert connection not in ended, f"{connection} goes on after its end, at {seq}"
+                    sequences[connection] += 1
+                    assert json.loads(text)["seq"] == sequences[connection], (
+                        f"{connection} skips at {seq}: {text[:80]!r}"
+                    )
+                    if kind == Kind.onTerminate:
+                        ended.add(connection)
+            at += len(addition.kinds)
+    for life, found in additions.items():
+        assert list(found) == list(range(min(found), min(found) + len(found))), f"additions of {life} have holes"
+    return rows, additions
+
+
+def events_of(addition: Addition, at: int) -> list[Row]:
+    """Return the events of an addition whose first one stands at position `at`."""
+    if not addition.kinds:
+        return []
+    bodies = addition.bodies.split(b"\n")
+    ids = [
+        int.from_bytes(addition.connections[k : k + 8], "little", signed=True)
+        for k in range(0, len(addition.connections), 8)
+    ]
+    return [(at + k, ids[k], addition.kinds[k], bodies[k]) for k in range(len(bodies))]
+
+
+def shown_rows(path: Path) -> list[Row]:
+    """Return every event of a `cluster.db`."""
+    rows: list[Row] = []
+    with contextlib.closing(apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)) as file:
+        for first, connections, kinds, bodies in file.execute(
+            "SELECT first, connections, kinds, bodies FROM batches ORDER BY first"
+        ):
+            addition = Addition("", "", 0, connections, kinds, bodies)
+            rows += events_of(addition, first)
+    return rows
+
+
+def check_journal(path: Path, lives: Mapping[str, dict[int, bytes]], *, all_of_it: bool) -> None:
+    """Check that the log has of this journal what it should; `all_of_it`: nothing is still to be published."""
+    published: dict[int, bytes] = {}
+    for found in lives.values():
+        assert not set(found) & set(published), f"{path}: an addition is in two lives"
+        published |= found
+    with contextlib.closing(apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)) as file:
+        kept = dict(file.execute("SELECT rn, body FROM replica"))
+    for rn, body in published.items():
+        assert kept.get(rn, body) == body, f"{path}: addition {rn} is another in the log"
+    if all_of_it:
+        assert set(kept) <= set(published), f"{path}: {len(set(kept) - set(published))} additions are not in the log"
+
+
+async def check(
+    engine: Engine, cluster: str, folders: Mapping[str, Path], *, given_up: frozenset[str] = frozenset()
+) -> list[Row]:
+    """Check everything; return the events of the log. `given_up`: nodes of which a life may have ended with something unpublished."""
+    log = await read_log(engine, cluster)
+    rows, additions = check_log(log)
+    for node, folder in folders.items():
+        lives = {life: found for (name, life), found in additions.items() if name == node}
+        check_journal(folder / "journal.db", lives, all_of_it=node not in given_up)
+        shown = shown_rows(folder / "cluster.db")
+        assert shown == rows, _difference(node, shown, rows)
+    return rows
+
+
+def _difference(node: str, shown: list[Row], rows: list[Row]) -> str:
+    at = next(
+        (k for k, (one, other) in enumerate(zip(shown, rows, strict=False)) if one != other), min(len(shown), len(rows))
+    )
+    return f"{node} shows {len(shown)} events, the log has {len(rows)}; they differ at {at}: {shown[at : at + 1]} {rows[at : at + 1]}"

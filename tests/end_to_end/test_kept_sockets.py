@@ -1,0 +1,357 @@
+"""Kept connections over real sockets: silent servers, half-open lines, an end in the middle of each phase, a storm of returns."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.certificates import Files, make_files, server_context
+from tests.conftest import RunningService, StartService, rounds, wait_for
+from tests.end_to_end.test_kept import status_of
+from tests.servers import EchoServer, RawConnection, RawServer, frame
+
+SLOW = {"minDelay": 600, "maxDelay": 600}
+AT_ONCE = {"minDelay": 0.05, "maxDelay": 0.2}
+SERVICE = ((), {"SSL_CERT_FILE": None})
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    return make_files(tmp_path_factory.mktemp("tls"))
+
+
+async def stays(connection: RawConnection) -> None:
+    """Accept, and read until the client has gone."""
+    await connection.accept()
+    await connection.read_close()
+
+
+async def never_answers(connection: RawConnection) -> None:
+    await asyncio.sleep(3600)
+
+
+async def test_a_server_that_accepts_and_says_nothing_is_a_failed_attempt_after_the_timeout(
+    shared: RunningService,
+) -> None:  # 18, without opening steps
+    silent = False
+
+    async def script(connection: RawConnection) -> None:
+        await (never_answers if silent and len(server.connections) < 4 else stays)(connection)
+
+    async with RawServer(script) as server:
+        opened = await shared.open(server.url, connectTimeout=0.4, reconnect=AT_ONCE)
+        silent = True
+        server.connections[0].reset()
+        await wait_for(lambda: len(server.connections) == 2)
+        record = await shared.record(opened["id"])
+        assert (record["status"], record["down"]["phase"], record["ready"]) == ("Reconnecting", "dialling", False)
+        events = await shared.events(opened["id"], until="onReconnect")
+        assert [event["kind"] for event in events] == ["onOpen", "onDisconnect", "onReconnect"]
+        assert events[2]["event"]["attempts"] == 3 and events[2]["event"]["downMs"] > 800
+
+
+class Front:
+    """A TCP proxy that can stop to pass anything on, and tell nobody: what a line does whose other side is gone."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self.swallows = False
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.ended: list[bool] = []  # by connection: the client has ended it
+
+    async def __aenter__(self) -> Front:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self._server.close()
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        at, swallowed = len(self.ended), False
+        self.ended.append(False)
+        up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self._port)
+
+        async def pass_on(source: asyncio.StreamReader, to: asyncio.StreamWriter, *, client: bool) -> None:
+            nonlocal swallowed
+            try:
+                while data := await source.read(65536):
+                    swallowed = swallowed or self.swallows
+                    if not swallowed:
+                        to.write(data)
+            except ConnectionError:
+                pass
+            if client:
+                self.ended[at] = True
+
+        passing = [
+            asyncio.create_task(pass_on(reader, up_writer, client=True)),
+            asyncio.create_task(pass_on(up_reader, writer, client=False)),
+        ]
+        self.tasks.update(passing)
+        try:
+            await passing[0]
+        finally:
+            passing[1].cancel()
+            writer.transport.abort()
+            up_writer.transport.abort()
+
+
+async def test_a_half_open_line_is_noticed_by_its_pings_dialled_again_and_let_go(
+    shared: RunningService, echo: EchoServer
+) -> None:  # 24
+    async with Front(echo.port) as front:
+        url = f"ws://127.0.0.1:{front.port}/"
+        kept = (await shared.open(url, pingInterval=1, pingTimeout=1, reconnect=AT_ONCE))["id"]
+        await shared.send(kept, "before")
+        await shared.events(kept, count=2)
+        front.swallows = True
+        began = time.monotonic()
+        events = await shared.events(kept, until="onDisconnect", timeout_s=10)
+        took = time.monotonic() - began
+        front.swallows = False
+        assert 1 <= took <= 3.5, f"pingInterval and pingTimeout together, within a second: {took:.1f} s"
+        lost = events[-1]["event"]
+        assert (lost["cause"], lost["code"], lost["errors"][0]["errCode"]) == ("ping", 1006, 205)
+        await shared.events(kept, until="onReconnect")
+        await wait_for(lambda: front.ended[0], what="the old socket is gone")
+        await shared.send(kept, "after")
+        assert (await shared.events(kept, count=5))[-1]["event"]["data"] == "after"
+
+
+def _full_backlog(port: int) -> list[socket.socket]:
+    """Return a listener of `port` whose queue is full, and what fills it: the kernel answers no further SYN."""
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(("127.0.0.1", port))
+    listener.listen(0)
+    found = [listener]
+    for _ in range(8):
+        filler = socket.socket()
+        filler.setblocking(False)
+        filler.connect_ex(("127.0.0.1", port))
+        found.append(filler)
+    return found
+
+
+PHASES = {
+    "waiting": "waiting",
+    "limited": "limited",
+    "before TCP": "dialling",
+    "in TLS": "dialling",
+    "before the 101": "dialling",
+}
+
+
+@pytest.mark.parametrize("where", PHASES)
+async def test_terminate_in_each_phase_is_the_end_within_a_second_and_no_socket_follows(
+    start_service: StartService, files: Files, tmp_path: Path, where: str
+) -> None:  # 14, over TLS
+    config = tmp_path / "mooring.toml"
+    config.write_text("[redial]\nrate = 0.01\nburst = 1\n" if where == "limited" else "")
+    service = await start_service("--config", str(config), env={"SSL_CERT_FILE": None})
+    context = server_context(files)
+    policy = SLOW if where == "waiting" else AT_ONCE
+    async with RawServer(stays, tls=context) as first:
+        opened = await service.open(first.url, tls={"caFile": files.ca}, connectTimeout=60, reconnect=policy)
+    kept, port = opened["id"], first.port
+    async with _second(where, port, context) as sockets:
+
+        async def in_phase() -> bool:
+            down = (await service.record(kept))["down"]
+            return down is not None and down["phase"] == PHASES[where] and (where != "in TLS" or sockets() > 0)
+
+        await wait_for(in_phase, 10, f"it is {PHASES[where]}")
+        if where == "before the 101":
+            await wait_for(lambda: sockets() > 0)
+        before, began = sockets(), time.monotonic()
+        ended = await service.call("DELETE", f"/v1/connections/{kept}")
+        assert time.monotonic() - began < 1
+        assert (ended["status"], ended["terminate"]["code"], ended["errors"]) == ("Closed", 1006, [])
+        events = await service.events(kept, until="onTerminate")
+        assert [event["kind"] for event in events] == ["onOpen", "onDisconnect", "onTerminate"]
+        await asyncio.sleep(1.5)
+        assert sockets() == before, "no socket follows"
+
+
+@asynccontextmanager
+async def _second(where: str, port: int, context: object) -> AsyncIterator[Callable[[], int]]:
+    """Be what the second dial meets; yields how many TCP connections came."""
+    if where == "before TCP":
+        held = _full_backlog(port)
+        try:
+            yield lambda: 0
+        finally:
+            for sock in held:
+                sock.close()
+        return
+    script = never_answers if where == "before the 101" else stays
+    tls = None if where == "in TLS" else context
+    server = RawServer(script if tls else never_answers, port=port, early=tls is None, tls=tls)  # type: ignore[arg-type]
+    async with server:
+        yield lambda: len(server.connections)
+
+
+@rounds(40, 1000)
+async def test_an_end_and_a_loss_in_the_same_moment_are_one_end(
+    shared: RunningService, rounds: int, echo: EchoServer
+) -> None:  # 15, over real sockets
+    for number in range(rounds):
+        kept = (await shared.open(echo.url, reconnect=AT_ONCE))["id"]
+        server_side = echo.sockets[-1]
+        delay_s = (number % 20) / 2000
+        both = [shared.call("DELETE", f"/v1/connections/{kept}"), server_side.close(code=1001)]
+        if number % 2:
+            both.reverse()
+        first = asyncio.ensure_future(both[0])
+        await asyncio.sleep(delay_s if number % 3 else 0)
+        await asyncio.gather(first, both[1])
+        kinds = [event["kind"] for event in await shared.events(kept, until="onTerminate")]
+        assert kinds.count("onTerminate") == 1 and kinds[-1] == "onTerminate", (number, kinds)
+        assert (await shared.record(kept))["status"] == "Closed"
+    seen = len(echo.peers)
+    await asyncio.sleep(0.5)
+    assert len(echo.peers) == seen, "nobody dials any more"
+
+
+class Harbour:
+    """A server for many: which of them are there, how often at once at most, and when each came."""
+
+    def __init__(self, port: int = 0) -> None:
+        self.there: Counter[str] = Counter()
+        self.most = 0
+        self.came_at: list[float] = []
+        self.server = RawServer(self._script, port=port)
+
+    async def _script(self, connection: RawConnection) -> None:
+        self.came_at.append(time.monotonic())
+        name = connection.request_line.split()[1]
+        self.there[name] += 1
+        self.most = max(self.most, self.there[name])
+        try:
+            await stays(connection)
+        finally:
+            self.there[name] -= 1
+
+    def in_each_second(self) -> list[int]:
+        """How many came in each second since the first one."""
+        found = Counter(int(at - self.came_at[0]) for at in self.came_at)
+        return [found[second] for second in range(max(found) + 1)]
+
+
+async def test_a_storm_of_returns_passes_the_limiter_and_nobody_comes_twice(
+    start_service: StartService,
+) -> None:  # 4, with 300; 2,000 are a bench command
+    count, rate, burst = 300, 50, 10
+    service = await start_service()
+    first = Harbour()
+    async with first.server:
+        await asyncio.gather(*(service.open(f"{first.server.url}{at}", reconnect=True) for at in range(count)))
+    await asyncio.sleep(1)
+    second = Harbour(first.server.port)
+    async with second.server:
+
+        async def all_back() -> bool:
+            page = await service.get("/v1/connections?limit=1000&status=Connected")
+            return len(page["connections"]) == count
+
+        began = time.monotonic()
+        await wait_for(all_back, 60)
+        seconds = second.in_each_second()
+        print(f"{count} are back after {time.monotonic() - began:.1f} s: {seconds}")
+        assert second.most == 1, "never two sockets of one id"
+        assert max(seconds) <= (rate + burst) * 1.1 and sum(seconds) == count
+        page = await service.get("/v1/connections?limit=1000")
+        assert {record["socket"] for record in page["connections"]} == {2}
+        for record in page["connections"][:20]:
+            events = await service.events(record["id"], count=3)
+            assert [event["kind"] for event in events] == ["onOpen", "onDisconnect", "onReconnect"]
+
+
+async def test_each_code_of_a_close_by_the_server_is_one_loss_and_one_return(
+    shared: RunningService, echo: EchoServer
+) -> None:  # 2, over real sockets
+    kept = (await shared.open(echo.url, reconnect=AT_ONCE))["id"]
+    codes = [1000, 1001, None, 1011, 1012, 1013]
+    for number, code in enumerate(codes, start=2):
+        if code is None:
+            transport = echo.sockets[-1]._req.transport  # type: ignore[union-attr]
+            assert transport is not None
+            transport.abort()
+        else:
+            await echo.sockets[-1].close(code=code)
+        await wait_for(lambda at=number: len(echo.sockets) == at, 15)
+        await status_of(shared, kept, "Connected")
+    events = await shared.events(kept, count=1 + 2 * len(codes))
+    assert [event["kind"] for event in events] == ["onOpen", *["onDisconnect", "onReconnect"] * len(codes)]
+    assert [event["event"]["code"] for event in events[1::2]] == [code or 1006 for code in codes]
+    assert [event["event"]["socket"] for event in events[2::2]] == list(range(2, len(codes) + 2))
+    assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
+
+
+async def test_a_403_without_anything_to_renew_is_one_dial_and_the_end(shared: RunningService) -> None:  # 12
+    async def script(connection: RawConnection) -> None:
+        if len(server.connections) == 1:
+            await stays(connection)
+        else:
+            connection.writer.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
+            await connection.writer.drain()
+
+    async with RawServer(script) as server:
+        kept = (await shared.open(server.url, reconnect=AT_ONCE))["id"]
+        server.connections[0].reset()
+        events = await shared.events(kept, until="onTerminate")
+        assert [event["kind"] for event in events] == ["onOpen", "onDisconnect", "onError", "onTerminate"]
+        assert events[2]["event"]["errors"][0]["errCode"] == 107
+        assert len(server.connections) == 2
+
+
+async def test_one_that_is_not_kept_has_its_events_and_its_record_byte_for_byte_as_before(
+    shared: RunningService,
+) -> None:  # 1
+    async def script(connection: RawConnection) -> None:
+        await connection.accept(after=frame(1, b"one"))
+        await asyncio.sleep(0.05)
+        connection.reset()
+
+    async with RawServer(script) as server:
+        opened = await shared.open(server.url)
+        await shared.events(opened["id"], until="onTerminate")
+        path = f"/v1/connections/{opened['id']}/events"
+        async with shared.client.get(path, headers={"Accept": "application/x-ndjson"}) as response:
+            lines = (await response.read()).splitlines()
+    bodies = []
+    for seq, line in enumerate(lines, start=1):
+        head = b'"connection":%d,"worker":"main","seq":%d,"time":"' % (opened["id"], seq)
+        kind, _, rest = line.partition(b"," + head)
+        bodies.append(kind.split(b",", 1)[1] + b" " + rest.split(b'",', 1)[1])
+    closed = b"the connection was reset without a close frame"
+    assert bodies == [
+        b'"kind":"onOpen" "event":{"type":"open"}}',
+        b'"kind":"onMessage" "event":{"type":"message","data":"one"}}',
+        b'"kind":"onError" "event":{"type":"error","errors":[{"errCode":204,"message":"%b","componentSignature":"MOOR"}]}}'
+        % closed,
+        b'"kind":"onTerminate" "event":{"type":"terminate","code":1006,"reason":"%b","wasClean":false}}' % closed,
+    ]
+    of_kept_ones = {
+        "reconnect",
+        "ready",
+        "socket",
+        "reconnects",
+        "down",
+        "socketOpenedAt",
+        "queued",
+        "recipe",
+        "whenDown",
+    }
+    assert not of_kept_ones & (await shared.record(opened["id"])).keys()

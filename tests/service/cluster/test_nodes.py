@@ -1,0 +1,78 @@
+"""Three nodes and one log: what one has committed, all show, with the same ids in the same order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mooring_service.cluster.engine import Engine
+from mooring_service.cluster.position import slot_of
+from tests.cluster_kit.checker import check
+from tests.cluster_kit.nodes import Node, running_nodes, settled
+from tests.cluster_kit.servers import EngineServers
+
+
+async def test_what_one_node_commits_all_show_with_the_same_ids(
+    servers: EngineServers, engine: Engine, cluster_name: str, tmp_path: Path
+) -> None:
+    async with running_nodes(tmp_path, cluster_name, servers.urls) as nodes:
+        connections = {name: await node.open_connection() for name, node in nodes.items()}
+        assert sorted(slot_of(connection) for connection in connections.values()) == [1, 2, 3]
+        for _ in range(100):
+            for name, node in nodes.items():
+                node.commit(connections[name], 10)
+        await settled(nodes)
+        rows = await check(engine, cluster_name, {name: node.folder for name, node in nodes.items()})
+        assert len(rows) == 3_000
+        shown = [node.ids() for node in nodes.values()]
+        assert shown[0] == shown[1] == shown[2] == [(at, who, body) for at, who, _, body in rows]
+        assert len({node.cluster.fold.epoch for node in nodes.values()}) == 1
+
+
+async def test_an_addition_that_is_larger_than_a_message_arrives_whole(
+    servers: EngineServers, engine: Engine, cluster_name: str, tmp_path: Path
+) -> None:
+    async with running_nodes(tmp_path, cluster_name, servers.urls, "ab") as nodes:
+        connection = await nodes["a"].open_connection()
+        nodes["a"].commit(connection, 1)
+        nodes["a"].commit(connection, 3, size=600_000)
+        nodes["a"].commit(connection, 2)
+        await settled(nodes)
+        rows = await check(engine, cluster_name, {name: node.folder for name, node in nodes.items()})
+        assert len(rows) == 6
+
+
+async def test_a_node_goes_on_in_the_same_life_after_a_restart_and_begins_a_new_one_after_an_orderly_end(
+    servers: EngineServers, engine: Engine, cluster_name: str, tmp_path: Path
+) -> None:
+    async with running_nodes(tmp_path, cluster_name, servers.urls, "ab") as nodes:
+        a = nodes["a"]
+        connection, life = await a.open_connection(), a.cluster.life
+        a.commit(connection, 5)
+        await settled(nodes)
+        await a.stop(handover=True)
+        await (await a.start()).ready()
+        assert a.cluster.life == life
+        assert slot_of(await a.open_connection()) == slot_of(connection)
+        a.commit(connection, 5)
+        await settled(nodes)
+        await a.stop()
+        await (await a.start()).ready()
+        assert a.cluster.life != life
+        a.commit(connection, 5)
+        await settled(nodes)
+        assert len(await check(engine, cluster_name, {name: node.folder for name, node in nodes.items()})) == 15
+
+
+async def test_a_second_process_of_one_name_is_refused_while_the_first_is_heard(
+    servers: EngineServers, cluster_name: str, tmp_path: Path
+) -> None:
+    async with running_nodes(tmp_path, cluster_name, servers.urls, "a") as nodes:
+        second = await Node(tmp_path / "second", "a", cluster_name, servers.urls).start()
+        try:
+            from tests.conftest import wait_for
+
+            await wait_for(lambda: second.refusals, 10)
+            assert "another service is node 'a'" in second.refusals[0]
+            assert nodes["a"].cluster.ready
+        finally:
+            await second.stop(handover=True)

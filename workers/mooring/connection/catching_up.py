@@ -1,0 +1,48 @@
+"""What was missed while a connection was down, fetched by a function (``catchUp``) before the messages of the new socket go on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+import msgspec
+
+from mooring.connection.host import CodeFailed, Host
+from mooring.connection.recipe import CatchUp
+from mooring.connection.recorded import RecordedConnection
+from mooring.kept_events import ReconnectEvent
+
+
+class Filled(Protocol):
+    """Who takes what was fetched."""
+
+    def fill_in(self, items: Iterable[Any]) -> None:
+        """Take messages that come before all of the new socket.
+
+        Raises:
+            TypeError: If one is not of the data type; none is taken then.
+            LimitReached: If they are too many bytes.
+        """
+
+    def catch_up_failed(self, exc: BaseException) -> None:
+        """There is nothing to take: an event says why."""
+
+
+async def catch_up(
+    host: Host, connection: RecordedConnection, filled: Filled, wanted: CatchUp, event: ReconnectEvent
+) -> None:
+    """Have the function called with the event of the return, and hand over what it returns. Ends within its timeout, and well."""
+    told = msgspec.to_builtins(event)
+    try:
+        async with asyncio.timeout(wanted.timeout_s):
+            found = await host.run_code(connection, "catchUp", wanted.function, wanted.params, told)
+        if found is not None:
+            filled.fill_in(found)
+    except CodeFailed:
+        pass  # an event has said so
+    except TimeoutError:
+        filled.catch_up_failed(TimeoutError(f"it did not return within {wanted.timeout_s:g} s"))
+    # What user code has returned may be anything, and iterating it may raise anything.
+    except Exception as exc:  # noqa: BLE001
+        filled.catch_up_failed(exc)
