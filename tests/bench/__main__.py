@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.bench import measure
+from tests.bench import kept, measure
 from tests.bench.gateways import BENCH, Aiohttp, AiohttpBatched, FastApi, Gateway, Mooring, Node, NodeBatched
 
 Row = tuple[str, str, str, str]
@@ -293,6 +293,7 @@ SECTIONS: dict[str, Callable[[Report, bool], None]] = {
     "sends": sends_section,
     "latency": latency_section,
     "idle": idle_section,
+    "kept": kept.section,
     "rest": rest_section,
 }
 

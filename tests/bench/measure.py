@@ -17,7 +17,9 @@ from tests.bench.gateways import Aiohttp, Gateway, Mooring, Tool, cpu_s, pss_byt
 Figures = dict[str, float]
 
 
-def events(gateway: Gateway, count: int, *, connections: int = 1, handler: bool = False, workers: int = 1) -> Figures:
+def events(
+    gateway: Gateway, count: int, *, connections: int = 1, handler: bool = False, workers: int = 1, **more: Any
+) -> Figures:
     """A server floods, one subscriber reads all of it."""
     server = Tool("server")
     gateway.start()
@@ -26,7 +28,7 @@ def events(gateway: Gateway, count: int, *, connections: int = 1, handler: bool 
         share = count // connections
         opened = []
         for index in range(connections):
-            options: dict[str, Any] = {}
+            options: dict[str, Any] = dict(more)
             if isinstance(gateway, Mooring):
                 options["worker"] = f"w{index % workers}"
                 if handler:
@@ -236,7 +238,7 @@ class Tracer:
         return int(total.split()[3])
 
 
-def idle(count: int, workers: int, watch_s: float) -> Figures:
+def idle(count: int, workers: int, watch_s: float, **options: Any) -> Figures:
     """Idle connections: memory of each, and the CPU of their pings."""
     gateway = Mooring(env={"MOORING_LIMITS_MAX_CONNECTIONS": str(count + 10)}).start()
     server = Tool("server")
@@ -246,16 +248,18 @@ def idle(count: int, workers: int, watch_s: float) -> Figures:
             gateway.request("PUT", f"/v1/workers/w{index}")
         time.sleep(1.5)
         pids = gateway.pids()
-        before = pss_bytes(pids)
+        before = [pss_bytes([pid]) for pid in pids]
         begin = time.monotonic()
-        open_many(gateway, f"ws://127.0.0.1:{port}/echo", count, workers, pingInterval=30)
+        open_many(gateway, f"ws://127.0.0.1:{port}/echo", count, workers, pingInterval=30, **options)
         took = time.monotonic() - begin
         time.sleep(3)
-        after = pss_bytes(pids)
+        after = [pss_bytes([pid]) for pid in pids]
+        each = [(now - past) / (count // 16 * 16) for now, past in zip(after, before, strict=True)]
         used = cpu_s(pids)
         time.sleep(watch_s)
         return {
-            "bytes_each": (after - before) / (count // 16 * 16),
+            "bytes_each": sum(each),
+            "service_bytes_each": each[0],
             "cpu_percent": (cpu_s(pids) - used) / watch_s * 100,
             "open_rate": count / took,
         }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
+from mooring_api.client.cluster import ClusterVerbs
 from mooring_api.client.connections import ConnectionVerbs
 from mooring_api.client.events import EventVerbs
 from mooring_api.client.sending import SendingVerbs
@@ -16,7 +17,7 @@ from mooring_api.client.workers import WorkerVerbs
 BACKUP_SILENCE_S = 600.0  # a large journal is copied before it is sent
 
 
-class Client(ConnectionVerbs, SendingVerbs, WorkerVerbs, EventVerbs):
+class Client(ConnectionVerbs, SendingVerbs, WorkerVerbs, EventVerbs, ClusterVerbs):
     """One service, asynchronously. Use it as ``async with Client(…) as client``.
 
     Args:

@@ -96,6 +96,7 @@ class BlockingClient:
     terminate = blocking(Client.terminate)
     reconnect = blocking(Client.reconnect)
     workers = blocking(Client.workers)
+    cluster = blocking(Client.cluster)
     worker = blocking(Client.worker)
     start_worker = blocking(Client.start_worker)
     kill_worker = blocking(Client.kill_worker)

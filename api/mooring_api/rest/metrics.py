@@ -19,6 +19,7 @@ from prometheus_client.registry import Collector
 from mooring.errors import ErrCode
 from mooring.metrics import LONG_SECONDS, SECONDS, Histogram, WorkerMetrics, decode
 from mooring.version import __version__
+from mooring_service.cluster_records import ClusterFigures
 from mooring_service.config import Config
 from mooring_service.processes.slot import Slot
 from mooring_service.processes.worker_state import WorkerState
@@ -64,6 +65,7 @@ class Scrape:
             Seen(slot, figures_of(slot.stats.metrics) if slot.process else None) for slot in service.workers.slots()
         ]
         self.journal = service.journal.stats()
+        self.cluster = None if service.cluster is None else service.cluster.figures
         self.downs = list(service.directory.downs())
         self.lags = [subscription.lag for subscription in service.feed.subscriptions]
 
@@ -187,6 +189,16 @@ def _oldest_age_s(scrape: Scrape) -> float:
     return scrape.journal.oldest_age_s or 0.0
 
 
+def of_cluster(read: Callable[[ClusterFigures], Samples]) -> Read:
+    """Read the samples of a node; none where there is no cluster."""
+    return lambda scrape: [] if scrape.cluster is None else read(scrape.cluster)
+
+
+def one_of_cluster(read: Callable[[ClusterFigures], Value]) -> Read:
+    """Read one sample of a node."""
+    return of_cluster(lambda figures: [((), read(figures))])
+
+
 WORKER = ("worker",)
 WORKER_QUEUE = ("worker", "queue")
 WORKER_DIRECTION = ("worker", "direction")
@@ -263,6 +275,21 @@ ROWS = (
     Row("mooring_subscribers_behind", "gauge", "Subscribers more than 10,000 events behind.", (),
         one(lambda scrape: sum(lag > 10_000 for lag in scrape.lags))),
     Row("mooring_event_latency_seconds", "histogram", "From the socket to the subscribers.", (), one(lambda scrape: scrape.service.latency)),
+    Row("mooring_cluster_nodes", "gauge", "Nodes, by status.", ("status",), of_cluster(lambda c: [((name,), n) for name, n in sorted(c.nodes.items())])),
+    Row("mooring_cluster_engine_up", "gauge", "1 while the engine is linked and takes what is published.", (), one_of_cluster(lambda c: float(c.engine_up))),
+    Row("mooring_cluster_ack_seconds", "histogram", "How long the engine takes to acknowledge a message.", (), one_of_cluster(lambda c: c.ack)),
+    Row("mooring_cluster_last_ack_age_seconds", "gauge", "Since the last acknowledged message was sent.", (), one_of_cluster(lambda c: c.last_ack_age_s)),
+    Row("mooring_cluster_unreplicated_additions", "gauge", "What was committed here and is not in the log yet.", (), one_of_cluster(lambda c: c.unreplicated.additions)),
+    Row("mooring_cluster_unreplicated_bytes", "gauge", "Its bytes.", (), one_of_cluster(lambda c: c.unreplicated.bytes)),
+    Row("mooring_cluster_unreplicated_seconds", "gauge", "For how long there has been some.", (), one_of_cluster(lambda c: c.unreplicated.oldest_seconds)),
+    Row("mooring_cluster_tail_lag_seconds", "gauge", "For how long the log has had something that is not read here.", (), one_of_cluster(lambda c: c.tail_lag_s)),
+    Row("mooring_cluster_messages", "counter", "Messages of this node that the log has acknowledged.", (), one_of_cluster(lambda c: c.messages)),
+    Row("mooring_cluster_bytes", "counter", "Their bytes.", (), one_of_cluster(lambda c: c.bytes_total)),
+    Row("mooring_cluster_doubts", "counter", "How often nobody knew what became of a message, by what was found then.", ("outcome",),
+        of_cluster(lambda c: [((name,), n) for name, n in sorted(c.doubts.items())])),
+    Row("mooring_cluster_tail_rebuilds", "counter", "How often reading the log began anew, by why.", ("why",),
+        of_cluster(lambda c: [((name,), n) for name, n in sorted(c.rebuilds.items())])),
+    Row("mooring_cluster_strangers", "counter", "Messages of the log that were left out: damaged, or a stranger's.", (), one_of_cluster(lambda c: c.strangers)),
     Row("mooring_log_lines_dropped", "counter", "Lines of the service's log that nobody has read in time.", (),
         one(lambda scrape: scrape.lines_dropped)),
 )  # fmt: skip
