@@ -12,6 +12,7 @@ import msgspec
 from mooring.background import Background
 from mooring.errors import ErrCode, JournalUnavailable, LinkError
 from mooring.events import Kind, WorkerExitedEvent, WorkerStartedEvent, now_us, worker_body
+from mooring.kept_events import Cause
 from mooring.link.messages import (
     AskIds,
     Called,
@@ -277,17 +278,15 @@ class Intake:
         await self._journal.append_waiting(Append())  # all that it had handed over is committed and folded then
         text = reason if asked else f"the worker died: {reason}"
         self._unseen.pop(slot.incarnation, None)
-        stays = self._reopenings.stays if slot.drains or not asked else lambda entry: False
+        stays = self._reopenings.stays if slot.drains or slot.persists or not asked else lambda entry: False
         lost: list[Entry] = []
         staying: list[Entry] = []
         for entry in self._live_of(slot):
-            (staying if stays(entry) else lost).append(entry)
+            goes_on = stays(entry) and (entry.created.persists or slot.drains or not asked)
+            (staying if goes_on else lost).append(entry)
         err_code = ErrCode.WORKER_STOPPING if asked else ErrCode.WORKER_DIED
-        down = (
-            losses(staying, "the worker was drained", ErrCode.WORKER_DRAINED, "drained")
-            if slot.drains
-            else losses(staying, text, err_code, "workerDied")
-        )
+        cause = _cause(slot, asked=asked)
+        down = _losses(staying, slot, cause, text, err_code)
         written, _ = await asyncio.gather(
             self._endings.write(
                 lost,
@@ -298,7 +297,7 @@ class Intake:
             self.save_incarnation(slot, ended=True, stands=not asked),
         )
         slot.failures[err_code] += written.kinds.count(Kind.onError)
-        slot.disconnects["drained" if slot.drains else "workerDied"] += down.kinds.count(Kind.onDisconnect)
+        slot.disconnects[cause] += down.kinds.count(Kind.onDisconnect)
         slot.announced = False
         slot.drains = slot.drains and asked  # else it is started again in the same slot
         handed, slot.handed, slot.ended_for = slot.handed, {}, []
@@ -310,11 +309,27 @@ class Intake:
 
     async def worker_ended(self, slot: Slot) -> None:
         """There is no such worker any more: what waited for its next process ends."""
-        await self._reopenings.end_waiting(slot.name, slot.stop_reason or "killed", ErrCode.WORKER_STOPPING)
+        reason = slot.stop_reason or "killed"
+        await self._reopenings.end_waiting(slot.name, reason, ErrCode.WORKER_STOPPING, persisted=not slot.persists)
 
     async def allot_ids(self, count: int) -> int:
         """Reserve connection ids for ever; return the first."""
         return await self._journal.allot_ids(count)
+
+
+def _cause(slot: Slot, *, asked: bool) -> Cause:
+    """Return why the connections that stay lose the process of `slot`."""
+    if asked:
+        return "drained" if slot.drains else "serviceStopped"
+    if slot.drains:
+        return "drained"
+    return "workerDied" if slot.version else "serviceRestarted"  # dead before it could say hello to this service
+
+
+def _losses(staying: list[Entry], slot: Slot, cause: Cause, text: str, err_code: ErrCode) -> Append:
+    if slot.drains:
+        return losses(staying, "the worker was drained", ErrCode.WORKER_DRAINED, cause)
+    return losses(staying, text, err_code, cause)
 
 
 def _exited(slot: Slot, ended: Exit, reason: str, *, restarting: bool, asked: bool) -> Append:

@@ -20,7 +20,7 @@ from mooring.changes import Changes
 from mooring.connection.asked import Known
 from mooring.connection.changing import change
 from mooring.connection.host import PausedReader
-from mooring.connection.live import LiveConnection
+from mooring.connection.live import Left, LiveConnection
 from mooring.connection.recorded import RecordedConnection
 from mooring.errors import MooringError
 from mooring.link.keyed import KeyedAnswers
@@ -82,7 +82,7 @@ class Runtime:
         paused: Connections whose reading we have paused.
         room: In the outbox, for what code in the worker asks of the service.
         stopping: Set once the worker runs down: nothing new begins.
-        draining: Likewise, where another process will open the kept connections again.
+        left: Likewise: who goes on with the kept connections (`live.Left`).
         closed_by_stop: How many connections it has closed then.
         last_ask: The number of the last call that code in a worker has asked for, of those that were taken.
         full_at: How many connections the service holds, if these are all that it may; else 0.
@@ -95,7 +95,8 @@ class Runtime:
         self.known = Known(settings.recipes, settings.functions)
         self.connections: dict[int, LiveConnection] = {}
         self.paused: set[PausedReader] = set()
-        self.stopping = self.draining = False
+        self.stopping = False
+        self.left: Left = ""
         self.closed_by_stop = self.full_at = 0
         self.last_ask = 0
         self.answer: Callable[[Report], None] = uplink.send
