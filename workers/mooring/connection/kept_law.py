@@ -180,11 +180,14 @@ class KeptLaw(LiveConnection):
 
     def queue_changed(self) -> None:
         """What waits to be sent has changed."""
+        self._sends.measure()
         self._host.touch(self)
         self._set_alarm()
 
     def unsent(self, event: UnsentEvent) -> None:
         """Messages were given up."""
+        count(self._host.metrics.unsent, event.reason, event.count)
+        self._sends.measure()
         self._record(Kind.onUnsent, event)
 
     def queue_from_worker(self, opcode: int, payload: bytes, ttl_s: float, done: Future[int | None]) -> None:
