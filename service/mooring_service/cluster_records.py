@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from mooring.metrics import Histogram
+
 
 class EngineRecord(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """`status`: up, down, refused (`reason` says why). `lastAckMs`: since the log acknowledged something; `fitMs`: for how long this node
@@ -65,3 +67,19 @@ class ClusterRecord(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     log: LogRecord
     unreplicated: UnreplicatedRecord
     nodes: list[NodeRecord]
+
+
+class ClusterFigures(msgspec.Struct, frozen=True):
+    """For metrics: what is counted since the start of the service."""
+
+    nodes: dict[str, int]
+    engine_up: bool
+    ack: Histogram
+    last_ack_age_s: float
+    unreplicated: UnreplicatedRecord
+    tail_lag_s: float
+    messages: int
+    bytes_total: int
+    doubts: dict[str, int]
+    rebuilds: dict[str, int]
+    strangers: int

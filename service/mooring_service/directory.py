@@ -201,6 +201,11 @@ class Directory:
             raise UnknownConnection(connection)
         return entry
 
+    def url(self, connection: int) -> str | None:
+        """Return the URL of a connection; None where nothing is known of it."""
+        entry = self._entries.get(connection)
+        return None if entry is None else entry.created.url
+
     @property
     def live_count(self) -> int:
         """How many connections have not ended."""

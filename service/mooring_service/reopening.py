@@ -16,6 +16,7 @@ from mooring.errors import ErrCode, ErrorEntry
 from mooring.events import Kind, now_us, rfc3339
 from mooring.kept_events import Cause, DisconnectEvent, QueuedRecord
 from mooring.link.messages import Hello, Open
+from mooring.link.packed import pack, unpack
 from mooring.link.record import (
     STATUS_CLOSED,
     STATUS_CLOSING,
@@ -49,16 +50,19 @@ class Reopenings:
         self._journal = journal
         self._directory = directory
         self._endings = endings
-        self._specs: dict[int, ConnectionRequest] = {}
+        self._specs: dict[int, bytes] = {}
         self._told: dict[int, str] = {}
 
     def remember(self, connection: int, spec: ConnectionRequest) -> None:
         """Keep what `connection` was asked for, until it has ended, or turns out to be neither kept nor named."""
-        self._specs[connection] = spec
+        # Its record, which there may not be yet, is made of this.
+        url = self._directory.url(connection)
+        self._specs[connection] = pack(spec, spec.url if url is None else url)
 
     def spec(self, connection: int) -> ConnectionRequest | None:
         """Return what `connection` was asked for, as far as that is known."""
-        return self._specs.get(connection)
+        packed = self._specs.get(connection)
+        return None if packed is None else unpack(packed, self._directory.url(connection) or "")
 
     def forget(self, connection: int) -> None:
         """`connection` has ended, is to end, or is not kept. Idempotent."""
@@ -69,7 +73,7 @@ class Reopenings:
         """Learn the specs of what a process holds."""
         for held in hello.connections:
             if held.spec is not None:
-                self._specs[held.created.id] = held.spec
+                self.remember(held.created.id, held.spec)
 
     def stays(self, entry: Entry) -> bool:
         """Say whether a connection goes on without its process: one that has never been ready only where it goes on trying."""
@@ -111,7 +115,7 @@ class Reopenings:
                     self._tell(slot, entry)
 
     def _tell(self, slot: Slot, entry: Entry) -> None:
-        connection, spec = entry.created.id, self._specs[entry.created.id]
+        connection, spec = entry.created.id, unpack(self._specs[entry.created.id], entry.created.url)
         reference = None if spec.handler is None else self._admission.config.handlers.get(spec.handler.name)
         self._told[connection] = slot.incarnation
         slot.command(Open(0, connection, spec, reference, entry.created.created_at_us, entry.update))

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -19,7 +20,7 @@ from mooring.metrics import Histogram
 from mooring_service.admission import Admission
 from mooring_service.asks import Asks
 from mooring_service.backups import Backups
-from mooring_service.config import Config
+from mooring_service.config import Config, ConfigError
 from mooring_service.connections import Connections
 from mooring_service.directory import Directory
 from mooring_service.endings import Endings
@@ -30,6 +31,7 @@ from mooring_service.hooks.senders import Senders
 from mooring_service.intake import Intake
 from mooring_service.journal.file import check_version
 from mooring_service.journal.journal import Journal, JournalUnusable
+from mooring_service.journal.sqlite import SqliteJournal
 from mooring_service.lock import StateLock
 from mooring_service.naming import Names
 from mooring_service.opening import Openings
@@ -44,6 +46,9 @@ from mooring_service.wanted import Wanted
 from mooring_service.window import Window
 from mooring_service.worker_settings import worker_settings
 from mooring_service.workers import Workers
+
+if TYPE_CHECKING:  # without [cluster] none of it is imported
+    from mooring_service.membership import Membership
 
 PRUNE_INTERVAL_S = 5.0
 OPEN_RETRY_S = 1.0
@@ -64,11 +69,14 @@ def check_state_dir(state_dir: Path, store: str) -> None:
 
 
 class Readiness(msgspec.Struct, frozen=True):
-    """Whether requests can be served: `reasons` says what is not there, `degraded` names Failed workers."""
+    """Whether requests can be served: `reasons` says what is not there, `degraded` names Failed workers, and what of a cluster is wrong,
+    `hooks` Failing hooks.
+    """
 
     ready: bool
     reasons: list[str]
     degraded: list[str]
+    hooks: list[str]
 
 
 class Service:
@@ -88,6 +96,8 @@ class Service:
         backups: Copies of the journal.
         hooks: The verbs of hooks.
         feed: The events of everything; those of one connection are followed in `connections`.
+        cluster: This service as a node; None without `[cluster]`.
+        refusal: Why it must not be started again as it is configured, where that is what it has died of; else "".
         died: Ends, with the reason, when this process can go on no longer: it is to end under its workers, for the next to adopt.
     """
 
@@ -135,9 +145,19 @@ class Service:
         self.backups = Backups(journal, state_dir)
         self._senders = Senders(self._admission, journal, self.feed, state_dir, self._background)
         self.hooks = Hooks(self._admission, self._senders)
+        self.refusal = ""
+        self.cluster: Membership | None = None
+        if config.cluster.name:
+            self.cluster = _membership(config, self, roster, self._admission)
         self._started = False
         self._unwritable = asyncio.Event()
         self.died: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    def refuse(self, reason: str) -> None:
+        """End this process, and its workers: it must not be started again as it is configured."""
+        self.refusal = reason
+        if not self.died.done():
+            self.died.set_result(reason)
 
     def acquire(self) -> None:
         """Take the state directory for this service. Must be called before `start`.
@@ -155,13 +175,14 @@ class Service:
 
         Raises:
             JournalUnusable: If a later mooring has written it.
-            MooringError: If workers could not reach this state directory.
+            MooringError: If workers could not reach this state directory, or hooks.json cannot be read.
         """
+        self._senders.load()
         self.backups.sweep()
         await self._supervisor.listen()
         try:
             await self._begin()
-        except JournalUnusable:
+        except (JournalUnusable, ConfigError):
             await self._supervisor.hand_over()
             raise
         except JournalUnavailable as exc:
@@ -181,6 +202,8 @@ class Service:
     async def _begin(self) -> None:
         recovered = await self.journal.start(self._intake.on_committed, self._on_failure, self.died.set_result)
         self.directory.recover(self.journal.epoch, recovered.connections)
+        if self.cluster is not None:
+            await self.cluster.open(has_connections=self.directory.live_count > 0)
         try:
             # Taken first: the first connection of a new state directory is number 1.
             await self._openings.allot()
@@ -188,12 +211,12 @@ class Service:
             log.error("the journal cannot be written: %s; nothing new is begun until it can be", exc)
         self._supervisor.adopt([stored for stored in recovered.incarnations if not stored.ended or stored.stands])
         self._asks.do(recovered.asks)
-        await self._senders.start(recovered.hooks)
+        await self.hooks.start(recovered.hooks)
         known = {stored.incarnation for stored in recovered.incarnations if not stored.ended}
         # Told before anybody asks, but for a disk that takes nothing.
         await asyncio.wait({self._background.spawn(self._end_strays(known))}, timeout=STRAYS_S)
         self.workers.go_on_draining()
-        self._background.spawn(self._prune())
+        self._background.spawn(_prune(self.directory, self.journal))
         self._started = True
 
     def check_started(self) -> None:
@@ -227,6 +250,8 @@ class Service:
         await self._background.close()
         await self._openings.close()
         self.feed.close()
+        if self.cluster is not None:
+            await self.cluster.stop(handover=handover)
         await self.journal.stop()
         self._lock.release()
 
@@ -264,6 +289,8 @@ class Service:
         self._admission.config = config
         self.feed.max_subscribers = config.limits.max_subscribers
         self._window.acknowledge()
+        if self._started:
+            self._background.spawn(self.hooks.reconfigure(config))
         self._supervisor.reconfigure(worker_settings(config, self._app_dirs), config.limits.max_workers)
 
     def readiness(self) -> Readiness:
@@ -278,7 +305,12 @@ class Service:
         if self._roster.adopting:
             reasons.append(f"adopting: {', '.join(sorted(self._roster.adopting))}")
         degraded = [slot.name for slot in self._roster.slots() if slot.state is WorkerState.FAILED]
-        return Readiness(not reasons, reasons, degraded)
+        if self.cluster is not None:
+            if (reason := self.cluster.reason) is not None:
+                reasons.append(reason)
+            else:
+                degraded += self.cluster.degraded
+        return Readiness(not reasons, reasons, degraded, self._senders.failing())
 
     @property
     def kept_ends(self) -> Mapping[tuple[str, str], int]:
@@ -290,20 +322,33 @@ class Service:
         """From the socket to the subscribers."""
         return self._intake.latency
 
-    async def _prune(self) -> None:
-        # Ends by cancellation, when the service stops.
-        while True:
-            await asyncio.sleep(PRUNE_INTERVAL_S)
-            gone = self.directory.prune()
-            if gone:
-                try:
-                    await self.journal.forget_connections(gone)
-                except JournalUnavailable as exc:
-                    log.warning("ended connections cannot be forgotten in the journal now: %s", exc)
-
     async def _end_strays(self, known: set[str]) -> None:
         """Connections whose worker's process is known to have ended, and that have no onTerminate: a double death."""
         reason = "the worker ended while the service was away"
         for name in self.directory.workers():
             strays = [entry for entry in self.directory.live_of(name) if entry.incarnation not in known]
             await self._endings.write(strays, reason, ErrCode.WORKER_DIED)
+
+
+async def _prune(directory: Directory, journal: Journal) -> None:
+    # Ends by cancellation, when the service stops.
+    while True:
+        await asyncio.sleep(PRUNE_INTERVAL_S)
+        gone = directory.prune()
+        if gone:
+            try:
+                await journal.forget_connections(gone)
+            except JournalUnavailable as exc:
+                log.warning("ended connections cannot be forgotten in the journal now: %s", exc)
+
+
+def _membership(config: Config, service: Service, roster: Roster, admission: Admission) -> Membership:
+    from mooring_service.membership import Membership  # only where there is a cluster
+
+    assert isinstance(service.journal, SqliteJournal), "the configuration allows no other"
+
+    def figures() -> tuple[int, int, int]:
+        live = service.directory.live_count
+        return live, len(roster), max(0, admission.config.limits.max_connections - live)
+
+    return Membership(config, service.journal, service.state_dir, figures, service.refuse)

@@ -17,8 +17,17 @@ from tests.bench.gateways import Aiohttp, Gateway, Mooring, Tool, cpu_s, pss_byt
 Figures = dict[str, float]
 
 
-def events(gateway: Gateway, count: int, *, connections: int = 1, handler: bool = False, workers: int = 1) -> Figures:
-    """A server floods, one subscriber reads all of it."""
+def events(
+    gateway: Gateway,
+    count: int,
+    *,
+    connections: int = 1,
+    handler: bool = False,
+    workers: int = 1,
+    size: int = 100,
+    **more: Any,
+) -> Figures:
+    """A server floods messages of `size` bytes, one subscriber reads all of it; `more` are options of the connections."""
     server = Tool("server")
     gateway.start()
     try:
@@ -26,12 +35,12 @@ def events(gateway: Gateway, count: int, *, connections: int = 1, handler: bool 
         share = count // connections
         opened = []
         for index in range(connections):
-            options: dict[str, Any] = {}
+            options: dict[str, Any] = dict(more)
             if isinstance(gateway, Mooring):
                 options["worker"] = f"w{index % workers}"
                 if handler:
                     options["handler"] = {"name": "count"}
-            opened.append(gateway.open(f"ws://127.0.0.1:{port}/flood?count={share}", **options))
+            opened.append(gateway.open(f"ws://127.0.0.1:{port}/flood?count={share}&size={size}", **options))
         path = f"/v1/connections/{opened[0]}/events" if connections == 1 else "/v1/events"
         subscriber = Tool("subscribe", gateway.url + path, share * connections, 1, token=gateway.token)
         subscriber.line()
@@ -236,7 +245,7 @@ class Tracer:
         return int(total.split()[3])
 
 
-def idle(count: int, workers: int, watch_s: float) -> Figures:
+def idle(count: int, workers: int, watch_s: float, **options: Any) -> Figures:
     """Idle connections: memory of each, and the CPU of their pings."""
     gateway = Mooring(env={"MOORING_LIMITS_MAX_CONNECTIONS": str(count + 10)}).start()
     server = Tool("server")
@@ -246,16 +255,18 @@ def idle(count: int, workers: int, watch_s: float) -> Figures:
             gateway.request("PUT", f"/v1/workers/w{index}")
         time.sleep(1.5)
         pids = gateway.pids()
-        before = pss_bytes(pids)
+        before = [pss_bytes([pid]) for pid in pids]
         begin = time.monotonic()
-        open_many(gateway, f"ws://127.0.0.1:{port}/echo", count, workers, pingInterval=30)
+        open_many(gateway, f"ws://127.0.0.1:{port}/echo", count, workers, pingInterval=30, **options)
         took = time.monotonic() - begin
         time.sleep(3)
-        after = pss_bytes(pids)
+        after = [pss_bytes([pid]) for pid in pids]
+        each = [(now - past) / (count // 16 * 16) for now, past in zip(after, before, strict=True)]
         used = cpu_s(pids)
         time.sleep(watch_s)
         return {
-            "bytes_each": (after - before) / (count // 16 * 16),
+            "bytes_each": sum(each),
+            "service_bytes_each": each[0],
             "cpu_percent": (cpu_s(pids) - used) / watch_s * 100,
             "open_rate": count / took,
         }

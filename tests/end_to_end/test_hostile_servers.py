@@ -357,6 +357,7 @@ async def test_a_peer_that_talks_for_ever_after_our_close_is_left_too(shared: Ru
 
 
 async def test_after_all_of_it_the_worker_is_unharmed(shared: RunningService) -> None:
+    await shared.call("PUT", "/v1/workers/main", None)  # where nothing was before
     worker = await shared.get("/v1/workers/main")
     assert worker["restarts"] == 0
     assert worker["connections"] == 0

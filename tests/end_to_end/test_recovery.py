@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -22,7 +23,7 @@ import pytest
 from tests.conftest import ROOT, RunningService, StartService, rounds, wait_for
 from tests.end_to_end.figures import Watch
 from tests.follower import Follower
-from tests.servers import EchoServer, FeedServer
+from tests.servers import EchoServer, FeedServer, RawConnection, RawServer
 
 
 @pytest.mark.alone
@@ -297,11 +298,20 @@ async def test_many_connections_leave_nothing_behind(
 ) -> None:
     service = await start_service(env={"MOORING_RETENTION_CLOSED_CONNECTIONS": "50"})
     numbers = iter(range(connections))
+    manners = itertools.cycle([RawConnection.reset, _close_its_side, _say_nothing, _close_without_a_word])
 
-    async def cycle() -> None:
-        for _ in numbers:
-            record = await service.open(echo.url)
-            await service.call("DELETE", f"/v1/connections/{record['id']}")
+    async def be_rude(connection: RawConnection) -> None:
+        await connection.accept()
+        next(manners)(connection)
+        await connection.reader.read()  # and never an answer to our close
+
+    async def cycle(rude: RawServer) -> None:
+        for number in numbers:
+            # Every tenth peer has no manners.
+            url = echo.url if number % 10 else f"ws://127.0.0.1:{rude.port}/"
+            record = await service.open(url, None, closeTimeout=0.2)
+            if "id" in record:
+                await service.call("DELETE", f"/v1/connections/{record['id']}")
 
     async def warm_up() -> None:
         for _ in range(100):
@@ -311,7 +321,8 @@ async def test_many_connections_leave_nothing_behind(
     await warm_up()
     pids = [service.process.pid, *service.worker_pids()]
     before = [_resources(pid) for pid in pids]
-    await asyncio.gather(*(cycle() for _ in range(16)))
+    async with RawServer(be_rude) as rude:
+        await asyncio.gather(*(cycle(rude) for _ in range(16)))
 
     def settled() -> bool:
         return all(
@@ -326,6 +337,18 @@ async def test_many_connections_leave_nothing_behind(
         assert now[2] < was[2] + 48 * 2**20
     listed = (await service.get("/v1/connections?limit=1000"))["connections"]
     assert all(record["status"] == "Closed" for record in listed)
+
+
+def _close_its_side(connection: RawConnection) -> None:
+    connection.writer.write_eof()
+
+
+def _say_nothing(connection: RawConnection) -> None:
+    pass
+
+
+def _close_without_a_word(connection: RawConnection) -> None:
+    connection.writer.close()
 
 
 def _resources(pid: int) -> tuple[int, int, int]:

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from mooring.bounds import WorkerBounds
+from mooring.link.channel import MAX_COMMAND_BYTES, MAX_FRAME_BYTES
 from mooring.link.messages import WorkerSettings
 from mooring_service.config import TABLES, Config, ConfigError
 from mooring_service.config_file import ignored_variables, load
@@ -144,6 +145,13 @@ def test_how_is_dialled_is_what_the_file_and_the_environment_say(tmp_path: Path)
     assert told.proxies["corp"].password_file == "/etc/mooring/proxy.password"
     with pytest.raises(ConfigError, match="MOORING_DIAL_HOSTS: must be JSON"):
         load(None, {"MOORING_DIAL_HOSTS": "feed.test=127.0.0.1"})
+
+
+def test_a_body_that_no_link_could_carry_is_not_allowed(tmp_path: Path) -> None:
+    """L3 of the review: such a send broke the link of its worker each time."""
+    assert _load(tmp_path, f"[limits]\nmax_body_bytes = {MAX_COMMAND_BYTES}").limits.max_body_bytes < MAX_FRAME_BYTES
+    with pytest.raises(ConfigError, match=r"limits.*max_body_bytes"):
+        _load(tmp_path, f"[limits]\nmax_body_bytes = {MAX_COMMAND_BYTES + 1}")
 
 
 def test_a_byte_order_mark_is_no_part_of_the_configuration(tmp_path: Path) -> None:

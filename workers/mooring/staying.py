@@ -102,6 +102,17 @@ def overlay(under: bool | ReconnectRequest, over: bool | ReconnectRequest) -> bo
     return msgspec.structs.replace(under, **given)
 
 
+_MAX_SHARED = 256
+_shared: dict[Reconnect, Reconnect] = {}
+
+
+def shared(policy: Reconnect) -> Reconnect:
+    """Return the one object that stands for all policies equal to `policy`: ten thousand connections are mostly kept alike."""
+    if len(_shared) >= _MAX_SHARED:
+        _shared.clear()
+    return _shared.setdefault(policy, policy)
+
+
 def resolve(request: bool | ReconnectRequest) -> Reconnect | None:
     """Return the policy that a checked `request` means; None: not kept."""
     if isinstance(request, bool):
@@ -115,4 +126,4 @@ def resolve(request: bool | ReconnectRequest) -> Reconnect | None:
     policy = msgspec.structs.replace(DEFAULT, **given)
     if policy.max_delay_s < policy.min_delay_s:  # only minDelay was given, above the default maxDelay
         policy = msgspec.structs.replace(policy, max_delay_s=policy.min_delay_s)
-    return policy
+    return shared(policy)

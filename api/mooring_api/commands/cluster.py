@@ -14,10 +14,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from rich.table import Table
 
 from mooring_api.commands.configuration import config_path_of
-from mooring_api.commands.target import Failure, Refusal, as_json, show_json
+from mooring_api.commands.tables import Column, console, plain, table
+from mooring_api.commands.target import Failure, Refusal, Target, as_json, show_json
 from mooring_service.cluster_config import ClusterConfig
+from mooring_service.cluster_records import ClusterRecord, NodeRecord
 from mooring_service.config import ClusterRefused, Config, ConfigError
 from mooring_service.config_file import load
 
@@ -86,7 +89,12 @@ def _with_engine(config: ClusterConfig, urls: list[str], work: Callable[[Any], A
         raise Failure(f"{exc.filename or 'a file of [cluster]'}: {exc.strerror or exc}") from None
 
 
-@cluster.command()
+@cluster.command(
+    help="Once per cluster, by a user who may make streams. Done again it says whether all is as it must be.\n"
+    "\n"
+    "\b\n"
+    "Example:  mooring cluster init --config mooring.toml\n"
+)
 @with_config
 @click.option(
     "--replicas", type=click.Choice(["1", "3", "5"]), default="3", help="Of the log. 1 survives no server's loss."
@@ -98,11 +106,7 @@ def _with_engine(config: ClusterConfig, urls: list[str], work: Callable[[Any], A
 @click.option("--grants", is_flag=True, help="Only print what a node's user must be allowed.")
 @as_json
 def init(as_json: bool, replicas: str, max_bytes: int, max_age: float, grants: bool, config_path: Path | None) -> None:
-    """Once per cluster, by a user who may make streams. Done again it says whether all is as it must be.
-
-    \b
-    Example:  mooring cluster init --config mooring.toml
-    """
+    """Make the stream, or print the grants."""
     config = _configured(config_path)
     from mooring_service.cluster import objects  # behind the check that it can be imported
 
@@ -121,16 +125,17 @@ def init(as_json: bool, replicas: str, max_bytes: int, max_age: float, grants: b
         )
 
 
-@cluster.command()
+@cluster.command(
+    help="Each server's version, the stream, what must be equal at all nodes; with --monitor whether the servers sync always.\n"
+    "\n"
+    "\b\n"
+    "Example:  mooring cluster check --monitor http://127.0.0.1:8222\n"
+)
 @with_config
 @click.option("--monitor", "monitors", multiple=True, metavar="URL", help="Of a server's monitoring port; repeatable.")
 @as_json
 def check(as_json: bool, monitors: tuple[str, ...], config_path: Path | None) -> None:
-    """Each server's version, the stream, what must be equal at all nodes; with --monitor whether the servers sync always.
-
-    \b
-    Example:  mooring cluster check --monitor http://127.0.0.1:8222
-    """
+    """Look at the engine."""
     config = _configured(config_path)
     from mooring_service.cluster import objects  # behind the check that it can be imported
 
@@ -176,6 +181,91 @@ def check(as_json: bool, monitors: tuple[str, ...], config_path: Path | None) ->
     except OSError as exc:
         report("secret_file", f"{exc.filename}: {exc.strerror}")
     sys.exit(1 if failed else 0)
+
+
+NODE_COLUMNS = (
+    Column("NODE", flexible=True),
+    Column("STATUS"),
+    Column("SEEN", right=True),
+    Column("CONNS", right=True),
+    Column("WORKERS", right=True, expendable=2),
+    Column("ROOM", right=True, expendable=3),
+    Column("SLOT", right=True, expendable=5),
+    Column("VERSION", expendable=4),
+    Column("URL", expendable=1, widest=40),
+)
+
+
+def _seen(node: NodeRecord) -> str:
+    return "" if node.last_seen_ms is None else f"{node.last_seen_ms / 1000:.1f}s"
+
+
+def _nodes(record: ClusterRecord, width: int) -> Table:
+    rows = [
+        (
+            node.name + (" *" if node.name == record.node else ""),
+            node.status + (", differs" if node.config_differs else ""),
+            _seen(node),
+            str(node.connections),
+            str(node.workers),
+            str(node.room),
+            str(node.slot or ""),
+            node.version,
+            plain(node.url),
+        )
+        for node in record.nodes
+    ]
+    return table(NODE_COLUMNS, rows, width)
+
+
+@cluster.command(
+    help="All nodes, as the service that is asked (*) has read of them in the log.\n"
+    "\n"
+    "\b\n"
+    "Example:  mooring cluster nodes\n"
+)
+@as_json
+@click.pass_obj
+def nodes(target: Target, as_json: bool) -> None:
+    """List them."""
+    record = target.run(lambda client: client.cluster())
+    if as_json:
+        for node in record.nodes:
+            show_json(node)
+        return
+    out = console()
+    out.print(_nodes(record, out.width))
+
+
+@cluster.command(
+    help="The engine, how far the log is read, what is not in it yet, and all nodes.\n"
+    "\n"
+    "\b\n"
+    "Example:  mooring cluster status\n"
+)
+@as_json
+@click.pass_obj
+def status(target: Target, as_json: bool) -> None:
+    """Show it."""
+    record = target.run(lambda client: client.cluster())
+    if as_json:
+        show_json(record)
+        return
+    engine, log, behind = record.engine, record.log, record.unreplicated
+    ack = "never" if engine.last_ack_ms is None else f"{engine.last_ack_ms / 1000:.1f} s ago"
+    click.echo(f"cluster {record.name}, node {record.node}, epoch {record.epoch or '(none yet)'}")
+    reason = f": {engine.reason}" if engine.reason else ""
+    click.echo(
+        f"engine  {engine.status}{reason}; {engine.server or 'no server'} {engine.version}, last acknowledged {ack}"
+    )
+    lag = f"{log.pending:,} messages behind for {log.lag_ms / 1000:.1f} s" if log.pending else "all of it is read"
+    click.echo(f"log     read up to message {log.last:,}, {lag}" + (f"; {log.failure}" if log.failure else ""))
+    if behind.additions:
+        click.echo(
+            f"unreplicated  {behind.additions:,} additions, {behind.bytes:,} bytes, for {behind.oldest_seconds:.1f} s"
+        )
+    out = console()
+    out.print(_nodes(record, out.width))
 
 
 def _syncs_always(monitor: str) -> bool:

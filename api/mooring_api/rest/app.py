@@ -8,6 +8,7 @@ from aiohttp import web
 
 from mooring.errors import MooringError
 from mooring_api.rest import (
+    cluster,
     connections,
     events,
     hooks,
@@ -38,6 +39,7 @@ ROUTES = (
     *workers.ROUTES,
     *events.ROUTES,
     *hooks.ROUTES,
+    *cluster.ROUTES,
     *system.ROUTES,
 )
 """Every verb that is served: the only table of them."""

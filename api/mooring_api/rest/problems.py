@@ -42,6 +42,7 @@ PROBLEMS = (
     ProblemType("not-found", 404, "There is nothing at this path", "The path is none of the API's.", later=True),
     ProblemType("connection-not-found", 404, "No such connection", "It never existed, or is no longer retained.", later=True),
     ProblemType("worker-not-found", 404, "No such worker", "No worker has that name.", later=True),
+    ProblemType("no-cluster", 404, "The service is no node of a cluster", "Its configuration has no `[cluster]`."),
     ProblemType("hook-not-found", 404, "No such hook", "No hook has that name.", later=True),
     ProblemType("method-not-allowed", 405, "The method is not allowed here", "`Allow` names those that are.", headers=("Allow",)),
     ProblemType("not-acceptable", 406, "None of the accepted media types can be served", "`Accept` names nothing that this is served as."),

@@ -23,6 +23,7 @@ from mooring_service.config import RUNTIME_SETTINGS, Config, JournalConfig
 from mooring_service.config_file import check_secrets
 from mooring_service.journal.journal import Journal
 from mooring_service.journal.memory import MemoryJournal
+from mooring_service.journal.replica import Replica
 from mooring_service.journal.sqlite import SqliteJournal
 from mooring_service.service import Service
 
@@ -40,11 +41,12 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
     handover: bool = False
 
 
-def make_journal(config: JournalConfig, state_dir: Path, answer_age_s: float) -> Journal:
-    """Return the configured journal, not yet started."""
+def make_journal(config: JournalConfig, state_dir: Path, answer_age_s: float, *, clustered: bool = False) -> Journal:
+    """Return the configured journal, not yet started; `clustered`: it keeps what a cluster is to have of it."""
     if config.store == "memory":
         return MemoryJournal(config, answer_age_s=answer_age_s)
-    return SqliteJournal(state_dir / "journal.db", config, answer_age_s=answer_age_s)
+    path = state_dir / "journal.db"
+    return SqliteJournal(path, config, answer_age_s=answer_age_s, replica=Replica(path) if clustered else None)
 
 
 class Server:
@@ -78,7 +80,8 @@ class Server:
         listen, inherited = inherited_or_wanted(config.api.listen)
         tls = tls_of(listen, config.api)
         prepare_state_dir(options.state_dir)
-        journal = make_journal(config.journal, options.state_dir, config.api.idempotency_age)
+        clustered = bool(config.cluster.name)
+        journal = make_journal(config.journal, options.state_dir, config.api.idempotency_age, clustered=clustered)
         self._service = service = Service(config, options.state_dir, journal, app_dirs=options.app_dirs)
         service.acquire()  # first: whoever does not get it must touch nothing, and names the holder, not the port
         token = None if config.api.no_auth else load_token(options.state_dir)
@@ -133,6 +136,12 @@ class Server:
         """Ends, with the reason, when the service can go on no longer; then it is to be stopped with `handover`."""
         assert self._service is not None, "start comes first"
         return self._service.died
+
+    @property
+    def refusal(self) -> str:
+        """Why it must not be started again as it is configured, where it has died of that; else ""."""
+        assert self._service is not None, "start comes first"
+        return self._service.refusal
 
     @property
     def restart_refusal(self) -> str | None:

@@ -17,7 +17,7 @@ from mooring.process import identity
 from mooring_api.server import restart, streams, systemd
 from mooring_api.server.composition import ServeOptions, Server
 from mooring_api.server.demo import demo_words
-from mooring_service.config import RUNTIME_SETTINGS, Config, ConfigError
+from mooring_service.config import RUNTIME_SETTINGS, ClusterRefused, Config, ConfigError
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 
@@ -108,6 +108,11 @@ async def serve(
     await background.close()
     watchdog.cancel()
     await asyncio.gather(watchdog, return_exceptions=True)
+    if not wanted.done() and server.refusal:
+        log.critical("%s", server.refusal)
+        wanted.set_result(signal.SIGABRT)  # whatever signal comes now is the second
+        await server.stop()
+        raise ClusterRefused(server.refusal)
     if not wanted.done():
         log.critical("%s; ending under the running workers, which the next start goes on with", server.died.result())
         wanted.set_result(signal.SIGABRT)  # whatever signal comes now is the second

@@ -31,7 +31,7 @@ from mooring_service.cluster.replicator import Identity, Replicator
 from mooring_service.cluster.tail import Tail
 from mooring_service.cluster_config import ClusterConfig
 from mooring_service.config import ClusterRefused, JournalConfig
-from mooring_service.journal.journal import Committed
+from mooring_service.journal.journal import Committed, Recovered
 from mooring_service.journal.sparse import SparseJournal
 from mooring_service.journal.sqlite import SqliteJournal
 
@@ -83,7 +83,8 @@ class Cluster:
         self._journal = journal
         self._replica = journal.replica
         self._half_bytes = journal_config.max_bytes // FULL_SHARE
-        self._url, self._configuration, self._figures = url, configuration, figures
+        self.name, self.node, self.configuration = config.name, config.node, configuration
+        self._url, self._figures = url, figures
         self._on_folded, self._refuse = on_folded, refuse
         # Positions have holes, so they count no events: what is kept of the log is bounded by size and age.
         self.journal = SparseJournal(
@@ -105,8 +106,8 @@ class Cluster:
         self._unreplicated_bytes = 0
         self._behind_since: float | None = None
 
-    async def open(self, *, has_connections: bool) -> None:
-        """Look at what is kept of the cluster, and open `cluster.db`; then everything else goes on behind it.
+    async def open(self, *, has_connections: bool) -> Recovered:
+        """Look at what is kept of the cluster, and open `cluster.db`, whose records are returned; everything else goes on behind it.
 
         Raises:
             ClusterRefused: If this state directory cannot be a node of this cluster.
@@ -127,7 +128,7 @@ class Cluster:
                     f"this state directory is of the cluster {self._kept.cluster!r}, not of {self._config.name!r}"
                 )
         self._replica.slot = self._kept.slot or None
-        await self.journal.start(self._on_folded, _say_failure)
+        recovered = await self.journal.start(self._on_folded, _say_failure)
         self.fold = Fold(self.journal.folded)
         self.fold.on_message = self._read
         self.tail = Tail(self.engine, self._config.name, self.fold, self.journal)
@@ -135,6 +136,7 @@ class Cluster:
         self._background.spawn(self.engine.run())
         self._background.spawn(self._live())
         self._background.spawn(self._watch())
+        return recovered
 
     async def stop(self, *, handover: bool) -> None:
         """End it. In order, with all that was committed in the log, this life ends with it: the others need not wait for that."""
@@ -202,7 +204,7 @@ class Cluster:
     def _say_up(self) -> None:
         assert self.chain is not None, "made before"
         up = wire.Up(
-            self._kept.slot, __version__, wire.VERSION, self._url(), self._figures().room, self._configuration,
+            self._kept.slot, __version__, wire.VERSION, self._url(), self._figures().room, self.configuration,
             self._config.dead_after, time.time_ns() // 1000, self._returned,
         )  # fmt: skip
         self._returned = None

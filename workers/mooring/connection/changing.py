@@ -61,6 +61,4 @@ def change(connection: LiveConnection, changes: Changes, secrets: Secrets, known
     if created.kept is None:  # a handler that says so no more: who is kept stays so
         created = msgspec.structs.replace(created, kept=was.kept)
     connection.asked = asked
-    if connection.spec is not None:
-        connection.spec = asked
     connection.change(options, created)

@@ -35,10 +35,9 @@ class KeptConnection(KeptAttempts):
 
     Attributes:
         spec: What a request has asked for; None: code in this worker has made it, so no other process can.
-        asked: The same, or what code has asked for beside its handler.
     """
 
-    __slots__ = ("_draining", "_failure", "_peer_asked", "asked")
+    __slots__ = ("_draining", "_failure", "_peer_asked")
 
     def __init__(
         self,
@@ -51,7 +50,6 @@ class KeptConnection(KeptAttempts):
     ) -> None:
         super().__init__(host, created, options, handler, resumed)
         self.spec = spec
-        self.asked = spec or ConnectionRequest(url=options.url)
         self._draining = False  # its worker ends, and another process will open it again
         self._peer_asked: bool | None = None  # the peer has asked for another socket, at once or not
         # Of the present socket: what is wrong with it, and the code with which it is closed for that.
@@ -194,7 +192,7 @@ class KeptConnection(KeptAttempts):
                 else:
                     self._take_ticket()
             if order.wait and order.request:
-                self._ready_waiters.append(order.request)
+                self._ready_waiters += (order.request,)
                 return
         if order.request:
             self._host.answer(ReconnectDone(order.request, self._host.flush(), self.state.value))

@@ -47,7 +47,7 @@ class KeptAttempts(KeptLaw):
         self._fresh = False  # the next attempt is to renew what was refused
         # The present socket is closed for another one, after this delay; it has time until `_next_at`.
         self._letting_go: float | None = None
-        self._ready_waiters: list[int] = []
+        self._ready_waiters: tuple[int, ...] = ()
 
     def dial(self, request: int) -> None:
         """Begin; `request` is answered when it is ready, has ended, or goes on trying."""
@@ -170,7 +170,7 @@ class KeptAttempts(KeptLaw):
         return self._downtime.reconnect_event(self.number, self.protocol) if self.number > 1 else None
 
     def _answer_ready(self) -> None:
-        waiters, self._ready_waiters = self._ready_waiters, []
+        waiters, self._ready_waiters = self._ready_waiters, ()
         if waiters:
             after = self._host.flush()
             for request in waiters:

@@ -17,6 +17,7 @@ from mooring.errors import ErrCode, ErrorEntry
 from mooring.events import ErrorEvent, Kind, TerminateEvent, now_us
 from mooring.link.messages import HeldConnection, Opened, OpenFailed, TerminateDone
 from mooring.link.messages_sent import Send, SendFailed, SendQueued, Sent
+from mooring.link.packed import pack, unpack
 from mooring.link.record import ConnectionCreated, Terminated
 from mooring.options import ConnectionOptions, ConnectionRequest
 from mooring.wire.dial import Dialled
@@ -31,7 +32,7 @@ log = logging.getLogger("mooring.worker")
 class LiveConnection(AskingConnection):
     """One WebSocket client connection of this worker. It is the `SocketOwner` of its socket."""
 
-    __slots__ = ("_closing_waiters", "_open_request", "_opened", "spec")
+    __slots__ = ("_by_code", "_closing_waiters", "_open_request", "_opened", "_spec")
 
     def __init__(
         self,
@@ -45,8 +46,31 @@ class LiveConnection(AskingConnection):
         self._open_request = 0
         self._opened: Future[LiveConnection] | None = None
         self._closing_waiters: list[int] = []
-        # What a request has asked for, as far as somebody needs it: to open it again, or to compare.
-        self.spec: ConnectionRequest | None = None
+        self._spec: bytes | None = None
+        self._by_code: bytes | None = None  # what code in this worker has asked for since, where no request has
+
+    @property
+    def spec(self) -> ConnectionRequest | None:
+        """What a request has asked for, as far as somebody needs it: to open it again, or to compare."""
+        return None if self._spec is None else unpack(self._spec, self.options.url)
+
+    @spec.setter
+    def spec(self, spec: ConnectionRequest | None) -> None:
+        self._spec = None if spec is None else pack(spec, self.options.url)
+
+    @property
+    def asked(self) -> ConnectionRequest:
+        """What a request has asked for, or code beside its handler."""
+        if self._by_code is not None:
+            return unpack(self._by_code, self.options.url)
+        return self.spec or ConnectionRequest(url=self.options.url)
+
+    @asked.setter
+    def asked(self, asked: ConnectionRequest) -> None:
+        if self._spec is None:
+            self._by_code = pack(asked, self.options.url)
+        else:
+            self.spec = asked
 
     def _record_error(self, errors: list[ErrorEntry]) -> None:
         self.errors = errors
@@ -68,6 +92,11 @@ class LiveConnection(AskingConnection):
     def fileno(self) -> int:
         """Return the descriptor of the socket; -1: there is none."""
         return -1 if self._socket is None else self._socket.fileno()
+
+    def probe(self, deadline_s: float) -> None:
+        """The machine has slept: ask at once whether the server is there."""
+        if self._socket is not None:
+            self._socket.probe(deadline_s)
 
     def held(self) -> HeldConnection:
         """Return what `Hello` says of it."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections import deque
+from collections.abc import Sequence
 from typing import Protocol
 
 import msgspec
@@ -72,7 +72,7 @@ class QueuedSends(Sends):
         super().__init__(host, connection)
         self._owner = owner
         self._greetings = 0  # callbacks that are told of a ready socket, and have not returned
-        self._behind: deque[_Behind] = deque()
+        self._behind: Sequence[_Behind] = ()
         self._behind_bytes = 0
         self._behind_due = math.inf  # the first of their deadlines
         self.queue = SendQueue(first_id)
@@ -201,12 +201,14 @@ class QueuedSends(Sends):
         self._owner.queue_changed()
 
     def _put_behind(self, one: _Behind) -> None:
+        if not isinstance(self._behind, list):
+            self._behind = []
         self._behind.append(one)
         self._behind_bytes += one.size
         self._behind_due = min(self._behind_due, one.deadline)
 
-    def _take_behind(self) -> deque[_Behind]:
-        taken, self._behind, self._behind_bytes, self._behind_due = self._behind, deque(), 0, math.inf
+    def _take_behind(self) -> Sequence[_Behind]:
+        taken, self._behind, self._behind_bytes, self._behind_due = self._behind, (), 0, math.inf
         return taken
 
     # Whether it can go out.

@@ -13,7 +13,7 @@ from mooring.dial_options import DialShown, dial_shown
 from mooring.errors import ErrorEntry
 from mooring.kept_options import WhenDown
 from mooring.options import OPTIONS, ConnectionOptions
-from mooring.staying import Reconnect
+from mooring.staying import Reconnect, shared
 
 STATUS_CONNECTING = "Connecting"
 STATUS_CONNECTED = "Connected"
@@ -35,9 +35,12 @@ class Terminated(msgspec.Struct, frozen=True, rename="camel"):
 class KeptCreated(msgspec.Struct, frozen=True, omit_defaults=True):
     """What of a record is as it was asked for, where a connection is kept."""
 
-    reconnect: Reconnect
+    reconnect: Reconnect  # the same object for all that are kept alike: see `staying.shared`
     when_down: WhenDown = OPTIONS["when_down"].default
     queue_ttl_s: float = OPTIONS["queue_ttl"].default
+
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "reconnect", shared(self.reconnect))
 
 
 class AskedCreated(msgspec.Struct, frozen=True, omit_defaults=True):

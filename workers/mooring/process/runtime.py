@@ -41,14 +41,16 @@ from mooring.link.outbox import Outbox, Recorded
 from mooring.process.figures import Figures
 from mooring.process.openings import Openings
 from mooring.process.redialling import Redialling
+from mooring.process.sleep import Sleep
 from mooring.process.threads import Posts, Reservations, Room
-from mooring.usercode.asked_code import run_code
+from mooring.usercode.asked_code import run_code, tell_failure
 from mooring.usercode.construction import Constructions
 from mooring.usercode.context import Context
 from mooring.usercode.mailbox import CALL_COST_BYTES
 from mooring.wire.dial import Dialler
 from mooring.wire.egress import EgressPolicy
 
+PROBE_S = 5.0  # so long a peer has to answer after a sleep, or its pingTimeout
 LOOK_S = 1.0  # so often we see to it that the context is awake while something waits for it
 END_TASKS_S = 1.0
 
@@ -122,6 +124,7 @@ class Runtime:
         self.check_secrets = openings.check_secrets
         self.open, self.grant_ids = openings.open, openings.grant_ids
         self._tasks = Background(log)
+        self._sleep = Sleep()
 
     def start(self) -> None:
         """Start the context's thread, and see to it that it stays awake."""
@@ -133,6 +136,10 @@ class Runtime:
 
     def _look(self) -> None:
         self.context.wake_again()
+        if self._sleep.over():
+            log.info("the machine has slept: all peers are asked whether they are there")
+            for connection in list(self.connections.values()):
+                connection.probe(PROBE_S)
         self._look_later()
 
     async def close(self) -> None:
@@ -200,6 +207,10 @@ class Runtime:
             done.set_result(None)
             spec = connection.spec
             self.answer(Changed(0, connection.id, self.flush(), connection.state.value, spec=spec, done=True))
+
+    def tell_failure(self, connection: RecordedConnection, callback: str, exc: BaseException) -> None:
+        """Tell of what went wrong with code of a connection (`connection/host.Host.tell_failure`)."""
+        tell_failure(self, connection, callback, exc)
 
     def forget(self, connection: RecordedConnection) -> None:
         """`connection` is over: no socket, no event to come."""

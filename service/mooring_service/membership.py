@@ -1,0 +1,85 @@
+"""This service as a member of a cluster: the only file outside `cluster/` that imports it, and imported only where `[cluster]` is configured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from mooring_service.cluster.node import Cluster, Figures, configuration_hash
+from mooring_service.cluster.status import degraded, engine_failure, figures_of, record_of
+from mooring_service.cluster_records import ClusterFigures, ClusterRecord
+from mooring_service.config import Config
+from mooring_service.directory import Directory
+from mooring_service.feed import Feed
+from mooring_service.journal.journal import Committed
+from mooring_service.journal.sqlite import SqliteJournal
+
+
+class Membership:
+    """The node that this service is, and what the log tells of all.
+
+    Attributes:
+        directory: The connections of all nodes, as the log tells of them.
+        feed: The events of all nodes.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        journal: SqliteJournal,
+        state_dir: Path,
+        figures: Callable[[], tuple[int, int, int]],
+        refuse: Callable[[str], None],
+    ) -> None:
+        tokens = sorted((name, token.hash, sorted(token.scopes)) for name, token in config.tokens.items())
+        self._cluster = Cluster(
+            config.cluster,
+            config.journal,
+            journal,
+            state_dir,
+            url=lambda: config.cluster.advertise or "",
+            configuration=configuration_hash(tokens, config.cluster.dead_after),
+            figures=lambda: Figures(*figures()),
+            on_folded=self._show,
+            refuse=refuse,
+        )
+        of_all = self._cluster.journal
+        self.directory = Directory(config.retention.closed_connections, config.retention.closed_age, of_all.now_ms)
+        self.feed = Feed(of_all, ring_bytes=config.journal.ring_bytes, max_subscribers=config.limits.max_subscribers)
+
+    def _show(self, committed: list[Committed]) -> None:
+        for one in committed:
+            self.directory.fold(one)
+        self.feed.publish(committed)
+
+    async def open(self, *, has_connections: bool) -> None:
+        """Begin; see `Cluster.open`."""
+        recovered = await self._cluster.open(has_connections=has_connections)
+        self.directory.recover(self._cluster.fold.epoch, recovered.connections)
+
+    async def stop(self, *, handover: bool) -> None:
+        """End; see `Cluster.stop`."""
+        self.feed.close()
+        await self._cluster.stop(handover=handover)
+
+    @property
+    def reason(self) -> str | None:
+        """Why this node has no place in the cluster yet; None once it has one."""
+        if self._cluster.ready:
+            return None
+        return f"engine: {engine_failure(self._cluster) or 'the log is being read'}"
+
+    @property
+    def degraded(self) -> list[str]:
+        """What is not as it should be."""
+        return degraded(self._cluster)
+
+    @property
+    def record(self) -> ClusterRecord:
+        """The cluster as this node sees it."""
+        return record_of(self._cluster)
+
+    @property
+    def figures(self) -> ClusterFigures:
+        """What metrics tell."""
+        return figures_of(self._cluster)

@@ -1,0 +1,119 @@
+"""Three services that are nodes of one cluster, as their users start and ask them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from mooring_service.cluster import objects
+from tests.cluster_kit.checker import check
+from tests.cluster_kit.nodes import THREE, running_engine
+from tests.cluster_kit.servers import EngineServers
+from tests.command_line import mooring
+from tests.conftest import RunningService, wait_for
+from tests.servers import EchoServer
+
+
+def configuration(folder: Path, name: str, cluster: str, urls: list[str]) -> str:
+    path = folder / f"{name}.toml"
+    path.write_text(f'[cluster]\nname = "{cluster}"\nnode = "{name}"\nengine = {json.dumps(urls)}\ndead_after = 5\n')
+    return str(path)
+
+
+@pytest.fixture
+async def nodes(servers: EngineServers, cluster_name: str, tmp_path: Path) -> AsyncIterator[dict[str, RunningService]]:
+    async with running_engine(servers.urls) as engine:
+        await objects.create(engine, cluster_name, THREE)
+    found = {
+        name: RunningService(tmp_path / name, "--config", configuration(tmp_path, name, cluster_name, servers.urls))
+        for name in "abc"
+    }
+    try:
+        await asyncio.gather(*(service.start() for service in found.values()))
+        await asyncio.gather(*(wait_for(service.is_ready, 40) for service in found.values()))
+        yield found
+    finally:
+        for service in found.values():
+            await service.clean_up()
+
+
+async def test_three_services_show_one_log_and_each_other(
+    nodes: dict[str, RunningService], servers: EngineServers, cluster_name: str, tmp_path: Path
+) -> None:
+    async with EchoServer() as echo:
+        records = [await service.open(echo.url) for service in nodes.values()]
+        assert len({record["id"] // 10**12 for record in records}) == 3
+        for (_, service), record in zip(nodes.items(), records, strict=True):
+            for number in range(20):
+                await service.send(record["id"], b"%d" % number)
+    first = nodes["a"]
+
+    async def all_are_told() -> bool:
+        told = await first.get("/v1/cluster")
+        return [node["name"] for node in told["nodes"]] == ["a", "b", "c"] and not told["unreplicated"]["additions"]
+
+    await wait_for(all_are_told)
+    told = await first.get("/v1/cluster")
+    assert told["name"] == cluster_name
+    assert told["engine"]["status"] == "up"
+    assert {node["status"] for node in told["nodes"]} == {"Live"}
+    assert not any(node["configDiffers"] for node in told["nodes"])
+    shown = await mooring(first, "cluster", "status")
+    assert f"cluster {cluster_name}, node a" in shown.out
+    assert "all of it is read" in shown.out
+    listed = await mooring(first, "cluster", "nodes", "--json")
+    assert [json.loads(line)["slot"] for line in listed.out.splitlines()]
+    async with first.client.get("/metrics") as response:
+        metrics = await response.text()
+    assert 'mooring_cluster_nodes{status="Live"} 3.0' in metrics
+    assert "mooring_cluster_engine_up 1.0" in metrics
+
+    async def all_is_read() -> bool:
+        return len({(await service.get("/v1/cluster"))["log"]["last"] for service in nodes.values()}) == 1
+
+    await wait_for(all_is_read)
+    async with running_engine(servers.urls) as engine:
+        rows = await check(engine, cluster_name, {name: tmp_path / name for name in nodes})
+    assert len(rows) >= 3 * 21
+    for service in nodes.values():
+        assert await service.stop() == 0
+
+
+async def test_a_service_without_its_engine_serves_and_says_so(tmp_path: Path) -> None:
+    service = RunningService(
+        tmp_path / "state", "--config", configuration(tmp_path, "a", "none", ["nats://127.0.0.1:1"])
+    )
+    try:
+        await service.start()
+
+        async def tells_the_engine() -> bool:
+            ready = await service.get("/readyz", 503)
+            return any(reason.startswith("engine: nats://127.0.0.1:1") for reason in ready["reasons"])
+
+        await wait_for(tells_the_engine)
+        assert (await service.get("/v1/cluster"))["engine"]["status"] == "down"
+    finally:
+        await service.clean_up()
+
+
+async def test_without_a_cluster_there_is_none_and_nothing_of_it_is_imported(service: RunningService) -> None:
+    problem = await service.get("/v1/cluster", 404)
+    assert problem["type"].endswith("no-cluster")
+    maps = Path(f"/proc/{service.process.pid}/maps").read_text()
+    assert "nats" not in maps
+
+
+async def test_a_start_that_waiting_does_not_mend_ends_with_78_and_one_sentence(
+    servers: EngineServers, cluster_name: str, tmp_path: Path
+) -> None:
+    service = RunningService(tmp_path / "state", "--config", configuration(tmp_path, "a", cluster_name, servers.urls))
+    try:
+        await service.start()
+        assert await asyncio.to_thread(service.process.wait, 20) == 78
+        assert f"the engine has no stream mooring_{cluster_name}_log: run `mooring cluster init` once" in service.log()
+    finally:
+        await service.clean_up()
