@@ -157,12 +157,14 @@ class HookSettings(HookRequest, forbid_unknown_fields=True, rename={}, frozen=Tr
         str, Meta(description="Holds the secrets, one a line; all of them sign, the first one first.")
     ]
 
-    def request(self) -> HookRequest:
-        """Return it as a request says it."""
+    @property
+    def definition(self) -> HookRequest:
+        """It as a request says it, without what is no part of a definition: secrets, and whether it begins paused."""
         fields = {name: getattr(self, name) for name in HookRequest.__struct_fields__}
         fields["retry"] = RetryRequest(self.retry.delay, self.retry.max_delay)
         fields["tls"] = TlsRequest(**msgspec.structs.asdict(self.tls))
         fields["proxy"] = declared_proxy(self.proxy)
+        fields["secret"] = fields["paused"] = UNSET
         return HookRequest(**fields)
 
 
@@ -280,7 +282,7 @@ def hook_settings_faults(name: str, hook: HookSettings, *, allow_plain: bool) ->
     keys["maxDelay"] = "max_delay"
     found = [
         Invalid(".".join(keys.get(part, part) for part in one.pointer.strip("/").split("/")), one.detail)
-        for one in check_hook(hook.request(), allow_plain=allow_plain)
+        for one in check_hook(hook.definition, allow_plain=allow_plain)
     ]
     if isinstance(hook.secret, str):
         found.append(Invalid("secret", "a secret does not stand in the configuration: name a secret_file"))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from mooring.background import Background
-from mooring.errors import ErrCode, JournalUnavailable, Unavailable
+from mooring.errors import JournalUnavailable, Unavailable
 from mooring.metrics import Histogram
 from mooring_service.admission import Admission
 from mooring_service.asks import Asks
@@ -42,6 +42,7 @@ from mooring_service.processes.worker_state import WorkerState
 from mooring_service.reopening import Reopenings
 from mooring_service.requesting import Requesting
 from mooring_service.sending import Sending
+from mooring_service.strays import Strays
 from mooring_service.wanted import Wanted
 from mooring_service.window import Window
 from mooring_service.worker_settings import worker_settings
@@ -69,11 +70,14 @@ def check_state_dir(state_dir: Path, store: str) -> None:
 
 
 class Readiness(msgspec.Struct, frozen=True):
-    """Whether requests can be served: `reasons` says what is not there, `degraded` names Failed workers, and what of a cluster is wrong."""
+    """Whether requests can be served: `reasons` says what is not there, `degraded` names Failed workers, and what of a cluster is wrong,
+    `hooks` Failing hooks.
+    """
 
     ready: bool
     reasons: list[str]
     degraded: list[str]
+    hooks: list[str]
 
 
 class Service:
@@ -134,6 +138,7 @@ class Service:
             self._admission, journal, self.directory, self._reopenings, names, holders, self.connections
         )
         self.sending = Sending(self._admission, self.directory, holders)
+        self._strays = Strays(journal, self.directory, self._endings, self._reopenings, self._supervisor)
         self.requesting = Requesting(self._admission, self.directory, holders, journal, self.sending)
         self.workers = Workers(
             self._admission, self.directory, roster, self._supervisor, self._intake, self._background
@@ -172,8 +177,9 @@ class Service:
 
         Raises:
             JournalUnusable: If a later mooring has written it.
-            MooringError: If workers could not reach this state directory.
+            MooringError: If workers could not reach this state directory, or hooks.json cannot be read.
         """
+        self._senders.load()
         self.backups.sweep()
         await self._supervisor.listen()
         try:
@@ -200,6 +206,7 @@ class Service:
         self.directory.recover(self.journal.epoch, recovered.connections)
         if self.cluster is not None:
             await self.cluster.open(has_connections=self.directory.live_count > 0)
+        self._reopenings.recall()
         try:
             # Taken first: the first connection of a new state directory is number 1.
             await self._openings.allot()
@@ -207,10 +214,10 @@ class Service:
             log.error("the journal cannot be written: %s; nothing new is begun until it can be", exc)
         self._supervisor.adopt([stored for stored in recovered.incarnations if not stored.ended or stored.stands])
         self._asks.do(recovered.asks)
-        await self._senders.start(recovered.hooks)
+        await self.hooks.start(recovered.hooks)
         known = {stored.incarnation for stored in recovered.incarnations if not stored.ended}
         # Told before anybody asks, but for a disk that takes nothing.
-        await asyncio.wait({self._background.spawn(self._end_strays(known))}, timeout=STRAYS_S)
+        await asyncio.wait({self._background.spawn(self._settle(known))}, timeout=STRAYS_S)
         self.workers.go_on_draining()
         self._background.spawn(_prune(self.directory, self.journal))
         self._started = True
@@ -285,6 +292,8 @@ class Service:
         self._admission.config = config
         self.feed.max_subscribers = config.limits.max_subscribers
         self._window.acknowledge()
+        if self._started:
+            self._background.spawn(self.hooks.reconfigure(config))
         self._supervisor.reconfigure(worker_settings(config, self._app_dirs), config.limits.max_workers)
 
     def readiness(self) -> Readiness:
@@ -304,7 +313,7 @@ class Service:
                 reasons.append(reason)
             else:
                 degraded += self.cluster.degraded
-        return Readiness(not reasons, reasons, degraded)
+        return Readiness(not reasons, reasons, degraded, self._senders.failing())
 
     @property
     def kept_ends(self) -> Mapping[tuple[str, str], int]:
@@ -316,12 +325,9 @@ class Service:
         """From the socket to the subscribers."""
         return self._intake.latency
 
-    async def _end_strays(self, known: set[str]) -> None:
-        """Connections whose worker's process is known to have ended, and that have no onTerminate: a double death."""
-        reason = "the worker ended while the service was away"
-        for name in self.directory.workers():
-            strays = [entry for entry in self.directory.live_of(name) if entry.incarnation not in known]
-            await self._endings.write(strays, reason, ErrCode.WORKER_DIED)
+    async def _settle(self, known: set[str]) -> None:
+        workers = await self._strays.settle(known)
+        self._background.spawn(self._strays.bring_back(workers))
 
 
 async def _prune(directory: Directory, journal: Journal) -> None:

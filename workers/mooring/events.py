@@ -277,16 +277,12 @@ KINDS: dict[Kind, KindInfo] = {
         "{count} messages, {bytes} bytes: {reason}",
         "on_unsent",
     ),
-    Kind.hookFailing: KindInfo(
-        HookFailingEvent, "a hook has begun to fail (comes with `[hooks]`)", "bad", "{hook}: {reason} {error}"
-    ),
-    Kind.hookRecovered: KindInfo(
-        HookRecoveredEvent, "a hook works again (comes with `[hooks]`)", "good", "{hook}: after {downMs~}"
-    ),
-    Kind.hookPaused: KindInfo(HookPausedEvent, "a hook is paused (comes with `[hooks]`)", "warn", "{hook}: {reason}"),
+    Kind.hookFailing: KindInfo(HookFailingEvent, "a hook has begun to fail", "bad", "{hook}: {reason} {error}"),
+    Kind.hookRecovered: KindInfo(HookRecoveredEvent, "a hook works again", "good", "{hook}: after {downMs~}"),
+    Kind.hookPaused: KindInfo(HookPausedEvent, "a hook is paused", "warn", "{hook}: {reason}"),
     Kind.hookSkipped: KindInfo(
         HookSkippedEvent,
-        "a hook has given up events (comes with `[hooks]`)",
+        "a hook has given up events",
         "bad",
         "{hook}: {count} events, {from} to {through}",
     ),

@@ -1,6 +1,6 @@
 """The asynchronous client of the REST API: typed, every verb; those of one resource in a file each.
 
-The command line and the tests use it. Records are the Structs of `mooring_service.records`; events are `Event`.
+The command line and the tests use it. Records are the Structs of `mooring_service.records` and `mooring_service.hook_records`; events are `Event`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from mooring_api.client.cluster import ClusterVerbs
 from mooring_api.client.connections import ConnectionVerbs
 from mooring_api.client.events import EventVerbs
+from mooring_api.client.hooks import HookVerbs
 from mooring_api.client.sending import SendingVerbs
 from mooring_api.client.transport import error_of
 from mooring_api.client.workers import WorkerVerbs
@@ -17,7 +18,7 @@ from mooring_api.client.workers import WorkerVerbs
 BACKUP_SILENCE_S = 600.0  # a large journal is copied before it is sent
 
 
-class Client(ConnectionVerbs, SendingVerbs, WorkerVerbs, EventVerbs, ClusterVerbs):
+class Client(ConnectionVerbs, SendingVerbs, WorkerVerbs, EventVerbs, HookVerbs, ClusterVerbs):
     """One service, asynchronously. Use it as ``async with Client(…) as client``.
 
     Args:

@@ -36,6 +36,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "kill": ("workers:kill", "End a worker"),
     "logs": ("logs:logs", "Print a worker's log"),
     "top": ("workers:top", "Watch rates, queues, memory"),
+    "hooks": ("hooks:hooks", "Post events to URLs"),
     "check": ("check:check", "Check the configuration"),
     "cluster": ("cluster:cluster", "Set up and check a cluster"),
     "console": ("service:console", "Print the page's address"),

@@ -16,6 +16,7 @@ from rich.text import Text
 from mooring import json_text
 from mooring_api.client import ApiError, Client, Event, Sent
 from mooring_api.commands.connections import known
+from mooring_api.commands.cursor_file import CursorFile
 from mooring_api.commands.tables import console, plain
 from mooring_api.commands.target import Failure, Progress, Target, as_json, explain, known_worker, plural, show_json
 from mooring_api.commands.typed import Prompt, lines
@@ -155,6 +156,9 @@ def request(target: Target, connection: int, value: str, timeout: float, output:
 @click.option("--kind", "kinds", multiple=True, help="Only this kind (onMessage, …); repeatable.")
 @click.option("--after", help="Resume after this event's id; 'start' for everything kept.")
 @click.option("--limit", "-n", type=click.IntRange(1), help="End after so many events.")
+@click.option("--cursor", "cursor", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False),
+              help="Go on behind the event in FILE, and keep it up to date; with --json.")  # fmt: skip
+@click.option("--fsync", is_flag=True, help="With --cursor: lines and FILE reach the disk before the next count.")
 @as_json
 @click.pass_obj
 def tail(
@@ -164,6 +168,8 @@ def tail(
     kinds: tuple[str, ...],
     after: str | None,
     limit: int | None,
+    cursor: Path | None,
+    fsync: bool,
     as_json: bool,
 ) -> None:
     """As they come; a restart of the service loses and repeats none.
@@ -171,13 +177,21 @@ def tail(
     One connection is shown from its start, until it ends.
 
     \b
-    Example:  mooring tail 1
+    Examples:  mooring tail 1
+               mooring tail --json --cursor place >> events.ndjson
     """
     if connection is not None and worker is not None:
         raise click.UsageError("give an ID or --worker, not both: a connection has one worker")
+    if (cursor is not None and not as_json) or (fsync and cursor is None):
+        raise click.UsageError("--cursor goes with --json, and --fsync with --cursor")
+    place = None if cursor is None else CursorFile(cursor, synced=fsync)
 
     async def work(client: Client) -> None:
-        following = follow(client, connection, worker, kinds, after, as_json, limit)
+        following = (
+            follow(client, connection, worker, kinds, after, as_json, limit)
+            if place is None
+            else _follow_from(client, place, connection, worker, kinds, after, limit)
+        )
         if connection is not None:
             await known(client, connection, following)
         elif worker is not None:
@@ -186,6 +200,20 @@ def tail(
             await following
 
     target.run(work)
+
+
+async def _follow_from(
+    client: Client, place: CursorFile, connection: int | None, worker: str | None, kinds: tuple[str, ...],
+    after: str | None, limit: int | None,
+) -> None:  # fmt: skip
+    begin = place.read()
+    if begin is None:
+        begin = after or ("start" if connection is not None else "now")
+        if begin == "now":  # it means this moment, also if the first event comes after a restart of ours
+            begin = (await client.page(connection=connection, worker=worker, kinds=kinds, after="now", limit=1)).next
+            place.write(begin)
+    events = client.raw_events(connection=connection, worker=worker, kinds=kinds, after=begin)
+    await place.print_all(events, limit)
 
 
 async def _next(typed: AsyncIterator[bytes]) -> bytes | None:

@@ -1,6 +1,6 @@
 """``/metrics``: what the service and its workers have counted, gathered when Prometheus asks; nothing is kept twice.
 
-Labels are workers, statuses, causes, directions, queues: never an id, never a URL.
+Labels are workers, hooks, statuses, causes, directions, queues: never an id, never a URL.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from mooring.metrics import LONG_SECONDS, SECONDS, Histogram, WorkerMetrics, dec
 from mooring.version import __version__
 from mooring_service.cluster_records import ClusterFigures
 from mooring_service.config import Config
+from mooring_service.hooks.hook import BATCH_EVENTS, Hook
 from mooring_service.processes.slot import Slot
 from mooring_service.processes.worker_state import WorkerState
 from mooring_service.service import Service
@@ -67,6 +68,7 @@ class Scrape:
         self.journal = service.journal.stats()
         self.cluster = None if service.cluster is None else service.cluster.figures
         self.downs = list(service.directory.downs())
+        self.hooks = service.hooks.senders.hooks()
         self.lags = [subscription.lag for subscription in service.feed.subscriptions]
 
 
@@ -98,6 +100,11 @@ class Row(NamedTuple):
 def one(read: Callable[[Scrape], Value]) -> Read:
     """Read one sample without labels."""
     return lambda scrape: [((), read(scrape))]
+
+
+def hooks(read: Callable[[Hook], Value]) -> Read:
+    """Read one sample of each hook."""
+    return lambda scrape: [((hook.name,), read(hook)) for hook in scrape.hooks]
 
 
 def process(read: Callable[[Slot], float]) -> Read:
@@ -199,6 +206,7 @@ def one_of_cluster(read: Callable[[ClusterFigures], Value]) -> Read:
     return of_cluster(lambda figures: [((), read(figures))])
 
 
+HOOK = ("hook",)
 WORKER = ("worker",)
 WORKER_QUEUE = ("worker", "queue")
 WORKER_DIRECTION = ("worker", "direction")
@@ -275,6 +283,21 @@ ROWS = (
     Row("mooring_subscribers_behind", "gauge", "Subscribers more than 10,000 events behind.", (),
         one(lambda scrape: sum(lag > 10_000 for lag in scrape.lags))),
     Row("mooring_event_latency_seconds", "histogram", "From the socket to the subscribers.", (), one(lambda scrape: scrape.service.latency)),
+    Row("mooring_hook_attempts", "counter", "POSTs of hooks, by outcome.", ("hook", "outcome"),
+        lambda scrape: [((hook.name, outcome), count) for hook in scrape.hooks for outcome, count in sorted(hook.figures.attempts.items())]),
+    Row("mooring_hook_events", "counter", "Events that receivers have taken.", HOOK, hooks(lambda hook: hook.figures.events)),
+    Row("mooring_hook_bytes", "counter", "Bytes of the bodies that they have taken.", HOOK, hooks(lambda hook: hook.figures.bytes)),
+    Row("mooring_hook_skipped", "counter", "Events that hooks have given up.", HOOK, hooks(lambda hook: hook.figures.skipped)),
+    Row("mooring_hook_lag_events", "gauge", "Events between a hook and the newest.", HOOK,
+        lambda scrape: [((hook.name,), max(0, scrape.service.feed.last - hook.place.position)) for hook in scrape.hooks]),
+    Row("mooring_hook_lag_seconds", "gauge", "For how long the oldest event that a hook lacks is there.", HOOK,
+        lambda scrape: [((hook.name,), scrape.service.hooks.senders.lag_s(hook)) for hook in scrape.hooks]),
+    Row("mooring_hook_failing_seconds", "gauge", "For how long a hook has been failing; 0: it is not.", HOOK, hooks(lambda hook: hook.failing_s)),
+    Row("mooring_hook_paused", "gauge", "1 for a hook that is paused.", HOOK, hooks(lambda hook: float(hook.paused is not None))),
+    Row("mooring_hook_request_seconds", "histogram", "From the dial, or the first byte, to the answer.", HOOK,
+        hooks(lambda hook: hook.figures.seconds)),
+    Row("mooring_hook_batch_events", "histogram", "Events of the POSTs that were taken.", HOOK,
+        hooks(lambda hook: hook.figures.batches), BATCH_EVENTS),
     Row("mooring_cluster_nodes", "gauge", "Nodes, by status.", ("status",), of_cluster(lambda c: [((name,), n) for name, n in sorted(c.nodes.items())])),
     Row("mooring_cluster_engine_up", "gauge", "1 while the engine is linked and takes what is published.", (), one_of_cluster(lambda c: float(c.engine_up))),
     Row("mooring_cluster_ack_seconds", "histogram", "How long the engine takes to acknowledge a message.", (), one_of_cluster(lambda c: c.ack)),

@@ -114,7 +114,7 @@ ROUTES = (
         summary="Ready",
         detail="Without a token only `ready` is told.",
         answers={
-            200: answer("Requests can be served; `degraded` names Failed workers.", Readiness),
+            200: answer("Requests can be served; `degraded` names Failed workers, `hooks` Failing hooks.", Readiness),
             503: answer("They cannot; `reasons` says why.", Readiness, "Retry-After"),
         },
     ),

@@ -31,8 +31,7 @@ async def attempt(hook: Hook, poster: Poster, cut: Cut) -> Answer:
     if counted == "ok":
         figures.events += cut.count
         figures.bytes += len(body)
-        figures.batches[next((at for at, most in enumerate(BATCH_EVENTS) if cut.count <= most), len(BATCH_EVENTS))] += 1
-        figures.batch_events += cut.count
+        figures.batches.observe(cut.count, BATCH_EVENTS)
     return answer
 
 

@@ -18,7 +18,8 @@ from mooring_service.hooks.state import Outcome, Progress, Rules, begin, failing
 
 ATTEMPTS_KEPT = 100
 MAX_SECRETS = 3
-BATCH_EVENTS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000)
+BATCH_EVENTS = (1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0, 50.0, 100.0, 200.0, 300.0, 500.0, 700.0, 1_000.0)
+"""Bounds of the histogram of what one POST held; as many as `mooring.metrics.SECONDS`."""
 
 
 class _Kinded(msgspec.Struct):
@@ -45,8 +46,7 @@ class Figures:
         self.bytes = 0
         self.skipped = 0
         self.seconds = Histogram()
-        self.batches = [0] * (len(BATCH_EVENTS) + 1)
-        self.batch_events = 0
+        self.batches = Histogram()
 
 
 class Hook:
@@ -54,7 +54,7 @@ class Hook:
 
     Attributes:
         configured: It stands in the configuration.
-        paused: Why it is; None: it is not.
+        paused: Why it is; None: it is not. `paused_us`: since when.
         cut: The batch that is under way or waits to be repeated.
         attempt: How often that went out.
         next_attempt_s: When it goes out again (monotonic); None: nothing waits.
@@ -72,6 +72,7 @@ class Hook:
         created_us: int,
         configured: bool = False,
         paused: str | None = None,
+        paused_us: int = 0,
     ) -> None:
         self.name = name
         self.definition = definition
@@ -80,6 +81,7 @@ class Hook:
         self.created_us = created_us
         self.configured = configured
         self.paused = paused
+        self.paused_us = paused_us
         self.progress: Progress = begin(self.rules)
         self.cut: Cut | None = None
         self.attempt = 0
@@ -116,6 +118,12 @@ class Hook:
         """Whether its status is Failing."""
         at_s = failing_at_s(self.progress)
         return self.paused is None and at_s is not None and time.monotonic() >= at_s
+
+    @property
+    def failing_s(self) -> float:
+        """For how long it has been failing; 0: it is not."""
+        since_s = self.progress.since_s
+        return 0.0 if since_s is None or self.paused is not None else time.monotonic() - since_s
 
     @property
     def status(self) -> str:

@@ -22,6 +22,7 @@ from mooring_service.config import Config
 from mooring_service.hook_errors import HookConfigured, HookConflict
 from mooring_service.hook_options import HookRequest, check_hook, secret_of
 from mooring_service.hook_records import AttemptRecord, HookRecord
+from mooring_service.hooks.configured import reconcile
 from mooring_service.hooks.hook import MAX_SECRETS, Secret
 from mooring_service.hooks.operation import Operation
 from mooring_service.hooks.place import Place, stored
@@ -29,6 +30,7 @@ from mooring_service.hooks.sender import Sender
 from mooring_service.hooks.senders import Senders
 from mooring_service.hooks.store import StoredDefinition
 from mooring_service.journal.cursor import Broken, parse_cursor
+from mooring_service.journal.journal import StoredHook
 
 MADE_SECRET_BYTES = 32
 
@@ -42,6 +44,19 @@ class Hooks(Operation):
 
     def __init__(self, admission: Admission, senders: Senders) -> None:
         super().__init__(admission, senders, asyncio.Lock())
+
+    async def start(self, places: list[StoredHook]) -> None:
+        """Go on with what there is: in the file, in the configuration, and in the journal, which has kept `places`."""
+        self.senders.place(places)
+        async with self._changing:
+            await reconcile(self.senders, self._admission.config, started=False)
+        await self.senders.start()
+
+    async def reconfigure(self, config: Config) -> None:
+        """Have the hooks of the configuration be as it says now, and all of them dial by it."""
+        async with self._changing:
+            self.senders.redial()
+            await reconcile(self.senders, config, started=True)
 
     def record(self, name: str) -> HookRecord:
         """Return one record, with what waits.

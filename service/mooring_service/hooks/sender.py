@@ -87,7 +87,9 @@ class Sender:
     # The task.
 
     def start(self) -> None:
-        """Begin, from the hook's place."""
+        """Begin, from the hook's place; nothing, if it has begun."""
+        if self._task is not None and not self._task.done():
+            return
         self._task = self._background.spawn(self._run(), name=f"hook {self.hook.name}")
 
     async def halt(self) -> None:
@@ -266,6 +268,7 @@ class Sender:
         """Post nothing more until it is resumed."""
         hook = self.hook
         hook.paused = reason
+        hook.paused_us = now_us()
         hook.was_failing = False
         hook.next_attempt_s = None
         telling.paused(hook, self._house.tell, reason)

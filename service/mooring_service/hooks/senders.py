@@ -52,24 +52,30 @@ class Senders:
         self._connector: Connector | None = None
         self._own: tuple[str, int] | None = None
         self._stopping = False
+        self._loaded: dict[str, StoredDefinition] = {}
+        self.unclaimed: dict[str, StoredHook] = {}
 
-    async def start(self, places: list[StoredHook]) -> None:
-        """Go on with what there is.
-
-        Args:
-            places: What the journal kept.
+    def load(self) -> None:
+        """Read the file of definitions.
 
         Raises:
-            HooksUnreadable: If the file of definitions cannot be read.
+            HooksUnreadable: If it cannot be read.
         """
-        known = {place.name: place for place in places}
-        for name, one in self._store.load().items():
-            place = known.pop(name, None)
-            self.add(name, one, self._place(one, place))
-        for name in known:
+        self._loaded = self._store.load()
+
+    def place(self, places: list[StoredHook]) -> None:
+        """Take in what was loaded, each hook at its place of `places`, which the journal has kept."""
+        self.unclaimed = {place.name: place for place in places}
+        for name, one in self._loaded.items():
+            self.add(name, one, self._place(one, self.unclaimed.pop(name, None)))
+
+    async def start(self) -> None:
+        """Begin to post."""
+        for name in self.unclaimed:
             await self.journal.forget_hook(name)  # it was being made, or deleted, when the service died
+        self.unclaimed = {}
         for sender in self.by_name.values():
-            sender.start()
+            self.go_on(sender)
 
     def _place(self, one: StoredDefinition, place: StoredHook | None) -> Place:
         if place is not None:
@@ -91,6 +97,7 @@ class Senders:
             created_us=one.created_us,
             configured=one.configured,
             paused=one.paused,
+            paused_us=one.paused_us,
         )
         sender = self.by_name[name] = Sender(hook, self, self.poster(), self._background)
         return sender
@@ -191,7 +198,12 @@ class Senders:
         """Return what the file is to hold."""
         return {
             name: StoredDefinition(
-                hook.definition, [] if hook.configured else hook.secrets, hook.created_us, hook.configured, hook.paused
+                hook.definition,
+                [] if hook.configured else hook.secrets,
+                hook.created_us,
+                hook.configured,
+                hook.paused,
+                hook.paused_us,
             )
             for name, hook in ((name, sender.hook) for name, sender in sorted(self.by_name.items()))
         }

@@ -27,6 +27,7 @@ class StoredDefinition(msgspec.Struct, frozen=True, rename="camel"):
     created_us: int
     configured: bool = False
     paused: str | None = None
+    paused_us: int = 0
 
 
 class _File(msgspec.Struct, frozen=True):

@@ -157,6 +157,7 @@ class ConversingConnection(RecordedConnection, ABC):
 
     def catch_up_failed(self, exc: BaseException) -> None:
         """What was missed could not be fetched: an event says why."""
+        self._host.tell_failure(self, "catchUp", exc)
 
     @property
     def _watch(self) -> Watch | None:

@@ -41,8 +41,10 @@ class Deliveries(Protocol):
     def post(self, connection: RecordedConnection, kind: Kind, event: msgspec.Struct) -> None:
         """Have an event that is not a message recorded, and its callback run."""
 
-    def post_messages(self, connection: RecordedConnection, items: list[tuple[Any, bytes]], size: int) -> None:
-        """Have the messages of one read, as ``(data, payload)``, recorded, and their callbacks run."""
+    def post_messages(
+        self, connection: RecordedConnection, items: list[tuple[Any, bytes]], size: int, *, filled: bool = False
+    ) -> None:
+        """Have the messages of one read, as ``(data, payload)``, recorded, and their callbacks run; `filled`: they were fetched."""
 
 
 class Redialler(Protocol):
@@ -135,6 +137,9 @@ class Host(Protocol):
 
         The future raises `CodeFailed`, or has what the code has returned.
         """
+
+    def tell_failure(self, connection: RecordedConnection, callback: str, exc: BaseException) -> None:
+        """Tell of what went wrong with code of `connection`, by a line of the log and a ``callbackError``."""
 
     def answer(self, report: Report) -> None:
         """Answer a request; what it depends on has been flushed before."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from mooring.connection import received
 from mooring.connection.downtime import Downtime, why_ended
 from mooring.connection.fill import Fill
 from mooring.connection.host import Host
@@ -237,6 +238,16 @@ class KeptLaw(LiveConnection):
             return None
         self.messages_filled += len(found)
         return len(found)
+
+    def fill_in(self, items: Iterable[Any]) -> None:
+        """Take what a function has fetched (``catchUp``), before all messages of the present socket.
+
+        Raises:
+            TypeError: If one is not of the data type; none is taken then.
+            LimitReached: If they are more than ``worker.mailbox_bytes``.
+        """
+        self.messages_filled += received.fill(self._host, self, items)
+        self._host.touch(self)
 
     # The record.
 

@@ -5,9 +5,21 @@ On the I/O loop only. The messages are counted here, and nowhere else.
 
 from __future__ import annotations
 
-from mooring.connection.conversion import Converted, Rendered, convert_all, render
+from collections.abc import Iterable
+from typing import Any
+
+from mooring.connection.conversion import (
+    Converted,
+    Rendered,
+    convert_all,
+    fill_item,
+    filled_body,
+    message_body,
+    render,
+)
 from mooring.connection.host import Host
 from mooring.connection.recorded import RecordedConnection
+from mooring.errors import LimitReached
 from mooring.events import now_us
 
 
@@ -63,3 +75,31 @@ def has_room(host: Host, connection: RecordedConnection, *, waited_for: bool = F
         and connection.posted_bytes - connection.taken_bytes < settings.inbound_bytes
         and not host.mailbox.full
     )
+
+
+def fill(host: Host, connection: RecordedConnection, items: Iterable[Any]) -> int:
+    """Record messages that were fetched elsewhere, or hand them over; return how many.
+
+    Raises:
+        TypeError: If one is not of the data type; none is taken then.
+        LimitReached: If they are more than ``worker.mailbox_bytes``.
+    """
+    data_type = connection.options.data_type
+    found = [fill_item(data_type, item) for item in items]
+    size = sum(len(payload) for _, payload in found)
+    if size > host.settings.mailbox_bytes:
+        raise LimitReached("worker.mailbox_bytes", host.settings.mailbox_bytes)
+    if not found:
+        return 0
+    if connection.handler is not None:
+        host.mailbox.post_messages(connection, found, size, filled=True)
+    else:
+        time_us, prefix, seq = now_us(), connection.message_prefix, connection.seq
+        bodies = [
+            filled_body(message_body(prefix, seq + count, time_us, data_type, data, payload))
+            for count, (data, payload) in enumerate(found, 1)
+        ]
+        connection.seq += len(bodies)
+        host.outbox.add(connection, b"\x02" * len(bodies), b"\n".join(bodies), connection.seq)
+        host.wake()
+    return len(found)

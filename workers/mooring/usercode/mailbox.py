@@ -120,13 +120,15 @@ class Mailbox:
         self._put += 1
         self._append(Lifecycle(connection, kind, event))
 
-    def post_messages(self, connection: RecordedConnection, items: list[tuple[Any, bytes]], size: int) -> None:
-        """Put in the messages of one read (`Deliveries`)."""
+    def post_messages(
+        self, connection: RecordedConnection, items: list[tuple[Any, bytes]], size: int, *, filled: bool = False
+    ) -> None:
+        """Put in the messages of one read, or those that were fetched (`Deliveries`)."""
         connection.posted += len(items)
         connection.posted_bytes += size
         self._put += len(items)
         self._put_bytes += size
-        self._append(Messages(connection, items))
+        self._append(Messages(connection, items, filled))
 
     def post_call(self, call: Call) -> None:
         """Put in a call."""

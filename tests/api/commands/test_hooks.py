@@ -1,0 +1,126 @@
+"""The commands of hooks, the receiver that makes the first minutes work, and `tail --cursor`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import signal
+import subprocess
+from pathlib import Path
+
+from tests.command_line import command, mooring
+from tests.conftest import RunningService, StartService, wait_for
+from tests.receiver import Receiver, all_events, hook
+from tests.servers import EchoServer
+
+
+async def test_a_hook_to_listen_shows_its_first_verified_event(
+    shared: RunningService, echo: EchoServer, tmp_path: Path
+) -> None:
+    secret = tmp_path / "secret"
+    listener = await asyncio.create_subprocess_exec(
+        *command(shared, "hooks", "listen", "--port", "0", "--secret-file", str(secret), "--limit", "3"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    said = ""
+    while "hooks set try" not in said:
+        said += (await asyncio.wait_for(listener.stderr.readline(), 20)).decode()
+    assert secret.stat().st_mode & 0o777 == 0o600
+    words = re.search(r"mooring (hooks set try \S+ --secret-file \S+)", said)[1].split()
+    made = await mooring(shared, *words, "--kind", "onMessage")
+    assert "it signs with the given secret" in made.out, made.errors
+    tested = await mooring(shared, "hooks", "test", "try")
+    assert tested.code == 0 and "status 200" in tested.out
+    await shared.open(f"{echo.url}push?count=3")
+    out, errors = await asyncio.wait_for(listener.communicate(), 20)
+    assert [json.loads(line)["event"]["data"] for line in out.splitlines()] == ["1", "2", "3"]
+    assert b"verified try-1_" in errors and listener.returncode == 0
+    await mooring(shared, "hooks", "rm", "try")
+
+
+async def test_listen_refuses_what_is_signed_with_another_secret(shared: RunningService, tmp_path: Path) -> None:
+    listener = await asyncio.create_subprocess_exec(
+        *command(shared, "hooks", "listen", "--port", "0", "--secret-file", str(tmp_path / "secret")),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    said = ""
+    while "listening at" not in said:
+        said += (await asyncio.wait_for(listener.stderr.readline(), 20)).decode()
+    url = re.search(r"http://\S+/", said)[0]
+    await hook(shared, "other", url)
+    tested = await mooring(shared, "hooks", "test", "other")
+    assert (tested.code, "status 401" in tested.out) == (1, True)
+    listener.send_signal(signal.SIGINT)
+    _, errors = await asyncio.wait_for(listener.communicate(), 10)
+    assert b"is not signed with this secret" in errors and listener.returncode == 130
+    await shared.call("DELETE", "/v1/hooks/other")
+
+
+async def test_each_command_does_what_its_verb_does(shared: RunningService, echo: EchoServer, worker: str) -> None:
+    async with Receiver(lambda got: 400 if got.events else 200) as receiver:
+        made = await mooring(shared, "hooks", "set", "shop", receiver.url, "--worker", worker, "--header", "X-A: b")
+        assert made.code == 0 and "secret (shown this once): whsec_" in made.out
+        again = await mooring(shared, "hooks", "set", "shop", receiver.url, "--worker", worker, "--json")
+        assert json.loads(again.out)["headers"] == {} and "secret" not in json.loads(again.out)
+        await shared.open(echo.url, worker=worker)
+
+        async def held() -> bool:
+            return (await shared.get("/v1/hooks/shop"))["status"] == "Failing"
+
+        await wait_for(held)
+        shown = await mooring(shared, "hooks", "show", "shop")
+        assert "Failing" in shown.out and "held: " in shown.out and "status 400" in shown.out
+        through = re.search(r"held: (\S+)", shown.out)[1]
+        assert "skipped 1 event" in (await mooring(shared, "hooks", "skip", "shop", "--through", through)).out
+        assert "shop" in (await mooring(shared, "hooks")).out
+        assert "400" in (await mooring(shared, "hooks", "log", "shop")).out
+        assert "Paused" in (await mooring(shared, "hooks", "pause", "shop", "--reason", "it moves")).out
+        for words in (("resume",), ("retry",), ("replay", "--after", "now"), ("rotate",)):
+            ran = await mooring(shared, "hooks", words[0], "shop", *words[1:])
+            assert ran.code == 0, ran.errors
+        assert (await mooring(shared, "hooks", "rm", "shop")).code == 0
+        missing = await mooring(shared, "hooks", "show", "shop")
+        assert missing.code == 1 and "no hook 'shop'" in missing.errors
+        assert (await mooring(shared, "hooks", "set", "a.b", receiver.url)).code == 1
+
+
+async def test_tail_with_a_cursor_goes_on_where_it_was_killed(
+    start_service: StartService, echo: EchoServer, tmp_path: Path
+) -> None:
+    service = await start_service()
+    place, lines = tmp_path / "place", tmp_path / "events.ndjson"
+
+    def tail() -> subprocess.Popen[bytes]:
+        with lines.open("ab") as out:
+            return subprocess.Popen(
+                command(service, "tail", "--json", "--cursor", str(place), "--after", "start", "--fsync"), stdout=out
+            )
+
+    for _ in range(3):
+        process = tail()
+        record = await service.open(f"{echo.url}push?count=500")
+        await wait_for(lambda: place.exists() and lines.stat().st_size > 0)
+        process.kill()
+        await asyncio.to_thread(process.wait)
+    process = tail()
+    await service.call("DELETE", f"/v1/connections/{record['id']}")
+    expected = [event["id"] for event in await all_events(service)]
+    await wait_for(lambda: place.read_text().strip() == expected[-1])
+    process.send_signal(signal.SIGINT)
+    await asyncio.to_thread(process.wait)
+    got = []
+    for line in lines.read_bytes().splitlines():
+        if line.startswith(b'{"id"') and line.endswith(b"}"):  # one that was cut by the kill comes again, whole
+            got.append(json.loads(line)["id"])
+    assert list(dict.fromkeys(got)) == expected, "each, in order; some twice, none missing"
+
+
+async def test_tail_says_what_is_wrong_with_its_cursor(shared: RunningService, tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    place.write_text("two words\n")
+    assert "does not hold one event's id" in (await mooring(shared, "tail", "--json", "--cursor", str(place))).errors
+    assert (await mooring(shared, "tail", "--cursor", str(place))).code == 2
+    assert (await mooring(shared, "tail", "--json", "--fsync")).code == 2

@@ -1,0 +1,314 @@
+"""Hooks when something dies, fills up, is pruned, restored or reconfigured: nothing is lost without being told."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import itertools
+import json
+import os
+import random
+import signal
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+from tests.command_line import mooring
+from tests.conftest import RunningService, StartService, rounds, wait_for
+from tests.end_to_end.test_faults import full_disk
+from tests.receiver import Got, Receiver, all_events, hook
+from tests.servers import EchoServer
+
+QUICK = {"delay": 0.1, "maxDelay": 1}
+
+
+class Ledger:
+    """A receiver that keeps exactly once by the rule of equality, and by the ids behind it."""
+
+    def __init__(self) -> None:
+        self.next = ""
+        self.kept: list[str] = []
+        self.repeated = 0
+        self.gaps: list[dict[str, Any]] = []
+
+    def take(self, got: Got) -> int:
+        page = got.page
+        ids = [event["id"] for event in page["events"]]
+        if page["next"] == self.next:
+            self.repeated += 1
+            return 200
+        if self.next in ids:
+            self.repeated += 1
+            ids = ids[ids.index(self.next) + 1 :]
+        else:
+            assert page["after"] == self.next or not self.next or any(e["kind"] == "gap" for e in page["events"]), page
+        self.gaps += [event for event in page["events"] if event["kind"] == "gap"]
+        self.kept += ids
+        self.next = page["next"]
+        return 200
+
+
+@rounds(3, 50)
+async def test_kills_of_the_service_lose_nothing_and_repeat_a_batch_at_most(
+    start_service: StartService, echo: EchoServer, rounds: int
+) -> None:
+    seed = random.randrange(2**32)
+    print("seed", seed)
+    chance = random.Random(seed)
+    service = await start_service()
+    ledger = Ledger()
+    async with Receiver(ledger.take) as receiver:
+        await hook(service, "shop", receiver.url, after="start", maxEvents=50)
+        for number in range(rounds):
+            await service.open(f"{echo.url}push?count=2000", worker=f"w{number % 4}")
+            await asyncio.sleep(chance.uniform(0.0, 0.3))
+            await service.restart_after_kill()
+        expected = [event["id"] for event in await all_events(service)]
+        await wait_for(lambda: ledger.kept[-1:] == expected[-1:], 60, "all of it")
+        assert ledger.kept == expected and not ledger.gaps
+        assert ledger.repeated <= rounds
+
+
+async def test_a_restart_under_load_goes_on_within_three_seconds(start_service: StartService, echo: EchoServer) -> None:
+    service = await start_service()
+    ledger = Ledger()
+    async with Receiver(ledger.take) as receiver:
+        await hook(service, "shop", receiver.url, after="start")
+        record = await service.open(f"{echo.url}push?count=400&interval=0.01")
+        await wait_for(lambda: len(ledger.kept) > 50)
+        assert "restarted" in (await mooring(service, "restart")).out
+        await wait_for(lambda: len(ledger.kept) >= 402, 20)
+        times = [got.at for got in receiver.got]
+        assert max(after - before for before, after in itertools.pairwise(times)) < 3.0
+        events = [event["id"] for event in await service.events(record["id"], count=401)]
+        assert set(events) <= set(ledger.kept) and len(ledger.kept) == len(set(ledger.kept))
+        assert ledger.repeated <= 1
+
+
+async def test_a_worker_that_is_killed_tells_its_ends_in_order(start_service: StartService, echo: EchoServer) -> None:
+    service = await start_service()
+    async with Receiver() as receiver:
+        await hook(service, "shop", receiver.url, after="start")
+        for _ in range(5):
+            await service.open(f"{echo.url}push?count=500")
+        os.kill((await service.get("/v1/workers/main"))["pid"], signal.SIGKILL)
+        await wait_for(lambda: sum(event["kind"] == "onTerminate" for event in receiver.taken) == 5)
+        expected = [event["id"] for event in await all_events(service)]
+        await wait_for(lambda: receiver.ids[-1:] == expected[-1:])
+        assert receiver.ids == expected
+
+
+async def test_what_was_pruned_meanwhile_is_one_gap_and_then_the_oldest_kept(
+    start_service: StartService, echo: EchoServer
+) -> None:
+    service = await start_service(env={"MOORING_JOURNAL_MAX_EVENTS": "100"})
+    async with Receiver(lambda got: 503) as receiver:
+        await hook(service, "shop", receiver.url, retry=QUICK, paused=True)
+        before = (await service.get("/v1/hooks/shop"))["cursor"]
+        for _ in range(4):
+            record = await service.open(f"{echo.url}push?count=100")
+            await service.call("DELETE", f"/v1/connections/{record['id']}")
+
+        async def pruned() -> bool:
+            return int((await service.get("/v1/events?after=start&limit=1"))["events"][0]["id"].split("-")[1]) > 250
+
+        await wait_for(pruned)
+        receiver.answer = lambda got: 200
+        await service.call("POST", "/v1/hooks/shop/resume")
+        expected = [event["id"] for event in await all_events(service)]
+        await wait_for(lambda: receiver.ids[-1:] == expected[-1:])
+        (at,) = [at for at, event in enumerate(receiver.taken) if event["kind"] == "gap"]
+        gap = receiver.taken[at]["event"]
+        assert gap["from"] == ([before, *receiver.ids][at]), "behind what was read before, if anything was"
+        from_, oldest = int(gap["from"].split("-")[1]), int(expected[0].split("-")[1])
+        assert gap["lost"] == oldest - 1 - from_
+        assert receiver.ids[at + 1 :] == expected
+
+
+async def test_a_journal_that_is_set_aside_leaves_the_hooks_and_is_a_gap(
+    start_service: StartService, echo: EchoServer
+) -> None:
+    service = await start_service()
+    async with Receiver() as receiver:
+        secret = (await hook(service, "shop", receiver.url, after="start"))["secret"]
+        await service.open(f"{echo.url}push?count=5")
+        await receiver.until(7)
+        await service.stop()
+        path = service.state_dir / "journal.db"
+        for beside in service.state_dir.glob("journal.db-*"):
+            beside.unlink()
+        path.write_bytes(b"\x00" * path.stat().st_size)
+        receiver.got.clear()
+        receiver.taken.clear()
+        await service.start()
+        await service.open(echo.url)
+        await receiver.until(3)
+        assert receiver.got[0].verify(secret)
+        assert receiver.taken[0]["kind"] == "gap" and receiver.taken[0]["event"]["lost"] is None
+        assert [event["kind"] for event in receiver.taken[1:]] == ["workerStarted", "onOpen"]
+
+
+async def test_a_restored_copy_is_a_gap_and_nothing_of_it_is_posted_again(
+    start_service: StartService, echo: EchoServer, tmp_path: Path
+) -> None:
+    service = await start_service()
+    async with Receiver() as receiver:
+        await hook(service, "shop", receiver.url, after="start")
+        record = await service.open(f"{echo.url}push?count=20")
+        await service.call("DELETE", f"/v1/connections/{record['id']}")
+        await receiver.until(23)
+        await wait_for(lambda: _caught_up(service))
+        copy = tmp_path / "copy.db"
+        await mooring(service, "backup", str(copy))
+        await service.stop()
+        other = RunningService(service.state_dir.parent / "other")
+        other.state_dir.mkdir(mode=0o700)
+        (other.state_dir / "hooks.json").write_bytes((service.state_dir / "hooks.json").read_bytes())
+        await mooring(other, "restore", str(copy))
+        receiver.taken.clear()
+        moved = await start_service(name="other")
+        await moved.open(echo.url, worker="new")
+        await receiver.until(3)
+        kinds = [event["kind"] for event in receiver.taken]
+        assert kinds[0] == "gap" and kinds.count("gap") == 1 and "onMessage" not in kinds
+        assert set(kinds[1:]) == {"workerStarted", "onOpen"}
+
+
+async def _caught_up(service: RunningService, name: str = "shop") -> bool:
+    return (await service.get(f"/v1/hooks/{name}"))["lag"] == 0
+
+
+async def test_on_a_full_disk_a_hook_does_not_go_past_what_it_can_store(
+    start_service: StartService, echo: EchoServer
+) -> None:
+    service = await start_service()
+    async with Receiver() as receiver:
+        await hook(service, "shop", receiver.url, after="start", maxEvents=10)
+        await service.open(f"{echo.url}push?count=100")
+        await receiver.until(102)
+        await wait_for(lambda: _caught_up(service))
+        before = await service.get("/v1/hooks/shop")
+        async with full_disk(service):
+            await hook(service, "other", receiver.url, 507)
+            moved = {"after": "start"}
+            await service.call("POST", "/v1/hooks/shop/cursor", None, json=moved)
+            count = len(receiver.taken)
+            await asyncio.sleep(0.5)
+            assert len(receiver.taken) <= count + 10, "one batch may be under way, and no second"
+        assert before["lag"] == 0
+        await wait_for(lambda: _caught_up(service))
+        expected = [event["id"] for event in await all_events(service)]
+        assert list(dict.fromkeys(receiver.ids)) == expected
+
+
+async def test_a_hook_of_the_configuration_is_its_and_keeps_its_place_when_it_vanishes(
+    start_service: StartService, echo: EchoServer, tmp_path: Path
+) -> None:
+    secret = "whsec_" + base64.b64encode(os.urandom(32)).decode()
+    (tmp_path / "secret").write_text(f"{secret}\n")
+    config = tmp_path / "mooring.toml"
+    async with Receiver() as receiver:
+        declared = f'[hooks.shop]\nurl = "{receiver.url}"\nsecret_file = "{tmp_path}/secret"\nkinds = ["onMessage"]\n'
+        config.write_text(declared)
+        service = await start_service("--config", str(config))
+        record = await service.get("/v1/hooks/shop")
+        assert record["configured"] and record["status"] == "Active"
+        for method, path in (("PUT", ""), ("DELETE", ""), ("POST", "/secrets")):
+            body = {"json": {"url": receiver.url}} if method == "PUT" else {}
+            problem = await service.call(method, f"/v1/hooks/shop{path}", 409, **body)
+            assert problem["type"].endswith("hook-configured")
+        await service.open(f"{echo.url}push?count=3")
+        await receiver.until(3)
+        receiver.got[0].verify(secret)
+        config.write_text("")
+        await _read_again(service)
+        await wait_for(lambda: _is(service, status="Paused", reason="not-configured"))
+        await service.call("POST", "/v1/hooks/shop/resume", 409)
+        await service.open(f"{echo.url}push?count=3")
+        await service.restart_after_kill()
+        assert await _is(service, status="Paused", reason="not-configured")
+        config.write_text(declared.replace('"onMessage"', '"onMessage", "onTerminate"'))
+        await _read_again(service)
+        await receiver.until(6)
+        assert await _is(service, status="Active", generation=2)
+        stored = json.loads((service.state_dir / "hooks.json").read_text())
+        assert stored["hooks"]["shop"]["secrets"] == [] and secret not in json.dumps(stored)
+
+
+async def _is(service: RunningService, **wanted: Any) -> bool:
+    record = await service.get("/v1/hooks/shop")
+    return all(record[key] == value for key, value in wanted.items())
+
+
+async def _read_again(service: RunningService) -> None:
+    before = service.log().count("were read again")
+    service.process.send_signal(signal.SIGHUP)
+    await wait_for(lambda: service.log().count("were read again") > before, 5)
+
+
+async def test_secrets_of_all_sorts_stand_nowhere_but_in_their_file(
+    start_service: StartService, echo: EchoServer
+) -> None:
+    service = await start_service(env={"MOORING_API_ACCESS_LOG": "true", "MOORING_LOG_LEVEL": "debug"})
+    headers = {"Authorization": "Bearer canary-header"}
+    async with Receiver(lambda got: 500) as receiver:
+        url = f"{receiver.url}?token=canary-query"
+        secret = (await hook(service, "shop", url, after="start", retry=QUICK, headers=headers))["secret"]
+        dead = f"http://127.0.0.1:{_closed_port()}/?token=canary-query"
+        await hook(service, "dead", dead, after="start", retry=QUICK, headers=headers)
+        await service.open(f"{echo.url}push?count=3")
+        await wait_for(lambda: len(receiver.got) > 3)
+        shown = [await service.get(path) for path in ("/v1/hooks/shop/attempts", "/v1/hooks/dead/attempts")]
+        shown += [await all_events(service)]
+        records = [await service.get("/v1/hooks/shop"), await service.get("/v1/hooks")]
+        async with service.client.get("/metrics") as response:
+            shown.append(await response.text())
+        await service.stop()
+        texts = {"log": service.log(), "shown": json.dumps(shown)}
+        for path in service.state_dir.glob("journal*"):
+            texts[path.name] = path.read_bytes().decode("latin-1")
+        for name, text in texts.items():
+            for canary in ("canary-query", "canary-header", secret, secret.removeprefix("whsec_")):
+                assert canary not in text, f"{canary} in {name}"
+        assert "canary-header" not in json.dumps(records) and secret not in json.dumps(records)
+        file = service.state_dir / "hooks.json"
+        assert file.stat().st_mode & 0o777 == 0o600 and secret in file.read_text()
+
+
+def _closed_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+async def test_a_hundred_hooks_to_a_dead_port_try_a_few_times_a_second(
+    start_service: StartService, echo: EchoServer
+) -> None:
+    service = await start_service()
+    dead = f"http://127.0.0.1:{_closed_port()}/"
+    await service.open(f"{echo.url}push?count=100")
+    for number in range(100):
+        await hook(service, f"dead-{number}", dead, after="start", retry={"delay": 5, "maxDelay": 60})
+    await hook(service, "one-more", dead, 429)
+    await asyncio.sleep(3.0)  # each has failed once, and waits 2.5 to 5 s
+    used_s, begun = _cpu_s(service), time.monotonic()
+    await asyncio.sleep(4.0)
+    share = (_cpu_s(service) - used_s) / (time.monotonic() - begun)
+    assert share < 0.3, f"{share:.3f} of a core, while they are at their quickest"
+
+
+def _cpu_s(service: RunningService) -> float:
+    fields = Path(f"/proc/{service.process.pid}/stat").read_text().rsplit(") ", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+async def test_a_file_of_hooks_that_cannot_be_read_is_said_and_begun_over_by_nobody(
+    start_service: StartService,
+) -> None:
+    service = await start_service()
+    await service.stop()
+    (service.state_dir / "hooks.json").write_text("{")
+    failed = await mooring(service, "serve", "--listen", "127.0.0.1:0")
+    assert failed.code != 0 and "hooks.json" in failed.errors
+    assert (service.state_dir / "hooks.json").read_text() == "{"
