@@ -4,6 +4,7 @@ thousands. Pure.
 
 from __future__ import annotations
 
+import itertools
 from bisect import bisect_left, bisect_right, insort
 from collections import Counter
 from collections.abc import Iterator
@@ -100,6 +101,10 @@ class Census:
     def live_ids(self, worker: str) -> list[int]:
         """Return the ids of those of `worker` that have not ended."""
         return list(self._live.get(worker, ()))
+
+    def all_live_ids(self) -> Iterator[int]:
+        """Yield the ids of those that have not ended."""
+        return itertools.chain.from_iterable(self._live.values())
 
     def live_count_of(self, worker: str) -> int:
         """How many of `worker` have not ended."""

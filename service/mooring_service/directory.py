@@ -218,7 +218,7 @@ class Directory:
 
     def living_entries(self) -> Iterator[Entry]:
         """Yield the connections that have not ended."""
-        return (self._entries[connection] for live in self._live.values() for connection in live)
+        return map(self._entries.__getitem__, self._census.all_live_ids())
 
     def live_count_of(self, worker: str) -> int:
         """How many connections of `worker` have not ended."""
