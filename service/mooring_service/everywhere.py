@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from heapq import merge
 from typing import Any
@@ -75,7 +76,7 @@ class Everywhere(Reading):
     def _node(self, connection: int) -> str:
         return self._slots().get(connection // SLOT_STEP, "")
 
-    def page(
+    async def page(
         self,
         *,
         worker: str | None,
@@ -87,12 +88,13 @@ class Everywhere(Reading):
     ) -> tuple[list[ConnectionRecord], int | None]:
         """Return a page of records of all nodes by id."""
         asked: dict[str, Any] = {"worker": worker, "status": status, "after": after, "name": name, "ready": ready}
-        own, following = self._connections.page(limit=limit, **asked)
-        theirs = (
-            self._of_there(entry)
-            for entry in self._of_all.select(worker, status, after, name=name, ready=ready)
-            if not self._is_own(entry.created.id)
-        )
+        own, following = await self._connections.page(limit=limit, **asked)
+        theirs: list[ConnectionRecord] = []
+        begin: int | None = after
+        while begin is not None and len(theirs) <= limit:
+            entries, begin = self._of_all.select(worker, status, begin, name=name, ready=ready)
+            theirs += [self._of_there(entry) for entry in entries if not self._is_own(entry.created.id)]
+            await asyncio.sleep(0)  # thousands may be looked at in vain
         found: list[ConnectionRecord] = []
         for record in merge(map(self._of_here, own), theirs, key=lambda record: record.id):
             if len(found) == limit:

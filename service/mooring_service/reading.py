@@ -33,7 +33,7 @@ class Reading:
         """
         return self._connections.record(connection)
 
-    def page(
+    async def page(
         self,
         *,
         worker: str | None,
@@ -44,7 +44,9 @@ class Reading:
         ready: bool | None = None,
     ) -> tuple[list[ConnectionRecord], int | None]:
         """Return a page of records by id, and where the next page begins (None: there is none)."""
-        return self._connections.page(worker=worker, status=status, after=after, limit=limit, name=name, ready=ready)
+        return await self._connections.page(
+            worker=worker, status=status, after=after, limit=limit, name=name, ready=ready
+        )
 
     def has_worker(self, worker: str) -> bool:
         """Say whether a connection of a worker is known."""
