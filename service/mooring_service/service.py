@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from mooring.background import Background
 from mooring.errors import ErrCode, JournalUnavailable, Unavailable
+from mooring.events import now_us
 from mooring.metrics import Histogram
 from mooring_service.admission import Admission
 from mooring_service.asks import Asks
@@ -70,13 +72,14 @@ def check_state_dir(state_dir: Path, store: str) -> None:
 
 class Readiness(msgspec.Struct, frozen=True):
     """Whether requests can be served: `reasons` says what is not there, `degraded` names Failed workers, and what of a cluster is wrong,
-    `hooks` Failing hooks.
+    `hooks` Failing hooks. `down`, with ``[readiness] down_after``: how many kept connections have been down for longer than that.
     """
 
     ready: bool
     reasons: list[str]
     degraded: list[str]
     hooks: list[str]
+    down: int | UnsetType = UNSET
 
 
 class Service:
@@ -310,7 +313,10 @@ class Service:
                 reasons.append(reason)
             else:
                 degraded += self.cluster.degraded
-        return Readiness(not reasons, reasons, degraded, self._senders.failing())
+        after_s = self._admission.config.readiness.down_after
+        since_us = now_us() - round(after_s * 1e6)
+        down = sum(one.since_us <= since_us for _, one in self.directory.downs()) if after_s else UNSET
+        return Readiness(not reasons, reasons, degraded, self._senders.failing(), down)
 
     @property
     def kept_ends(self) -> Mapping[tuple[str, str], int]:
