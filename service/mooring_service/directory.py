@@ -97,13 +97,19 @@ class Directory:
                 self._look(entry)
 
     def figures(self, update: ConnectionUpdate) -> None:
-        """Take figures that changed without an event: what was sent, and the round trip. They are not in the journal.
+        """Take figures that changed without an event: what was sent, heartbeats, the round trip. They are not in the journal.
 
         Nothing else of `update` counts: it may be ahead of what is committed, which alone says how a connection stands.
         """
         entry = self._entries.get(update.id)
         if entry is not None and not entry.update.ended:
-            entry.update = _with_totals(entry.update, update.messages_out, update.bytes_out, update.round_trip_us)
+            known = _with_totals(entry.update, update.messages_out, update.bytes_out, update.round_trip_us)
+            if known.kept is not None and update.kept is not None:
+                keep_alives = max(known.kept.keep_alives, update.kept.keep_alives)
+                late_replies = max(known.kept.late_replies, update.kept.late_replies)
+                kept = msgspec.structs.replace(known.kept, keep_alives=keep_alives, late_replies=late_replies)
+                known = msgspec.structs.replace(known, kept=kept)
+            entry.update = known
 
     def sent(self, connection: int, messages_out: int, bytes_out: int) -> None:
         """Take the totals that came with the answer to a send."""
@@ -214,6 +220,10 @@ class Directory:
     def live_of(self, worker: str) -> list[Entry]:
         """Return the connections of `worker` that have not ended."""
         return [self._entries[connection] for connection in self._live.get(worker, ())]
+
+    def living_entries(self) -> Iterator[Entry]:
+        """Yield the connections that have not ended."""
+        return (self._entries[connection] for live in self._live.values() for connection in live)
 
     def live_count_of(self, worker: str) -> int:
         """How many connections of `worker` have not ended."""

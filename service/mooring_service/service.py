@@ -16,7 +16,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from mooring.background import Background
-from mooring.errors import ErrCode, JournalUnavailable, Unavailable
+from mooring.errors import JournalUnavailable, Unavailable
 from mooring.events import now_us
 from mooring.metrics import Histogram
 from mooring_service.admission import Admission
@@ -44,6 +44,7 @@ from mooring_service.processes.worker_state import WorkerState
 from mooring_service.reopening import Reopenings
 from mooring_service.requesting import Requesting
 from mooring_service.sending import Sending
+from mooring_service.strays import Strays
 from mooring_service.wanted import Wanted
 from mooring_service.window import Window
 from mooring_service.worker_settings import worker_settings
@@ -140,6 +141,7 @@ class Service:
             self._admission, journal, self.directory, self._reopenings, names, holders, self.connections
         )
         self.sending = Sending(self._admission, self.directory, holders)
+        self._strays = Strays(journal, self.directory, self._endings, self._reopenings, self._supervisor)
         self.requesting = Requesting(self._admission, self.directory, holders, journal, self.sending)
         self.workers = Workers(
             self._admission, self.directory, roster, self._supervisor, self._intake, self._background
@@ -207,6 +209,7 @@ class Service:
         self.directory.recover(self.journal.epoch, recovered.connections)
         if self.cluster is not None:
             await self.cluster.open(has_connections=self.directory.live_count > 0)
+        self._reopenings.recall()
         try:
             # Taken first: the first connection of a new state directory is number 1.
             await self._openings.allot()
@@ -217,7 +220,7 @@ class Service:
         await self.hooks.start(recovered.hooks)
         known = {stored.incarnation for stored in recovered.incarnations if not stored.ended}
         # Told before anybody asks, but for a disk that takes nothing.
-        await asyncio.wait({self._background.spawn(self._end_strays(known))}, timeout=STRAYS_S)
+        await asyncio.wait({self._background.spawn(self._settle(known))}, timeout=STRAYS_S)
         self.workers.go_on_draining()
         self._background.spawn(_prune(self.directory, self.journal))
         self._started = True
@@ -328,12 +331,9 @@ class Service:
         """From the socket to the subscribers."""
         return self._intake.latency
 
-    async def _end_strays(self, known: set[str]) -> None:
-        """Connections whose worker's process is known to have ended, and that have no onTerminate: a double death."""
-        reason = "the worker ended while the service was away"
-        for name in self.directory.workers():
-            strays = [entry for entry in self.directory.live_of(name) if entry.incarnation not in known]
-            await self._endings.write(strays, reason, ErrCode.WORKER_DIED)
+    async def _settle(self, known: set[str]) -> None:
+        workers = await self._strays.settle(known)
+        self._background.spawn(self._strays.bring_back(workers))
 
 
 async def _prune(directory: Directory, journal: Journal) -> None:
