@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,6 @@ from msgspec import UNSET, UnsetType
 
 from mooring.background import Background
 from mooring.errors import JournalUnavailable, Unavailable
-from mooring.events import now_us
 from mooring.metrics import Histogram
 from mooring_service.admission import Admission
 from mooring_service.asks import Asks
@@ -100,6 +98,7 @@ class Service:
         backups: Copies of the journal.
         hooks: The verbs of hooks.
         feed: The events of everything; those of one connection are followed in `connections`.
+        kept_ends: How many ends of kept connections the service has written, by worker and why.
         cluster: This service as a node; None without `[cluster]`.
         refusal: Why it must not be started again as it is configured, where that is what it has died of; else "".
         died: Ends, with the reason, when this process can go on no longer: it is to end under its workers, for the next to adopt.
@@ -116,6 +115,7 @@ class Service:
         self._app_dirs = app_dirs or []
         self._roster = roster = Roster()
         self._endings = Endings(journal)
+        self.kept_ends = self._endings.kept
         self._reopenings = Reopenings(self._admission, journal, self.directory, self._endings)
         self._window = Window(journal, roster, self.directory, self._admission)
         self._intake = Intake(
@@ -317,14 +317,8 @@ class Service:
             else:
                 degraded += self.cluster.degraded
         after_s = self._admission.config.readiness.down_after
-        since_us = now_us() - round(after_s * 1e6)
-        down = sum(one.since_us <= since_us for _, one in self.directory.downs()) if after_s else UNSET
+        down = self.directory.down_longer_than(after_s) if after_s else UNSET
         return Readiness(not reasons, reasons, degraded, self._senders.failing(), down)
-
-    @property
-    def kept_ends(self) -> Mapping[tuple[str, str], int]:
-        """How many ends of kept connections the service has written, by worker and why."""
-        return self._endings.kept
 
     @property
     def latency(self) -> Histogram:
