@@ -125,8 +125,7 @@ class Commands(click.Group):
 
 
 HELP = """\b
-Hold WebSocket connections for other programs.
-Example:  mooring open ws://127.0.0.1:8481/ --follow"""  # not a docstring: PYTHONOPTIMIZE=2 takes those away
+Hold WebSocket connections. Example:  mooring open ws://127.0.0.1:8481/ -f"""  # not a docstring: PYTHONOPTIMIZE=2 takes those away
 
 
 @click.group(

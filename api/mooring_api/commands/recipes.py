@@ -25,7 +25,11 @@ _COLOURS = {">": "cyan", "=": "green", "!": "red", "~": "yellow"}
 
 @click.group()
 def recipe() -> None:
-    """Recipes: a protocol without code."""
+    """A recipe is a protocol without code: what is sent, awaited and answered.
+
+    \b
+    Example:  mooring recipe list
+    """
 
 
 @recipe.command("list")
