@@ -115,7 +115,12 @@ class Admission:
             if asked and not asked.verify and not self.config.egress.allow_insecure_tls:
                 raise PolicyRefused(f"{place}.verify false is refused: [egress] allow_insecure_tls is not set")
         expanded, _ = expand(request, self.known, [])
-        check_secrets(effective(expanded), Secrets(self.config.secrets), declared=declared)
+        options = effective(expanded)
+        if options.reconnect is not None and options.reconnect.persist and self.config.journal.store == "memory":
+            raise InvalidRequest(
+                [Invalid("/reconnect/persist", "journal.store is memory: nothing outlives the service")]
+            )
+        check_secrets(options, Secrets(self.config.secrets), declared=declared)
 
 
 def check_name(name: str) -> None:

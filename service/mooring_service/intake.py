@@ -12,6 +12,7 @@ import msgspec
 from mooring.background import Background
 from mooring.errors import ErrCode, JournalUnavailable, LinkError
 from mooring.events import Kind, WorkerExitedEvent, WorkerStartedEvent, now_us, worker_body
+from mooring.kept_events import Cause
 from mooring.link.messages import (
     AskIds,
     Called,
@@ -48,6 +49,7 @@ from mooring_service.processes.worker_state import WorkerState
 from mooring_service.reopening import Reopenings, losses
 from mooring_service.window import Window
 
+SCATTERED = 256  # more events than this in a commit are a flood: who sends them is told at once
 GRANT_RETRY_S = 1.0  # while the journal cannot be written
 
 log = logging.getLogger("mooring.service")
@@ -98,24 +100,25 @@ class Intake:
 
     def on_committed(self, committed: list[Committed]) -> None:
         """Take what one transaction has committed: fold, show, do what was asked for, acknowledge."""
-        touched: dict[Slot, None] = {}
         fold = self._directory.fold
         for item in committed:
             fold(item)
         self._feed.publish(committed)
+        touched: dict[Slot, None] = {}
+        events = 0
         now = time.monotonic_ns() // 1000
         for item in committed:
-            # Not known, too: by the wall clock, as workers of the first version told it.
-            if 0 < item.append.began_at_us <= now and not item.repeated:
-                self.latency.observe((now - item.append.began_at_us) / 1e6)
-        for item in committed:
             append = item.append
+            # Not known, too: by the wall clock, as workers of the first version told it.
+            if 0 < append.began_at_us <= now and not item.repeated:
+                self.latency.observe((now - append.began_at_us) / 1e6)
             if append.number:
                 slot = self._roster.by_incarnation(append.incarnation)
                 if slot is not None:
                     self._window.stored(slot, append.size)
                     slot.committed(append.number)
                     touched[slot] = None
+                    events += len(append.kinds)
             if append.asks and not item.repeated:
                 self.asks.do(
                     [StoredAsk(number, append.worker, ask) for number, ask in enumerate(append.asks, item.first_ask)]
@@ -123,7 +126,7 @@ class Intake:
             for update in append.updates:
                 if update.ended:
                     self._reopenings.forget(update.id)
-        self._window.acknowledge(touched)
+        self._window.acknowledge(touched, scattered=1 < events <= SCATTERED)
         self._window.go_on()
 
     def on_failure(self, failure: str | None) -> None:
@@ -191,7 +194,7 @@ class Intake:
         wrong = append.wrong
         if wrong is not None:
             raise LinkError(f"frame {events.number} cannot be stored: {wrong}")
-        self._journal.append(append)
+        self._journal.append(append, others_follow=self._window.others_follow(slot))
         self._window.queued(slot, append.size)
 
     @property
@@ -275,17 +278,15 @@ class Intake:
         await self._journal.append_waiting(Append())  # all that it had handed over is committed and folded then
         text = reason if asked else f"the worker died: {reason}"
         self._unseen.pop(slot.incarnation, None)
-        stays = self._reopenings.stays if slot.drains or not asked else lambda entry: False
+        stays = self._reopenings.stays if slot.drains or slot.persists or not asked else lambda entry: False
         lost: list[Entry] = []
         staying: list[Entry] = []
         for entry in self._live_of(slot):
-            (staying if stays(entry) else lost).append(entry)
+            goes_on = stays(entry) and (entry.created.persists or slot.drains or not asked)
+            (staying if goes_on else lost).append(entry)
         err_code = ErrCode.WORKER_STOPPING if asked else ErrCode.WORKER_DIED
-        down = (
-            losses(staying, "the worker was drained", ErrCode.WORKER_DRAINED, "drained")
-            if slot.drains
-            else losses(staying, text, err_code, "workerDied")
-        )
+        cause = _cause(slot, asked=asked)
+        down = _losses(staying, slot, cause, text, err_code)
         written, _ = await asyncio.gather(
             self._endings.write(
                 lost,
@@ -296,7 +297,7 @@ class Intake:
             self.save_incarnation(slot, ended=True, stands=not asked),
         )
         slot.failures[err_code] += written.kinds.count(Kind.onError)
-        slot.disconnects["drained" if slot.drains else "workerDied"] += down.kinds.count(Kind.onDisconnect)
+        slot.disconnects[cause] += down.kinds.count(Kind.onDisconnect)
         slot.announced = False
         slot.drains = slot.drains and asked  # else it is started again in the same slot
         handed, slot.handed, slot.ended_for = slot.handed, {}, []
@@ -308,11 +309,27 @@ class Intake:
 
     async def worker_ended(self, slot: Slot) -> None:
         """There is no such worker any more: what waited for its next process ends."""
-        await self._reopenings.end_waiting(slot.name, slot.stop_reason or "killed", ErrCode.WORKER_STOPPING)
+        reason = slot.stop_reason or "killed"
+        await self._reopenings.end_waiting(slot.name, reason, ErrCode.WORKER_STOPPING, persisted=not slot.persists)
 
     async def allot_ids(self, count: int) -> int:
         """Reserve connection ids for ever; return the first."""
         return await self._journal.allot_ids(count)
+
+
+def _cause(slot: Slot, *, asked: bool) -> Cause:
+    """Return why the connections that stay lose the process of `slot`."""
+    if asked:
+        return "drained" if slot.drains else "serviceStopped"
+    if slot.drains:
+        return "drained"
+    return "workerDied" if slot.version else "serviceRestarted"  # dead before it could say hello to this service
+
+
+def _losses(staying: list[Entry], slot: Slot, cause: Cause, text: str, err_code: ErrCode) -> Append:
+    if slot.drains:
+        return losses(staying, "the worker was drained", ErrCode.WORKER_DRAINED, cause)
+    return losses(staying, text, err_code, cause)
 
 
 def _exited(slot: Slot, ended: Exit, reason: str, *, restarting: bool, asked: bool) -> Append:

@@ -189,6 +189,7 @@ class Openings:
                 options,
                 name=request.name or None,
                 asked=shown_of(options),
+                spec=request,
             )
             # The intent, before anything is started: a crash from here on still ends in an onTerminate.
             intent = Append(

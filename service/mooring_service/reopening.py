@@ -69,6 +69,12 @@ class Reopenings:
         self._specs.pop(connection, None)
         self._told.pop(connection, None)
 
+    def recall(self) -> None:
+        """Learn from the journal the specs of what persists."""
+        for entry in self._directory.living_entries():
+            if entry.created.spec is not None and not entry.update.ended:
+                self.remember(entry.created.id, unpack(entry.created.spec, entry.created.url))
+
     def hello(self, hello: Hello) -> None:
         """Learn the specs of what a process holds."""
         for held in hello.connections:
@@ -135,9 +141,17 @@ class Reopenings:
         await asyncio.wait({self._directory.until(connection, lambda _: self.waits(entry))}, timeout=timeout_s)
         return not self.waits(entry)
 
-    async def end_waiting(self, worker: str, reason: str, err_code: ErrCode) -> None:
-        """End those that wait for a process of `worker`: there will be none."""
-        waiting = [entry for entry in self._directory.live_of(worker) if self.waits(entry)]
+    async def end_waiting(self, worker: str, reason: str, err_code: ErrCode, *, persisted: bool = True) -> None:
+        """End those that wait for a process of `worker`: there will be none.
+
+        Args:
+            persisted: Those that persist, too; False: the next service goes on with them.
+        """
+        waiting = [
+            entry
+            for entry in self._directory.live_of(worker)
+            if self.waits(entry) and (persisted or not entry.created.persists)
+        ]
         for entry in waiting:
             self.forget(entry.created.id)
         await self._endings.write(waiting, reason, err_code)

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from mooring.background import Background
-from mooring.errors import ErrCode, JournalUnavailable, Unavailable
+from mooring.errors import JournalUnavailable, Unavailable
 from mooring.metrics import Histogram
 from mooring_service.admission import Admission
 from mooring_service.asks import Asks
@@ -42,6 +42,7 @@ from mooring_service.processes.worker_state import WorkerState
 from mooring_service.reopening import Reopenings
 from mooring_service.requesting import Requesting
 from mooring_service.sending import Sending
+from mooring_service.strays import Strays
 from mooring_service.wanted import Wanted
 from mooring_service.window import Window
 from mooring_service.worker_settings import worker_settings
@@ -70,13 +71,14 @@ def check_state_dir(state_dir: Path, store: str) -> None:
 
 class Readiness(msgspec.Struct, frozen=True):
     """Whether requests can be served: `reasons` says what is not there, `degraded` names Failed workers, and what of a cluster is wrong,
-    `hooks` Failing hooks.
+    `hooks` Failing hooks. `down`, with ``[readiness] down_after``: how many kept connections have been down for longer than that.
     """
 
     ready: bool
     reasons: list[str]
     degraded: list[str]
     hooks: list[str]
+    down: int | UnsetType = UNSET
 
 
 class Service:
@@ -96,6 +98,7 @@ class Service:
         backups: Copies of the journal.
         hooks: The verbs of hooks.
         feed: The events of everything; those of one connection are followed in `connections`.
+        kept_ends: How many ends of kept connections the service has written, by worker and why.
         cluster: This service as a node; None without `[cluster]`.
         refusal: Why it must not be started again as it is configured, where that is what it has died of; else "".
         died: Ends, with the reason, when this process can go on no longer: it is to end under its workers, for the next to adopt.
@@ -112,6 +115,7 @@ class Service:
         self._app_dirs = app_dirs or []
         self._roster = roster = Roster()
         self._endings = Endings(journal)
+        self.kept_ends = self._endings.kept
         self._reopenings = Reopenings(self._admission, journal, self.directory, self._endings)
         self._window = Window(journal, roster, self.directory, self._admission)
         self._intake = Intake(
@@ -137,6 +141,7 @@ class Service:
             self._admission, journal, self.directory, self._reopenings, names, holders, self.connections
         )
         self.sending = Sending(self._admission, self.directory, holders)
+        self._strays = Strays(journal, self.directory, self._endings, self._reopenings, self._supervisor)
         self.requesting = Requesting(self._admission, self.directory, holders, journal, self.sending)
         self.workers = Workers(
             self._admission, self.directory, roster, self._supervisor, self._intake, self._background
@@ -204,6 +209,7 @@ class Service:
         self.directory.recover(self.journal.epoch, recovered.connections)
         if self.cluster is not None:
             await self.cluster.open(has_connections=self.directory.live_count > 0)
+        self._reopenings.recall()
         try:
             # Taken first: the first connection of a new state directory is number 1.
             await self._openings.allot()
@@ -214,7 +220,7 @@ class Service:
         await self.hooks.start(recovered.hooks)
         known = {stored.incarnation for stored in recovered.incarnations if not stored.ended}
         # Told before anybody asks, but for a disk that takes nothing.
-        await asyncio.wait({self._background.spawn(self._end_strays(known))}, timeout=STRAYS_S)
+        await asyncio.wait({self._background.spawn(self._settle(known))}, timeout=STRAYS_S)
         self.workers.go_on_draining()
         self._background.spawn(_prune(self.directory, self.journal))
         self._started = True
@@ -310,24 +316,18 @@ class Service:
                 reasons.append(reason)
             else:
                 degraded += self.cluster.degraded
-        return Readiness(not reasons, reasons, degraded, self._senders.failing())
-
-    @property
-    def kept_ends(self) -> Mapping[tuple[str, str], int]:
-        """How many ends of kept connections the service has written, by worker and why."""
-        return self._endings.kept
+        after_s = self._admission.config.readiness.down_after
+        down = self.directory.down_longer_than(after_s) if after_s else UNSET
+        return Readiness(not reasons, reasons, degraded, self._senders.failing(), down)
 
     @property
     def latency(self) -> Histogram:
         """From the socket to the subscribers."""
         return self._intake.latency
 
-    async def _end_strays(self, known: set[str]) -> None:
-        """Connections whose worker's process is known to have ended, and that have no onTerminate: a double death."""
-        reason = "the worker ended while the service was away"
-        for name in self.directory.workers():
-            strays = [entry for entry in self.directory.live_of(name) if entry.incarnation not in known]
-            await self._endings.write(strays, reason, ErrCode.WORKER_DIED)
+    async def _settle(self, known: set[str]) -> None:
+        workers = await self._strays.settle(known)
+        self._background.spawn(self._strays.bring_back(workers))
 
 
 async def _prune(directory: Directory, journal: Journal) -> None:

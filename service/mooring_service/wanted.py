@@ -127,7 +127,7 @@ class Wanted:
         options = effective(spec)
         created = ConnectionCreated.of(
             was.id, was.worker, was.handler, was.created_at_us, options, name=was.name, declared=was.declared,
-            asked=shown_of(options),
+            asked=shown_of(options), spec=spec,
         )  # fmt: skip
         if created.kept is None:  # its handler says so
             created = msgspec.structs.replace(created, kept=was.kept)

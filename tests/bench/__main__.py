@@ -117,6 +117,28 @@ def events_section(report: Report, quick: bool) -> None:
         )
 
 
+def big_section(report: Report, quick: bool) -> None:
+    for size, count in ((64 * 1024, 4_000), (1024 * 1024, 300)):
+        if quick:
+            count //= 4
+        results = in_turns(
+            1 if quick else 3,
+            {
+                "mooring": lambda size=size, count=count: measure.events(Mooring(), count, size=size),  # type: ignore[misc]
+                "aiohttp": lambda size=size, count=count: measure.events(Aiohttp(), count, size=size),  # type: ignore[misc]
+            },
+        )
+        ours, theirs = results["mooring"], results["aiohttp"]
+        report.figures[f"big {size}"] = results
+        mb = median(ours, "rate") * size / 1e6
+        report.add(
+            f"text messages of {size // 1024} KiB",
+            f"{mb:,.0f} MB/s, {median(ours, 'cpu_us') / 1000:.2f} ms CPU",
+            f"{ratio(ours, theirs):.2f} × aiohttp, CPU {ratio(ours, theirs, 'cpu_us'):.2f} ×",
+            "0.8 ×, CPU 1.2 ×",
+        )
+
+
 def fan_out_section(report: Report, quick: bool) -> None:
     seconds = 2.0 if quick else 5.0
     results = in_turns(
@@ -289,6 +311,7 @@ def sparse_section(report: Report, quick: bool) -> None:
 SECTIONS: dict[str, Callable[[Report, bool], None]] = {
     "sparse": sparse_section,
     "events": events_section,
+    "big": big_section,
     "fan-out": fan_out_section,
     "sends": sends_section,
     "latency": latency_section,

@@ -18,9 +18,16 @@ Figures = dict[str, float]
 
 
 def events(
-    gateway: Gateway, count: int, *, connections: int = 1, handler: bool = False, workers: int = 1, **more: Any
+    gateway: Gateway,
+    count: int,
+    *,
+    connections: int = 1,
+    handler: bool = False,
+    workers: int = 1,
+    size: int = 100,
+    **more: Any,
 ) -> Figures:
-    """A server floods, one subscriber reads all of it."""
+    """A server floods messages of `size` bytes, one subscriber reads all of it; `more` are options of the connections."""
     server = Tool("server")
     gateway.start()
     try:
@@ -33,7 +40,7 @@ def events(
                 options["worker"] = f"w{index % workers}"
                 if handler:
                     options["handler"] = {"name": "count"}
-            opened.append(gateway.open(f"ws://127.0.0.1:{port}/flood?count={share}", **options))
+            opened.append(gateway.open(f"ws://127.0.0.1:{port}/flood?count={share}&size={size}", **options))
         path = f"/v1/connections/{opened[0]}/events" if connections == 1 else "/v1/events"
         subscriber = Tool("subscribe", gateway.url + path, share * connections, 1, token=gateway.token)
         subscriber.line()

@@ -21,12 +21,17 @@ from urllib.parse import parse_qs, urlsplit
 import uvloop
 
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
-CHUNK = 500  # frames in one write of the flood
+CHUNK_BYTES = 50_000  # one write of the flood, or one frame if that is longer
 
 
 def text_frame(payload: bytes) -> bytes:
     size = len(payload)
-    head = bytes([0x81, size]) if size < 126 else bytes([0x81, 126]) + size.to_bytes(2, "big")
+    if size < 126:
+        head = bytes([0x81, size])
+    elif size < 65_536:
+        head = bytes([0x81, 126]) + size.to_bytes(2, "big")
+    else:
+        head = bytes([0x81, 127]) + size.to_bytes(8, "big")
     return head + payload
 
 
@@ -112,12 +117,13 @@ class FloodServer(asyncio.Protocol):
     async def flood(self) -> None:
         count, size = int(self.query["count"]), int(self.query.get("size", "100"))
         frame = text_frame(b"x" * size)
-        chunk = frame * CHUNK
-        for _ in range(count // CHUNK):
+        frames = max(1, CHUNK_BYTES // size)
+        chunk = frame * frames
+        for _ in range(count // frames):
             await self.writable.wait()
             self.transport.write(chunk)
             await asyncio.sleep(0)
-        self.transport.write(frame * (count % CHUNK))
+        self.transport.write(frame * (count % frames))
 
     async def steady(self) -> None:
         rate, seconds = float(self.query["rate"]), float(self.query["s"])

@@ -134,7 +134,7 @@ REQUESTS = [
     *(Row(f"limit {text}", 422, "invalid", method="GET", path=f"/v1/connections?limit={text}", hint="limit") for text in ("0", "-1", "x", "1001", "1e3", "", "%D9%A1")),
     *(Row(f"wait {text}", 422, "invalid", method="GET", path=f"/v1/events?wait={text}", hint="wait") for text in ("-1", "x", "nan", "inf", "1e9")),
     Row("bad kind", 422, "invalid", method="GET", path="/v1/events?kind=onClose", hint="onTerminate"),
-    Row("bad connection filter", 422, "invalid", method="GET", path="/v1/events?connection=x"),
+    Row("bad connection filter", 422, "invalid", method="GET", path="/v1/events?connection=-x"),
     *(Row(f"{name} twice", 422, "invalid", method="GET", path=f"/v1/{path}", hint="twice") for name, path in (("limit", "connections?limit=1&limit=2"), ("after", "events?after=start&after=now"), ("status", "connections?status=Closed&status=Connected"))),
     *(Row(f"worker filter {text!r}", 422, "invalid", method="GET", path=f"/v1/{path}?worker={text}", hint="query:worker") for text in ("", "a/b", "a%20b", "..") for path in ("events", "connections")),
     Row("connection filter 0", 422, "invalid", method="GET", path="/v1/events?connection=0"),

@@ -36,6 +36,7 @@ from mooring.errors import Invalid
 from mooring.kept_options import KeepAliveRequest, RecipeRequest, ReconnectRequest, RequestsRequest, WhenDown
 from mooring.option_rows import described, table_of
 from mooring.parameters import check_params
+from mooring.persisting import persist_faults
 
 DEFAULT_WORKER = "main"
 MAX_DURATION_S = 86_400.0
@@ -296,6 +297,8 @@ def check_request(request: ConnectionRequest, *, fills: bool = False) -> list[In
             wrong += option.wrong(value)
     if request.tls is not UNSET and request.url.lower().startswith("ws://"):
         wrong.append(Invalid("/tls", "tls is for wss:// URLs"))
+    if isinstance(request.reconnect, ReconnectRequest) and request.reconnect.persist is True:
+        wrong += persist_faults(request.headers or {}, request.proxy)
     local_address = UNSET if request.proxy else request.local_address
     return wrong or family_faults(request.family, request.addresses, local_address)
 

@@ -87,8 +87,6 @@ def check_option(reconnect: bool | ReconnectRequest, pointer: str) -> list[Inval
     """Return what is wrong with the create option."""
     if isinstance(reconnect, bool):
         return []
-    if reconnect.persist is not UNSET:  # a key that would do nothing must not be taken
-        return [Invalid(f"{pointer}/persist", "unknown key")]
     return check_reconnect(reconnect, pointer)
 
 

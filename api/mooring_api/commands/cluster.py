@@ -89,7 +89,12 @@ def _with_engine(config: ClusterConfig, urls: list[str], work: Callable[[Any], A
         raise Failure(f"{exc.filename or 'a file of [cluster]'}: {exc.strerror or exc}") from None
 
 
-@cluster.command()
+@cluster.command(
+    help="Once per cluster, by a user who may make streams. Done again it says whether all is as it must be.\n"
+    "\n"
+    "\b\n"
+    "Example:  mooring cluster init --config mooring.toml\n"
+)
 @with_config
 @click.option(
     "--replicas", type=click.Choice(["1", "3", "5"]), default="3", help="Of the log. 1 survives no server's loss."
@@ -101,11 +106,7 @@ def _with_engine(config: ClusterConfig, urls: list[str], work: Callable[[Any], A
 @click.option("--grants", is_flag=True, help="Only print what a node's user must be allowed.")
 @as_json
 def init(as_json: bool, replicas: str, max_bytes: int, max_age: float, grants: bool, config_path: Path | None) -> None:
-    """Once per cluster, by a user who may make streams. Done again it says whether all is as it must be.
-
-    \b
-    Example:  mooring cluster init --config mooring.toml
-    """
+    """Make the stream, or print the grants."""
     config = _configured(config_path)
     from mooring_service.cluster import objects  # behind the check that it can be imported
 
@@ -124,16 +125,17 @@ def init(as_json: bool, replicas: str, max_bytes: int, max_age: float, grants: b
         )
 
 
-@cluster.command()
+@cluster.command(
+    help="Each server's version, the stream, what must be equal at all nodes; with --monitor whether the servers sync always.\n"
+    "\n"
+    "\b\n"
+    "Example:  mooring cluster check --monitor http://127.0.0.1:8222\n"
+)
 @with_config
 @click.option("--monitor", "monitors", multiple=True, metavar="URL", help="Of a server's monitoring port; repeatable.")
 @as_json
 def check(as_json: bool, monitors: tuple[str, ...], config_path: Path | None) -> None:
-    """Each server's version, the stream, what must be equal at all nodes; with --monitor whether the servers sync always.
-
-    \b
-    Example:  mooring cluster check --monitor http://127.0.0.1:8222
-    """
+    """Look at the engine."""
     config = _configured(config_path)
     from mooring_service.cluster import objects  # behind the check that it can be imported
 
@@ -216,15 +218,16 @@ def _nodes(record: ClusterRecord, width: int) -> Table:
     return table(NODE_COLUMNS, rows, width)
 
 
-@cluster.command()
+@cluster.command(
+    help="All nodes, as the service that is asked (*) has read of them in the log.\n"
+    "\n"
+    "\b\n"
+    "Example:  mooring cluster nodes\n"
+)
 @as_json
 @click.pass_obj
 def nodes(target: Target, as_json: bool) -> None:
-    """All nodes, as the service that is asked (*) has read of them in the log.
-
-    \b
-    Example:  mooring cluster nodes
-    """
+    """List them."""
     record = target.run(lambda client: client.cluster())
     if as_json:
         for node in record.nodes:
@@ -234,15 +237,16 @@ def nodes(target: Target, as_json: bool) -> None:
     out.print(_nodes(record, out.width))
 
 
-@cluster.command()
+@cluster.command(
+    help="The engine, how far the log is read, what is not in it yet, and all nodes.\n"
+    "\n"
+    "\b\n"
+    "Example:  mooring cluster status\n"
+)
 @as_json
 @click.pass_obj
 def status(target: Target, as_json: bool) -> None:
-    """The engine, how far the log is read, what is not in it yet, and all nodes.
-
-    \b
-    Example:  mooring cluster status
-    """
+    """Show it."""
     record = target.run(lambda client: client.cluster())
     if as_json:
         show_json(record)

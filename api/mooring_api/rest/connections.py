@@ -119,7 +119,7 @@ async def index(request: web.Request) -> web.Response:
     ready = query.get("ready")
     if ready not in (None, "true", "false"):
         raise invalid("query:ready", "must be true or false")
-    found, following = request.app[API].service.connections.page(
+    found, following = await request.app[API].service.connections.page(
         worker=worker,
         status=status,
         name=name,

@@ -69,8 +69,9 @@ class Lifecycle:
             slot.stop_wanted.set_result(None)
             self._reports.worker_ending(slot)
 
-    async def end(self, slot: Slot, reason: str) -> Killed:
-        """Tell a worker to end, and wait until it has."""
+    async def end(self, slot: Slot, reason: str, *, persist: bool = False) -> Killed:
+        """Tell a worker to end, and wait until it has; `persist`: the next service goes on with what persists of its connections."""
+        slot.persists = persist and not slot.stop_reason  # not of one that is being killed
         if slot.state is WorkerState.FAILED:
             slot.set_state(WorkerEvent.STOP)
             await self._ended(slot)

@@ -80,6 +80,7 @@ class Slot:
         last_report_at: When anything of its process was last read, or its link came or went; monotonic seconds.
         stop_wanted: Ends when it is told to end for good.
         drains: It ends, and another process of its name follows, which goes on with its kept connections.
+        persists: It ends with the service, and the next one goes on with what persists of its connections.
         disconnects: ``onDisconnect`` events that the service wrote because the worker no longer could, by cause.
     """
 
@@ -109,6 +110,7 @@ class Slot:
         self.failures: Counter[int] = Counter()
         self.disconnects: Counter[str] = Counter()
         self.drains = False
+        self.persists = False
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.gone = asyncio.Event()
         self.gone.set()

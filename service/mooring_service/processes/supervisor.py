@@ -144,7 +144,7 @@ class Supervisor:
             await asyncio.wait({self._roster.slot(name).ready for name in self._roster.adopting}, timeout=ADOPT_S)
         self._links.stopping = True
         try:
-            await asyncio.gather(*(self._lifecycle.end(slot, reason) for slot in self._roster.slots()))
+            await asyncio.gather(*(self._lifecycle.end(slot, reason, persist=True) for slot in self._roster.slots()))
         finally:
             await self._background.close()
             await self._end_forker()

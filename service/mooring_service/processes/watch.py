@@ -75,7 +75,7 @@ async def watch(slot: Slot, config: SupervisorConfig, *, adopted: bool = False) 
 
 async def _tell_to_stop(slot: Slot, process: WorkerProcess, config: SupervisorConfig) -> None:
     if slot.linked:
-        slot.command(Stop(slot.stop_reason, config.stop_timeout * 0.8, slot.drains))
+        slot.command(Stop(slot.stop_reason, config.stop_timeout * 0.8, slot.drains, slot.persists))
         await asyncio.wait({process.exited}, timeout=config.stop_timeout)
     await _signal_until(process, config)
 

@@ -20,7 +20,10 @@ SERVICE = (("--function", "dumps=json:dumps", "--function", "loads=json:loads"),
 DOCUMENT = Description(ROUTES).document
 EVENTS = "text/event-stream"
 LINES = "application/x-ndjson"
-ELSEWHERE = {("GET", "/readyz", 503)}  # test_operations has a service that is not ready
+ELSEWHERE = {
+    ("GET", "/readyz", 503),  # test_operations has a service that is not ready
+    ("GET", "/v1/cluster", 200),  # the tests of the cluster have one
+}
 
 
 class Checked:
@@ -184,7 +187,16 @@ async def _ask_everything(checked: Checked, echo: EchoServer) -> None:
     await ask("POST", requests, 202, ids={"id": asks["id"]}, json={"method": "x"}, headers={"Prefer": "respond-async"})
     await ask("POST", requests, 200, ids={"id": asks["id"]}, json={"result": 1})
     await ask("POST", requests, 502, ids={"id": asks["id"]}, json={"error": 1})
-    for opened in (kept, trying):
+    wanted = {"url": echo.url, "reconnect": True}
+    named = await ask("PUT", one, 201, ids={"id": "named"}, json=wanted)
+    await ask("PUT", one, 200, ids={"id": "named"}, json=wanted)
+    await ask("PUT", one, 409, ids={"id": "named"}, json={**wanted, "dataType": "blob"})
+    await ask("PUT", one, 202, ids={"id": "later"}, json=wanted, headers=later)
+    await ask("PUT", one, 422, ids={"id": "7"}, json=wanted)
+    await ask("PATCH", one, 200, ids={"id": "named"}, json={"reconnect": {"minDelay": 2}})
+    await ask("PATCH", one, 422, ids={"id": "named"}, json={"url": 1})
+    await ask("GET", "/v1/cluster", 404)
+    for opened in (kept, trying, named):
         await ask("DELETE", one, 200, ids={"id": opened["id"]})
     await ask("POST", again, 410, ids={"id": kept["id"]})
 

@@ -10,7 +10,7 @@ from mooring.connection.kept import KeptConnection
 from mooring.connection.live import LiveConnection
 from mooring.connection.secret_headers import check_secrets, has_templates
 from mooring.connection.state import ConnectionState
-from mooring.errors import ConnectionClosed, InvalidRequest, NotKept, WrongState
+from mooring.errors import ConnectionClosed, Invalid, InvalidRequest, NotKept, WrongState
 from mooring.link.record import ConnectionCreated
 from mooring.wire.secret_table import Secrets
 
@@ -45,6 +45,8 @@ def change(connection: LiveConnection, changes: Changes, secrets: Secrets, known
         raise InvalidRequest(wrong)
     asked = changed(connection.asked, changes)
     options = resolve(asked, connection.handler, known)
+    if connection.spec is None and options.reconnect is not None and options.reconnect.persist:
+        raise InvalidRequest([Invalid("/reconnect/persist", "is for what a request has opened; code is not on disk")])
     was = connection.created
     if options.converses or has_templates(options.headers):
         check_secrets(options, secrets, declared=was.declared)
@@ -57,6 +59,7 @@ def change(connection: LiveConnection, changes: Changes, secrets: Secrets, known
         name=was.name,
         declared=was.declared,
         asked=shown_of(options),
+        spec=asked if connection.spec is not None else None,
     )
     if created.kept is None:  # a handler that says so no more: who is kept stays so
         created = msgspec.structs.replace(created, kept=was.kept)

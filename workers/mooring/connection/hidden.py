@@ -15,12 +15,11 @@ from mooring.checks import escape_pointer
 from mooring.connection.template import OF_ANSWER, Hole, Text, compile_text
 from mooring.errors import Invalid
 from mooring.kept_options import KeepAliveRequest, RecipeRequest
+from mooring.persisting import PLAIN_HEADERS
 
 HIDDEN = "***"
 SECRET_WORDS = ("token", "password", "secret", "key", "auth", "signature")
 
-PLAIN_HEADERS = frozenset({"origin", "user-agent", "accept-language"})
-"""Headers that say nothing secret: what is persisted may hold their values as literals."""
 _PLAIN_HTTP_HEADERS = PLAIN_HEADERS | {"accept", "content-type"}
 
 _WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")

@@ -8,6 +8,7 @@ one.
 from __future__ import annotations
 
 import random
+from typing import Literal
 
 import msgspec
 
@@ -16,6 +17,7 @@ from mooring.connection.host import Host
 from mooring.connection.keep import Ended, Fate, Redial, Stop, fate
 from mooring.connection.kept_attempts import KeptAttempts
 from mooring.connection.kept_state import KeptEvent, KeptState
+from mooring.connection.live import Left
 from mooring.connection.secret_headers import secrets_of
 from mooring.errors import ErrCode, ErrorEntry
 from mooring.events import now_us
@@ -37,7 +39,7 @@ class KeptConnection(KeptAttempts):
         spec: What a request has asked for; None: code in this worker has made it, so no other process can.
     """
 
-    __slots__ = ("_draining", "_failure", "_peer_asked")
+    __slots__ = ("_failure", "_left", "_peer_asked")
 
     def __init__(
         self,
@@ -50,7 +52,7 @@ class KeptConnection(KeptAttempts):
     ) -> None:
         super().__init__(host, created, options, handler, resumed)
         self.spec = spec
-        self._draining = False  # its worker ends, and another process will open it again
+        self._left: Left = ""  # its worker ends, and another process will open it again
         self._peer_asked: bool | None = None  # the peer has asked for another socket, at once or not
         # Of the present socket: what is wrong with it, and the code with which it is closed for that.
         self._failure: tuple[ErrorEntry, int] | None = None
@@ -85,7 +87,7 @@ class KeptConnection(KeptAttempts):
     def closed(self, code: int, reason: str, *, was_clean: bool) -> None:
         """Take the end of the socket: the policy says what follows."""
         self._replies_lost()
-        self._sends.let_go()
+        self._sends.lost()
         if self._socket is not None:
             self._socket.outbound.drop()  # before it is told how much waits
         if self._conversation is not None:
@@ -117,8 +119,8 @@ class KeptConnection(KeptAttempts):
         conversation = self._conversation
         proven = conversation is None or conversation.proven
         opening = self.kept_state is KeptState.OPENING
-        if self._draining:
-            loss = self._drained(loss)
+        if self._left:
+            loss = self._left_behind(loss, self._left)
         if self.kept_state is KeptState.CONNECTED:
             self._downtime.begin(
                 now, now_us(), loss, self.last_message_at_us, self.socket_opened_at_us, self._heard_at_us()
@@ -126,7 +128,7 @@ class KeptConnection(KeptAttempts):
             host.paused.discard(self)
         else:
             self._downtime.failed(loss)
-        if self._draining:
+        if self._left:
             self._leave()
             return
         answer: Redial | Stop
@@ -219,29 +221,31 @@ class KeptConnection(KeptAttempts):
         elif self.kept_state not in (KeptState.CLOSING, KeptState.CLOSED):
             self._cut_short(ErrCode.WORKER_STOPPING, reason, reason)
 
-    def drain(self, code: int, reason: str) -> None:
+    def drain(self, code: int, reason: str, left: Left = "drained") -> None:
         """The worker ends, and another process follows: let go what that one opens again, and `stop` the rest."""
         again = self.number or self._keeper.policy.first == "retry"
         if self.spec is None or not again or self.kept_state in (KeptState.CLOSING, KeptState.CLOSED):
             self.stop(code, reason)
             return
-        self._draining = True
+        self._left = left
         if self.kept_state is not KeptState.CONNECTED:
             self._drop_attempt()
             self._leave()
         elif self._letting_go is None:
             self._let_go(0.0, code, reason)
 
-    def _drained(self, loss: Loss) -> Loss:
-        errors = [ErrorEntry(ErrCode.WORKER_DRAINED, "the worker was drained"), *loss.errors]
-        return msgspec.structs.replace(loss, cause="drained", errors=errors)
+    def _left_behind(self, loss: Loss, left: Literal["drained", "serviceStopped"]) -> Loss:
+        error = ErrorEntry(ErrCode.WORKER_DRAINED, "the worker was drained")
+        if left == "serviceStopped":
+            error = ErrorEntry(ErrCode.WORKER_STOPPING, "the service was stopped")
+        return msgspec.structs.replace(loss, cause=left, errors=[error, *loss.errors])
 
     def _leave(self) -> None:
         """Leave it to the process that follows."""
         self._move(KeptEvent.WORKER_GONE)
         self._answer_open()
         if self._socket is not None:
-            self._socket.abort("the worker was drained")
+            self._socket.abort("the worker ends")
 
     @property
     def at_rest(self) -> bool:
@@ -254,7 +258,7 @@ class KeptConnection(KeptAttempts):
 
     def abandon(self, reason: str) -> None:
         """The time for closing is over: decide the end now."""
-        if not self._draining:
+        if not self._left:
             self.stop(1001, reason)
         if self._socket is not None:
             self._socket.abort(reason)

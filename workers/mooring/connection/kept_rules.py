@@ -13,7 +13,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from mooring.checks import HeaderValue, check_url, escape_pointer
-from mooring.connection.hidden import PLAIN_HEADERS, hidden_places
+from mooring.connection.hidden import hidden_places
 from mooring.connection.keep_alive import KeepAlive, compile_keep_alive
 from mooring.connection.recipe import EMPTY, Recipe, RenewHttp, Uses
 from mooring.connection.recipe_compiler import Recipes
@@ -21,6 +21,7 @@ from mooring.connection.requests import Protocol, compile_requests
 from mooring.connection.template import TextTemplate, compile_header, compile_url
 from mooring.errors import Invalid
 from mooring.kept_options import KeepAliveRequest, RecipeRequest, ReconnectRequest, RequestsRequest
+from mooring.persisting import PLAIN_HEADERS
 from mooring.staying import check_reconnect
 
 MIN_DURATION_S, MAX_DURATION_S = 0.1, 86_400.0  # of dataTimeout and queueTtl

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from abc import abstractmethod
 from concurrent.futures import Future
+from typing import Literal
 
 from mooring.connection.asking_connection import AskingConnection
 from mooring.connection.host import Host
@@ -25,6 +26,9 @@ from mooring.wire.outbound import Outbound
 from mooring.wire.socket import Socket, SocketState
 
 STOPPED_CODE = 1001  # "going away" (RFC 6455 section 7.4.1)
+
+Left = Literal["", "drained", "serviceStopped"]
+"""Who goes on when a worker ends: nobody; the next process of its name, with all that is kept; the next service, with what persists."""
 
 log = logging.getLogger("mooring.worker")
 
@@ -241,14 +245,14 @@ class LiveConnection(AskingConnection):
     def stop(self, code: int, reason: str) -> None:
         """The worker ends: close with `code`, or the dial is given up."""
 
-    def let_go(self, reason: str, *, drain: bool) -> None:
-        """The worker ends; `drain`: another process follows."""
-        if drain:
-            self.drain(STOPPED_CODE, reason)
+    def let_go(self, reason: str, *, left: Left) -> None:
+        """The worker ends; `left`: and who goes on with what."""
+        if left == "drained" or (left == "serviceStopped" and self.created.persists):
+            self.drain(STOPPED_CODE, reason, left)
         else:
             self.stop(STOPPED_CODE, reason)
 
-    def drain(self, code: int, reason: str) -> None:
+    def drain(self, code: int, reason: str, left: Left = "drained") -> None:
         """The worker ends, and another process follows: let go what that one opens again, and `stop` the rest."""
         self.stop(code, reason)
 

@@ -235,6 +235,7 @@ class Link:
                     self._window_bytes = window_bytes or math.inf
                     self._held.full_at = full_at
                     self._held.outbox.stored(number)
+                    self._held.outbox.flush_behind()
                     self._send_on()
                 case Probe(probe):
                     if self._welcomed.is_set():
@@ -345,7 +346,9 @@ def _named(all_held: list[HeldConnection]) -> list[HeldConnection]:
         if spec is not None:
             room -= len(_pack(spec))
             spec = spec if room >= 0 else None
-        found.append(HeldConnection(msgspec.structs.replace(held.created, url="", header_names=[]), held.update, spec))
+        found.append(
+            HeldConnection(msgspec.structs.replace(held.created, url="", header_names=[], spec=None), held.update, spec)
+        )
     if room < 0:
         log.warning("the specs of kept connections are more than %d bytes: the last are not told", SPEC_BYTES)
     return found

@@ -147,12 +147,13 @@ class Call(msgspec.Struct, frozen=True, tag=True, array_like=True):
 class Stop(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """End: finish the running item, discard what is pending, close connections with 1001, then exit.
 
-    `drain`: another process follows, which opens the kept ones again.
+    `drain`: another process follows, which opens the kept ones again. `persist`: the next service does so with what persists.
     """
 
     reason: str
     grace_s: float
     drain: bool = False
+    persist: bool = False
 
 
 class Probe(msgspec.Struct, frozen=True, tag=True, array_like=True):

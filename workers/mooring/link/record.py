@@ -12,8 +12,10 @@ import msgspec
 from mooring.dial_options import DialShown, dial_shown
 from mooring.errors import ErrorEntry
 from mooring.kept_options import WhenDown
-from mooring.options import OPTIONS, ConnectionOptions
+from mooring.options import OPTIONS, ConnectionOptions, ConnectionRequest
 from mooring.staying import Reconnect, shared
+
+_pack = msgspec.msgpack.Encoder().encode
 
 STATUS_CONNECTING = "Connecting"
 STATUS_CONNECTED = "Connected"
@@ -75,6 +77,8 @@ class ConnectionCreated(msgspec.Struct, frozen=True, array_like=True):
     declared: bool = False
     """The configuration has it (``[connections.NAME]``)."""
     asked: AskedCreated | None = None
+    spec: bytes | None = None
+    """The create request of one that is persisted: what it is opened with again where no process holds it. No secret is in it."""
 
     @classmethod
     def of(
@@ -88,8 +92,15 @@ class ConnectionCreated(msgspec.Struct, frozen=True, array_like=True):
         name: str | None = None,
         declared: bool = False,
         asked: AskedCreated | None = None,
+        spec: ConnectionRequest | None = None,
     ) -> ConnectionCreated:
-        """Return the record of a connection that is being made; `handler` is its public name, `name` its own."""
+        """Return the record of a connection that is being made; `handler` is its public name, `name` its own.
+
+        Args:
+            asked: What the record shows of the rest.
+            spec: What a request has asked for.
+        """
+        persist = options.reconnect is not None and options.reconnect.persist and not declared
         return cls(
             id=connection,
             url=options.url,
@@ -108,7 +119,13 @@ class ConnectionCreated(msgspec.Struct, frozen=True, array_like=True):
             name=name,
             declared=declared,
             asked=asked,
+            spec=_pack(spec) if persist and spec is not None else None,
         )
+
+    @property
+    def persists(self) -> bool:
+        """It outlives service and worker: what it is opened with again is in the journal, or in the configuration."""
+        return self.kept is not None and (self.declared or self.kept.reconnect.persist)
 
 
 class Down(msgspec.Struct, frozen=True, array_like=True):

@@ -9,11 +9,11 @@ from typing import Protocol
 from mooring.connection.asked import opening_time_s, resolve, shown_of
 from mooring.connection.connection import Connection
 from mooring.connection.kept import KeptConnection
-from mooring.connection.live import LiveConnection
+from mooring.connection.live import Left, LiveConnection
 from mooring.connection.secret_headers import check_secrets, has_templates
 from mooring.connection.state import ConnectionState
 from mooring.deadline import PASS_S
-from mooring.errors import ConnectError, ErrCode, ErrorEntry, LimitReached, MooringError
+from mooring.errors import ConnectError, ErrCode, ErrorEntry, Invalid, InvalidRequest, LimitReached, MooringError
 from mooring.events import now_us
 from mooring.link.messages import Open
 from mooring.link.record import ConnectionCreated
@@ -35,7 +35,7 @@ class Opener(CodeHost, Protocol):
         connections: By id, until their last event is in the outbox.
         constructions: Connections to be, whose handler is still to be constructed.
         stopping: Set once the worker runs down: nothing new begins.
-        draining: Likewise, where another process will open the kept connections again.
+        left: Likewise: who goes on with the kept connections (`live.Left`).
         full_at: How many connections the service holds, if these are all that it may; else 0.
     """
 
@@ -43,7 +43,7 @@ class Opener(CodeHost, Protocol):
     constructions: Constructions
     dialler: Dialler
     stopping: bool
-    draining: bool
+    left: Left
     full_at: int
 
 
@@ -95,6 +95,7 @@ class Openings:
             name=request.name or None,
             declared=command.declared,
             asked=shown_of(options),
+            spec=request,
         )
 
     def begin(self, command: Open, options: ConnectionOptions, handler: object | None) -> LiveConnection:
@@ -118,7 +119,7 @@ class Openings:
         self._worker.connections[created.id] = connection
         connection.dial(0 if command is None else command.request)
         if self._worker.stopping:
-            connection.let_go("the worker is being killed", drain=self._worker.draining)
+            connection.let_go("the worker is being killed", left=self._worker.left)
         return connection
 
     def open(self, request: ConnectionRequest, handler: object | None) -> LiveConnection:
@@ -136,6 +137,10 @@ class Openings:
             check(handler)
         options = resolve(request, handler, self._worker.known)
         self.check_secrets(options, declared=False)
+        if options.reconnect is not None and options.reconnect.persist:
+            raise InvalidRequest(
+                [Invalid("/handler", "reconnect: persist is for what a request names; code is not on disk")]
+            )
         if self._worker.stopping:
             raise MooringError("the worker is being killed")
         self._check_own_limit()

@@ -20,7 +20,7 @@ from mooring.changes import Changes
 from mooring.connection.asked import Known
 from mooring.connection.changing import change
 from mooring.connection.host import PausedReader
-from mooring.connection.live import LiveConnection
+from mooring.connection.live import Left, LiveConnection
 from mooring.connection.recorded import RecordedConnection
 from mooring.errors import MooringError
 from mooring.link.keyed import KeyedAnswers
@@ -50,6 +50,7 @@ from mooring.usercode.mailbox import CALL_COST_BYTES
 from mooring.wire.dial import Dialler
 from mooring.wire.egress import EgressPolicy
 
+HOLD_S = 0.02  # a journal that is slower than this holds up nothing on its way to the service
 PROBE_S = 5.0  # so long a peer has to answer after a sleep, or its pingTimeout
 LOOK_S = 1.0  # so often we see to it that the context is awake while something waits for it
 END_TASKS_S = 1.0
@@ -81,7 +82,7 @@ class Runtime:
         paused: Connections whose reading we have paused.
         room: In the outbox, for what code in the worker asks of the service.
         stopping: Set once the worker runs down: nothing new begins.
-        draining: Likewise, where another process will open the kept connections again.
+        left: Likewise: who goes on with the kept connections (`live.Left`).
         closed_by_stop: How many connections it has closed then.
         last_ask: The number of the last call that code in a worker has asked for, of those that were taken.
         full_at: How many connections the service holds, if these are all that it may; else 0.
@@ -94,13 +95,15 @@ class Runtime:
         self.known = Known(settings.recipes, settings.functions)
         self.connections: dict[int, LiveConnection] = {}
         self.paused: set[PausedReader] = set()
-        self.stopping = self.draining = False
+        self.stopping = False
+        self.left: Left = ""
         self.closed_by_stop = self.full_at = 0
         self.last_ask = 0
         self.answer: Callable[[Report], None] = uplink.send
         self.outbox = Outbox(settings.outbox_bytes, uplink.send_frame, self._on_room)
         self.room = Room(lambda: self.outbox.full)
-        self._posts = Posts(self.loop, self.outbox.flush)
+        self._posts = Posts(self.loop, self._hand_over)
+        self._handing_over: asyncio.TimerHandle | None = None
         # Called for each message: without a method of ours in between.
         self.post, self.wake = self._posts.post, self._posts.wake
         reservations = Reservations(settings.outbound_bytes)
@@ -117,7 +120,7 @@ class Runtime:
             settings=settings.dial,
         )
         self.redials = Redialling(self.loop, settings.redial)
-        self.keyed_sends: KeyedAnswers[Sent | SendQueued] = KeyedAnswers()
+        self.keyed_sends: KeyedAnswers[Sent | SendFailed | SendQueued] = KeyedAnswers()
         self.keyed_replies: KeyedAnswers[Replied | RequestFailed | RequestTaken] = KeyedAnswers()
         openings = Openings(self, uplink.ask_ids)
         self.check_limit, self.created, self.begin = openings.check_limit, openings.created, openings.begin
@@ -151,6 +154,7 @@ class Runtime:
         except TimeoutError:
             log.warning("a dial does not end")
         self._posts.run()
+        self.outbox.flush()
         await self.dialler.close()
 
     # What connections ask for.
@@ -164,6 +168,14 @@ class Runtime:
         self.outbox.touch(connection)
         self.wake()
 
+    def _hand_over(self) -> None:
+        if not self.outbox.flush_behind() and self._handing_over is None:
+            self._handing_over = self.loop.call_later(HOLD_S, self._hand_over_late)
+
+    def _hand_over_late(self) -> None:
+        self._handing_over = None
+        self.outbox.flush()
+
     def flush(self) -> int:
         """Make frames of everything now; return the number of the last one."""
         self.outbox.flush()
@@ -171,7 +183,7 @@ class Runtime:
 
     def answer_send(self, answer: Sent | SendFailed | SendQueued, key: str | None) -> None:
         """Answer a send; what was written, or waits, under a `key` is remembered, so that a repeat does nothing."""
-        if not isinstance(answer, SendFailed):
+        if not isinstance(answer, SendFailed) or answer.why == "uncertain":
             self.keyed_sends.remember(key, answer)
         self.answer(answer)
 

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from mooring import private_files
-from mooring.connection.live import LiveConnection
+from mooring.connection.live import Left, LiveConnection
 from mooring.errors import MooringError
 from mooring.link.link import Link
 from mooring.link.messages import OLDEST_PROTOCOL_VERSION, PROTOCOL_VERSION, Goodbye, Hello, Stop, WorkerSettings
@@ -127,8 +127,7 @@ class Worker:
             # Who told us to stop kills what does not end. If it is gone, a callback that never returns must not keep
             # this process for ever.
             async with asyncio.timeout(2 * grace_s + LAST_RESORT_S):
-                drain = self._stop is not None and self._stop.drain
-                await run_down(runtime, reason, grace_s, drain=drain)
+                await run_down(runtime, reason, grace_s, left=_left(self._stop))
         except TimeoutError:
             log.warning("a callback does not return; ending without it")
         # Written first: if the goodbye is lost with the service, this is what its successor finds.
@@ -156,6 +155,12 @@ class Worker:
             private_files.write_text(path, msgspec.json.encode(record).decode())
         except OSError as exc:
             log.warning("the exit record cannot be written: %s", exc)
+
+
+def _left(stop: Stop | None) -> Left:
+    if stop is None:
+        return ""
+    return "drained" if stop.drain else "serviceStopped" if stop.persist else ""
 
 
 def _dropped(count: int) -> logging.LogRecord:

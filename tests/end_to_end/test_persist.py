@@ -1,0 +1,220 @@
+"""What persists survives an ordered stop, the death of everything, and a reboot, under its id."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import RunningService, StartService, rounds, wait_for
+from tests.end_to_end.test_connection_names import put
+from tests.servers import EchoServer
+
+CANARY = "canary-5f4dcc3b5aa7"
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    (tmp_path / "token").write_text(CANARY)
+    path = tmp_path / "mooring.toml"
+    path.write_text(f'[secrets.feed]\nfrom = "file:{tmp_path}/token"\nhosts = ["127.0.0.1"]\n')
+    return path
+
+
+HEADERS = {"Authorization": "Bearer ${secret:feed}", "Origin": "http://plain.test"}
+
+
+async def kill_all(service: RunningService) -> None:
+    """Kill service and workers at once, as a power cut does, but for the machine."""
+    pids = service.worker_pids()
+    await service.kill()
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    await wait_for(lambda: not service.worker_pids())
+
+
+async def ready_again(service: RunningService, connection: int, socket: int) -> dict[str, Any]:
+    async def look() -> dict[str, Any] | None:
+        record = await service.record(connection)
+        return record if record["ready"] and record["socket"] == socket else None
+
+    found: dict[str, Any] = await wait_for(look, 15, f"socket {socket} of {connection}")
+    return found
+
+
+async def kinds_of(service: RunningService, connection: int) -> list[str]:
+    return [event["kind"] for event in await service.events(connection)]
+
+
+async def test_an_ordered_stop_is_a_gap_and_no_end(start_service: StartService, config: Path, echo: EchoServer) -> None:
+    service = await start_service("--config", str(config))
+    options = {"headers": HEADERS, "reconnect": {"minDelay": 0.05, "persist": True}}
+    kept = await put(service, "feed", echo.url, 201, **options)
+    other = await service.open(echo.url, reconnect=True)
+    assert kept["reconnect"]["persist"] is True
+    await service.send(kept["id"], "one")
+    await service.events(kept["id"], count=2)
+    assert await service.stop() == 0
+    assert echo.peers[0].close_code == 1001
+    journal = service.state_dir / "journal.db"
+    assert journal.stat().st_mode & 0o777 == 0o600
+    for path in service.state_dir.rglob("*"):
+        assert not path.is_file() or CANARY.encode() not in path.read_bytes(), path
+    await service.start()
+    assert (await service.record(other["id"]))["status"] == "Closed"
+    record = await ready_again(service, kept["id"], 2)
+    assert record["name"] == "feed" and record["reconnects"] == 1
+    assert echo.peers[2].headers["Authorization"] == f"Bearer {CANARY}"
+    events = await service.events(kept["id"], count=4)
+    assert [event["kind"] for event in events] == ["onOpen", "onMessage", "onDisconnect", "onReconnect"]
+    assert [event["seq"] for event in events] == [1, 2, 3, 4]
+    lost, back = events[2]["event"], events[3]["event"]
+    assert (lost["cause"], lost["errors"][0]["errCode"], lost["nextAttemptAt"]) == ("serviceStopped", 302, None)
+    assert back["restarted"] is True and back["gapFrom"] == events[1]["time"]
+    # It is there under its name, and the same.
+    assert (await put(service, "feed", echo.url, 200, **options))["id"] == kept["id"]
+    # An end is an end.
+    await service.call("DELETE", "/v1/connections/feed")
+    await service.stop()
+    await service.start()
+    assert (await service.record(kept["id"]))["status"] == "Closed" and len(echo.peers) == 3
+
+
+async def test_the_death_of_service_and_worker_is_survived(
+    start_service: StartService, config: Path, echo: EchoServer
+) -> None:
+    service = await start_service("--config", str(config))
+    kept = await service.open(echo.url, headers=HEADERS, reconnect={"minDelay": 0.05, "persist": True})
+    other = await service.open(echo.url, worker="other", reconnect={"minDelay": 0.05})
+    await service.send(kept["id"], "one")
+    await service.events(kept["id"], count=2)
+    # What it was changed to counts.
+    await service.call("PATCH", f"/v1/connections/{kept['id']}", json={"url": f"{echo.url}new"})
+    await kill_all(service)
+    await service.start()
+    record = await ready_again(service, kept["id"], 2)
+    assert record["url"] == f"{echo.url}new" and echo.peers[-1].path_qs == "/new"
+    assert echo.peers[-1].headers["Authorization"] == f"Bearer {CANARY}"
+    events = await service.events(kept["id"], count=4)
+    assert [event["kind"] for event in events] == ["onOpen", "onMessage", "onDisconnect", "onReconnect"]
+    assert events[2]["event"]["cause"] == "serviceRestarted" and events[3]["event"]["restarted"]
+    ended = await service.record(other["id"])
+    assert (ended["status"], ended["terminate"]["code"]) == ("Closed", 1006)
+
+
+async def test_a_reboot_is_survived(start_service: StartService, config: Path, echo: EchoServer) -> None:
+    """A fresh tree of processes: what it finds of the old one is the state directory alone."""
+    service = await start_service("--config", str(config))
+    kept = await service.open(echo.url, headers=HEADERS, worker="w", reconnect={"minDelay": 0.05, "persist": True})
+    await kill_all(service)
+    for path in ("address", "worker.sock"):
+        (service.state_dir / path).unlink(missing_ok=True)
+    await service.start()
+    record = await ready_again(service, kept["id"], 2)
+    assert record["worker"] == "w"
+    assert (await kinds_of(service, kept["id"])) == ["onOpen", "onDisconnect", "onReconnect"]
+
+
+async def test_one_that_is_down_stays_down_over_a_stop_and_is_lost_once(
+    start_service: StartService, config: Path, echo: EchoServer
+) -> None:
+    service = await start_service("--config", str(config))
+    async with EchoServer() as away:
+        url, port = away.url, away.port
+        kept = await service.open(url, reconnect={"minDelay": 0.05, "maxDelay": 0.2, "persist": True})
+    await service.events(kept["id"], until="onDisconnect")
+    await service.stop()
+    await service.start()
+    await kill_all(service)
+    await service.start()
+    assert (await service.record(kept["id"]))["status"] == "Reconnecting"
+    back = EchoServer()
+    back.port = port
+    async with back:
+        await ready_again(service, kept["id"], 2)
+    assert (await kinds_of(service, kept["id"]))[:3] == ["onOpen", "onDisconnect", "onReconnect"]
+
+
+async def test_killing_its_worker_ends_it(start_service: StartService, config: Path, echo: EchoServer) -> None:
+    service = await start_service("--config", str(config))
+    kept = await service.open(echo.url, reconnect={"persist": True})
+    await service.call("DELETE", "/v1/workers/main")
+    record = await service.record(kept["id"])
+    assert record["status"] == "Closed" and record["terminate"]["wasClean"]
+    await service.stop()
+    await service.start()
+    assert (await service.record(kept["id"]))["status"] == "Closed" and len(echo.peers) == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "pointer"),
+    [
+        ({"headers": {"A": "literal"}}, "/headers/A"),
+        ({"headers": {"Origin": "o", "A": ["${secret:feed}", "literal"]}}, "/headers/A"),
+        ({"headers": {"A": "$${secret:feed}"}}, "/headers/A"),
+        ({"proxy": {"url": "http://p.test:1", "username": "u", "password": "p"}}, "/proxy/password"),
+    ],
+)
+async def test_what_would_be_a_secret_on_disk_is_refused(
+    start_service: StartService, config: Path, echo: EchoServer, more: dict[str, Any], pointer: str
+) -> None:
+    service = await start_service("--config", str(config))
+    problem = await service.open(echo.url, 422, reconnect={"persist": True}, **more)
+    assert [error["pointer"] for error in problem["errors"]] == [pointer]
+    assert echo.handshakes == 0
+
+
+async def test_a_journal_in_memory_persists_nothing(start_service: StartService, echo: EchoServer) -> None:
+    service = await start_service(env={"MOORING_JOURNAL_STORE": "memory"})
+    problem = await service.open(echo.url, 422, reconnect={"persist": True})
+    assert [error["pointer"] for error in problem["errors"]] == ["/reconnect/persist"]
+
+
+@rounds(3, 40)
+async def test_whenever_everything_dies_each_comes_back_once(
+    start_service: StartService, config: Path, rounds: int
+) -> None:
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    async with EchoServer() as echo:
+        service = await start_service("--config", str(config))
+        ids = [
+            (await service.open(f"{echo.url}{n}", worker=f"w{n % 2}", reconnect={"minDelay": 0.05, "persist": True}))[
+                "id"
+            ]
+            for n in range(6)
+        ]
+        for _ in range(rounds):
+            await asyncio.sleep(chance.uniform(0, 0.4))
+            how = chance.choice(["stop", "kill", "service", "worker"])
+            if how == "stop":
+                await service.stop()
+            elif how == "kill":
+                await kill_all(service)
+            elif how == "service":
+                await service.kill()
+            else:
+                for pid in service.worker_pids():
+                    os.kill(pid, signal.SIGKILL)
+            if how != "worker":
+                await service.start()
+        for connection in ids:
+
+            async def ready(connection: int = connection) -> bool:
+                return bool((await service.record(connection))["ready"])
+
+            await wait_for(ready, 30, f"{connection} is back")
+            events = await service.events(connection, count=1)
+            kinds = [event["kind"] for event in events]
+            assert [event["seq"] for event in events] == list(range(1, len(kinds) + 1))
+            assert kinds[0] == "onOpen" and kinds[1:] == ["onDisconnect", "onReconnect"] * (len(kinds) // 2), kinds
+        open_paths = [peer.path_qs for peer in echo.peers if not peer.gone.is_set()]
+        await wait_for(
+            lambda: sum(not peer.gone.is_set() for peer in echo.peers) == 6, 10, f"one socket each: {open_paths}"
+        )
