@@ -149,6 +149,16 @@ class DialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     ] = {}
 
 
+class ReadinessConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What ``/readyz`` tells beside whether requests can be served."""
+
+    down_after: Annotated[
+        float,
+        msgspec.Meta(ge=0, le=31_536_000),
+        _doc("`down` is how many kept connections have been without a socket for so many seconds; 0: it is not told."),
+    ] = 0.0
+
+
 class LogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The service's own log, and how workers write theirs."""
 
@@ -181,6 +191,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     delivery: DeliveryConfig = DeliveryConfig()
     redial: RedialLimits = RedialLimits()
     cluster: ClusterConfig = ClusterConfig()
+    readiness: ReadinessConfig = ReadinessConfig()
     log: LogConfig = LogConfig()
     handlers: Annotated[dict[str, str], _doc("Public name → module:Class of a handler.")] = {}
     functions: Annotated[dict[str, str], _doc("Public name → module:function.")] = {}
@@ -218,6 +229,6 @@ NAMED: dict[str, type[msgspec.Struct]] = {
 """Tables of names, each of which is a table of these keys (a secret: or a text)."""
 
 RUNTIME_SETTINGS = frozenset(
-    {"tokens", "egress", "limits", "dial", "proxies", "redial", "secrets", "recipes", "delivery", "hooks"}
+    {"tokens", "egress", "limits", "dial", "proxies", "redial", "secrets", "recipes", "delivery", "hooks", "readiness"}
 )
 """Tables that SIGHUP may change; the rest needs a restart."""

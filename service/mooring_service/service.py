@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from mooring.background import Background
 from mooring.errors import JournalUnavailable, Unavailable
@@ -39,6 +39,7 @@ from mooring_service.processes.link_server import SOCKET_NAME, check_path
 from mooring_service.processes.roster import Roster
 from mooring_service.processes.supervisor import Supervisor
 from mooring_service.processes.worker_state import WorkerState
+from mooring_service.reading import Reading
 from mooring_service.reopening import Reopenings
 from mooring_service.requesting import Requesting
 from mooring_service.sending import Sending
@@ -71,13 +72,14 @@ def check_state_dir(state_dir: Path, store: str) -> None:
 
 class Readiness(msgspec.Struct, frozen=True):
     """Whether requests can be served: `reasons` says what is not there, `degraded` names Failed workers, and what of a cluster is wrong,
-    `hooks` Failing hooks.
+    `hooks` Failing hooks. `down`, with ``[readiness] down_after``: how many kept connections have been down for longer than that.
     """
 
     ready: bool
     reasons: list[str]
     degraded: list[str]
     hooks: list[str]
+    down: int | UnsetType = UNSET
 
 
 class Service:
@@ -96,7 +98,9 @@ class Service:
         workers: The verbs of workers.
         backups: Copies of the journal.
         hooks: The verbs of hooks.
+        reading: What is read of connections and events, in a cluster of all nodes; `here`: of this service alone.
         feed: The events of everything; those of one connection are followed in `connections`.
+        kept_ends: How many ends of kept connections the service has written, by worker and why.
         cluster: This service as a node; None without `[cluster]`.
         refusal: Why it must not be started again as it is configured, where that is what it has died of; else "".
         died: Ends, with the reason, when this process can go on no longer: it is to end under its workers, for the next to adopt.
@@ -113,6 +117,7 @@ class Service:
         self._app_dirs = app_dirs or []
         self._roster = roster = Roster()
         self._endings = Endings(journal)
+        self.kept_ends = self._endings.kept
         self._reopenings = Reopenings(self._admission, journal, self.directory, self._endings)
         self._window = Window(journal, roster, self.directory, self._admission)
         self._intake = Intake(
@@ -148,9 +153,9 @@ class Service:
         self._senders = Senders(self._admission, journal, self.feed, state_dir, self._background)
         self.hooks = Hooks(self._admission, self._senders)
         self.refusal = ""
-        self.cluster: Membership | None = None
-        if config.cluster.name:
-            self.cluster = _membership(config, self, roster, self._admission)
+        self.cluster = _membership(config, self, roster, self._admission) if config.cluster.name else None
+        self.here = Reading(self.connections, self.directory, self.feed)
+        self.reading = self.cluster.reading(self.connections, self.directory) if self.cluster else self.here
         self._started = False
         self._unwritable = asyncio.Event()
         self.died: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -313,12 +318,9 @@ class Service:
                 reasons.append(reason)
             else:
                 degraded += self.cluster.degraded
-        return Readiness(not reasons, reasons, degraded, self._senders.failing())
-
-    @property
-    def kept_ends(self) -> Mapping[tuple[str, str], int]:
-        """How many ends of kept connections the service has written, by worker and why."""
-        return self._endings.kept
+        after_s = self._admission.config.readiness.down_after
+        down = self.directory.down_longer_than(after_s) if after_s else UNSET
+        return Readiness(not reasons, reasons, degraded, self._senders.failing(), down)
 
     @property
     def latency(self) -> Histogram:
