@@ -6,11 +6,11 @@ follows from that.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
-from mooring.bounds import MAX_CONNECTIONS, MAX_PENDING_REQUESTS, Count, Positive, RedialLimits, WorkerBounds
+from mooring.bounds import MAX_CONNECTIONS, MAX_PENDING_REQUESTS, Count, Positive, RedialLimits, Seconds, WorkerBounds
 from mooring.bounds import doc as _doc
 from mooring.dial_options import BoundSecret, DialSettings, ProxySettings, SecretSource
 from mooring.link.channel import MAX_COMMAND_BYTES
@@ -149,6 +149,17 @@ class DialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     ] = {}
 
 
+class ReadinessConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What `/readyz` tells beside whether requests can be served."""
+
+    down_after: Annotated[
+        Seconds,
+        _doc(
+            "`down`: how many kept connections have been without a ready socket for longer than so long; 0: it is not told."
+        ),
+    ] = 0.0
+
+
 class LogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The service's own log, and how workers write theirs."""
 
@@ -181,12 +192,20 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     delivery: DeliveryConfig = DeliveryConfig()
     redial: RedialLimits = RedialLimits()
     cluster: ClusterConfig = ClusterConfig()
+    readiness: ReadinessConfig = ReadinessConfig()
     log: LogConfig = LogConfig()
     handlers: Annotated[dict[str, str], _doc("Public name → module:Class of a handler.")] = {}
     functions: Annotated[dict[str, str], _doc("Public name → module:function.")] = {}
     tokens: Annotated[dict[str, TokenConfig], _doc("Name → a further token.")] = {}
     proxies: Annotated[dict[str, ProxySettings], _doc("Name → a proxy.")] = {}
     recipes: Annotated[dict[str, str], _doc("Name → absolute path of a JSON file: what a preset is made of.")] = {}
+    connections: Annotated[
+        dict[str, dict[str, Any]],
+        _doc(
+            "Name → a declared connection: the keys of the create body, as it spells them (api/REFERENCE.md). It is opened at the start, kept "
+            '(`reconnect` defaults to true, its `first` to `"retry"`), and persists. `proxy = false`: none.'
+        ),
+    ] = {}
     hooks: Annotated[dict[str, HookSettings], _doc("Name → a hook.")] = {}
     secrets: Annotated[
         dict[str, SecretSource],
@@ -218,6 +237,19 @@ NAMED: dict[str, type[msgspec.Struct]] = {
 """Tables of names, each of which is a table of these keys (a secret: or a text)."""
 
 RUNTIME_SETTINGS = frozenset(
-    {"tokens", "egress", "limits", "dial", "proxies", "redial", "secrets", "recipes", "delivery", "hooks"}
+    {
+        "tokens",
+        "egress",
+        "limits",
+        "dial",
+        "proxies",
+        "redial",
+        "secrets",
+        "recipes",
+        "connections",
+        "readiness",
+        "delivery",
+        "hooks",
+    }
 )
 """Tables that SIGHUP may change; the rest needs a restart."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from mooring.errors import UnknownConnection
+from mooring.events import now_us
 from mooring.link.record import STATUS_CONNECTED, STATUS_CONNECTING, ConnectionCreated, ConnectionUpdate, Down
 from mooring_service.journal.batch import last_of
 from mooring_service.journal.journal import Committed, StoredConnection
@@ -218,6 +219,12 @@ class Directory:
     def living_entries(self) -> Iterator[Entry]:
         """Yield the connections that have not ended."""
         return (self._entries[connection] for live in self._live.values() for connection in live)
+
+    def down_for(self, seconds: float) -> int:
+        """How many kept connections have been without a ready socket for longer than so long."""
+        before_us = now_us() - round(seconds * 1e6)
+        kept = (entry.update.kept for entry in self.living_entries() if entry.created.kept is not None)
+        return sum(one is not None and one.down is not None and one.down.since_us < before_us for one in kept)
 
     def live_count_of(self, worker: str) -> int:
         """How many connections of `worker` have not ended."""
