@@ -9,6 +9,7 @@ import shutil
 import signal
 import struct
 import sys
+from pathlib import Path
 from typing import Self
 
 import pytest
@@ -71,18 +72,49 @@ class WebsocketsFeed(Feed):
         return [str(PEERS / "feed_websockets.py"), str(self.port), str(self.rate)]
 
 
+def node_script(folder: Path, name: str, module: str) -> str:
+    """Return the path of a program of `PEERS` beside its modules: a CommonJS program looks for them from where it is."""
+    if not (TOOLS / "node_modules" / module).exists():
+        pytest.skip(f"no {module} for node here: tools/install-test-tools could not get it")
+    script = folder / name
+    shutil.copy(PEERS / name, script)
+    (folder / "node_modules").symlink_to(TOOLS / "node_modules")
+    return str(script)
+
+
 class WsFeed(Feed):
     program = "node"
     may_be_nobody = False
 
     def prepare(self) -> list[str]:
-        if not (TOOLS / "node_modules" / "ws").exists():
-            pytest.skip("no ws for node here: tools/install-test-tools could not get it")
-        # Beside its modules: a CommonJS program looks for them from where it is.
-        script = self.folder / "feed_ws.js"
-        shutil.copy(PEERS / "feed_ws.js", script)
-        (self.folder / "node_modules").symlink_to(TOOLS / "node_modules")
-        return [str(script), str(self.port), str(self.rate)]
+        return [node_script(self.folder, "feed_ws.js", "ws"), str(self.port), str(self.rate)]
+
+
+class NodeServer(RealServer):
+    """A server of a protocol, of somebody else: `script` is one of `PEERS`."""
+
+    program = "node"
+    may_be_nobody = False
+    script, module, path = "", "", "/"
+
+    def prepare(self) -> list[str]:
+        return [node_script(self.folder, self.script, self.module), str(self.port)]
+
+    @property
+    def url(self) -> str:
+        return f"{super().url}{self.path}"
+
+
+class GraphqlWs(NodeServer):
+    script, module = "graphql_ws.js", "graphql-ws"
+
+
+class SocketIo(NodeServer):
+    script, module, path = "socket_io.js", "socket.io", "/socket.io/?EIO=4&transport=websocket"
+
+
+class Ganache(NodeServer):
+    script, module = "ganache.js", "ganache"
 
 
 class Mosquitto(RealServer):

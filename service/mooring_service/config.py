@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from mooring.bounds import MAX_CONNECTIONS, MAX_PENDING_REQUESTS, Count, Positive, RedialLimits, Seconds, WorkerBounds
+from mooring.bounds import MAX_CONNECTIONS, MAX_PENDING_REQUESTS, Count, Positive, RedialLimits, WorkerBounds
 from mooring.bounds import doc as _doc
 from mooring.dial_options import BoundSecret, DialSettings, ProxySettings, SecretSource
 from mooring.link.channel import MAX_COMMAND_BYTES
@@ -150,13 +150,12 @@ class DialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 class ReadinessConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What `/readyz` tells beside whether requests can be served."""
+    """What ``/readyz`` tells beside whether requests can be served."""
 
     down_after: Annotated[
-        Seconds,
-        _doc(
-            "`down`: how many kept connections have been without a ready socket for longer than so long; 0: it is not told."
-        ),
+        float,
+        msgspec.Meta(ge=0, le=31_536_000),
+        _doc("`down` is how many kept connections have been without a socket for so many seconds; 0: it is not told."),
     ] = 0.0
 
 

@@ -117,7 +117,7 @@ class Connections:
         await asyncio.wait({wanted}, timeout=timeout_s)
         return self._directory.to_record(entry)
 
-    def page(
+    async def page(
         self,
         *,
         worker: str | None,
@@ -129,10 +129,14 @@ class Connections:
     ) -> tuple[list[ConnectionRecord], int | None]:
         """Return a page of records by id, and where the next page begins (None: there is none)."""
         found: list[ConnectionRecord] = []
-        for entry in self._directory.select(worker, status, after, name=name, ready=ready):
-            if len(found) == limit:
-                return found, found[-1].id
-            found.append(self._directory.to_record(entry))
+        begin: int | None = after
+        while begin is not None:
+            entries, begin = self._directory.select(worker, status, begin, name=name, ready=ready)
+            for entry in entries:
+                if len(found) == limit:
+                    return found, found[-1].id
+                found.append(self._directory.to_record(entry))
+            await asyncio.sleep(0)  # thousands may be looked at in vain
         return found, None
 
     async def reconnect(

@@ -14,9 +14,12 @@ import msgspec
 from mooring.errors import UnknownConnection
 from mooring.events import now_us
 from mooring.link.record import STATUS_CONNECTED, STATUS_CONNECTING, ConnectionCreated, ConnectionUpdate, Down
+from mooring_service.census import Census
 from mooring_service.journal.batch import last_of
 from mooring_service.journal.journal import Committed, StoredConnection
 from mooring_service.records import ConnectionRecord, record_of
+
+LOOKS = 500  # at connections, in one step of a list: all of them may be thousands, and records to be made
 
 
 class Entry:
@@ -56,8 +59,7 @@ class Directory:
         self._retained_age_ms = int(retained_age_s * 1000)
         self._now_ms = now_ms
         self._entries: dict[int, Entry] = {}
-        self._live: dict[str, dict[int, None]] = {}  # worker → ids of connections that have not ended
-        self._live_count = 0
+        self._census = Census()
         self._named: dict[str, dict[int, None]] = {}  # name → ids that have or had it, the oldest first
         self._awaited: dict[int, list[Awaited]] = {}
         self._ended: OrderedDict[int, int] = OrderedDict()  # id → when it ended, by the clock that tells ages
@@ -79,6 +81,8 @@ class Directory:
             if entry is None:
                 self._add(Entry(created, ConnectionUpdate(created.id, STATUS_CONNECTING), append.incarnation, 0))
             else:
+                if created.worker != entry.created.worker:  # user code shares the process that reports
+                    self._census.moved(entry.created.worker, created.worker, entry.update)
                 entry.created = created
                 entry.incarnation = append.incarnation or entry.incarnation
         for update in append.updates:
@@ -92,19 +96,25 @@ class Directory:
                 entry.update = _with_totals(update, before.messages_out, before.bytes_out)
             if batch is not None:
                 entry.last_position = last_of(append.connections, committed.first, update.id) or entry.last_position
-            if update.ended and not before.ended:
-                self._end(entry.created)
+            if not before.ended and self._census.changed(entry.created, before, update):
+                self._ended[update.id] = self._now_ms()
             if update.id in self._awaited:
                 self._look(entry)
 
     def figures(self, update: ConnectionUpdate) -> None:
-        """Take figures that changed without an event: what was sent, and the round trip. They are not in the journal.
+        """Take figures that changed without an event: what was sent, heartbeats, the round trip. They are not in the journal.
 
         Nothing else of `update` counts: it may be ahead of what is committed, which alone says how a connection stands.
         """
         entry = self._entries.get(update.id)
         if entry is not None and not entry.update.ended:
-            entry.update = _with_totals(entry.update, update.messages_out, update.bytes_out, update.round_trip_us)
+            known = _with_totals(entry.update, update.messages_out, update.bytes_out, update.round_trip_us)
+            if known.kept is not None and update.kept is not None:
+                keep_alives = max(known.kept.keep_alives, update.kept.keep_alives)
+                late_replies = max(known.kept.late_replies, update.kept.late_replies)
+                kept = msgspec.structs.replace(known.kept, keep_alives=keep_alives, late_replies=late_replies)
+                known = msgspec.structs.replace(known, kept=kept)
+            entry.update = known
 
     def sent(self, connection: int, messages_out: int, bytes_out: int) -> None:
         """Take the totals that came with the answer to a send."""
@@ -117,19 +127,9 @@ class Directory:
         self._entries[connection] = entry
         if entry.created.name is not None:
             self._named.setdefault(entry.created.name, {})[connection] = None
+        self._census.add(entry.created, entry.update)
         if entry.update.ended:
             self._ended[connection] = ended_ms
-        else:
-            self._live.setdefault(entry.created.worker, {})[connection] = None
-            self._live_count += 1
-
-    def _end(self, created: ConnectionCreated) -> None:
-        live = self._live.get(created.worker, {})
-        if live.pop(created.id, 0) is None:  # 0: it was not there; user code shares the process that reports
-            self._live_count -= 1
-            if not live:
-                del self._live[created.worker]
-        self._ended[created.id] = self._now_ms()
 
     def until(self, connection: int, true: Callable[[ConnectionUpdate], bool]) -> asyncio.Future[None]:
         """Return what ends once `true` is so of what is committed of a connection. For waiting, never to be cancelled.
@@ -164,6 +164,7 @@ class Directory:
             del self._ended[connection]
             self._forget_name(self._entries.pop(connection).created)
             gone.append(connection)
+        self._census.forget(gone)
         return gone
 
     def _forget_name(self, created: ConnectionCreated) -> None:
@@ -210,41 +211,36 @@ class Directory:
     @property
     def live_count(self) -> int:
         """How many connections have not ended."""
-        return self._live_count
+        return self._census.live_count
 
     def live_of(self, worker: str) -> list[Entry]:
         """Return the connections of `worker` that have not ended."""
-        return [self._entries[connection] for connection in self._live.get(worker, ())]
+        return [self._entries[connection] for connection in self._census.live_ids(worker)]
 
     def living_entries(self) -> Iterator[Entry]:
         """Yield the connections that have not ended."""
-        return (self._entries[connection] for live in self._live.values() for connection in live)
-
-    def down_for(self, seconds: float) -> int:
-        """How many kept connections have been without a ready socket for longer than so long."""
-        before_us = now_us() - round(seconds * 1e6)
-        kept = (entry.update.kept for entry in self.living_entries() if entry.created.kept is not None)
-        return sum(one is not None and one.down is not None and one.down.since_us < before_us for one in kept)
+        return map(self._entries.__getitem__, self._census.all_live_ids())
 
     def live_count_of(self, worker: str) -> int:
         """How many connections of `worker` have not ended."""
-        return len(self._live.get(worker, ()))
+        return self._census.live_count_of(worker)
 
+    @property
     def live_counts(self) -> Counter[tuple[str, str]]:
         """How many connections have not ended, by (worker, status)."""
-        return Counter(
-            (worker, self._entries[connection].update.status)
-            for worker, connections in self._live.items()
-            for connection in connections
-        )
+        return self._census.counts
 
     def downs(self) -> Iterator[tuple[str, Down]]:
         """Yield of each kept connection that has no ready socket its worker, and what it does to get one."""
-        for worker, connections in self._live.items():
-            for connection in connections:
-                kept = self._entries[connection].update.kept
-                if kept is not None and kept.down is not None:
-                    yield worker, kept.down
+        for connection, worker in self._census.downs():
+            kept = self._entries[connection].update.kept
+            if kept is not None and kept.down is not None:
+                yield worker, kept.down
+
+    def down_longer_than(self, seconds: float) -> int:
+        """How many kept connections have had no ready socket for longer than that."""
+        since_us = now_us() - round(seconds * 1e6)
+        return sum(down.since_us <= since_us for _, down in self.downs())
 
     def workers(self) -> set[str]:
         """Return the names of workers of which a connection is known."""
@@ -252,19 +248,24 @@ class Directory:
 
     def select(
         self, worker: str | None, status: str | None, after: int, *, name: str | None = None, ready: bool | None = None
-    ) -> Iterator[Entry]:
-        """Yield connections past id `after`, by id."""
-        for connection in sorted(self._entries if name is None else self._named.get(name, ())):
-            if connection <= after:
-                continue
-            entry = self._entries[connection]
+    ) -> tuple[list[Entry], int | None]:
+        """Look at the next `LOOKS` connections past id `after`, by id; return those that are wanted, and after which id it goes on
+        (None: that was the last one).
+        """
+        if name is None:
+            ids = self._census.next_ids(after, LOOKS)
+        else:
+            ids = sorted(connection for connection in self._named.get(name, ()) if connection > after)
+        found: list[Entry] = []
+        for entry in map(self._entries.__getitem__, ids):
             if worker is not None and entry.created.worker != worker:
                 continue
             if status is not None and entry.update.status != status:
                 continue
             if ready is not None and (entry.update.status == STATUS_CONNECTED) is not ready:
                 continue
-            yield entry
+            found.append(entry)
+        return found, ids[-1] if ids and name is None else None
 
     def record(self, connection: int) -> ConnectionRecord:
         """Return the public record.

@@ -49,6 +49,7 @@ from mooring_service.processes.worker_state import WorkerState
 from mooring_service.reopening import Reopenings, losses
 from mooring_service.window import Window
 
+SCATTERED = 256  # more events than this in a commit are a flood: who sends them is told at once
 GRANT_RETRY_S = 1.0  # while the journal cannot be written
 
 log = logging.getLogger("mooring.service")
@@ -99,24 +100,25 @@ class Intake:
 
     def on_committed(self, committed: list[Committed]) -> None:
         """Take what one transaction has committed: fold, show, do what was asked for, acknowledge."""
-        touched: dict[Slot, None] = {}
         fold = self._directory.fold
         for item in committed:
             fold(item)
         self._feed.publish(committed)
+        touched: dict[Slot, None] = {}
+        events = 0
         now = time.monotonic_ns() // 1000
         for item in committed:
-            # Not known, too: by the wall clock, as workers of the first version told it.
-            if 0 < item.append.began_at_us <= now and not item.repeated:
-                self.latency.observe((now - item.append.began_at_us) / 1e6)
-        for item in committed:
             append = item.append
+            # Not known, too: by the wall clock, as workers of the first version told it.
+            if 0 < append.began_at_us <= now and not item.repeated:
+                self.latency.observe((now - append.began_at_us) / 1e6)
             if append.number:
                 slot = self._roster.by_incarnation(append.incarnation)
                 if slot is not None:
                     self._window.stored(slot, append.size)
                     slot.committed(append.number)
                     touched[slot] = None
+                    events += len(append.kinds)
             if append.asks and not item.repeated:
                 self.asks.do(
                     [StoredAsk(number, append.worker, ask) for number, ask in enumerate(append.asks, item.first_ask)]
@@ -124,7 +126,7 @@ class Intake:
             for update in append.updates:
                 if update.ended:
                     self._reopenings.forget(update.id)
-        self._window.acknowledge(touched)
+        self._window.acknowledge(touched, scattered=1 < events <= SCATTERED)
         self._window.go_on()
 
     def on_failure(self, failure: str | None) -> None:
@@ -192,7 +194,7 @@ class Intake:
         wrong = append.wrong
         if wrong is not None:
             raise LinkError(f"frame {events.number} cannot be stored: {wrong}")
-        self._journal.append(append)
+        self._journal.append(append, others_follow=self._window.others_follow(slot))
         self._window.queued(slot, append.size)
 
     @property

@@ -65,5 +65,5 @@ def readiness_of(
         else:
             degraded += cluster.degraded
     down_after = admission.config.readiness.down_after
-    down = directory.down_for(down_after) if down_after else UNSET
+    down = directory.down_longer_than(down_after) if down_after else UNSET
     return Readiness(not reasons, reasons, degraded, failing_hooks, down)

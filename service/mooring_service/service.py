@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +36,7 @@ from mooring_service.processes.link_server import SOCKET_NAME, check_path
 from mooring_service.processes.roster import Roster
 from mooring_service.processes.supervisor import Supervisor
 from mooring_service.readiness import Readiness, readiness_of
+from mooring_service.reading import Reading
 from mooring_service.reconciling import Reconciling
 from mooring_service.reopening import Reopenings
 from mooring_service.requesting import Requesting
@@ -84,7 +84,9 @@ class Service:
         workers: The verbs of workers.
         backups: Copies of the journal.
         hooks: The verbs of hooks.
+        reading: What is read of connections and events, in a cluster of all nodes; `here`: of this service alone.
         feed: The events of everything; those of one connection are followed in `connections`.
+        kept_ends: How many ends of kept connections the service has written, by worker and why.
         cluster: This service as a node; None without `[cluster]`.
         refusal: Why it must not be started again as it is configured, where that is what it has died of; else "".
         died: Ends, with the reason, when this process can go on no longer: it is to end under its workers, for the next to adopt.
@@ -109,6 +111,7 @@ class Service:
         self._app_dirs = app_dirs or []
         self._roster = roster = Roster()
         self._endings = Endings(journal)
+        self.kept_ends = self._endings.kept
         self._reopenings = Reopenings(self._admission, journal, self.directory, self._endings)
         self._window = Window(journal, roster, self.directory, self._admission)
         self._intake = Intake(
@@ -149,9 +152,9 @@ class Service:
         self._senders = Senders(self._admission, journal, self.feed, state_dir, self._background)
         self.hooks = Hooks(self._admission, self._senders)
         self.refusal = ""
-        self.cluster: Membership | None = None
-        if config.cluster.name:
-            self.cluster = _membership(config, self, roster, self._admission)
+        self.cluster = _membership(config, self, roster, self._admission) if config.cluster.name else None
+        self.here = Reading(self.connections, self.directory, self.feed)
+        self.reading = self.cluster.reading(self.connections, self.directory) if self.cluster else self.here
         self._started = False
         self._unwritable = asyncio.Event()
         self.died: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -303,11 +306,6 @@ class Service:
         """Say whether requests can be served, and what is missing."""
         health = (self.cluster, self._senders.failing())
         return readiness_of(self._admission, self.journal, self._roster, self.directory, *health, started=self._started)
-
-    @property
-    def kept_ends(self) -> Mapping[tuple[str, str], int]:
-        """How many ends of kept connections the service has written, by worker and why."""
-        return self._endings.kept
 
     @property
     def latency(self) -> Histogram:

@@ -1,9 +1,11 @@
-"""What workers may: how much of their events may be on its way to the journal (back-pressure for events, and for nothing else on
+"""What workers are told of their events that are stored, and what they may: how much of their events may be on its way to the journal (back-pressure for events, and for nothing else on
 the link), and whether code in them may open connections.
 """
 
 from __future__ import annotations
 
+import asyncio
+import math
 from collections.abc import Iterable
 
 from mooring_service.admission import Admission
@@ -16,6 +18,8 @@ QUEUE_HIGH_BYTES = (
     64 * 1024 * 1024
 )  # the journal's queue: parted among the workers, as what each may have on its way to it
 WINDOW_MIN_BYTES = 1024 * 1024  # but no less than a frame
+FOLLOW_S = 0.002  # who sends nothing within this has nothing to send
+TELL_S = 0.004  # under load, workers are told so often that their events are stored
 
 
 class Window:
@@ -28,14 +32,40 @@ class Window:
         self._admission = admission
         self._links_paused = False
         self._told_full_at = 0
+        self._stored: dict[Slot, None] = {}  # who is to be told
+        self._told_at = -math.inf
+        self._telling: asyncio.TimerHandle | None = None
+        self._follow: dict[Slot, None] = {}  # who has been told with others, and has not sent anything since
 
     @property
     def bounds(self) -> tuple[int, int]:
         """What a worker is told: bytes of its events that may be on their way; ``limits.max_connections`` while it is reached, else 0."""
         return self.size, self._admission.full_at(self._directory.live_count)
 
-    def acknowledge(self, slots: Iterable[Slot] = ()) -> None:
-        """Tell the workers of which events were stored; and all of them, if no further connections may be opened, or may again."""
+    def acknowledge(self, slots: Iterable[Slot] = (), *, scattered: bool = False) -> None:
+        """Tell the workers of which events were stored; and all of them, if no further connections may be opened, or may again.
+
+        A worker sends what comes meanwhile once it is told. So under load (what was stored is `scattered`) it is told a little behind
+        the last time, with all others: what they send then comes at one time, and is one commit. Only that waits, never what is stored.
+        """
+        self._stored.update(dict.fromkeys(slots))
+        if self._telling is not None:
+            return
+        loop = asyncio.get_running_loop()
+        if scattered and loop.time() < self._told_at + TELL_S:
+            self._telling = loop.call_at(self._told_at + TELL_S, self._tell_all)
+        else:
+            self._tell()
+
+    def _tell_all(self) -> None:
+        self._telling = None
+        self._follow = dict(self._stored)
+        self._tell()
+
+    def _tell(self) -> None:
+        self._told_at = asyncio.get_running_loop().time()
+        slots: Iterable[Slot]
+        slots, self._stored = self._stored, {}
         bounds = self.bounds
         if bounds[1] != self._told_full_at:
             self._told_full_at, slots = bounds[1], self._roster.slots()
@@ -46,6 +76,16 @@ class Window:
     def size(self) -> int:
         """Bytes of a worker's events that may be on their way."""
         return max(WINDOW_MIN_BYTES, QUEUE_HIGH_BYTES // max(1, len(self._roster)))
+
+    def others_follow(self, slot: Slot) -> bool:
+        """Take that a worker has sent events; say whether others will, that were told at the same time."""
+        follow = self._follow
+        if not follow:
+            return False
+        follow.pop(slot, None)
+        if asyncio.get_running_loop().time() > self._told_at + FOLLOW_S:
+            follow.clear()
+        return bool(follow)
 
     def queued(self, slot: Slot, size: int) -> None:
         """Events of a worker are in the journal's queue."""

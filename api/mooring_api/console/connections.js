@@ -28,7 +28,7 @@ export const connectionList = new VirtualList($('connections'), {
     row.worker.title = record.worker;
     write(row.in, rate(item.inRate));
     write(row.out, rate(item.outRate));
-    write(row.url, record.url);
+    write(row.url, record.name ? `${record.name} · ${record.url}` : record.url);
     row.url.title = record.url;
     row.plot.setData(item.history.data);
   },
@@ -74,7 +74,7 @@ function filtered() {
   for (const item of connections.values()) {
     const { record } = item;
     if (!closed && record.status === 'Closed') continue;
-    if (text && !`${record.id} ${record.worker} ${record.status} ${record.url} ${record.handler ?? ''}`.toLowerCase().includes(text)) continue;
+    if (text && !`${record.id} ${record.name ?? ''} ${record.worker} ${record.status} ${record.url} ${record.handler ?? ''}`.toLowerCase().includes(text)) continue;
     found.push(item);
   }
   // The open ones first, the newest on top.

@@ -171,7 +171,7 @@ def _silences(scrape: Scrape) -> Samples:
 
 
 def _connections(scrape: Scrape) -> Samples:
-    return sorted(scrape.service.directory.live_counts().items())
+    return sorted(scrape.service.directory.live_counts.items())
 
 
 def _statuses(scrape: Scrape) -> Samples:

@@ -150,8 +150,8 @@ class Journal(Protocol):
         """Commit what is queued, if it can be, and close."""
         ...
 
-    def append(self, item: Append) -> None:
-        """Queue `item`."""
+    def append(self, item: Append, *, others_follow: bool = False) -> None:
+        """Queue `item`. With `others_follow` it may wait a moment for them, to be committed together."""
         ...
 
     def append_waiting(self, item: Append, *, fails_fast: bool = False) -> asyncio.Future[Committed]:

@@ -59,7 +59,7 @@ class MemoryJournal:
         if self._aging is not None:
             self._aging.cancel()
 
-    def append(self, item: Append) -> None:
+    def append(self, item: Append, *, others_follow: bool = False) -> None:
         """Queue `item`."""
         self._queue.append((item, None))
         self._schedule()

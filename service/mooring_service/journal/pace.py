@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 
 GROUP_S = 0.002  # under load, commits begin so far apart
+GATHER_S = 0.001  # so long is waited for what is known to follow
 LARGE_BYTES = 128 * 1024  # with so much at hand, waiting for more saves nothing
 PATIENCE = 4  # so many waits in a row that brought nothing: there is no load
 SELDOM = 256  # at the least, one commit in so many finds out whether there is load again
@@ -23,11 +24,15 @@ class Pace:
         self._pause = 1  # so many commits of several additions, until it is tried again
         self._pauses = 1
 
-    def due_s(self, queued_bytes: int) -> float:
-        """Return when the next commit is due, now that so much is queued."""
-        if not self._patience or queued_bytes >= LARGE_BYTES:
+    def due_s(self, queued_bytes: int, follows_s: float = -math.inf) -> float:
+        """Return when the next commit is due, now that so much is queued.
+
+        Args:
+            follows_s: Since when more is known to follow.
+        """
+        if queued_bytes >= LARGE_BYTES:
             return -math.inf
-        return self._begun_s + GROUP_S
+        return max(self._begun_s + GROUP_S if self._patience else -math.inf, follows_s + GATHER_S)
 
     def committed(self, begun_s: float, additions: int, arrived_s: float) -> None:
         """Take that a commit has begun; the last of its additions had arrived at `arrived_s`."""

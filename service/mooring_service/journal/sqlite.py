@@ -113,9 +113,9 @@ class SqliteJournal:
         await asyncio.to_thread(self._checkpoints.end)
         await asyncio.sleep(0)  # what the writer has posted last
 
-    def append(self, item: Append) -> None:
+    def append(self, item: Append, *, others_follow: bool = False) -> None:
         """Queue `item`."""
-        self.put(Item(item, None, None, False, item.size))
+        self.put(Item(item, None, None, False, item.size), others_follow=others_follow)
 
     def append_waiting(self, item: Append, *, fails_fast: bool = False) -> asyncio.Future[Committed]:
         """Queue `item`; the future ends when it is committed."""
@@ -123,10 +123,10 @@ class SqliteJournal:
         self.put(Item(item, None, future, fails_fast, item.size))
         return future
 
-    def put(self, *items: Item) -> None:
+    def put(self, *items: Item, others_follow: bool = False) -> None:
         """Queue what is written in one transaction; for those who add more than the protocol has."""
         self._queued_bytes += sum([item.size for item in items])
-        self._writer.put(*items)
+        self._writer.put(*items, others_follow=others_follow)
 
     async def _do(self, job: Callable[[apsw.Connection], Result], *, fails_fast: bool = True) -> Result:
         """Have `job` run inside the writer's next transaction, in the order of the queue."""

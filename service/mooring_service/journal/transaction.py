@@ -18,7 +18,7 @@ from mooring_service.journal.retention import Marks
 
 
 class Transaction:
-    """One transaction, from its first `add` to `write`; whoever made it commits it.
+    """One transaction: `add` each, `close`, `write`; whoever made it commits it.
 
     Args:
         marks: A copy, which counts once the transaction is committed.
@@ -44,10 +44,21 @@ class Transaction:
         """Take one addition."""
         self._group.add(append)
 
-    def write(self) -> list[Committed]:
-        """Write all that was added; return what becomes of each addition, in their order."""
+    def close(self) -> list[Committed]:
+        """Decide what is written; return what becomes of each addition, in their order, once that is committed."""
+        committed = self._group.close()
+        self.batches = len(self._group.batches)
+        return committed
+
+    @property
+    def is_one_row(self) -> bool:
+        """True when a single statement writes all of it, which is a transaction by itself: the common case under scattered load."""
         group = self._group
-        committed = group.close()
+        return self.batches <= 1 and not (group.answers or group.asks or group.asks_done)
+
+    def write(self) -> None:
+        """Write all that was added."""
+        group = self._group
         self._write_batches()
         many = self._connection.executemany
         if group.answers:
@@ -62,12 +73,10 @@ class Transaction:
             self._connection.execute("UPDATE meta SET value = ? WHERE name = 'next_ask'", (group.next_ask,))
         if group.asks_done:
             many("DELETE FROM asks WHERE id = ?", [(number,) for number in group.asks_done])
-        return committed
 
     def _write_batches(self) -> None:
         group, marks, execute = self._group, self._marks, self._connection.execute
         changes = encode_changes(group.changes) if group.changes else None
-        self.batches = len(group.batches)
         if not group.batches:
             if changes is not None:
                 execute("INSERT INTO changes (after, changes) VALUES (?, ?)", (marks.next_position - 1, changes))

@@ -101,6 +101,7 @@ class Writer:
         self._queue: deque[Item] = deque()
         self._queued_bytes = 0
         self._arrived_s = -math.inf  # when the last of it was queued
+        self._follows_s = -math.inf  # since when it is known that more follows; else it is not
         self._wanted = threading.Condition()
         self._idle = False  # the thread sleeps until something is queued
         self._ending = False
@@ -142,14 +143,19 @@ class Writer:
         if self._thread is not None:
             self._thread.join(END_S)
 
-    def put(self, *items: Item) -> None:
-        """Queue `items`; they are written in one transaction."""
+    def put(self, *items: Item, others_follow: bool = False) -> None:
+        """Queue `items`; they are written in one transaction. `others_follow`: see `Journal.append`."""
         with self._wanted:
             if not self._dead:
                 self._queue.extend(items)
                 self._queued_bytes += sum([item.size for item in items])
                 self._arrived_s = time.monotonic()
-                if self._idle or self._queued_bytes >= LARGE_BYTES:
+                followed = self._follows_s != -math.inf
+                if not others_follow:
+                    self._follows_s = -math.inf
+                elif not followed and len(self._queue) == len(items):
+                    self._follows_s = self._arrived_s
+                if self._idle or self._queued_bytes >= LARGE_BYTES or (followed and not others_follow):
                     self._wanted.notify()
                 return
         self._refuse(list(items))
@@ -189,6 +195,7 @@ class Writer:
                     self._taken += self._queue
                     self._queue.clear()
                     self._queued_bytes = 0
+                    self._follows_s = -math.inf
                     self._last_arrival_s = self._arrived_s
             if self._taken or (due and self.failure is not None and not ending):
                 self._taken = self._transact(connection, self._taken)
@@ -211,7 +218,7 @@ class Writer:
         """Return when the next commit is due."""
         if self._taken or self.failure is not None:
             return self._retry_at
-        due_s = self._pace.due_s(self._queued_bytes)
+        due_s = self._pace.due_s(self._queued_bytes, self._follows_s)
         return due_s if self._queue or due_s > time.monotonic() else math.inf
 
     def _keep_up(self, connection: apsw.Connection, *, ending: bool) -> None:
@@ -272,27 +279,27 @@ class Writer:
             raise apsw.FullError("too much waits for the engine of the cluster")
         marks = msgspec.structs.replace(self.marks)
         transaction = Transaction(connection, marks, self._stored, self._clock.now_ms())
-        results: list[Any] = []
-        with self._turn(), connection:
+        jobs: list[Job] = []
+        for item in items:
+            if item.append is not None:
+                transaction.add(item.append)
+            else:
+                assert item.job is not None, "an item is an append or a job"
+                jobs.append(item.job)
+        written = transaction.close()
+        by_itself = not jobs and self.failure is None and self._replica is None and transaction.is_one_row
+        with self._turn(), contextlib.nullcontext() if by_itself else connection:
             if self.failure is not None:
                 # Also when nothing waits: while it fails nobody may add anything, and it would fail for ever.
                 connection.execute("INSERT OR REPLACE INTO meta VALUES ('tried_at_ms', ?)", (time.time_ns() // 10**6,))
-            for item in items:
-                if item.append is not None:
-                    transaction.add(item.append)
-                    results.append(None)
-                else:
-                    assert item.job is not None, "an item is an append or a job"
-                    results.append(item.job(connection))
-            written = transaction.write()
+            done = iter([job(connection) for job in jobs])
+            transaction.write()
             if self._replica is not None:
                 self._replica.write(connection, written, self._clock.now_ms())
         if self._replica is not None:
             self._replica.confirm()
         committed = iter(written)
-        for at, item in enumerate(items):
-            if item.append is not None:
-                results[at] = next(committed)
+        results: list[Any] = [next(done if item.append is None else committed) for item in items]
         self.marks = marks
         self._stored.update(transaction.changes.numbers)
         self._upkeep.committed(transaction.changes, marks)

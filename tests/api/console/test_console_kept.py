@@ -77,3 +77,17 @@ async def test_one_that_has_never_been_ready_says_so_and_its_last_error(
     await expect(words).to_contain_text("The 2nd attempt is in ")
     if folder := os.environ.get("MOORING_SCREENSHOTS"):
         await page.screenshot(path=f"{folder}/never.png")
+
+
+async def test_a_name_stands_beside_the_url_and_finds_its_connection(
+    opened: Opened,  # noqa: F811
+    service: RunningService,
+    echo: EchoServer,
+) -> None:
+    page = await visit(opened, service)
+    await service.open(echo.url, name="prices")
+    await service.open(echo.url)
+    await expect(page.locator("#connections .row", has_text=f"prices · {echo.url}")).to_have_count(1)
+    await page.fill("#connection-filter", "price")
+    await expect(page.locator("#connections .row:visible")).to_have_count(1)
+    assert opened.complaints == []

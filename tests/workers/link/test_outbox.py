@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 
 from mooring.link.messages import Events, report_decoder
-from mooring.link.outbox import Outbox
+from mooring.link.outbox import GROUP_BYTES, Outbox
 
 
 class _Connection:
@@ -137,3 +137,25 @@ def test_what_is_on_its_way_is_counted_over_acknowledgements_and_lost_links() ->
     assert on_its_way(taken[-1])
     outbox.stored(5)
     assert on_its_way() and outbox.held_bytes == 0
+
+
+def test_what_comes_while_a_frame_is_on_its_way_shares_the_next_one_and_what_is_large_does_not_wait() -> None:
+    sent: list[bytes] = []
+    outbox = Outbox(1 << 20, lambda data: not sent.append(data), lambda: None)
+    connection = _Connection(1)
+
+    def add(seq: int, body: bytes) -> bool:
+        outbox.add(connection, b"\x02", body, seq)
+        return outbox.flush_behind()
+
+    assert add(1, b"after quiet"), "at once"
+    assert [add(seq, b"behind it") for seq in (2, 3, 4)] == [False] * 3
+    assert list(_numbers(sent)) == [1]
+    outbox.stored(1)
+    assert outbox.flush_behind()
+    last = report_decoder.decode(sent[-1][4:])
+    assert isinstance(last, Events) and (last.number, len(last.kinds)) == (2, 3)
+    assert not add(5, b"small") and add(6, b"x" * GROUP_BYTES), "so much waits for nothing"
+    assert list(_numbers(sent)) == [1, 2, 3]
+    outbox.stored(3)
+    assert outbox.flush_behind() and outbox.first_unstored == 4

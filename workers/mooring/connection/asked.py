@@ -128,7 +128,7 @@ def expand(request: ConnectionRequest, known: Known, wrong: list[Invalid]) -> tu
     elif isinstance(asked, RecipeRequest) and not isinstance(asked.preset, msgspec.UnsetType):
         name, place = asked.preset, "/recipe/preset"
         values = {} if isinstance(asked.values, msgspec.UnsetType) else asked.values
-        if msgspec.structs.replace(asked, preset=UNSET, values=UNSET) != RecipeRequest():
+        if set(msgspec.to_builtins(asked)) - {"preset", "values"}:
             wrong.append(Invalid("/recipe", "a preset stands alone with its values"))
             return request, ()
     else:

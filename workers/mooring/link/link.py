@@ -235,6 +235,7 @@ class Link:
                     self._window_bytes = window_bytes or math.inf
                     self._held.full_at = full_at
                     self._held.outbox.stored(number)
+                    self._held.outbox.flush_behind()
                     self._send_on()
                 case Probe(probe):
                     if self._welcomed.is_set():

@@ -18,6 +18,7 @@ from mooring.link.messages import AskCall, AskKill, Events
 from mooring.link.record import ConnectionCreated, ConnectionUpdate
 
 FRAME_BYTES = 1024 * 1024  # a frame is cut after the run that takes it past this
+GROUP_BYTES = 64 * 1024  # so many bytes of events wait for no other frame
 
 
 class Recorded(Protocol):
@@ -136,6 +137,17 @@ class Outbox:
     def touch(self, connection: Recorded) -> None:
         """Have the connection's record reported with the next flush. On the I/O loop only."""
         self._changed[connection] = None
+
+    def flush_behind(self) -> bool:
+        """Flush, unless a frame is on its way to the journal: what comes meanwhile shares the next one. On the I/O loop only.
+
+        What comes after quiet leaves at once; under load there is one frame for each commit, and it leaves in the pass of the loop in which
+        the one before it is told as stored. Who must not wait flushes. False: something waits.
+        """
+        if not self._frames or self._added_bytes - self._flushed_bytes >= GROUP_BYTES:
+            self.flush()
+            return True
+        return not (self._runs or self._changed or self._asks)
 
     def watch(self, watcher: Watcher) -> None:
         """Tell `watcher` of frames from now on, until `unwatch`. On the I/O loop only."""

@@ -50,6 +50,7 @@ from mooring.usercode.mailbox import CALL_COST_BYTES
 from mooring.wire.dial import Dialler
 from mooring.wire.egress import EgressPolicy
 
+HOLD_S = 0.02  # a journal that is slower than this holds up nothing on its way to the service
 PROBE_S = 5.0  # so long a peer has to answer after a sleep, or its pingTimeout
 LOOK_S = 1.0  # so often we see to it that the context is awake while something waits for it
 END_TASKS_S = 1.0
@@ -101,7 +102,8 @@ class Runtime:
         self.answer: Callable[[Report], None] = uplink.send
         self.outbox = Outbox(settings.outbox_bytes, uplink.send_frame, self._on_room)
         self.room = Room(lambda: self.outbox.full)
-        self._posts = Posts(self.loop, self.outbox.flush)
+        self._posts = Posts(self.loop, self._hand_over)
+        self._handing_over: asyncio.TimerHandle | None = None
         # Called for each message: without a method of ours in between.
         self.post, self.wake = self._posts.post, self._posts.wake
         reservations = Reservations(settings.outbound_bytes)
@@ -118,7 +120,7 @@ class Runtime:
             settings=settings.dial,
         )
         self.redials = Redialling(self.loop, settings.redial)
-        self.keyed_sends: KeyedAnswers[Sent | SendQueued] = KeyedAnswers()
+        self.keyed_sends: KeyedAnswers[Sent | SendFailed | SendQueued] = KeyedAnswers()
         self.keyed_replies: KeyedAnswers[Replied | RequestFailed | RequestTaken] = KeyedAnswers()
         openings = Openings(self, uplink.ask_ids)
         self.check_limit, self.created, self.begin = openings.check_limit, openings.created, openings.begin
@@ -152,6 +154,7 @@ class Runtime:
         except TimeoutError:
             log.warning("a dial does not end")
         self._posts.run()
+        self.outbox.flush()
         await self.dialler.close()
 
     # What connections ask for.
@@ -165,6 +168,14 @@ class Runtime:
         self.outbox.touch(connection)
         self.wake()
 
+    def _hand_over(self) -> None:
+        if not self.outbox.flush_behind() and self._handing_over is None:
+            self._handing_over = self.loop.call_later(HOLD_S, self._hand_over_late)
+
+    def _hand_over_late(self) -> None:
+        self._handing_over = None
+        self.outbox.flush()
+
     def flush(self) -> int:
         """Make frames of everything now; return the number of the last one."""
         self.outbox.flush()
@@ -172,7 +183,7 @@ class Runtime:
 
     def answer_send(self, answer: Sent | SendFailed | SendQueued, key: str | None) -> None:
         """Answer a send; what was written, or waits, under a `key` is remembered, so that a repeat does nothing."""
-        if not isinstance(answer, SendFailed):
+        if not isinstance(answer, SendFailed) or answer.why == "uncertain":
             self.keyed_sends.remember(key, answer)
         self.answer(answer)
 

@@ -17,7 +17,7 @@ MESSAGE_COST_BYTES = 256  # what a message takes beside its payload: an empty on
 
 
 class Posts:
-    """What the I/O loop is to do soon. `post` and `wake` are for every thread.
+    """What the I/O loop is to do soon. Made on its thread; `post` and `wake` are for every thread.
 
     Args:
         afterwards: Called once behind all that was posted.
@@ -25,6 +25,7 @@ class Posts:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, afterwards: Callable[[], None]) -> None:
         self._loop = loop
+        self._thread = threading.get_ident()
         self._afterwards = afterwards
         self._posted: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._awake = False
@@ -38,6 +39,9 @@ class Posts:
         """Have the I/O loop look here soon."""
         if not self._awake:
             self._awake = True
+            if threading.get_ident() == self._thread:
+                self._loop.call_soon(self.run)  # its own loop need not be woken: two system calls, and a pass
+                return
             try:
                 self._loop.call_soon_threadsafe(self.run)
             except RuntimeError:  # the loop is closed: the process is ending

@@ -1,0 +1,125 @@
+"""Nothing keeps the service's loop for long, however many connections there are: judged by the CPU of each step of the loop."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+from asyncio.events import Handle
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mooring.events import Kind
+from mooring.link.messages import Stored, Terminate, TerminateDone
+from mooring.link.record import ConnectionUpdate, Terminated
+from mooring.process import identity
+from mooring_service.service import Service
+from tests.service.fake_worker import FakeWorker, FakeWorkers, running_service
+
+MANY = 20_000
+STALL_S = 0.02
+
+
+class Steps:
+    """The steps of the loop while it is `watched`: how much CPU each has used."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._watching = False
+        self.longest: list[tuple[float, str]] = []
+        run = Handle._run  # type: ignore[attr-defined]
+
+        def measured(handle: Any) -> None:
+            watching, begun = self._watching, time.thread_time()
+            run(handle)
+            if watching and self._watching:  # else it is a step of the test itself
+                self.longest.append((time.thread_time() - begun, repr(handle._callback)))
+
+        monkeypatch.setattr(Handle, "_run", measured)
+
+    @contextmanager
+    def watched(self, what: str) -> Iterator[None]:
+        self.longest.clear()
+        self._watching = True
+        try:
+            yield
+        finally:
+            self._watching = False
+        worst = sorted(self.longest, reverse=True)[:3]
+        print(what, [(f"{took * 1000:.1f} ms", name[:200]) for took, name in worst])
+        assert worst[0][0] < STALL_S, (what, worst)
+
+    async def of(self, what: str, work: Coroutine[Any, Any, Any]) -> Any:
+        task = asyncio.create_task(work)
+        await asyncio.sleep(0)
+        with self.watched(what):
+            await asyncio.wait({task})
+        return task.result()
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[Steps]:
+    before = gc.get_threshold()
+    identity.settle_memory()  # as the service does
+    yield Steps(monkeypatch)
+    gc.set_threshold(*before)
+    gc.unfreeze()
+
+
+async def _fill(worker: FakeWorker, first: int, count: int) -> None:
+    for begin in range(first, first + count, 1_000):
+        ids = range(begin, min(begin + 1_000, first + count))
+        number = worker.events(
+            *((connection, 1, Kind.onOpen, "{}") for connection in ids),
+            created=ids,
+            updates=[ConnectionUpdate(connection, "Connected", 1) for connection in ids],
+        )
+        while (await worker.expect(Stored, 20)).number < number:
+            pass
+
+
+@asynccontextmanager
+async def filled(
+    folder: Path, fakes: FakeWorkers, count: int, **supervisor: float
+) -> AsyncIterator[tuple[Service, FakeWorker]]:
+    async with running_service(folder, **supervisor) as service:
+        starting = asyncio.create_task(service.workers.start("main"))
+        worker = await fakes.linked()
+        await starting
+        await _fill(worker, 1, count)
+        yield service, worker
+
+
+async def test_lists_and_metrics(tmp_path: Path, fakes: FakeWorkers, steps: Steps) -> None:
+    async with filled(tmp_path, fakes, MANY) as (service, _):
+        page = service.connections.page
+        found, following = await steps.of("nothing", page(worker=None, status="Closing", after=0, limit=100))
+        assert (found, following) == ([], None)
+        found, _ = await steps.of("no such worker", page(worker="nobody", status=None, after=0, limit=100))
+        assert found == []
+        found, following = await steps.of("last page", page(worker=None, status=None, after=MANY - 50, limit=100))
+        assert [record.id for record in found] == list(range(MANY - 49, MANY + 1)) and following is None
+        found, following = await steps.of("a page", page(worker="main", status="Connected", after=7, limit=1_000))
+        assert [record.id for record in found] == list(range(8, 1_008)) and following == 1_007
+
+
+async def test_mass_terminate(tmp_path: Path, fakes: FakeWorkers, steps: Steps) -> None:
+    count = 2_000
+    async with filled(tmp_path, fakes, count) as (service, worker):
+        ending = [
+            asyncio.create_task(service.connections.terminate(connection, None, None))
+            for connection in range(1, count + 1)
+        ]
+        orders = [await worker.expect(Terminate) for _ in range(count)]
+        end = Terminated(1000, "", True)
+        data = [ConnectionUpdate(order.connection, "Closed", 2, terminate=end, ended=True) for order in orders]
+        with steps.watched("mass terminate"):
+            await asyncio.sleep(0)
+            number = worker.events(*((order.connection, 2, Kind.onTerminate, "{}") for order in orders), updates=data)
+            for order in orders:
+                worker.send(TerminateDone(order.request, number))
+            await asyncio.wait(ending)
+        assert {task.result().status for task in ending} == {"Closed"}

@@ -1,0 +1,55 @@
+"""When workers are told that their events are stored: at once after quiet, at one time under load."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from mooring.events import Kind
+from mooring.link.messages import Events, Stored
+from mooring_service import window
+from tests.service.fake_worker import FakeWorker, FakeWorkers, running_service
+
+
+async def _started(service: object, fakes: FakeWorkers, name: str) -> FakeWorker:
+    starting = asyncio.create_task(service.workers.start(name))  # type: ignore[attr-defined]
+    worker = await fakes.linked()
+    await starting
+    return worker
+
+
+def _say(worker: FakeWorker, number: int, events: int) -> None:
+    kinds = bytes((Kind.onMessage,)) * events
+    worker.send(Events(number, bytes(8) * events, kinds, b"\n".join([b"{}"] * events)))
+
+
+async def test_scattered_events_are_told_at_one_time_and_what_comes_after_quiet_or_floods_at_once(
+    tmp_path: Path, fakes: FakeWorkers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(window, "TELL_S", 0.3)
+    async with running_service(tmp_path) as service:
+        one, two = [await _started(service, fakes, name) for name in ("one", "two")]
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(0.3)
+        begun = loop.time()
+        _say(one, 1, 3)
+        assert (await one.expect(Stored)).number == 1
+        assert loop.time() - begun < 0.2, "after quiet"
+        last = service.feed.last
+        begun = loop.time()
+        _say(one, 2, 3)
+        _say(two, 1, 2)
+        async with asyncio.timeout(5):
+            while service.feed.last < last + 5:
+                await asyncio.sleep(0.001)
+        assert loop.time() - begun < 0.2, "it is shown at once"
+        assert (await one.expect(Stored)).number == 2
+        told_one = loop.time()
+        assert (await two.expect(Stored)).number == 1
+        assert told_one - begun > 0.1 and loop.time() - told_one < 0.1, "both are told at one time"
+        begun = loop.time()
+        _say(one, 3, 1_000)
+        assert (await one.expect(Stored)).number == 3
+        assert loop.time() - begun < 0.2, "who floods is told at once"
