@@ -15,7 +15,7 @@ from mooring_api.rest.access_log import ACCESS, AccessLog
 from mooring_api.rest.app import make_app
 from mooring_api.rest.context import Api
 from mooring_api.rest.gate import Gate
-from mooring_api.server import systemd
+from mooring_api.server import inner, systemd
 from mooring_api.server.demo import start_demo
 from mooring_api.server.listen import SocketFile, bind, inherited_or_wanted, tls_of
 from mooring_api.server.state_file import prepare_state_dir, replace_text
@@ -119,6 +119,8 @@ class Server:
         )
         await self._runner.setup()
         assert self._runner.server is not None, "set up above"
+        if service.cluster is not None:
+            await service.cluster.serve(self._from_another_node(self._runner.server, access, token))
         self._gate = Gate(
             self._runner.server,
             max_connections=config.api.max_requests,
@@ -135,6 +137,17 @@ class Server:
         except OSError as exc:
             # It is for those who look for us; who holds connections must not end for them.
             log.error("the file `address` cannot be written: %s", exc.strerror)
+
+    @staticmethod
+    def _from_another_node(factory: Callable[[], asyncio.Protocol], access: Access, token: str | None) -> inner.Run:
+        """Return what runs a request of another node, which has checked who asks."""
+        host = min(access.hosts, default="localhost")
+        ours = [("Host", host)] if token is None else [("Host", host), ("Authorization", f"Bearer {token}")]
+
+        async def run(method: str, path: str, headers: inner.Headers, body: bytes) -> inner.Answered:
+            return await inner.run(factory, method, path, [*ours, *headers], body)
+
+        return run
 
     @property
     def died(self) -> asyncio.Future[str]:
