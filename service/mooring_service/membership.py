@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from mooring_service.cluster.barriers import barrier, until_shown
 from mooring_service.cluster.node import Cluster, Figures, configuration_hash
 from mooring_service.cluster.status import degraded, engine_failure, figures_of, record_of
 from mooring_service.cluster_records import ClusterFigures, ClusterRecord
 from mooring_service.config import Config
+from mooring_service.connections import Connections
 from mooring_service.directory import Directory
+from mooring_service.everywhere import Everywhere
 from mooring_service.feed import Feed
 from mooring_service.journal.journal import Committed
 from mooring_service.journal.sqlite import SqliteJournal
+
+BARRIER_S = 1.0
 
 
 class Membership:
@@ -61,6 +66,26 @@ class Membership:
         """End; see `Cluster.stop`."""
         self.feed.close()
         await self._cluster.stop(handover=handover)
+
+    async def barrier(self) -> None:
+        """Wait until all that the log holds now is shown here.
+
+        Raises:
+            EngineDown: If that cannot be said, or takes too long.
+        """
+        await barrier(self._cluster, BARRIER_S)
+
+    async def shown(self, timeout_s: float) -> bool:
+        """Wait until what was committed here can be read at every node; say whether it was in time."""
+        return await until_shown(self._cluster, timeout_s)
+
+    def reading(self, connections: Connections, own: Directory) -> Everywhere:
+        """Return what is read at every node."""
+        cluster = self._cluster
+        return Everywhere(
+            connections, own, self.directory, self.feed,
+            lambda: cluster.replica.slot, lambda: cluster.fold.claims.slots, self.shown,
+        )  # fmt: skip
 
     @property
     def reason(self) -> str | None:

@@ -125,6 +125,8 @@ class ConnectionRecord(msgspec.Struct, frozen=True, rename="camel"):
     when_down: str | UnsetType = UNSET
     queue_ttl: float | UnsetType = UNSET
     requests: Any | UnsetType = UNSET
+    node: str | UnsetType = UNSET
+    """Of a cluster: who holds it."""
 
 
 def record_of(created: ConnectionCreated, update: ConnectionUpdate, last_event_id: str | None) -> ConnectionRecord:

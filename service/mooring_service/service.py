@@ -39,6 +39,7 @@ from mooring_service.processes.link_server import SOCKET_NAME, check_path
 from mooring_service.processes.roster import Roster
 from mooring_service.processes.supervisor import Supervisor
 from mooring_service.processes.worker_state import WorkerState
+from mooring_service.reading import Reading
 from mooring_service.reopening import Reopenings
 from mooring_service.requesting import Requesting
 from mooring_service.sending import Sending
@@ -97,6 +98,7 @@ class Service:
         workers: The verbs of workers.
         backups: Copies of the journal.
         hooks: The verbs of hooks.
+        reading: What is read of connections and events, in a cluster of all nodes; `here`: of this service alone.
         feed: The events of everything; those of one connection are followed in `connections`.
         kept_ends: How many ends of kept connections the service has written, by worker and why.
         cluster: This service as a node; None without `[cluster]`.
@@ -151,9 +153,9 @@ class Service:
         self._senders = Senders(self._admission, journal, self.feed, state_dir, self._background)
         self.hooks = Hooks(self._admission, self._senders)
         self.refusal = ""
-        self.cluster: Membership | None = None
-        if config.cluster.name:
-            self.cluster = _membership(config, self, roster, self._admission)
+        self.cluster = _membership(config, self, roster, self._admission) if config.cluster.name else None
+        self.here = Reading(self.connections, self.directory, self.feed)
+        self.reading = self.cluster.reading(self.connections, self.directory) if self.cluster else self.here
         self._started = False
         self._unwritable = asyncio.Event()
         self.died: asyncio.Future[str] = asyncio.get_running_loop().create_future()

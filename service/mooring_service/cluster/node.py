@@ -81,7 +81,7 @@ class Cluster:
         assert journal.replica is not None, "made with one"
         self._config = config
         self._journal = journal
-        self._replica = journal.replica
+        self.replica = self._replica = journal.replica
         self._half_bytes = journal_config.max_bytes // FULL_SHARE
         self.name, self.node, self.configuration = config.name, config.node, configuration
         self._url, self._figures = url, figures
@@ -228,9 +228,6 @@ class Cluster:
         """Return how this node is."""
         figures = self._figures()
         return wire.Beat(figures.connections, figures.workers, figures.room, None, self.engine.url)
-
-    def acknowledged(self) -> None:
-        """The log has a further message of this chain."""
 
     async def rise(self) -> None:
         """This life is over. What its workers hold may be elsewhere: they end with the process, and the next start is a new life."""
