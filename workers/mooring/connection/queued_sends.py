@@ -53,6 +53,9 @@ class _Behind(msgspec.Struct, frozen=True):
     deadline: float
 
 
+_NOTHING = QueuedRecord()
+
+
 def greets(handler: object) -> bool:
     """Say whether a callback of `handler` is told of a ready socket; none of its code runs."""
     names = (KINDS[kind].callback for kind in (Kind.onOpen, Kind.onReconnect))
@@ -76,8 +79,8 @@ class QueuedSends(Sends):
         self._behind_bytes = 0
         self._behind_due = math.inf  # the first of their deadlines
         self.queue = SendQueue(first_id)
-        self._measured = QueuedRecord()
-        self._begun = Begun(host, self._was_sent, self._is_unknown)
+        self._measured = _NOTHING
+        self._begun: Begun | None = None  # most connections never need one
 
     @property
     def waiting(self) -> QueuedRecord:
@@ -101,6 +104,11 @@ class QueuedSends(Sends):
         outbound = self._owner.open_outbound
         live = 0 if outbound is None else outbound.queued_bytes
         return self._host.settings.outbound_bytes - live - self._behind_bytes
+
+    def _is_begun(self, ticket: Ticket, answer: Sent, outbound: Outbound) -> None:
+        if self._begun is None:
+            self._begun = Begun(self._host, self._was_sent, self._is_unknown)
+        self._begun.add(ticket, answer, outbound, self._connection.options.send_timeout_s)
 
     # What is sent.
 
@@ -177,7 +185,7 @@ class QueuedSends(Sends):
         answer = super()._write(command, outbound, ttl_s)
         if not isinstance(answer, Sent):
             return answer
-        self._begun.add(self._ticket(command, None), answer, outbound, self._connection.options.send_timeout_s)
+        self._is_begun(self._ticket(command, None), answer, outbound)
         return None
 
     def _was_sent(self, ticket: Ticket, answer: Sent) -> None:
@@ -272,7 +280,8 @@ class QueuedSends(Sends):
 
     def lost(self) -> None:
         """The socket has ended."""
-        self._begun.lost()
+        if self._begun is not None:
+            self._begun.lost()
         self.let_go()
 
     def let_go(self) -> None:
@@ -302,7 +311,7 @@ class QueuedSends(Sends):
         outbound = self._owner.open_outbound
         if isinstance(ticket, Ticket) and ticket.request and outbound is not None:
             answer = self._count(ticket.request, count, size)
-            self._begun.add(ticket, answer, outbound, self._connection.options.send_timeout_s)
+            self._is_begun(ticket, answer, outbound)
         else:
             super().written(_told(ticket), count, size)
 
