@@ -131,6 +131,50 @@ async def test_every_node_reads_what_any_of_them_has(nodes: dict[str, RunningSer
     assert gone["status"] == "Closed"
 
 
+async def test_every_node_does_what_is_asked_of_any(nodes: dict[str, RunningService]) -> None:
+    a, b, c = nodes.values()
+    async with EchoServer() as echo:
+        record = await a.open(echo.url, name="mine")
+        one = record["id"]
+        for number in range(20):
+            assert (await (b, c)[number % 2].send(one, b"%d" % number))["sent"] == 1
+        lines = b"".join(b'"%d"\n' % number for number in range(2_000))
+        told = await b.send("mine", lines, "application/x-ndjson")
+        assert told["sent"] == 2_000
+        large = await c.send(one, b"x" * 3_000_000)
+        assert large == {"sent": 1, "bytes": 3_000_000}
+
+        async def all_came_back() -> bool:
+            return (await c.get(f"/v1/connections/{one}"))["stats"]["messagesIn"] == 2_021
+
+        await wait_for(all_came_back)
+        texts = []
+        after = "start"
+        while len(texts) < 2_021:
+            page = await c.get(f"/v1/connections/{one}/events?kind=onMessage&limit=1000&after={after}")
+            after = page["next"]
+            texts += [event["event"]["data"] for event in page["events"]]
+        assert texts[20:2_020] == [f"{number}" for number in range(2_000)] or texts[20:2_020] == [
+            f'"{n}"' for n in range(2_000)
+        ]
+        problem = await b.call("DELETE", f"/v1/connections/{one}?code=5", 422)
+        assert problem["type"].endswith("invalid")
+        gone = await c.call("DELETE", "/v1/connections/mine", 200)
+        assert gone["status"] == "Closed"
+        assert (
+            await b.call(
+                "POST", f"/v1/connections/{one}/messages", 410, data="x", headers={"Content-Type": "text/plain"}
+            )
+        )["status"] == 410
+        await b.call("DELETE", "/v1/connections/77", 404)
+        other = (await a.open(echo.url))["id"]
+        await c.get(f"/v1/connections/{other}")
+        await a.kill()
+        problem = await b.send(other, b"x", status=503)
+        assert problem["type"].endswith("node-unreachable")
+        assert problem["node"] == "a"
+
+
 async def test_a_service_without_its_engine_serves_and_says_so(tmp_path: Path) -> None:
     service = RunningService(
         tmp_path / "state", "--config", configuration(tmp_path, "a", "none", ["nats://127.0.0.1:1"])
