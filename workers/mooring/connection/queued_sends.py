@@ -80,7 +80,7 @@ class QueuedSends(Sends):
         self._behind_due = math.inf  # the first of their deadlines
         self.queue = SendQueue(first_id)
         self._measured = _NOTHING
-        self._begun: Begun | None = None  # most connections never need one
+        self._begun = Begun(host, self)
 
     @property
     def waiting(self) -> QueuedRecord:
@@ -104,11 +104,6 @@ class QueuedSends(Sends):
         outbound = self._owner.open_outbound
         live = 0 if outbound is None else outbound.queued_bytes
         return self._host.settings.outbound_bytes - live - self._behind_bytes
-
-    def _is_begun(self, ticket: Ticket, answer: Sent, outbound: Outbound) -> None:
-        if self._begun is None:
-            self._begun = Begun(self._host, self._was_sent, self._is_unknown)
-        self._begun.add(ticket, answer, outbound, self._connection.options.send_timeout_s)
 
     # What is sent.
 
@@ -185,14 +180,16 @@ class QueuedSends(Sends):
         answer = super()._write(command, outbound, ttl_s)
         if not isinstance(answer, Sent):
             return answer
-        self._is_begun(self._ticket(command, None), answer, outbound)
+        self._begun.add(self._ticket(command, None), answer, outbound, self._connection.options.send_timeout_s)
         return None
 
-    def _was_sent(self, ticket: Ticket, answer: Sent) -> None:
+    def was_sent(self, ticket: Ticket, answer: Sent) -> None:
+        """It is in the kernel's hands."""
         self._forget(ticket)
         self._host.answer_send(answer, ticket.key)
 
-    def _is_unknown(self, ticket: Ticket) -> None:
+    def is_unknown(self, ticket: Ticket) -> None:
+        """Nobody can say whether it was sent."""
         self._forget(ticket)
         state = self._connection.state.value
         self._host.answer_send(SendFailed(ticket.request, 0, state, why="uncertain"), ticket.key)
@@ -280,8 +277,7 @@ class QueuedSends(Sends):
 
     def lost(self) -> None:
         """The socket has ended."""
-        if self._begun is not None:
-            self._begun.lost()
+        self._begun.lost()
         self.let_go()
 
     def let_go(self) -> None:
@@ -311,7 +307,7 @@ class QueuedSends(Sends):
         outbound = self._owner.open_outbound
         if isinstance(ticket, Ticket) and ticket.request and outbound is not None:
             answer = self._count(ticket.request, count, size)
-            self._is_begun(ticket, answer, outbound)
+            self._begun.add(ticket, answer, outbound, self._connection.options.send_timeout_s)
         else:
             super().written(_told(ticket), count, size)
 
