@@ -16,7 +16,7 @@ from mooring.link.record import (
     STATUS_CONNECTING,
     STATUS_RECONNECTING,
 )
-from mooring.send_errors import QueueFull, SendTimeout
+from mooring.send_errors import QueueFull, SendTimeout, SendUncertain
 from mooring_service.admission import Admission
 from mooring_service.directory import Directory, Entry
 from mooring_service.holders import Holders
@@ -84,6 +84,7 @@ class Sending:
         Raises:
             InvalidRequest, UnknownConnection, WrongState, ConnectionClosed, NotKept, JournalUnavailable: As `check`.
             SendError: If the peer is not reading; SendTimeout: if what waits before it was not written in time.
+            SendUncertain: If the socket has ended while it was written.
             QueueFull: If there is no room for them to wait.
             WorkerSilent, WorkerDied, Unavailable: If its worker does not answer, or does not even read.
         """
@@ -101,6 +102,8 @@ class Sending:
         assert isinstance(answer, SendFailed), "a worker answers Send with Sent, SendQueued or SendFailed"
         if answer.why == "full":
             raise QueueFull(connection)
+        if answer.why == "uncertain":
+            raise SendUncertain(connection)
         if answer.why == "late":
             raise SendTimeout(connection, answer.sent)
         if answer.stalled:

@@ -23,6 +23,7 @@
     ├── ConnectError              a dial that failed (`errors` is 4D's list)
     ├── SendError                 a message that could not be written in time
     │   └── SendTimeout           it waited behind the queue (`send_errors`, as the next five)
+    ├── SendUncertain             the socket has ended while it was written
     ├── QueueFull                 no room for a message to wait
     ├── ReplyTimeout              no reply to a request has come in time
     ├── ReplyLost                 the socket has ended before the reply came

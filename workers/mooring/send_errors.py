@@ -16,6 +16,16 @@ class SendTimeout(SendError):
         )
 
 
+class SendUncertain(MooringError):
+    """The socket has ended while a message was written: it may have arrived, and is not sent again."""
+
+    def __init__(self, connection: int) -> None:
+        self.connection = connection
+
+    def __str__(self) -> str:
+        return f"the socket of connection {self.connection} has ended while the message was written"
+
+
 class QueueFull(MooringError):
     """There is no room for a message to wait until the connection is ready."""
 

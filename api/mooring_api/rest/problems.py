@@ -71,6 +71,7 @@ PROBLEMS = (
     ProblemType("internal", 500, "mooring has made a mistake", "Its log has the traceback."),
     ProblemType("connect-failed", 502, "The connection could not be made", "`errors` is what `onError` tells; `connection` is its record."),
     ProblemType("opening-failed", 502, "The opening has failed", "The handshake was well, and then a step of the recipe was refused, or the server closed; `errors` is what `onError` tells."),
+    ProblemType("send-uncertain", 502, "Nobody knows whether the message was sent", "The socket has ended while it was written; it is not sent again."),
     ProblemType("peer-error", 502, "The peer has answered with an error", "`reply` is what it has said."),
     ProblemType("reply-lost", 502, "The socket has ended before the reply came", "The request was sent, and may have been done."),
     ProblemType("worker-died", 502, "The worker died", "Its process has ended under the request."),
@@ -176,6 +177,8 @@ def problem_of(exc: MooringError) -> Problem:
             elif exc.timed_out:
                 name = "connect-timeout"
             return Problem(name, text, errors=exc.errors, connection=exc.connection)
+        case se.SendUncertain():
+            return Problem("send-uncertain", text, connection=exc.connection)
         case se.QueueFull():
             return Problem("queue-full", text, connection=exc.connection, headers={"Retry-After": "1"})
         case se.SendTimeout():

@@ -247,7 +247,7 @@ ROUTES = (
         },
         problems=(
             *WORKER_PROBLEMS, "connection-not-found", "wrong-state", "connection-closed", "peer-not-reading", "not-kept",
-            "queue-full", "send-timeout",
+            "queue-full", "send-timeout", "send-uncertain",
         ),
     ),
     Route(

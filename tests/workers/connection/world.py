@@ -85,6 +85,7 @@ class Transport:
         self._closing = False
         self.protocol: Any = None
         self.written = b""
+        self.unflushed = 0
 
     def set_protocol(self, protocol: Any) -> None:
         self.protocol = protocol
@@ -103,6 +104,9 @@ class Transport:
 
     def resume_reading(self) -> None:
         self._reading = True
+
+    def get_write_buffer_size(self) -> int:
+        return self.unflushed
 
     def write(self, data: bytes) -> None:
         self.written += data

@@ -18,6 +18,7 @@ from mooring.connection.requests import Ids, Refused, Reply, Requests
 from mooring.connection.requests import Protocol as RequestProtocol
 from mooring.connection.sends import Awaited, Sends
 from mooring.link.messages_sent import Replied, RequestFailed, RequestTaken, WhyNoReply
+from mooring.metrics import count
 from mooring.wire.frames import TEXT
 from mooring.wire.outbound import Outbound
 
@@ -40,6 +41,7 @@ class Waiter(msgspec.Struct, eq=False):
     written: bool = False
     told: bool = False
     counted: bool = False
+    counts: bool = True
 
 
 class Asker(Protocol):
@@ -166,6 +168,7 @@ class Asking:
             if not hidden:
                 kept.append(item)
         if requests.late_replies != late:
+            self._host.metrics.late_replies += requests.late_replies - late
             self._host.touch(self._connection)
         return kept, found
 
@@ -212,9 +215,20 @@ class Asking:
         if waiter.counted:
             waiter.counted = False
             self._code_waits -= 1
+        if waiter.counts:
+            waiter.counts = isinstance(answer, RequestTaken)  # its reply, or its lack, is still to be counted
+            self._count(answer)
         if not waiter.told:
             waiter.told = True
             waiter.done(answer)
+
+    def _count(self, answer: Answer) -> None:
+        metrics = self._host.metrics
+        if isinstance(answer, Replied):
+            count(metrics.requests, "error" if answer.failed else "replied")
+            metrics.request.observe(answer.ms / 1000)
+        elif isinstance(answer, RequestFailed):
+            count(metrics.requests, answer.why if answer.why in ("timeout", "lost") else "refused")
 
     def _set_alarm(self) -> None:
         self._host.redials.alarm(self, self._requests.next_deadline)

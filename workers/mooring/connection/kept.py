@@ -87,7 +87,7 @@ class KeptConnection(KeptAttempts):
     def closed(self, code: int, reason: str, *, was_clean: bool) -> None:
         """Take the end of the socket: the policy says what follows."""
         self._replies_lost()
-        self._sends.let_go()
+        self._sends.lost()
         if self._socket is not None:
             self._socket.outbound.drop()  # before it is told how much waits
         if self._conversation is not None:

@@ -7,9 +7,7 @@ moves it is in `kept.py`.
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
 from collections.abc import Iterable
-from concurrent.futures import Future
 from typing import Any
 
 import msgspec
@@ -19,21 +17,18 @@ from mooring.connection.downtime import Downtime, why_ended
 from mooring.connection.fill import Fill
 from mooring.connection.host import Host
 from mooring.connection.kept_state import MAY_QUEUE, KeptEvent, KeptState, phase, records, status, step
-from mooring.connection.live import LiveConnection
-from mooring.connection.queued_sends import QueuedSends, greets
+from mooring.connection.queueing import QueueingConnection
 from mooring.connection.state import ConnectionState
 from mooring.errors import ErrorEntry
 from mooring.events import Kind, OpenEvent, now_us
-from mooring.kept_events import DisconnectEvent, UnsentEvent
-from mooring.link.messages_sent import QueueDropped
+from mooring.kept_events import DisconnectEvent
 from mooring.link.record import ConnectionCreated, ConnectionUpdate, Down, KeptUpdate, Terminated
 from mooring.metrics import LONG_SECONDS, count
 from mooring.options import ConnectionOptions
-from mooring.send_errors import QueueFull
 from mooring.staying import DEFAULT
 
 
-class KeptLaw(LiveConnection):
+class KeptLaw(QueueingConnection):
     """A connection that was asked to ``reconnect``, as far as others see it.
 
     Attributes:
@@ -43,7 +38,7 @@ class KeptLaw(LiveConnection):
     """
 
     __slots__ = (
-        "_downtime", "_entered_at", "_fill", "_greets", "_next_at", "_ordered_end", "kept_state", "messages_filled", "number",
+        "_downtime", "_entered_at", "_fill", "_next_at", "_ordered_end", "kept_state", "messages_filled", "number",
         "socket_opened_at_us",
     )  # fmt: skip
 
@@ -55,10 +50,7 @@ class KeptLaw(LiveConnection):
         handler: object | None,
         resumed: ConnectionUpdate | None = None,
     ) -> None:
-        last_socket = 0 if resumed is None or resumed.kept is None else resumed.kept.socket
-        super().__init__(host, created, options, handler, last_socket)
-        self._sends: QueuedSends
-        self._greets = handler is not None and greets(handler)
+        super().__init__(host, created, options, handler, resumed)
         self._downtime = Downtime(created.created_at_us, host.loop.time())
         self._fill: Fill | None = None
         self._next_at = math.inf  # of the next attempt, the loop's time
@@ -68,8 +60,6 @@ class KeptLaw(LiveConnection):
         self.number = 0
         self.messages_filled = 0
         self.socket_opened_at_us: int | None = None
-        last_id = 0 if resumed is None or resumed.kept is None else resumed.kept.queue_id
-        self._sends = QueuedSends(host, self, self, last_id + 1)
         if resumed is not None:
             self._resume(resumed)
 
@@ -152,10 +142,6 @@ class KeptLaw(LiveConnection):
                 metrics.terminations, why_ended(self._ordered_end, err_code, refused=end.code in policy.refused_codes)
             )
 
-    @abstractmethod
-    def _set_alarm(self) -> None:
-        """The state has changed: be called when it is time."""
-
     @property
     def refusing(self) -> ConnectionState:
         """As `RecordedConnection.refusing`: after this socket there will be another one."""
@@ -172,53 +158,10 @@ class KeptLaw(LiveConnection):
             return self._downtime.heard_at_us
         return now_us() - round((self._host.loop.time() - self._socket.last_byte_at) * 1e6)
 
-    # What waits to be sent.
-
     @property
     def may_queue(self) -> bool:
         """There will be a socket, as far as is known."""
         return self.kept_state is KeptState.CONNECTED or self.kept_state in MAY_QUEUE
-
-    def queue_changed(self) -> None:
-        """What waits to be sent has changed."""
-        self._host.touch(self)
-        self._set_alarm()
-
-    def unsent(self, event: UnsentEvent) -> None:
-        """Messages were given up."""
-        self._record(Kind.onUnsent, event)
-
-    def queue_from_worker(self, opcode: int, payload: bytes, ttl_s: float, done: Future[int | None]) -> None:
-        """Have one message of code in this worker wait: `done` gets its number, or None where there will be no socket."""
-        if not done.set_running_or_notify_cancel():
-            return
-        if not self.may_queue:
-            done.set_result(None)
-            return
-        made = self._sends.queue_from_worker(opcode, payload, ttl_s)
-        if made is None:
-            done.set_exception(QueueFull(self.id))
-        else:
-            done.set_result(made.queue_id)
-
-    def ttl_s(self, when_down: str | None, ttl_s: float | None) -> float | None:
-        """Return for how long a message may wait; None: it may not. For any thread."""
-        return self._sends.ttl_s(when_down, ttl_s)
-
-    def drop_queue(self, request: int) -> None:
-        """Give up what waits to be sent; `request` is answered."""
-        event = self._sends.queue.give_up("dropped")
-        if event is not None:
-            self.unsent(event)
-            self.queue_changed()
-            self._sends.go_on()  # what stood behind it
-        count, size = (0, 0) if event is None else (event.count, event.bytes)
-        self._host.answer(QueueDropped(request, self._host.flush(), self.state.value, count, size))
-
-    def greeted(self) -> None:
-        """A callback that was told of a ready socket has returned."""
-        if self._greets:
-            self._sends.greeted()
 
     # What a callback fills in. In the context.
 

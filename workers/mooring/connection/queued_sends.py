@@ -13,6 +13,7 @@ from typing import Protocol
 
 import msgspec
 
+from mooring.connection.begun import Begun
 from mooring.connection.host import Host
 from mooring.connection.queue import Queued, SendQueue
 from mooring.connection.recorded import RecordedConnection
@@ -65,7 +66,7 @@ class QueuedSends(Sends):
         first_id: The number of the next message that waits.
     """
 
-    __slots__ = ("_behind", "_behind_bytes", "_behind_due", "_greetings", "_owner", "queue")
+    __slots__ = ("_begun", "_behind", "_behind_bytes", "_behind_due", "_greetings", "_measured", "_owner", "queue")
 
     def __init__(self, host: Host, connection: RecordedConnection, owner: QueueOwner, first_id: int = 1) -> None:
         super().__init__(host, connection)
@@ -75,11 +76,20 @@ class QueuedSends(Sends):
         self._behind_bytes = 0
         self._behind_due = math.inf  # the first of their deadlines
         self.queue = SendQueue(first_id)
+        self._measured = QueuedRecord()
+        self._begun = Begun(host, self._was_sent, self._is_unknown)
 
     @property
     def waiting(self) -> QueuedRecord:
         """What waits for a socket."""
         return QueuedRecord(self.queue.messages, self.queue.bytes)
+
+    def measure(self) -> None:
+        """Bring the worker's figures up to what waits."""
+        before, now, metrics = self._measured, self.waiting, self._host.metrics
+        metrics.queued_messages += now.messages - before.messages
+        metrics.queued_bytes += now.bytes - before.bytes
+        self._measured = now
 
     @property
     def next_due(self) -> float:
@@ -163,6 +173,22 @@ class QueuedSends(Sends):
             self._owner.queue_changed()
         return made
 
+    def _write(self, command: Send, outbound: Outbound, ttl_s: float | None) -> Sent | SendFailed | None:
+        answer = super()._write(command, outbound, ttl_s)
+        if not isinstance(answer, Sent):
+            return answer
+        self._begun.add(self._ticket(command, None), answer, outbound, self._connection.options.send_timeout_s)
+        return None
+
+    def _was_sent(self, ticket: Ticket, answer: Sent) -> None:
+        self._forget(ticket)
+        self._host.answer_send(answer, ticket.key)
+
+    def _is_unknown(self, ticket: Ticket) -> None:
+        self._forget(ticket)
+        state = self._connection.state.value
+        self._host.answer_send(SendFailed(ticket.request, 0, state, why="uncertain"), ticket.key)
+
     def _told(self, request: int, made: Queued) -> SendQueued:
         expires_at_us = now_us() + round((made.expires_at - self._host.loop.time()) * 1e6)
         return SendQueued(request, self._host.flush(), made.queued, made.bytes, made.queue_id, expires_at_us)
@@ -244,6 +270,11 @@ class QueuedSends(Sends):
 
     # How the socket ends, and the connection.
 
+    def lost(self) -> None:
+        """The socket has ended."""
+        self._begun.lost()
+        self.let_go()
+
     def let_go(self) -> None:
         """Nothing more is written to the present socket: what stands behind waits for another one, or fails."""
         for one in self._take_behind():
@@ -268,7 +299,12 @@ class QueuedSends(Sends):
 
     def written(self, ticket: Ticket | Awaited | None, count: int, size: int) -> None:
         """Messages were written (`Sender`)."""
-        super().written(_told(ticket), count, size)
+        outbound = self._owner.open_outbound
+        if isinstance(ticket, Ticket) and ticket.request and outbound is not None:
+            answer = self._count(ticket.request, count, size)
+            self._begun.add(ticket, answer, outbound, self._connection.options.send_timeout_s)
+        else:
+            super().written(_told(ticket), count, size)
 
 
 def _told(ticket: Ticket | Awaited | None) -> Ticket | Awaited | None:

@@ -120,7 +120,7 @@ class Runtime:
             settings=settings.dial,
         )
         self.redials = Redialling(self.loop, settings.redial)
-        self.keyed_sends: KeyedAnswers[Sent | SendQueued] = KeyedAnswers()
+        self.keyed_sends: KeyedAnswers[Sent | SendFailed | SendQueued] = KeyedAnswers()
         self.keyed_replies: KeyedAnswers[Replied | RequestFailed | RequestTaken] = KeyedAnswers()
         openings = Openings(self, uplink.ask_ids)
         self.check_limit, self.created, self.begin = openings.check_limit, openings.created, openings.begin
@@ -183,7 +183,7 @@ class Runtime:
 
     def answer_send(self, answer: Sent | SendFailed | SendQueued, key: str | None) -> None:
         """Answer a send; what was written, or waits, under a `key` is remembered, so that a repeat does nothing."""
-        if not isinstance(answer, SendFailed):
+        if not isinstance(answer, SendFailed) or answer.why == "uncertain":
             self.keyed_sends.remember(key, answer)
         self.answer(answer)
 

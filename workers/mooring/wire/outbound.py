@@ -94,6 +94,11 @@ class Outbound:
         """Say whether `write_now` would write."""
         return not (self.paused or self._queue or self._transport.is_closing())
 
+    @property
+    def unflushed(self) -> int:
+        """Bytes that were written, and that the kernel has not taken."""
+        return self._transport.get_write_buffer_size()
+
     def has_room(self, size: int) -> bool:
         """Say whether `size` bytes more may wait; one entry may, however long it is."""
         return not self._queue or self.queued_bytes + size <= self._max_bytes
