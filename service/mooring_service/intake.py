@@ -33,11 +33,11 @@ from mooring.link.messages import (
 from mooring.link.messages_changed import Changed
 from mooring.link.messages_sent import QueueDropped, Replied, RequestFailed, RequestTaken, SendFailed, SendQueued, Sent
 from mooring.metrics import Histogram
-from mooring_service.adoption import unseen
 from mooring_service.deaths import Deaths
 from mooring_service.directory import Directory, Entry
 from mooring_service.endings import Endings
 from mooring_service.feed import Feed
+from mooring_service.hellos import Hellos
 from mooring_service.journal.batch import Append
 from mooring_service.journal.journal import Committed, Journal, StoredAsk
 from mooring_service.processes.reports import ID_BLOCK
@@ -96,7 +96,7 @@ class Intake:
         self._window = window
         self._deaths = Deaths(journal, endings, reopenings)
         self.latency = Histogram()
-        self._unseen: dict[str, frozenset[int]] = {}  # by incarnation: what its last hello did not know of
+        self._hellos = Hellos(directory, reopenings, background)
 
     def on_committed(self, committed: list[Committed]) -> None:
         """Take what one transaction has committed: fold, show, do what was asked for, acknowledge."""
@@ -219,16 +219,11 @@ class Intake:
 
     def hello(self, slot: Slot, hello: Hello) -> None:
         """Take what a process says of its connections, and note which of them it does not know of."""
-        live = (entry.created.id for entry in self._live_of(slot))
-        named = (held.created.id for held in hello.connections)
-        self._unseen[slot.incarnation] = unseen(live, named, slot.dispatched)
-        self._reopenings.hello(hello)
-        for held in hello.connections:
-            self._directory.figures(held.update)
+        self._hellos.take(slot, hello, (entry.created.id for entry in self._live_of(slot)))
 
     def worker_refused(self, slot: Slot, hello: Hello) -> None:
         """A process is of a version of the link that is not spoken here: it ends, and another one goes on with what is kept."""
-        self._reopenings.hello(hello)
+        self._hellos.learn(slot, hello)
         slot.drains = True
 
     def worker_linked(self, slot: Slot, hello: Hello, *, fresh: bool) -> None:
@@ -244,7 +239,7 @@ class Intake:
 
     async def _reconcile(self, slot: Slot, incarnation: str, number: int) -> None:
         """All is sent again: what its hello did not know of, and is live even now, never reached the process."""
-        candidates = self._unseen.pop(incarnation, frozenset())
+        candidates = await self._hellos.unseen(incarnation)
         if not candidates:
             return
         if number > slot.stored:
@@ -276,7 +271,7 @@ class Intake:
     async def worker_gone(self, slot: Slot, ended: Exit, reason: str, *, restarting: bool, asked: bool) -> int:
         """A process has ended: report what it could not, and that it has ended."""
         await self._journal.append_waiting(Append())  # all that it had handed over is committed and folded then
-        self._unseen.pop(slot.incarnation, None)
+        await self._hellos.unseen(slot.incarnation)
         count = await self._deaths.write(
             slot,
             self._live_of(slot),
