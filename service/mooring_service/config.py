@@ -6,7 +6,7 @@ follows from that.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -149,6 +149,16 @@ class DialConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     ] = {}
 
 
+class ReadinessConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What ``/readyz`` tells beside whether requests can be served."""
+
+    down_after: Annotated[
+        float,
+        msgspec.Meta(ge=0, le=31_536_000),
+        _doc("`down` is how many kept connections have been without a socket for so many seconds; 0: it is not told."),
+    ] = 0.0
+
+
 class LogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The service's own log, and how workers write theirs."""
 
@@ -181,12 +191,20 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     delivery: DeliveryConfig = DeliveryConfig()
     redial: RedialLimits = RedialLimits()
     cluster: ClusterConfig = ClusterConfig()
+    readiness: ReadinessConfig = ReadinessConfig()
     log: LogConfig = LogConfig()
     handlers: Annotated[dict[str, str], _doc("Public name → module:Class of a handler.")] = {}
     functions: Annotated[dict[str, str], _doc("Public name → module:function.")] = {}
     tokens: Annotated[dict[str, TokenConfig], _doc("Name → a further token.")] = {}
     proxies: Annotated[dict[str, ProxySettings], _doc("Name → a proxy.")] = {}
     recipes: Annotated[dict[str, str], _doc("Name → absolute path of a JSON file: what a preset is made of.")] = {}
+    connections: Annotated[
+        dict[str, dict[str, Any]],
+        _doc(
+            "Name → a declared connection: the keys of the create body, as it spells them (api/REFERENCE.md). It is opened at the start, kept "
+            '(`reconnect` defaults to true, its `first` to `"retry"`), and persists. `proxy = false`: none.'
+        ),
+    ] = {}
     hooks: Annotated[dict[str, HookSettings], _doc("Name → a hook.")] = {}
     secrets: Annotated[
         dict[str, SecretSource],
@@ -218,6 +236,19 @@ NAMED: dict[str, type[msgspec.Struct]] = {
 """Tables of names, each of which is a table of these keys (a secret: or a text)."""
 
 RUNTIME_SETTINGS = frozenset(
-    {"tokens", "egress", "limits", "dial", "proxies", "redial", "secrets", "recipes", "delivery", "hooks"}
+    {
+        "tokens",
+        "egress",
+        "limits",
+        "dial",
+        "proxies",
+        "redial",
+        "secrets",
+        "recipes",
+        "connections",
+        "readiness",
+        "delivery",
+        "hooks",
+    }
 )
 """Tables that SIGHUP may change; the rest needs a restart."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from mooring.errors import UnknownConnection
+from mooring.events import now_us
 from mooring.link.record import STATUS_CONNECTED, STATUS_CONNECTING, ConnectionCreated, ConnectionUpdate, Down
 from mooring_service.census import Census
 from mooring_service.journal.batch import last_of
@@ -235,6 +236,11 @@ class Directory:
             kept = self._entries[connection].update.kept
             if kept is not None and kept.down is not None:
                 yield worker, kept.down
+
+    def down_longer_than(self, seconds: float) -> int:
+        """How many kept connections have had no ready socket for longer than that."""
+        since_us = now_us() - round(seconds * 1e6)
+        return sum(down.since_us <= since_us for _, down in self.downs())
 
     def workers(self) -> set[str]:
         """Return the names of workers of which a connection is known."""

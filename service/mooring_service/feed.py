@@ -231,6 +231,11 @@ class Subscription:
         return max(0, self._feed.last - self.cursor)
 
     @property
+    def epoch(self) -> bytes:
+        """What the ids of its events begin with."""
+        return self._feed.journal.epoch.encode()
+
+    @property
     def cursor_id(self) -> str:
         """The cursor as an event's id: what ``after`` takes."""
         return f"{self._feed.journal.epoch}-{self.cursor}"

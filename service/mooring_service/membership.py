@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from mooring_service.cluster.barriers import barrier, until_shown
+from mooring_service.cluster.forward import Command, Headers, Reply
 from mooring_service.cluster.node import Cluster, Figures, configuration_hash
 from mooring_service.cluster.status import degraded, engine_failure, figures_of, record_of
 from mooring_service.cluster_records import ClusterFigures, ClusterRecord
 from mooring_service.config import Config
+from mooring_service.connections import Connections
 from mooring_service.directory import Directory
+from mooring_service.everywhere import Everywhere
 from mooring_service.feed import Feed
 from mooring_service.journal.journal import Committed
+from mooring_service.journal.replica import SLOT_STEP
 from mooring_service.journal.sqlite import SqliteJournal
+
+BARRIER_S = 1.0
 
 
 class Membership:
@@ -61,6 +68,55 @@ class Membership:
         """End; see `Cluster.stop`."""
         self.feed.close()
         await self._cluster.stop(handover=handover)
+
+    async def barrier(self) -> None:
+        """Wait until all that the log holds now is shown here.
+
+        Raises:
+            EngineDown: If that cannot be said, or takes too long.
+        """
+        await barrier(self._cluster, BARRIER_S)
+
+    @property
+    def node(self) -> str:
+        """The name of this node."""
+        return self._cluster.node
+
+    def holder_of(self, connection: int) -> str | None:
+        """Return which other node has a connection; None if this one has it, or nobody is known to."""
+        node = self._cluster.fold.claims.slots.get(connection // SLOT_STEP)
+        return None if node == self.node else node
+
+    async def forward(
+        self, node: str, method: str, path: str, headers: Headers, body: bytes, deadline_s: float
+    ) -> tuple[int, Headers, bytes]:
+        """Have another node answer a request: status, headers, body.
+
+        Raises:
+            EngineDown, NodeUnreachable, NodeSilent: As they say.
+        """
+        reply = await self._cluster.forward.ask(node, method, path, headers, body, deadline_s)
+        return reply.status, reply.headers, reply.body
+
+    async def serve(self, run: Callable[[str, str, Headers, bytes], Awaitable[tuple[int, Headers, bytes]]]) -> None:
+        """Have `run` answer what other nodes pass on: given method, path, headers, body."""
+
+        async def reply(command: Command) -> Reply:
+            return Reply(*await run(command.method, command.path, command.headers, command.body))
+
+        await self._cluster.forward.serve(reply)
+
+    async def shown(self, timeout_s: float) -> bool:
+        """Wait until what was committed here can be read at every node; say whether it was in time."""
+        return await until_shown(self._cluster, timeout_s)
+
+    def reading(self, connections: Connections, own: Directory) -> Everywhere:
+        """Return what is read at every node."""
+        cluster = self._cluster
+        return Everywhere(
+            connections, own, self.directory, self.feed,
+            lambda: cluster.replica.slot, lambda: cluster.fold.claims.slots, self.shown,
+        )  # fmt: skip
 
     @property
     def reason(self) -> str | None:

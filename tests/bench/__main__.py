@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.bench import kept, measure
+from tests.bench import hooks, kept, measure
 from tests.bench.gateways import BENCH, Aiohttp, AiohttpBatched, FastApi, Gateway, Mooring, Node, NodeBatched
 
 Row = tuple[str, str, str, str]
@@ -317,6 +317,7 @@ SECTIONS: dict[str, Callable[[Report, bool], None]] = {
     "latency": latency_section,
     "idle": idle_section,
     "kept": kept.section,
+    "hooks": hooks.section,
     "rest": rest_section,
 }
 

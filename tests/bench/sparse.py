@@ -118,13 +118,14 @@ def subscribe(url: str, count: int) -> None:
         if not data:
             break
         now = time.monotonic_ns()
-        sock.settimeout(QUIET_S)
         text = carry + data
         end = 0
         for found in STAMP.finditer(text):
             late.append(now - int(found[1]))
             end = found.end()
         carry = text[max(end, len(text) - 24) :]
+        if late:  # a comment of an idle stream is no begin
+            sock.settimeout(QUIET_S)
     late.sort()
     p = {name: late[min(len(late) - 1, int(len(late) * share))] / 1e6 for name, share in SHARES.items()} if late else {}
     print(json.dumps({"seen": len(late), **p}), flush=True)

@@ -6,6 +6,7 @@ nothing behind it; nothing of a life behind its `lost`; everything ever shown is
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import re
 from collections import defaultdict
@@ -16,7 +17,7 @@ import apsw
 
 from mooring.events import Kind
 from mooring_service.cluster import message as wire
-from mooring_service.cluster.engine import Engine
+from mooring_service.cluster.engine import Engine, EngineError
 from mooring_service.cluster.message import Message
 from mooring_service.cluster.objects import bounds, stream_name
 from mooring_service.cluster.position import position_of
@@ -27,7 +28,18 @@ Row = tuple[int, int, int, bytes]  # position, connection, kind, body
 
 
 async def read_log(engine: Engine, cluster: str) -> list[tuple[int, Message]]:
-    """Return every message that the stream holds."""
+    """Return every message that the stream holds; a server that has just come back may not answer at once."""
+    deadline = asyncio.get_running_loop().time() + 20
+    while True:
+        try:
+            return await _read_log(engine, cluster)
+        except EngineError:
+            if asyncio.get_running_loop().time() > deadline:
+                raise
+            await asyncio.sleep(0.2)
+
+
+async def _read_log(engine: Engine, cluster: str) -> list[tuple[int, Message]]:
     first, last = await bounds(engine, cluster)
     found: list[tuple[int, Message]] = []
     pull = Pull(engine, stream_name(cluster), first)

@@ -42,7 +42,10 @@ async def running_engine(urls: list[str], node: str = "test", **settings: Any) -
 class Node:
     """A node without workers: a journal, what it publishes, and what it reads of the log. Its additions are made by the test."""
 
-    def __init__(self, folder: Path, name: str, cluster: str, urls: list[str], **settings: Any) -> None:
+    def __init__(
+        self, folder: Path, name: str, cluster: str, urls: list[str], *, max_bytes: int = 4 << 30, **settings: Any
+    ) -> None:
+        self.journal_config = JournalConfig(max_bytes=max_bytes)
         self.name, self.folder = name, folder
         folder.mkdir(exist_ok=True)
         self.config = ClusterConfig(name=cluster, node=name, engine=urls, **{"dead_after": 5.0, **settings})
@@ -52,10 +55,10 @@ class Node:
 
     async def start(self, *, has_connections: bool = False) -> Node:
         path = self.folder / "journal.db"
-        self.journal = SqliteJournal(path, JournalConfig(), replica=Replica(path))
+        self.journal = SqliteJournal(path, self.journal_config, replica=Replica(path))
         await self.journal.start(lambda _: None, lambda _: None)
         self.cluster = Cluster(
-            self.config, JournalConfig(), self.journal, self.folder,
+            self.config, self.journal_config, self.journal, self.folder,
             url=lambda: f"http://{self.name}", configuration="same", figures=lambda: Figures(len(self.sequences), 1, 1_000),
             on_folded=self.shown.extend, refuse=self.refusals.append,
         )  # fmt: skip

@@ -83,6 +83,98 @@ async def test_three_services_show_one_log_and_each_other(
         assert await service.stop() == 0
 
 
+async def test_every_node_reads_what_any_of_them_has(nodes: dict[str, RunningService], tmp_path: Path) -> None:
+    a, b, c = nodes.values()
+    async with EchoServer() as echo:
+        for number in range(20):  # at once: whoever has a 201 from one finds it at each other
+            record = await (a, b, c)[number % 3].open(echo.url, name=f"n{number}")
+            other = (b, c, a)[number % 3]
+            found = await other.get(f"/v1/connections/{record['id']}")
+            assert found["node"] == record["node"] == "abc"[number % 3]
+            assert (await c.get(f"/v1/connections/n{number}"))["id"] == record["id"]
+        assert record["lastEventId"]
+        await b.send(record["id"], b"hello") if record["node"] == "b" else None
+        listed = [await service.get("/v1/connections") for service in nodes.values()]
+        assert [one["id"] for one in listed[0]["connections"]] == [one["id"] for one in listed[1]["connections"]]
+        assert len(listed[2]["connections"]) == 20
+        page = await b.get("/v1/connections?limit=7")
+        rest = await b.get(f"/v1/connections?limit=100&after={page['next']}")
+        assert [one["id"] for one in page["connections"] + rest["connections"]] == [
+            one["id"] for one in listed[0]["connections"]
+        ]
+        mine = next(one for one in listed[0]["connections"] if one["node"] == "a")
+        for number in range(30):
+            await a.send(mine["id"], b"%d" % number)
+
+        async def all_are_there() -> bool:
+            pages = [await service.get(f"/v1/connections/{mine['id']}/events") for service in nodes.values()]
+            return len(pages[0]["events"]) == 31 and pages[0] == pages[1] == pages[2]
+
+        await wait_for(all_are_there)
+        events = (await a.get("/v1/events?after=start&limit=1000"))["events"]
+        half = events[len(events) // 2]["id"]
+        resumed = (await b.get(f"/v1/events?after={half}&limit=1000"))["events"]
+        assert resumed[: len(events) - len(events) // 2 - 1] == events[len(events) // 2 + 1 :], (
+            "nothing is missing, nothing twice"
+        )
+        local = (await a.get("/v1/events?after=start&limit=1000&scope=node"))["events"]
+        assert {event.get("connection") for event in local if "connection" in event} == {
+            one["id"] for one in listed[0]["connections"] if one["node"] == "a"
+        }
+        assert local[0]["id"].split("-")[0] != events[0]["id"].split("-")[0]
+    await a.get("/v1/connections/999999999", 404)
+    async with a.client.post("/v1/connections", json={"url": "ws://127.0.0.1:1/"}) as response:
+        assert response.status == 502
+    async with a.client.delete(f"/v1/connections/{mine['id']}") as response:
+        assert response.headers["Mooring-Committed"] == "cluster"
+    gone = await b.get(f"/v1/connections/{mine['id']}")
+    assert gone["status"] == "Closed"
+
+
+async def test_every_node_does_what_is_asked_of_any(nodes: dict[str, RunningService]) -> None:
+    a, b, c = nodes.values()
+    async with EchoServer() as echo:
+        record = await a.open(echo.url, name="mine")
+        one = record["id"]
+        for number in range(20):
+            assert (await (b, c)[number % 2].send(one, b"%d" % number))["sent"] == 1
+        lines = b"".join(b'"%d"\n' % number for number in range(2_000))
+        told = await b.send("mine", lines, "application/x-ndjson")
+        assert told["sent"] == 2_000
+        large = await c.send(one, b"x" * 3_000_000)
+        assert large == {"sent": 1, "bytes": 3_000_000}
+
+        async def all_came_back() -> bool:
+            return (await c.get(f"/v1/connections/{one}"))["stats"]["messagesIn"] == 2_021
+
+        await wait_for(all_came_back)
+        texts = []
+        after = "start"
+        while len(texts) < 2_021:
+            page = await c.get(f"/v1/connections/{one}/events?kind=onMessage&limit=1000&after={after}")
+            after = page["next"]
+            texts += [event["event"]["data"] for event in page["events"]]
+        assert texts[20:2_020] == [f"{number}" for number in range(2_000)] or texts[20:2_020] == [
+            f'"{n}"' for n in range(2_000)
+        ]
+        problem = await b.call("DELETE", f"/v1/connections/{one}?code=5", 422)
+        assert problem["type"].endswith("invalid")
+        gone = await c.call("DELETE", "/v1/connections/mine", 200)
+        assert gone["status"] == "Closed"
+        assert (
+            await b.call(
+                "POST", f"/v1/connections/{one}/messages", 410, data="x", headers={"Content-Type": "text/plain"}
+            )
+        )["status"] == 410
+        await b.call("DELETE", "/v1/connections/77", 404)
+        other = (await a.open(echo.url))["id"]
+        await c.get(f"/v1/connections/{other}")
+        await a.kill()
+        problem = await b.send(other, b"x", status=503)
+        assert problem["type"].endswith("node-unreachable")
+        assert problem["node"] == "a"
+
+
 async def test_a_service_without_its_engine_serves_and_says_so(tmp_path: Path) -> None:
     service = RunningService(
         tmp_path / "state", "--config", configuration(tmp_path, "a", "none", ["nats://127.0.0.1:1"])
@@ -96,6 +188,8 @@ async def test_a_service_without_its_engine_serves_and_says_so(tmp_path: Path) -
 
         await wait_for(tells_the_engine)
         assert (await service.get("/v1/cluster"))["engine"]["status"] == "down"
+        problem = await service.get("/v1/connections/5", 503)
+        assert problem["type"].endswith("engine-down"), "nobody can say that it is not elsewhere"
     finally:
         await service.clean_up()
 

@@ -77,7 +77,7 @@ async def test_the_receiver_of_the_page_takes_what_is_signed_and_refuses_what_is
         async def taken() -> bool:
             return (await shared.get(f"/v1/hooks/{worker}"))["delivered"] >= 23
 
-        await wait_for(taken, 30, (tmp_path / "out").read_text)
+        await wait_for(taken, 30, "what was posted is taken")
         if language == "python":
             with sqlite3.connect(tmp_path / "events.db") as database:
                 assert database.execute("SELECT count(*) FROM events").fetchone()[0] >= 23

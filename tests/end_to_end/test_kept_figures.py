@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
+from pathlib import Path
 
-from tests.conftest import RunningService, wait_for
+from tests.conftest import RunningService, StartService, wait_for
 from tests.end_to_end.test_kept import status_of
 from tests.end_to_end.test_metrics import metrics
 from tests.servers import EchoServer
@@ -64,3 +65,26 @@ async def test_what_the_service_writes_for_a_dead_worker_is_counted_too(
     await service.events(kept, until="onReconnect", timeout_s=10)
     found = await _until(service, of("reconnects_total"), 1)
     assert found[of("disconnects_total", cause="workerDied")] == 1
+
+
+async def test_readyz_tells_how_many_have_been_down_for_too_long_where_it_is_asked_to(
+    start_service: StartService, echo: EchoServer, tmp_path: Path
+) -> None:
+    config = tmp_path / "mooring.toml"
+    config.write_text("")
+    service = await start_service("--config", str(config))
+    down = (await service.open(echo.url, reconnect=SLOW))["id"]
+    await service.open(echo.url, reconnect=SLOW)
+    await echo.sockets[0].close()
+    await status_of(service, down, "Reconnecting")
+    assert "down" not in await service.get("/readyz")
+    config.write_text("[readiness]\ndown_after = 0.2\n")
+    service.process.send_signal(signal.SIGHUP)
+
+    async def told() -> bool:
+        return bool((await service.get("/readyz")).get("down") == 1)
+
+    await wait_for(told)
+    assert (await service.get("/readyz"))["ready"], "it is a figure, and no reason"
+    await service.call("POST", f"/v1/connections/{down}/reconnect", 200, headers={"Prefer": "wait=5"})
+    assert (await service.get("/readyz"))["down"] == 0

@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from mooring.errors import HandlerError, InvalidRequest, MooringError
+from mooring.connection.fragment import parse_fragment
+from mooring.errors import HandlerError, Invalid, InvalidRequest, MooringError
 from mooring.usercode import handlers as user_code
 from mooring_api.commands.configuration import app_dirs_of, config_of, config_options, state_dir_of
 from mooring_api.commands.target import Target, as_json, show_json
@@ -64,6 +65,8 @@ def check(target: Target, /, as_json: bool, **values: Any) -> None:
                 report(f"{table}.{name} = {reference}", "; ".join(error.detail for error in exc.errors))
             else:
                 report(f"{table}.{name} = {reference}", None)
+    for name, path in config.recipes.items():
+        report(f"recipes.{name} = {path}", _wrong_recipe(path))
     for look in looks(config, state_dir_of(values, target)):
         try:
             look.ask()
@@ -72,6 +75,16 @@ def check(target: Target, /, as_json: bool, **values: Any) -> None:
         else:
             report(look.what, None)
     sys.exit(1 if failed else 0)
+
+
+def _wrong_recipe(path: str) -> str | None:
+    """Return what is wrong with a file of ``[recipes]``."""
+    wrong: list[Invalid] = []
+    try:
+        parse_fragment(Path(path).read_bytes(), wrong)
+    except OSError as exc:
+        return f"cannot be read: {exc.strerror}"
+    return "; ".join(f"{one.pointer}: {one.detail}" if one.pointer else one.detail for one in wrong) or None
 
 
 def _nearby(error: HandlerError, configs: list[Path | None]) -> str:

@@ -37,6 +37,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "logs": ("logs:logs", "Print a worker's log"),
     "top": ("workers:top", "Watch rates, queues, memory"),
     "hooks": ("hooks:hooks", "Post events to URLs"),
+    "recipe": ("recipes:recipe", "Try a recipe, list presets"),
     "check": ("check:check", "Check the configuration"),
     "cluster": ("cluster:cluster", "Set up and check a cluster"),
     "console": ("service:console", "Print the page's address"),
@@ -124,8 +125,7 @@ class Commands(click.Group):
 
 
 HELP = """\b
-Hold WebSocket connections for other programs.
-Example:  mooring open ws://127.0.0.1:8481/ --follow"""  # not a docstring: PYTHONOPTIMIZE=2 takes those away
+Hold WebSocket connections. Example:  mooring open ws://127.0.0.1:8481/ -f"""  # not a docstring: PYTHONOPTIMIZE=2 takes those away
 
 
 @click.group(

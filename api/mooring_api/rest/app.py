@@ -9,6 +9,7 @@ from aiohttp import web
 from mooring.errors import MooringError
 from mooring_api.rest import (
     cluster,
+    clustered,
     connections,
     events,
     hooks,
@@ -86,6 +87,9 @@ def edge(route: Route) -> Handler:
                 raise Problem(
                     "unsupported-media-type", f"Content-Type must say what the body is: {', '.join(route.body or ())}"
                 )
+            cluster = request.app[API].service.cluster
+            if cluster is not None and scope is not None:
+                return await clustered.answer(request, handler, cluster)
             return await handler(request)
         except Problem as problem:
             return problem_response(problem)

@@ -61,7 +61,7 @@ async def _create(api: Api, wanted: ConnectionRequest, later: bool, key: str | N
         )
         if later:
             return created(api.service.connections.record(opening.connection), 202)
-        return created(await opening.done)
+        return created(await api.service.reading.told(await opening.done))
     except MooringError as exc:
         raise problem_of(exc) from exc
 
@@ -119,7 +119,7 @@ async def index(request: web.Request) -> web.Response:
     ready = query.get("ready")
     if ready not in (None, "true", "false"):
         raise invalid("query:ready", "must be true or false")
-    found, following = await request.app[API].service.connections.page(
+    found, following = await request.app[API].service.reading.page(
         worker=worker,
         status=status,
         name=name,
@@ -132,7 +132,7 @@ async def index(request: web.Request) -> web.Response:
 
 async def show(request: web.Request) -> web.Response:
     """``GET /v1/connections/{id}``."""
-    return json_response(request.app[API].service.connections.record(connection_of(request)))
+    return json_response(request.app[API].service.reading.record(connection_of(request)))
 
 
 async def terminate(request: web.Request) -> web.Response:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from functools import cached_property
 from typing import Any, TypeVar
 
 from aiohttp import web
@@ -30,11 +29,6 @@ class Api:
         self.metrics = Metrics(service, config, lines_dropped)
         self.stalls = StallWatch(config.api.write_timeout)
         self._tasks: set[asyncio.Task[Any]] = set()
-
-    @cached_property
-    def epoch(self) -> bytes:
-        """Of the journal; once the service has started."""
-        return self.service.journal.epoch.encode()
 
     async def finish(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Run `work` to its end even if the client goes away meanwhile: what has been begun is not half done."""
@@ -76,5 +70,5 @@ def connection_by(request: web.Request, text: str) -> int:
         As `connection_of`.
     """
     if is_connection_name(text):
-        return request.app[API].service.connections.id_of(text)
+        return request.app[API].service.reading.id_of(text)
     return connection_id(text)

@@ -28,6 +28,7 @@ from mooring_api.rest.schemas import (
 from mooring_service.feed import Gap, Selection, Stopped, Subscription
 from mooring_service.journal.batch import EventFilter
 from mooring_service.journal.cursor import MAX_CURSOR_CHARS
+from mooring_service.reading import Reading
 from mooring_service.render import objects
 
 HEADERS = {
@@ -54,22 +55,22 @@ async def of_everything(request: web.Request) -> web.StreamResponse:
     )
     workers = worker_names(query.getall("worker", []))
     events = EventFilter(connections, workers, kinds_of(query.getall("kind", [])))
-    service = request.app[API].service
-    return await _answer(request, lambda cursor, brief: service.feed.subscribe(events, cursor, "now", brief=brief))
+    reading = reading_of(request)
+    return await _answer(request, lambda cursor, brief: reading.subscribe(events, cursor, brief=brief))
 
 
 async def of_worker(request: web.Request) -> web.StreamResponse:
     """``GET /v1/workers/{name}/events``."""
     query = request.query
     name = request.match_info["name"]
-    service = request.app[API].service
-    if not service.workers.has(name):
+    service, reading = request.app[API].service, reading_of(request)
+    if not service.workers.has(name) and not reading.has_worker(name):
         raise UnknownWorker(name)
     connections = frozenset(
         _filter_id(request, part) for value in query.getall("connection", []) for part in value.split(",")
     )
     events = EventFilter(connections, frozenset((name,)), kinds_of(query.getall("kind", [])))
-    return await _answer(request, lambda cursor, brief: service.feed.subscribe(events, cursor, "now", brief=brief))
+    return await _answer(request, lambda cursor, brief: reading.subscribe(events, cursor, brief=brief))
 
 
 async def of_connection(request: web.Request) -> web.StreamResponse:
@@ -77,11 +78,18 @@ async def of_connection(request: web.Request) -> web.StreamResponse:
     query = request.query
     connection = connection_of(request)
     kinds = kinds_of(query.getall("kind", []))
+    reading = reading_of(request)
+    reading.record(connection)
+    return await _answer(request, lambda cursor, brief: reading.follow(connection, cursor, kinds, brief=brief))
+
+
+def reading_of(request: web.Request) -> Reading:
+    """Return what is read: of all nodes, or with ``?scope=node`` of this one, with its own ids."""
     service = request.app[API].service
-    service.connections.record(connection)
-    return await _answer(
-        request, lambda cursor, brief: service.connections.follow(connection, cursor, kinds, brief=brief)
-    )
+    scope = request.query.get("scope")
+    if scope not in (None, "node"):
+        raise invalid("query:scope", "must be node")
+    return service.reading if scope is None else service.here
 
 
 def _filter_id(request: web.Request, text: str) -> int:
@@ -128,7 +136,6 @@ async def _answer_as(kind: str, request: web.Request, subscribe: Subscribe, curs
 
 
 async def _page(request: web.Request, subscribe: Subscribe, cursor: str | None) -> web.Response:
-    api = request.app[API]
     limit = query_int(request.query, "limit", 100, 1, MAX_PAGE)
     wait_s = query_wait(request.query)
     found: list[bytes] = []
@@ -147,7 +154,7 @@ async def _page(request: web.Request, subscribe: Subscribe, cursor: str | None) 
             except Stopped:
                 items = None
             for item in items or ():
-                for position, event in objects(item, api.epoch):
+                for position, event in objects(item, subscription.epoch):
                     if len(found) == limit or (found and len(event) > room):
                         room = -1
                         break
@@ -161,7 +168,7 @@ async def _page(request: web.Request, subscribe: Subscribe, cursor: str | None) 
             following = max(following, subscription.cursor)
             if not items:
                 break
-    body = b'{"events":[%b],"next":"%b-%d"}' % (b",".join(found), api.epoch, following)
+    body = b'{"events":[%b],"next":"%b-%d"}' % (b",".join(found), subscription.epoch, following)
     return web.Response(body=body, content_type=JSON, headers=HEADERS)
 
 
@@ -190,7 +197,7 @@ async def _stream(
                 await response.write(preamble)
         while True:
             if items:
-                data = [render(item, api.epoch) for item in items]
+                data = [render(item, subscription.epoch) for item in items]
                 items.clear()
                 with writing:
                     await response.write(data[0] if len(data) == 1 else b"".join(data))
@@ -238,7 +245,12 @@ _WORKERS = Parameter(
     "worker", {"type": "string"}, "Only of these workers: names, separated by commas.", repeatable=True
 )
 _LAST_EVENT_ID = Parameter("Last-Event-ID", {"type": "string"}, f"As `after`, which it beats: {_CURSOR}")
-_QUERY = (_AFTER, LIMIT, _WAIT, _KINDS)
+_SCOPE = Parameter(
+    "scope",
+    {"enum": ["node"]},
+    "`node`: the service's own events, under its own ids; else, in a cluster, those of all nodes.",
+)
+_QUERY = (_AFTER, LIMIT, _WAIT, _KINDS, _SCOPE)
 _PAGE = {
     "type": "object",
     "required": ["events", "next"],

@@ -10,6 +10,7 @@ from mooring import errors as e
 from mooring import send_errors as se
 from mooring.errors import ErrorEntry, Invalid, MooringError
 from mooring.name_errors import Declared, NameTaken, SecretNotAllowed
+from mooring_service.cluster_errors import EngineDown, NodeSilent, NodeUnreachable
 from mooring_service.hook_errors import HookConfigured, HookConflict, UnknownHook
 from mooring_service.opening import OpenError
 
@@ -76,9 +77,12 @@ PROBLEMS = (
     ProblemType("reply-lost", 502, "The socket has ended before the reply came", "The request was sent, and may have been done."),
     ProblemType("worker-died", 502, "The worker died", "Its process has ended under the request."),
     ProblemType("unavailable", 503, "The service cannot do this just now", "It starts, stops, or adopts the workers of the one before; or a queue is full.", later=True, headers=_RETRY),
+    ProblemType("engine-down", 503, "The cluster's engine is away", "What other nodes know cannot be asked; what this node holds is served.", later=True, headers=_RETRY),
+    ProblemType("node-unreachable", 503, "The node cannot be reached", "The node of the cluster that holds the connection is gone.", later=True, headers=_RETRY),
     ProblemType("peer-not-reading", 503, "The peer is not reading", "What was not `sent` within `sendTimeout` was given up.", later=True, headers=_RETRY),
     ProblemType("queue-full", 503, "There is no room for the message to wait", "The connection is not ready, and what waits for it has reached `worker.outbound_bytes`.", later=True, headers=_RETRY),
     ProblemType("send-timeout", 504, "The message was not sent in time", "It has waited behind the queue for `sendTimeout`, and was taken out."),
+    ProblemType("node-silent", 504, "The node did not answer in time", "The node of the cluster that holds the connection may have done what was asked; the same Idempotency-Key is safe."),
     ProblemType("reply-timeout", 504, "No reply has come in time", "The request was sent, and may have been done."),
     ProblemType("connect-timeout", 504, "The connection could not be made in time", "`connectTimeout` has passed; `errors` is what `onError` tells."),
     ProblemType("opening-timeout", 504, "No socket was ready in time", "A step of the recipe was not answered in time (`errors`), or `Prefer: wait` has ended, and it goes on all the same."),
@@ -137,6 +141,12 @@ def problem_of(exc: MooringError) -> Problem:
             return Problem("connection-not-found", text)
         case e.UnknownWorker():
             return Problem("worker-not-found", text)
+        case EngineDown():
+            return Problem("engine-down", text, headers={"Retry-After": "1"})
+        case NodeUnreachable():
+            return Problem("node-unreachable", text, headers={"Retry-After": "5"}, node=exc.node)
+        case NodeSilent():
+            return Problem("node-silent", text, node=exc.node)
         case UnknownHook():
             return Problem("hook-not-found", text)
         case HookConfigured():

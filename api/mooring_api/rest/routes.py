@@ -141,6 +141,10 @@ class Route(Struct, frozen=True, dict=True):
             names.add("unauthorized")
         if self.needs_service:
             names.add("unavailable")
+            if "{" in self.path:
+                names.add("engine-down")  # of a cluster: whether it is elsewhere cannot be said
+            if "{id}" in self.path and self.method != "GET":
+                names |= {"node-unreachable", "node-silent"}
         if self.query is not None:
             names.add("invalid")
         if self.body is not None:

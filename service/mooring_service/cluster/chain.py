@@ -41,9 +41,6 @@ class Owner(Protocol):
     def beat(self) -> wire.Beat:
         """Return how this node is."""
 
-    def acknowledged(self) -> None:
-        """The log has a further message of this chain."""
-
     async def rise(self) -> None:
         """This life is over: end what belongs to it, and begin another."""
 
@@ -106,12 +103,24 @@ class Chain:
         self.refusal = ""
         self._begun_at = 0.0
         self._wanted: list[tuple[str, msgspec.Raw]] = []
-        self._kick = asyncio.Event()
+        self._acknowledged = asyncio.Event()
 
     def say(self, kind: str, extra: msgspec.Raw) -> None:
         """Have a message of `kind` published next."""
         self._wanted.append((kind, extra))
         self._replica.committed.set()
+
+    async def reach(self, rn: int, timeout_s: float) -> int | None:
+        """Wait until addition `rn` is acknowledged; return the last sequence of the chain then, None if it was not in time."""
+        deadline = now_s() + timeout_s
+        while self.state.replicated < rn:
+            self._acknowledged.clear()
+            try:
+                async with asyncio.timeout(deadline - now_s()):
+                    await self._acknowledged.wait()
+            except TimeoutError:
+                return None
+        return self.state.acked_seq
 
     @property
     def unsaid(self) -> bool:
@@ -161,7 +170,7 @@ class Chain:
         self.bytes_total += len(data)
         if self._wanted and (message.kind, message.extra) == self._wanted[0]:
             del self._wanted[0]
-        self._owner.acknowledged()
+        self._acknowledged.set()
 
     async def _put(self, data: bytes, prev: int) -> None:
         # As it was when the message was sent: the answer may come behind the message itself.
@@ -225,7 +234,7 @@ class Chain:
         self.doubts[outcome] = self.doubts.get(outcome, 0) + 1
         if outcome == "stored" and self._wanted and head is not None and head.message.kind == self._wanted[0][0]:
             del self._wanted[0]
-        self._owner.acknowledged()
+        self._acknowledged.set()
         return True
 
     async def _probe(self) -> None:

@@ -25,6 +25,7 @@ from mooring_service.cluster.birth import Birth, Kept, NameTaken, find_epoch, ve
 from mooring_service.cluster.chain import Chain, now_s
 from mooring_service.cluster.engine import Engine, EngineError
 from mooring_service.cluster.fold import STOPPED, Fold
+from mooring_service.cluster.forward import Forward
 from mooring_service.cluster.lives import Judge, Mark, Standing, Timers
 from mooring_service.cluster.message import Message, TooNew, Unreadable
 from mooring_service.cluster.replicator import Identity, Replicator
@@ -81,7 +82,7 @@ class Cluster:
         assert journal.replica is not None, "made with one"
         self._config = config
         self._journal = journal
-        self._replica = journal.replica
+        self.replica = self._replica = journal.replica
         self._half_bytes = journal_config.max_bytes // FULL_SHARE
         self.name, self.node, self.configuration = config.name, config.node, configuration
         self._url, self._figures = url, figures
@@ -99,6 +100,7 @@ class Cluster:
         self._kept: Kept
         self.fold: Fold
         self.tail: Tail
+        self.forward: Forward
         self.chain: Chain | None = None
         self.warnings: list[str] = []
         self._returned: wire.Returned | None = None
@@ -133,6 +135,7 @@ class Cluster:
         self.fold.on_message = self._read
         self.tail = Tail(self.engine, self._config.name, self.fold, self.journal)
         self.journal.epoch = self.fold.epoch or self.journal.epoch
+        self.forward = Forward(self.engine, self.name, self.node, self.fold, self._background)
         self._background.spawn(self.engine.run())
         self._background.spawn(self._live())
         self._background.spawn(self._watch())
@@ -228,9 +231,6 @@ class Cluster:
         """Return how this node is."""
         figures = self._figures()
         return wire.Beat(figures.connections, figures.workers, figures.room, None, self.engine.url)
-
-    def acknowledged(self) -> None:
-        """The log has a further message of this chain."""
 
     async def rise(self) -> None:
         """This life is over. What its workers hold may be elsewhere: they end with the process, and the next start is a new life."""

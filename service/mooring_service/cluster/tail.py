@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from functools import partial
 
 from mooring_service.cluster.engine import Engine, EngineError, Refused
 from mooring_service.cluster.fold import Diverged, Fold
@@ -47,7 +48,8 @@ class Tail:
         self.pending = 0
         self.caught_up = asyncio.Event()
         self.behind_since: float | None = time.monotonic()
-        self._folded = asyncio.Condition()
+        self.shown = fold.applied  # up to here it is committed, and handed on
+        self._waiting: list[tuple[int, asyncio.Future[None]]] = []
 
     async def run(self) -> None:
         """Read on. Ends by cancellation, or when the log cannot be read any more (`stopped`)."""
@@ -104,22 +106,35 @@ class Tail:
                 if stored.seq != self._fold.applied + 1:
                     raise _Hole(f"message {stored.seq} came behind {self._fold.applied}")
                 folding = self._fold.take(stored.seq, stored.subject, stored.data, self._first)
-                self._journal.fold(folding.appends, folding.seq, folding.changes)
+                self._journal.fold(folding.appends, folding.seq, folding.changes).add_done_callback(
+                    partial(self._show, folding.seq)
+                )
             self.failure = ""
             self._note(pull.pending)
-            async with self._folded:
-                self._folded.notify_all()
             while self._journal.queued_bytes > QUEUED_BYTES:  # a disk: there is no event to wait for
                 await asyncio.sleep(REST_S)
 
+    def _show(self, seq: int, committed: asyncio.Future[None]) -> None:
+        if committed.cancelled() or committed.exception() is not None:
+            return  # cluster.db is closed
+        self.shown = max(self.shown, seq)
+        left = []
+        for wanted, future in self._waiting:
+            if wanted > self.shown:
+                left.append((wanted, future))
+            elif not future.done():
+                future.set_result(None)
+        self._waiting = left
+
     async def reach(self, seq: int, timeout_s: float) -> bool:
-        """Wait until the message at `seq` is folded; say whether it was in time."""
-        try:
-            async with asyncio.timeout(timeout_s), self._folded:
-                await self._folded.wait_for(lambda: self._fold.applied >= seq)
-        except TimeoutError:
-            return False
-        return True
+        """Wait until the message at `seq` is folded and shown; say whether it was in time."""
+        if self.shown >= seq:
+            return True
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((seq, future))
+        done, _ = await asyncio.wait({future}, timeout=timeout_s)
+        future.cancel()
+        return bool(done)
 
     @property
     def lag_s(self) -> float:

@@ -34,14 +34,14 @@ class DeliveryPolicy(EgressPolicy):
 
     def refusal_at_once(self, target: Target) -> str | None:
         """Return why a target is refused whatever its name says now; None where that is known at the dial only."""
-        name = target.host.rstrip(".").lower()
-        hosts = ["127.0.0.1", "::1"] if name == "localhost" else [target.host]
+        is_local = target.host.rstrip(".").lower() == "localhost"
+        hosts = ["127.0.0.1", "::1"] if is_local else [target.host]
         refusals = [
             self.refusal(target.host, target.port, info[4][0])
             for host in hosts
             for info in literal(host, target.port) or ()
         ]
-        return refusals[0] if refusals and all(refusals) else None
+        return next(filter(None, refusals), None)
 
 
 def _is_own(listening: str, address_text: str) -> bool:

@@ -1,0 +1,165 @@
+"""Requests of the API that another node has to do: passed on as they are, and run there by its own handlers.
+
+Owns the wire between nodes and its bounds. What a request means it does not know: so there is no second spelling of a verb.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from mooring.background import Background
+from mooring_service.cluster.engine import Answer, Down, Engine, EngineError
+from mooring_service.cluster.fold import Fold
+from mooring_service.cluster_errors import EngineDown, NodeSilent, NodeUnreachable
+
+VERSION = 1
+PIECE_BYTES = 512 * 1024
+PIECE_S = 5.0  # until a piece of a body is acknowledged
+MARGIN_S = 1.0  # beyond the deadline of what is asked for
+MAX_TRANSFERS = 64  # bodies that come in pieces, at once
+TRANSFER_S = 60.0
+
+log = logging.getLogger("mooring.cluster")
+_pack = msgspec.msgpack.Encoder().encode
+
+Headers = list[tuple[str, str]]
+
+
+class Command(msgspec.Struct, frozen=True, array_like=True):
+    """A request on its way to another node; by place, new fields go last. Of a large body `index` (from 0) of `count` pieces."""
+
+    version: int
+    node: str
+    deadline_ms: int
+    method: str
+    path: str
+    headers: Headers
+    body: bytes
+    transfer: str = ""
+    index: int = 0
+    count: int = 1
+
+
+class Reply(msgspec.Struct, frozen=True, array_like=True):
+    """What the other node has answered; `status` 0: the piece is taken."""
+
+    status: int
+    headers: Headers
+    body: bytes
+
+
+Run = Callable[[Command], Awaitable[Reply]]
+_decode_command = msgspec.msgpack.Decoder(Command).decode
+_decode_reply = msgspec.msgpack.Decoder(Reply).decode
+
+
+def command_subject(cluster: str, node: str) -> str:
+    """Return where a node takes commands."""
+    return f"mooring.{cluster}.cmd.{node}"
+
+
+class Forward:
+    """The way to other nodes, and from them.
+
+    Attributes:
+        outcomes: How many requests were passed on, by what became of them.
+    """
+
+    def __init__(self, engine: Engine, cluster: str, node: str, fold: Fold, background: Background) -> None:
+        self._engine, self._cluster, self._node, self._fold, self._background = engine, cluster, node, fold, background
+        self._run: Run | None = None
+        self._transfers: dict[str, list[bytes]] = {}
+        self.outcomes: dict[str, int] = {}
+
+    async def serve(self, run: Run) -> None:
+        """Have `run` do what other nodes pass on."""
+        self._run = run
+        await self._engine.serve(command_subject(self._cluster, self._node), self._take)
+
+    async def ask(self, node: str, method: str, path: str, headers: Headers, body: bytes, deadline_s: float) -> Reply:
+        """Have another node answer a request.
+
+        Raises:
+            NodeUnreachable: If it is gone: nothing was done.
+            NodeSilent: If it did not answer in time, or its answer was lost: it may have been done.
+            EngineDown: If there is no way to it.
+        """
+        state = self._fold.nodes.get(node)
+        pieces = [body[at : at + PIECE_BYTES] for at in range(0, len(body), PIECE_BYTES)] or [b""]
+        command = Command(VERSION, self._node, int(deadline_s * 1000), method, path, headers, b"")
+        if len(pieces) > 1:
+            command = msgspec.structs.replace(command, transfer=os.urandom(8).hex(), count=len(pieces))
+        outcome = "silent"
+        try:
+            if self._engine.link is None:
+                outcome = "down"
+                raise EngineDown(self._engine.failure)
+            if state is None or state.over:
+                outcome = "unreachable"
+                raise NodeUnreachable(node)
+            for index, piece in enumerate(pieces):
+                last = index == len(pieces) - 1
+                data = _pack(msgspec.structs.replace(command, body=piece, index=index))
+                subject = command_subject(self._cluster, node)
+                answer = await self._engine.ask(subject, data, timeout_s=deadline_s + MARGIN_S if last else PIECE_S)
+            reply = _decode_reply(answer)
+            outcome = "done" if reply.status else "silent"
+        except Down:
+            outcome = "unreachable"
+            raise NodeUnreachable(node) from None
+        except (EngineError, msgspec.MsgspecError):
+            raise NodeSilent(node) from None
+        finally:
+            self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
+        if not reply.status:
+            raise NodeSilent(node)
+        return reply
+
+    async def _take(self, asked: Answer) -> None:
+        try:
+            command = _decode_command(asked.data)
+        except msgspec.MsgspecError as exc:
+            log.error("a command of another node cannot be read: %s", exc)
+            return  # it runs into its deadline: nobody can tell what was meant
+        if command.count > 1 and not self._collect(command):
+            await self._answer(asked, Reply(0, [], b""))
+            return
+        whole = self._transfers.pop(command.transfer, None)
+        if command.count > 1:
+            if whole is None or len(whole) != command.count:
+                return  # its beginning was lost
+            command = msgspec.structs.replace(command, body=b"".join(whole))
+        self._background.spawn(self._do(asked, command))
+
+    def _collect(self, command: Command) -> bool:
+        """Take a piece of a body; say whether it was the last."""
+        pieces = self._transfers.get(command.transfer)
+        if pieces is None:
+            while len(self._transfers) >= MAX_TRANSFERS:
+                del self._transfers[next(iter(self._transfers))]
+            pieces = self._transfers[command.transfer] = []
+            asyncio.get_running_loop().call_later(TRANSFER_S, self._transfers.pop, command.transfer, None)
+        if command.index == len(pieces):
+            pieces.append(command.body)
+        return command.index == command.count - 1
+
+    async def _do(self, asked: Answer, command: Command) -> None:
+        assert self._run is not None, "served with one"
+        try:
+            async with asyncio.timeout(command.deadline_ms / 1000):
+                reply = await self._run(command)
+        except (TimeoutError, OSError, ValueError) as exc:
+            log.warning("a request of node %s was not answered: %s", command.node, exc or "not in time")
+            return  # it is silent there, too
+        await self._answer(asked, reply)
+
+    async def _answer(self, asked: Answer, reply: Reply) -> None:
+        try:
+            await self._engine.publish(asked.reply, _pack(reply))
+        except EngineError as exc:
+            log.warning("an answer to another node is lost: %s", exc)

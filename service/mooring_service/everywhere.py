@@ -1,0 +1,123 @@
+"""What is read of connections and events at every node of a cluster: the own ones as they are here, all others as the log tells of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from heapq import merge
+from typing import Any
+
+import msgspec
+
+from mooring.errors import UnknownConnection
+from mooring_service.connections import Connections
+from mooring_service.directory import Directory, Entry
+from mooring_service.feed import Feed, Subscription
+from mooring_service.journal.batch import EventFilter
+from mooring_service.journal.replica import SLOT_STEP
+from mooring_service.reading import Reading
+from mooring_service.records import ConnectionRecord
+
+TOLD_S = 2.0
+
+
+class Everywhere(Reading):
+    """What all nodes know.
+
+    Args:
+        own: The slot of this node: whose ids it gives out.
+        slots: Slot → node.
+        shown: Waits until what was committed here can be read everywhere; says whether it was in time.
+    """
+
+    def __init__(
+        self,
+        connections: Connections,
+        directory: Directory,
+        of_all: Directory,
+        feed: Feed,
+        own: Callable[[], int | None],
+        slots: Callable[[], Mapping[int, str]],
+        shown: Callable[[float], Awaitable[bool]],
+    ) -> None:
+        super().__init__(connections, directory, feed)
+        self._of_all = of_all
+        self._own, self._slots, self._shown = own, slots, shown
+
+    def id_of(self, name: str) -> int:
+        """Return which connection a name means: the own ones first."""
+        try:
+            return self._connections.id_of(name)
+        except UnknownConnection:
+            return self._of_all.id_of(name)
+
+    def _is_own(self, connection: int) -> bool:
+        return connection // SLOT_STEP == self._own()
+
+    def record(self, connection: int) -> ConnectionRecord:
+        """Return the record of a connection; `last_event_id` is that of the log."""
+        if self._is_own(connection):
+            try:
+                return self._of_here(self._connections.record(connection))
+            except UnknownConnection:
+                pass  # it is retained for longer there
+        return self._of_there(self._of_all.entry(connection))
+
+    def _of_here(self, record: ConnectionRecord) -> ConnectionRecord:
+        try:
+            last_event_id = self._of_all.record(record.id).last_event_id
+        except UnknownConnection:  # it is not in the log yet
+            last_event_id = None
+        return msgspec.structs.replace(record, last_event_id=last_event_id, node=self._node(record.id))
+
+    def _of_there(self, entry: Entry) -> ConnectionRecord:
+        return msgspec.structs.replace(self._of_all.to_record(entry), node=self._node(entry.created.id))
+
+    def _node(self, connection: int) -> str:
+        return self._slots().get(connection // SLOT_STEP, "")
+
+    async def page(
+        self,
+        *,
+        worker: str | None,
+        status: str | None,
+        after: int,
+        limit: int,
+        name: str | None = None,
+        ready: bool | None = None,
+    ) -> tuple[list[ConnectionRecord], int | None]:
+        """Return a page of records of all nodes by id."""
+        asked: dict[str, Any] = {"worker": worker, "status": status, "after": after, "name": name, "ready": ready}
+        own, following = await self._connections.page(limit=limit, **asked)
+        theirs: list[ConnectionRecord] = []
+        begin: int | None = after
+        while begin is not None and len(theirs) <= limit:
+            entries, begin = self._of_all.select(worker, status, begin, name=name, ready=ready)
+            theirs += [self._of_there(entry) for entry in entries if not self._is_own(entry.created.id)]
+            await asyncio.sleep(0)  # thousands may be looked at in vain
+        found: list[ConnectionRecord] = []
+        for record in merge(map(self._of_here, own), theirs, key=lambda record: record.id):
+            if len(found) == limit:
+                return found, found[-1].id
+            found.append(record)
+        return found, following
+
+    def has_worker(self, worker: str) -> bool:
+        """Say whether a connection of a worker is known at any node."""
+        return worker in self._of_all.workers()
+
+    def follow(
+        self, connection: int, cursor: str | None, kinds: frozenset[int], *, brief: bool = False
+    ) -> Subscription:
+        """Return the stream of one connection, as it is in the log."""
+        entry = self._of_all.entry(connection)
+        events = EventFilter(connections=frozenset((connection,)), kinds=kinds)
+        return self._feed.subscribe(events, cursor, "start", brief=brief, end_of=lambda: entry.end)
+
+    async def told(self, record: ConnectionRecord) -> ConnectionRecord:
+        """Return the record of what was just done, once it can be read at every node; after two seconds anyway."""
+        await self._shown(TOLD_S)
+        try:
+            return self.record(record.id)
+        except UnknownConnection:
+            return record

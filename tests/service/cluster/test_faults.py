@@ -1,0 +1,222 @@
+"""What the engine may do to nodes, and what must hold all the same: tests 3, 12 to 14, 17 and 18 of the design, each ended by the checker."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import signal
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from mooring.errors import JournalUnavailable
+from mooring_service.cluster.engine import Engine
+from mooring_service.cluster.objects import stream_name
+from mooring_service.journal.batch import Append
+from tests.cluster_kit.checker import check
+from tests.cluster_kit.nodes import Node, running_engine, running_nodes, settled
+from tests.cluster_kit.proxy import Proxies
+from tests.cluster_kit.servers import EngineServers
+from tests.conftest import rounds, wait_for
+
+LOAD_S = 0.02
+
+
+@contextlib.asynccontextmanager
+async def load(nodes: dict[str, Node]) -> AsyncIterator[None]:
+    """Events at each node, all the while."""
+
+    async def commit(node: Node) -> None:
+        connections = [await node.open_connection() for _ in range(5)]
+        while True:
+            for connection in connections:
+                node.commit(connection, 3)
+            await asyncio.sleep(LOAD_S)
+
+    working = [asyncio.create_task(commit(node)) for node in nodes.values()]
+    try:
+        yield
+    finally:
+        for task in working:
+            task.cancel()
+        await asyncio.gather(*working, return_exceptions=True)
+
+
+async def holds(engine: Engine, cluster: str, nodes: dict[str, Node], at_least: int = 1) -> None:
+    """Wait until nothing is on its way any more, and check everything."""
+    await settled(nodes)
+    assert not any(node.refusals for node in nodes.values())
+    rows = await check(engine, cluster, {name: node.folder for name, node in nodes.items()})
+    assert len(rows) >= at_least
+    assert len(rows) == sum(sum(node.sequences.values()) for node in nodes.values())
+
+
+async def progress(nodes: dict[str, Node], timeout_s: float = 40.0) -> None:
+    """Wait until each node has something acknowledged that was not before."""
+    before = {name: node.cluster.chain.messages for name, node in nodes.items()}
+    await wait_for(lambda: all(node.cluster.chain.messages > before[name] for name, node in nodes.items()), timeout_s)
+
+
+@rounds(1, 20)
+@pytest.mark.timeout(900)
+async def test_the_streams_leader_is_killed(
+    servers: EngineServers, engine: Engine, cluster_name: str, tmp_path: Path, rounds: int
+) -> None:
+    async with running_nodes(tmp_path, cluster_name, servers.urls) as nodes:
+        async with load(nodes):
+            for _ in range(rounds):
+                leader = await wait_for(
+                    lambda: (
+                        servers.leader(stream_name(cluster_name)) is not None
+                        and [servers.leader(stream_name(cluster_name))]
+                    )
+                )
+                servers.kill(leader[0])
+                await progress(nodes)
+                await asyncio.to_thread(servers.start_all)
+                await progress(nodes)
+        await holds(engine, cluster_name, nodes, 100)
+
+
+async def test_all_servers_are_killed_and_come_back(
+    servers: EngineServers, engine: Engine, cluster_name: str, tmp_path: Path
+) -> None:
+    async with running_nodes(tmp_path, cluster_name, servers.urls) as nodes:
+        async with load(nodes):
+            await progress(nodes)
+            for index in range(3):
+                servers.kill(index)
+            await asyncio.sleep(1.0)  # events that only the journals have
+            await asyncio.to_thread(servers.start_all)
+            await progress(nodes)
+        await holds(engine, cluster_name, nodes, 100)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("who", ["leader", "follower"])
+async def test_one_server_is_stopped_for_ten_seconds(
+    servers: EngineServers, engine: Engine, cluster_name: str, tmp_path: Path, who: str
+) -> None:
+    async with running_nodes(tmp_path, cluster_name, servers.urls) as nodes:
+        async with load(nodes):
+            leader = servers.leader(stream_name(cluster_name))
+            assert leader is not None
+            index = leader if who == "leader" else (leader + 1) % 3
+            servers.kill(index, signal.SIGSTOP)
+            begun = time.monotonic()
+            await progress(nodes)
+            await asyncio.sleep(max(0.0, 10 - (time.monotonic() - begun)))
+            servers.kill(index, signal.SIGCONT)
+            await progress(nodes)
+        await holds(engine, cluster_name, nodes, 100)
+
+
+@rounds(4, 100)
+@pytest.mark.timeout(900)
+async def test_acknowledgements_are_lost_and_each_addition_is_there_once(
+    servers: EngineServers, engine: Engine, cluster_name: str, tmp_path: Path, rounds: int
+) -> None:
+    seed = random.randrange(10**6)
+    print("seed", seed)
+    chance = random.Random(seed)
+    ways = Proxies(servers.ports)
+    try:
+        async with running_nodes(tmp_path, cluster_name, ways.urls, "ab") as nodes:
+            async with load(nodes):
+                for _ in range(rounds):
+                    ways.lose_answers()
+                    await asyncio.sleep(chance.uniform(0.01, 0.2))
+                    ways.cut()
+                    ways.pass_on()
+                    await progress(nodes)
+            await holds(engine, cluster_name, nodes, 20)
+            assert sum(node.cluster.chain.doubts.get("stored", 0) for node in nodes.values()), "no answer was lost"
+    finally:
+        ways.close()
+
+
+async def test_a_node_that_is_started_again_with_an_unreplicated_tail_publishes_it_in_the_same_life(
+    servers: EngineServers, engine: Engine, cluster_name: str, tmp_path: Path
+) -> None:
+    ways = Proxies(servers.ports)
+    try:
+        async with running_nodes(tmp_path, cluster_name, servers.urls, "b") as nodes:
+            a = nodes["a"] = Node(tmp_path / "a", "a", cluster_name, ways.urls)
+            await (await a.start()).ready()
+            connection, life = await a.open_connection(), a.cluster.life
+            a.commit(connection, 10)
+            await settled(nodes)
+            ways.hold()
+            a.commit(connection, 25)
+            await wait_for(lambda: not a.journal.queued_bytes)
+            assert not a.replicated
+            await a.stop(handover=True)
+            ways.cut()
+            ways.pass_on()
+            await (await a.start()).ready()
+            assert a.cluster.life == life
+            await holds(engine, cluster_name, nodes, 35)
+    finally:
+        ways.close()
+
+
+async def test_a_node_commits_nothing_more_when_too_much_waits_for_the_engine_and_loses_nothing(
+    servers: EngineServers, engine: Engine, cluster_name: str, tmp_path: Path
+) -> None:
+    ways = Proxies(servers.ports)
+    try:
+        async with running_nodes(tmp_path, cluster_name, ways.urls, "a", max_bytes=4_000_000) as nodes:
+            a = nodes["a"]
+            connection = await a.open_connection()
+            ways.hold()
+            for _ in range(30):
+                a.commit(connection, 10, size=10_000)
+
+            async def is_full() -> bool:
+                a.commit(connection, 1)
+                return a.journal.failure is not None
+
+            await wait_for(is_full, 20)
+            assert "too much waits for the engine" in str(a.journal.failure)
+            with pytest.raises(JournalUnavailable):
+                await a.journal.append_waiting(Append(asks_done=[1]), fails_fast=True)
+            ways.cut()
+            ways.pass_on()
+            await wait_for(lambda: a.journal.failure is None, 20, "it goes on")
+            await holds(engine, cluster_name, nodes, 300)
+    finally:
+        ways.close()
+
+
+async def test_a_journal_that_lost_what_the_log_has_gives_its_life_up(
+    servers: EngineServers, engine: Engine, cluster_name: str, tmp_path: Path
+) -> None:
+    async with running_nodes(tmp_path, cluster_name, servers.urls, "ab") as nodes:
+        a = nodes["a"]
+        connection, life = await a.open_connection(), a.cluster.life
+        a.commit(connection, 1)
+        await settled(nodes)
+        await a.stop(handover=True)
+        copy = {path.name: path.read_bytes() for path in a.folder.iterdir()}
+        await (await a.start()).ready()
+        a.commit(connection, 5)
+        await settled(nodes)
+        await a.stop(handover=True)
+        for path in a.folder.iterdir():
+            if path.name.startswith("journal"):
+                path.unlink()
+        for name, data in copy.items():
+            if name.startswith("journal"):
+                (a.folder / name).write_bytes(data)
+        await (await a.start()).ready()
+        assert a.cluster.life != life
+        assert (await a.open_connection()) // 10**12 == 3, "nobody can tell which ids were given out"
+        async with running_engine(servers.urls) as other:
+            assert other.up.is_set()
+        states = nodes["b"].cluster.fold.nodes
+        await wait_for(lambda: states["a"].life == a.cluster.life and not states["a"].over)
+        assert nodes["b"].cluster.fold.claims.is_over("a", life)
