@@ -149,7 +149,7 @@ class Service:
         )
         self._asks = self._intake.asks = Asks(self._admission, journal, roster, self._supervisor)
         self.backups = Backups(journal, state_dir)
-        self._senders = Senders(self._admission, journal, self.feed, state_dir, self._background)
+        self._senders = Senders(self._admission, journal, self.feed, self.directory, state_dir, self._background)
         self.hooks = Hooks(self._admission, self._senders)
         self.refusal = ""
         self.cluster = _membership(config, self, roster, self._admission) if config.cluster.name else None
