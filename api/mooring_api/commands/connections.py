@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import difflib
 import time
 from typing import Any
 
 import click
+import msgspec
 from rich.table import Table
 from rich.text import Text
 
 from mooring_api.client import ApiError, Client
 from mooring_api.commands.tables import Column, console, plain, table
-from mooring_api.commands.target import Failure, Target, as_json, explain, known_worker, plural, show_json
+from mooring_api.commands.target import Failure, Target, Which, as_json, explain, known_worker, plural, show_json
 from mooring_api.commands.words import down_in_words, duration, seconds_of
 from mooring_api.commands.words import status as status_text
 from mooring_service.records import STATUS_TONES, ConnectionRecord, DownRecord
@@ -31,12 +33,16 @@ async def every(client: Client, **filters: Any) -> list[ConnectionRecord]:
         after = page.next
 
 
-async def known(client: Client, connection: int, work: Any) -> Any:
-    """Await `work`; an unknown id names the nearest known one."""
+async def known(client: Client, connection: int | str, work: Any) -> Any:
+    """Await `work`; an unknown id or name names the nearest known one."""
     try:
         return await work
     except ApiError as exc:
-        if exc.type.endswith(":connection-not-found"):
+        if exc.type.endswith(":connection-not-found") and isinstance(connection, str):
+            names = [record.name for record in await every(client) if record.name is not None]
+            nearest = difflib.get_close_matches(connection, names, 1)
+            raise Failure(explain(exc) + (f"; did you mean {nearest[0]}?" if nearest else "")) from None
+        if exc.type.endswith(":connection-not-found") and not isinstance(connection, str):
             ids = [record.id for record in await every(client)]
             hint = f"; the nearest is {min(ids, key=lambda other: abs(other - connection))}" if ids else ""
             raise Failure(explain(exc) + hint) from None
@@ -93,10 +99,10 @@ def ls(target: Target, worker: str | None, status: str | None, everything: bool,
 
 
 @click.command()
-@click.argument("connection", metavar="ID", type=int)
+@click.argument("connection", metavar="ID", type=Which())
 @as_json
 @click.pass_obj
-def show(target: Target, connection: int, as_json: bool) -> None:
+def show(target: Target, connection: int | str, as_json: bool) -> None:
     """A Closed one, too, while its record is retained.
 
     \b
@@ -112,9 +118,11 @@ def show(target: Target, connection: int, as_json: bool) -> None:
     stats = record.stats
     for name, value in (
         ("id", record.id),
+        ("name", record.name),
         ("url", record.url),
         ("status", record.status),
         *_staying(record, time.time()),
+        *_conversing(record),
         ("worker", record.worker),
         ("handler", record.handler),
         ("data type", record.data_type),
@@ -165,6 +173,22 @@ def _staying(record: ConnectionRecord, now: float) -> list[tuple[str, Any]]:
     return facts
 
 
+def _conversing(record: ConnectionRecord) -> list[tuple[str, Any]]:
+    """Return what was asked for about what is said over it, and what waits to be said."""
+    facts: list[tuple[str, Any]] = [
+        (name, value if isinstance(value, str) else msgspec.json.encode(value).decode())
+        for name, value in (("recipe", record.recipe), ("keepAlive", record.keep_alive), ("requests", record.requests))
+        if value
+    ]
+    if record.data_timeout:
+        facts.append(("dataTimeout", f"{record.data_timeout:g} s, whenSilent {record.when_silent}"))
+    if record.when_down == "queue":
+        facts.append(("whenDown", f"queue, queueTtl {record.queue_ttl:g} s"))
+    if record.queued and record.queued.messages:
+        facts.append(("queued", f"{plural(record.queued.messages, 'message')}, {record.queued.bytes} bytes"))
+    return facts
+
+
 def _code(down: DownRecord) -> str:
     return "" if down.code is None else f"{down.code} {down.reason}".rstrip()
 
@@ -178,12 +202,12 @@ def _end_in_words(record: ConnectionRecord) -> str | None:
 
 
 @click.command()
-@click.argument("connection", metavar="ID", type=int)
+@click.argument("connection", metavar="ID", type=Which())
 @click.option("--code", type=int, help="Close code: 1000 or 3000 to 4999.")
 @click.option("--reason", help="At most 123 bytes.")
 @as_json
 @click.pass_obj
-def close(target: Target, connection: int, code: int | None, reason: str | None, as_json: bool) -> None:
+def close(target: Target, connection: int | str, code: int | None, reason: str | None, as_json: bool) -> None:
     """With a close frame, and its end printed; what is Closed stays so.
 
     \b
