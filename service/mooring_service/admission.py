@@ -48,10 +48,10 @@ class Admission:
         config_file: Where what is declared is declared, for texts.
     """
 
-    def __init__(self, config: Config, journal: Journal) -> None:
+    def __init__(self, config: Config, journal: Journal, config_file: str = "the configuration") -> None:
         self.config = config
         self.stopping = False
-        self.config_file = "the configuration"
+        self.config_file = config_file
         self.placing: Placing | None = None
         self._journal = journal
 
@@ -136,29 +136,32 @@ class Admission:
         return msgspec.structs.replace(request, proxy=proxy)
 
     def check_way(self, request: ConnectionRequest, *, declared: bool = False) -> None:
-        """Check that a connection may take the way that `request` says, and say what its headers say there.
+        """As the function of that name, by the configuration of now."""
+        check_way(self.config, request, declared=declared)
 
-        Raises:
-            InvalidRequest: If its proxy, or a secret, is not in the configuration, or has no value now.
-            SecretNotAllowed: If a secret is not bound to the host, and the configuration has not `declared` it.
-            PolicyRefused: If TLS, with the server or with its proxy, would not be verified.
-        """
-        proxy = request.proxy
-        if isinstance(proxy, str) and proxy not in self.config.proxies:
-            nearest = difflib.get_close_matches(proxy, self.config.proxies, 1)
-            hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-            raise InvalidRequest([Invalid("/proxy", f"[proxies] of the configuration has no {proxy!r}{hint}")])
-        tls = [("tls", request.tls), ("proxy.tls", proxy.tls if isinstance(proxy, ProxyRequest) else None)]
-        for place, asked in tls:
-            if asked and not asked.verify and not self.config.egress.allow_insecure_tls:
-                raise PolicyRefused(f"{place}.verify false is refused: [egress] allow_insecure_tls is not set")
-        expanded, _ = expand(request, self.known, [])
-        options = effective(expanded)
-        if options.reconnect is not None and options.reconnect.persist and self.config.journal.store == "memory":
-            raise InvalidRequest(
-                [Invalid("/reconnect/persist", "journal.store is memory: nothing outlives the service")]
-            )
-        check_secrets(options, Secrets(self.config.secrets), declared=declared)
+
+def check_way(config: Config, request: ConnectionRequest, *, declared: bool) -> None:
+    """Check that a connection may take the way that `request` says, and say what its headers say there.
+
+    Raises:
+        InvalidRequest: If its proxy, or a secret, is not in the configuration, or has no value now.
+        SecretNotAllowed: If a secret is not bound to the host, and the configuration has not `declared` it.
+        PolicyRefused: If TLS, with the server or with its proxy, would not be verified.
+    """
+    proxy = request.proxy
+    if isinstance(proxy, str) and proxy not in config.proxies:
+        nearest = difflib.get_close_matches(proxy, config.proxies, 1)
+        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+        raise InvalidRequest([Invalid("/proxy", f"[proxies] of the configuration has no {proxy!r}{hint}")])
+    tls = [("tls", request.tls), ("proxy.tls", proxy.tls if isinstance(proxy, ProxyRequest) else None)]
+    for place, asked in tls:
+        if asked and not asked.verify and not config.egress.allow_insecure_tls:
+            raise PolicyRefused(f"{place}.verify false is refused: [egress] allow_insecure_tls is not set")
+    expanded, _ = expand(request, Known(config.recipes, config.functions), [])
+    options = effective(expanded)
+    if options.reconnect is not None and options.reconnect.persist and config.journal.store == "memory":
+        raise InvalidRequest([Invalid("/reconnect/persist", "journal.store is memory: nothing outlives the service")])
+    check_secrets(options, Secrets(config.secrets), declared=declared)
 
 
 def check_name(name: str) -> None:

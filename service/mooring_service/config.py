@@ -6,7 +6,7 @@ follows from that.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -198,6 +198,13 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     tokens: Annotated[dict[str, TokenConfig], _doc("Name → a further token.")] = {}
     proxies: Annotated[dict[str, ProxySettings], _doc("Name → a proxy.")] = {}
     recipes: Annotated[dict[str, str], _doc("Name → absolute path of a JSON file: what a preset is made of.")] = {}
+    connections: Annotated[
+        dict[str, dict[str, Any]],
+        _doc(
+            "Name → a declared connection: the keys of the create body, as it spells them (api/REFERENCE.md). It is opened at the start, kept "
+            '(`reconnect` defaults to true, its `first` to `"retry"`), and persists. `proxy = false`: none.'
+        ),
+    ] = {}
     hooks: Annotated[dict[str, HookSettings], _doc("Name → a hook.")] = {}
     secrets: Annotated[
         dict[str, SecretSource],
@@ -229,6 +236,19 @@ NAMED: dict[str, type[msgspec.Struct]] = {
 """Tables of names, each of which is a table of these keys (a secret: or a text)."""
 
 RUNTIME_SETTINGS = frozenset(
-    {"tokens", "egress", "limits", "dial", "proxies", "redial", "secrets", "recipes", "delivery", "hooks", "readiness"}
+    {
+        "tokens",
+        "egress",
+        "limits",
+        "dial",
+        "proxies",
+        "redial",
+        "secrets",
+        "recipes",
+        "connections",
+        "readiness",
+        "delivery",
+        "hooks",
+    }
 )
 """Tables that SIGHUP may change; the rest needs a restart."""

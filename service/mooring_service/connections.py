@@ -204,6 +204,11 @@ class Connections:
         if entry.update.status == STATUS_CLOSED:
             return self._directory.record(connection)
         self._admission.refuse_declared(entry.created)
+        return await self.end(entry, code, reason)
+
+    async def end(self, entry: Entry, code: int | None, reason: str | None) -> ConnectionRecord:
+        """As `terminate`, also of what the configuration has, and with any code that may be on the wire."""
+        connection = entry.created.id
         self._admission.check_writable()
         if self._holders.nobody(entry):
             # No process holds it, and none will be told to.

@@ -179,6 +179,10 @@ class Directory:
         found = (self._entries[connection] for connection in self._named.get(name, ()))
         return next((entry for entry in found if not entry.update.ended), None)
 
+    def ids_of(self, name: str) -> list[int]:
+        """Return the connections that have or had this name and are known, the oldest first."""
+        return list(self._named.get(name, ()))
+
     def id_of(self, name: str) -> int:
         """Return which connection a name means: the living one, else the last of that name.
 

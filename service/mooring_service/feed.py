@@ -225,6 +225,10 @@ class Subscription:
         """Give the place up."""
         self._feed.subscriptions.discard(self)
 
+    def want(self, events: EventFilter) -> None:
+        """Leave out by another filter from here on."""
+        self._events = events
+
     @property
     def lag(self) -> int:
         """Events between this subscriber and the newest."""

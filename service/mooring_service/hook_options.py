@@ -124,6 +124,11 @@ class HookRequest(msgspec.Struct, forbid_unknown_fields=True, rename="camel", fr
         )
 
     @property
+    def follows_names(self) -> bool:
+        """Whether some of its connections are meant by name."""
+        return any(isinstance(one, str) for one in self.connections)
+
+    @property
     def kind_numbers(self) -> frozenset[int]:
         """The kinds as numbers."""
         return frozenset(int(Kind[name]) for name in self.kinds)

@@ -50,11 +50,13 @@ class Names:
             await asyncio.wait({self._begun[name]})
 
 
-def difference(one: ConnectionRequest, other: ConnectionRequest) -> list[str]:
-    """Return pointers to what two requests ask for differently, with the defaults filled in. No value is in them."""
+def difference(one: ConnectionRequest, other: ConnectionRequest, limit: int = MAX_PLACES) -> list[str]:
+    """Return pointers to what two requests ask for differently, with the defaults filled in, so many at most (0: all). No value is
+    in them.
+    """
     found: list[str] = []
     _compare(_standing(one), _standing(other), "", found)
-    return found[:MAX_PLACES]
+    return found[: limit or None]
 
 
 def _standing(request: ConnectionRequest) -> dict[str, Any]:

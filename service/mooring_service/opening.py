@@ -143,8 +143,10 @@ class Openings:
         request: ConnectionRequest,
         reference: str | None,
         begun: Callable[[int], tuple[str, bytes]] | None,
+        *,
+        declared: bool = False,
     ) -> Opening:
-        """Begin a connection, under its name, if it has one: check, store the intent, dispatch.
+        """Begin a connection, under its name, if it has one: check, store the intent, dispatch. `declared`: the configuration has it.
 
         Args:
             reference: The handler's ``module:attribute``, if there is one.
@@ -155,16 +157,17 @@ class Openings:
             NameTaken: If another connection has its name.
             PolicyRefused, SecretNotAllowed, LimitReached, WorkerBusy, WorkerTooOld, WorkerDied, Unavailable, JournalUnavailable: As they say.
         """
-        self._admission.check_way(request)
+        self._admission.check_way(request, declared=declared)
         with self._names.taken(request.name or None):
             await self._admission.place(request.worker, request.name or None)
-            return await self._begin(request, reference, begun)
+            return await self._begin(request, reference, begun, declared)
 
     async def _begin(
         self,
         request: ConnectionRequest,
         reference: str | None,
         begun: Callable[[int], tuple[str, bytes]] | None,
+        declared: bool,
     ) -> Opening:
         self._check_limits(request.worker)
         self._under_way[request.worker] += 1
@@ -176,20 +179,20 @@ class Openings:
             if slot.draining:
                 raise WorkerBusy(slot.name, "Draining")
             unknown = too_new(self._admission.with_proxy(request), slot.version)
-            if slot.version < SECRETS_VERSION and secrets_of(effective(request).headers):
-                unknown.append("${secret:…} in headers")
+            if slot.version < SECRETS_VERSION:
+                unknown += [f"${{secret:{name}}}" for name in secrets_of(effective(request).headers)]
             if unknown:
                 raise WorkerTooOld(slot.name, unknown)
-            handler = None if request.handler is None else request.handler.name
             options = effective(request)
             created = ConnectionCreated.of(
                 connection,
                 request.worker,
-                handler,
+                None if request.handler is None else request.handler.name,
                 now_us(),
                 options,
                 name=request.name or None,
                 asked=shown_of(options),
+                declared=declared,
                 spec=request,
             )
             # The intent, before anything is started: a crash from here on still ends in an onTerminate.
@@ -243,7 +246,7 @@ class Openings:
         wait_s = options.connect_timeout_s + opening_s(request, self._admission.known) + SILENT_S
         if options.reconnect is not None and options.reconnect.first == "retry":
             wait_s += options.connect_timeout_s  # for its turn
-        order = Open(0, connection, request, reference, created.created_at_us)
+        order = Open(0, connection, request, reference, created.created_at_us, declared=created.declared)
         try:
             answer = await self._answer(slot, incarnation, order, wait_s)
         except WorkerDied as exc:

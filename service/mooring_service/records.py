@@ -163,16 +163,20 @@ def record_of(created: ConnectionCreated, update: ConnectionUpdate, last_event_i
     )
     if created.kept is None and created.asked is None:
         return record
-    return _kept(record, created.kept, created.asked or AskedCreated(), update.kept or KeptUpdate())
+    shown, kept = created.asked or AskedCreated(), update.kept or KeptUpdate()
+    return _kept(record, created.kept, shown, kept, declared=created.declared)
 
 
 def _kept(
-    record: ConnectionRecord, created: KeptCreated | None, asked: AskedCreated, kept: KeptUpdate
+    record: ConnectionRecord, created: KeptCreated | None, asked: AskedCreated, kept: KeptUpdate, *, declared: bool
 ) -> ConnectionRecord:
     down = None if record.status == STATUS_CLOSED else kept.down
+    reconnect = None if created is None else created.reconnect
+    if declared and reconnect is not None:
+        reconnect = msgspec.structs.replace(reconnect, persist=True)
     return msgspec.structs.replace(
         record,
-        reconnect=None if created is None else created.reconnect,
+        reconnect=reconnect,
         ready=record.status == STATUS_CONNECTED,
         socket=kept.socket,
         reconnects=kept.reconnects,

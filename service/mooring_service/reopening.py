@@ -124,7 +124,9 @@ class Reopenings:
         connection, spec = entry.created.id, unpack(self._specs[entry.created.id], entry.created.url)
         reference = None if spec.handler is None else self._admission.config.handlers.get(spec.handler.name)
         self._told[connection] = slot.incarnation
-        slot.command(Open(0, connection, spec, reference, entry.created.created_at_us, entry.update))
+        slot.command(
+            Open(0, connection, spec, reference, entry.created.created_at_us, entry.update, entry.created.declared)
+        )
 
     def waits(self, entry: Entry) -> bool:
         """Say whether a connection waits for a process of its worker."""

@@ -11,9 +11,6 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
-from msgspec import UNSET, UnsetType
-
 from mooring.background import Background
 from mooring.errors import JournalUnavailable, Unavailable
 from mooring.metrics import Histogram
@@ -38,8 +35,9 @@ from mooring_service.opening import Openings
 from mooring_service.processes.link_server import SOCKET_NAME, check_path
 from mooring_service.processes.roster import Roster
 from mooring_service.processes.supervisor import Supervisor
-from mooring_service.processes.worker_state import WorkerState
+from mooring_service.readiness import Readiness, readiness_of
 from mooring_service.reading import Reading
+from mooring_service.reconciling import Reconciling
 from mooring_service.reopening import Reopenings
 from mooring_service.requesting import Requesting
 from mooring_service.sending import Sending
@@ -70,18 +68,6 @@ def check_state_dir(state_dir: Path, store: str) -> None:
         check_version(state_dir / "journal.db")
 
 
-class Readiness(msgspec.Struct, frozen=True):
-    """Whether requests can be served: `reasons` says what is not there, `degraded` names Failed workers, and what of a cluster is wrong,
-    `hooks` Failing hooks. `down`, with ``[readiness] down_after``: how many kept connections have been down for longer than that.
-    """
-
-    ready: bool
-    reasons: list[str]
-    degraded: list[str]
-    hooks: list[str]
-    down: int | UnsetType = UNSET
-
-
 class Service:
     """One service on one state directory.
 
@@ -106,12 +92,20 @@ class Service:
         died: Ends, with the reason, when this process can go on no longer: it is to end under its workers, for the next to adopt.
     """
 
-    def __init__(self, config: Config, state_dir: Path, journal: Journal, *, app_dirs: list[str] | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        state_dir: Path,
+        journal: Journal,
+        *,
+        app_dirs: list[str] | None = None,
+        config_file: str = "the configuration",
+    ) -> None:
         self.state_dir = state_dir
         self.journal = journal
         self.feed = Feed(journal, ring_bytes=config.journal.ring_bytes, max_subscribers=config.limits.max_subscribers)
         self.directory = Directory(config.retention.closed_connections, config.retention.closed_age, journal.now_ms)
-        self._admission = Admission(config, journal)
+        self._admission = Admission(config, journal, config_file)
         self._lock = StateLock(state_dir)
         self._background = Background(log)
         self._app_dirs = app_dirs or []
@@ -143,14 +137,19 @@ class Service:
             self._admission, journal, self.directory, self._reopenings, names, holders, self.connections
         )
         self.sending = Sending(self._admission, self.directory, holders)
-        self._strays = Strays(journal, self.directory, self._endings, self._reopenings, self._supervisor)
+        self._reconciling = Reconciling(
+            self._admission, self.directory, self._reopenings, self._openings, self.connections, self.wanted
+        )
+        self._strays = Strays(
+            journal, self.directory, self._endings, self._reopenings, roster, self._supervisor, self._reconciling
+        )
         self.requesting = Requesting(self._admission, self.directory, holders, journal, self.sending)
         self.workers = Workers(
             self._admission, self.directory, roster, self._supervisor, self._intake, self._background
         )
         self._asks = self._intake.asks = Asks(self._admission, journal, roster, self._supervisor)
         self.backups = Backups(journal, state_dir)
-        self._senders = Senders(self._admission, journal, self.feed, state_dir, self._background)
+        self._senders = Senders(self._admission, journal, self.feed, self.directory, state_dir, self._background)
         self.hooks = Hooks(self._admission, self._senders)
         self.refusal = ""
         self.cluster = _membership(config, self, roster, self._admission) if config.cluster.name else None
@@ -210,6 +209,7 @@ class Service:
     async def _begin(self) -> None:
         recovered = await self.journal.start(self._intake.on_committed, self._on_failure, self.died.set_result)
         self.directory.recover(self.journal.epoch, recovered.connections)
+        self._reconciling.recall()
         if self.cluster is not None:
             await self.cluster.open(has_connections=self.directory.live_count > 0)
         self._reopenings.recall()
@@ -300,28 +300,13 @@ class Service:
         self._window.acknowledge()
         if self._started:
             self._background.spawn(self.hooks.reconfigure(config))
+            self._background.spawn(self._reconciling.reconcile())
         self._supervisor.reconfigure(worker_settings(config, self._app_dirs), config.limits.max_workers)
 
     def readiness(self) -> Readiness:
         """Say whether requests can be served, and what is missing."""
-        reasons: list[str] = []
-        if self._admission.stopping:
-            reasons.append("stopping")
-        if not self._started:
-            reasons.append("starting")
-        if self.journal.failure is not None:
-            reasons.append(f"journal: {self.journal.failure}")
-        if self._roster.adopting:
-            reasons.append(f"adopting: {', '.join(sorted(self._roster.adopting))}")
-        degraded = [slot.name for slot in self._roster.slots() if slot.state is WorkerState.FAILED]
-        if self.cluster is not None:
-            if (reason := self.cluster.reason) is not None:
-                reasons.append(reason)
-            else:
-                degraded += self.cluster.degraded
-        after_s = self._admission.config.readiness.down_after
-        down = self.directory.down_longer_than(after_s) if after_s else UNSET
-        return Readiness(not reasons, reasons, degraded, self._senders.failing(), down)
+        health = (self.cluster, self._senders.failing())
+        return readiness_of(self._admission, self.journal, self._roster, self.directory, *health, started=self._started)
 
     @property
     def latency(self) -> Histogram:
@@ -329,8 +314,8 @@ class Service:
         return self._intake.latency
 
     async def _settle(self, known: set[str]) -> None:
-        workers = await self._strays.settle(known)
-        self._background.spawn(self._strays.bring_back(workers))
+        await self._strays.settle(known)
+        self._background.spawn(self._strays.bring_back())
 
 
 async def _prune(directory: Directory, journal: Journal) -> None:

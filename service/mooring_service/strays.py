@@ -9,7 +9,9 @@ from mooring.errors import ErrCode, MooringError
 from mooring_service.directory import Directory, Entry
 from mooring_service.endings import Endings
 from mooring_service.journal.journal import Journal
+from mooring_service.processes.roster import Roster
 from mooring_service.processes.supervisor import Supervisor
+from mooring_service.reconciling import Reconciling
 from mooring_service.reopening import Reopenings, losses
 
 log = logging.getLogger("mooring.service")
@@ -24,21 +26,25 @@ class Strays:
         directory: Directory,
         endings: Endings,
         reopenings: Reopenings,
+        roster: Roster,
         supervisor: Supervisor,
+        reconciling: Reconciling,
     ) -> None:
         self._journal = journal
         self._directory = directory
         self._endings = endings
         self._reopenings = reopenings
+        self._roster = roster
         self._supervisor = supervisor
+        self._reconciling = reconciling
+        self._workers: list[str] = []  # of what is to be opened again
 
-    async def settle(self, known: set[str]) -> list[str]:
+    async def settle(self, known: set[str]) -> None:
         """End those whose process is known to have ended: a double death. Those that persist are down, and their workers returned.
 
         Args:
             known: The incarnations that may be alive.
         """
-        workers = []
         for name in sorted(self._directory.workers()):
             strays = [entry for entry in self._directory.live_of(name) if entry.incarnation not in known]
             lost: list[Entry] = []
@@ -51,16 +57,19 @@ class Strays:
             if fallen:
                 await self._journal.append_waiting(losses(fallen, reason, ErrCode.WORKER_DIED, "serviceRestarted"))
             if staying:
-                workers.append(name)
-        return workers
+                self._workers.append(name)
 
-    async def bring_back(self, workers: list[str]) -> None:
-        """Have what waits for a process of these workers opened again; of a Failed one, once somebody starts it."""
-        await asyncio.gather(*map(self._bring_back, workers))
+    async def bring_back(self) -> None:
+        """Have what waits for a process of its worker opened again (of a Failed one, once somebody starts it), and what is declared.
+
+        The processes that there are come first: what they say of what they hold is the truth.
+        """
+        for name in list(self._roster.adopting):
+            await self._supervisor.wait_adopted(name)
+        await asyncio.gather(self._reconciling.reconcile(), *map(self._bring_back, self._workers))
 
     async def _bring_back(self, name: str) -> None:
         try:
-            await self._supervisor.wait_adopted(name)
             slot = await self._supervisor.ensure(name)
             await self._reopenings.open_again(slot)  # a process that was adopted is not told by itself
         except MooringError as exc:

@@ -360,3 +360,23 @@ async def test_a_replay_has_another_generation_and_two_hooks_other_ids(
         assert len({got.id for got in receiver.got}) == len(receiver.got)
     for name in (worker, f"{worker}-2"):
         await shared.call("DELETE", f"/v1/hooks/{name}")
+
+
+async def test_a_name_follows_its_connection_over_another_one(
+    shared: RunningService, echo: EchoServer, worker: str
+) -> None:
+    name = f"feed-{worker}"
+    async with Receiver() as receiver:
+        await hook(shared, worker, receiver.url, connections=[name], after="now")
+        for _ in range(2):
+            record = await shared.open(f"{echo.url}push?count=3", worker=worker, name=name)
+            await shared.open(f"{echo.url}push?count=3", worker=worker)
+            await shared.events(record["id"], count=4)
+            await shared.call("DELETE", f"/v1/connections/{record['id']}")
+        await receiver.until(10)
+        assert [event["kind"] for event in receiver.taken] == ["onOpen", *["onMessage"] * 3, "onTerminate"] * 2
+        assert len({event["connection"] for event in receiver.taken}) == 2
+        await shared.call("POST", f"/v1/hooks/{worker}/cursor", json={"after": "start"})
+        await receiver.until(20)
+        assert receiver.ids[10:] == receiver.ids[:10]
+    await shared.call("DELETE", f"/v1/hooks/{worker}")

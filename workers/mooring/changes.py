@@ -6,6 +6,7 @@ default back, the others stay.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -67,6 +68,12 @@ def changed(request: Request, changes: Changes) -> Request:
     return msgspec.structs.replace(
         request, **{name: UNSET if value is None else value for name, value in given(changes).items()}
     )
+
+
+def changes_to(request: ConnectionRequest, keys: Collection[str]) -> Changes:
+    """Return the changes of these keys that make of another request what `request` asks for."""
+    values = {name: getattr(request, name) for name in Changes.__struct_fields__ if OPTIONS[name].key in keys}
+    return Changes(**{name: None if value is UNSET else value for name, value in values.items()})
 
 
 def with_clocks(options: ConnectionOptions, changes: Changes) -> ConnectionOptions:

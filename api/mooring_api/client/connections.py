@@ -12,7 +12,7 @@ from mooring_service.records import ConnectionRecord
 
 
 class ConnectionVerbs(Transport):
-    """Open, look, terminate."""
+    """Open, look, change, terminate. A connection is its id, or its name."""
 
     async def open(
         self, /, url: str, *, wait: bool = True, idempotency_key: str | None = None, **options: Any
@@ -29,8 +29,39 @@ class ConnectionVerbs(Transport):
             ConnectionRecord, "POST", "/v1/connections", body=body, content_type="application/json", headers=headers
         )
 
+    async def put(self, name: str, /, url: str, *, wait: bool = True, **options: Any) -> ConnectionRecord:
+        """Have a connection of this name: the one that is there and was asked for the same, or a new one. `options` as of `open`.
+
+        With `wait` false it returns at once, status Connecting if it is new.
+        """
+        return await self._json(
+            ConnectionRecord,
+            "PUT",
+            f"/v1/connections/{name}",
+            body=msgspec.json.encode({"url": url, **options}),
+            content_type="application/json",
+            headers={} if wait else {"Prefer": "respond-async"},
+        )
+
+    async def change(self, connection: int | str, /, **changes: Any) -> ConnectionRecord:
+        """Change what a connection is asked for, from its next attempt on; `changes` in camelCase, None: back to the default."""
+        return await self._json(
+            ConnectionRecord,
+            "PATCH",
+            f"/v1/connections/{connection}",
+            body=msgspec.json.encode(changes),
+            content_type="application/json",
+        )
+
     async def connections(
-        self, *, worker: str | None = None, status: str | None = None, after: int = 0, limit: int = 1000
+        self,
+        *,
+        worker: str | None = None,
+        status: str | None = None,
+        name: str | None = None,
+        ready: bool | None = None,
+        after: int = 0,
+        limit: int = 1000,
     ) -> ConnectionPage:
         """Return a page of connections, by id."""
         params = {"after": str(after), "limit": str(limit)}
@@ -38,15 +69,19 @@ class ConnectionVerbs(Transport):
             params["worker"] = worker
         if status is not None:
             params["status"] = status
+        if name is not None:
+            params["name"] = name
+        if ready is not None:
+            params["ready"] = "true" if ready else "false"
         return await self._json(ConnectionPage, "GET", "/v1/connections", params=params)
 
-    async def connection(self, connection: int) -> ConnectionRecord:
+    async def connection(self, connection: int | str) -> ConnectionRecord:
         """Return one connection."""
         return await self._json(ConnectionRecord, "GET", f"/v1/connections/{connection}")
 
     async def reconnect(
         self,
-        connection: int,
+        connection: int | str,
         *,
         delay: float = 0.0,
         code: int = 1000,
@@ -68,7 +103,9 @@ class ConnectionVerbs(Transport):
             headers=headers,
         )
 
-    async def terminate(self, connection: int, code: int | None = None, reason: str | None = None) -> ConnectionRecord:
+    async def terminate(
+        self, connection: int | str, code: int | None = None, reason: str | None = None
+    ) -> ConnectionRecord:
         """Close a connection and return its final record."""
         params = {}
         if code is not None:

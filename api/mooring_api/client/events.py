@@ -18,7 +18,7 @@ class EventVerbs(Transport):
     """Page and stream."""
 
     @staticmethod
-    def _events_path(connection: int | None, worker: str | None) -> tuple[str, dict[str, str]]:
+    def _events_path(connection: int | str | None, worker: str | None) -> tuple[str, dict[str, str]]:
         if connection is not None:
             return f"/v1/connections/{connection}/events", {}
         if worker is not None:
@@ -28,7 +28,7 @@ class EventVerbs(Transport):
     async def page(
         self,
         *,
-        connection: int | None = None,
+        connection: int | str | None = None,
         worker: str | None = None,
         kinds: Iterable[str] = (),
         after: str | None = None,
@@ -49,7 +49,7 @@ class EventVerbs(Transport):
     async def events(
         self,
         *,
-        connection: int | None = None,
+        connection: int | str | None = None,
         worker: str | None = None,
         kinds: Iterable[str] = (),
         after: str | None = None,
@@ -74,7 +74,7 @@ class EventVerbs(Transport):
     async def raw_events(
         self,
         *,
-        connection: int | None = None,
+        connection: int | str | None = None,
         worker: str | None = None,
         kinds: Iterable[str] = (),
         after: str | None = None,
@@ -111,7 +111,7 @@ class EventVerbs(Transport):
             delay_s = min(RETRY_MAX_S, delay_s * 2)
             self._locate_again()
 
-    async def _ended(self, connection: int, kinds: Iterable[str], cursor: str | None) -> bool:
+    async def _ended(self, connection: int | str, kinds: Iterable[str], cursor: str | None) -> bool:
         """Tell a stream that has ended with its connection from one that a stopping service has ended."""
         page = await self.page(connection=connection, kinds=kinds, after=cursor, limit=1)
         if page.events:

@@ -30,6 +30,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "send": ("exchange:send", "Send text, JSON, file, lines"),
     "request": ("exchange:request", "Ask, and print the reply"),
     "tail": ("exchange:tail", "Follow events"),
+    "set": ("changes:set_command", "Change a connection"),
+    "reconnect": ("changes:reconnect", "Get it a new socket"),
     "close": ("connections:close", "Terminate a connection"),
     "workers": ("workers:workers", "List, start, drain workers"),
     "call": ("workers:call", "Run a function in a worker"),
@@ -100,11 +102,11 @@ class Commands(click.Group):
         if formatter.width < TWO_COLUMNS:
             super().format_commands(ctx, formatter)
             return
-        rows = [f"{name:<9}{short_help:<{COLUMN}}" for name, (_, short_help) in COMMANDS.items()]
+        rows = [f"{name:<10}{short_help:<{COLUMN}}" for name, (_, short_help) in COMMANDS.items()]
         half = (len(rows) + 1) // 2
-        with formatter.section("Commands"):
-            for left, right in zip_longest(rows[:half], rows[half:], fillvalue=""):
-                formatter.write(f"  {left}{right}".rstrip() + "\n")
+        formatter.write_heading("Commands")  # no blank line before it: 24 lines are few
+        for left, right in zip_longest(rows[:half], rows[half:], fillvalue=""):
+            formatter.write(f"  {left}{right}".rstrip() + "\n")
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write it right below the commands, for the same reason."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import time
 from typing import Any
 
@@ -11,7 +12,7 @@ from rich.text import Text
 
 from mooring_api.client import ApiError, Client
 from mooring_api.commands.tables import Column, console, plain, table
-from mooring_api.commands.target import Failure, Target, as_json, explain, known_worker, plural, show_json
+from mooring_api.commands.target import Failure, Target, Which, as_json, explain, known_worker, plural, show_json
 from mooring_api.commands.words import down_in_words, duration, seconds_of
 from mooring_api.commands.words import status as status_text
 from mooring_service.records import STATUS_TONES, ConnectionRecord, DownRecord
@@ -31,12 +32,16 @@ async def every(client: Client, **filters: Any) -> list[ConnectionRecord]:
         after = page.next
 
 
-async def known(client: Client, connection: int, work: Any) -> Any:
-    """Await `work`; an unknown id names the nearest known one."""
+async def known(client: Client, connection: int | str, work: Any) -> Any:
+    """Await `work`; an unknown id or name names the nearest known one."""
     try:
         return await work
     except ApiError as exc:
-        if exc.type.endswith(":connection-not-found"):
+        if exc.type.endswith(":connection-not-found") and isinstance(connection, str):
+            names = [record.name for record in await every(client) if record.name is not None]
+            nearest = difflib.get_close_matches(connection, names, 1)
+            raise Failure(explain(exc) + (f"; did you mean {nearest[0]}?" if nearest else "")) from None
+        if exc.type.endswith(":connection-not-found") and not isinstance(connection, str):
             ids = [record.id for record in await every(client)]
             hint = f"; the nearest is {min(ids, key=lambda other: abs(other - connection))}" if ids else ""
             raise Failure(explain(exc) + hint) from None
@@ -93,10 +98,10 @@ def ls(target: Target, worker: str | None, status: str | None, everything: bool,
 
 
 @click.command()
-@click.argument("connection", metavar="ID", type=int)
+@click.argument("connection", metavar="ID", type=Which())
 @as_json
 @click.pass_obj
-def show(target: Target, connection: int, as_json: bool) -> None:
+def show(target: Target, connection: int | str, as_json: bool) -> None:
     """A Closed one, too, while its record is retained.
 
     \b
@@ -112,6 +117,7 @@ def show(target: Target, connection: int, as_json: bool) -> None:
     stats = record.stats
     for name, value in (
         ("id", record.id),
+        ("name", record.name),
         ("url", record.url),
         ("status", record.status),
         *_staying(record, time.time()),
@@ -178,12 +184,12 @@ def _end_in_words(record: ConnectionRecord) -> str | None:
 
 
 @click.command()
-@click.argument("connection", metavar="ID", type=int)
+@click.argument("connection", metavar="ID", type=Which())
 @click.option("--code", type=int, help="Close code: 1000 or 3000 to 4999.")
 @click.option("--reason", help="At most 123 bytes.")
 @as_json
 @click.pass_obj
-def close(target: Target, connection: int, code: int | None, reason: str | None, as_json: bool) -> None:
+def close(target: Target, connection: int | str, code: int | None, reason: str | None, as_json: bool) -> None:
     """With a close frame, and its end printed; what is Closed stays so.
 
     \b

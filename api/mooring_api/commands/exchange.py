@@ -18,7 +18,17 @@ from mooring_api.client import ApiError, Client, Event, Sent
 from mooring_api.commands.connections import known
 from mooring_api.commands.cursor_file import CursorFile
 from mooring_api.commands.tables import console, plain
-from mooring_api.commands.target import Failure, Progress, Target, as_json, explain, known_worker, plural, show_json
+from mooring_api.commands.target import (
+    Failure,
+    Progress,
+    Target,
+    Which,
+    as_json,
+    explain,
+    known_worker,
+    plural,
+    show_json,
+)
 from mooring_api.commands.typed import Prompt, lines
 from mooring_api.commands.words import in_words, kind_colour
 from mooring_service.records import ReplyRecord
@@ -27,7 +37,7 @@ INTERACT_END_S = 10.0
 
 
 @click.command()
-@click.argument("connection", metavar="ID", type=int)
+@click.argument("connection", metavar="ID", type=Which())
 @click.argument("text", required=False)
 @click.option("--json", "object_text", metavar="JSON", help="Send this JSON value.")
 @click.option(
@@ -43,7 +53,7 @@ INTERACT_END_S = 10.0
 @click.pass_obj
 def send(
     target: Target,
-    connection: int,
+    connection: int | str,
     text: str | None,
     object_text: str | None,
     path: Path | None,
@@ -97,7 +107,7 @@ def _told(done: Sent) -> str:
     return f"{sent}queued {plural(done.queued, 'message')} (first: number {done.queue_id}, until {until} UTC), {done.bytes} bytes"
 
 
-async def _send_lines(client: Client, connection: int, when_down: str | None, ttl: float | None) -> Sent:
+async def _send_lines(client: Client, connection: int | str, when_down: str | None, ttl: float | None) -> Sent:
     """Each line of standard input is one text message, sent as it comes."""
     total = Sent()
     typed = sys.stdin.isatty()
@@ -123,12 +133,12 @@ async def _send_lines(client: Client, connection: int, when_down: str | None, tt
 
 
 @click.command()
-@click.argument("connection", metavar="ID", type=int)
+@click.argument("connection", metavar="ID", type=Which())
 @click.argument("value", metavar="JSON")
 @click.option("--timeout", type=float, default=10.0, help="Seconds that the reply may take; default: 10.")
 @click.option("--output", "-o", type=click.Choice(["text", "json"]), help="How the answer is printed; default: text.")
 @click.pass_obj
-def request(target: Target, connection: int, value: str, timeout: float, output: str | None) -> None:
+def request(target: Target, connection: int | str, value: str, timeout: float, output: str | None) -> None:
     """Send a request over a connection that has `requests`, and print its reply.
 
     \b
@@ -151,7 +161,7 @@ def request(target: Target, connection: int, value: str, timeout: float, output:
 
 
 @click.command()
-@click.argument("connection", metavar="[ID]", type=int, required=False)
+@click.argument("connection", metavar="[ID]", type=Which(), required=False)
 @click.option("--worker", help="Only events of this worker.")
 @click.option("--kind", "kinds", multiple=True, help="Only this kind (onMessage, …); repeatable.")
 @click.option("--after", help="Resume after this event's id; 'start' for everything kept.")
@@ -163,7 +173,7 @@ def request(target: Target, connection: int, value: str, timeout: float, output:
 @click.pass_obj
 def tail(
     target: Target,
-    connection: int | None,
+    connection: int | str | None,
     worker: str | None,
     kinds: tuple[str, ...],
     after: str | None,
@@ -203,7 +213,7 @@ def tail(
 
 
 async def _follow_from(
-    client: Client, place: CursorFile, connection: int | None, worker: str | None, kinds: tuple[str, ...],
+    client: Client, place: CursorFile, connection: int | str | None, worker: str | None, kinds: tuple[str, ...],
     after: str | None, limit: int | None,
 ) -> None:  # fmt: skip
     begin = place.read()
@@ -220,7 +230,7 @@ async def _next(typed: AsyncIterator[bytes]) -> bytes | None:
     return await anext(typed, None)
 
 
-async def interact(client: Client, connection: int, as_json: bool) -> None:
+async def interact(client: Client, connection: int | str, as_json: bool) -> None:
     """Send the lines of standard input; print what comes; end with the connection, or with the input."""
     prompt = Prompt()
     if prompt.on:
@@ -255,7 +265,7 @@ async def interact(client: Client, connection: int, as_json: bool) -> None:
 
 async def follow(
     client: Client,
-    connection: int | None,
+    connection: int | str | None,
     worker: str | None,
     kinds: tuple[str, ...],
     after: str | None,

@@ -65,15 +65,15 @@ def _recipe(text: str) -> str | dict[str, Any]:
     return _json_object(text) if text.startswith("{") else text
 
 
-def _help(option: Option) -> str:
+def _help(option: Option, *, short: bool) -> str:
     text, notes = option.doc, []
-    if option.name in COMMON:
-        text = re.split("[;,]", text)[0]
+    if short:
+        text = re.split("[;,:]( |$)", text)[0]
     elif option.zero:
         notes.append(f"0: {option.zero}")
     if option.unit:
         notes.append(f"default: {str(option.default).removesuffix('.0')} {option.unit}")
-    elif option.default and option.default is not msgspec.NODEFAULT and option.name not in COMMON:
+    elif option.default and option.default is not msgspec.NODEFAULT and not short:
         notes.append(f"default: {option.default}")
     if option.name in SINGULAR:
         notes.append("repeatable")
@@ -81,7 +81,7 @@ def _help(option: Option) -> str:
     return f"{text[0].upper()}{text[1:]}{note}.".replace("`", "")
 
 
-def _declared(option: Option) -> Callable[[Command], Command]:
+def _declared(option: Option, *, hidden: bool, short: bool) -> Callable[[Command], Command]:
     """Return a create option as an option of the command; the parameter has its name."""
     flags = ["--" + SINGULAR.get(option.name, option.name).replace("_", "-")]
     more: dict[str, Any] = {}
@@ -108,15 +108,26 @@ def _declared(option: Option) -> Callable[[Command], Command]:
             more = {"type": _name_or_object, "metavar": "NAME|JSON"}
         case _:
             more = {"type": _json_object, "metavar": "JSON"}
-    return click.option(*flags, option.name, help=_help(option), hidden=option.name not in COMMON, **more)
+    return click.option(*flags, option.name, help=_help(option, short=short), hidden=hidden, **more)
 
 
 def create_options(function: Command) -> Command:
     """Give a command an option for each create option; the URL is an argument, the handler has two options of its own."""
     for option in reversed(OPTIONS.values()):
         if option.name not in ("url", "handler"):
-            function = _declared(option)(function)
+            function = _declared(option, hidden=option.name not in COMMON, short=option.name in COMMON)(function)
     return function
+
+
+def create_options_of(*names: str) -> Callable[[Command], Command]:
+    """Give a command an option for each of these create options, all of which its help shows."""
+
+    def give(function: Command) -> Command:
+        for name in reversed(names):
+            function = _declared(OPTIONS[name], hidden=False, short=True)(function)
+        return function
+
+    return give
 
 
 def _show_options(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:

@@ -57,12 +57,12 @@ def list_presets(as_json: bool) -> None:
 @click.option("--renewed", default="{}", metavar="JSON", help="What `renew` would give.")
 @as_json
 def try_recipe(what: str, transcript: Any, values: str, renewed: str, as_json: bool) -> None:
-    """Print what would be sent; `> …` in the transcript is compared.
+    """Print what would be sent; what the transcript expects is compared.
 
     A FILE holds a recipe, a create body, or what a preset is made of. Exit status 1: something is wrong.
 
     \b
-    Example:  mooring recipe try home-assistant --values '{"token": "t", "events": "*"}' --transcript said.txt
+    Example:  mooring recipe try feed.json --transcript said.txt
     """
     wrong: list[Invalid] = []
     request = _request(what, _object(values, "--values"), wrong)

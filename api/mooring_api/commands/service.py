@@ -13,7 +13,7 @@ import click
 import uvloop
 
 from mooring.errors import MooringError
-from mooring_api.commands.configuration import app_dirs_of, config_of, config_options, state_dir_of
+from mooring_api.commands.configuration import app_dirs_of, config_of, config_options, config_path_of, state_dir_of
 from mooring_api.commands.target import Failure, Refusal, Target, as_json, show_json
 from mooring_api.rest.access import TokenFileError, load_token, read_token, token_hash
 from mooring_api.server import logs, systemd
@@ -55,7 +55,13 @@ def serve_command(target: Target, /, demo: bool, handover: bool, dry_run: bool, 
         ignored = ignored_variables(os.environ)
         if ignored:
             log.info("these variables of the environment are no settings, and are ignored: %s", ", ".join(ignored))
-        options = ServeOptions(state_dir=state_dir, app_dirs=app_dirs_of(values), demo=demo, handover=handover)
+        options = ServeOptions(
+            state_dir=state_dir,
+            app_dirs=app_dirs_of(values),
+            config_file=str((config_path_of(values["config_path"]) or Path("mooring.toml")).resolve()),
+            demo=demo,
+            handover=handover,
+        )
         outcome = uvloop.run(serve(config, options, lambda: config_of(values), lines_dropped=lambda: errors.dropped))
     except (ConfigError, TokenFileError, StateDirectoryBusy, MooringError) as exc:
         raise (Refusal if isinstance(exc, ClusterRefused) else Failure)(str(exc)) from None

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import click
 import msgspec
 
+from mooring.checks import is_connection_name
 from mooring_api.client import ApiError, Client, ServiceAway, default_state_dir
 
 EXIT_ERROR = 1
@@ -170,3 +171,17 @@ async def known_worker(client: Client, name: str, work: Coroutine[Any, Any, Resu
 
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON: one object, or one a line.")
+
+
+class Which(click.ParamType[int | str]):
+    """A connection: its id, or its name."""
+
+    name = "id"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        """Return the id as a number, a name as it is."""
+        if value.isascii() and value.isdigit():
+            return int(value)
+        if not is_connection_name(value):
+            self.fail(f"{value!r} is neither an id nor a name", param, ctx)
+        return value

@@ -84,7 +84,10 @@ export const TONES = {
   "Restarting": "warn",
   "Stopping": "warn",
   "Stopped": "soft",
-  "Failed": "bad"
+  "Failed": "bad",
+  "Active": "good",
+  "Failing": "bad",
+  "Paused": "soft"
 };
 export const DATA_TYPES = [
   "text",

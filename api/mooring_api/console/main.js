@@ -1,11 +1,12 @@
 // The console: what is there is polled, what happens is followed; both are drawn at most ten times a second. The parts of the page
-// set themselves up: connections, workers, events, detail (with sending), opening, access. None imports one that uses it.
+// set themselves up: connections, workers, hooks, events, detail (with sending), opening, access. None imports one that uses it.
 
 import { askToken, refused } from '/console/access.js';
 import { Problem, breakStream, follow, isRefusal, request, token } from '/console/api.js';
 import { drawConnections, pollConnections } from '/console/connections.js';
 import { drawDetail, hide, isShown } from '/console/detail.js';
 import { addEvents, drawEventRate, drawEvents } from '/console/events.js';
+import { pollHooks } from '/console/hooks.js';
 import '/console/opening.js';
 import { $, setState, takeTouched, touch } from '/console/page.js';
 import { pollWorkers } from '/console/workers.js';
@@ -18,7 +19,7 @@ async function poll() {
   for (;;) {
     if (!document.hidden) {
       try {
-        await Promise.all([pollConnections(), pollWorkers()]);
+        await Promise.all([pollConnections(), pollWorkers(), pollHooks()]);
         touch();
       } catch (error) {
         if (error instanceof Problem && isRefusal(error)) return askToken(refused(error));

@@ -177,7 +177,7 @@ ROUTES = (
             200: answer("It was there; this is what it is now.", HookRecord),
             201: answer("Made; `secret` is shown this once.", HookRecord, "Location"),
         },
-        problems=("address-refused", "hook-configured", "not-in-cluster", "limit-reached", *WORKER_PROBLEMS),
+        problems=("address-refused", "hook-configured", "hook-conflict", "not-in-cluster", "limit-reached", *WORKER_PROBLEMS),
     ),
     Route(
         "DELETE", "/v1/hooks/{hook}", delete, "manage",

@@ -14,7 +14,7 @@ from mooring_api.rest.openapi import DESCRIPTION
 from mooring_api.rest.problems import Problem
 from mooring_api.rest.responses import json_response
 from mooring_api.rest.routes import BYTES, TEXT, Answer, Route, answer
-from mooring_service.service import Readiness
+from mooring_service.readiness import Readiness
 
 BACKUP_CHUNK_BYTES = 1024 * 1024
 CONSOLE = Path(__file__).parents[1] / "console"

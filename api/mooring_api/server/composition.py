@@ -21,6 +21,7 @@ from mooring_api.server.listen import SocketFile, bind, inherited_or_wanted, tls
 from mooring_api.server.state_file import prepare_state_dir, replace_text
 from mooring_service.config import RUNTIME_SETTINGS, Config, JournalConfig
 from mooring_service.config_file import check_secrets
+from mooring_service.declarations import all_declared
 from mooring_service.journal.journal import Journal
 from mooring_service.journal.memory import MemoryJournal
 from mooring_service.journal.replica import Replica
@@ -37,6 +38,7 @@ class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     state_dir: Path
     app_dirs: list[str] = []
+    config_file: str = "the configuration"
     demo: bool = False
     handover: bool = False
 
@@ -77,12 +79,15 @@ class Server:
         """
         config, options = self.config, self.options
         check_secrets(config)
+        all_declared(config)
         listen, inherited = inherited_or_wanted(config.api.listen)
         tls = tls_of(listen, config.api)
         prepare_state_dir(options.state_dir)
         clustered = bool(config.cluster.name)
         journal = make_journal(config.journal, options.state_dir, config.api.idempotency_age, clustered=clustered)
-        self._service = service = Service(config, options.state_dir, journal, app_dirs=options.app_dirs)
+        self._service = service = Service(
+            config, options.state_dir, journal, app_dirs=options.app_dirs, config_file=options.config_file
+        )
         service.acquire()  # first: whoever does not get it must touch nothing, and names the holder, not the port
         token = None if config.api.no_auth else load_token(options.state_dir)
         sock = bind(listen) if inherited is None else inherited.socket
@@ -177,10 +182,11 @@ class Server:
         """Take over what of `config` may change at run time; return the names of what may not, and has changed.
 
         Raises:
-            ConfigError: If a secret cannot be had; nothing was changed.
+            ConfigError: If a secret cannot be had, or a declared connection is not valid; nothing was changed.
         """
         assert self._service is not None and self._api is not None, "start comes first"
         check_secrets(config)
+        all_declared(config)
         refused = [
             field.name
             for field in msgspec.structs.fields(Config)

@@ -92,6 +92,7 @@ class Hooks(Operation):
             InvalidRequest: If something of it is not valid.
             PolicyRefused: If `[delivery]` does not let it go there.
             HookConfigured: If it stands in the configuration.
+            HookConflict: If this is a node of a cluster.
             LimitReached: If there are too many.
             JournalUnavailable: If its place, or its definition, cannot be stored.
         """
@@ -101,6 +102,8 @@ class Hooks(Operation):
             if sender is not None and sender.hook.configured:
                 raise HookConfigured(name)
             config = self._admission.config
+            if config.cluster.name:
+                raise HookConflict("hooks are not made at a node of a cluster: their places would be this node's alone")
             if not config.delivery.from_api:
                 raise PolicyRefused("[delivery] from_api is false: hooks stand in the configuration")
             self._check(wanted, config)

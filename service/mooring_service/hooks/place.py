@@ -12,6 +12,7 @@ class _State(msgspec.Struct, frozen=True):
     delivered: int = 0
     skipped: int = 0
     last_success_us: int = 0
+    known: tuple[int, ...] = ()
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -23,6 +24,8 @@ class Place(msgspec.Struct, frozen=True):
         after: The `next` of the last batch: where the next one begins. The filter may have left out all up to `position`.
         delivered, skipped: Events, since the hook was made.
         last_success_us: Microseconds since 1970; 0: there was none.
+        known: The connections that have borne the names which the hook follows.
+        known: The connections that have borne the names which the hook follows.
     """
 
     generation: int
@@ -32,6 +35,7 @@ class Place(msgspec.Struct, frozen=True):
     delivered: int = 0
     skipped: int = 0
     last_success_us: int = 0
+    known: tuple[int, ...] = ()
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -40,13 +44,11 @@ _decode = msgspec.msgpack.Decoder(_State).decode
 
 def stored(name: str, place: Place) -> StoredHook:
     """Return what the journal keeps."""
-    state = _State(place.after, place.delivered, place.skipped, place.last_success_us)
+    state = _State(place.after, place.delivered, place.skipped, place.last_success_us, place.known)
     return StoredHook(name, place.generation, place.epoch, place.position, _encode(state))
 
 
 def recovered(hook: StoredHook) -> Place:
     """Return the place that the journal kept."""
-    state = _decode(hook.state)
-    return Place(
-        hook.generation, hook.epoch, hook.position, state.after, state.delivered, state.skipped, state.last_success_us
-    )
+    state = msgspec.structs.asdict(_decode(hook.state))
+    return Place(hook.generation, hook.epoch, hook.position, **state)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 
 from mooring.events import GapEvent, gap_body, now_us
 from mooring_service.feed import Feed, Gap, Selection
@@ -23,6 +24,7 @@ class Reader:
     """What is to be posted next.
 
     Args:
+        events: What is wanted, as it is known now: a name may have come to mean another connection.
         place: Where it begins. Of another epoch: the record was restored from a copy, so one `gap`, and then on behind its position;
             without an epoch the record it belonged to was set aside: one `gap`, and then everything.
 
@@ -30,7 +32,7 @@ class Reader:
         after: The id behind which the next batch begins.
     """
 
-    def __init__(self, feed: Feed, hook: HookRequest, events: EventFilter, place: Place) -> None:
+    def __init__(self, feed: Feed, hook: HookRequest, events: Callable[[], EventFilter], place: Place) -> None:
         self._feed = feed
         self._hook = hook
         self._without_hooks = not hook.kinds
@@ -43,7 +45,8 @@ class Reader:
         epoch = feed.journal.epoch
         restored = place.epoch not in ("", epoch)
         start = f"{epoch}-{place.position}" if place.epoch else place.after
-        self._subscription = feed.subscribe(events, start, "start", brief=True)
+        self._events = events
+        self._subscription = feed.subscribe(events(), start, "start", brief=True)
         if restored:
             gap = GapEvent(from_=place.after, to=start, lost=None)
             self._take(Gap(place.position, gap_body(now_us(), gap)))
@@ -67,6 +70,8 @@ class Reader:
         hook = self._hook
         while len(self._waiting) < hook.page_events and self._bytes < hook.max_bytes:
             before = self._subscription.cursor
+            if hook.follows_names:
+                self._subscription.want(self._events())
             items = await self._subscription.take(READ_BYTES)
             for item in items:
                 self._take(item)

@@ -22,7 +22,6 @@ from mooring.events import (
     now_us,
 )
 from mooring_service.feed import Feed
-from mooring_service.hook_options import HookRequest
 from mooring_service.hooks import telling
 from mooring_service.hooks.attempt import attempt
 from mooring_service.hooks.hook import Hook
@@ -45,6 +44,7 @@ from mooring_service.journal.batch import EventFilter
 from mooring_service.journal.journal import Journal
 
 READ_AGAIN_S = 1.0  # after the journal could not be read
+LEARN_S = 30.0  # which connections a name means, while nothing is read
 SETTLE_S = 30.0  # a place moves on at least so often past what the filter leaves out
 
 log = logging.getLogger("mooring.hooks")
@@ -56,8 +56,8 @@ class House(Protocol):
     feed: Feed
     journal: Journal
 
-    def events_of(self, hook: HookRequest) -> EventFilter:
-        """Return what of the journal a hook wants."""
+    def events_of(self, hook: Hook) -> EventFilter:
+        """Return what of the journal a hook wants; learn which connections the names mean that it follows."""
 
     def tell(self, kind: Kind, event: msgspec.Struct) -> None:
         """Record an event of the service itself."""
@@ -147,7 +147,7 @@ class Sender:
             hook.cut = None
             hook.attempt = 0
             reader = self._reader = Reader(
-                self._house.feed, hook.definition, self._house.events_of(hook.definition), hook.place
+                self._house.feed, hook.definition, lambda: self._house.events_of(hook), hook.place
             )
         cut = hook.cut
         if cut is None:
@@ -156,7 +156,8 @@ class Sender:
             return
         if hook.paused is not None:
             self._poster.close()
-            await self._sleep(None)
+            self._house.events_of(hook)
+            await self._sleep(LEARN_S if hook.definition.follows_names else None)
             return
         if hook.cut is not None and self._recut:
             reader.give_back(cut)
@@ -280,6 +281,7 @@ class Sender:
         """Wait for the retry clock; a verb may end it."""
         hook = self.hook
         hook.next_attempt_s = until_s
+        self._house.events_of(hook)
         while (now_s := time.monotonic()) < until_s:
             telling.failing(self.hook, self._house.tell)
             told_s = failing_at_s(hook.progress)

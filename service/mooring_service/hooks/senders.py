@@ -15,6 +15,7 @@ from mooring.errors import JournalUnavailable
 from mooring.events import Kind, now_us, service_body
 from mooring.wire.connect import Connector
 from mooring_service.admission import Admission
+from mooring_service.directory import Directory
 from mooring_service.feed import Feed
 from mooring_service.hook_errors import UnknownHook
 from mooring_service.hook_options import HookRequest
@@ -31,6 +32,8 @@ from mooring_service.journal.journal import Journal, StoredHook
 
 IN_FLIGHT_S = 2.0  # what is under way when the service stops
 UNKNOWN_PLACE = "unknown-0"
+MAX_KNOWN = 10_000  # connections that have borne a name; of older ones nothing is kept any more, mostly
+NOBODY = -1  # an id that no connection has
 NOT_CONFIGURED = "not-configured"
 """Why a hook is paused that has vanished from the configuration: a slip there must not lose its place."""
 
@@ -41,10 +44,17 @@ class Senders:
     """All hooks of a service. It is what a sender knows of the service round it (`sender.House`)."""
 
     def __init__(
-        self, admission: Admission, journal: Journal, feed: Feed, state_dir: Path, background: Background
+        self,
+        admission: Admission,
+        journal: Journal,
+        feed: Feed,
+        directory: Directory,
+        state_dir: Path,
+        background: Background,
     ) -> None:
         self.journal = journal
         self.feed = feed
+        self._directory = directory
         self.by_name: dict[str, Sender] = {}
         self._admission = admission
         self._background = background
@@ -143,7 +153,7 @@ class Senders:
             sender.forget_failures()
             return
         await sender.halt()  # or its answer would store a place of the generation before
-        hook.place = replace(hook.place, generation=hook.place.generation + 1)
+        hook.place = replace(hook.place, generation=hook.place.generation + 1, known=())
         await self.journal.save_hook(stored(hook.name, hook.place))
         hook.definition = definition
         sender.forget_failures()
@@ -166,10 +176,18 @@ class Senders:
         if self._connector is not None:
             self._connector.close()
 
-    def events_of(self, hook: HookRequest) -> EventFilter:
-        """Return what of the journal a hook wants."""
-        ids = frozenset(one for one in hook.connections if isinstance(one, int))
-        return EventFilter(ids, frozenset(hook.workers), hook.kind_numbers)
+    def events_of(self, hook: Hook) -> EventFilter:
+        """Return what of the journal a hook wants; learn which connections the names mean that it follows."""
+        definition = hook.definition
+        ids = {one for one in definition.connections if isinstance(one, int)}
+        if definition.follows_names:
+            known = set(hook.place.known)
+            for one in definition.connections:
+                known.update(self._directory.ids_of(one) if isinstance(one, str) else ())
+            if len(known) > len(hook.place.known):
+                hook.place = replace(hook.place, known=tuple(sorted(known)[-MAX_KNOWN:]))
+            ids |= known or {NOBODY}
+        return EventFilter(frozenset(ids), frozenset(definition.workers), definition.kind_numbers)
 
     def tell(self, kind: Kind, event: msgspec.Struct) -> None:
         """Record an event of the service itself."""

@@ -5,15 +5,18 @@ from __future__ import annotations
 import itertools
 import random
 import re
+from collections import Counter
 from collections.abc import Iterator
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mooring.connection.asking import Waiter
 from mooring.connection.kept import KeptConnection
 from mooring.connection.kept_state import KeptState
 from mooring.errors import ErrCode
 from mooring.kept_options import ReconnectRequest
+from mooring.link.messages_sent import Send, SendFailed, SendQueued, Sent
 from mooring.wire.socket import SocketState
 from tests.workers.connection.test_kept_state import LAW, LETTERS
 from tests.workers.connection.world import Dial, Transport, World
@@ -30,6 +33,9 @@ FAILURES: tuple[tuple[ErrCode, int | None], ...] = (
 )
 
 
+SENDS, ASKS, DROPS = 2_000_000, 3_000_000, 4_000_000  # from here on requests of a kind are numbered
+
+
 class Walk:
     """One connection, to which one thing after the other happens; what must hold is checked after each."""
 
@@ -44,7 +50,11 @@ class Walk:
             refused_codes=[4401] if self.choose(4) == 0 else [],
         )
         self.request, self.ends = 0, 1_000_000
-        self.connection: KeptConnection = self.world.open(request=1, reconnect=policy, close_timeout=3)
+        self.connection: KeptConnection = self.world.open(
+            request=1, reconnect=policy, close_timeout=3, send_timeout=2, requests="jsonrpc",
+            when_down=("fail", "queue")[self.choose(2)],
+        )  # fmt: skip
+        self.sends, self.asks, self.drops = SENDS, ASKS, DROPS
 
     def choose(self, count: int) -> int:
         return next(self.choices) % count
@@ -60,7 +70,7 @@ class Walk:
     def happen(self) -> None:
         before = self.connection.kept_state
         transport = self.transports[-1] if self.transports else None
-        match self.choose(16):
+        match self.choose(24):
             case 0 | 1:
                 self.world.loop.advance((0.0, 0.01, 0.3, 2.0, 15.0, 90.0)[self.choose(6)])
             case 2 | 3 | 4 | 5 if self.pending:
@@ -90,6 +100,31 @@ class Walk:
                 dead.protocol.data_received(b"\x81\x01x")
                 dead.protocol.connection_lost(None)
                 assert self.connection.kept_state is before
+            case 16 | 17 | 18:
+                self.sends += 1
+                said = [None, "queue", "fail"][self.choose(3)]
+                ttl_s = [None, 0.1, 60.0][self.choose(3)]
+                answer = self.connection.send(
+                    Send(self.sends, 1, False, [b"m%d" % self.sends], f"k{self.sends}", said, ttl_s)  # type: ignore[arg-type]
+                )
+                if answer is not None:
+                    self.world.answers.append(answer)
+            case 19 if self.choose(3) == 0:
+                self.drops += 1
+                self.connection.drop_queue(self.drops)
+            case 20 if transport is not None and transport.protocol is not None:
+                if transport.protocol.outbound.paused:
+                    transport.protocol.resume_writing()
+                else:
+                    transport.protocol.pause_writing()
+            case 21 if transport is not None:
+                transport.unflushed = self.choose(2)
+            case 22:
+                self.asks += 1
+                waiter = Waiter(self.asks, self.world.answers.append)
+                self.connection.ask(waiter, b"{}", (0.1, 30.0)[self.choose(2)])
+            case 23 if transport is not None and transport.protocol is not None:
+                transport.say(f'{{"id":{1 + self.choose(8)}}}')
         if self.choose(3):
             self.world.loop.advance()
 
@@ -110,14 +145,38 @@ class Walk:
         kinds = self.world.kinds()
         text = "".join(LETTERS[kind] for kind in kinds)
         assert LAW.match(text), text
-        assert re.fullmatch("(O|E?T)?([^OR]|R)*", text), "one onOpen, and nothing before it but the end"
+        assert re.fullmatch("U*(O|E?T)?([^OR]|R)*", text), "one onOpen, and nothing before it but the end"
         assert self.world.dense() and kinds.count("onTerminate") == 1
         assert len(self.world.dialler.dials) == dials, "no dial after the end"
         assert self.world.loop.timers == 0 and self.world.redials.waiting == 0 and self.world.forgotten == [1]
         answered = [getattr(answer, "request", 0) for answer in self.world.answers]
         assert len(answered) == len(set(answered)), "each request is answered once"
         asked = {1, *range(10, self.request + 1, 10), *range(1_000_001, self.ends + 1)}
+        asked |= {*range(SENDS + 1, self.sends + 1), *range(ASKS + 1, self.asks + 1), *range(DROPS + 1, self.drops + 1)}
         assert asked <= set(answered), "and none is left waiting"
+        self._check_sends()
+
+    def _check_sends(self) -> None:
+        """A message is written once at most: never where it was refused, always where it was said so; what has waited comes back, or not."""
+        written = Counter(payload for one in self.transports for _, payload in one.sent if payload.startswith(b"m"))
+        unsent = Counter(
+            message["data"].encode()
+            for _, kind, event in self.world.events
+            if kind == "onUnsent"
+            for message in event["messages"]
+        )
+        assert not written or max(written.values()) == 1, "never twice"
+        for answer in self.world.answers:
+            payload = b"m%d" % getattr(answer, "request", 0)
+            match answer:
+                case Sent():
+                    assert written[payload] == 1 and not unsent[payload]
+                case SendQueued():
+                    assert written[payload] + unsent[payload] == 1, "it went out, or came back"
+                case SendFailed(why="uncertain"):
+                    assert written[payload] == 1 and not unsent[payload]
+                case SendFailed():
+                    assert not written[payload] and not unsent[payload]
 
 
 def test_random_walks_of_the_real_connection_read_as_the_law_says() -> None:  # 47

@@ -258,6 +258,7 @@ class World:
         self.metrics = WorkerMetrics()
         self.outbox = Outbox(2**26, self._take, lambda: None)
         self.paused: set[Any] = set()
+        self.ticks: Any = self.loop  # exact
         self.dialler: Any = Dialler(self.loop)
         self.redials = Redialling(self.loop, limits or RedialLimits())
         self.mailbox: Any = None

@@ -18,6 +18,7 @@ from mooring.link.messages_sent import SendFailed, SendQueued, Sent
 from mooring.link.outbox import Outbox, Recorded
 from mooring.metrics import WorkerMetrics
 from mooring.wire.dial import Dialler
+from mooring.wire.ticks import Ticks
 
 
 class CodeFailed(Exception):
@@ -85,6 +86,7 @@ class Host(Protocol):
     Attributes:
         outbox: Where events go that no callback has to see first.
         paused: Who is to be told when there is room again.
+        ticks: The clock of pings, which need not be exact.
     """
 
     loop: asyncio.AbstractEventLoop
@@ -92,6 +94,7 @@ class Host(Protocol):
     metrics: WorkerMetrics
     outbox: Outbox
     paused: set[PausedReader]
+    ticks: Ticks
 
     @property
     def dialler(self) -> Dialler:

@@ -128,7 +128,7 @@ class LiveConnection(AskingConnection):
     def _take_socket(self, dialled: Dialled) -> Socket:
         host = self._host
         self._socket = socket = Socket(
-            self, self._sends, host.loop, dialled, self.options, host.settings.outbound_bytes
+            self, self._sends, host.loop, dialled, self.options, host.settings.outbound_bytes, host.ticks
         )
         self.protocol = dialled.protocol
         return socket

@@ -49,6 +49,7 @@ from mooring.usercode.context import Context
 from mooring.usercode.mailbox import CALL_COST_BYTES
 from mooring.wire.dial import Dialler
 from mooring.wire.egress import EgressPolicy
+from mooring.wire.ticks import Ticks
 
 HOLD_S = 0.02  # a journal that is slower than this holds up nothing on its way to the service
 PROBE_S = 5.0  # so long a peer has to answer after a sleep, or its pingTimeout
@@ -95,6 +96,7 @@ class Runtime:
         self.known = Known(settings.recipes, settings.functions)
         self.connections: dict[int, LiveConnection] = {}
         self.paused: set[PausedReader] = set()
+        self.ticks = Ticks(self.loop)
         self.stopping = False
         self.left: Left = ""
         self.closed_by_stop = self.full_at = 0

@@ -170,7 +170,7 @@ class Outbound:
         if self._pong_owed is not None:
             owed, self._pong_owed = self._pong_owed, None
             self.write(encode_frame(PONG, owed, os.urandom(4)))
-        while self._queue and not self.paused:
+        while self._queue and not self.paused and not self._transport.is_closing():
             queued = self._queue.popleft()
             self.queued_bytes -= queued.size
             if queued.opcode == CLOSE:

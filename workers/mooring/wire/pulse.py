@@ -5,44 +5,42 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from mooring.deadline import PASS_S
 from mooring.wire.frames import PING, encode_frame
 from mooring.wire.liveness import Dead, Liveness, Ping, Wait
-
-if TYPE_CHECKING:
-    import asyncio
+from mooring.wire.ticks import Clock, Handle
 
 
 class Pulse:
     """The pings of one connection.
 
     Args:
+        clock: The loop, or what shares its timers.
         write: Writes a frame.
         on_dead: Called once, with the seconds of silence.
     """
 
-    __slots__ = ("_loop", "_on_dead", "_payload", "_sent_at_ns", "_suspected", "_timer", "_write", "live")
+    __slots__ = ("_clock", "_on_dead", "_payload", "_sent_at_ns", "_suspected", "_timer", "_write", "live")
 
     def __init__(
         self,
-        loop: asyncio.AbstractEventLoop,
+        clock: Clock,
         interval_s: float,
         timeout_s: float,
         write: Callable[[bytes], None],
         on_dead: Callable[[float], None],
     ) -> None:
-        self._loop = loop
+        self._clock = clock
         self._write = write
         self._on_dead = on_dead
         self._payload = b""
         self._sent_at_ns = 0
         self._suspected = False
-        self._timer: asyncio.TimerHandle | None = None
-        self.live = Liveness(interval_s, timeout_s, loop.time())
+        self._timer: Handle | None = None
+        self.live = Liveness(interval_s, timeout_s, clock.time())
         if interval_s:
-            self._timer = loop.call_later(interval_s, self._tick)
+            self._timer = clock.call_at(clock.time() + interval_s, self._tick)
 
     def stop(self) -> None:
         """No further ping, no deadline."""
@@ -67,8 +65,8 @@ class Pulse:
         return (time.monotonic_ns() - self._sent_at_ns) // 1000
 
     def _tick(self) -> None:
-        at = self.beat(self._loop.time())
-        self._timer = None if at is None else self._loop.call_at(at, self._tick)
+        at = self.beat(self._clock.time())
+        self._timer = None if at is None else self._clock.call_at(at, self._tick)
 
     def beat(self, now: float) -> float | None:
         """Do what is due at `now`; return when to call again at the latest, None for never.
@@ -77,9 +75,10 @@ class Pulse:
         """
         due = self.live.check(now)
         if isinstance(due, Ping):
-            self._payload = os.urandom(8)
+            random = os.urandom(12)
+            self._payload = random[:8]
             self._sent_at_ns = time.monotonic_ns()
-            self._write(encode_frame(PING, self._payload, os.urandom(4)))
+            self._write(encode_frame(PING, self._payload, random[8:]))
             due = self.live.check(now)
         if isinstance(due, Dead):
             if self._suspected:

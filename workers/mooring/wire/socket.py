@@ -31,6 +31,7 @@ from mooring.wire.frames import (
 )
 from mooring.wire.outbound import Outbound, Sender
 from mooring.wire.pulse import Pulse
+from mooring.wire.ticks import Clock
 
 LINGER_S = 1.0  # how long the server may take to close TCP first (RFC 6455 section 7.1.1) before we do
 
@@ -90,6 +91,7 @@ class Socket(asyncio.Protocol):
     Args:
         options: What was asked for; the dial has been made with it.
         max_outbound_bytes: What may wait for a peer that does not read.
+        clock: Of the pings; None: the loop.
 
     Attributes:
         outbound: What is sent goes there.
@@ -109,6 +111,7 @@ class Socket(asyncio.Protocol):
         dialled: Dialled,
         options: ConnectionOptions,
         max_outbound_bytes: int,
+        clock: Clock | None = None,
     ) -> None:
         self._owner = owner
         self._loop = loop
@@ -117,7 +120,9 @@ class Socket(asyncio.Protocol):
         self._parser = FrameParser(options.max_message_bytes, dialled.deflate)
         deflater = None if dialled.deflate is None else Deflater(dialled.deflate)
         self.outbound = Outbound(sender, loop, dialled.transport, deflater, max_outbound_bytes)
-        self._pulse = Pulse(loop, options.ping_interval_s, options.ping_timeout_s, self.outbound.write, self._on_dead)
+        self._pulse = Pulse(
+            clock or loop, options.ping_interval_s, options.ping_timeout_s, self.outbound.write, self._on_dead
+        )
         self._close_timeout_s = options.close_timeout_s
         self._close_timer: Deadline | None = None
         self._failure: FrameError | None = None  # as far as the owner has been told

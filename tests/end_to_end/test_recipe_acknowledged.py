@@ -1,0 +1,76 @@
+"""What was acknowledged is kept: `answers … stored` under kill -9 of worker and service between receipt and commit."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+
+from aiohttp import web
+
+from tests.conftest import StartService, rounds, wait_for
+from tests.scripted import Scripted
+
+RECIPE = {
+    "answers": [{"when": {"/envelope_id": {"exists": True}}, "send": {"ack": "${/envelope_id}"}, "after": "stored"}]
+}
+
+
+@rounds(6, 200)
+async def test_each_acknowledged_envelope_is_in_the_journal(start_service: StartService, rounds: int) -> None:
+    service = await start_service(env={"MOORING_SUPERVISOR_RESTART_BUDGET": "100000"})
+    seed = random.randrange(2**32)
+    chance = random.Random(seed)
+    print(f"seed {seed}")
+    acknowledged: set[int] = set()
+    number = 0
+
+    async def envelopes(server: Scripted, socket: web.WebSocketResponse) -> None:
+        """Send envelope after envelope, in bursts; what was not acknowledged comes again on the next socket."""
+        nonlocal number
+
+        async def hear() -> None:
+            while (text := await server.hear(socket, 600)) is not None:
+                acknowledged.add(json.loads(text)["ack"])
+
+        hearing = asyncio.ensure_future(hear())
+        try:
+            while not socket.closed and not hearing.done():
+                for _ in range(20):
+                    number += 1
+                    await socket.send_json({"envelope_id": number})
+                await asyncio.sleep(0.002)
+        except (ConnectionError, RuntimeError):
+            pass
+        await asyncio.wait({hearing}, timeout=1)
+        hearing.cancel()
+
+    async with Scripted(envelopes) as server:
+        opened = await service.open(server.url, recipe=RECIPE, reconnect={"minDelay": 0.05, "maxDelay": 0.1})
+        for round_number in range(rounds):
+            enough = len(acknowledged) + 20
+
+            async def goes_on(enough: int = enough) -> bool:
+                return len(acknowledged) >= enough
+
+            await wait_for(goes_on, 30, f"answers in round {round_number}")
+            await asyncio.sleep(chance.random() * 0.05)
+            if chance.random() < 0.5 or round_number % 4 == 3:
+                for pid in service.worker_pids():
+                    os.kill(pid, signal.SIGKILL)
+                sockets = len(server.sockets)
+                await wait_for(lambda: _more(server, sockets), 30, "another socket")  # noqa: B023
+            else:
+                await service.restart_after_kill()
+        await service.call("DELETE", f"/v1/connections/{opened['id']}")
+        told = set(acknowledged)
+        events = await service.events(opened["id"], "onTerminate", timeout_s=60)
+        stored = {json.loads(event["event"]["data"])["envelope_id"] for event in events if event["kind"] == "onMessage"}
+        assert told and told <= stored, f"{len(told - stored)} of {len(told)} acknowledged envelopes are not there"
+        assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
+
+
+async def _more(server: Scripted, sockets: int) -> bool:
+    return len(server.sockets) > sockets

@@ -1,0 +1,71 @@
+"""Timers that are shared: never early, hardly late, and no stall of the loop however many are due."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import time
+
+import pytest
+
+from mooring.wire import ticks
+from mooring.wire.ticks import GRAIN_S, SHARE, Ticks, tick_of
+from tests.conftest import wait_for
+
+
+def test_a_tick_is_never_early_and_late_by_a_small_part_of_the_wait() -> None:
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    chosen = random.Random(seed)
+    for _ in range(10_000):
+        now = chosen.random() * 1e6
+        wait_s = 10 ** chosen.uniform(-2.5, 4)
+        late_s = tick_of(now + wait_s, wait_s) - (now + wait_s)
+        assert -1e-9 <= late_s <= max(min(GRAIN_S, wait_s / SHARE), 0.001) + 1e-6
+
+
+def test_pings_of_connections_that_were_opened_one_after_the_other_share_few_ticks() -> None:
+    opened = [1_000 + at * 0.0015 for at in range(20_000)]  # within 30 s, as they were opened
+    assert len({tick_of(at + 30, 30) for at in opened}) <= math.ceil(30 / GRAIN_S) + 1
+
+
+async def test_all_are_called_but_those_that_are_cancelled_meanwhile_and_each_once() -> None:
+    clock = Ticks(asyncio.get_running_loop())
+    called: list[int] = []
+    at = clock.time() + 0.05
+    cancelled = clock.call_at(at, lambda: called.append(-1))
+    handles = []
+
+    def first() -> None:
+        called.append(0)
+        handles[0].cancel()
+
+    clock.call_at(at, first)
+    handles.append(clock.call_at(at, lambda: called.append(-2)))
+    cancelled.cancel()
+    for number in range(1, 2_000):
+        clock.call_at(at, lambda number=number: called.append(number))  # type: ignore[misc]
+    await wait_for(lambda: len(called) == 2_000)
+    assert called == list(range(2_000)) and clock.time() >= at - 0.001
+    assert clock._ticks == {}, "nothing is left of a tick"
+
+
+async def test_what_is_due_at_one_time_leaves_the_loop_its_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ticks, "PASS", 10)
+    loop = asyncio.get_running_loop()
+    clock = Ticks(loop)
+    called = passes = 0
+
+    def slow() -> None:
+        nonlocal called
+        called += 1
+        time.sleep(0.0005)
+
+    at = clock.time() + 0.05
+    for _ in range(200):
+        clock.call_at(at, slow)
+    while called < 200:
+        await asyncio.sleep(0)
+        passes += 0 < called < 200
+    assert passes >= 15
