@@ -15,7 +15,8 @@ import msgspec
 from mooring.errors import ErrCode, ErrorEntry
 from mooring.events import Kind, now_us, rfc3339
 from mooring.kept_events import Cause, DisconnectEvent, QueuedRecord
-from mooring.link.messages import Hello, Open
+from mooring.link.held import HeldConnection
+from mooring.link.messages import Open
 from mooring.link.packed import pack, unpack
 from mooring.link.record import (
     STATUS_CLOSED,
@@ -75,11 +76,10 @@ class Reopenings:
             if entry.created.spec is not None and not entry.update.ended:
                 self.remember(entry.created.id, unpack(entry.created.spec, entry.created.url))
 
-    def hello(self, hello: Hello) -> None:
-        """Learn the specs of what a process holds."""
-        for held in hello.connections:
-            if held.spec is not None:
-                self.remember(held.created.id, held.spec)
+    def learn(self, held: HeldConnection) -> None:
+        """Learn the spec of what a process holds."""
+        if held.spec is not None:
+            self.remember(held.created.id, held.spec)
 
     def stays(self, entry: Entry) -> bool:
         """Say whether a connection goes on without its process: one that has never been ready only where it goes on trying."""
