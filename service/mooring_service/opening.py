@@ -197,13 +197,11 @@ class Openings:
             )
             # The intent, before anything is started: a crash from here on still ends in an onTerminate.
             intent = Append(
-                worker=slot.name,
-                incarnation=slot.incarnation,
-                created=[created],
+                worker=slot.name, incarnation=slot.incarnation, created=[created],
                 updates=[ConnectionUpdate(connection, STATUS_CONNECTING)],
                 answers=[] if begun is None else [begun(connection)],
                 claims=[Claim("name", request.name, connection)] if request.name and self._admission.placing else [],
-            )
+            )  # fmt: skip
             slot.dispatched.add(connection)
             self._reopenings.remember(connection, request)  # a handler may ask for it to be kept
             try:
