@@ -44,7 +44,11 @@ log = logging.getLogger("mooring.service")
 
 
 class Reopenings:
-    """The specs of kept connections, and those that wait for a process of their worker."""
+    """The specs of kept connections, and those that wait for a process of their worker.
+
+    Attributes:
+        handed: What `waiting_specs` of the program before us has returned, for `recall`.
+    """
 
     def __init__(self, admission: Admission, journal: Journal, directory: Directory, endings: Endings) -> None:
         self._admission = admission
@@ -53,6 +57,7 @@ class Reopenings:
         self._endings = endings
         self._specs: dict[int, bytes] = {}
         self._told: dict[int, str] = {}
+        self.handed = b""
 
     def remember(self, connection: int, spec: ConnectionRequest) -> None:
         """Keep what `connection` was asked for, until it has ended, or turns out to be neither kept nor named."""
@@ -70,8 +75,15 @@ class Reopenings:
         self._specs.pop(connection, None)
         self._told.pop(connection, None)
 
+    def waiting_specs(self) -> bytes:
+        """Return the specs of what waits for a process: no hello will tell them to the next program. There are secrets in them."""
+        waiting = {entry.created.id for entry in self._directory.living_entries() if self.waits(entry)}
+        return msgspec.msgpack.encode({one: spec for one, spec in self._specs.items() if one in waiting})
+
     def recall(self) -> None:
-        """Learn from the journal the specs of what persists."""
+        """Learn the specs of what persists from the journal, and what was handed over."""
+        handed = msgspec.msgpack.decode(self.handed, type=dict[int, bytes]) if self.handed else {}
+        self._specs |= {one: spec for one, spec in handed.items() if self._directory.url(one) is not None}
         for entry in self._directory.living_entries():
             if entry.created.spec is not None and not entry.update.ended:
                 self.remember(entry.created.id, unpack(entry.created.spec, entry.created.url))
