@@ -72,6 +72,7 @@ class Connections:
             UnknownFunction: If the handler is not in the configuration.
             PolicyRefused, SecretNotAllowed, LimitReached, WorkerBusy, WorkerDied, Unavailable, JournalUnavailable: As they say.
         """
+        request = self._admission.placed(request)
         wrong = check_asked(request, self._admission.known)
         if wrong:
             raise InvalidRequest(wrong)

@@ -50,7 +50,7 @@ function drawEvent(what) {
   const { event } = what;
   getSelection().removeAllRanges();
   write($('detail-title'), event.kind);
-  write($('detail-words'), event.connection ? `Connection ${event.connection}, event ${event.seq}, at ${time(event.time)}.` : `Worker ${event.worker}, at ${time(event.time)}.`);
+  write($('detail-words'), event.connection ? `Connection ${event.connection}, event ${event.seq}, at ${time(event.time)}.` : `${event.worker ? `Worker ${event.worker}, at` : 'At'} ${time(event.time)}.`);
   writeJson(pretty(event.line));
   $('detail-chart').hidden = $('detail-actions').hidden = true;
 }
