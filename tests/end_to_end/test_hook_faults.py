@@ -315,3 +315,20 @@ async def test_a_file_of_hooks_that_cannot_be_read_is_said_and_begun_over_by_nob
     failed = await mooring(service, "serve", "--listen", "127.0.0.1:0")
     assert failed.code != 0 and "hooks.json" in failed.errors
     assert (service.state_dir / "hooks.json").read_text() == "{"
+
+
+async def test_with_a_journal_in_memory_a_hook_begins_anew_and_says_so(
+    start_service: StartService, echo: EchoServer
+) -> None:
+    service = await start_service(env={"MOORING_JOURNAL_STORE": "memory"})
+    async with Receiver() as receiver:
+        secret = (await hook(service, "shop", receiver.url, after="start"))["secret"]
+        await service.open(echo.url)
+        await receiver.until(2)
+        await service.stop()
+        await service.start()
+        await service.open(echo.url)
+        await receiver.until(4)
+        assert "gap" not in {event["kind"] for event in receiver.taken}
+        receiver.got[-1].verify(secret)
+        assert "begins anew" in service.log()
