@@ -63,6 +63,7 @@ async def test_kills_of_the_service_lose_nothing_and_repeat_a_batch_at_most(
             await service.open(f"{echo.url}push?count=2000", worker=f"w{number % 4}")
             await asyncio.sleep(chance.uniform(0.0, 0.3))
             await service.restart_after_kill()
+            await wait_for(service.is_ready)  # the workers are adopted
         expected = [event["id"] for event in await all_events(service)]
         await wait_for(lambda: ledger.kept[-1:] == expected[-1:], 60, "all of it")
         assert ledger.kept == expected and not ledger.gaps
