@@ -11,8 +11,7 @@ import msgspec
 
 from mooring.background import Background
 from mooring.errors import ErrCode, JournalUnavailable, LinkError
-from mooring.events import Kind, WorkerExitedEvent, WorkerStartedEvent, now_us, worker_body
-from mooring.kept_events import Cause
+from mooring.events import Kind, WorkerStartedEvent, now_us, worker_body
 from mooring.link.messages import (
     AskIds,
     Called,
@@ -34,11 +33,11 @@ from mooring.link.messages import (
 from mooring.link.messages_changed import Changed
 from mooring.link.messages_sent import QueueDropped, Replied, RequestFailed, RequestTaken, SendFailed, SendQueued, Sent
 from mooring.metrics import Histogram
-from mooring_service.adoption import unseen
-from mooring_service.columns import joined
+from mooring_service.deaths import Deaths
 from mooring_service.directory import Directory, Entry
 from mooring_service.endings import Endings
 from mooring_service.feed import Feed
+from mooring_service.hellos import Hellos
 from mooring_service.journal.batch import Append
 from mooring_service.journal.journal import Committed, Journal, StoredAsk
 from mooring_service.processes.reports import ID_BLOCK
@@ -46,7 +45,7 @@ from mooring_service.processes.roster import Roster
 from mooring_service.processes.slot import Slot
 from mooring_service.processes.worker_process import Exit
 from mooring_service.processes.worker_state import WorkerState
-from mooring_service.reopening import Reopenings, losses
+from mooring_service.reopening import Reopenings
 from mooring_service.window import Window
 
 SCATTERED = 256  # more events than this in a commit are a flood: who sends them is told at once
@@ -95,8 +94,9 @@ class Intake:
         self._roster = roster
         self._background = background
         self._window = window
+        self._deaths = Deaths(journal, endings, reopenings)
         self.latency = Histogram()
-        self._unseen: dict[str, frozenset[int]] = {}  # by incarnation: what its last hello did not know of
+        self._hellos = Hellos(directory, reopenings, background)
 
     def on_committed(self, committed: list[Committed]) -> None:
         """Take what one transaction has committed: fold, show, do what was asked for, acknowledge."""
@@ -219,16 +219,11 @@ class Intake:
 
     def hello(self, slot: Slot, hello: Hello) -> None:
         """Take what a process says of its connections, and note which of them it does not know of."""
-        live = (entry.created.id for entry in self._live_of(slot))
-        named = (held.created.id for held in hello.connections)
-        self._unseen[slot.incarnation] = unseen(live, named, slot.dispatched)
-        self._reopenings.hello(hello)
-        for held in hello.connections:
-            self._directory.figures(held.update)
+        self._hellos.take(slot, hello, (entry.created.id for entry in self._live_of(slot)))
 
     def worker_refused(self, slot: Slot, hello: Hello) -> None:
         """A process is of a version of the link that is not spoken here: it ends, and another one goes on with what is kept."""
-        self._reopenings.hello(hello)
+        self._hellos.learn(slot, hello)
         slot.drains = True
 
     def worker_linked(self, slot: Slot, hello: Hello, *, fresh: bool) -> None:
@@ -244,7 +239,7 @@ class Intake:
 
     async def _reconcile(self, slot: Slot, incarnation: str, number: int) -> None:
         """All is sent again: what its hello did not know of, and is live even now, never reached the process."""
-        candidates = self._unseen.pop(incarnation, frozenset())
+        candidates = await self._hellos.unseen(incarnation)
         if not candidates:
             return
         if number > slot.stored:
@@ -274,30 +269,18 @@ class Intake:
             self.asks.discard(slot.name)
 
     async def worker_gone(self, slot: Slot, ended: Exit, reason: str, *, restarting: bool, asked: bool) -> int:
-        """A process has ended: report what it could not, and that it has ended, in one transaction."""
+        """A process has ended: report what it could not, and that it has ended."""
         await self._journal.append_waiting(Append())  # all that it had handed over is committed and folded then
-        text = reason if asked else f"the worker died: {reason}"
-        self._unseen.pop(slot.incarnation, None)
-        stays = self._reopenings.stays if slot.drains or slot.persists or not asked else lambda entry: False
-        lost: list[Entry] = []
-        staying: list[Entry] = []
-        for entry in self._live_of(slot):
-            goes_on = stays(entry) and (entry.created.persists or slot.drains or not asked)
-            (staying if goes_on else lost).append(entry)
-        err_code = ErrCode.WORKER_STOPPING if asked else ErrCode.WORKER_DIED
-        cause = _cause(slot, asked=asked)
-        down = _losses(staying, slot, cause, text, err_code)
-        written, _ = await asyncio.gather(
-            self._endings.write(
-                lost,
-                text,
-                err_code,
-                then=joined(down, _exited(slot, ended, reason, restarting=restarting, asked=asked)),
-            ),
-            self.save_incarnation(slot, ended=True, stands=not asked),
+        await self._hellos.unseen(slot.incarnation)
+        count = await self._deaths.write(
+            slot,
+            self._live_of(slot),
+            ended,
+            reason,
+            restarting=restarting,
+            asked=asked,
+            save=lambda: self.save_incarnation(slot, ended=True, stands=not asked),
         )
-        slot.failures[err_code] += written.kinds.count(Kind.onError)
-        slot.disconnects[cause] += down.kinds.count(Kind.onDisconnect)
         slot.announced = False
         slot.drains = slot.drains and asked  # else it is started again in the same slot
         handed, slot.handed, slot.ended_for = slot.handed, {}, []
@@ -305,7 +288,7 @@ class Intake:
             self.asks.do([ask for ask, _ in handed.values()])  # what it has not taken is for the next process
         elif not asked:  # it was told to end since it died
             self._journal.append(Append(asks_done=list(handed)))
-        return len(written.updates)
+        return count
 
     async def worker_ended(self, slot: Slot) -> None:
         """There is no such worker any more: what waited for its next process ends."""
@@ -315,37 +298,3 @@ class Intake:
     async def allot_ids(self, count: int) -> int:
         """Reserve connection ids for ever; return the first."""
         return await self._journal.allot_ids(count)
-
-
-def _cause(slot: Slot, *, asked: bool) -> Cause:
-    """Return why the connections that stay lose the process of `slot`."""
-    if asked:
-        return "drained" if slot.drains else "serviceStopped"
-    if slot.drains:
-        return "drained"
-    return "workerDied" if slot.version else "serviceRestarted"  # dead before it could say hello to this service
-
-
-def _losses(staying: list[Entry], slot: Slot, cause: Cause, text: str, err_code: ErrCode) -> Append:
-    if slot.drains:
-        return losses(staying, "the worker was drained", ErrCode.WORKER_DRAINED, cause)
-    return losses(staying, text, err_code, cause)
-
-
-def _exited(slot: Slot, ended: Exit, reason: str, *, restarting: bool, asked: bool) -> Append:
-    """Return what says that a process has ended, and settles what was asked of it."""
-    event = WorkerExitedEvent(
-        pid=slot.record.pid,
-        exit_code=ended.exit_code,
-        signal=ended.signal,
-        reason=reason,
-        restarting=restarting,
-    )
-    return Append(
-        worker=slot.name,
-        connections=bytes(8),
-        kinds=bytes((Kind.workerExited,)),
-        bodies=worker_body(Kind.workerExited, slot.name, now_us(), event),
-        ended=slot.incarnation,
-        asks_done=[*slot.ended_for, *(slot.handed if asked else ())],
-    )

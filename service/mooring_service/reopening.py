@@ -15,7 +15,8 @@ import msgspec
 from mooring.errors import ErrCode, ErrorEntry
 from mooring.events import Kind, now_us, rfc3339
 from mooring.kept_events import Cause, DisconnectEvent, QueuedRecord
-from mooring.link.messages import Hello, Open
+from mooring.link.held import HeldConnection
+from mooring.link.messages import Open
 from mooring.link.packed import pack, unpack
 from mooring.link.record import (
     STATUS_CLOSED,
@@ -43,7 +44,11 @@ log = logging.getLogger("mooring.service")
 
 
 class Reopenings:
-    """The specs of kept connections, and those that wait for a process of their worker."""
+    """The specs of kept connections, and those that wait for a process of their worker.
+
+    Attributes:
+        handed: What `waiting_specs` of the program before us has returned, for `recall`.
+    """
 
     def __init__(self, admission: Admission, journal: Journal, directory: Directory, endings: Endings) -> None:
         self._admission = admission
@@ -52,6 +57,7 @@ class Reopenings:
         self._endings = endings
         self._specs: dict[int, bytes] = {}
         self._told: dict[int, str] = {}
+        self.handed = b""
 
     def remember(self, connection: int, spec: ConnectionRequest) -> None:
         """Keep what `connection` was asked for, until it has ended, or turns out to be neither kept nor named."""
@@ -69,17 +75,23 @@ class Reopenings:
         self._specs.pop(connection, None)
         self._told.pop(connection, None)
 
+    def waiting_specs(self) -> bytes:
+        """Return the specs of what waits for a process: no hello will tell them to the next program. There are secrets in them."""
+        waiting = {entry.created.id for entry in self._directory.living_entries() if self.waits(entry)}
+        return msgspec.msgpack.encode({one: spec for one, spec in self._specs.items() if one in waiting})
+
     def recall(self) -> None:
-        """Learn from the journal the specs of what persists."""
+        """Learn the specs of what persists from the journal, and what was handed over."""
+        handed = msgspec.msgpack.decode(self.handed, type=dict[int, bytes]) if self.handed else {}
+        self._specs |= {one: spec for one, spec in handed.items() if self._directory.url(one) is not None}
         for entry in self._directory.living_entries():
             if entry.created.spec is not None and not entry.update.ended:
                 self.remember(entry.created.id, unpack(entry.created.spec, entry.created.url))
 
-    def hello(self, hello: Hello) -> None:
-        """Learn the specs of what a process holds."""
-        for held in hello.connections:
-            if held.spec is not None:
-                self.remember(held.created.id, held.spec)
+    def learn(self, held: HeldConnection) -> None:
+        """Learn the spec of what a process holds."""
+        if held.spec is not None:
+            self.remember(held.created.id, held.spec)
 
     def stays(self, entry: Entry) -> bool:
         """Say whether a connection goes on without its process: one that has never been ready only where it goes on trying."""

@@ -82,6 +82,7 @@ class Service:
         sending: What is sent over connections.
         requesting: What is asked over them.
         workers: The verbs of workers.
+        reopenings: What kept connections ask for, of which the next program of this process must be told.
         backups: Copies of the journal.
         hooks: The verbs of hooks.
         reading: What is read of connections and events, in a cluster of all nodes; `here`: of this service alone.
@@ -112,10 +113,10 @@ class Service:
         self._roster = roster = Roster()
         self._endings = Endings(journal)
         self.kept_ends = self._endings.kept
-        self._reopenings = Reopenings(self._admission, journal, self.directory, self._endings)
+        self.reopenings = Reopenings(self._admission, journal, self.directory, self._endings)
         self._window = Window(journal, roster, self.directory, self._admission)
         self._intake = Intake(
-            journal, self.directory, self.feed, self._endings, self._reopenings, roster, self._window, self._background
+            journal, self.directory, self.feed, self._endings, self.reopenings, roster, self._window, self._background
         )
         self._supervisor = Supervisor(
             config.supervisor,
@@ -127,21 +128,21 @@ class Service:
         )
         names = Names(self.directory)
         self._openings = Openings(
-            self._admission, journal, self.directory, self._endings, self._reopenings, names, self._supervisor
+            self._admission, journal, self.directory, self._endings, self.reopenings, names, self._supervisor
         )
-        holders = Holders(roster, self._reopenings)
+        holders = Holders(roster, self.reopenings)
         self.connections = Connections(
-            self._admission, self.directory, self.feed, self._endings, self._reopenings, self._openings, holders
+            self._admission, self.directory, self.feed, self._endings, self.reopenings, self._openings, holders
         )
         self.wanted = Wanted(
-            self._admission, journal, self.directory, self._reopenings, names, holders, self.connections
+            self._admission, journal, self.directory, self.reopenings, names, holders, self.connections
         )
         self.sending = Sending(self._admission, self.directory, holders)
         self._reconciling = Reconciling(
-            self._admission, self.directory, self._reopenings, self._openings, self.connections, self.wanted
+            self._admission, self.directory, self.reopenings, self._openings, self.connections, self.wanted
         )
         self._strays = Strays(
-            journal, self.directory, self._endings, self._reopenings, roster, self._supervisor, self._reconciling
+            journal, self.directory, self._endings, self.reopenings, roster, self._supervisor, self._reconciling
         )
         self.requesting = Requesting(self._admission, self.directory, holders, journal, self.sending)
         self.workers = Workers(
@@ -153,6 +154,7 @@ class Service:
         self.hooks = Hooks(self._admission, self._senders)
         self.refusal = ""
         self.cluster = _membership(config, self, roster, self._admission) if config.cluster.name else None
+        self._admission.placing = self.cluster
         self.here = Reading(self.connections, self.directory, self.feed)
         self.reading = self.cluster.reading(self.connections, self.directory) if self.cluster else self.here
         self._started = False
@@ -211,7 +213,7 @@ class Service:
         self._reconciling.recall()
         if self.cluster is not None:
             await self.cluster.open(has_connections=self.directory.live_count > 0)
-        self._reopenings.recall()
+        self.reopenings.recall()
         try:
             # Taken first: the first connection of a new state directory is number 1.
             await self._openings.allot()
@@ -338,4 +340,7 @@ def _membership(config: Config, service: Service, roster: Roster, admission: Adm
         live = service.directory.live_count
         return live, len(roster), max(0, admission.config.limits.max_connections - live)
 
-    return Membership(config, service.journal, service.state_dir, figures, service.refuse)
+    def workers() -> set[str]:
+        return {slot.name for slot in roster.slots()}
+
+    return Membership(config, service.journal, service.state_dir, figures, workers, service.refuse)

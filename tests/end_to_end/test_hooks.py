@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from tests.conftest import StartService, wait_for
-from tests.receiver import Receiver, all_events, hook
+import asyncio
+import itertools
+import time
+from pathlib import Path
+
+from tests.conftest import RunningService, StartService, rounds, wait_for
+from tests.receiver import Got, Receiver, all_events, hook
 from tests.servers import EchoServer
 
 
@@ -30,3 +35,74 @@ async def test_every_event_is_posted_once_in_order_over_a_kill_of_the_service(
             after = page["next"]
         shown = await service.get("/v1/hooks/orders")
         assert shown["status"] == "Active" and shown["lag"] == 0 and "secret" not in shown
+
+
+@rounds(10_000, 100_000, "total")
+async def test_events_of_fifty_connections_come_each_once_in_order_in_an_unbroken_chain(
+    start_service: StartService, echo: EchoServer, total: int
+) -> None:
+    service = await start_service()
+    async with Receiver() as receiver:
+        made = await hook(service, "shop", receiver.url, after="start")
+        count = total // 50
+        opened = [service.open(f"{echo.url}push?count={count}", worker=f"w{number % 3}") for number in range(50)]
+        await asyncio.gather(*opened)
+        await receiver.until(total + 50 + 3, 120)
+        expected = [event["id"] for event in await all_events(service)]
+        assert receiver.ids == expected
+        pages = [got.page for got in receiver.got]
+        assert all(one["next"] == other["after"] for one, other in itertools.pairwise(pages))
+        receiver.got[-1].verify(made["secret"])
+        seqs: dict[int, int] = {}
+        for event in receiver.taken:
+            if "connection" in event:
+                assert event["seq"] == seqs.get(event["connection"], 0) + 1
+                seqs[event["connection"]] = event["seq"]
+
+
+async def test_a_slow_receiver_costs_nobody_else_anything_and_no_memory(
+    start_service: StartService, echo: EchoServer
+) -> None:
+    service = await start_service()
+
+    async def slow(got: Got) -> int:
+        await asyncio.sleep(1.0)
+        return 200
+
+    async with Receiver(slow) as receiver, Receiver() as quick:
+        await hook(service, "slow", receiver.url, kinds=["onMessage"], maxEvents=10)
+        await hook(service, "quick", quick.url, kinds=["onMessage"])
+        await service.open(f"{echo.url}push?count=10000")
+        await quick.until(10_000)
+        before = _rss(service)
+        await service.open(f"{echo.url}push?count=20000&size=500")
+        await quick.until(30_000, 60)
+        assert _rss(service) - before < 40_000_000, "the ring is bounded, and the slow one holds a batch"
+        record = await service.get("/v1/hooks/slow")
+        assert record["status"] == "Active" and record["lag"] > 20_000 and record["lagSeconds"] > 0
+        async with service.client.get("/metrics") as response:
+            text = await response.text()
+        lag = float(text.split('mooring_hook_lag_events{hook="slow"} ')[1].split("\n")[0])
+        assert lag >= record["lag"] - 100
+
+
+def _rss(service: RunningService) -> int:
+    text = Path(f"/proc/{service.process.pid}/status").read_text()
+    return int(text.split("VmRSS:")[1].split()[0]) * 1024
+
+
+async def test_what_a_hook_gets_is_with_the_receiver_within_milliseconds(
+    start_service: StartService, echo: EchoServer
+) -> None:
+    service = await start_service()
+    async with Receiver() as receiver:
+        await hook(service, "shop", receiver.url, kinds=["onMessage"])
+        record = await service.open(echo.url)
+        late = []
+        for number in range(30):
+            begun = time.monotonic()
+            await service.send(record["id"], str(number))
+            await wait_for(lambda number=number: len(receiver.taken) > number)
+            late.append(time.monotonic() - begun)
+        # Send, echo, journal, POST; the test's own polling, and a machine that others use. `make bench` has the figure.
+        assert sorted(late)[15] < 0.1, late

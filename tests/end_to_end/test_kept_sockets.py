@@ -299,23 +299,6 @@ async def test_each_code_of_a_close_by_the_server_is_one_loss_and_one_return(
     assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
 
 
-async def test_a_403_without_anything_to_renew_is_one_dial_and_the_end(shared: RunningService) -> None:  # 12
-    async def script(connection: RawConnection) -> None:
-        if len(server.connections) == 1:
-            await stays(connection)
-        else:
-            connection.writer.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
-            await connection.writer.drain()
-
-    async with RawServer(script) as server:
-        kept = (await shared.open(server.url, reconnect=AT_ONCE))["id"]
-        server.connections[0].reset()
-        events = await shared.events(kept, until="onTerminate")
-        assert [event["kind"] for event in events] == ["onOpen", "onDisconnect", "onError", "onTerminate"]
-        assert events[2]["event"]["errors"][0]["errCode"] == 107
-        assert len(server.connections) == 2
-
-
 async def test_one_that_is_not_kept_has_its_events_and_its_record_byte_for_byte_as_before(
     shared: RunningService,
 ) -> None:  # 1

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.command_line import mooring
 from tests.conftest import RunningService, StartService, rounds, wait_for
 from tests.end_to_end.test_connection_names import put
 from tests.servers import EchoServer
@@ -218,3 +219,37 @@ async def test_whenever_everything_dies_each_comes_back_once(
         await wait_for(
             lambda: sum(not peer.gone.is_set() for peer in echo.peers) == 6, 10, f"one socket each: {open_paths}"
         )
+
+
+async def test_what_waits_for_a_failed_worker_is_there_after_a_restart_in_order(
+    start_service: StartService, echo: EchoServer
+) -> None:
+    """With its secret, which is nowhere on disk; what persists waits over an ordered stop, too, which ends the worker's failure."""
+    service = await start_service(env={"MOORING_SUPERVISOR_RESTART_BUDGET": "1"})
+    kept = (await service.open(echo.url, headers={"A": CANARY}, reconnect={"minDelay": 0.05}))["id"]
+    persists = (await service.open(echo.url, reconnect={"minDelay": 0.05, "persist": True}))["id"]
+    for socket in (1, 2):
+        await ready_again(service, kept, socket)
+        await ready_again(service, persists, socket)
+        os.kill(service.worker_pids()[0], signal.SIGKILL)
+
+    async def failed() -> bool:
+        return bool((await service.get("/v1/workers/main"))["status"] == "Failed")
+
+    await wait_for(failed)
+    for _ in range(2):
+        ran = await mooring(service, "restart")
+        assert ran.code == 0, ran.errors
+        await wait_for(service.is_ready)
+        for connection in (kept, persists):
+            record = await service.record(connection)
+            assert (record["status"], record["down"]["phase"]) == ("Reconnecting", "blocked")
+    for path in service.state_dir.rglob("*"):
+        assert not path.is_file() or CANARY.encode() not in path.read_bytes(), path
+    await service.call("PUT", "/v1/workers/main", None)
+    await ready_again(service, kept, 3)
+    await ready_again(service, persists, 3)
+    assert sum(peer.headers.get("A") == CANARY for peer in echo.peers) == 3
+    for connection in (kept, persists):
+        kinds = await kinds_of(service, connection)
+        assert kinds == ["onOpen"] + ["onDisconnect", "onReconnect"] * 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -115,3 +116,82 @@ async def test_what_has_no_requests_or_no_socket_is_told_so(service: RunningServ
         found = await service.open(peer.url, 422, requests=wrong)
         assert found["errors"][0]["pointer"].startswith("/requests")
     assert (await service.open(peer.url, 422, requests="cdp", dataType="blob"))["errors"][0]["pointer"] == "/requests"
+
+
+async def test_a_thousand_at_a_time_each_get_their_own_reply_however_they_are_shuffled(
+    service: RunningService, peer: Answering
+) -> None:  # 39
+    connection = (await service.open(peer.url, requests="jsonrpc", reconnect={"minDelay": 0.05}))["id"]
+    waiting = [
+        asyncio.create_task(ask(service, connection, {"n": number}, query="?timeout=60")) for number in range(1_000)
+    ]
+    await peer.until(1_000)
+    full = await ask(service, connection, {"n": "one too many"}, 429)
+    assert (full["setting"], full["limit"]) == ("limits.max_pending_requests", 1_000)
+    asked = peer.received[:]
+    random.shuffle(asked)
+    for value in asked:
+        await peer.sockets[0].send_json({"id": value["id"], "result": value["n"]})
+    found = await asyncio.gather(*waiting)
+    assert [one["reply"]["result"] for one in found] == list(range(1_000))
+    assert len({one["event"] for one in found}) == 1_000
+
+    lost = [asyncio.create_task(ask(service, connection, {"n": number}, 502, "?timeout=60")) for number in range(50)]
+    await peer.until(1_050)
+    began = asyncio.get_running_loop().time()
+    await peer.sockets[0].close()
+    assert {one["type"].rpartition(":")[2] for one in await asyncio.gather(*lost)} == {"reply-lost"}
+    assert asyncio.get_running_loop().time() - began < 1, "not at their timeout"
+    await status_of(service, connection, "Connected")
+    await peer.sockets[1].send_json({"id": peer.received[-1]["id"], "result": "of the socket before"})
+    await service.events(connection, count=1_004)
+    assert (await service.record(connection))["stats"]["lateReplies"] == 1
+
+
+async def test_hidden_replies_own_pointers_and_one_at_a_time(service: RunningService, peer: Answering) -> None:
+    ocpp = {"id": "/id", "reply": "/id", "idType": "string", "hide": True, "oneAtATime": True}
+    connection = (await service.open(peer.url, requests=ocpp))["id"]
+    assert (await service.record(connection))["requests"] == ocpp
+    first = asyncio.create_task(ask(service, connection, {"n": 1}))
+    await peer.until(1)
+    second = asyncio.create_task(ask(service, connection, {"n": 2}))
+    late = await ask(service, connection, {"n": 3}, 504, "?timeout=0.2")
+    assert late["type"].endswith(":reply-timeout") and len(peer.received) == 1, "it never had its turn"
+    await peer.sockets[0].send_json({"id": "1"})
+    assert await first == {"reply": {"id": "1"}, "event": None, "ms": (await first)["ms"]}
+    await peer.until(2)
+    assert peer.received[1]["n"] == 2
+    await peer.sockets[0].send_json({"id": peer.received[1]["id"]})
+    await second
+    assert [event["kind"] for event in await service.events(connection)] == ["onOpen"]
+
+
+async def test_a_request_under_a_key_is_sent_once_across_a_crash_and_its_answer_is_kept(
+    service: RunningService, peer: Answering
+) -> None:
+    connection = (await service.open(peer.url, requests="jsonrpc"))["id"]
+    key = {"Idempotency-Key": "k"}
+    first = await ask(service, connection, {"method": "add", "params": [1]}, **key)
+    assert await ask(service, connection, {"method": "add", "params": [1]}, **key) == first
+    lost = asyncio.create_task(
+        service.client.post(f"/v1/connections/{connection}/requests", json={"n": 1}, headers={"Idempotency-Key": "l"})
+    )
+    await peer.until(2)
+    await service.restart_after_kill()
+    await asyncio.wait({lost})
+    again = asyncio.create_task(_until_served(service, connection))
+    await asyncio.sleep(0.3)
+    await peer.sockets[0].send_json({"id": peer.received[1]["id"], "result": "once"})
+    assert (await again)["reply"]["result"] == "once" and len(peer.received) == 2
+    taken = await ask(service, connection, {"method": "add", "params": [2]}, 202, Prefer="respond-async")
+    assert taken == {"id": 3}
+
+
+async def _until_served(service: RunningService, connection: int) -> Any:
+    while True:
+        async with service.client.post(
+            f"/v1/connections/{connection}/requests", json={"n": 1}, headers={"Idempotency-Key": "l"}
+        ) as response:
+            if response.status == 200:
+                return await response.json()
+        await asyncio.sleep(0.05)

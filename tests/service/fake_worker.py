@@ -22,13 +22,13 @@ import msgspec
 
 from mooring.events import Kind, body_prefix, connection_body
 from mooring.link.channel import Channel
+from mooring.link.held import HeldConnection, pack
 from mooring.link.messages import (
     PROTOCOL_VERSION,
     AskCall,
     AskKill,
     Command,
     Events,
-    HeldConnection,
     Hello,
     Probe,
     Report,
@@ -121,7 +121,7 @@ class FakeWorker:
             identity.started_at_ticks(self.pid),
             identity.boot_id(),
             first_unstored,
-            list(held),
+            [pack(one) for one in held],
         )
 
     def hello(self, *held: HeldConnection) -> None:

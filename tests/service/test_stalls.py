@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 
 from mooring.events import Kind
-from mooring.link.messages import Stored, Terminate, TerminateDone
+from mooring.link.channel import frame
+from mooring.link.messages import Resent, Stored, Terminate, TerminateDone, Welcome
 from mooring.link.record import ConnectionUpdate, Terminated
 from mooring.process import identity
 from mooring_service.service import Service
-from tests.service.fake_worker import FakeWorker, FakeWorkers, running_service
+from tests.service.fake_worker import FakeWorker, FakeWorkers, held, running_service, until
 
 MANY = 20_000
 STALL_S = 0.02
@@ -104,6 +105,28 @@ async def test_lists_and_metrics(tmp_path: Path, fakes: FakeWorkers, steps: Step
         assert [record.id for record in found] == list(range(MANY - 49, MANY + 1)) and following is None
         found, following = await steps.of("a page", page(worker="main", status="Connected", after=7, limit=1_000))
         assert [record.id for record in found] == list(range(8, 1_008)) and following == 1_007
+
+
+async def test_adoption(tmp_path: Path, fakes: FakeWorkers, steps: Steps) -> None:
+    async with filled(tmp_path, fakes, MANY) as (service, worker):
+        worker.hang_up()
+        await worker.lost()
+        await worker.dial()
+        hello = frame(worker.greeting(*(held(connection, "main") for connection in range(1, MANY + 1))))
+        with steps.watched("adoption"):
+            worker.channel.send_frame(hello)
+            await worker.expect(Welcome, 20)
+            worker.send(Resent(worker._number))
+            await asyncio.wait(set(service._intake._hellos._learning.values()))
+        assert service.workers.record("main").status == "Running"
+
+
+async def test_the_death_of_a_worker(tmp_path: Path, fakes: FakeWorkers, steps: Steps) -> None:
+    async with filled(tmp_path, fakes, 5_000, restart_delay=30) as (service, worker):
+        with steps.watched("death"):
+            worker.die()
+            await until(lambda: service.workers.record("main").status == "Restarting", 30)
+        assert service.directory.live_count == 0
 
 
 async def test_mass_terminate(tmp_path: Path, fakes: FakeWorkers, steps: Steps) -> None:

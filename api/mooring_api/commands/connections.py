@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import click
+import msgspec
 from rich.table import Table
 from rich.text import Text
 
@@ -121,6 +122,7 @@ def show(target: Target, connection: int | str, as_json: bool) -> None:
         ("url", record.url),
         ("status", record.status),
         *_staying(record, time.time()),
+        *_conversing(record),
         ("worker", record.worker),
         ("handler", record.handler),
         ("data type", record.data_type),
@@ -168,6 +170,22 @@ def _staying(record: ConnectionRecord, now: float) -> list[tuple[str, Any]]:
     if record.reconnects and isinstance(record.stats.down_ms, float):
         returns = plural(record.reconnects, "return")
         facts.append(("was down", f"{duration(record.stats.down_ms / 1000)} in all, {returns}"))
+    return facts
+
+
+def _conversing(record: ConnectionRecord) -> list[tuple[str, Any]]:
+    """Return what was asked for about what is said over it, and what waits to be said."""
+    facts: list[tuple[str, Any]] = [
+        (name, value if isinstance(value, str) else msgspec.json.encode(value).decode())
+        for name, value in (("recipe", record.recipe), ("keepAlive", record.keep_alive), ("requests", record.requests))
+        if value
+    ]
+    if record.data_timeout:
+        facts.append(("dataTimeout", f"{record.data_timeout:g} s, whenSilent {record.when_silent}"))
+    if record.when_down == "queue":
+        facts.append(("whenDown", f"queue, queueTtl {record.queue_ttl:g} s"))
+    if record.queued and record.queued.messages:
+        facts.append(("queued", f"{plural(record.queued.messages, 'message')}, {record.queued.bytes} bytes"))
     return facts
 
 

@@ -16,7 +16,7 @@ from mooring.errors import MooringError
 from mooring_api.commands.configuration import app_dirs_of, config_of, config_options, config_path_of, state_dir_of
 from mooring_api.commands.target import Failure, Refusal, Target, as_json, show_json
 from mooring_api.rest.access import TokenFileError, load_token, read_token, token_hash
-from mooring_api.server import logs, systemd
+from mooring_api.server import handed_specs, logs, systemd
 from mooring_api.server.composition import ServeOptions
 from mooring_api.server.preflight import looks
 from mooring_api.server.restart import DRY_RUN, HAS_SOCKET
@@ -69,6 +69,7 @@ def serve_command(target: Target, /, demo: bool, handover: bool, dry_run: bool, 
         raise Failure(f"cannot start: {exc}") from None
     if outcome.socket is not None:
         systemd.hand_over(outcome.socket)  # only now: the event loop's own descriptors are closed
+        handed_specs.hand_over(outcome.specs)
         if outcome.pending is not None:
             os.kill(os.getpid(), outcome.pending)  # blocked until the next program has its handlers
         leave_standard_streams()

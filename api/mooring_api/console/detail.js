@@ -1,6 +1,7 @@
 // What is chosen in one of the two lists: what it says, and what can be done with it.
 
 import { json, request } from '/console/api.js';
+import { drawAsking, takes } from '/console/asking.js';
 import { large } from '/console/charts.js';
 import { connection, connectionList } from '/console/connections.js';
 import { eventList } from '/console/events.js';
@@ -49,7 +50,7 @@ function drawEvent(what) {
   const { event } = what;
   getSelection().removeAllRanges();
   write($('detail-title'), event.kind);
-  write($('detail-words'), event.connection ? `Connection ${event.connection}, event ${event.seq}, at ${time(event.time)}.` : `Worker ${event.worker}, at ${time(event.time)}.`);
+  write($('detail-words'), event.connection ? `Connection ${event.connection}, event ${event.seq}, at ${time(event.time)}.` : `${event.worker ? `Worker ${event.worker}, at` : 'At'} ${time(event.time)}.`);
   writeJson(pretty(event.line));
   $('detail-chart').hidden = $('detail-actions').hidden = true;
 }
@@ -66,7 +67,8 @@ function drawConnection(item) {
   writeJson(pretty(JSON.stringify(record)));
   $('detail-chart').hidden = false;
   $('detail-actions').hidden = ['Closing', 'Closed'].includes(record.status);
-  $('send-form').hidden = record.status !== 'Connected';
+  $('send-form').hidden = !takes(record);
+  drawAsking(record);
   $('reconnect').hidden = !record.reconnect;
   write($('terminate'), record.reconnect ? 'Stop' : 'Terminate');
   plot ??= large($('detail-chart'), 314, 90);

@@ -54,7 +54,7 @@ export class EventLog {
     const found = [];
     for (let at = source.length - 1; at >= 0; at -= 1) {
       const event = source[at];
-      if (!wanted || `${event.kind} ${event.connection ?? ''} ${event.worker} ${event.summary}`.toLowerCase().includes(wanted)) found.push(event);
+      if (!wanted || `${event.kind} ${event.connection ?? ''} ${event.worker ?? ''} ${event.summary}`.toLowerCase().includes(wanted)) found.push(event);
     }
     return found;
   }

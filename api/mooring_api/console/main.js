@@ -1,5 +1,5 @@
 // The console: what is there is polled, what happens is followed; both are drawn at most ten times a second. The parts of the page
-// set themselves up: connections, workers, hooks, events, detail (with sending), opening, access. None imports one that uses it.
+// set themselves up: connections, workers, hooks, events, detail (with sending, asking), opening, access. None imports one that uses it.
 
 import { askToken, refused } from '/console/access.js';
 import { Problem, breakStream, follow, isRefusal, request, token } from '/console/api.js';

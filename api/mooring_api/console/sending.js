@@ -32,7 +32,7 @@ const send = once($('send-result'), async (output) => {
   const body = kind === 'blob' ? $('send-file').files[0] : $('send-text').value;
   if (kind === 'blob' && !body) throw new Error('Choose a file.');
   const answer = await request('POST', `/v1/connections/${receiver}/messages`, { body, type: TYPES[kind] });
-  output.textContent = `sent, ${answer.bytes} bytes`;
+  output.textContent = `${answer.queued ? 'waits to be sent' : 'sent'}, ${answer.bytes} bytes`;
   $('send-text').value = '';
 });
 

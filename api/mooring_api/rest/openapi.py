@@ -31,8 +31,11 @@ _EVENT = {
     "properties": {
         "id": {"type": "string", "description": "<epoch>-<position>"},
         "kind": {"enum": [kind.name for kind in KINDS]},
-        "connection": {"type": "integer", "description": "Not in events of a worker as a whole, nor in a gap."},
-        "worker": {"type": "string", "description": "Not in a gap."},
+        "connection": {
+            "type": "integer",
+            "description": "Not in events of a worker as a whole, of a hook or a node, nor in a gap.",
+        },
+        "worker": {"type": "string", "description": "Not in events of a hook or a node, nor in a gap."},
         "seq": {"type": "integer", "description": "Counts a connection's events from 1, without holes."},
         "time": {"type": "string", "format": "date-time"},
         "event": {"description": "4D's $2.", "oneOf": [ref(info.event.__name__) for info in KINDS.values()]},

@@ -15,7 +15,7 @@ from mooring_api.rest.access_log import ACCESS, AccessLog
 from mooring_api.rest.app import make_app
 from mooring_api.rest.context import Api
 from mooring_api.rest.gate import Gate
-from mooring_api.server import inner, systemd
+from mooring_api.server import handed_specs, inner, systemd
 from mooring_api.server.demo import start_demo
 from mooring_api.server.listen import SocketFile, bind, inherited_or_wanted, tls_of
 from mooring_api.server.state_file import prepare_state_dir, replace_text
@@ -59,6 +59,7 @@ class Server:
         self.options = options
         self._lines_dropped = lines_dropped
         self.url = ""
+        self.specs = b""  # for the next program of this process
         self._runner: web.AppRunner | None = None
         self._demo: web.AppRunner | None = None
         self._api: Api | None = None
@@ -88,6 +89,7 @@ class Server:
         self._service = service = Service(
             config, options.state_dir, journal, app_dirs=options.app_dirs, config_file=options.config_file
         )
+        service.reopenings.handed = handed_specs.take()
         service.acquire()  # first: whoever does not get it must touch nothing, and names the holder, not the port
         token = None if config.api.no_auth else load_token(options.state_dir)
         sock = bind(listen) if inherited is None else inherited.socket
@@ -209,6 +211,8 @@ class Server:
         if service is None or api is None:
             return
         service.begin_stop()
+        if handover:
+            self.specs = service.reopenings.waiting_specs()
         if self._listener is not None:
             self._listener.close()  # nothing new comes in
         if not handover:

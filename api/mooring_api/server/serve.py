@@ -27,12 +27,13 @@ log = logging.getLogger("mooring.serve")
 class Outcome(msgspec.Struct, frozen=True):
     """How `serve` has ended; with `socket`, the program is to be executed again, under running workers.
 
-    `pending` is a signal that came too late for this one: the next program is to have it.
+    `pending` is a signal that came too late for this one: the next program is to have it; `specs` likewise (`handed_specs`).
     """
 
     code: int
     socket: systemd.Inherited | None = None
     pending: signal.Signals | None = None
+    specs: bytes = b""
 
 
 async def serve(
@@ -129,7 +130,7 @@ async def serve(
     if restarting:
         # From here to the next program's handlers a signal would end the process: it waits, across the exec too.
         signal.pthread_sigmask(signal.SIG_BLOCK, (*SIGNALS, signal.SIGHUP))
-    return Outcome(0, server.inherited if restarting else None, pending[0] if pending else None)
+    return Outcome(0, server.inherited if restarting else None, pending[0] if pending else None, server.specs)
 
 
 def _reload(server: Server, reload: Callable[[], Config] | None) -> None:

@@ -94,7 +94,7 @@ class LinkServer:
         for channel, reports in early:
             channel.resume_reading()
             if channel in self._streams:
-                self._first(channel, reports)
+                channel.hand_over(reports)
 
     async def close(self) -> None:
         """End all streams."""

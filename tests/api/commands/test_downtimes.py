@@ -78,3 +78,28 @@ async def test_ls_show_top_and_tail_say_what_is_down_and_until_when(service: Run
     told = (await mooring(service, "tail", kept, "--limit", "3")).out.splitlines()
     assert "onDisconnect socket 1, peer: 1012; next attempt: " in told[1]
     assert "onReconnect socket 2 after " in told[2] and "messages may be missing since " in told[2]
+
+
+async def test_show_tells_what_was_asked_for_and_what_waits(service: RunningService, echo: EchoServer) -> None:
+    slow = {"minDelay": 3600, "maxDelay": 3600}
+    keep_alive = {"send": "ping", "interval": 30}
+    kept = (
+        await service.open(
+            echo.url,
+            reconnect=slow,
+            whenDown="queue",
+            queueTtl=120,
+            keepAlive=keep_alive,
+            dataTimeout=600,
+            requests="jsonrpc",
+        )
+    )["id"]
+    await echo.sockets[0].close(code=1012)
+    await status_of(service, kept, "Reconnecting")
+    await service.send(kept, "later", status=202)
+    shown = " ".join((await mooring(service, "show", str(kept))).out.split())
+    for words in (
+        "last error 1012", "keepAlive {", '"interval":30', "requests jsonrpc", "dataTimeout 600 s, whenSilent reconnect",
+        "whenDown queue, queueTtl 120 s", "queued 1 message, 5 bytes",
+    ):  # fmt: skip
+        assert words in shown, shown

@@ -261,6 +261,15 @@ async def _ask_all_of_hooks(checked: Checked) -> None:
         await ask("POST", f"{one}/secrets", 201, ids=ids, json={"expiresIn": 60})
         await ask("POST", f"{one}/secrets", 409, ids=ids, json={"expiresIn": 60})
         await ask("POST", f"{one}/secrets", 422, ids=ids, json=bad)
+        page = await ask(
+            "GET", "/v1/events", 200, query="?after=start&kind=hookFailing,hookSkipped,hookRecovered,hookPaused"
+        )
+        assert {event["kind"] for event in page["events"]} >= {
+            "hookFailing",
+            "hookSkipped",
+            "hookRecovered",
+            "hookPaused",
+        }
         await ask("DELETE", one, 200, ids=ids)
         await ask("GET", one, 404, ids=ids)
         await ask("DELETE", one, 404, ids=ids)

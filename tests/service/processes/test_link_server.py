@@ -79,3 +79,29 @@ async def test_a_second_link_of_the_same_process_is_refused_and_its_end_is_not_t
         await until(lambda: service.workers.record("main").status == "Starting")
         await worker.link()
         assert service.workers.record("main").status == "Running"
+
+
+@pytest.mark.parametrize("packed", [b"\xc0", b"\x91\x91\xa1x", b"\x90"])
+async def test_a_hello_that_names_what_is_no_connection_ends_its_link(
+    tmp_path: Path, fakes: FakeWorkers, packed: bytes
+) -> None:
+    async with running_service(tmp_path) as service:
+        starting = asyncio.create_task(service.workers.start("main"))
+        worker = await fakes.come()
+        await worker.dial()
+        worker.send(msgspec.structs.replace(worker.greeting(), connections=[msgspec.Raw(packed)]))
+        await worker.lost()
+        await worker.link()
+        assert (await starting)[0].pid == worker.pid
+
+
+async def test_a_hello_whose_records_cannot_be_read_is_a_line_of_the_log(
+    tmp_path: Path, fakes: FakeWorkers, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running_service(tmp_path) as service:
+        starting = asyncio.create_task(service.workers.start("main"))
+        worker = await fakes.come()
+        await worker.dial()
+        worker.send(msgspec.structs.replace(worker.greeting(), connections=[msgspec.Raw(b"\x91\x91\x01")]))
+        assert (await starting)[0].pid == worker.pid
+    assert [line for line in caplog.messages if "cannot be understood" in line]

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from mooring import call_worker
-from mooring.link import link, owed
+from mooring.link import held, link, owed
 from mooring.link.channel import Channel, frame
 from mooring.link.messages import (
     PROTOCOL_VERSION,
@@ -102,8 +102,8 @@ async def test_a_hello_names_any_number_of_connections_however_long_their_urls_a
         service.streams[0].abort()
         await wait_for(lambda: len(service.of(Hello)) == 2)
         hello = service.of(Hello)[1]
-        assert [held.created.id for held in hello.connections] == list(range(100, 100 + CONNECTIONS))
-        assert {held.update.status for held in hello.connections} == {"Connected"}
+        assert [held.id_of(packed) for packed in hello.connections] == list(range(100, 100 + CONNECTIONS))
+        assert {held.read(packed).update.status for packed in hello.connections} == {"Connected"}
         assert len(frame(hello)) < 200 * CONNECTIONS + 500, "10,000 of them are 2 MB: one frame holds 256"
         await wait_for(lambda: len(_created(service.reports[service.reports.index(hello) :])) == CONNECTIONS)
         again = _created(service.reports[service.reports.index(hello) :])

@@ -6,6 +6,7 @@ code in the worker.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Protocol
 
@@ -103,7 +104,7 @@ class Asking:
             known.request = waiter.request
             return
         now = self._host.loop.time()
-        waiter.began_at = now
+        waiter.began_at = time.monotonic()  # the loop's time stands still during a pass
         if self._asker.open_outbound is None:
             self._fail(waiter, "state")
             return
@@ -180,7 +181,7 @@ class Asking:
             first_seq: Of the first of them; 0: a handler gets them, and they are events when it has had its turn.
         """
         after = self._host.flush()
-        now = self._host.loop.time()
+        now = time.monotonic()
         for one in found:
             seq = 0 if not first_seq or one.place is None or one.place >= recorded else first_seq + one.place
             ms = round((now - one.waiter.began_at) * 1000, 3)

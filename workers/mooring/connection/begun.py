@@ -6,7 +6,7 @@ A frame that was begun is never sent again. So whoever waits for it hears that i
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from typing import Protocol
 
 import msgspec
 
@@ -24,21 +24,29 @@ class _Begun(msgspec.Struct, frozen=True):
     deadline: float
 
 
+class BegunOwner(Protocol):
+    """Who waits for begun sends."""
+
+    def was_sent(self, ticket: Ticket, answer: Sent) -> None:
+        """It is in the kernel's hands."""
+
+    def is_unknown(self, ticket: Ticket) -> None:
+        """Nobody can say so: the socket has ended, or its time is over."""
+
+
 class Begun:
     """The begun sends of one connection.
 
     Args:
-        done: Called with the answer of each that is in the kernel's hands.
-        unknown: Called with each of which nobody can say so: the socket has ended, or its time is over.
+        owner: Who is told of each.
     """
 
-    __slots__ = ("_done", "_host", "_looks", "_outbound", "_unknown", "_waiting")
+    __slots__ = ("_host", "_looks", "_outbound", "_owner", "_waiting")
 
-    def __init__(self, host: Host, done: Callable[[Ticket, Sent], None], unknown: Callable[[Ticket], None]) -> None:
+    def __init__(self, host: Host, owner: BegunOwner) -> None:
         self._host = host
-        self._done = done
-        self._unknown = unknown
-        self._waiting: deque[_Begun] = deque()
+        self._owner = owner
+        self._waiting: deque[_Begun] | None = None  # an empty one is most of what a connection costs
         self._outbound: Outbound | None = None
         self._looks = False
 
@@ -46,6 +54,8 @@ class Begun:
         """Take a send that was written to the transport of `outbound`."""
         loop = self._host.loop
         self._outbound = outbound
+        if self._waiting is None:
+            self._waiting = deque()
         self._waiting.append(_Begun(ticket, answer, loop.time() + timeout_s))
         if not self._looks:
             self._looks = True
@@ -56,19 +66,19 @@ class Begun:
         if not self._waiting or self._outbound is None:
             return
         if not self._outbound.unflushed:
-            waiting, self._waiting = self._waiting, deque()
+            waiting, self._waiting = self._waiting, None
             for one in waiting:
-                self._done(one.ticket, msgspec.structs.replace(one.answer, request=one.ticket.request))
+                self._owner.was_sent(one.ticket, msgspec.structs.replace(one.answer, request=one.ticket.request))
             return
         now = self._host.loop.time()
         while self._waiting and self._waiting[0].deadline <= now:
-            self._unknown(self._waiting.popleft().ticket)
+            self._owner.is_unknown(self._waiting.popleft().ticket)
         if self._waiting:
             self._looks = True
             self._host.loop.call_later(LOOK_S, self._look)
 
     def lost(self) -> None:
         """The socket has ended. Idempotent."""
-        waiting, self._waiting = self._waiting, deque()
-        for one in waiting:
-            self._unknown(one.ticket)
+        waiting, self._waiting = self._waiting, None
+        for one in waiting or ():
+            self._owner.is_unknown(one.ticket)

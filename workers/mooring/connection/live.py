@@ -16,7 +16,8 @@ from mooring.connection.host import Host
 from mooring.connection.state import ConnectionState
 from mooring.errors import ErrCode, ErrorEntry
 from mooring.events import ErrorEvent, Kind, TerminateEvent, now_us
-from mooring.link.messages import HeldConnection, Opened, OpenFailed, TerminateDone
+from mooring.link.held import HeldConnection
+from mooring.link.messages import Opened, OpenFailed, TerminateDone
 from mooring.link.messages_sent import Send, SendFailed, SendQueued, Sent
 from mooring.link.packed import pack, unpack
 from mooring.link.record import ConnectionCreated, Terminated

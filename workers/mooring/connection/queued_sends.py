@@ -53,6 +53,9 @@ class _Behind(msgspec.Struct, frozen=True):
     deadline: float
 
 
+_NOTHING = QueuedRecord()
+
+
 def greets(handler: object) -> bool:
     """Say whether a callback of `handler` is told of a ready socket; none of its code runs."""
     names = (KINDS[kind].callback for kind in (Kind.onOpen, Kind.onReconnect))
@@ -76,8 +79,8 @@ class QueuedSends(Sends):
         self._behind_bytes = 0
         self._behind_due = math.inf  # the first of their deadlines
         self.queue = SendQueue(first_id)
-        self._measured = QueuedRecord()
-        self._begun = Begun(host, self._was_sent, self._is_unknown)
+        self._measured = _NOTHING
+        self._begun = Begun(host, self)
 
     @property
     def waiting(self) -> QueuedRecord:
@@ -180,11 +183,13 @@ class QueuedSends(Sends):
         self._begun.add(self._ticket(command, None), answer, outbound, self._connection.options.send_timeout_s)
         return None
 
-    def _was_sent(self, ticket: Ticket, answer: Sent) -> None:
+    def was_sent(self, ticket: Ticket, answer: Sent) -> None:
+        """It is in the kernel's hands."""
         self._forget(ticket)
         self._host.answer_send(answer, ticket.key)
 
-    def _is_unknown(self, ticket: Ticket) -> None:
+    def is_unknown(self, ticket: Ticket) -> None:
+        """Nobody can say whether it was sent."""
         self._forget(ticket)
         state = self._connection.state.value
         self._host.answer_send(SendFailed(ticket.request, 0, state, why="uncertain"), ticket.key)

@@ -192,10 +192,14 @@ class Channel(asyncio.Protocol, Generic[Message]):
             self._fail(LinkError(f"the link cannot be understood: {exc}"))
             return
         if messages:
-            try:
-                self.on_messages(self, messages)
-            except LinkError as exc:
-                self._fail(exc)
+            self.hand_over(messages)
+
+    def hand_over(self, messages: list[Message]) -> None:
+        """Hand over messages of this stream; a `LinkError` that this raises ends it."""
+        try:
+            self.on_messages(self, messages)
+        except LinkError as exc:
+            self._fail(exc)
 
     def _fail(self, failure: LinkError) -> None:
         self._failure = failure

@@ -18,12 +18,12 @@ import msgspec
 from mooring.deadline import PASS_S
 from mooring.errors import LinkError
 from mooring.link.channel import Channel, frame
+from mooring.link.held import HeldConnection, pack
 from mooring.link.messages import (
     AskIds,
     Call,
     Command,
     GrantIds,
-    HeldConnection,
     Hello,
     Open,
     Probe,
@@ -334,7 +334,7 @@ class Link:
                 channel.abort()
 
 
-def _named(all_held: list[HeldConnection]) -> list[HeldConnection]:
+def _named(all_held: list[HeldConnection]) -> list[msgspec.Raw]:
     """Return who is held, and how it stands, without its URL and headers: a hello of all must fit one frame.
 
     What never changes is in the journal already, or in an `Events` that is sent again. Specs are in it as far as there is room:
@@ -346,9 +346,8 @@ def _named(all_held: list[HeldConnection]) -> list[HeldConnection]:
         if spec is not None:
             room -= len(_pack(spec))
             spec = spec if room >= 0 else None
-        found.append(
-            HeldConnection(msgspec.structs.replace(held.created, url="", header_names=[], spec=None), held.update, spec)
-        )
+        created = msgspec.structs.replace(held.created, url="", header_names=[], spec=None)
+        found.append(pack(HeldConnection(created, held.update, spec)))
     if room < 0:
         log.warning("the specs of kept connections are more than %d bytes: the last are not told", SPEC_BYTES)
     return found

@@ -182,19 +182,8 @@ Command = (
 )  # fmt: skip
 
 
-class HeldConnection(msgspec.Struct, frozen=True, array_like=True):
-    """A connection that the worker holds, in `Hello`, which says neither URL nor header names: all must fit one frame.
-
-    `spec`: of a kept one, what it was asked for: with it another process can open it again.
-    """
-
-    created: ConnectionCreated
-    update: ConnectionUpdate
-    spec: LinkRequest | None = None
-
-
 class Hello(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """The first frame of a worker, on every dial."""
+    """The first frame of a worker, on every dial. `connections`: each a packed `HeldConnection` (`held.py`)."""
 
     oldest_version: int
     version: int
@@ -206,7 +195,7 @@ class Hello(msgspec.Struct, frozen=True, tag=True, array_like=True):
     started_at_ticks: int
     boot_id: str
     first_unstored: int
-    connections: list[HeldConnection] = []
+    connections: list[msgspec.Raw] = []
     restarts: int = 0
 
 

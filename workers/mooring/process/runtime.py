@@ -23,13 +23,13 @@ from mooring.connection.host import PausedReader
 from mooring.connection.live import Left, LiveConnection
 from mooring.connection.recorded import RecordedConnection
 from mooring.errors import MooringError
+from mooring.link.held import HeldConnection
 from mooring.link.keyed import KeyedAnswers
 from mooring.link.messages import (
     AskCall,
     AskKill,
     Called,
     CallFailed,
-    HeldConnection,
     Reconfigure,
     Report,
     Stats,

@@ -14,7 +14,8 @@ from mooring.connection.asked import resolve
 from mooring.connection.state import ConnectionState
 from mooring.deadline import Deadline
 from mooring.errors import ErrCode, HandlerError, Invalid, InvalidRequest
-from mooring.link.messages import HeldConnection, Open, OpenInvalid
+from mooring.link.held import HeldConnection
+from mooring.link.messages import Open, OpenInvalid
 from mooring.link.record import ConnectionUpdate
 from mooring.name_errors import SecretNotAllowed
 from mooring.options import ConnectionOptions, effective
