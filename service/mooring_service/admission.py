@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from typing import Protocol
 
 import msgspec
 from msgspec import UNSET
@@ -14,10 +15,27 @@ from mooring.dial_options import ProxyRequest
 from mooring.errors import Invalid, InvalidRequest, JournalUnavailable, PolicyRefused, Unavailable, UnknownFunction
 from mooring.link.record import ConnectionCreated
 from mooring.name_errors import Declared
-from mooring.options import ConnectionRequest, effective
+from mooring.options import DEFAULT_WORKER, ConnectionRequest, effective
 from mooring.wire.secret_table import Secrets
 from mooring_service.config import Config
 from mooring_service.journal.journal import Journal
+
+
+class Placing(Protocol):
+    """Where workers and names live, in a cluster."""
+
+    @property
+    def default_worker(self) -> str:
+        """The worker of a create that names none."""
+
+    async def hold(self, worker: str) -> None:
+        """Have this node hold a worker, or raise `Elsewhere` or `EngineDown`."""
+
+    async def hold_name(self, name: str) -> None:
+        """Have this node hold a name, or raise them."""
+
+    def release(self, worker: str) -> None:
+        """Give a worker up."""
 
 
 class Admission:
@@ -26,6 +44,7 @@ class Admission:
     Attributes:
         config: The configuration as it is now; what may change at run time is replaced here.
         stopping: From now on nothing new is begun.
+        placing: Where workers live; None without a cluster.
         config_file: Where what is declared is declared, for texts.
     """
 
@@ -33,6 +52,7 @@ class Admission:
         self.config = config
         self.stopping = False
         self.config_file = config_file
+        self.placing: Placing | None = None
         self._journal = journal
 
     def check(self) -> None:
@@ -54,6 +74,24 @@ class Admission:
         """
         if self._journal.failure is not None:
             raise JournalUnavailable(self._journal.failure)
+
+    def placed(self, request: ConnectionRequest) -> ConnectionRequest:
+        """Return a request with the worker that it means: in a cluster each node has a default one of its own."""
+        if self.placing is None or request.worker != DEFAULT_WORKER:
+            return request
+        return msgspec.structs.replace(request, worker=self.placing.default_worker)
+
+    async def place(self, worker: str, name: str | None = None) -> None:
+        """Have this service hold a worker, and a name.
+
+        Raises:
+            Elsewhere: If another node has it.
+            EngineDown: If that cannot be said just now.
+        """
+        if self.placing is not None:
+            await self.placing.hold(worker)
+            if name is not None:
+                await self.placing.hold_name(name)
 
     @property
     def known(self) -> Known:

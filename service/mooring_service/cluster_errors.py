@@ -33,3 +33,14 @@ class NodeSilent(MooringError):
 
     def __str__(self) -> str:
         return f"the node {self.node!r} has not answered in time: the outcome is not known; the same Idempotency-Key is safe"
+
+
+class Elsewhere(MooringError):
+    """Another node has what was meant for this one: nothing was done."""
+
+    def __init__(self, what: str, node: str) -> None:
+        self.what = what
+        self.node = node
+
+    def __str__(self) -> str:
+        return f"{self.what} is at the node {self.node!r}"

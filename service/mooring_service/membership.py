@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mooring_service.cluster.barriers import barrier, until_shown
 from mooring_service.cluster.forward import Command, Headers, Reply
-from mooring_service.cluster.node import Cluster, Figures, configuration_hash
+from mooring_service.cluster.node import Cluster, Figures, configuration_hash, default_worker
 from mooring_service.cluster.status import degraded, engine_failure, figures_of, record_of
 from mooring_service.cluster_records import ClusterFigures, ClusterRecord
 from mooring_service.config import Config
@@ -36,6 +36,7 @@ class Membership:
         journal: SqliteJournal,
         state_dir: Path,
         figures: Callable[[], tuple[int, int, int]],
+        workers: Callable[[], set[str]],
         refuse: Callable[[str], None],
     ) -> None:
         tokens = sorted((name, token.hash, sorted(token.scopes)) for name, token in config.tokens.items())
@@ -47,6 +48,7 @@ class Membership:
             url=lambda: config.cluster.advertise or "",
             configuration=configuration_hash(tokens, config.cluster.dead_after),
             figures=lambda: Figures(*figures()),
+            workers=workers,
             on_folded=self._show,
             refuse=refuse,
         )
@@ -81,6 +83,27 @@ class Membership:
     def node(self) -> str:
         """The name of this node."""
         return self._cluster.node
+
+    @property
+    def default_worker(self) -> str:
+        """The worker of a create that names none."""
+        return default_worker(self.node)
+
+    async def hold(self, worker: str) -> None:
+        """Have this node hold a worker; see `Placement.hold`."""
+        await self._cluster.placement.hold(worker)
+
+    async def hold_name(self, name: str) -> None:
+        """Have this node hold a name; see `Placement.hold_name`."""
+        await self._cluster.placement.hold_name(name)
+
+    def release(self, worker: str) -> None:
+        """Give a worker up."""
+        self._cluster.placement.release(worker)
+
+    def holder_of_worker(self, worker: str) -> str | None:
+        """Return which other node has a worker; None: this one, or none that lives."""
+        return self._cluster.placement.holder_of(worker)
 
     def holder_of(self, connection: int) -> str | None:
         """Return which other node has a connection; None if this one has it, or nobody is known to."""

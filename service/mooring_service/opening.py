@@ -31,7 +31,7 @@ from mooring.options import ConnectionRequest, effective, too_new
 from mooring_service.admission import Admission
 from mooring_service.directory import Directory
 from mooring_service.endings import Endings
-from mooring_service.journal.batch import Append
+from mooring_service.journal.batch import Append, Claim
 from mooring_service.journal.journal import Journal
 from mooring_service.naming import Names
 from mooring_service.processes.reports import ID_BLOCK
@@ -159,6 +159,7 @@ class Openings:
         """
         self._admission.check_way(request, declared=declared)
         with self._names.taken(request.name or None):
+            await self._admission.place(request.worker, request.name or None)
             return await self._begin(request, reference, begun, declared)
 
     async def _begin(
@@ -196,12 +197,11 @@ class Openings:
             )
             # The intent, before anything is started: a crash from here on still ends in an onTerminate.
             intent = Append(
-                worker=slot.name,
-                incarnation=slot.incarnation,
-                created=[created],
+                worker=slot.name, incarnation=slot.incarnation, created=[created],
                 updates=[ConnectionUpdate(connection, STATUS_CONNECTING)],
                 answers=[] if begun is None else [begun(connection)],
-            )
+                claims=[Claim("name", request.name, connection)] if request.name and self._admission.placing else [],
+            )  # fmt: skip
             slot.dispatched.add(connection)
             self._reopenings.remember(connection, request)  # a handler may ask for it to be kept
             try:

@@ -262,12 +262,16 @@ class SentRecord(msgspec.Struct, frozen=True):
 
 
 class QueuedSendRecord(msgspec.Struct, frozen=True, rename="camel"):
-    """Messages that wait until the connection is ready: how many, their bytes, the number and the end of the first."""
+    """Messages that wait until the connection is ready: how many, their bytes, the number and the end of the first.
+
+    `sent`: of ndjson alone, how many lines were written before; `bytes` are those of both then.
+    """
 
     queued: int
     bytes: int
     queue_id: int
     expires_at: str
+    sent: int | UnsetType = UNSET
 
 
 class Waiting(msgspec.Struct, frozen=True):

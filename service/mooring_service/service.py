@@ -154,6 +154,7 @@ class Service:
         self.hooks = Hooks(self._admission, self._senders)
         self.refusal = ""
         self.cluster = _membership(config, self, roster, self._admission) if config.cluster.name else None
+        self._admission.placing = self.cluster
         self.here = Reading(self.connections, self.directory, self.feed)
         self.reading = self.cluster.reading(self.connections, self.directory) if self.cluster else self.here
         self._started = False
@@ -339,4 +340,7 @@ def _membership(config: Config, service: Service, roster: Roster, admission: Adm
         live = service.directory.live_count
         return live, len(roster), max(0, admission.config.limits.max_connections - live)
 
-    return Membership(config, service.journal, service.state_dir, figures, service.refuse)
+    def workers() -> set[str]:
+        return {slot.name for slot in roster.slots()}
+
+    return Membership(config, service.journal, service.state_dir, figures, workers, service.refuse)

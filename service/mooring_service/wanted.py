@@ -63,7 +63,7 @@ class Wanted:
         wrong = check_connection_name(name, "path:name") + (
             [] if request.name in (UNSET, name) else [Invalid("/name", f"must be absent, or {name!r} as in the path")]
         )
-        request = msgspec.structs.replace(request, name=name)
+        request = self._admission.placed(msgspec.structs.replace(request, name=name))
         wrong = wrong or check_asked(request, self._admission.known)
         if wrong:
             raise InvalidRequest(wrong)

@@ -89,6 +89,7 @@ class Workers:
         """
         check_name(name)
         self._admission.check()
+        await self._admission.place(name)
         created = await self._supervisor.start_worker(name)
         return self.record(name), created
 
@@ -98,7 +99,10 @@ class Workers:
         Raises:
             UnknownWorker: If there is none.
         """
-        return await self._supervisor.kill(name)
+        killed = await self._supervisor.kill(name)
+        if self._admission.placing is not None:
+            self._admission.placing.release(name)
+        return killed
 
     async def drain(self, name: str) -> WorkerRecord:
         """Take no new connections; once the last one has ended, and what was asked of it has run, restart the process.

@@ -60,7 +60,7 @@ class Node:
         self.cluster = Cluster(
             self.config, self.journal_config, self.journal, self.folder,
             url=lambda: f"http://{self.name}", configuration="same", figures=lambda: Figures(len(self.sequences), 1, 1_000),
-            on_folded=self.shown.extend, refuse=self.refusals.append,
+            workers=set, on_folded=self.shown.extend, refuse=self.refusals.append,
         )  # fmt: skip
         await self.cluster.open(has_connections=has_connections)
         return self

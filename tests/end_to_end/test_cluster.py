@@ -123,6 +123,8 @@ async def test_every_node_reads_what_any_of_them_has(nodes: dict[str, RunningSer
         }
         assert local[0]["id"].split("-")[0] != events[0]["id"].split("-")[0]
     await a.get("/v1/connections/999999999", 404)
+    refused = await a.call("PUT", "/v1/hooks/h", 409, json={"url": "http://127.0.0.1:1/"})
+    assert refused["type"].endswith("not-in-cluster")
     async with a.client.post("/v1/connections", json={"url": "ws://127.0.0.1:1/"}) as response:
         assert response.status == 502
     async with a.client.delete(f"/v1/connections/{mine['id']}") as response:
@@ -173,6 +175,39 @@ async def test_every_node_does_what_is_asked_of_any(nodes: dict[str, RunningServ
         problem = await b.send(other, b"x", status=503)
         assert problem["type"].endswith("node-unreachable")
         assert problem["node"] == "a"
+
+
+async def test_a_worker_and_a_name_live_at_one_node_and_each_other_finds_them_there(
+    nodes: dict[str, RunningService],
+) -> None:
+    a, b, c = nodes.values()
+    async with EchoServer() as echo:
+        assert (await a.open(echo.url))["worker"] == "main-a"
+        first = await b.open(echo.url, worker="desk")
+        assert first["node"] == "b"
+        for service in (a, c):
+            assert (await service.open(echo.url, worker="desk"))["node"] == "b"
+        assert (await a.get("/v1/workers/desk"))["connections"] == 3
+        workers = await asyncio.gather(
+            *(service.open(echo.url, worker="race") for service in nodes.values() for _ in range(5))
+        )
+        assert len({record["node"] for record in workers}) == 1
+
+        async def put(service: RunningService) -> tuple[int, dict[str, object]]:
+            async with service.client.put("/v1/connections/only", json={"url": echo.url}) as response:
+                return response.status, await response.json()
+
+        answers = await asyncio.gather(*(put(service) for service in nodes.values() for _ in range(10)))
+        assert sorted(status for status, _ in answers)[-1] == 201
+        assert sum(status == 201 for status, _ in answers) == 1
+        made = {record["id"] for status, record in answers if status in (200, 201)}
+        assert len(made) == 1
+        await a.call("DELETE", "/v1/workers/desk")
+
+        async def is_free() -> bool:
+            return (await c.open(echo.url, worker="desk"))["node"] == "c"
+
+        await wait_for(is_free)
 
 
 async def test_a_service_without_its_engine_serves_and_says_so(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 from pathlib import Path
 
@@ -129,3 +130,23 @@ async def test_a_server_that_accepts_and_never_answers_the_login_is_never_connec
         await asyncio.sleep(1)
         assert len(server.connections) == before, "no socket follows"
         assert (await shared.events(kept, until="onTerminate"))[-1]["kind"] == "onTerminate"
+
+
+async def test_each_dial_looks_its_host_up_anew_and_goes_where_it_is_now(
+    start_service: StartService, tmp_path: Path
+) -> None:  # 42
+    config = tmp_path / "mooring.toml"
+    config.write_text('[dial]\nhosts = { "feed.test" = ["127.0.0.1"] }\n')
+    service = await start_service("--config", str(config))
+    async with RawServer(stays) as old, RawServer(stays, host="127.0.0.2", port=old.port) as new:
+        kept = (await service.open(f"ws://feed.test:{old.port}/", reconnect=AT_ONCE))["id"]
+        assert (len(old.connections), len(new.connections)) == (1, 0)
+        # Both stand for it now, and the policy denies the old one: it is not dialled any more, the new one is.
+        config.write_text(
+            '[dial]\nhosts = { "feed.test" = ["127.0.0.1", "127.0.0.2"] }\n[egress]\ndeny = ["127.0.0.1/32"]\n'
+        )
+        service.process.send_signal(signal.SIGHUP)
+        await wait_for(lambda: "were read again" in service.log())
+        old.connections[0].reset()
+        await service.events(kept, until="onReconnect")
+        assert (len(old.connections), len(new.connections)) == (1, 1)

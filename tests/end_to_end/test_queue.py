@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.conftest import RunningService
+from tests.conftest import RunningService, wait_for
 from tests.end_to_end.test_kept import status_of
+from tests.end_to_end.test_metrics import metrics
 from tests.servers import EchoServer
 
 TEXT = {"Content-Type": "text/plain"}
@@ -63,3 +64,66 @@ async def test_what_is_too_old_or_not_wanted_any_more_comes_back(
         {"type": "unsent", "reason": "dropped", "count": 1, "bytes": 2, "messages": [{"queueId": 2, "data": "AP8=", "encoding": "base64"}]},
         {"type": "unsent", "reason": "terminated", "count": 1, "bytes": 4, "messages": [{"queueId": 3, "data": "late"}]},
     ]  # fmt: skip
+
+
+async def test_what_waits_is_the_first_frame_behind_the_steps_of_the_opening(
+    service: RunningService, echo: EchoServer
+) -> None:  # 19
+    recipe = {
+        "opening": [
+            {"send": "login ${socket}", "expect": {"startsWith": "login"}},
+            {"send": "subscribe", "expect": "subscribe"},
+        ]
+    }
+    kept = await down(service, echo, whenDown="queue", recipe=recipe, name="orders")
+    await service.call("POST", "/v1/connections/orders/messages", 202, data="order", headers=TEXT)
+    await back(service, kept)
+    await service.send(kept, "next")
+    await wait_for(lambda: len(echo.peers[-1].received) == 4)
+    assert echo.peers[-1].received == ["login 2", "subscribe", "order", "next"]
+
+
+async def test_before_its_first_socket_and_by_a_patch_a_connection_queues(
+    service: RunningService, echo: EchoServer
+) -> None:
+    opened = await service.open("ws://127.0.0.1:1/", 202, reconnect={"first": "retry", "minDelay": 60})
+    kept = opened["id"]
+    refused = await service.send(kept, "x", status=409)
+    assert refused["connectionStatus"] == "Connecting"
+    await service.call(
+        "PATCH", f"/v1/connections/{kept}", 200, json={"whenDown": "queue", "queueTtl": 600, "url": echo.url}
+    )
+    await service.send(kept, "first", status=202)
+    async with service.client.post(
+        f"/v1/connections/{kept}/messages?whenDown=fail", data="x", headers=TEXT
+    ) as response:
+        assert response.status == 409 and int(response.headers["Retry-After"]) >= 1
+    lines = {"Content-Type": "application/x-ndjson"}
+    path = f"/v1/connections/{kept}/messages"
+    told = await service.call("POST", path, 202, data=b'{"a":1}\n\n[2]\n', headers=lines)
+    assert (told.pop("expiresAt")[-1], told) == ("Z", {"sent": 0, "queued": 2, "bytes": 10, "queueId": 2})
+    await back(service, kept)
+    events = await service.events(kept, count=4)
+    assert [event["event"].get("data") for event in events] == [None, "first", '{"a":1}', "[2]"]
+
+
+async def test_what_waits_and_what_is_asked_is_counted(service: RunningService, echo: EchoServer) -> None:
+    kept = await down(service, echo, whenDown="queue", requests="cdp")
+    await service.send(kept, "abc", status=202)
+
+    async def counted(**expected: float) -> bool:
+        found = await metrics(service)
+        return all(found.get(f'mooring_{name}{{"worker": "main"}}') == value for name, value in expected.items())
+
+    await wait_for(lambda: counted(queued_messages=1, queued_bytes=3), 5)
+    await service.call("DELETE", f"/v1/connections/{kept}/queue", 200)
+    await back(service, kept)
+    requests = f"/v1/connections/{kept}/requests"
+    await service.call("POST", requests, 200, json={"result": 1})
+    await service.call("POST", requests, 502, json={"error": 1})
+    await service.call("POST", f"{requests}?timeout=0.1", 504, json={"method": "x"})
+    await wait_for(lambda: counted(queued_messages=0, queued_bytes=0, request_seconds_count=2), 5)
+    found = await metrics(service)
+    assert found['mooring_unsent_total{"reason": "dropped", "worker": "main"}'] == 1
+    for outcome in ("replied", "error", "timeout"):
+        assert found[f'mooring_requests_total{{"outcome": "{outcome}", "worker": "main"}}'] == 1

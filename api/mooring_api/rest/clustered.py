@@ -13,6 +13,7 @@ from mooring.errors import UnknownConnection, UnknownWorker
 from mooring_api.rest.context import API, connection_by
 from mooring_api.rest.problems import Problem
 from mooring_api.rest.routes import Handler
+from mooring_service.cluster_errors import Elsewhere
 
 if TYPE_CHECKING:  # without [cluster] none of it is imported
     from mooring_service.membership import Membership
@@ -31,15 +32,30 @@ async def answer(request: web.Request, handler: Handler, cluster: Membership) ->
         EngineDown: If what is not known here may be known elsewhere, and that cannot be asked.
         NodeUnreachable, NodeSilent: If the node that holds it is gone, or does not answer.
     """
+    asked_here = FORWARDED not in request.headers
+    worker = request.match_info.get("name") if request.path.startswith("/v1/workers/") else None
+    if worker is not None and asked_here and not request.path.endswith("/events"):
+        node = cluster.holder_of_worker(worker)
+        if node is not None:
+            return await _pass_on(request, node, cluster)
     if request.method in ("GET", "HEAD"):
         try:
             return await handler(request)
         except (UnknownConnection, UnknownWorker):
             await cluster.barrier()
             return await handler(request)
-    if FORWARDED not in request.headers and (node := await _holder(request, cluster)) is not None:
+    if asked_here and (node := await _holder(request, cluster)) is not None:
         return await _pass_on(request, node, cluster)
-    response = await handler(request)
+    try:
+        response = await handler(request)
+    except Elsewhere as exc:
+        if not asked_here:
+            raise
+        return await _pass_on(request, exc.node, cluster)
+    except Problem as problem:
+        if problem.name != "worker-elsewhere" or not asked_here:
+            raise
+        return await _pass_on(request, problem.extra["node"], cluster)
     if response.status < 300 and not response.prepared:
         response.headers[COMMITTED] = "cluster" if await cluster.shown(TOLD_S) else "node"
     return response
@@ -49,7 +65,7 @@ async def _holder(request: web.Request, cluster: Membership) -> str | None:
     """Return which other node has the connection in the path; None: it is here, or none is meant."""
     text = request.match_info.get("id")
     if text is None or (request.method == "PUT" and is_connection_name(text)):
-        return None
+        return None  # who has the name is claimed, and told by that
     try:
         connection = connection_by(request, text)
         request.app[API].service.reading.record(connection)

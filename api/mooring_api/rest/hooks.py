@@ -70,6 +70,8 @@ async def put(request: web.Request) -> web.Response:
     if not is_hook_name(name):
         text = "a hook's name is 1 to 63 letters, digits, '_' or '-', and begins with a letter or digit"
         raise Problem("invalid", text, errors=[Invalid("path:hook", text)])
+    if api.service.cluster is not None:
+        raise Problem("not-in-cluster", "a node of a cluster runs no hooks yet: have a single service for them")
     wanted = convert(without_nulls(parse_json(await read_body(request))), HookRequest)
     record = await api.finish(api.service.hooks.put(name, wanted))
     if record.secret is msgspec.UNSET:
@@ -175,7 +177,7 @@ ROUTES = (
             200: answer("It was there; this is what it is now.", HookRecord),
             201: answer("Made; `secret` is shown this once.", HookRecord, "Location"),
         },
-        problems=("address-refused", "hook-configured", "hook-conflict", "limit-reached", *WORKER_PROBLEMS),
+        problems=("address-refused", "hook-configured", "hook-conflict", "not-in-cluster", "limit-reached", *WORKER_PROBLEMS),
     ),
     Route(
         "DELETE", "/v1/hooks/{hook}", delete, "manage",

@@ -10,7 +10,7 @@ from mooring import errors as e
 from mooring import send_errors as se
 from mooring.errors import ErrorEntry, Invalid, MooringError
 from mooring.name_errors import Declared, NameTaken, SecretNotAllowed
-from mooring_service.cluster_errors import EngineDown, NodeSilent, NodeUnreachable
+from mooring_service.cluster_errors import Elsewhere, EngineDown, NodeSilent, NodeUnreachable
 from mooring_service.hook_errors import HookConfigured, HookConflict, UnknownHook
 from mooring_service.opening import OpenError
 
@@ -50,12 +50,14 @@ PROBLEMS = (
     ProblemType("request-timeout", 408, "The request's body did not come in time", "The body, or the next line of it, has stopped.", later=True),
     ProblemType("wrong-state", 409, "The connection is not Connected", "It is still Connecting, Reconnecting, or Closing already. `Retry-After`, where it is known when it may be.", later=True),
     ProblemType("worker-busy", 409, "The worker takes nothing new", "It is being killed or drained, is Failed, or is of an older program that does not know an option.", later=True),
+    ProblemType("worker-elsewhere", 409, "Another node of the cluster has it", "The worker, or the name, has moved while the request was passed on.", later=True),
     ProblemType("name-taken", 409, "The name is taken", "A connection that has not ended has it; `errors` point at what it was asked for otherwise.", later=True),
     ProblemType("declared", 409, "The configuration declares the connection", "It is changed and ended in `[connections]` of the file that the text names.", later=True),
     ProblemType("not-kept", 409, "The connection is not kept", "It was opened without `reconnect`: it has one socket, and no other."),
     ProblemType("id-in-use", 409, "A request of this id is pending", "The body has an id of its own, and so has a request whose reply has not come."),
     ProblemType("terminated", 409, "The connection was terminated before it was open", "Somebody has ended it, or its worker, while it was dialled."),
     ProblemType("still-running", 409, "The first request with this Idempotency-Key is still running", "Ask again when it has ended.", later=True),
+    ProblemType("not-in-cluster", 409, "A node of a cluster does not do this yet", "Hooks run at single services alone."),
     ProblemType("hook-configured", 409, "The hook stands in the configuration", "It is changed there; SIGHUP has it read again."),
     ProblemType("hook-conflict", 409, "The hook does not allow it just now", "The event does not wait, there are three valid secrets, or its configuration is gone.", later=True),
     ProblemType("connection-closed", 410, "The connection is Closed", "It has ended; its record says how."),
@@ -143,6 +145,8 @@ def problem_of(exc: MooringError) -> Problem:
             return Problem("worker-not-found", text)
         case EngineDown():
             return Problem("engine-down", text, headers={"Retry-After": "1"})
+        case Elsewhere():
+            return Problem("worker-elsewhere", text, node=exc.node)
         case NodeUnreachable():
             return Problem("node-unreachable", text, headers={"Retry-After": "5"}, node=exc.node)
         case NodeSilent():

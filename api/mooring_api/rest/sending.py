@@ -56,17 +56,7 @@ class Tally(msgspec.Struct):
         """Return the answer at the end of the stream."""
         if not self.queued:
             return json_response(SentRecord(self.sent, self.bytes))
-        return json_response(LinesRecord(self.sent, self.queued, self.bytes, self.queue_id, self.expires_at), 202)
-
-
-class LinesRecord(msgspec.Struct, frozen=True, rename="camel"):
-    """What became of lines of which some wait: `queue_id` and `expires_at` of the first of those."""
-
-    sent: int
-    queued: int
-    bytes: int
-    queue_id: int
-    expires_at: str
+        return json_response(QueuedSendRecord(self.queued, self.bytes, self.queue_id, self.expires_at, self.sent), 202)
 
 
 def waiting_of(query: Mapping[str, str]) -> Waiting:

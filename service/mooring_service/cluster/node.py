@@ -28,6 +28,7 @@ from mooring_service.cluster.fold import STOPPED, Fold
 from mooring_service.cluster.forward import Forward
 from mooring_service.cluster.lives import Judge, Mark, Standing, Timers
 from mooring_service.cluster.message import Message, TooNew, Unreadable
+from mooring_service.cluster.placement import Placement
 from mooring_service.cluster.replicator import Identity, Replicator
 from mooring_service.cluster.tail import Tail
 from mooring_service.cluster_config import ClusterConfig
@@ -61,7 +62,7 @@ class Cluster:
 
     Args:
         journal: Of this service, with a replica; it has started when `open` is called.
-        figures: Says how the service is.
+        figures: Says how the service is; `workers`: which workers it has.
         on_folded: Takes what the log has added to `cluster.db`, in its order.
         refuse: Ends this process: what waiting does not mend.
     """
@@ -76,6 +77,7 @@ class Cluster:
         url: Callable[[], str],
         configuration: str,
         figures: Callable[[], Figures],
+        workers: Callable[[], set[str]],
         on_folded: Callable[[list[Committed]], None],
         refuse: Callable[[str], None],
     ) -> None:
@@ -85,7 +87,7 @@ class Cluster:
         self.replica = self._replica = journal.replica
         self._half_bytes = journal_config.max_bytes // FULL_SHARE
         self.name, self.node, self.configuration = config.name, config.node, configuration
-        self._url, self._figures = url, figures
+        self._url, self._figures, self._workers = url, figures, workers
         self._on_folded, self._refuse = on_folded, refuse
         # Positions have holes, so they count no events: what is kept of the log is bounded by size and age.
         self.journal = SparseJournal(
@@ -101,6 +103,7 @@ class Cluster:
         self.fold: Fold
         self.tail: Tail
         self.forward: Forward
+        self.placement: Placement
         self.chain: Chain | None = None
         self.warnings: list[str] = []
         self._returned: wire.Returned | None = None
@@ -135,6 +138,7 @@ class Cluster:
         self.fold.on_message = self._read
         self.tail = Tail(self.engine, self._config.name, self.fold, self.journal)
         self.journal.epoch = self.fold.epoch or self.journal.epoch
+        self.placement = Placement(self.engine, self._journal, self.fold, self.node, lambda: self.life)
         self.forward = Forward(self.engine, self.name, self.node, self.fold, self._background)
         self._background.spawn(self.engine.run())
         self._background.spawn(self._live())
@@ -261,6 +265,7 @@ class Cluster:
     async def _take_place(self) -> None:
         await self._save()  # first: ids that were given out are never given out by another
         self._replica.slot = self._kept.slot
+        self.placement.take(self._workers() | {default_worker(self.node)})
         self._ready.set()
 
     async def _watch(self) -> None:
@@ -301,6 +306,11 @@ class Cluster:
             return self._replica.last - self._kept.replicated, 0, 0.0
         oldest_s = 0.0 if self._behind_since is None else now_s() - self._behind_since
         return max(0, self._replica.last - self.chain.state.replicated), self._unreplicated_bytes, oldest_s
+
+
+def default_worker(node: str) -> str:
+    """Return the worker of a create that names none."""
+    return f"main-{node}"
 
 
 def configuration_hash(*parts: object) -> str:

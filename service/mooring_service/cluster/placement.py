@@ -1,0 +1,109 @@
+"""Which node runs a worker, and has a name: claimed by a record in the own journal, granted by the fold at its place in the log.
+
+Owns who waits for a grant. What a claim is worth is `claims`' affair; that a life is over, the log's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from mooring_service.cluster.claims import Holder
+from mooring_service.cluster.engine import Engine
+from mooring_service.cluster.fold import Fold, NodeState
+from mooring_service.cluster_errors import Elsewhere, EngineDown
+from mooring_service.journal.batch import Append, Claim
+from mooring_service.journal.journal import Journal
+
+CLAIM_S = 2.0
+
+log = logging.getLogger("mooring.cluster")
+
+
+class Placement:
+    """The places of workers and names, as this node sees them.
+
+    Args:
+        life: Returns the present life of this node.
+    """
+
+    def __init__(self, engine: Engine, journal: Journal, fold: Fold, node: str, life: Callable[[], str]) -> None:
+        self._engine, self._journal, self._fold, self._node, self._life = engine, journal, fold, node, life
+        self._waiting: dict[tuple[str, str], asyncio.Future[bool]] = {}
+        fold.on_claim = self._folded
+
+    def holder_of(self, worker: str) -> str | None:
+        """Return which other node has a worker; None: this one, or none that lives."""
+        held = self._fold.claims.workers.get(worker)
+        return held.node if held is not None and held.node != self._node and self._lives(held) else None
+
+    async def hold(self, worker: str) -> None:
+        """Have this node hold a worker.
+
+        Raises:
+            Elsewhere: If another node has it.
+            EngineDown: If that cannot be said just now.
+        """
+        held = self._fold.claims.workers.get(worker)
+        if held is None or not self._lives(held):
+            await self._claim(Claim("worker", worker, ""), worker)
+            held = self._fold.claims.workers[worker]
+        if held.node != self._node:
+            raise Elsewhere(f"the worker {worker!r}", held.node)
+
+    async def hold_name(self, name: str) -> None:
+        """Have this node hold a name of a connection, before there is one of it.
+
+        Raises:
+            Elsewhere: If a connection of another node has it.
+            EngineDown: If that cannot be said just now.
+        """
+        held = self._fold.claims.names.get(name)
+        if held is None or held.node != self._node or held.connection or not self._lives(held):
+            if held is not None and held.connection and held.node != self._node:
+                raise Elsewhere(f"the name {name!r}", held.node)
+            await self._claim(Claim("name", name, 0), "")
+            held = self._fold.claims.names[name]
+        if held.node != self._node:
+            raise Elsewhere(f"the name {name!r}", held.node)
+
+    def take(self, workers: set[str]) -> None:
+        """Claim the workers that this node has at the beginning of a life; nobody waits for it."""
+        for worker in sorted(workers):
+            held = self._fold.claims.workers.get(worker)
+            if held is None or not self._lives(held):
+                self._journal.append(Append(worker=worker, claims=[Claim("worker", worker, "")]))
+            elif held.node != self._node:
+                log.error("the worker %s is at the node %s, and there is one of that name here, too", worker, held.node)
+
+    def release(self, worker: str) -> None:
+        """Give a worker up: others may have it."""
+        held = self._fold.claims.workers.get(worker)
+        if held is not None and held.node == self._node:
+            self._journal.append(Append(worker=worker, claims=[Claim("worker", worker, None)]))
+
+    def _lives(self, held: Holder) -> bool:
+        if held.node == self._node:
+            return held.life == self._life()
+        return not self._fold.claims.is_over(held.node, held.life)
+
+    async def _claim(self, claim: Claim, worker: str) -> None:
+        key = claim.what, claim.key
+        future = self._waiting.get(key)
+        if future is None:
+            if not self._engine.up.is_set():
+                raise EngineDown(f"who has the {claim.what} {claim.key!r} cannot be asked: {self._engine.failure}")
+            future = self._waiting[key] = asyncio.get_running_loop().create_future()
+            self._journal.append(Append(worker=worker, claims=[claim]))
+        await asyncio.wait({future}, timeout=CLAIM_S)
+        if not future.done():
+            self._waiting.pop(key, None)
+            raise EngineDown(f"the claim of the {claim.what} {claim.key!r} has not come back")
+
+    def _folded(self, node: NodeState, claim: Claim, granted: bool) -> None:
+        if node.node != self._node or node.life != self._life():
+            return
+        future = self._waiting.pop((claim.what, claim.key), None)
+        if future is not None and not future.done():
+            future.set_result(granted)
