@@ -9,7 +9,7 @@ PYTEST := $(BIN)/python -m pytest tests
 # One more than a small machine has cores, since most tests wait; a module's tests stay together: many share a service.
 SIDE_BY_SIDE := -n 3 --dist loadfile
 
-.PHONY: help run venv venv-test test test-quick test-long lint types format check bench bench-quick conformance release-check test-pythons clean
+.PHONY: help run venv venv-test test test-quick test-long lint types format check bench bench-quick cluster conformance release-check test-pythons clean
 
 help:
 	@echo "make run            start a demo service on 127.0.0.1:8480"
@@ -19,6 +19,7 @@ help:
 	@echo "make venv           make the environment alone (.venv/bin/mooring)"
 	@echo "make lint types format   linters, type checker, formatter"
 	@echo "make bench bench-quick   measure"
+	@echo "make cluster        three servers of the engine, three nodes of a cluster, to look at"
 	@echo "make conformance    Autobahn Testsuite, where Python 2.7 is there"
 	@echo "make release-check test-pythons   before a release"
 
@@ -45,7 +46,10 @@ $(VENV)/.bench: $(VENV)/.test
 
 venv: $(VENV)/.run
 
-venv-test: $(VENV)/.test
+venv-cluster: $(VENV)/.test
+	@exec $(BIN)/python tools/cluster
+
+test: $(VENV)/.test
 
 run: $(VENV)/.run
 	@exec $(BIN)/mooring serve --demo

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import ssl
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -51,9 +52,10 @@ Answer = Callable[[Got], Any]
 class Receiver:
     """Listens on loopback. `answer` decides; what is answered with 2xx is in `taken`."""
 
-    def __init__(self, answer: Answer | None = None, *, port: int = 0) -> None:
+    def __init__(self, answer: Answer | None = None, *, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
         self.answer: Answer = answer or (lambda got: 200)
         self.port = port
+        self.tls = tls
         self.got: list[Got] = []
         self.taken: list[dict[str, Any]] = []
         self.connections = 0
@@ -67,7 +69,7 @@ class Receiver:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(("127.0.0.1", self.port))
         self.port = sock.getsockname()[1]
-        await web.SockSite(self._runner, sock, backlog=1024).start()
+        await web.SockSite(self._runner, sock, backlog=1024, ssl_context=self.tls).start()
         return self
 
     async def __aexit__(self, *exc: object) -> None:

@@ -29,7 +29,7 @@ from mooring_service.endings import Endings
 from mooring_service.feed import Feed, Subscription
 from mooring_service.holders import Holders
 from mooring_service.journal.batch import EventFilter
-from mooring_service.opening import Opening, Openings
+from mooring_service.opening import ENDED_S, Opening, Openings
 from mooring_service.processes.requests import LinkLost
 from mooring_service.records import ConnectionRecord
 from mooring_service.reopening import Reopenings
@@ -219,7 +219,10 @@ class Connections:
         try:
             await self._told_to_end(entry, Terminate(0, connection, code, reason))
         except WorkerDied:
-            await self._openings.wait_ended(connection)
+            if not await self._reopenings.until_ended_or_waiting(connection, ENDED_S):
+                return await self.end(
+                    entry, code, reason
+                )  # it waits for another process: that one is not told to open it
         return self._directory.record(connection)
 
     async def _told_to_end(self, entry: Entry, order: Terminate) -> None:

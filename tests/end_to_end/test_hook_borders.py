@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from tests.certificates import make_files, server_context
+from tests.command_line import run
 from tests.conftest import RunningService, StartService, wait_for
 from tests.proxies import Microsocks, Tinyproxy
 from tests.receiver import Receiver, hook
@@ -302,3 +304,29 @@ async def test_an_error_page_is_read_no_further_and_shown_nowhere(
         ]
         assert "canary" not in str(texts)
     await shared.call("DELETE", f"/v1/hooks/{worker}")
+
+
+async def test_tls_is_verified_and_a_private_authority_is_named(
+    shared: RunningService, echo: EchoServer, worker: str, tmp_path: Path
+) -> None:
+    files = make_files(tmp_path, "localhost", "127.0.0.1")
+    async with Receiver(tls=server_context(files)) as receiver:
+        url = f"https://127.0.0.1:{receiver.port}/"
+        retry = {"delay": 0.1, "maxDelay": 1}
+        await hook(shared, worker, url, workers=[worker], retry=retry)
+        await shared.open(echo.url, worker=worker)
+        attempt = await wait_for(lambda: _attempted(shared, worker))
+        assert "certificate" in attempt["error"] and not receiver.got
+        made = await hook(shared, worker, url, 200, workers=[worker], retry=retry, tls={"caFile": files.ca})
+        assert made["tls"]["caFile"] == files.ca
+        await receiver.until(2)
+        await hook(shared, worker, url, 403, workers=[worker], tls={"verify": False})
+    await shared.call("DELETE", f"/v1/hooks/{worker}")
+
+
+async def test_check_says_what_is_wrong_with_a_file_of_secrets(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("whsec_short\n")
+    config = tmp_path / "mooring.toml"
+    config.write_text(f'[hooks.shop]\nurl = "https://shop.example/"\nsecret_file = "{tmp_path}/secret"\n')
+    ran = await run("--state-dir", str(tmp_path / "state"), "check", "--config", str(config))
+    assert ran.code == 1 and "hook shop" in ran.out and "line 1" in ran.out and "short" not in ran.out

@@ -10,7 +10,7 @@ import pytest
 from mooring.errors import ErrCode, ErrorEntry, Invalid, InvalidRequest, WorkerSilent
 from mooring.events import Kind
 from mooring.link.messages import Open, Opened, OpenInvalid, Terminate
-from mooring.link.record import ConnectionUpdate, Terminated
+from mooring.link.record import ConnectionUpdate, KeptUpdate, Terminated
 from mooring.options import ConnectionRequest
 from mooring_service import connections
 from mooring_service.opening import OpenError, Opening
@@ -176,6 +176,27 @@ async def test_a_terminate_that_never_arrived_is_told_over_the_next_link(tmp_pat
         assert (again.connection, again.code, again.reason) == (connection, 4001, "so")
         worker.events((connection, 2, Kind.onTerminate, "{}"), updates=[_end(connection)])
         assert (await asyncio.wait_for(ending, PROMPT_S)).status == "Closed"
+
+
+async def test_a_terminate_under_which_the_process_dies_ends_one_that_is_kept_too(
+    tmp_path: Path, fakes: FakeWorkers
+) -> None:
+    async with running_service(tmp_path, restart_delay=30) as service:
+        worker = await _start(service, fakes)
+        begun = await service.connections.open(ConnectionRequest(url="ws://nowhere/", worker="main", reconnect=True))
+        order = await worker.expect(Open)
+        connection = order.connection
+        number = worker.events(
+            (connection, 1, Kind.onOpen, "{}"),
+            updates=[ConnectionUpdate(connection, "Connected", 1, kept=KeptUpdate(socket=1))],
+        )
+        worker.send(Opened(order.request, number))
+        await begun.done
+        ending = asyncio.create_task(service.connections.terminate(connection, None, None))
+        await worker.expect(Terminate)
+        worker.die()
+        assert (await asyncio.wait_for(ending, PROMPT_S)).status == "Closed"
+        assert [kind for _, kind in await told_of(service, connection)] == ["onOpen", "onDisconnect", "onTerminate"]
 
 
 async def test_a_terminate_whose_worker_does_not_come_back_ends_in_time(

@@ -86,6 +86,8 @@ class BlockingClient:
             self._loop.close()
 
     open = blocking(Client.open)
+    put = blocking(Client.put)
+    change = blocking(Client.change)
     connections = blocking(Client.connections)
     connection = blocking(Client.connection)
     send = blocking(Client.send)

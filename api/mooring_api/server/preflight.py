@@ -19,6 +19,7 @@ from mooring_service import service
 from mooring_service.config import Config
 from mooring_service.config_file import check_secret
 from mooring_service.declarations import check_declared
+from mooring_service.hooks.configured import read_secrets
 from mooring_service.lock import holder_of
 
 
@@ -44,9 +45,14 @@ def looks(config: Config, state_dir: Path, *, has_socket: bool = False) -> tuple
     return (
         *(Look(f"secret {name}", partial(check_secret, config, name)) for name in config.secrets),
         *(Look(f"connection {name}", partial(check_declared, config, name)) for name in config.connections),
+        *(Look(f"hook {name}", partial(_look_at_hook, hook.secret_file)) for name, hook in config.hooks.items()),
         Look(f"state directory {state_dir}{whose}", partial(_look_at_state_dir, config, state_dir, owner)),
         Look(f"listen {config.api.listen}", partial(_look_at_address, config, state_dir, has_socket)),
     )
+
+
+def _look_at_hook(secret_file: str) -> None:
+    read_secrets(secret_file)
 
 
 def _look_at_state_dir(config: Config, state_dir: Path, owner: int) -> None:

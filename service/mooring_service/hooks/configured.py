@@ -9,7 +9,7 @@ import logging
 import time
 from pathlib import Path
 
-from mooring.errors import JournalUnavailable
+from mooring.errors import JournalUnavailable, MooringError
 from mooring.events import now_us
 from mooring_service.config import Config
 from mooring_service.hook_options import HookSettings, secret_faults
@@ -24,7 +24,7 @@ MAX_FILE_CHARS = 4_096
 log = logging.getLogger("mooring.hooks")
 
 
-class SecretFileWrong(Exception):
+class SecretFileWrong(MooringError):
     """A file of secrets cannot be used; the text quotes nothing of it."""
 
 

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from mooring.checks import HeaderValue
+from mooring.deadline import within
 from mooring.wire.answer import AnswerReader, InvalidAnswer, one_line, retry_after_s
 from mooring.wire.connect import Connector
 from mooring.wire.exchange import Exchange
@@ -70,7 +71,7 @@ class Poster:
         """Post once, within the hook's ``timeout``; say how it ended. Cancelled, it cuts what is under way."""
         place = hook.host
         try:
-            async with asyncio.timeout(hook.timeout):
+            async with within(hook.timeout):
                 reader = await self._post(hook, request, parse_target(hook.url))
             await self._finish(reader)
             return _answer(reader, place)

@@ -43,6 +43,7 @@ from mooring_service.hooks.state import (
 from mooring_service.journal.batch import EventFilter
 from mooring_service.journal.journal import Journal
 
+BEGIN_ANEW_S = 5.0  # after a mistake of ours
 READ_AGAIN_S = 1.0  # after the journal could not be read
 LEARN_S = 30.0  # which connections a name means, while nothing is read
 SETTLE_S = 30.0  # a place moves on at least so often past what the filter leaves out
@@ -83,8 +84,6 @@ class Sender:
         self._linger_until: float | None = None
         self._settled_s = 0.0
         self._stopping = False
-
-    # The task.
 
     def start(self) -> None:
         """Begin, from the hook's place; nothing, if it has begun."""
@@ -139,6 +138,11 @@ class Sender:
             except JournalUnavailable as exc:
                 log.error("hook %s waits for the journal: %s", self.hook.name, exc, extra={"hook": self.hook.name})
                 await self._sleep(READ_AGAIN_S)
+            # The top of a hook's task: a mistake of ours must not end it unseen; it begins anew from its place.
+            except Exception:
+                log.exception("hook %s begins anew", self.hook.name, extra={"hook": self.hook.name})
+                self._reader = None
+                await self._sleep(BEGIN_ANEW_S)
 
     async def _step(self) -> None:
         hook = self.hook
@@ -193,8 +197,6 @@ class Sender:
         self._last_cut = (cut.after, cut.next, cut.generation)
         hook.cut = cut
         return cut
-
-    # What follows from an answer.
 
     async def _follow(self, reader: Reader, cut: Cut, answer: Answer) -> None:
         hook = self.hook
@@ -274,8 +276,6 @@ class Sender:
         hook.next_attempt_s = None
         telling.paused(hook, self._house.tell, reason)
         await self._house.save()
-
-    # Waiting.
 
     async def _wait(self, until_s: float) -> None:
         """Wait for the retry clock; a verb may end it."""

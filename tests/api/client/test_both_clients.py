@@ -242,7 +242,7 @@ def test_a_type_checker_knows_the_blocking_verbs(tmp_path: Path) -> None:
         "with BlockingClient() as client:\n"
         "    reveal_type(client.open)\n"
         "    reveal_type(client.events(connection=1))\n"
-        "    client.connection('17')\n"
+        "    client.connection(1.5)\n"
         "    client.open('ws://…', wate=True)\n"
         "    client.send_lines(1, iter([b'1']))\n"
     )
@@ -253,5 +253,5 @@ def test_a_type_checker_knows_the_blocking_verbs(tmp_path: Path) -> None:
     lines = [line.split(": ", 1)[1] for line in out.splitlines()]
     assert "def (url: str, *, wait: bool" in lines[0] and "ConnectionRecord" in lines[0]
     assert lines[1] == 'note: Revealed type is "typing.Iterator[mooring_api.client.answers.Event]"'
-    assert 'incompatible type "str"; expected "int"' in lines[2]
+    assert 'incompatible type "float"; expected "int | str"' in lines[2]
     assert len(lines) == 3, out
