@@ -63,6 +63,7 @@ async def test_kills_of_the_service_lose_nothing_and_repeat_a_batch_at_most(
             await service.open(f"{echo.url}push?count=2000", worker=f"w{number % 4}")
             await asyncio.sleep(chance.uniform(0.0, 0.3))
             await service.restart_after_kill()
+            await wait_for(service.is_ready)  # the workers are adopted
         expected = [event["id"] for event in await all_events(service)]
         await wait_for(lambda: ledger.kept[-1:] == expected[-1:], 60, "all of it")
         assert ledger.kept == expected and not ledger.gaps
@@ -315,3 +316,20 @@ async def test_a_file_of_hooks_that_cannot_be_read_is_said_and_begun_over_by_nob
     failed = await mooring(service, "serve", "--listen", "127.0.0.1:0")
     assert failed.code != 0 and "hooks.json" in failed.errors
     assert (service.state_dir / "hooks.json").read_text() == "{"
+
+
+async def test_with_a_journal_in_memory_a_hook_begins_anew_and_says_so(
+    start_service: StartService, echo: EchoServer
+) -> None:
+    service = await start_service(env={"MOORING_JOURNAL_STORE": "memory"})
+    async with Receiver() as receiver:
+        secret = (await hook(service, "shop", receiver.url, after="start"))["secret"]
+        await service.open(echo.url)
+        await receiver.until(2)
+        await service.stop()
+        await service.start()
+        await service.open(echo.url)
+        await receiver.until(4)
+        assert "gap" not in {event["kind"] for event in receiver.taken}
+        receiver.got[-1].verify(secret)
+        assert "begins anew" in service.log()

@@ -6,6 +6,7 @@ from typing import Any
 
 from tests.conftest import RunningService, wait_for
 from tests.end_to_end.test_kept import status_of
+from tests.end_to_end.test_metrics import metrics
 from tests.servers import EchoServer
 
 TEXT = {"Content-Type": "text/plain"}
@@ -104,3 +105,25 @@ async def test_before_its_first_socket_and_by_a_patch_a_connection_queues(
     await back(service, kept)
     events = await service.events(kept, count=4)
     assert [event["event"].get("data") for event in events] == [None, "first", '{"a":1}', "[2]"]
+
+
+async def test_what_waits_and_what_is_asked_is_counted(service: RunningService, echo: EchoServer) -> None:
+    kept = await down(service, echo, whenDown="queue", requests="cdp")
+    await service.send(kept, "abc", status=202)
+
+    async def counted(**expected: float) -> bool:
+        found = await metrics(service)
+        return all(found.get(f'mooring_{name}{{"worker": "main"}}') == value for name, value in expected.items())
+
+    await wait_for(lambda: counted(queued_messages=1, queued_bytes=3), 5)
+    await service.call("DELETE", f"/v1/connections/{kept}/queue", 200)
+    await back(service, kept)
+    requests = f"/v1/connections/{kept}/requests"
+    await service.call("POST", requests, 200, json={"result": 1})
+    await service.call("POST", requests, 502, json={"error": 1})
+    await service.call("POST", f"{requests}?timeout=0.1", 504, json={"method": "x"})
+    await wait_for(lambda: counted(queued_messages=0, queued_bytes=0, request_seconds_count=2), 5)
+    found = await metrics(service)
+    assert found['mooring_unsent_total{"reason": "dropped", "worker": "main"}'] == 1
+    for outcome in ("replied", "error", "timeout"):
+        assert found[f'mooring_requests_total{{"outcome": "{outcome}", "worker": "main"}}'] == 1

@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 
 from tests.command_line import mooring
 from tests.conftest import RunningService, StartService, rounds, wait_for
 from tests.end_to_end.test_kept import status_of
 from tests.end_to_end.test_kept_faults import SLOW, _pid
+from tests.end_to_end.test_metrics import metrics
 from tests.end_to_end.test_queue import back, down
-from tests.servers import EchoServer
+from tests.servers import EchoServer, RawConnection, RawServer
 
 
 async def test_the_death_of_its_worker_is_told_with_the_count_and_numbers_go_on(
@@ -34,6 +36,7 @@ async def test_the_death_of_its_worker_is_told_with_the_count_and_numbers_go_on(
     await status_of(service, kept, "Reconnecting")
     assert (await service.send(kept, "next", status=202))["queueId"] == 3
     assert (await service.record(kept))["queued"] == {"messages": 1, "bytes": 4}
+    assert (await metrics(service))['mooring_unsent_total{"reason": "workerDied", "worker": "main"}'] == 2
 
 
 async def test_a_drain_and_an_ordered_stop_give_back_what_waits(start_service: StartService, echo: EchoServer) -> None:
@@ -172,3 +175,88 @@ async def _send(service: RunningService, kept: int, number: int) -> int:
             last = exc
         await asyncio.sleep(0.05)
     raise AssertionError(f"message {number} was never answered: {last}")
+
+
+@rounds(2, 30)
+@pytest.mark.parametrize("when_down", ["queue", "fail"])
+async def test_a_cut_in_the_middle_of_a_hundred_frames(
+    service: RunningService, when_down: str, rounds: int
+) -> None:  # 37
+    """The peer ends its side at any byte and reads on to the end: what was told as sent is there, nothing is there twice."""
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    arrived: list[bytes] = []
+    limit = 0
+
+    async def script(connection: RawConnection) -> None:
+        await connection.accept()
+        reader, writer, data = connection.reader, connection.writer, b""
+        cut = False
+        while more := await reader.read(65_536):
+            data += more
+            if limit and len(data) > limit and not cut:
+                cut = True
+                writer.write_eof()
+            await asyncio.sleep(0.0005)
+        arrived.extend(_frames_of(data))
+
+    async with RawServer(script) as server:
+        kept = (await service.open(server.url, reconnect={"minDelay": 0.05, "maxDelay": 0.05}, whenDown=when_down))[
+            "id"
+        ]
+        for count in range(rounds):
+            arrived.clear()
+            limit = chance.randrange(70 * 40_000)
+            payloads = [b"%d %d " % (count, index) + bytes(40_000).replace(b"\0", b"x") for index in range(100)]
+            told = await asyncio.gather(*(_told(service, kept, payload) for payload in payloads))
+            limit = 0
+            await status_of(service, kept, "Connected")
+            await service.call("POST", f"/v1/connections/{kept}/reconnect", 200, headers={"Prefer": "wait=10"})
+            for _ in range(200):
+                if all(
+                    payload in arrived
+                    for payload, answer in zip(payloads, told, strict=True)
+                    if answer in ("sent", "queued")
+                ):
+                    break
+                await asyncio.sleep(0.02)
+            there = Counter(arrived)
+            print(Counter(told))
+            for payload, answer in zip(payloads, told, strict=True):
+                if answer in ("sent", "queued"):
+                    assert there[payload] == 1, f"seed {seed}: {payload[:8]!r} was {answer}"
+                elif answer == "uncertain":
+                    assert there[payload] <= 1, f"seed {seed}"
+                else:
+                    assert there[payload] == 0, f"seed {seed}: {payload[:8]!r} was refused"
+
+
+async def _told(service: RunningService, kept: int, payload: bytes) -> str:
+    async with service.client.post(
+        f"/v1/connections/{kept}/messages", data=payload, headers={"Content-Type": "text/plain"}
+    ) as response:
+        body: Any = await response.json()
+    if response.status in (200, 202):
+        return "sent" if response.status == 200 else "queued"
+    name: str = body["type"].rpartition(":")[2]
+    return {"send-uncertain": "uncertain"}.get(name, name)
+
+
+def _frames_of(data: bytes) -> list[bytes]:
+    """Return the payloads of the whole masked messages in `data`."""
+    found = []
+    while len(data) >= 2:
+        size, at = data[1] & 0x7F, 2
+        if size == 126:
+            size, at = int.from_bytes(data[2:4], "big"), 4
+        elif size == 127:
+            size, at = int.from_bytes(data[2:10], "big"), 10
+        if len(data) < at + 4 + size:
+            break
+        mask = data[at : at + 4] * (size // 4 + 1)
+        payload = data[at + 4 : at + 4 + size]
+        if data[0] & 0x0F in (1, 2):
+            found.append((int.from_bytes(payload, "big") ^ int.from_bytes(mask[:size], "big")).to_bytes(size, "big"))
+        data = data[at + 4 + size :]
+    return found
