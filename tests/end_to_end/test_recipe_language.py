@@ -164,7 +164,7 @@ async def test_a_heartbeat_is_answered_hidden_and_not_answered_the_end(shared: R
 
     async with Scripted(pongs) as server:
         keep_alive = {
-            "send": {"type": "ping", "id": "${nextId}"}, "expect": {"/type": "pong"}, "interval": 1, "timeout": 0.3,
+            "send": {"type": "ping", "id": "${nextId}"}, "expect": {"/type": "pong"}, "interval": 1, "timeout": 2,
             "hide": ["heartbeat"],
         }  # fmt: skip
         opened = await shared.open(server.url, keepAlive=keep_alive, reconnect=AGAIN)
@@ -178,7 +178,7 @@ async def test_a_heartbeat_is_answered_hidden_and_not_answered_the_end(shared: R
         assert record["stats"]["messagesIn"] == 1 and record["stats"]["messagesOut"] == 0
         assert [json.loads(text)["id"] for text in server.heard[0]] == [1, 2]
         answers = False
-        events = await shared.events(opened["id"], "onDisconnect")
+        events = await shared.events(opened["id"], "onDisconnect", timeout_s=15)
         assert [event["kind"] for event in events] == ["onOpen", "onMessage", "onDisconnect"]
         lost = events[-1]["event"]
         assert (lost["cause"], lost["code"], lost["errors"][0]["errCode"]) == ("keepAlive", 1006, 207)

@@ -107,7 +107,7 @@ class Attempt:
 
     def _read(self, names: list[str]) -> dict[str, str]:
         """Return the values of secrets; whether they may go where it goes is known once that is filled in."""
-        return self._host.dialler.secrets.values(names, [], declared=True)
+        return self._host.dialler.secrets.values(names, [], declared=True) if names else {}
 
     def _check_bound(self, names: list[str], places: list[Place]) -> None:
         if self._connection.created.declared:

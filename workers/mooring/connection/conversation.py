@@ -97,7 +97,6 @@ class Conversation:
         self.attempt = Attempt(host, connection, compiled)
         self.keep_alives = 0
         self.proven = True
-        # Of the present socket.
         self._socket: Socket | None = None
         self._session: Session | None = None
         self.watch: Watch | None = None  # from ready on
@@ -169,7 +168,8 @@ class Conversation:
         if session is None:
             return
         now = self._host.loop.time()
-        if watch is not None and not (self._listens or self._catching_up or watch.expects):
+        sees = watch is None or (self._listens and session.sees(items))
+        if watch is not None and not (sees or self._catching_up or watch.expects):
             watch.heard(now, hidden=not self._party.deliver(items))
             return
         data_type = self._connection.options.data_type

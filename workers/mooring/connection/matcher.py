@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Iterable
 from typing import Any, Final
 
 import msgspec
@@ -98,6 +99,32 @@ class Matcher:
             return False
         value = frame.json
         return value is not MISSING and any(all(term.holds(value) for term in terms) for terms in self._objects)
+
+
+class Glance:
+    """All matchers of a connection at one glance: whether any of them could mean a message, by its bytes alone.
+
+    Most messages mean nothing to any of them, and cost no more than this.
+    """
+
+    __slots__ = ("_contains", "_exact", "_starts")
+
+    def __init__(self, matchers: Iterable[Matcher]) -> None:
+        found = list(matchers)
+        self._exact = frozenset(text for one in found for text in one._exact)
+        self._starts = tuple(text for one in found for text in (*one._starts, *one._prefixes))
+        self._contains = tuple(text for one in found for text in one._contains)
+
+    def sees(self, items: list[tuple[int, bytes]]) -> bool:
+        """Say whether one of `items` could be meant."""
+        exact, starts, contains = self._exact, self._starts, self._contains
+        for _, payload in items:
+            if payload in exact or (starts and payload.startswith(starts)):
+                return True
+            for part in contains:
+                if part in payload:
+                    return True
+        return False
 
 
 NEVER: Final = Matcher()

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from mooring import json_text
 from mooring.connection.keep_alive import KeepAlive
-from mooring.connection.matcher import Frame
+from mooring.connection.matcher import Frame, Glance
 from mooring.connection.pointer import MISSING
 from mooring.connection.recipe import MAX_REMEMBERED_BYTES, Recipe
 from mooring.connection.requests import Ids
@@ -92,6 +92,7 @@ class Session:
         "_at",
         "_deadline",
         "_echoes",
+        "_glance",
         "_ids",
         "_keep_alive",
         "_match",
@@ -126,6 +127,7 @@ class Session:
         self._match: Any = MISSING  # what the newest ``expect`` matched
         self._resumed = False
         self._sent: dict[int, int] = {}  # of each rule, the hash of its last answer
+        self._glance: Glance | Literal[False] | None = None  # made when it is ready; False: there can be none
         self._echoes = 0  # how many messages in a row were such an answer, and answered by its rule again
 
     @property
@@ -146,6 +148,7 @@ class Session:
     def change(self, keep_alive: KeepAlive | None) -> None:
         """From now on another heartbeat is hidden."""
         self._keep_alive = keep_alive
+        self._glance = None
 
     @property
     def listens(self) -> bool:
@@ -153,6 +156,24 @@ class Session:
         recipe = self._recipe
         rules = recipe.answers or recipe.remember or recipe.forget or recipe.reconnect_when or recipe.stop_when
         return bool(rules or (self._keep_alive is not None and self._keep_alive.hide))
+
+    def sees(self, items: list[tuple[int, bytes]]) -> bool:
+        """Say, once it is ready, whether one of `items` may matter: where no JSON must be looked at for that, at a glance."""
+        if self._glance is None:
+            self._glance = self._make_glance()
+        if not isinstance(self._glance, Glance) or self._glance.sees(items):
+            return True
+        self._echoes = 0
+        return False
+
+    def _make_glance(self) -> Glance | Literal[False]:
+        recipe = self._recipe
+        matchers = [*(rule.when for rule in recipe.answers), *(rule.when for rule in recipe.forget)]
+        matchers += [*(rule.when for rule in recipe.reconnect_when), *recipe.stop_when]
+        if self._keep_alive is not None:
+            matchers += self._keep_alive.hide
+        needs_json = bool(recipe.remember) or any(matcher.needs_json for matcher in matchers)
+        return False if needs_json else Glance(matchers)
 
     def begin(self, now: float) -> list[Action]:
         """The handshake is done: return what is sent first, or `Ready`."""
