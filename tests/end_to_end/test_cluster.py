@@ -211,10 +211,12 @@ async def test_a_worker_and_a_name_live_at_one_node_and_each_other_finds_them_th
         assert len(made) == 1
         await a.call("DELETE", "/v1/workers/desk")
 
-        async def is_free() -> bool:
-            return (await c.open(echo.url, worker="desk"))["node"] == "c"
+        async def is_free() -> bool:  # looking claims nothing
+            async with c.client.get("/v1/workers/desk") as response:
+                return response.status == 404
 
         await wait_for(is_free)
+        assert (await c.open(echo.url, worker="desk"))["node"] == "c"
 
 
 async def test_a_service_without_its_engine_serves_and_says_so(tmp_path: Path) -> None:
