@@ -98,6 +98,11 @@ async def test_every_node_reads_what_any_of_them_has(nodes: dict[str, RunningSer
         listed = [await service.get("/v1/connections?limit=1000") for service in nodes.values()]
         assert [one["id"] for one in listed[0]["connections"]] == [one["id"] for one in listed[1]["connections"]]
         assert len(listed[2]["connections"]) == rounds
+        for name in nodes:
+            of_one = (await b.get(f"/v1/connections?limit=1000&node={name}"))["connections"]
+            assert [one["id"] for one in of_one] == [
+                one["id"] for one in listed[0]["connections"] if one["node"] == name
+            ]
         page = await b.get("/v1/connections?limit=7")
         rest = await b.get(f"/v1/connections?limit=1000&after={page['next']}")
         assert [one["id"] for one in page["connections"] + rest["connections"]] == [
