@@ -209,12 +209,10 @@ async def test_a_worker_and_a_name_live_at_one_node_and_each_other_finds_them_th
         assert sum(status == 201 for status, _ in answers) == 1
         made = {record["id"] for status, record in answers if status in (200, 201)}
         assert len(made) == 1
-        await a.call("DELETE", "/v1/workers/desk")
-
-        async def is_free() -> bool:
-            return (await c.open(echo.url, worker="desk"))["node"] == "c"
-
-        await wait_for(is_free)
+        async with a.client.delete("/v1/workers/desk") as response:
+            assert (response.status, response.headers["Mooring-Committed"]) == (200, "cluster")
+        await c.get("/v1/connections/77", 404)  # behind the end of the log
+        assert (await c.open(echo.url, worker="desk"))["node"] == "c"
 
 
 async def test_a_service_without_its_engine_serves_and_says_so(tmp_path: Path) -> None:
