@@ -8,6 +8,7 @@ import os
 import random
 import signal
 
+import pytest
 from aiohttp import web
 
 from tests.conftest import StartService, rounds, wait_for
@@ -18,6 +19,7 @@ RECIPE = {
 }
 
 
+@pytest.mark.timeout(1_800)
 @rounds(6, 200)
 async def test_each_acknowledged_envelope_is_in_the_journal(start_service: StartService, rounds: int) -> None:
     service = await start_service(env={"MOORING_SUPERVISOR_RESTART_BUDGET": "100000"})
@@ -38,10 +40,10 @@ async def test_each_acknowledged_envelope_is_in_the_journal(start_service: Start
         hearing = asyncio.ensure_future(hear())
         try:
             while not socket.closed and not hearing.done():
-                for _ in range(20):
+                for _ in range(5):
                     number += 1
                     await socket.send_json({"envelope_id": number})
-                await asyncio.sleep(0.002)
+                await asyncio.sleep(0.01)
         except (ConnectionError, RuntimeError):
             pass
         await asyncio.wait({hearing}, timeout=1)
