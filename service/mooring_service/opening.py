@@ -296,7 +296,8 @@ class Openings:
         entry = self._directory.entry(connection)
         for again in (False, True):
             if not slot.welcomed:  # its link was lost just now
-                await asyncio.wait({slot.ready}, timeout=deadline - loop.time())
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(slot.until_welcomed(), deadline - loop.time())
             # From here on a hello knows of it, or it has not arrived.
             slot.dispatched.discard(connection)
             if slot.process is None or slot.incarnation != incarnation:
