@@ -34,6 +34,7 @@ class _Listening:
     """A server on a port of its own, or on the one that one before it had."""
 
     app_routes: list[Any]
+    host = "127.0.0.1"
     port = 0
 
     async def __aenter__(self) -> Self:
@@ -43,7 +44,7 @@ class _Listening:
         await self._runner.setup()
         sock = socket.socket()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(("127.0.0.1", self.port))
+        sock.bind((self.host, self.port))
         self.port = sock.getsockname()[1]
         await web.SockSite(self._runner, sock, backlog=1024).start()
         return self

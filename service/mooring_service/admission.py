@@ -34,7 +34,7 @@ class Placing(Protocol):
     async def hold_name(self, name: str) -> None:
         """Have this node hold a name, or raise them."""
 
-    def release(self, worker: str) -> None:
+    async def release(self, worker: str) -> None:
         """Give a worker up."""
 
 

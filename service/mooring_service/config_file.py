@@ -17,7 +17,7 @@ from typing import Annotated, Any, get_args, get_origin
 import msgspec
 
 from mooring.checks import is_name
-from mooring.dial_options import check_proxy, secret_faults
+from mooring.dial_options import check_proxy, secret_faults, secret_of
 from mooring.usercode.handlers import check_reference
 from mooring.wire.egress import parse_entry
 from mooring.wire.route import Routes
@@ -229,6 +229,9 @@ def _check_dial(config: Config) -> None:
             raise ConfigError(f"proxies.{name}: a proxy's name is 1 to 63 letters, digits, '.', '_' or '-'")
         for fault in check_proxy(proxy, f"proxies/{name}"):
             raise ConfigError(f"{fault.pointer.replace('/', '.')}: {fault.detail}")
+        name_of_secret = secret_of(proxy.password)
+        if name_of_secret is not None and (unknown := Secrets(config.secrets).unknown(name_of_secret)):
+            raise ConfigError(f"proxies.{name}.password: {unknown}")
         if proxy.tls is not None and not proxy.tls.verify and not config.egress.allow_insecure_tls:
             raise ConfigError(f"proxies.{name}.tls: verify false needs [egress] allow_insecure_tls")
     if config.dial.proxy is not None and config.dial.proxy not in config.proxies:

@@ -54,6 +54,7 @@ class Deaths:
         cause = _cause(slot, asked=asked)
         staying: list[Entry] = []
         lost: list[Entry] = []
+        slot.unsent += sum(entry.update.kept.queued_messages for entry in live if entry.update.kept is not None)
         for entry in live:
             (staying if self._goes_on(entry, slot, asked=asked) else lost).append(entry)
         *first_staying, last_staying = _batches(staying)

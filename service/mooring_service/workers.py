@@ -101,7 +101,7 @@ class Workers:
         """
         killed = await self._supervisor.kill(name)
         if self._admission.placing is not None:
-            self._admission.placing.release(name)
+            await self._admission.placing.release(name)
         return killed
 
     async def drain(self, name: str) -> WorkerRecord:

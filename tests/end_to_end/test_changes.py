@@ -64,6 +64,7 @@ async def test_a_change_holds_from_the_next_attempt_on(shared: RunningService, e
         ({"reconnect": False}, "/reconnect"),
         ({"reconnect": None}, "/reconnect"),
         ({"reconnect": {"minDelay": 0}}, "/reconnect/minDelay"),
+        ({"reconnect": {"persist": True}}, "/headers/A"),  # a literal, which would be on disk
         ({"reconnect": {"mindelay": 1}}, "/reconnect/mindelay"),
         ({"headers": {"Host": "a"}}, "/headers/Host"),
         ({"headers": {"A": "${secret:nobody}"}}, "/headers/A"),

@@ -14,7 +14,7 @@ from tests.cluster_kit.checker import check
 from tests.cluster_kit.nodes import THREE, running_engine
 from tests.cluster_kit.servers import EngineServers
 from tests.command_line import mooring
-from tests.conftest import RunningService, wait_for
+from tests.conftest import RunningService, rounds, wait_for
 from tests.servers import EchoServer
 
 
@@ -83,10 +83,11 @@ async def test_three_services_show_one_log_and_each_other(
         assert await service.stop() == 0
 
 
-async def test_every_node_reads_what_any_of_them_has(nodes: dict[str, RunningService], tmp_path: Path) -> None:
+@rounds(20, 1_000)
+async def test_every_node_reads_what_any_of_them_has(nodes: dict[str, RunningService], rounds: int) -> None:
     a, b, c = nodes.values()
     async with EchoServer() as echo:
-        for number in range(20):  # at once: whoever has a 201 from one finds it at each other
+        for number in range(rounds):  # at once: whoever has a 201 from one finds it at each other
             record = await (a, b, c)[number % 3].open(echo.url, name=f"n{number}")
             other = (b, c, a)[number % 3]
             found = await other.get(f"/v1/connections/{record['id']}")
@@ -94,11 +95,16 @@ async def test_every_node_reads_what_any_of_them_has(nodes: dict[str, RunningSer
             assert (await c.get(f"/v1/connections/n{number}"))["id"] == record["id"]
         assert record["lastEventId"]
         await b.send(record["id"], b"hello") if record["node"] == "b" else None
-        listed = [await service.get("/v1/connections") for service in nodes.values()]
+        listed = [await service.get("/v1/connections?limit=1000") for service in nodes.values()]
         assert [one["id"] for one in listed[0]["connections"]] == [one["id"] for one in listed[1]["connections"]]
-        assert len(listed[2]["connections"]) == 20
+        assert len(listed[2]["connections"]) == rounds
+        for name in nodes:
+            of_one = (await b.get(f"/v1/connections?limit=1000&node={name}"))["connections"]
+            assert [one["id"] for one in of_one] == [
+                one["id"] for one in listed[0]["connections"] if one["node"] == name
+            ]
         page = await b.get("/v1/connections?limit=7")
-        rest = await b.get(f"/v1/connections?limit=100&after={page['next']}")
+        rest = await b.get(f"/v1/connections?limit=1000&after={page['next']}")
         assert [one["id"] for one in page["connections"] + rest["connections"]] == [
             one["id"] for one in listed[0]["connections"]
         ]
@@ -177,8 +183,9 @@ async def test_every_node_does_what_is_asked_of_any(nodes: dict[str, RunningServ
         assert problem["node"] == "a"
 
 
+@rounds(10, 333)
 async def test_a_worker_and_a_name_live_at_one_node_and_each_other_finds_them_there(
-    nodes: dict[str, RunningService],
+    nodes: dict[str, RunningService], rounds: int
 ) -> None:
     a, b, c = nodes.values()
     async with EchoServer() as echo:
@@ -197,17 +204,15 @@ async def test_a_worker_and_a_name_live_at_one_node_and_each_other_finds_them_th
             async with service.client.put("/v1/connections/only", json={"url": echo.url}) as response:
                 return response.status, await response.json()
 
-        answers = await asyncio.gather(*(put(service) for service in nodes.values() for _ in range(10)))
+        answers = await asyncio.gather(*(put(service) for service in nodes.values() for _ in range(rounds)))
         assert sorted(status for status, _ in answers)[-1] == 201
         assert sum(status == 201 for status, _ in answers) == 1
         made = {record["id"] for status, record in answers if status in (200, 201)}
         assert len(made) == 1
-        await a.call("DELETE", "/v1/workers/desk")
-
-        async def is_free() -> bool:
-            return (await c.open(echo.url, worker="desk"))["node"] == "c"
-
-        await wait_for(is_free)
+        async with a.client.delete("/v1/workers/desk") as response:
+            assert (response.status, response.headers["Mooring-Committed"]) == (200, "cluster")
+        await c.get("/v1/connections/77", 404)  # behind the end of the log
+        assert (await c.open(echo.url, worker="desk"))["node"] == "c"
 
 
 async def test_a_service_without_its_engine_serves_and_says_so(tmp_path: Path) -> None:

@@ -125,6 +125,19 @@ async def test_a_password_in_a_file_and_the_proxies_themselves_are_exchanged_und
         password.unlink()
         problem = await service.open(echo.url, 502, proxy="corp")
         assert "password file cannot be read" in problem["detail"]
+        # The same by a secret; it is bound to no host, and what a request opens uses the proxy by its name alone.
+        password.write_text(f"{PASSWORD}\n")
+        config.write_text(
+            f'[secrets]\ncorp = "file:{password}"\n'
+            f'[proxies.corp]\nurl = "{proxy.url}"\nusername = "{USER}"\npassword = "${{secret:corp}}"\n'
+        )
+        await _read_again(service)
+        assert (await service.open(echo.url, proxy="corp"))["status"] == "Connected"
+        config.write_text(f'[proxies.corp]\nurl = "{proxy.url}"\nusername = "{USER}"\npassword = "${{secret:corp}}"\n')
+        service.process.send_signal(signal.SIGHUP)
+        await wait_for(
+            lambda: "nothing was changed: proxies.corp.password: [secrets] has no 'corp'" in service.log(), 5
+        )
         config.write_text('[dial]\nproxy = "corp"\n')
         service.process.send_signal(signal.SIGHUP)
         await wait_for(lambda: "nothing was changed: dial.proxy" in service.log(), 5, "a fault is told")

@@ -380,3 +380,21 @@ async def test_a_name_follows_its_connection_over_another_one(
         await receiver.until(20)
         assert receiver.ids[10:] == receiver.ids[:10]
     await shared.call("DELETE", f"/v1/hooks/{worker}")
+
+
+async def test_another_url_is_used_at_once_also_when_it_comes_during_an_attempt_that_fails(
+    shared: RunningService, echo: EchoServer, worker: str
+) -> None:
+    ids = await _feed(shared, echo, worker, 1)
+
+    async def late(got: Got) -> int:
+        await asyncio.sleep(0.5)
+        return 500
+
+    async with Receiver(late) as old, Receiver() as new:
+        body = {"after": "start", "workers": [worker], "retry": {"delay": 60, "maxDelay": 60}}
+        await hook(shared, worker, old.url, **body)
+        await wait_for(lambda: old.got)
+        await hook(shared, worker, new.url, 200, **body)
+        await new.until(len(ids), 10)
+    await shared.call("DELETE", f"/v1/hooks/{worker}")

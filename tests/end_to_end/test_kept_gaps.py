@@ -19,6 +19,16 @@ LAST, FIRST = 1000, 1050  # the last number before the loss, the first one after
 END = 1200
 
 
+async def _answers_pings(connection: RawConnection) -> None:
+    """Read until the client closes, as a server that is well does."""
+    while True:
+        opcode, payload = await connection.read_frame()
+        if opcode == 9:
+            connection.writer.write(frame(10, payload))
+        elif opcode == 8:
+            return
+
+
 class NumberedFeed:
     """Sends 1 to `LAST` on the first socket and cuts it when it is told to; on the next ones it goes on at `FIRST`, slowly."""
 
@@ -27,7 +37,7 @@ class NumberedFeed:
         self.server = RawServer(self._script)
 
     async def _script(self, connection: RawConnection) -> None:
-        reading = asyncio.create_task(connection.read_close())
+        reading = asyncio.create_task(_answers_pings(connection))
         try:
             if len(self.server.connections) == 1:
                 await connection.accept(after=b"".join(frame(1, b"%d" % number) for number in range(1, LAST + 1)))

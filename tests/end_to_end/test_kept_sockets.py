@@ -100,7 +100,7 @@ class Front:
         ]
         self.tasks.update(passing)
         try:
-            await passing[0]
+            await asyncio.wait(passing, return_when=asyncio.FIRST_COMPLETED)
         finally:
             passing[1].cancel()
             writer.transport.abort()

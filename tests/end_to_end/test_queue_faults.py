@@ -17,6 +17,7 @@ from tests.command_line import mooring
 from tests.conftest import RunningService, StartService, rounds, wait_for
 from tests.end_to_end.test_kept import status_of
 from tests.end_to_end.test_kept_faults import SLOW, _pid
+from tests.end_to_end.test_metrics import metrics
 from tests.end_to_end.test_queue import back, down
 from tests.servers import EchoServer, RawConnection, RawServer
 
@@ -35,6 +36,7 @@ async def test_the_death_of_its_worker_is_told_with_the_count_and_numbers_go_on(
     await status_of(service, kept, "Reconnecting")
     assert (await service.send(kept, "next", status=202))["queueId"] == 3
     assert (await service.record(kept))["queued"] == {"messages": 1, "bytes": 4}
+    assert (await metrics(service))['mooring_unsent_total{"reason": "workerDied", "worker": "main"}'] == 2
 
 
 async def test_a_drain_and_an_ordered_stop_give_back_what_waits(start_service: StartService, echo: EchoServer) -> None:

@@ -23,6 +23,7 @@ _PROXY_URL = re.compile(
     r"([a-z0-9+.-]+)://(\[[0-9a-fA-F:.]+\]|[^\s/?#@\[\]:%\\\x00-\x1f\x7f]+)(?::([0-9]{1,5}))?(.*)", re.S
 )
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_WHOLE_SECRET = re.compile(r"\$\{secret:([^}]+)\}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 
@@ -202,6 +203,12 @@ def check_proxy(proxy: str | ProxyRequest, pointer: str = "/proxy") -> list[Inva
     if proxy.tls is not None and scheme != "https":
         wrong.append(Invalid(f"{pointer}/tls", "tls is for https:// proxies"))
     return wrong if proxy.tls is None else wrong + check_tls(proxy.tls, f"{pointer}/tls")
+
+
+def secret_of(password: str | None) -> str | None:
+    """Return the name of the secret that a proxy's password in the configuration is; None: it is the password itself."""
+    found = None if password is None else _WHOLE_SECRET.fullmatch(password)
+    return None if found is None else found[1]
 
 
 def secret_faults(source: SecretSource) -> list[Invalid]:

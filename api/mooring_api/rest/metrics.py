@@ -143,6 +143,14 @@ def _disconnects(scrape: Scrape) -> Samples:
         yield from (((slot.name, cause), count) for cause, count in sorted(counts.items()))
 
 
+def _unsent(scrape: Scrape) -> Samples:
+    for slot, metrics in scrape.workers:
+        counts = Counter(metrics.unsent if metrics else {})
+        if slot.unsent:
+            counts["workerDied"] += slot.unsent
+        yield from (((slot.name, reason), count) for reason, count in sorted(counts.items()))
+
+
 def _terminations(scrape: Scrape) -> Samples:
     counts = Counter(scrape.service.kept_ends)
     for slot, metrics in scrape.workers:
@@ -247,10 +255,13 @@ ROWS = (
         by_name(lambda _, m: m.keep_alives.items())),
     Row("mooring_queued_messages", "gauge", "Messages that wait for a socket.", WORKER, counted(lambda m: m.queued_messages)),
     Row("mooring_queued_bytes", "gauge", "Their bytes.", WORKER, counted(lambda m: m.queued_bytes)),
-    Row("mooring_unsent", "counter", "Messages that were given up unsent, by reason.", ("worker", "reason"),
-        by_name(lambda _, m: m.unsent.items())),
+    Row("mooring_unsent", "counter", "Messages that were given up unsent, by reason.", ("worker", "reason"), _unsent),
     Row("mooring_requests", "counter", "Requests over connections, by outcome.", ("worker", "outcome"), by_name(lambda _, m: m.requests.items())),
     Row("mooring_request_seconds", "histogram", "From a request to its reply.", WORKER, counted(lambda m: m.request)),
+    Row("mooring_opening_dropped_messages", "counter", "Messages that came in openings that have failed.", WORKER,
+        counted(lambda m: m.opening_dropped)),
+    Row("mooring_unanswered", "counter", "Answers and heartbeats that could not be filled in or sent.", WORKER,
+        counted(lambda m: m.unanswered)),
     Row("mooring_late_replies", "counter", "Replies that nobody waited for any more.", WORKER, counted(lambda m: m.late_replies)),
     Row("mooring_messages", "counter", "Messages received and sent.", WORKER_DIRECTION,
         several(("in", "out"), lambda _, m: (m.messages_in, m.messages_out))),

@@ -155,6 +155,13 @@ class Fold:
                 self._changes["slot", str(node.slot)] = node.node.encode()
         return pieces
 
+    def unlike(self, node: str, dead_after_s: float) -> str | None:
+        """Return why a node must not go on beside the others that live: they wait for another time; None if it may."""
+        for other in self.nodes.values():
+            if other.node != node and not other.over and other.up is not None and other.up.dead_after_s != dead_after_s:
+                return f"cluster.dead_after is {dead_after_s:g} here, and {other.up.dead_after_s:g} at the node {other.node!r}: it must be equal"
+        return None
+
     def _set_epoch(self, epoch: str) -> None:
         self.epoch = epoch
         self._changes["epoch", ""] = epoch.encode()

@@ -34,6 +34,7 @@ from mooring_service.cluster.tail import Tail
 from mooring_service.cluster_config import ClusterConfig
 from mooring_service.config import ClusterRefused, JournalConfig
 from mooring_service.journal.journal import Committed, Recovered
+from mooring_service.journal.replica import Replica
 from mooring_service.journal.sparse import SparseJournal
 from mooring_service.journal.sqlite import SqliteJournal
 
@@ -148,21 +149,9 @@ class Cluster:
     async def stop(self, *, handover: bool) -> None:
         """End it. In order, with all that was committed in the log, this life ends with it: the others need not wait for that."""
         if self.chain is not None and not handover:
-            await self._leave(self.chain)
+            await _leave(self.chain, self._replica, self._figures())
         await self._background.close()
         await self.journal.stop()
-
-    async def _leave(self, chain: Chain) -> None:
-        deadline = now_s() + STOP_S
-        while now_s() < deadline and chain.state.replicated < self._replica.last:  # there is no event of it
-            await asyncio.sleep(POLL_S)
-        if chain.state.replicated < self._replica.last:
-            return  # the next start goes on in this life
-        told, time_us = self._figures(), time.time_ns() // 1000
-        lost = wire.Lost(self._kept.life, self._config.node, 0, STOPPED, told.workers, told.connections, time_us)
-        chain.say(wire.LOST, wire.raw(lost))
-        while now_s() < deadline and chain.unsaid:
-            await asyncio.sleep(POLL_S)
 
     async def _live(self) -> None:
         """Begin: until this node's chain goes on, or must not."""
@@ -199,13 +188,13 @@ class Cluster:
             beat_s=self._config.beat_s, pace_s=self._config.pace,
         )  # fmt: skip
         if not kept.slot:  # nobody misses a node that has none: it looks first which is free
-            self._background.spawn(self.tail.run())
+            self._background.spawn(self._read_on())
             await self.tail.caught_up.wait()
             kept.slot = self.fold.claims.next_slot
             self._say_up()
         else:
             self._say_up()
-            self._background.spawn(self.tail.run())
+            self._background.spawn(self._read_on())
         await self.chain.run()
 
     def _say_up(self) -> None:
@@ -262,7 +251,15 @@ class Cluster:
                 self._kept.slot = self.fold.claims.next_slot
                 self._say_up()
 
+    async def _read_on(self) -> None:
+        await self.tail.run()
+        if self.tail.too_new:
+            self._refuse(self.tail.stopped)
+
     async def _take_place(self) -> None:
+        if unlike := self.fold.unlike(self.node, self._config.dead_after):
+            self._refuse(unlike)
+            return
         await self._save()  # first: ids that were given out are never given out by another
         self._replica.slot = self._kept.slot
         self.placement.take(self._workers() | {default_worker(self.node)})
@@ -323,3 +320,17 @@ def _say_failure(failure: str | None) -> None:
         log.warning("cluster.db can be written again")
     else:
         log.error("cluster.db cannot be written: %s", failure)
+
+
+async def _leave(chain: Chain, replica: Replica, told: Figures) -> None:
+    """End the life of `chain`, if all that was committed is in the log in time; else the next start goes on in it."""
+    deadline = now_s() + STOP_S
+    while now_s() < deadline and chain.state.replicated < replica.last:  # there is no event of it
+        await asyncio.sleep(POLL_S)
+    if chain.state.replicated < replica.last:
+        return
+    who = chain.state.identity
+    lost = wire.Lost(who.life, who.node, 0, STOPPED, told.workers, told.connections, time.time_ns() // 1000)
+    chain.say(wire.LOST, wire.raw(lost))
+    while now_s() < deadline and chain.unsaid:
+        await asyncio.sleep(POLL_S)

@@ -77,11 +77,11 @@ class Placement:
             elif held.node != self._node:
                 log.error("the worker %s is at the node %s, and there is one of that name here, too", worker, held.node)
 
-    def release(self, worker: str) -> None:
-        """Give a worker up: others may have it."""
+    async def release(self, worker: str) -> None:
+        """Give a worker up: others may have it. Ends once that is committed here."""
         held = self._fold.claims.workers.get(worker)
         if held is not None and held.node == self._node:
-            self._journal.append(Append(worker=worker, claims=[Claim("worker", worker, None)]))
+            await self._journal.append_waiting(Append(worker=worker, claims=[Claim("worker", worker, None)]))
 
     def _lives(self, held: Holder) -> bool:
         if held.node == self._node:

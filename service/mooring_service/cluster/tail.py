@@ -29,7 +29,7 @@ class Tail:
 
     Attributes:
         failure: Why it is not read just now; "" while it is.
-        stopped: Why it is not read any more: the log is another one, or of a later mooring.
+        stopped: Why it is not read any more: the log is another one, or of a later mooring (`too_new`).
         rebuilds: How often it was begun anew, by reason.
         gaps: How often the log no longer had what comes next.
         caught_up: Set once all that the log held was read.
@@ -43,6 +43,7 @@ class Tail:
         self._first = 1  # the first message that the log holds
         self.failure = "not read yet"
         self.stopped = ""
+        self.too_new = False
         self.rebuilds: dict[str, int] = {}
         self.gaps = 0
         self.pending = 0
@@ -73,6 +74,7 @@ class Tail:
                     log.error("the log cannot be read: %s", exc)
             except (Diverged, TooNew) as exc:
                 self.stopped = self.failure = str(exc)
+                self.too_new = isinstance(exc, TooNew)
                 log.critical("the log is not read any more: %s", exc)
                 return
             pause_s = min(PAUSE_S[1], pause_s * 2) if self.failure else PAUSE_S[0]

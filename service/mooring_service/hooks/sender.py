@@ -210,6 +210,8 @@ class Sender:
             now_s=now_s,
             random=random.random(),  # jitter
         )
+        if self._reader is not reader and outcome(answer) != "ok":
+            return  # it was defined anew meanwhile: what went wrong was another's
         match decision.do:
             case Do.ADVANCE:
                 await self._taken(cut, decision)

@@ -82,6 +82,7 @@ class Slot:
         drains: It ends, and another process of its name follows, which goes on with its kept connections.
         persists: It ends with the service, and the next one goes on with what persists of its connections.
         disconnects: ``onDisconnect`` events that the service wrote because the worker no longer could, by cause.
+        unsent: Messages that have died with its processes before they were sent.
     """
 
     def __init__(self, name: str, budget: RestartBudget) -> None:
@@ -109,6 +110,7 @@ class Slot:
         self.stands = False
         self.failures: Counter[int] = Counter()
         self.disconnects: Counter[str] = Counter()
+        self.unsent = 0
         self.drains = False
         self.persists = False
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()

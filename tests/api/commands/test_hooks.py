@@ -7,23 +7,42 @@ import json
 import re
 import signal
 import subprocess
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+
+import pytest
 
 from tests.command_line import command, mooring
 from tests.conftest import RunningService, StartService, wait_for
 from tests.receiver import Receiver, all_events, hook
 from tests.servers import EchoServer
 
+Listening = Callable[..., Awaitable[asyncio.subprocess.Process]]
+
+
+@pytest.fixture
+async def listening() -> AsyncIterator[Listening]:
+    """Run ``mooring hooks listen``; it is gone at the end, whatever the test meets with."""
+    started: list[asyncio.subprocess.Process] = []
+
+    async def start(service: RunningService, secret: Path, *options: str) -> asyncio.subprocess.Process:
+        words = command(service, "hooks", "listen", "--port", "0", "--secret-file", str(secret), *options)
+        pipe = subprocess.PIPE
+        started.append(await asyncio.create_subprocess_exec(*words, stdout=pipe, stderr=pipe))
+        return started[-1]
+
+    yield start
+    for process in started:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
 
 async def test_a_hook_to_listen_shows_its_first_verified_event(
-    shared: RunningService, echo: EchoServer, tmp_path: Path
+    shared: RunningService, echo: EchoServer, tmp_path: Path, listening: Listening
 ) -> None:
     secret = tmp_path / "secret"
-    listener = await asyncio.create_subprocess_exec(
-        *command(shared, "hooks", "listen", "--port", "0", "--secret-file", str(secret), "--limit", "3"),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
+    listener = await listening(shared, secret, "--limit", "3")
     said = ""
     while "hooks set try" not in said:
         said += (await asyncio.wait_for(listener.stderr.readline(), 20)).decode()
@@ -40,12 +59,10 @@ async def test_a_hook_to_listen_shows_its_first_verified_event(
     await mooring(shared, "hooks", "rm", "try")
 
 
-async def test_listen_refuses_what_is_signed_with_another_secret(shared: RunningService, tmp_path: Path) -> None:
-    listener = await asyncio.create_subprocess_exec(
-        *command(shared, "hooks", "listen", "--port", "0", "--secret-file", str(tmp_path / "secret")),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
+async def test_listen_refuses_what_is_signed_with_another_secret(
+    shared: RunningService, tmp_path: Path, listening: Listening
+) -> None:
+    listener = await listening(shared, tmp_path / "secret")
     said = ""
     while "listening at" not in said:
         said += (await asyncio.wait_for(listener.stderr.readline(), 20)).decode()

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
+import pytest
+
+from mooring_service.cluster import message as wire
 from mooring_service.cluster.engine import Engine
+from mooring_service.cluster.objects import stream_name, subject_of
 from mooring_service.cluster.position import slot_of
-from tests.cluster_kit.checker import check
+from mooring_service.config import ClusterRefused
+from tests.cluster_kit.checker import check, read_log
 from tests.cluster_kit.nodes import Node, running_nodes, settled
 from tests.cluster_kit.servers import EngineServers
+from tests.conftest import wait_for
 
 
 async def test_what_one_node_commits_all_show_with_the_same_ids(
@@ -69,10 +76,61 @@ async def test_a_second_process_of_one_name_is_refused_while_the_first_is_heard(
     async with running_nodes(tmp_path, cluster_name, servers.urls, "a") as nodes:
         second = await Node(tmp_path / "second", "a", cluster_name, servers.urls).start()
         try:
-            from tests.conftest import wait_for
-
             await wait_for(lambda: second.refusals, 10)
             assert "another service is node 'a'" in second.refusals[0]
             assert nodes["a"].cluster.ready
         finally:
             await second.stop(handover=True)
+
+
+async def test_a_node_that_waits_for_another_time_than_the_others_is_refused(
+    servers: EngineServers, cluster_name: str, tmp_path: Path
+) -> None:
+    async with running_nodes(tmp_path, cluster_name, servers.urls, "a"):
+        other = await Node(tmp_path / "b", "b", cluster_name, servers.urls, dead_after=6.0).start()
+        try:
+            await wait_for(lambda: other.refusals, 10)
+            assert other.refusals == ["cluster.dead_after is 6 here, and 5 at the node 'a': it must be equal"]
+        finally:
+            await other.stop(handover=True)
+
+
+async def test_a_state_directory_of_another_cluster_or_with_connections_from_before_is_refused(
+    servers: EngineServers, cluster_name: str, tmp_path: Path
+) -> None:
+    async with running_nodes(tmp_path, cluster_name, servers.urls, "a"):
+        pass
+    moved = Node(tmp_path / "a", "a", f"{cluster_name}x", servers.urls)
+    with pytest.raises(ClusterRefused, match="this state directory is of the cluster"):
+        await moved.start()
+    await moved.journal.stop()
+    single = Node(tmp_path / "b", "b", cluster_name, servers.urls)
+    with pytest.raises(ClusterRefused, match="connections that have not ended, from before"):
+        await single.start(has_connections=True)
+    await single.journal.stop()
+
+
+@pytest.mark.parametrize("what", ["damaged", "of a stranger", "of a later version"])
+async def test_a_message_that_is_none_of_ours_is_left_out_and_one_of_a_later_mooring_ends_it(
+    servers: EngineServers, engine: Engine, cluster_name: str, tmp_path: Path, what: str
+) -> None:
+    async with running_nodes(tmp_path, cluster_name, servers.urls, "ab") as nodes:
+        a = nodes["a"]
+        connection = await a.open_connection()
+        a.commit(connection, 3)
+        await settled(nodes)
+        data = {
+            "damaged": b"\xc1 rubbish",
+            "of a stranger": wire.encode((await read_log(engine, cluster_name))[-1][1]),
+            "of a later version": msgspec.msgpack.encode([wire.VERSION + 1, "?"]),
+        }[what]
+        await engine.put(stream_name(cluster_name), subject_of(cluster_name, "stranger"), data, 0)
+        if what == "of a later version":
+            await wait_for(lambda: all(node.refusals for node in nodes.values()), 10)
+            assert "start a later one" in a.refusals[0]
+            return
+        a.commit(connection, 3)
+        await settled(nodes)
+        assert {node.cluster.fold.strangers for node in nodes.values()} == {1}
+        assert nodes["a"].ids() == nodes["b"].ids()
+        assert len(a.ids()) == 6

@@ -305,7 +305,9 @@ class QueuedSends(Sends):
     def written(self, ticket: Ticket | Awaited | None, count: int, size: int) -> None:
         """Messages were written (`Sender`)."""
         outbound = self._owner.open_outbound
-        if isinstance(ticket, Ticket) and ticket.request and outbound is not None:
+        if (
+            isinstance(ticket, Ticket) and ticket.request > 0 and outbound is not None
+        ):  # what mooring says itself has none
             answer = self._count(ticket.request, count, size)
             self._begun.add(ticket, answer, outbound, self._connection.options.send_timeout_s)
         else:

@@ -144,10 +144,15 @@ class Outbox:
         What comes after quiet leaves at once; under load there is one frame for each commit, and it leaves in the pass of the loop in which
         the one before it is told as stored. Who must not wait flushes. False: something waits.
         """
-        if not self._frames or self._added_bytes - self._flushed_bytes >= GROUP_BYTES:
+        if not self.holds:
             self.flush()
             return True
         return not (self._runs or self._changed or self._asks)
+
+    @property
+    def holds(self) -> bool:
+        """Whether what is added now waits for a frame that is on its way. Any thread may ask, behind its `add`."""
+        return bool(self._frames) and self._added_bytes - self._flushed_bytes < GROUP_BYTES
 
     def watch(self, watcher: Watcher) -> None:
         """Tell `watcher` of frames from now on, until `unwatch`. On the I/O loop only."""

@@ -107,7 +107,7 @@ class Runtime:
         self._posts = Posts(self.loop, self._hand_over)
         self._handing_over: asyncio.TimerHandle | None = None
         # Called for each message: without a method of ours in between.
-        self.post, self.wake = self._posts.post, self._posts.wake
+        self.post = self._posts.post
         reservations = Reservations(settings.outbound_bytes)
         self.reserve, self.release = reservations.reserve, reservations.release
         self._figures = Figures(settings, self.connections)
@@ -169,6 +169,12 @@ class Runtime:
         """The record of `connection` has changed: it is reported with the next flush."""
         self.outbox.touch(connection)
         self.wake()
+
+    def wake(self) -> None:
+        """Have what was recorded handed over soon; called behind `Outbox.add`, from any thread, for each message."""
+        # What waits behind a frame needs no wake-up: the end of that wait, or `_hand_over_late`, takes it along.
+        if self._handing_over is None or not self.outbox.holds:
+            self._posts.wake()
 
     def _hand_over(self) -> None:
         if not self.outbox.flush_behind() and self._handing_over is None:

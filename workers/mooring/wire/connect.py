@@ -13,7 +13,7 @@ from collections.abc import Callable
 import msgspec
 from aiohappyeyeballs import AddrInfoType, start_connection
 
-from mooring.dial_options import DialSettings, credential_faults
+from mooring.dial_options import DialSettings, credential_faults, secret_of
 from mooring.errors import ErrCode
 from mooring.wire.egress import EgressPolicy
 from mooring.wire.exchange import Exchange
@@ -21,6 +21,7 @@ from mooring.wire.failure import DialFailed, failed, reason_of, refused_by_polic
 from mooring.wire.proxy import HttpConnect, ProxyError, Socks5, Tunnel
 from mooring.wire.resolve import NotResolved, Resolver, literal
 from mooring.wire.route import Proxy, Routes, Way
+from mooring.wire.secret_table import NoSecret, Secrets
 from mooring.wire.target import Target
 from mooring.wire.threads import Threads
 from mooring.wire.tls import TlsContexts
@@ -64,6 +65,7 @@ class Connector:
             ValueError: If the settings are not valid.
         """
         self._routes = Routes(settings)
+        self._secrets = Secrets(settings.secrets)
         self._policy = policy
         self._contexts = TlsContexts(self._threads, allow_insecure=allow_insecure_tls)
 
@@ -165,7 +167,7 @@ class Connector:
         """Return a connection through the proxy, which is asked for `host`."""
         target = plan.target
         kind = Socks5 if proxy.scheme == "socks5" else HttpConnect
-        tunnel = kind(host, target.port, proxy.username, _password(proxy, plan))
+        tunnel = kind(host, target.port, proxy.username, _password(proxy, plan, self._secrets))
         exchange = await self._reach(plan, proxy)
         try:
             await _converse(exchange, tunnel)
@@ -263,10 +265,16 @@ async def _converse(exchange: Exchange, tunnel: Tunnel) -> None:
             exchange.transport.write(more)
 
 
-def _password(proxy: Proxy, plan: Plan) -> str | None:
-    """Return the password; one in a file as it is now."""
+def _password(proxy: Proxy, plan: Plan, secrets: Secrets) -> str | None:
+    """Return the password; one in a file, or a secret, as it is now."""
     if proxy.password_file is None:
-        return proxy.password
+        name = secret_of(proxy.password) if proxy.is_configured else None
+        if name is None:
+            return proxy.password
+        try:
+            return secrets.read(name)
+        except NoSecret as exc:
+            raise failed(ErrCode.PROXY_AUTH_FAILED, f"{plan.place}: its password cannot be had: {exc}") from None
     try:
         with open(proxy.password_file, encoding="utf-8") as file:
             password = file.read(4096).rstrip("\r\n")

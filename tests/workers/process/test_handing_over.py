@@ -1,0 +1,64 @@
+"""What is recorded is handed over: soon, in order, all of it, and without a wake-up for each event."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+import time
+
+from tests.conftest import rounds, wait_for
+from tests.workers.bare_worker import Service, bare_worker
+from tests.workers.link.test_outbox import _Connection
+
+
+def _seen(service: Service) -> list[bytes]:
+    return [body for events in service.frames if events.kinds for body in events.bodies.split(b"\n")]
+
+
+@rounds(1, 20)
+async def test_whatever_two_threads_record_while_frames_are_told_as_stored_all_of_it_is_handed_over_in_order(
+    rounds: int,
+) -> None:
+    for _ in range(rounds):
+        seed = random.randrange(2**32)
+        print(f"seed {seed}")
+        service = Service()
+        service.takes_frames = True
+        async with bare_worker(service) as runtime:
+
+            def record(one: int, runtime: object = runtime, seed: int = seed) -> None:
+                chosen = random.Random(seed + one)
+                connection = _Connection(one)
+                for seq in range(1, 1_001):
+                    runtime.outbox.add(connection, b"\x02", b"%d:%d" % (one, seq), seq)  # type: ignore[attr-defined]
+                    runtime.wake()  # type: ignore[attr-defined]
+                    if chosen.random() < 0.1:
+                        time.sleep(chosen.choice((0, 0.0005, 0.002)))
+
+            recording = [threading.Thread(target=record, args=(one,)) for one in (1, 2)]
+            for thread in recording:
+                thread.start()
+            chosen = random.Random(seed)
+            while any(thread.is_alive() for thread in recording):
+                await asyncio.sleep(chosen.choice((0, 0.001, 0.004, 0.03)))  # the last is longer than anything waits
+                runtime.outbox.stored(runtime.outbox.number)
+                runtime.outbox.flush_behind()
+            await wait_for(lambda service=service: len(_seen(service)) == 2_000, 5)
+            for one in (b"1", b"2"):
+                mine = [int(body[2:]) for body in _seen(service) if body[:1] == one]
+                assert mine == list(range(1, 1_001))
+            assert len(service.frames) < 1_500, "in groups"
+
+
+async def test_a_journal_that_is_slow_keeps_nothing_in_the_worker() -> None:
+    service = Service()
+    service.takes_frames = True
+    async with bare_worker(service) as runtime:
+        connection = _Connection(1)
+        for seq in range(1, 6):  # nothing is ever told as stored
+            runtime.outbox.add(connection, b"\x02", b"%d" % seq, seq)
+            runtime.wake()
+            await asyncio.sleep(0.002)
+        await wait_for(lambda: _seen(service) == [b"1", b"2", b"3", b"4", b"5"], 5)
+        assert 2 <= len(service.frames) <= 4
