@@ -296,8 +296,7 @@ class Openings:
         entry = self._directory.entry(connection)
         for again in (False, True):
             if not slot.welcomed:  # its link was lost just now
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(slot.until_welcomed(), deadline - loop.time())
+                await slot.until_welcomed(deadline - loop.time())
             # From here on a hello knows of it, or it has not arrived.
             slot.dispatched.discard(connection)
             if slot.process is None or slot.incarnation != incarnation:
