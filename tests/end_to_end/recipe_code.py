@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 from mooring import WebSocket
@@ -57,3 +58,9 @@ class Renews:
 
     def on_message(self, ws: WebSocket, event: Any) -> None:
         CALLS.append(event.data)
+
+
+def fetch_slowly(event: dict[str, Any]) -> list[str]:
+    """What a feed had said between 1,000 and 1,050; it blocks meanwhile."""
+    time.sleep(1.5)
+    return [str(number) for number in range(1_001, 1_050)]

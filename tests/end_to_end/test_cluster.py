@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -237,8 +239,15 @@ async def test_a_service_without_its_engine_serves_and_says_so(tmp_path: Path) -
 async def test_without_a_cluster_there_is_none_and_nothing_of_it_is_imported(service: RunningService) -> None:
     problem = await service.get("/v1/cluster", 404)
     assert problem["type"].endswith("no-cluster")
-    maps = Path(f"/proc/{service.process.pid}/maps").read_text()
-    assert "nats" not in maps
+    code = (
+        "import sys, mooring_api.server.serve, mooring_api.commands.service\n"
+        "print([name for name in sys.modules if name.split('.')[0] == 'nats'"
+        " or name.startswith(('mooring_service.cluster.', 'mooring_service.membership'))])"
+    )
+    ran = await asyncio.to_thread(
+        subprocess.run, [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert ran.stdout == "[]\n"
 
 
 async def test_a_start_that_waiting_does_not_mend_ends_with_78_and_one_sentence(
