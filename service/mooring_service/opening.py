@@ -296,7 +296,7 @@ class Openings:
         entry = self._directory.entry(connection)
         for again in (False, True):
             if not slot.welcomed:  # its link was lost just now
-                await asyncio.wait({slot.ready}, timeout=deadline - loop.time())
+                await slot.until_welcomed(deadline - loop.time())
             # From here on a hello knows of it, or it has not arrived.
             slot.dispatched.discard(connection)
             if slot.process is None or slot.incarnation != incarnation:

@@ -154,6 +154,14 @@ class Slot:
         """True while the worker also answers: what reaches it between its hello and our welcome it obeys without a word."""
         return self.linked and self.ready.done() and self.ready.exception() is None
 
+    async def until_welcomed(self, timeout_s: float) -> None:
+        """Wait, so long at most, until the process has been welcomed on its next link, or has ended."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                if not self.linked:
+                    await self.unlinked.wait()  # a link that is only closing has still to be lost
+                await asyncio.wait({self.ready})
+
     def linked_by(self, channel: Channel[Report]) -> None:
         """The process has a link."""
         self.channel = channel
