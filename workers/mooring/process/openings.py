@@ -15,6 +15,7 @@ from mooring.connection.state import ConnectionState
 from mooring.deadline import PASS_S
 from mooring.errors import ConnectError, ErrCode, ErrorEntry, Invalid, InvalidRequest, LimitReached, MooringError
 from mooring.events import now_us
+from mooring.handler_options import blame_handler
 from mooring.link.messages import Open
 from mooring.link.record import ConnectionCreated
 from mooring.options import ConnectionOptions, ConnectionRequest
@@ -138,9 +139,8 @@ class Openings:
         options = resolve(request, handler, self._worker.known)
         self.check_secrets(options, declared=False)
         if options.reconnect is not None and options.reconnect.persist:
-            raise InvalidRequest(
-                [Invalid("/handler", "reconnect: persist is for what a request names; code is not on disk")]
-            )
+            wrong = Invalid("/reconnect/persist", "is for what a request names; what code opens is on no disk")
+            raise InvalidRequest([blame_handler(wrong, request, handler)])
         if self._worker.stopping:
             raise MooringError("the worker is being killed")
         self._check_own_limit()
