@@ -135,9 +135,10 @@ class Attempt:
         self._renewed_at = now
 
     async def _values(self, renew: Renew | None, attempt: int) -> Any:
-        handler = self._connection.handler
+        handler: Any = self._connection.handler
         if self._connection.options.handler_renews:
-            return await self._host.run_code(self._connection, "renew", getattr(handler, "renew"), [attempt])  # noqa: B009
+            # Looked up there, too: an attribute may be a property, which is user code.
+            return await self._host.run_code(self._connection, "renew", lambda: handler.renew(attempt), [])
         assert renew is not None, "who renews has one of the two"
         if renew.function is not None:
             return await self._host.run_code(self._connection, "renew", renew.function, renew.params)
