@@ -22,7 +22,9 @@ RECIPE = {
 @pytest.mark.timeout(1_800)
 @rounds(6, 200)
 async def test_each_acknowledged_envelope_is_in_the_journal(start_service: StartService, rounds: int) -> None:
-    service = await start_service(env={"MOORING_SUPERVISOR_RESTART_BUDGET": "100000"})
+    service = await start_service(
+        env={"MOORING_SUPERVISOR_RESTART_BUDGET": "100000", "MOORING_SUPERVISOR_RESTART_DELAY_MAX": "0.2"}
+    )
     seed = random.randrange(2**32)
     chance = random.Random(seed)
     print(f"seed {seed}")
