@@ -194,11 +194,15 @@ async def test_hooks_go_through_the_default_proxy(
         await service.open(echo.url)
         await wait_for(lambda: len(receiver.taken) >= 6)
         for name in ("near", "direct", "through"):
-            assert (await service.get(f"/v1/hooks/{name}"))["delivered"] == 2
+            await wait_for(lambda: _delivered(service, name, 2))  # noqa: B023  # awaited here
         attempt = await wait_for(lambda: _attempted(service, "away"))
         assert attempt["status"] is None and (
             kind is Microsocks or "corp" in attempt["error"] or "answer" in attempt["error"]
         )
+
+
+async def _delivered(service: RunningService, name: str, count: int) -> bool:
+    return bool((await service.get(f"/v1/hooks/{name}"))["delivered"] == count)
 
 
 async def _attempted(service: RunningService, name: str) -> Any:

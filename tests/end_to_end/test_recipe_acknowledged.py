@@ -11,7 +11,7 @@ import signal
 import pytest
 from aiohttp import web
 
-from tests.conftest import StartService, rounds, wait_for
+from tests.conftest import RunningService, StartService, rounds, wait_for
 from tests.scripted import Scripted
 
 RECIPE = {
@@ -68,12 +68,17 @@ async def test_each_acknowledged_envelope_is_in_the_journal(start_service: Start
                 await wait_for(lambda: _more(server, sockets), 30, "another socket")  # noqa: B023
             else:
                 await service.restart_after_kill()
-        await service.call("DELETE", f"/v1/connections/{opened['id']}")
+        await wait_for(lambda: _ended(service, opened["id"]), 30, "its worker is back")
         told = set(acknowledged)
         events = await service.events(opened["id"], "onTerminate", timeout_s=60)
         stored = {json.loads(event["event"]["data"])["envelope_id"] for event in events if event["kind"] == "onMessage"}
         assert told and told <= stored, f"{len(told - stored)} of {len(told)} acknowledged envelopes are not there"
         assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
+
+
+async def _ended(service: RunningService, connection: int) -> bool:
+    answer = await service.call("DELETE", f"/v1/connections/{connection}", None)
+    return bool(answer["status"] == "Closed")
 
 
 async def _more(server: Scripted, sockets: int) -> bool:

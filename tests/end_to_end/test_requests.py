@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from aiohttp import WSMsgType, web
 
-from tests.conftest import RunningService
+from tests.conftest import RunningService, wait_for
 from tests.end_to_end.test_kept import status_of
 
 
@@ -143,6 +143,7 @@ async def test_a_thousand_at_a_time_each_get_their_own_reply_however_they_are_sh
     assert {one["type"].rpartition(":")[2] for one in await asyncio.gather(*lost)} == {"reply-lost"}
     assert asyncio.get_running_loop().time() - began < 1, "not at their timeout"
     await status_of(service, connection, "Connected")
+    await wait_for(lambda: len(peer.sockets) == 2)
     await peer.sockets[1].send_json({"id": peer.received[-1]["id"], "result": "of the socket before"})
     await service.events(connection, count=1_004)
     assert (await service.record(connection))["stats"]["lateReplies"] == 1

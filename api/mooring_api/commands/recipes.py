@@ -32,14 +32,12 @@ def recipe() -> None:
     """
 
 
-@recipe.command("list")
+@recipe.command(
+    "list", help="The presets that are shipped, and what each leaves open.\n\n\b\nExample:  mooring recipe list"
+)
 @as_json
 def list_presets(as_json: bool) -> None:
-    """The presets that are shipped, and what each leaves open.
-
-    \b
-    Example:  mooring recipe list
-    """
+    """Print them."""
     for name in shipped_presets():
         fragment = parse_fragment(read_preset(name) or b"", [])
         if as_json:
@@ -50,20 +48,18 @@ def list_presets(as_json: bool) -> None:
             click.echo(f"  {value}: {meaning}")
 
 
-@recipe.command("try")
+@recipe.command(
+    "try",
+    help="Print what would be sent; what the transcript expects is compared.\n\nA FILE holds a recipe, a create body, or what a "
+    "preset is made of. Exit status 1: something is wrong.\n\n\b\nExample:  mooring recipe try feed.json --transcript said.txt",
+)
 @click.argument("what", metavar="FILE|PRESET")
 @click.option("--transcript", type=click.File(), required=True, help="What the server says, a line each (- for stdin).")
 @click.option("--values", default="{}", metavar="JSON", help="For what the preset leaves open.")
 @click.option("--renewed", default="{}", metavar="JSON", help="What `renew` would give.")
 @as_json
 def try_recipe(what: str, transcript: Any, values: str, renewed: str, as_json: bool) -> None:
-    """Print what would be sent; what the transcript expects is compared.
-
-    A FILE holds a recipe, a create body, or what a preset is made of. Exit status 1: something is wrong.
-
-    \b
-    Example:  mooring recipe try feed.json --transcript said.txt
-    """
+    """Print what would be sent."""
     wrong: list[Invalid] = []
     request = _request(what, _object(values, "--values"), wrong)
     given = _object(renewed, "--renewed")
