@@ -128,7 +128,7 @@ async def test_a_worker_that_is_killed_is_replaced_at_once_while_its_helper_live
 async def test_no_worker_is_found_in_a_helper(service: RunningService, echo: EchoServer) -> None:
     record = await service.open(echo.url, handler={"name": "Asks"})
     await service.send(record["id"], "now")
-    await wait_for(lambda: len(echo.peers[0].received) == 2)
+    await wait_for(lambda: len(echo.peers[0].received) >= 2)  # what it sends is echoed, and asks again
     assert echo.peers[0].received[1] == "['RuntimeError', 'ConnectionClosed', 'RuntimeError', 'Closed'] 0"
     assert (await service.record(record["id"]))["status"] == "Connected"
 
