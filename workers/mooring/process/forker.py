@@ -56,18 +56,23 @@ def serve(control: socket.socket) -> Copy | None:
             # A copy of us would mix code of two versions. Who is asked next has been started anew.
             control.sendmsg([STALE])
             return None
+        failure = ""
         try:
             pid = _fork_twice()
         except OSError as exc:
-            control.sendmsg([FAILED + str(exc).encode()])
+            failure = str(exc)
         else:
             if pid == 0:
                 return Copy(message.decode(), log, socket.socket(fileno=gate))
-            pidfd = os.pidfd_open(pid)
-            socket.send_fds(control, [FORKED + str(pid).encode()], [pidfd])
-            os.close(pidfd)
+        # Before the answer: whoever has it finds nothing of the worker here.
         os.close(log)
         os.close(gate)
+        if failure:
+            control.sendmsg([FAILED + failure.encode()])
+            continue
+        pidfd = os.pidfd_open(pid)
+        socket.send_fds(control, [FORKED + str(pid).encode()], [pidfd])
+        os.close(pidfd)
 
 
 def _fork_twice() -> int:
