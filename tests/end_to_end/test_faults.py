@@ -309,6 +309,7 @@ async def test_what_is_opened_while_workers_are_being_adopted_lives(
     service = await start_service(
         "--function", f"open_until_told={module}:open_until_told", "--function", f"opened_so_far={module}:opened_so_far",
         "--app-dir", str(ROOT),
+        env={"MOORING_LIMITS_MAX_CONNECTIONS": "100000", "MOORING_LIMITS_MAX_CONNECTIONS_PER_WORKER": "100000"},
     )  # fmt: skip
     await service.call("POST", "/v1/workers/main/calls", json={"function": "open_until_told", "params": [echo.url]})
     by_request: list[int] = []
@@ -318,8 +319,10 @@ async def test_what_is_opened_while_workers_are_being_adopted_lives(
         await service.restart_after_kill(0.5)
         until = time.monotonic() + 1.5
 
-        async def create(until: float = until) -> None:
-            while time.monotonic() < until:
+        enough = len(by_request) + 150  # all of them stay open, in this process too
+
+        async def create(until: float = until, enough: int = enough) -> None:
+            while time.monotonic() < until and len(by_request) < enough:
                 async with service.client.post("/v1/connections", json={"url": echo.url}) as response:
                     if response.status == 201:
                         by_request.append((await response.json())["id"])

@@ -289,7 +289,7 @@ def open_until_told(url: str) -> None:
         while not _telling.is_set():
             with contextlib.suppress(MooringError, TimeoutError):
                 _opened.append(WebSocket.new(url))
-            time.sleep(0.005)
+            time.sleep(0.02)
 
     threading.Thread(target=work, daemon=True).start()
 
