@@ -157,7 +157,7 @@ class HookSettings(HookRequest, forbid_unknown_fields=True, rename={}, frozen=Tr
     proxy: Annotated[
         str | bool | ProxyRequest | UnsetType,
         Meta(description="As that of a connection: a name of [proxies], or false for none."),
-    ] = UNSET  # type: ignore[assignment]
+    ] = UNSET  # type: ignore[assignment]  # UnsetType is in the union, behind Annotated
     secret_file: Annotated[
         str, Meta(description="Holds the secrets, one a line; all of them sign, the first one first.")
     ]

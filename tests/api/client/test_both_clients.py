@@ -134,7 +134,7 @@ async def test_an_exception_thrown_into_a_stream_comes_out_of_it(shared: Running
             stream = client.events(connection=record["id"])
             next(stream)
             with pytest.raises(ZeroDivisionError):
-                stream.throw(ZeroDivisionError)  # type: ignore[attr-defined]
+                stream.throw(ZeroDivisionError)  # type: ignore[attr-defined]  # a generator, typed as its iterator
             with pytest.raises(StopIteration):
                 next(stream)
             assert client.connection(record["id"]).status == "Connected"
@@ -206,7 +206,7 @@ async def test_an_event_of_32_mib_takes_the_time_of_its_bytes() -> None:
         stream = client.events(connection=1)
         event = await anext(stream)
         took_s = time.process_time() - begun
-        await stream.aclose()  # type: ignore[attr-defined]
+        await stream.aclose()  # type: ignore[attr-defined]  # an async generator, typed as its iterator
     assert len(event.event["data"]) == 2**25
     print(f"{took_s:.2f} s")
     assert took_s < 5, "it was 24 s when each chunk was joined to all before it"

@@ -170,7 +170,9 @@ look(main, "mooring")
 def test_every_command_says_what_it_does_where_docstrings_are_taken_away() -> None:
     ran = subprocess.run([sys.executable, "-OO", "-c", HELPS], capture_output=True, text=True, check=True)
     rows = [line.split(" | ") for line in ran.stdout.splitlines()]
-    assert len(rows) > len(COMMANDS), "all of them, and those within"
+    first = [path.split()[1] for path, *_ in rows if path.count(" ") == 1]
+    assert first == list(COMMANDS), "all of them, in their order"
+    assert len(rows) > len(first) + 1, "and those within them"
     assert [path for path, *texts in rows if not all(texts)] == []
 
 
