@@ -46,10 +46,10 @@ $(VENV)/.bench: $(VENV)/.test
 
 venv: $(VENV)/.run
 
-venv-cluster: $(VENV)/.test
-	@exec $(BIN)/python tools/cluster
+venv-test: $(VENV)/.test
 
-test: $(VENV)/.test
+cluster: $(VENV)/.test
+	@exec $(BIN)/python tools/cluster
 
 run: $(VENV)/.run
 	@exec $(BIN)/mooring serve --demo
