@@ -54,6 +54,8 @@ class _Behind(msgspec.Struct, frozen=True):
 
 
 _NOTHING = QueuedRecord()
+_EMPTY = SendQueue()
+"""The queue of all connections for which nothing has ever waited: most never have anything."""
 
 
 def greets(handler: object) -> bool:
@@ -78,9 +80,9 @@ class QueuedSends(Sends):
         self._behind: Sequence[_Behind] = ()
         self._behind_bytes = 0
         self._behind_due = math.inf  # the first of their deadlines
-        self.queue = SendQueue(first_id)
+        self.queue = _EMPTY if first_id == 1 else SendQueue(first_id)
         self._measured = _NOTHING
-        self._begun = Begun(host, self)
+        self._begun: Begun | None = None
 
     @property
     def waiting(self) -> QueuedRecord:
@@ -171,6 +173,8 @@ class QueuedSends(Sends):
         return self._told(command.request, made)
 
     def _add(self, payloads: list[bytes], ttl_s: float, *, binary: bool, room_bytes: float) -> Queued | None:
+        if self.queue is _EMPTY:
+            self.queue = SendQueue()
         made = self.queue.add(payloads, binary=binary, now=self._host.loop.time(), ttl_s=ttl_s, room_bytes=room_bytes)
         if made is not None:
             self._owner.queue_changed()
@@ -180,8 +184,13 @@ class QueuedSends(Sends):
         answer = super()._write(command, outbound, ttl_s)
         if not isinstance(answer, Sent):
             return answer
-        self._begun.add(self._ticket(command, None), answer, outbound, self._connection.options.send_timeout_s)
+        self._has_begun(self._ticket(command, None), answer, outbound)
         return None
+
+    def _has_begun(self, ticket: Ticket, answer: Sent, outbound: Outbound) -> None:
+        if self._begun is None:
+            self._begun = Begun(self._host, self)
+        self._begun.add(ticket, answer, outbound, self._connection.options.send_timeout_s)
 
     def was_sent(self, ticket: Ticket, answer: Sent) -> None:
         """It is in the kernel's hands."""
@@ -277,7 +286,8 @@ class QueuedSends(Sends):
 
     def lost(self) -> None:
         """The socket has ended."""
-        self._begun.lost()
+        if self._begun is not None:
+            self._begun.lost()
         self.let_go()
 
     def let_go(self) -> None:
@@ -309,7 +319,7 @@ class QueuedSends(Sends):
             isinstance(ticket, Ticket) and ticket.request > 0 and outbound is not None
         ):  # what mooring says itself has none
             answer = self._count(ticket.request, count, size)
-            self._begun.add(ticket, answer, outbound, self._connection.options.send_timeout_s)
+            self._has_begun(ticket, answer, outbound)
         else:
             super().written(_told(ticket), count, size)
 
