@@ -50,7 +50,9 @@ async def test_it_comes_back_under_its_id_and_goes_on(service: RunningService, e
     down = await status_of(service, kept, "Reconnecting")
     assert not down["ready"] and down["down"]["phase"] == "waiting" and down["down"]["nextAttemptAt"] is not None
     assert (await service.send(kept, "too early", status=409))["connectionStatus"] == "Reconnecting"
-    assert (await service.call("POST", f"/v1/connections/{kept}/reconnect", 200, headers={"Prefer": "wait=30"}))["ready"]
+    assert (await service.call("POST", f"/v1/connections/{kept}/reconnect", 200, headers={"Prefer": "wait=30"}))[
+        "ready"
+    ]
     await service.send(kept, "two")
     events = await service.events(kept, count=5)
     assert [event["kind"] for event in events] == ["onOpen", "onMessage", "onDisconnect", "onReconnect", "onMessage"]
