@@ -14,7 +14,7 @@ import aiohttp
 import pytest
 
 from tests.command_line import mooring
-from tests.conftest import RunningService, StartService, rounds, wait_for
+from tests.conftest import ROOT, RunningService, StartService, rounds, wait_for
 from tests.end_to_end.test_kept import status_of
 from tests.end_to_end.test_kept_faults import SLOW, _pid
 from tests.end_to_end.test_metrics import metrics
@@ -37,6 +37,38 @@ async def test_the_death_of_its_worker_is_told_with_the_count_and_numbers_go_on(
     assert (await service.send(kept, "next", status=202))["queueId"] == 3
     assert (await service.record(kept))["queued"] == {"messages": 1, "bytes": 4}
     assert (await metrics(service))['mooring_unsent_total{"reason": "workerDied", "worker": "main"}'] == 2
+
+
+async def test_messages_wait_also_while_a_new_process_makes_the_handler_again(
+    start_service: StartService, echo: EchoServer, tmp_path: Path
+) -> None:
+    service = await start_service("--app-dir", str(ROOT), "--handler", "TakesLong=tests.end_to_end.kept_code:TakesLong")
+    once = {"name": "TakesLong", "params": {"path": str(tmp_path / "made")}}
+    options = {"reconnect": {"minDelay": 0.05}, "whenDown": "queue"}
+    kept = (await service.open(echo.url, handler=once, **options))["id"]
+    before = await _pid(service)
+    os.kill(before, signal.SIGKILL)
+    await wait_for(lambda: _running_but(service, before), 15)
+    answers = [await wait_for(lambda: _waits(service, kept, text), 15) for text in ("one", "two")]  # noqa: B023 - it is awaited here
+    assert [answer["queueId"] for answer in answers] == [1, 2]
+    assert (await service.record(kept))["queued"] == {"messages": 2, "bytes": 6}
+    (tmp_path / "made.go").touch()
+    await service.events(kept, until="onReconnect", timeout_s=15)
+    await wait_for(lambda: echo.peers[-1].received == ["one", "two"])
+    assert (await service.record(kept))["queued"] == {"messages": 0, "bytes": 0}
+
+
+async def _running_but(service: RunningService, before: int) -> bool:
+    return (await service.get("/v1/workers/main"))["pid"] not in (None, before)
+
+
+async def _waits(service: RunningService, kept: int, text: str) -> dict[str, Any] | None:
+    """Send a message; None: its worker was not there yet."""
+    headers = {"Content-Type": "text/plain"}
+    async with service.client.post(f"/v1/connections/{kept}/messages", data=text, headers=headers) as response:
+        answer: dict[str, Any] = await response.json()
+        assert response.status in (202, 503), answer
+        return answer if response.status == 202 else None
 
 
 async def test_a_drain_and_an_ordered_stop_give_back_what_waits(start_service: StartService, echo: EchoServer) -> None:
