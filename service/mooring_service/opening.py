@@ -82,6 +82,28 @@ def open_error(answer: OpenFailed, connection: int) -> OpenError:
     )
 
 
+def recorded_error(record: ConnectionRecord) -> OpenError:
+    """Return what the record says of an open that has failed."""
+    codes = {error.err_code for error in record.errors}
+    return OpenError(
+        record.errors,
+        record.id,
+        timed_out=ErrCode.CONNECT_TIMEOUT in codes,
+        terminated=ErrCode.TERMINATED_WHILE_CONNECTING in codes,
+        policy=ErrCode.POLICY_REFUSED in codes,
+        opening=ErrCode.OPENING_FAILED in codes,
+    )
+
+
+def invalid_error(answer: OpenInvalid) -> SecretNotAllowed | LimitReached | InvalidRequest:
+    """Return why a worker has not begun, as an error."""
+    if answer.secret:
+        return SecretNotAllowed(answer.secret, answer.host)
+    if answer.limit:
+        return LimitReached("limits.max_connections_per_worker", answer.limit)
+    return InvalidRequest(answer.errors)
+
+
 class Opening(msgspec.Struct, frozen=True):
     """A dial under way: `done` ends with the record once Connected, or raises what went wrong."""
 
@@ -270,13 +292,7 @@ class Openings:
                     text,
                     ErrCode.WORKER_STOPPING if killed else ErrCode.HANDLER_FAILED,
                 )
-                if killed:
-                    raise WorkerBusy(slot.name, WorkerState.STOPPING.value)
-                if answer.secret:
-                    raise SecretNotAllowed(answer.secret, answer.host)
-                if answer.limit:
-                    raise LimitReached("limits.max_connections_per_worker", answer.limit)
-                raise InvalidRequest(answer.errors)
+                raise WorkerBusy(slot.name, WorkerState.STOPPING.value) if killed else invalid_error(answer)
             case _:
                 raise AssertionError(f"a worker answered Open with {type(answer).__name__}")
 
@@ -342,15 +358,7 @@ class Openings:
             if created.kept is None and created.name is None:
                 self._reopenings.forget(connection)
             return record
-        codes = {error.err_code for error in record.errors}
-        raise OpenError(
-            record.errors,
-            connection,
-            timed_out=ErrCode.CONNECT_TIMEOUT in codes,
-            terminated=ErrCode.TERMINATED_WHILE_CONNECTING in codes,
-            policy=ErrCode.POLICY_REFUSED in codes,
-            opening=ErrCode.OPENING_FAILED in codes,
-        )
+        raise recorded_error(record)
 
     async def wait_ended(self, connection: int) -> None:
         """Wait (briefly) until the supervisor has reported the end of a connection whose worker has died."""
