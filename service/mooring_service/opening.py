@@ -299,10 +299,8 @@ class Openings:
     async def _told_later(self, connection: int, waited_s: float) -> bool:
         """Wait on where the handler, which is known by now, lets the attempt take longer than the request; say whether it has ended."""
         more_s = self._directory.entry(connection).created.attempt_s + SILENT_S - waited_s
-        if more_s <= 0:
-            return False
         told = self._told(connection)
-        await asyncio.wait({told}, timeout=more_s)
+        await asyncio.wait({told}, timeout=max(0.0, more_s))
         return told.done()
 
     def _told(self, connection: int) -> asyncio.Future[None]:
