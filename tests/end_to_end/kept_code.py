@@ -43,6 +43,12 @@ class Stays:
         seen.append([ws.id, event.type, event.code])
 
 
+class Persists:
+    """Asks for more than a journal in memory can give."""
+
+    reconnect = {"persist": True}
+
+
 class CatchesUp:
     """Asks its source, a file with a number, for what it has missed."""
 

@@ -15,8 +15,8 @@ import pytest
 
 from tests.command_line import mooring
 from tests.conftest import ROOT, RunningService, StartService, rounds, wait_for
-from tests.end_to_end.test_kept import status_of
-from tests.end_to_end.test_kept_faults import SLOW, _pid
+from tests.end_to_end.test_kept import STAYS_DOWN, status_of
+from tests.end_to_end.test_kept_faults import _pid
 from tests.end_to_end.test_metrics import metrics
 from tests.end_to_end.test_queue import back, down
 from tests.servers import EchoServer, RawConnection, RawServer
@@ -29,7 +29,7 @@ async def test_the_death_of_its_worker_is_told_with_the_count_and_numbers_go_on(
     await service.send(kept, "one", status=202)
     await service.send(kept, "three", status=202)
     os.kill(await _pid(service), signal.SIGKILL)
-    events = await service.events(kept, until="onReconnect", timeout_s=15)
+    events = await service.events(kept, until="onReconnect")
     assert [event["kind"] for event in events] == ["onOpen", "onDisconnect", "onUnsent", "onReconnect"]
     assert events[2]["event"] == {"type": "unsent", "reason": "workerDied", "count": 2, "bytes": 8, "messages": []}
     await echo.sockets[-1].close()
@@ -76,7 +76,7 @@ async def test_a_drain_and_an_ordered_stop_give_back_what_waits(start_service: S
     kept = await down(service, echo, whenDown="queue")
     await service.send(kept, "drained", status=202)
     await mooring(service, "workers", "drain", "main")
-    events = await service.events(kept, until="onReconnect", timeout_s=15)
+    events = await service.events(kept, until="onReconnect")
     unsent = events[2]["event"]
     assert (unsent["reason"], unsent["messages"]) == ("workerDied", [{"queueId": 1, "data": "drained"}])
     await echo.sockets[-1].close()
@@ -123,7 +123,7 @@ async def test_while_no_process_holds_it_a_message_cannot_wait(
     config = tmp_path / "mooring.toml"
     config.write_text("[supervisor]\nrestart_budget = 1\nrestart_window = 600\n")
     service = await start_service("--config", str(config))
-    kept = (await service.open(echo.url, reconnect=SLOW, whenDown="queue"))["id"]
+    kept = (await service.open(echo.url, reconnect=STAYS_DOWN, whenDown="queue"))["id"]
     for _ in range(2):
         await status_of(service, kept, "Connected")
         os.kill(await _pid(service), signal.SIGKILL)
