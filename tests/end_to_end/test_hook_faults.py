@@ -117,12 +117,10 @@ async def test_a_hook_that_is_failing_is_so_after_a_restart_and_told_once(
         await wait_for(lambda: _is(service, status="Failing"))
         before = await service.get("/v1/hooks/shop")
         for restart in (service.restart_after_kill, _in_order(service)):
-            await wait_for(
-                lambda: _told(service, "hookFailing")
-            )  # and with it, where the journal keeps that it was told
+            await wait_for(lambda: _told(service, "hookFailing"))
+            await _posts_again(receiver)  # so that it was told is stored, too
             await restart()
-            count = len(receiver.got)
-            await wait_for(lambda: len(receiver.got) > count + 1)  # noqa: B023  # awaited here
+            await _posts_again(receiver)
             after = await service.get("/v1/hooks/shop")
             assert (after["status"], after["failingSince"]) == ("Failing", before["failingSince"])
             assert (await service.get("/readyz"))["hooks"] == ["shop"]
@@ -133,6 +131,11 @@ async def test_a_hook_that_is_failing_is_so_after_a_restart_and_told_once(
         receiver.answer = lambda got: 400
         await service.open(echo.url)
         await wait_for(lambda: _told_twice(service))
+
+
+async def _posts_again(receiver: Receiver) -> None:
+    count = len(receiver.got)
+    await wait_for(lambda: len(receiver.got) > count + 1)
 
 
 def _in_order(service: RunningService) -> Callable[[], Awaitable[object]]:
