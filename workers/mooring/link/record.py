@@ -87,6 +87,8 @@ class ConnectionCreated(msgspec.Struct, frozen=True, array_like=True):
     asked: AskedCreated | None = None
     spec: bytes | None = None
     """The create request of one that is persisted: what it is opened with again where no process holds it. No secret is in it."""
+    attempt_s: float = 0.0
+    """So long its first attempt may take, where its handler has had a say in it; 0: as long as the request lets it."""
 
     def __post_init__(self) -> None:
         if self.kept is not None:
@@ -105,12 +107,14 @@ class ConnectionCreated(msgspec.Struct, frozen=True, array_like=True):
         declared: bool = False,
         asked: AskedCreated | None = None,
         spec: ConnectionRequest | None = None,
+        attempt_s: float = 0.0,
     ) -> ConnectionCreated:
         """Return the record of a connection that is being made; `handler` is its public name, `name` its own.
 
         Args:
             asked: What the record shows of the rest.
             spec: What a request has asked for.
+            attempt_s: So long its first attempt may take; 0: the request alone tells.
         """
         persist = options.reconnect is not None and options.reconnect.persist and not declared
         return cls(
@@ -132,6 +136,7 @@ class ConnectionCreated(msgspec.Struct, frozen=True, array_like=True):
             declared=declared,
             asked=asked,
             spec=_pack(spec) if persist and spec is not None else None,
+            attempt_s=attempt_s,
         )
 
     @property
