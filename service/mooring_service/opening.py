@@ -12,6 +12,7 @@ import msgspec
 
 from mooring.connection.asked import opening_s, shown_of
 from mooring.connection.secret_headers import secrets_of
+from mooring.deadline import first_of
 from mooring.errors import (
     ConnectError,
     ErrCode,
@@ -313,7 +314,7 @@ class Openings:
             told = self._directory.until(
                 connection, lambda update: update.status != STATUS_CONNECTING or self._reopenings.waits(entry)
             )
-            await asyncio.wait({unknown, told}, timeout=deadline - loop.time(), return_when=asyncio.FIRST_COMPLETED)
+            await first_of((unknown, told), deadline - loop.time())
             slot.untold.pop(connection, None)
             if told.done():
                 return None
@@ -340,4 +341,4 @@ class Openings:
 
     async def wait_ended(self, connection: int) -> None:
         """Wait (briefly) until the supervisor has reported the end of a connection whose worker has died."""
-        await asyncio.wait({self._directory.until(connection, lambda update: update.ended)}, timeout=ENDED_S)
+        await first_of((self._directory.until(connection, lambda update: update.ended),), ENDED_S)

@@ -19,6 +19,8 @@ import msgspec
 import nats
 import nats.errors
 
+from mooring.deadline import within
+
 CONNECT_TIMEOUT_S = 1.0
 ASK_TIMEOUT_S = 2.0
 READ_TIMEOUT_S = 0.5
@@ -148,14 +150,16 @@ class Link:
             closed_cb=ended,
             disconnected_cb=ended,
         )
-        await asyncio.wait_for(connecting, 2 * CONNECT_TIMEOUT_S)
+        async with within(2 * CONNECT_TIMEOUT_S):
+            await connecting
 
     async def close(self) -> None:
         """End it, within a second; whoever waits for an answer gets none."""
         if not self.gone.done():
             self.gone.set_result(None)
         with contextlib.suppress(nats.errors.Error, OSError, asyncio.TimeoutError):
-            await asyncio.wait_for(self.client.close(), CLOSE_TIMEOUT_S)
+            async with within(CLOSE_TIMEOUT_S):
+                await self.client.close()
 
 
 class Engine:

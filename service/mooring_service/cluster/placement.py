@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
+from mooring.deadline import first_of
 from mooring_service.cluster.claims import Holder
 from mooring_service.cluster.engine import Engine
 from mooring_service.cluster.fold import Fold, NodeState
@@ -96,7 +97,7 @@ class Placement:
                 raise EngineDown(f"who has the {claim.what} {claim.key!r} cannot be asked: {self._engine.failure}")
             future = self._waiting[key] = asyncio.get_running_loop().create_future()
             self._journal.append(Append(worker=worker, claims=[claim]))
-        await asyncio.wait({future}, timeout=CLAIM_S)
+        await first_of((future,), CLAIM_S)
         if not future.done():
             self._waiting.pop(key, None)
             raise EngineDown(f"the claim of the {claim.what} {claim.key!r} has not come back")
