@@ -148,7 +148,7 @@ class Sender:
         reader = self._reader
         if reader is None:
             hook.cut = None
-            hook.attempt = 0
+            hook.attempt = hook.passed = 0
             reader = self._reader = Reader(
                 self._house.feed, hook.definition, lambda: self._house.events_of(hook), hook.place
             )
@@ -174,7 +174,7 @@ class Sender:
         """Return the next batch; None after a while without one."""
         hook = self.hook
         full = await reader.fill()
-        hook.behind_ms = reader.behind_ms
+        hook.behind_ms, hook.passed = reader.behind_ms, reader.passed or 0
         if not reader.waiting:
             await self._settle(reader)
             if not await self._alarm.events(self._house.feed, self._loop.time() + IDLE_S):
