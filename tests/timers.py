@@ -7,11 +7,7 @@ A plain timer that fires late, because this process stood still, fires before th
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
-
-import pytest
-
-from tests.test_architecture import modules, tree
+from collections.abc import Iterable, Iterator
 
 OWN_PACE = "own pace: when we do something of our own, nobody is judged"
 LOOKS_FIRST = "a judge that is late looks again, one pass later"
@@ -54,8 +50,12 @@ PLAIN = {
         "mooring_service.processes.watch",
         "watch",
     ): "when to look next; who is late is told by `watchdog`, which knows of our absence",
-    ("mooring_service.hooks.sender", "Sender._sleep"): OWN_PACE,
+    ("mooring_service.hooks.alarm", "Alarm.sleep"): OWN_PACE,
     ("mooring_service.cluster.chain", "Chain._next"): "when the next beat is due: own pace",
+    (
+        "mooring_service.cluster.engine",
+        "Link.ended",
+    ): "looks again whether the client is closed, for as long as it takes",
     ("mooring_api.rest.context", "Api.close"): OURSELVES,
     ("mooring_api.rest.gate", "_Guarded._close_when_answered"): "until we have answered ourselves",
     ("mooring_api.rest.stalls", "StallWatch._look_later"): LOOKS_FIRST,
@@ -79,7 +79,7 @@ def _named(call: ast.Call) -> str:
     return ""
 
 
-def _timers(module: str) -> Iterator[tuple[str, int, str]]:
+def _timers(tree: ast.AST) -> Iterator[tuple[str, int, str]]:
     """Yield (function, line, what is called) of each timer of a module."""
 
     def walk(node: ast.AST, path: tuple[str, ...]) -> Iterator[tuple[str, int, str]]:
@@ -91,23 +91,14 @@ def _timers(module: str) -> Iterator[tuple[str, int, str]]:
                 yield ".".join(path[:2]), child.lineno, name
             yield from walk(child, path)
 
-    yield from walk(tree(module), ())
+    yield from walk(tree, ())
 
 
-def _plain() -> dict[tuple[str, str], str]:
+def plain_timers(trees: Iterable[tuple[str, ast.AST]]) -> dict[tuple[str, str], str]:
+    """Return what is called where, by (module, function), of all timers outside of `mooring.deadline`."""
     found = {}
-    for module in modules():
-        if module == "mooring.deadline" or module.startswith(("mooring_api.commands.", "mooring_api.client.")):
-            continue
-        for function, line, name in _timers(module):
-            found[module, function] = f"{module}:{line}: {name}"
+    for module, tree in trees:
+        if module != "mooring.deadline" and not module.startswith(("mooring_api.commands.", "mooring_api.client.")):
+            for function, line, name in _timers(tree):
+                found[module, function] = f"{module}:{line}: {name} in {function}"
     return found
-
-
-@pytest.mark.parametrize("where", sorted(_plain()), ids=".".join)
-def test_a_timer_outside_of_deadline_has_its_reason(where: tuple[str, str]) -> None:
-    assert where in PLAIN, f"{_plain()[where]} in {where[1]}: use `mooring.deadline`, or say here why nobody is judged"
-
-
-def test_every_reason_has_its_timer() -> None:
-    assert not sorted(PLAIN.keys() - _plain().keys())
