@@ -86,7 +86,7 @@ def ls(target: Target, worker: str | None, status: str | None, everything: bool,
     rows = [
         (
             str(record.id),
-            *([record.name or ""] if named else []),
+            *((record.name or "",) if named else ()),
             _status(record, now),
             record.worker,
             str(record.stats.messages_in),
