@@ -17,6 +17,7 @@ import msgspec
 from msgspec.structs import replace
 
 from mooring.background import Background
+from mooring.deadline import first_of
 from mooring.errors import JournalUnavailable
 from mooring.events import (
     Kind,
@@ -111,7 +112,7 @@ class Sender:
     async def close(self, within_s: float) -> None:
         """End: what is in flight has so long, then it is cut."""
         if self._task is not None:
-            await asyncio.wait({self._task}, timeout=within_s)
+            await first_of((self._task,), within_s)
         await self.halt()
 
     def wake(self, *, changed: bool = False) -> None:
