@@ -28,6 +28,13 @@ class Placing(Protocol):
     def default_worker(self) -> str:
         """The worker of a create that names none."""
 
+    @property
+    def may_open(self) -> bool:
+        """True while nobody else can have taken what this node holds."""
+
+    def check(self) -> None:
+        """Raise `EngineDown` while what this node held is another's, and it has no new place yet."""
+
     async def hold(self, worker: str) -> None:
         """Have this node hold a worker, or raise `Elsewhere` or `EngineDown`."""
 
@@ -60,11 +67,19 @@ class Admission:
 
         Raises:
             Unavailable: If the service is stopping.
+            EngineDown: If this node of a cluster was declared lost, and has no new place yet.
             JournalUnavailable: As `check_writable`.
         """
         if self.stopping:
             raise Unavailable("the service is stopping")
+        if self.placing is not None:
+            self.placing.check()
         self.check_writable()
+
+    @property
+    def may_open(self) -> bool:
+        """False while another node may have opened what this one holds: it opens nothing again then."""
+        return self.placing is None or self.placing.may_open
 
     def check_writable(self) -> None:
         """Check that what happens can be recorded.
@@ -96,7 +111,7 @@ class Admission:
     @property
     def known(self) -> Known:
         """What recipes may name."""
-        return Known(self.config.recipes, self.config.functions)
+        return Known(self.config.recipes, self.config.functions, self.config.journal.store == "memory")
 
     def refuse_declared(self, created: ConnectionCreated) -> None:
         """Check that a request may change or end a connection that has not ended.
@@ -158,10 +173,7 @@ def check_way(config: Config, request: ConnectionRequest, *, declared: bool) -> 
         if asked and not asked.verify and not config.egress.allow_insecure_tls:
             raise PolicyRefused(f"{place}.verify false is refused: [egress] allow_insecure_tls is not set")
     expanded, _ = expand(request, Known(config.recipes, config.functions), [])
-    options = effective(expanded)
-    if options.reconnect is not None and options.reconnect.persist and config.journal.store == "memory":
-        raise InvalidRequest([Invalid("/reconnect/persist", "journal.store is memory: nothing outlives the service")])
-    check_secrets(options, Secrets(config.secrets), declared=declared)
+    check_secrets(effective(expanded), Secrets(config.secrets), declared=declared)
 
 
 def check_name(name: str) -> None:

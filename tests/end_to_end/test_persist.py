@@ -14,6 +14,7 @@ import pytest
 from tests.command_line import mooring
 from tests.conftest import RunningService, StartService, rounds, wait_for
 from tests.end_to_end.test_connection_names import put
+from tests.end_to_end.test_kept_sockets import Front
 from tests.servers import EchoServer
 
 CANARY = "canary-5f4dcc3b5aa7"
@@ -44,7 +45,7 @@ async def ready_again(service: RunningService, connection: int, socket: int) -> 
         record = await service.record(connection)
         return record if record["ready"] and record["socket"] == socket else None
 
-    found: dict[str, Any] = await wait_for(look, 15, f"socket {socket} of {connection}")
+    found: dict[str, Any] = await wait_for(look, 60, f"socket {socket} of {connection}")
     return found
 
 
@@ -121,6 +122,28 @@ async def test_a_reboot_is_survived(start_service: StartService, config: Path, e
     assert (await kinds_of(service, kept["id"])) == ["onOpen", "onDisconnect", "onReconnect"]
 
 
+async def test_a_half_open_line_is_lost_once_also_when_everything_dies_before_there_is_another(
+    start_service: StartService, config: Path, echo: EchoServer
+) -> None:  # 24, with persist
+    service = await start_service("--config", str(config))
+    async with Front(echo.port) as front:
+        policy = {"minDelay": 0.05, "maxDelay": 0.2, "persist": True}
+        url = f"ws://127.0.0.1:{front.port}/"
+        kept = await service.open(url, pingInterval=1, pingTimeout=1, connectTimeout=1, reconnect=policy)
+        front.swallows = True
+        lost = (await service.events(kept["id"], until="onDisconnect"))[-1]["event"]
+        assert (lost["cause"], lost["code"]) == ("ping", 1006)
+        await wait_for(lambda: front.ended[0], what="the old socket is gone")
+        await wait_for(lambda: len(front.ended) > 1, what="it is dialled again, in vain")
+        await kill_all(service)
+        await service.start()
+        front.swallows = False
+        await ready_again(service, kept["id"], 2)
+        assert await kinds_of(service, kept["id"]) == ["onOpen", "onDisconnect", "onReconnect"]
+        await service.send(kept["id"], "after")
+        assert (await service.events(kept["id"], count=4))[-1]["event"]["data"] == "after"
+
+
 async def test_one_that_is_down_stays_down_over_a_stop_and_is_lost_once(
     start_service: StartService, config: Path, echo: EchoServer
 ) -> None:
@@ -176,6 +199,23 @@ async def test_a_journal_in_memory_persists_nothing(start_service: StartService,
     assert [error["pointer"] for error in problem["errors"]] == ["/reconnect/persist"]
 
 
+async def test_a_handler_that_asks_a_journal_in_memory_to_persist_it_is_refused_at_its_attribute(
+    start_service: StartService, tmp_path: Path, echo: EchoServer
+) -> None:
+    config = tmp_path / "mooring.toml"
+    handlers = '[handlers]\npersists = "kept_code:Persists"\n'
+    config.write_text(handlers + '[journal]\nstore = "memory"\n')
+    service = await start_service("--config", str(config), "--app-dir", str(Path(__file__).parent))
+    problem = await service.open(echo.url, 422, handler={"name": "persists"})
+    detail = "Persists.reconnect/persist: journal.store is memory: nothing outlives the service"
+    assert problem["errors"] == [{"pointer": "/handler", "detail": detail}] and echo.handshakes == 0
+    await service.stop()
+    config.write_text(handlers)
+    await service.start()
+    kept = await service.open(echo.url, handler={"name": "persists"})
+    assert kept["reconnect"]["persist"] is True
+
+
 @rounds(3, 40)
 async def test_whenever_everything_dies_each_comes_back_once(
     start_service: StartService, config: Path, rounds: int
@@ -219,7 +259,7 @@ async def test_whenever_everything_dies_each_comes_back_once(
             assert kinds[0] == "onOpen" and kinds[1:] == ["onDisconnect", "onReconnect"] * (len(kinds) // 2), kinds
         open_paths = [peer.path_qs for peer in echo.peers if not peer.gone.is_set()]
         await wait_for(
-            lambda: sum(not peer.gone.is_set() for peer in echo.peers) == 6, 10, f"one socket each: {open_paths}"
+            lambda: sum(not peer.gone.is_set() for peer in echo.peers) == 6, what=f"one socket each: {open_paths}"
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import random
 import signal
@@ -14,9 +15,9 @@ import aiohttp
 import pytest
 
 from tests.command_line import mooring
-from tests.conftest import RunningService, StartService, rounds, wait_for
-from tests.end_to_end.test_kept import status_of
-from tests.end_to_end.test_kept_faults import SLOW, _pid
+from tests.conftest import ROOT, RunningService, StartService, rounds, wait_for
+from tests.end_to_end.test_kept import STAYS_DOWN, status_of
+from tests.end_to_end.test_kept_faults import _pid
 from tests.end_to_end.test_metrics import metrics
 from tests.end_to_end.test_queue import back, down
 from tests.servers import EchoServer, RawConnection, RawServer
@@ -29,7 +30,7 @@ async def test_the_death_of_its_worker_is_told_with_the_count_and_numbers_go_on(
     await service.send(kept, "one", status=202)
     await service.send(kept, "three", status=202)
     os.kill(await _pid(service), signal.SIGKILL)
-    events = await service.events(kept, until="onReconnect", timeout_s=15)
+    events = await service.events(kept, until="onReconnect")
     assert [event["kind"] for event in events] == ["onOpen", "onDisconnect", "onUnsent", "onReconnect"]
     assert events[2]["event"] == {"type": "unsent", "reason": "workerDied", "count": 2, "bytes": 8, "messages": []}
     await echo.sockets[-1].close()
@@ -39,12 +40,44 @@ async def test_the_death_of_its_worker_is_told_with_the_count_and_numbers_go_on(
     assert (await metrics(service))['mooring_unsent_total{"reason": "workerDied", "worker": "main"}'] == 2
 
 
+async def test_messages_wait_also_while_a_new_process_makes_the_handler_again(
+    start_service: StartService, echo: EchoServer, tmp_path: Path
+) -> None:
+    service = await start_service("--app-dir", str(ROOT), "--handler", "TakesLong=tests.end_to_end.kept_code:TakesLong")
+    once = {"name": "TakesLong", "params": {"path": str(tmp_path / "made")}}
+    options = {"reconnect": {"minDelay": 0.05}, "whenDown": "queue"}
+    kept = (await service.open(echo.url, handler=once, **options))["id"]
+    before = await _pid(service)
+    os.kill(before, signal.SIGKILL)
+    await wait_for(lambda: _running_but(service, before), 15)
+    answers = [await wait_for(lambda: _waits(service, kept, text), 15) for text in ("one", "two")]  # noqa: B023 - it is awaited here
+    assert [answer["queueId"] for answer in answers] == [1, 2]
+    assert (await service.record(kept))["queued"] == {"messages": 2, "bytes": 6}
+    (tmp_path / "made.go").touch()
+    await service.events(kept, until="onReconnect", timeout_s=15)
+    await wait_for(lambda: echo.peers[-1].received == ["one", "two"])
+    assert (await service.record(kept))["queued"] == {"messages": 0, "bytes": 0}
+
+
+async def _running_but(service: RunningService, before: int) -> bool:
+    return (await service.get("/v1/workers/main"))["pid"] not in (None, before)
+
+
+async def _waits(service: RunningService, kept: int, text: str) -> dict[str, Any] | None:
+    """Send a message; None: its worker was not there yet."""
+    headers = {"Content-Type": "text/plain"}
+    async with service.client.post(f"/v1/connections/{kept}/messages", data=text, headers=headers) as response:
+        answer: dict[str, Any] = await response.json()
+        assert response.status in (202, 503), answer
+        return answer if response.status == 202 else None
+
+
 async def test_a_drain_and_an_ordered_stop_give_back_what_waits(start_service: StartService, echo: EchoServer) -> None:
     service = await start_service()
     kept = await down(service, echo, whenDown="queue")
     await service.send(kept, "drained", status=202)
     await mooring(service, "workers", "drain", "main")
-    events = await service.events(kept, until="onReconnect", timeout_s=15)
+    events = await service.events(kept, until="onReconnect")
     unsent = events[2]["event"]
     assert (unsent["reason"], unsent["messages"]) == ("workerDied", [{"queueId": 1, "data": "drained"}])
     await echo.sockets[-1].close()
@@ -91,7 +124,7 @@ async def test_while_no_process_holds_it_a_message_cannot_wait(
     config = tmp_path / "mooring.toml"
     config.write_text("[supervisor]\nrestart_budget = 1\nrestart_window = 600\n")
     service = await start_service("--config", str(config))
-    kept = (await service.open(echo.url, reconnect=SLOW, whenDown="queue"))["id"]
+    kept = (await service.open(echo.url, reconnect=STAYS_DOWN, whenDown="queue"))["id"]
     for _ in range(2):
         await status_of(service, kept, "Connected")
         os.kill(await _pid(service), signal.SIGKILL)
@@ -230,6 +263,48 @@ async def test_a_cut_in_the_middle_of_a_hundred_frames(
                     assert there[payload] <= 1, f"seed {seed}"
                 else:
                     assert there[payload] == 0, f"seed {seed}: {payload[:8]!r} was refused"
+
+
+@rounds(3, 40)
+async def test_a_cut_in_the_middle_of_a_stream_of_lines(service: RunningService, rounds: int) -> None:
+    """As above: those that are told as sent are there, and beyond those that may be there is none."""
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    arrived: list[bytes] = []
+    ended = asyncio.Event()
+    limit = 0
+
+    async def script(connection: RawConnection) -> None:
+        await connection.accept()
+        reader, writer, data = connection.reader, connection.writer, b""
+        cut = False
+        while more := await reader.read(65_536):
+            data += more
+            if len(data) > limit and not cut:
+                cut = True
+                writer.write_eof()
+            await asyncio.sleep(0.0005)
+        arrived.extend(_frames_of(data))
+        ended.set()
+
+    lines = [b'"%d %s"' % (number, b"x" * 40_000) for number in range(200)]
+    async with RawServer(script) as server:
+        for _ in range(rounds):
+            arrived.clear()
+            ended.clear()
+            limit = chance.randrange(2_000_000)
+            kept = (await service.open(server.url, reconnect={"minDelay": 3600, "maxDelay": 3600}))["id"]
+            path = f"/v1/connections/{kept}/messages"
+            headers = {"Content-Type": "application/x-ndjson"}
+            async with service.client.post(path, data=io.BytesIO(b"\n".join(lines)), headers=headers) as response:
+                answer: Any = await response.json()
+            await asyncio.wait_for(ended.wait(), 20)
+            sent, uncertain = answer["sent"], answer.get("uncertain", 0)
+            print(response.status, sent, uncertain, len(arrived))
+            assert arrived == lines[: len(arrived)], f"seed {seed}: in order, and each once"
+            assert sent <= len(arrived) <= sent + uncertain, f"seed {seed}: {answer}"
+            await service.call("DELETE", f"/v1/connections/{kept}", 200)
 
 
 async def _told(service: RunningService, kept: int, payload: bytes) -> str:

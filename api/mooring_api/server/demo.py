@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from pathlib import Path
 
@@ -33,6 +34,19 @@ async def start_demo(port: int = DEMO_PORT) -> web.AppRunner:
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", port).start()
     return runner
+
+
+async def serve_demo(port: int) -> None:
+    """Echo until cancelled: the demo's server as a program of its own.
+
+    Raises:
+        OSError: If the port is taken.
+    """
+    runner = await start_demo(port)
+    try:
+        await asyncio.Event().wait()
+    finally:
+        await runner.cleanup()
 
 
 def demo_words(connection: int) -> str:

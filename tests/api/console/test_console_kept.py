@@ -8,10 +8,8 @@ from playwright.async_api import expect
 
 from tests.api.console.test_console import Opened, opened, pytestmark, texts, visit  # noqa: F401  # a fixture is named
 from tests.conftest import RunningService
-from tests.end_to_end.test_kept import status_of
+from tests.end_to_end.test_kept import STAYS_DOWN, status_of
 from tests.servers import EchoServer
-
-SLOW = {"minDelay": 3600, "maxDelay": 3600}
 
 
 async def test_one_that_is_down_says_until_when_and_why_and_can_be_dialled_or_stopped(
@@ -20,7 +18,7 @@ async def test_one_that_is_down_says_until_when_and_why_and_can_be_dialled_or_st
     echo: EchoServer,
 ) -> None:
     page = await visit(opened, service)
-    kept = (await service.open(echo.url, reconnect=SLOW))["id"]
+    kept = (await service.open(echo.url, reconnect=STAYS_DOWN))["id"]
     await service.open(echo.url)
     await echo.sockets[0].close(code=1001, message=b"deploying")
     await status_of(service, kept, "Reconnecting")
@@ -70,7 +68,7 @@ async def test_one_that_has_never_been_ready_says_so_and_its_last_error(
     service: RunningService,
 ) -> None:
     page = await visit(opened, service)
-    await service.open("ws://127.0.0.1:1/", 202, reconnect={"first": "retry", **SLOW})
+    await service.open("ws://127.0.0.1:1/", 202, reconnect={"first": "retry", **STAYS_DOWN})
     await page.locator("#connections .row", has_text="Connecting 2nd in ").click()
     words = page.locator("#detail-words")
     await expect(words).to_contain_text("It has not been ready yet. Last error: 127.0.0.1:1 refused the connection.")
@@ -90,4 +88,31 @@ async def test_a_name_stands_beside_the_url_and_finds_its_connection(
     await expect(page.locator("#connections .row", has_text=f"prices · {echo.url}")).to_have_count(1)
     await page.fill("#connection-filter", "price")
     await expect(page.locator("#connections .row:visible")).to_have_count(1)
+    assert opened.complaints == []
+
+
+async def test_the_form_opens_one_that_stays_under_a_name(
+    opened: Opened,  # noqa: F811
+    service: RunningService,
+    echo: EchoServer,
+) -> None:
+    page = await visit(opened, service)
+    await page.keyboard.press("o")
+    await page.fill("input[name=url]", echo.url)
+    await page.fill("input[name=name]", "prices")
+    await page.select_option("select[name=reconnect]", label="it is dialled again")
+    if folder := os.environ.get("MOORING_SCREENSHOTS"):
+        await page.screenshot(path=f"{folder}/form.png")
+    await page.locator("#open-form button.primary").click()
+    await expect(page.locator("#detail-title")).to_contain_text("Connection")
+    record = await service.call("GET", "/v1/connections/prices")
+    assert record["ready"] and record["reconnect"]["first"] == "fail"
+    await page.keyboard.press("Escape")
+    await page.keyboard.press("o")
+    await page.fill("input[name=url]", "ws://127.0.0.1:1/")
+    await page.fill("input[name=name]", "later")
+    await page.select_option("select[name=reconnect]", label="it is dialled again, also where the first attempt fails")
+    await page.locator("#open-form button.primary").click()
+    await expect(page.locator("#detail-words")).to_contain_text("It has not been ready yet. Last error:")
+    assert (await service.call("GET", "/v1/connections/later"))["reconnect"]["first"] == "retry"
     assert opened.complaints == []

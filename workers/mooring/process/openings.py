@@ -12,7 +12,7 @@ from mooring.connection.kept import KeptConnection
 from mooring.connection.live import Left, LiveConnection
 from mooring.connection.secret_headers import check_secrets, has_templates
 from mooring.connection.state import ConnectionState
-from mooring.deadline import PASS_S
+from mooring.deadline import PASS_S, result_of
 from mooring.errors import ConnectError, ErrCode, ErrorEntry, Invalid, InvalidRequest, LimitReached, MooringError
 from mooring.events import now_us
 from mooring.handler_options import blame_handler
@@ -27,6 +27,12 @@ from mooring.usercode.websocket import WebSocket
 from mooring.wire.dial import Dialler
 
 IO_LOOP_S = 30.0  # beyond connectTimeout: the I/O loop is not so late
+
+
+def _attempt_s(options: ConnectionOptions) -> float:
+    """Return how long a first attempt may take; with ``first: "retry"`` it may wait for its turn before."""
+    turns = 2 if options.reconnect is not None and options.reconnect.first == "retry" else 1
+    return turns * options.connect_timeout_s + opening_time_s(options)
 
 
 class Opener(CodeHost, Protocol):
@@ -97,6 +103,7 @@ class Openings:
             declared=command.declared,
             asked=shown_of(options),
             spec=request,
+            attempt_s=0.0 if request.handler is None else _attempt_s(options),
         )
 
     def begin(self, command: Open, options: ConnectionOptions, handler: object | None) -> LiveConnection:
@@ -118,6 +125,9 @@ class Openings:
         if handler is not None:
             connection.websocket = WebSocket(self._worker, connection)
         self._worker.connections[created.id] = connection
+        unmade = self._worker.constructions.take_unmade(created.id)
+        if unmade is not None and isinstance(connection, KeptConnection):
+            connection.take_over(unmade.queue, unmade.dropped)
         connection.dial(0 if command is None else command.request)
         if self._worker.stopping:
             connection.let_go("the worker is being killed", left=self._worker.left)
@@ -169,7 +179,7 @@ class Openings:
         self._worker.post(begin)
         try:
             # The dial and the opening have their own deadlines; this one only guards against the I/O loop itself.
-            connection = opened.result(options.connect_timeout_s + opening_time_s(options) + IO_LOOP_S)
+            connection = result_of(opened, options.connect_timeout_s + opening_time_s(options) + IO_LOOP_S)
         except TimeoutError:
             self._worker.post(self._give_up, connection_id)
             raise ConnectError([ErrorEntry(ErrCode.CONNECT_TIMEOUT, "the worker did not come to it in time")]) from None

@@ -22,6 +22,7 @@ from mooring.connection.changing import change
 from mooring.connection.host import PausedReader
 from mooring.connection.live import Left, LiveConnection
 from mooring.connection.recorded import RecordedConnection
+from mooring.deadline import within
 from mooring.errors import MooringError
 from mooring.link.held import HeldConnection
 from mooring.link.keyed import KeyedAnswers
@@ -93,7 +94,7 @@ class Runtime:
         self.settings = settings
         self.worker = settings.worker
         self.loop = asyncio.get_running_loop()
-        self.known = Known(settings.recipes, settings.functions)
+        self.known = Known(settings.recipes, settings.functions, settings.in_memory)
         self.connections: dict[int, LiveConnection] = {}
         self.paused: set[PausedReader] = set()
         self._attended: set[int] = set()  # connections that do more than receive
@@ -152,7 +153,7 @@ class Runtime:
         """End the tasks of connections, and hand over what was recorded; the last of what `stopping.run_down` does."""
         self._look_timer.cancel()
         try:
-            async with asyncio.timeout(END_TASKS_S):
+            async with within(END_TASKS_S):
                 await self._tasks.close()
         except TimeoutError:
             log.warning("a dial does not end")
@@ -303,7 +304,7 @@ class Runtime:
             max_pending_requests=command.max_pending_requests,
         )
         if command.recipes is not None and command.functions is not None:
-            self.known = Known(command.recipes, command.functions)
+            self.known = Known(command.recipes, command.functions, command.in_memory)
         if command.redial is not None:
             self.redials.configure(command.redial)
         self.dialler.set_policy(

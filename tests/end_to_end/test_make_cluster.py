@@ -1,0 +1,80 @@
+"""`make cluster`: what it prints is what happens, and all of it ends together."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster_kit.fixtures import needs_servers
+from tests.command_line import run
+from tests.conftest import ROOT
+from tests.proxies import free_port
+
+READY_S = 90.0
+END_S = 60.0
+
+pytestmark = [needs_servers, pytest.mark.cluster]
+
+
+class Shown:
+    """The program, and the commands that it has printed."""
+
+    def __init__(self, program: asyncio.subprocess.Process, words: list[str]) -> None:
+        self.program = program
+        self.folder = Path(words[0].partition("state and logs in ")[2].partition(";")[0])
+        self.commands = [line.partition("  #")[0].split() for line in words[1:]]
+        assert self.commands[4][:2] == ["kill", "-9"]
+        self.killed = int(self.commands[4][2])
+
+
+@pytest.fixture
+async def shown(tmp_path: Path) -> AsyncIterator[Shown]:
+    ports = {free_port() for _ in range(8)}
+    command = [sys.executable, str(ROOT / "tools" / "cluster"), "--ports", *map(str, sorted(ports)[:4])]
+    program = await asyncio.create_subprocess_exec(
+        *command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, "TMPDIR": str(tmp_path)}
+    )
+    assert program.stdout is not None
+
+    async def said() -> list[str]:
+        assert b"made" in await program.stdout.readline()
+        return [(await program.stdout.readline()).decode().strip() for _ in range(7)]
+
+    try:
+        yield Shown(program, await asyncio.wait_for(said(), READY_S))
+    finally:
+        if program.returncode is None:
+            program.send_signal(signal.SIGINT)
+        await asyncio.wait_for(program.wait(), END_S)
+
+
+async def mooring(*words: str) -> str:
+    ran = await run(*words)
+    assert ran.code == 0, ran.errors
+    return ran.out
+
+
+async def test_make_cluster_shows_what_it_says_and_ends_all_of_it_together(shown: Shown, tmp_path: Path) -> None:
+    folder = shown.folder
+    assert folder.parent == tmp_path
+    opened = await mooring(*shown.commands[0][1:])
+    assert "Connected" in opened
+    assert "sent 1 message" in await mooring(*shown.commands[1][1:])
+    assert "onMessage hello" in await mooring(*shown.commands[2][1:], "--limit", "2")
+    status = await mooring(*shown.commands[3][1:])
+    assert "cluster demo, node c" in status
+    assert [line.split()[1] for line in status.splitlines()[-3:]].count("Live") >= 2
+    os.kill(shown.killed, signal.SIGKILL)
+    assert shown.program.stdout is not None
+    assert b"node a has ended" in await asyncio.wait_for(shown.program.stdout.readline(), 30)
+    assert "cluster demo, node c" in await mooring(*shown.commands[3][1:]), "the others go on"
+    shown.program.send_signal(signal.SIGINT)
+    assert await asyncio.wait_for(shown.program.wait(), END_S) == 0
+    assert not folder.exists()
