@@ -57,16 +57,14 @@ class Rest:
             self._loop.call_soon(self._send, stored.next_us, link, receiver.outbox)
 
     def _send(self, next_us: int, link: Channel[Any], outbox: Outbox) -> None:
+        self._begins = False
         outbox.flush_behind()
         sock = link.peer_socket()
         if outbox.holds and sock is not None:
             link.flush()
             self._loop.call_soon(self._rest, next_us, sock.fileno())  # the loop writes at the end of this pass
-        else:
-            self._begins = False
 
     def _rest(self, next_us: int, link: int) -> None:
-        self._begins = False
         poll = select.poll()
         poll.register(link, select.POLLIN)
         poll.poll(math.ceil(next_us / 1000) + SLACK_MS)
