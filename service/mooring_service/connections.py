@@ -59,6 +59,11 @@ class Connections:
         self._openings = openings
         self._holders = holders
 
+    def locate(self, request: ConnectionRequest) -> None:
+        """Check that this service is where a connection is to be opened; see `Admission.locate`."""
+        request = self._admission.placed(request)
+        self._admission.locate(request.worker, request.node or None)
+
     async def open(
         self, request: ConnectionRequest, *, begun: Callable[[int], tuple[str, bytes]] | None = None
     ) -> Opening:
@@ -76,6 +81,8 @@ class Connections:
         wrong = check_asked(request, self._admission.known)
         if wrong:
             raise InvalidRequest(wrong)
+        self._admission.locate(request.worker, request.node or None)
+        request = msgspec.structs.replace(request, node=msgspec.UNSET)
         self._admission.check()
         reference = None if request.handler is None else self._admission.handler(request.handler.name)
         return await self._openings.open(request, reference, begun)

@@ -15,7 +15,7 @@ from mooring_service.connections import Connections
 from mooring_service.directory import Directory
 from mooring_service.everywhere import Everywhere
 from mooring_service.feed import Feed
-from mooring_service.journal.journal import Committed
+from mooring_service.journal.journal import Committed, StoredAnswer
 from mooring_service.journal.replica import SLOT_STEP
 from mooring_service.journal.sqlite import SqliteJournal
 
@@ -84,10 +84,13 @@ class Membership:
         """The name of this node."""
         return self._cluster.node
 
-    @property
-    def default_worker(self) -> str:
-        """The worker of a create that names none."""
-        return default_worker(self.node)
+    def default_worker(self, node: str | None = None) -> str:
+        """The worker of a create that names none, at a node (None: this one)."""
+        return default_worker(node or self.node)
+
+    def locate(self, worker: str, node: str | None) -> None:
+        """Check that this node is where something of a worker is to be begun; see `Placement.locate`."""
+        self._cluster.placement.locate(worker, node)
 
     async def hold(self, worker: str) -> None:
         """Have this node hold a worker; see `Placement.hold`."""
@@ -101,9 +104,27 @@ class Membership:
         """Give a worker up."""
         await self._cluster.placement.release(worker)
 
+    async def claim_key(self, key: str, fingerprint: bytes, *, anywhere: bool) -> StoredAnswer | None:
+        """Claim an Idempotency-Key; see `Keys.claim`."""
+        return await self._cluster.keys.claim(key, fingerprint, anywhere=anywhere)
+
+    async def answer_key(self, key: str, answer: bytes | None) -> None:
+        """Keep the answer of a key; see `Keys.answer`."""
+        await self._cluster.keys.answer(key, answer)
+
     def holder_of_worker(self, worker: str) -> str | None:
         """Return which other node has a worker; None: this one, or none that lives."""
         return self._cluster.placement.holder_of(worker)
+
+    @property
+    def live_nodes(self) -> list[str]:
+        """The other nodes that live, as far as the log tells."""
+        return sorted(name for name, state in self._cluster.fold.nodes.items() if name != self.node and not state.over)
+
+    def workers_of(self, node: str) -> list[str]:
+        """Return which workers another node has, as the log tells."""
+        placement, workers = self._cluster.placement, self._cluster.fold.claims.workers
+        return sorted(name for name in workers if placement.holder_of(name) == node)
 
     def holder_of(self, connection: int) -> str | None:
         """Return which other node has a connection; None if this one has it, or nobody is known to."""

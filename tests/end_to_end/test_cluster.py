@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -217,6 +218,50 @@ async def test_a_worker_and_a_name_live_at_one_node_and_each_other_finds_them_th
         assert (await c.open(echo.url, worker="desk"))["node"] == "c"
 
 
+async def test_what_is_asked_for_at_a_node_is_made_there_and_every_node_lists_all_workers(
+    nodes: dict[str, RunningService],
+) -> None:
+    a, b, c = nodes.values()
+    async with EchoServer() as echo:
+        record = await a.open(echo.url, node="b")
+        assert (record["node"], record["worker"]) == ("b", "main-b")
+        record = await a.open(echo.url, node="c", worker="desk")
+        assert (record["node"], record["worker"]) == ("c", "desk")
+        problem = await a.call("POST", "/v1/connections", 409, json={"url": echo.url, "worker": "desk", "node": "b"})
+        assert (problem["type"].rpartition(":")[2], problem["node"], problem["asked"]) == ("worker-elsewhere", "c", "b")
+        problem = await a.call("POST", "/v1/connections", 422, json={"url": echo.url, "node": "nobody"})
+        assert problem["errors"][0]["pointer"] == "/node"
+        named = await a.call("PUT", "/v1/connections/wanted", 201, json={"url": echo.url, "node": "b"})
+        assert named["node"] == "b"
+        for service in nodes.values():  # a program says the same at each node
+            assert (await service.call("PUT", "/v1/connections/wanted", 200, json={"url": echo.url}))["id"] == named[
+                "id"
+            ]
+        await c.call("PUT", "/v1/connections/wanted", 409, json={"url": echo.url, "node": "c"})
+        started = await a.call("PUT", "/v1/workers/lone", 201, json={"node": "b"})
+        assert started["node"] == "b"
+        assert (await c.call("PUT", "/v1/workers/lone", 200))["pid"] == started["pid"]
+        await c.call("PUT", "/v1/workers/lone", 409, json={"node": "c"})
+        for service in nodes.values():
+            workers = {one["name"]: one["node"] for one in (await service.get("/v1/workers"))["workers"]}
+            assert workers == {"desk": "c", "lone": "b", "main-b": "b"}
+            assert [one["name"] for one in (await service.get("/v1/workers?node=c"))["workers"]] == ["desk"]
+        shown = await mooring(a, "workers")
+        assert [line.split()[1] for line in shown.out.splitlines()[1:]] == ["c", "b", "b"]
+        listed = await mooring(a, "ls")
+        assert "NODE" in listed.out.splitlines()[0]
+        b.process.send_signal(signal.SIGSTOP)
+        try:
+            stale = await a.get(f"/v1/connections/{named['id']}")
+            assert (stale["stale"], stale["node"], stale["status"]) == (True, "b", "Connected")
+            lone = await a.get("/v1/workers/lone")
+            assert (lone["stale"], lone["status"], lone["node"]) == (True, "Unknown", "b")
+            workers = {one["name"]: one.get("stale") for one in (await a.get("/v1/workers"))["workers"]}
+            assert workers == {"desk": None, "lone": True, "main-b": True}
+        finally:
+            b.process.send_signal(signal.SIGCONT)
+
+
 async def test_a_service_without_its_engine_serves_and_says_so(tmp_path: Path) -> None:
     service = RunningService(
         tmp_path / "state", "--config", configuration(tmp_path, "a", "none", ["nats://127.0.0.1:1"])
@@ -260,3 +305,66 @@ async def test_a_start_that_waiting_does_not_mend_ends_with_78_and_one_sentence(
         assert f"the engine has no stream mooring_{cluster_name}_log: run `mooring cluster init` once" in service.log()
     finally:
         await service.clean_up()
+
+
+@rounds(3, 40)
+async def test_one_idempotency_key_at_many_nodes_at_once_makes_one_connection(
+    nodes: dict[str, RunningService], rounds: int
+) -> None:
+    a, b, c = nodes.values()
+    async with EchoServer() as echo:
+        for number in range(rounds):
+            key = {"Idempotency-Key": f"make-{number}"}
+
+            async def create(
+                service: RunningService, headers: dict[str, str] = key
+            ) -> tuple[int, dict[str, object], bool]:
+                for _ in range(200):
+                    async with service.client.post(
+                        "/v1/connections", json={"url": echo.url}, headers=headers
+                    ) as response:
+                        told = await response.json()
+                        if response.status != 409:
+                            return response.status, told, "Idempotency-Replayed" in response.headers
+                        assert told["type"].endswith("still-running"), told
+                    await asyncio.sleep(0.01)
+                raise AssertionError("it runs for ever")
+
+            answers = await asyncio.gather(*(create(service) for service in nodes.values() for _ in range(3)))
+            assert {status for status, _, _ in answers} == {201}
+            assert len({told["id"] for _, told, _ in answers}) == 1
+            assert not all(replayed for _, _, replayed in answers)
+        listed = (await c.get("/v1/connections?limit=1000"))["connections"]
+        assert len(listed) == rounds
+        reused = await b.call(
+            "POST",
+            "/v1/connections",
+            422,
+            json={"url": echo.url, "dataType": "blob"},
+            headers={"Idempotency-Key": "make-0"},
+        )
+        assert reused["type"].endswith("key-reused")
+        one = listed[0]["id"]
+        for service in nodes.values():  # whoever is asked, its holder has done it once
+            sent = await service.call(
+                "POST", f"/v1/connections/{one}/messages", 200, data="once",
+                headers={"Content-Type": "text/plain", "Idempotency-Key": "send-0"},
+            )  # fmt: skip
+            assert sent["sent"] == 1
+        made = [
+            await service.call(
+                "POST",
+                "/v1/connections",
+                201,
+                json={"url": echo.url, "worker": "desk"},
+                headers={"Idempotency-Key": "desk-0"},
+            )
+            for service in nodes.values()
+        ]
+        assert len({told["id"] for told in made}) == 1
+
+        async def it_has_come_back_once() -> bool:
+            return (await a.get(f"/v1/connections/{one}"))["stats"]["messagesIn"] == 1
+
+        await wait_for(it_has_come_back_once)
+        assert (await b.get(f"/v1/connections/{one}"))["stats"]["messagesOut"] == 1

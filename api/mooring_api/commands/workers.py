@@ -78,9 +78,11 @@ def _now(record: WorkerRecord) -> str:
 
 
 def _table(found: list[WorkerRecord], width: int) -> Table:
+    clustered = any(record.node for record in found)
     rows = [
         (
             record.name,
+            *((record.node or "",) if clustered else ()),
             status_text("Stopping" if record.draining else record.status, "Draining" if record.draining else None),
             str(record.pid or ""),
             str(record.connections),
@@ -93,7 +95,8 @@ def _table(found: list[WorkerRecord], width: int) -> Table:
         )
         for record in found
     ]
-    return table(COLUMNS, rows, width)
+    columns = (COLUMNS[0], Column("NODE"), *COLUMNS[1:]) if clustered else COLUMNS
+    return table(columns, rows, width)
 
 
 class _WorkersGroup(click.Group):
@@ -122,11 +125,12 @@ def workers(ctx: click.Context, as_json: bool) -> None:
 
 @workers.command(help="Have a worker Running; a Failed one is restarted.\n\n\b\nExample:  mooring workers start quotes")
 @click.argument("name")
+@click.option("--node", help="In a cluster: the node that is to have it.")
 @as_json
 @click.pass_obj
-def start(target: Target, name: str, as_json: bool) -> None:
+def start(target: Target, name: str, node: str | None, as_json: bool) -> None:
     """Run ``mooring workers start``."""
-    record = target.run(lambda client: client.start_worker(name), waiting="starting")
+    record = target.run(lambda client: client.start_worker(name, node=node), waiting="starting")
     show_json(record) if as_json else click.echo(f"{record.name}  {record.status}  pid {record.pid}")
 
 

@@ -18,7 +18,7 @@ from mooring_service.cluster.message import Message, Part, Unreadable, Up
 from mooring_service.cluster.position import position_of
 from mooring_service.journal.addition import Addition
 from mooring_service.journal.batch import Append, Claim
-from mooring_service.journal.folded import Folded, Pair
+from mooring_service.journal.folded import Folded, KeyChange, Pair
 
 STOPPED = "stopped"
 
@@ -47,6 +47,7 @@ class Folding(msgspec.Struct):
     seq: int
     appends: list[Append]
     changes: dict[Pair, bytes | None]
+    keys: list[KeyChange] = []
 
 
 class Diverged(Exception):
@@ -74,7 +75,9 @@ class Fold:
         self.on_message: Callable[[Message], None] = lambda message: None
         self._parts: dict[str, list[bytes]] = {}
         self._changes: dict[Pair, bytes | None] = {}
+        self._keys: list[KeyChange] = []
         self._recover(folded)
+        self.claims.keys = dict(sorted(self.claims.keys.items(), key=lambda item: item[1].time_ms))
 
     def _recover(self, folded: Folded) -> None:
         for (kind, key), value in sorted(folded.values.items()):
@@ -101,7 +104,7 @@ class Fold:
             Diverged: If it does not follow what was read before.
             TooNew: If a later mooring has written it.
         """
-        self._changes = {}
+        self._changes, self._keys = {}, []
         appends: list[Append] = []
         self.applied = seq
         try:
@@ -112,7 +115,7 @@ class Fold:
         except Unreadable as exc:
             self.strangers += 1
             log.error("message %d of the log (%s) is left out: %s", seq, subject, exc)
-        return Folding(seq, appends, self._changes)
+        return Folding(seq, appends, self._changes, self._keys)
 
     def _take(self, seq: int, message: Message, first_kept: int) -> list[Append]:
         if message.node == wire.EPOCH_CHAIN:
@@ -215,7 +218,11 @@ class Fold:
             for claim in addition.claims:
                 granted = self.claims.claim(claim, node.node, node.life)
                 self._keep(claim)
+                if claim.what == "key" and granted:
+                    self._note_key(claim)
                 self.on_claim(node, claim, granted)
+            for key, answer in addition.answers:
+                self._keys.append(KeyChange(key, answer=answer))
             for update in addition.updates:
                 if update.ended:
                     self.claims.ended(update.id)
@@ -226,3 +233,13 @@ class Fold:
         held = {"worker": self.claims.workers, "name": self.claims.names, "key": self.claims.keys}.get(claim.what, {})
         holder = held.get(claim.key)
         self._changes[claim.what, claim.key] = None if holder is None else _pack(holder)
+
+    def _note_key(self, claim: Claim) -> None:
+        if not isinstance(claim.value, tuple):
+            self._keys.append(KeyChange(claim.key))
+            return
+        fingerprint, time_ms = claim.value
+        self._keys.append(KeyChange(claim.key, fingerprint, time_ms))
+        for key in self.claims.forget_keys(time_ms):
+            self._changes["key", key] = None
+            self._keys.append(KeyChange(key))

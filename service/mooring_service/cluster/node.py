@@ -26,6 +26,7 @@ from mooring_service.cluster.chain import Chain, now_s
 from mooring_service.cluster.engine import Engine, EngineError
 from mooring_service.cluster.fold import STOPPED, Fold
 from mooring_service.cluster.forward import Forward
+from mooring_service.cluster.keys import Keys
 from mooring_service.cluster.lives import Judge, Mark, Standing, Timers
 from mooring_service.cluster.message import Message, TooNew, Unreadable
 from mooring_service.cluster.placement import Placement
@@ -105,6 +106,7 @@ class Cluster:
         self.tail: Tail
         self.forward: Forward
         self.placement: Placement
+        self.keys: Keys
         self.chain: Chain | None = None
         self.warnings: list[str] = []
         self._returned: wire.Returned | None = None
@@ -140,6 +142,7 @@ class Cluster:
         self.tail = Tail(self.engine, self._config.name, self.fold, self.journal)
         self.journal.epoch = self.fold.epoch or self.journal.epoch
         self.placement = Placement(self.engine, self._journal, self.fold, self.node, lambda: self.life)
+        self.keys = Keys(self.placement, self._journal, self.journal, self.fold, self.node, lambda: self.life)
         self.forward = Forward(self.engine, self.name, self.node, self.fold, self._background)
         self._background.spawn(self.engine.run())
         self._background.spawn(self._live())

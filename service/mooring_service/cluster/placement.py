@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
+from mooring.errors import Invalid, InvalidRequest
 from mooring_service.cluster.claims import Holder
 from mooring_service.cluster.engine import Engine
 from mooring_service.cluster.fold import Fold, NodeState
@@ -38,6 +39,22 @@ class Placement:
         held = self._fold.claims.workers.get(worker)
         return held.node if held is not None and held.node != self._node and self._lives(held) else None
 
+    def locate(self, worker: str, node: str | None) -> None:
+        """Check that this node is where something of a worker is to be begun: who has it, else who is asked for, else this one.
+
+        Raises:
+            Elsewhere: If another node is it; with `asked` where that contradicts who has it.
+            InvalidRequest: If no node of that name was ever there.
+        """
+        held = self._fold.claims.workers.get(worker)
+        has = held.node if held is not None and self._lives(held) else None
+        if node is not None and node != self._node and node not in self._fold.nodes:
+            raise InvalidRequest([Invalid("/node", f"the cluster has no node {node!r}")])
+        if has is not None and node not in (None, has):
+            raise Elsewhere(f"the worker {worker!r}", has, node)
+        if (has or node or self._node) != self._node:
+            raise Elsewhere(f"the worker {worker!r}", has or node or "")
+
     async def hold(self, worker: str) -> None:
         """Have this node hold a worker.
 
@@ -47,7 +64,7 @@ class Placement:
         """
         held = self._fold.claims.workers.get(worker)
         if held is None or not self._lives(held):
-            await self._claim(Claim("worker", worker, ""), worker)
+            await self.claim(Claim("worker", worker, ""), worker)
             held = self._fold.claims.workers[worker]
         if held.node != self._node:
             raise Elsewhere(f"the worker {worker!r}", held.node)
@@ -63,7 +80,7 @@ class Placement:
         if held is None or held.node != self._node or held.connection or not self._lives(held):
             if held is not None and held.connection and held.node != self._node:
                 raise Elsewhere(f"the name {name!r}", held.node)
-            await self._claim(Claim("name", name, 0), "")
+            await self.claim(Claim("name", name, 0))
             held = self._fold.claims.names[name]
         if held.node != self._node:
             raise Elsewhere(f"the name {name!r}", held.node)
@@ -88,7 +105,12 @@ class Placement:
             return held.life == self._life()
         return not self._fold.claims.is_over(held.node, held.life)
 
-    async def _claim(self, claim: Claim, worker: str) -> None:
+    async def claim(self, claim: Claim, worker: str = "") -> bool:
+        """Have a claim of this node in the log, and wait for what it is worth there; say whether it is granted.
+
+        Raises:
+            EngineDown: If that cannot be said just now.
+        """
         key = claim.what, claim.key
         future = self._waiting.get(key)
         if future is None:
@@ -100,6 +122,7 @@ class Placement:
         if not future.done():
             self._waiting.pop(key, None)
             raise EngineDown(f"the claim of the {claim.what} {claim.key!r} has not come back")
+        return future.result()
 
     def _folded(self, node: NodeState, claim: Claim, granted: bool) -> None:
         if node.node != self._node or node.life != self._life():

@@ -108,7 +108,7 @@ class Tail:
                 if stored.seq != self._fold.applied + 1:
                     raise _Hole(f"message {stored.seq} came behind {self._fold.applied}")
                 folding = self._fold.take(stored.seq, stored.subject, stored.data, self._first)
-                self._journal.fold(folding.appends, folding.seq, folding.changes).add_done_callback(
+                self._journal.fold(folding.appends, folding.seq, folding.changes, folding.keys).add_done_callback(
                     partial(self._show, folding.seq)
                 )
             self.failure = ""
