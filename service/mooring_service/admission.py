@@ -34,6 +34,9 @@ class Placing(Protocol):
     def locate(self, worker: str, node: str | None) -> None:
         """Check that this node is where something of a worker is to be begun, or raise `Elsewhere` or `InvalidRequest`."""
 
+    def holds(self, worker: str) -> bool:
+        """Say whether this node has a worker."""
+
     async def hold(self, worker: str) -> None:
         """Have this node hold a worker, or raise `Elsewhere` or `EngineDown`."""
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from mooring_service.cluster.barriers import barrier, until_shown
+from mooring.background import Background
+from mooring_service.asks import Asks
+from mooring_service.cluster.barriers import barrier, settled, until_shown
+from mooring_service.cluster.fold import FoldedAsk
 from mooring_service.cluster.forward import Command, Headers, Reply
 from mooring_service.cluster.node import Cluster, Figures, configuration_hash, default_worker
 from mooring_service.cluster.status import degraded, engine_failure, figures_of, record_of
@@ -21,6 +25,8 @@ from mooring_service.journal.sqlite import SqliteJournal
 
 BARRIER_S = 1.0
 
+log = logging.getLogger("mooring.cluster")
+
 
 class Membership:
     """The node that this service is, and what the log tells of all.
@@ -28,6 +34,7 @@ class Membership:
     Attributes:
         directory: The connections of all nodes, as the log tells of them.
         feed: The events of all nodes.
+        asks: Who does what code in workers asks for; set before it is opened.
     """
 
     def __init__(
@@ -53,6 +60,9 @@ class Membership:
             refuse=refuse,
         )
         of_all = self._cluster.journal
+        self._cluster.on_asks = self._take_asks
+        self._background = Background(log)
+        self.asks: Asks
         self.directory = Directory(config.retention.closed_connections, config.retention.closed_age, of_all.now_ms)
         self.feed = Feed(of_all, ring_bytes=config.journal.ring_bytes, max_subscribers=config.limits.max_subscribers)
 
@@ -60,6 +70,23 @@ class Membership:
         for one in committed:
             self.directory.fold(one)
         self.feed.publish(committed)
+
+    def _take_asks(self, asks: list[FoldedAsk]) -> None:
+        for ask in asks:
+            here = (ask.node, ask.life) == (self.node, self._cluster.life)
+            if ask.writer == self.node:
+                self.asks.told(ask.number, here=here)
+            elif here:
+                self.asks.take(ask.worker, ask.ask)
+
+    def settle_asks(self, numbers: list[int]) -> None:
+        """Of these, asked for before this start, the log has told already, or never will: forget those that it does not come to."""
+        self._background.spawn(self._settle_asks(numbers))
+
+    async def _settle_asks(self, numbers: list[int]) -> None:
+        await settled(self._cluster)
+        for number in numbers:
+            self.asks.told(number, here=False)
 
     async def open(self, *, has_connections: bool) -> None:
         """Begin; see `Cluster.open`."""
@@ -69,6 +96,7 @@ class Membership:
     async def stop(self, *, handover: bool) -> None:
         """End; see `Cluster.stop`."""
         self.feed.close()
+        await self._background.close()
         await self._cluster.stop(handover=handover)
 
     async def barrier(self) -> None:
@@ -91,6 +119,10 @@ class Membership:
     def locate(self, worker: str, node: str | None) -> None:
         """Check that this node is where something of a worker is to be begun; see `Placement.locate`."""
         self._cluster.placement.locate(worker, node)
+
+    def holds(self, worker: str) -> bool:
+        """Say whether this node has a worker; see `Placement.holds`."""
+        return self._cluster.placement.holds(worker)
 
     async def hold(self, worker: str) -> None:
         """Have this node hold a worker; see `Placement.hold`."""

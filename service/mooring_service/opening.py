@@ -173,6 +173,7 @@ class Openings:
         self._under_way[request.worker] += 1
         try:
             connection = await self._next_id()
+            await self._admission.place(request.worker)  # it may have been killed meanwhile, and given up
             # The last wait before the intent is stored: what dies from here on reports this connection's end as well.
             slot = await self._supervisor.ensure(request.worker)
             slot.check_room()

@@ -155,6 +155,8 @@ class Service:
         self.refusal = ""
         self.cluster = _membership(config, self, roster, self._admission) if config.cluster.name else None
         self._admission.placing = self.cluster
+        if self.cluster is not None:
+            self.cluster.asks = self._asks
         self.here = Reading(self.connections, self.directory, self.feed)
         self.reading = self.cluster.reading(self.connections, self.directory) if self.cluster else self.here
         self._started = False
@@ -221,6 +223,8 @@ class Service:
             log.error("the journal cannot be written: %s; nothing new is begun until it can be", exc)
         self._supervisor.adopt([stored for stored in recovered.incarnations if not stored.ended or stored.stands])
         self._asks.do(recovered.asks)
+        if self.cluster is not None:
+            self.cluster.settle_asks(self._asks.untold)
         await self.hooks.start(recovered.hooks)
         known = {stored.incarnation for stored in recovered.incarnations if not stored.ended}
         # Told before anybody asks, but for a disk that takes nothing.

@@ -107,7 +107,7 @@ class Workers:
             UnknownWorker: If there is none.
         """
         killed = await self._supervisor.kill(name)
-        if self._admission.placing is not None:
+        if self._admission.placing is not None and not self.has(name):
             await self._admission.placing.release(name)
         return killed
 
@@ -220,9 +220,9 @@ class Workers:
             raise InvalidRequest(wrong)
         reference = self._admission.function(function)
         self._admission.check()
-        await self._admission.place(worker)
         # 4D: a call to a name that is being killed starts a new process once the old one has ended.
         await self._supervisor.wait_gone(worker)
+        await self._admission.place(worker)
         slot = await self._supervisor.ensure(worker)
         slot.check_room()
         return slot, reference

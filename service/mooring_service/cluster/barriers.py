@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from mooring_service.cluster import objects
 from mooring_service.cluster.engine import EngineError
 from mooring_service.cluster.node import Cluster
 from mooring_service.cluster_errors import EngineDown
+
+LOOK_S = 0.1
+SETTLE_S = 10.0
 
 
 async def barrier(cluster: Cluster, timeout_s: float) -> None:
@@ -28,3 +33,12 @@ async def until_shown(cluster: Cluster, timeout_s: float) -> bool:
         return False
     seq = await cluster.chain.reach(cluster.replica.last, timeout_s)
     return seq is not None and await cluster.tail.reach(seq, timeout_s)
+
+
+async def settled(cluster: Cluster) -> None:
+    """Wait until all that was committed here by now is shown here as part of the log, however long that takes."""
+    wanted = cluster.replica.last
+    while not cluster.ready or cluster.chain is None:
+        await asyncio.sleep(LOOK_S)  # there is no event of all of it
+    while (seq := await cluster.chain.reach(wanted, SETTLE_S)) is None or not await cluster.tail.reach(seq, SETTLE_S):
+        pass

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from mooring.link.messages import AskCall, AskKill
 from mooring_service.cluster import message as wire
 from mooring_service.cluster.claims import Claims, Holder
 from mooring_service.cluster.lives import Standing
@@ -24,6 +25,7 @@ STOPPED = "stopped"
 
 log = logging.getLogger("mooring.cluster")
 _pack = msgspec.msgpack.Encoder().encode
+_decode_ask = msgspec.msgpack.Decoder(AskCall | AskKill).decode
 
 
 class NodeState(msgspec.Struct, array_like=True):
@@ -41,6 +43,17 @@ class NodeState(msgspec.Struct, array_like=True):
     ended_us: int = 0
 
 
+class FoldedAsk(msgspec.Struct, frozen=True):
+    """What code in a worker has asked for: who wrote it, its number there, and which node (in which life) does it."""
+
+    worker: str
+    ask: bytes
+    number: int
+    writer: str
+    node: str
+    life: str
+
+
 class Folding(msgspec.Struct):
     """What one message adds to `cluster.db`."""
 
@@ -48,6 +61,7 @@ class Folding(msgspec.Struct):
     appends: list[Append]
     changes: dict[Pair, bytes | None]
     keys: list[KeyChange] = []
+    asks: list[FoldedAsk] = []
 
 
 class Diverged(Exception):
@@ -76,6 +90,7 @@ class Fold:
         self._parts: dict[str, list[bytes]] = {}
         self._changes: dict[Pair, bytes | None] = {}
         self._keys: list[KeyChange] = []
+        self._asks: list[FoldedAsk] = []
         self._recover(folded)
         self.claims.keys = dict(sorted(self.claims.keys.items(), key=lambda item: item[1].time_ms))
 
@@ -104,7 +119,7 @@ class Fold:
             Diverged: If it does not follow what was read before.
             TooNew: If a later mooring has written it.
         """
-        self._changes, self._keys = {}, []
+        self._changes, self._keys, self._asks = {}, [], []
         appends: list[Append] = []
         self.applied = seq
         try:
@@ -115,7 +130,7 @@ class Fold:
         except Unreadable as exc:
             self.strangers += 1
             log.error("message %d of the log (%s) is left out: %s", seq, subject, exc)
-        return Folding(seq, appends, self._changes, self._keys)
+        return Folding(seq, appends, self._changes, self._keys, self._asks)
 
     def _take(self, seq: int, message: Message, first_kept: int) -> list[Append]:
         if message.node == wire.EPOCH_CHAIN:
@@ -223,6 +238,7 @@ class Fold:
                 self.on_claim(node, claim, granted)
             for key, answer in addition.answers:
                 self._keys.append(KeyChange(key, answer=answer))
+            self._ask(addition, node)
             for update in addition.updates:
                 if update.ended:
                     self.claims.ended(update.id)
@@ -243,3 +259,19 @@ class Fold:
         for key in self.claims.forget_keys(time_ms):
             self._changes["key", key] = None
             self._keys.append(KeyChange(key))
+
+    def _ask(self, addition: Addition, node: NodeState) -> None:
+        for number, ask in enumerate(addition.asks, addition.first_ask):
+            try:
+                does = self._who_does(_decode_ask(ask).worker, node)
+            except msgspec.MsgspecError as exc:
+                log.error("what a worker of node %s has asked for cannot be read: %s", node.node, exc)
+                continue
+            self._asks.append(FoldedAsk(addition.worker, ask, number, node.node, *does))
+
+    def _who_does(self, worker: str, writer: NodeState) -> tuple[str, str]:
+        """Return which node, in which life, does what is asked of a worker here in the log: who holds it, else who asks."""
+        held = self.claims.workers.get(worker)
+        if held is None or self.claims.is_over(held.node, held.life):
+            return writer.node, writer.life
+        return held.node, held.life

@@ -24,7 +24,7 @@ from mooring_service.cluster import objects
 from mooring_service.cluster.birth import Birth, Kept, NameTaken, find_epoch, verified
 from mooring_service.cluster.chain import Chain, now_s
 from mooring_service.cluster.engine import Engine, EngineError
-from mooring_service.cluster.fold import STOPPED, Fold
+from mooring_service.cluster.fold import STOPPED, Fold, FoldedAsk
 from mooring_service.cluster.forward import Forward
 from mooring_service.cluster.keys import Keys
 from mooring_service.cluster.lives import Judge, Mark, Standing, Timers
@@ -102,6 +102,7 @@ class Cluster:
         self._mark = Mark(now)
         self.judge = Judge(config.node, Timers(config.dead_after, config.fit_s, config.fence_s), now)
         self._kept: Kept
+        self.on_asks: Callable[[list[FoldedAsk]], None] = lambda asks: None
         self.fold: Fold
         self.tail: Tail
         self.forward: Forward
@@ -140,6 +141,7 @@ class Cluster:
         self.fold = Fold(self.journal.folded)
         self.fold.on_message = self._read
         self.tail = Tail(self.engine, self._config.name, self.fold, self.journal)
+        self.tail.on_asks = self.on_asks
         self.journal.epoch = self.fold.epoch or self.journal.epoch
         self.placement = Placement(self.engine, self._journal, self.fold, self.node, lambda: self.life)
         self.keys = Keys(self.placement, self._journal, self.journal, self.fold, self.node, lambda: self.life)

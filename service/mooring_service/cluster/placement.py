@@ -31,6 +31,7 @@ class Placement:
 
     def __init__(self, engine: Engine, journal: Journal, fold: Fold, node: str, life: Callable[[], str]) -> None:
         self._engine, self._journal, self._fold, self._node, self._life = engine, journal, fold, node, life
+        self._given_up: set[str] = set()  # workers whose release is on its way
         self._waiting: dict[tuple[str, str], asyncio.Future[bool]] = {}
         fold.on_claim = self._folded
 
@@ -38,6 +39,11 @@ class Placement:
         """Return which other node has a worker; None: this one, or none that lives."""
         held = self._fold.claims.workers.get(worker)
         return held.node if held is not None and held.node != self._node and self._lives(held) else None
+
+    def holds(self, worker: str) -> bool:
+        """Say whether this node has a worker, as far as the log was read."""
+        held = self._fold.claims.workers.get(worker)
+        return held is not None and held.node == self._node and self._lives(held) and worker not in self._given_up
 
     def locate(self, worker: str, node: str | None) -> None:
         """Check that this node is where something of a worker is to be begun: who has it, else who is asked for, else this one.
@@ -63,7 +69,7 @@ class Placement:
             EngineDown: If that cannot be said just now.
         """
         held = self._fold.claims.workers.get(worker)
-        if held is None or not self._lives(held):
+        if held is None or not self._lives(held) or worker in self._given_up:
             await self.claim(Claim("worker", worker, ""), worker)
             held = self._fold.claims.workers[worker]
         if held.node != self._node:
@@ -98,6 +104,7 @@ class Placement:
         """Give a worker up: others may have it. Ends once that is committed here."""
         held = self._fold.claims.workers.get(worker)
         if held is not None and held.node == self._node:
+            self._given_up.add(worker)
             await self._journal.append_waiting(Append(worker=worker, claims=[Claim("worker", worker, None)]))
 
     def _lives(self, held: Holder) -> bool:
@@ -127,6 +134,8 @@ class Placement:
     def _folded(self, node: NodeState, claim: Claim, granted: bool) -> None:
         if node.node != self._node or node.life != self._life():
             return
+        if claim.what == "worker":
+            self._given_up.discard(claim.key)
         future = self._waiting.pop((claim.what, claim.key), None)
         if future is not None and not future.done():
             future.set_result(granted)

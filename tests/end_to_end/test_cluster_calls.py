@@ -1,0 +1,93 @@
+"""What code in a worker of one node asks of a worker of another: in order, once at most, whoever dies."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from mooring_service.cluster import objects
+from tests.cluster_kit.nodes import THREE, running_engine
+from tests.cluster_kit.servers import EngineServers
+from tests.conftest import RunningService, rounds, wait_for
+from tests.end_to_end.test_cluster import configuration
+from tests.end_to_end.with_user_code import call, has_seen, options, seen_by
+
+WAIT_S = 60.0
+
+
+@pytest.fixture
+async def nodes(servers: EngineServers, cluster_name: str, tmp_path: Path) -> AsyncIterator[dict[str, RunningService]]:
+    async with running_engine(servers.urls) as engine:
+        await objects.create(engine, cluster_name, THREE)
+    found = {}
+    for name in "ab":
+        path = Path(configuration(tmp_path, name, cluster_name, servers.urls))
+        path.write_text(path.read_text().replace("dead_after = 5", "dead_after = 30"))
+        found[name] = RunningService(tmp_path / name, "--config", str(path), *options())
+    try:
+        await asyncio.gather(*(service.start() for service in found.values()))
+        await asyncio.gather(*(wait_for(service.is_ready, WAIT_S) for service in found.values()))
+        yield found
+    finally:
+        for service in found.values():
+            await service.clean_up()
+
+
+async def test_a_call_runs_where_its_worker_is_and_a_kill_ends_it_there(nodes: dict[str, RunningService]) -> None:
+    a, b = nodes.values()
+    await b.call("PUT", "/v1/workers/desk", 201, json={"node": "b"})
+    await call(a, "tell", "desk", 1, 2, 3, worker="near")
+    await wait_for(lambda: has_seen(b, "desk", [1, 2, 3]), WAIT_S)
+    assert (await a.get("/v1/workers/near"))["node"] == "a"
+    assert await seen_by(a, "desk") == [1, 2, 3], "asked at the other node, it is the same worker"
+    # A worker that nobody has is begun by who asks.
+    await call(b, "tell", "fresh", "first", worker="far")
+
+    async def it_is_begun() -> bool:
+        found = {one["name"]: one["node"] for one in (await a.get("/v1/workers"))["workers"]}
+        return found.get("fresh") == "b"
+
+    await wait_for(it_is_begun, WAIT_S)
+    await wait_for(lambda: has_seen(a, "fresh", ["first"]), WAIT_S)
+    # In one breath: the end of the old one comes first.
+    was = (await b.get("/v1/workers/desk"))["pid"]
+    await call(a, "kill_then_call", "desk", worker="near")
+    await wait_for(lambda: has_seen(b, "desk", ["after the kill"]), WAIT_S)
+    assert (await a.get("/v1/workers/desk"))["pid"] != was
+    await call(a, "kill", "desk", worker="near")
+
+    async def it_is_gone() -> bool:
+        return "desk" not in {one["name"] for one in (await a.get("/v1/workers"))["workers"]}
+
+    await wait_for(it_is_gone, WAIT_S)
+    assert (await a.call("PUT", "/v1/workers/desk", 201))["node"] == "a", "whoever is asked first has it now"
+
+
+@rounds(1, 8)
+async def test_calls_across_nodes_run_in_order_and_once_at_most_over_the_death_of_a_service(
+    nodes: dict[str, RunningService], rounds: int
+) -> None:
+    a, b = nodes.values()
+    await b.call("PUT", "/v1/workers/desk", 201)
+    told = 0
+    for number in range(rounds):
+        for _ in range(5):
+            values = list(range(told, told + 20))
+            await call(a, "tell", "desk", *values, worker="near")
+            told += 20
+        killed = (a, b)[number % 2]
+        await killed.kill()
+        await killed.start()
+        await wait_for(killed.is_ready, WAIT_S)
+        await call(a, "tell", "desk", f"end {number}", worker="near")
+
+        async def the_end_is_there(end: str = f"end {number}") -> bool:
+            return end in await seen_by(b, "desk")
+
+        await wait_for(the_end_is_there, WAIT_S)
+    seen = [value for value in await seen_by(b, "desk") if isinstance(value, int)]
+    print(f"{len(seen)} of {told} calls ran")
+    assert seen == sorted(set(seen)), "in order, none twice"
