@@ -207,7 +207,7 @@ class RunningService:
         return await self.get(f"/v1/connections/{connection}")
 
     async def events(
-        self, connection: int, until: str | None = None, count: int = 0, timeout_s: float = 5.0
+        self, connection: int, until: str | None = None, count: int = 0, timeout_s: float = 20.0
     ) -> list[dict[str, Any]]:
         """Return a connection's events from its start, once one of kind `until` is there, or `count` of them."""
 

@@ -124,7 +124,7 @@ class Admission:
     @property
     def known(self) -> Known:
         """What recipes may name."""
-        return Known(self.config.recipes, self.config.functions)
+        return Known(self.config.recipes, self.config.functions, self.config.journal.store == "memory")
 
     def refuse_declared(self, created: ConnectionCreated) -> None:
         """Check that a request may change or end a connection that has not ended.
@@ -186,10 +186,7 @@ def check_way(config: Config, request: ConnectionRequest, *, declared: bool) -> 
         if asked and not asked.verify and not config.egress.allow_insecure_tls:
             raise PolicyRefused(f"{place}.verify false is refused: [egress] allow_insecure_tls is not set")
     expanded, _ = expand(request, Known(config.recipes, config.functions), [])
-    options = effective(expanded)
-    if options.reconnect is not None and options.reconnect.persist and config.journal.store == "memory":
-        raise InvalidRequest([Invalid("/reconnect/persist", "journal.store is memory: nothing outlives the service")])
-    check_secrets(options, Secrets(config.secrets), declared=declared)
+    check_secrets(effective(expanded), Secrets(config.secrets), declared=declared)
 
 
 def check_name(name: str) -> None:

@@ -60,7 +60,9 @@ class JournalConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
             "process: nothing is lost when a process dies; power: nor when the machine does. Slower on small batches."
         ),
     ] = "process"
-    max_events: Annotated[Count, _doc("Older events are dropped above this number.")] = 10_000_000
+    max_events: Annotated[Count, _doc("Older events are dropped above this number; what was written last stays.")] = (
+        10_000_000
+    )
     max_bytes: Annotated[
         Count,
         _doc(

@@ -87,9 +87,10 @@ class Connections:
         reference = None if request.handler is None else self._admission.handler(request.handler.name)
         return await self._openings.open(request, reference, begun)
 
-    def open_timeout_s(self, request: ConnectionRequest) -> float:
-        """Return how long the first attempt of `request`, which was checked, may take."""
-        return effective(request).connect_timeout_s + opening_s(request, self._admission.known)
+    def open_timeout_s(self, connection: int, request: ConnectionRequest) -> float:
+        """Return how long the first attempt of `connection` may take: as `request`, which was checked, or its handler says."""
+        asked_s = effective(request).connect_timeout_s + opening_s(request, self._admission.known)
+        return max(asked_s, self._directory.entry(connection).created.attempt_s)
 
     def id_of(self, name: str) -> int:
         """Return which connection a name means: the living one, else the last of that name.
@@ -182,6 +183,8 @@ class Connections:
             raise ConnectionClosed(connection)
         if answer.status == STATUS_CLOSING:
             raise WrongState(connection, answer.status)
+        if wait_s is not None and answer.status != STATUS_CONNECTED:
+            return await self._when_ready(entry, wait_s)  # its handler is still to be made
         return self._directory.record(connection)
 
     async def _when_ready(self, entry: Entry, wait_s: float | None) -> ConnectionRecord:
@@ -189,7 +192,7 @@ class Connections:
             ready = self._directory.until(entry.created.id, lambda update: update.status == STATUS_CONNECTED)
             await asyncio.wait({ready}, timeout=wait_s)
             if not ready.done():
-                raise WorkerSilent(entry.created.worker, "no process of it is running")
+                raise WorkerSilent(entry.created.worker, "it is not ready in time")
         if entry.update.status == STATUS_CLOSED:
             raise ConnectionClosed(entry.created.id)
         return self._directory.to_record(entry)

@@ -209,6 +209,7 @@ class Subscription:
         self._events = events
         self._end_of = end_of
         self._broken: Broken | None = None
+        self._untouched = isinstance(start, From) and start.oldest  # it wants the oldest, and was handed nothing yet
         if isinstance(start, Broken):
             self._broken = start
             self.cursor = feed.journal.first - 1
@@ -302,6 +303,8 @@ class Subscription:
             if broken.position is not None and broken.position < journal.first:
                 lost = journal.first - 1 - broken.position
             return [self._gap(broken.text, lost)]
+        if self.cursor + 1 < journal.first and self._untouched:
+            self.cursor = journal.first - 1  # the oldest is another one by now, and nothing was begun that is missed
         if self.cursor + 1 < journal.first:
             # Pruned from under a slow subscriber.
             return [self._gap(self.cursor_id, journal.first - 1 - self.cursor)]
@@ -316,6 +319,8 @@ class Subscription:
             first_before = journal.first
             batches, upto = await journal.read(self.cursor, self._events, limit_bytes)
             if journal.first > self.cursor + 1 and journal.first != first_before:
+                if self._untouched:
+                    return []  # and from the oldest the next time
                 return [self._gap(self.cursor_id, journal.first - 1 - self.cursor)]
             # What is committed but not yet folded is not shown.
             upto = min(upto, last_shown)
@@ -328,6 +333,7 @@ class Subscription:
             if indices is None or indices:
                 found.append(Selection(batch, indices))
         self.cursor = max(self.cursor, upto)
+        self._untouched = self._untouched and not found
         return found
 
     def _gap(self, from_: str, lost: int | None) -> Gap:

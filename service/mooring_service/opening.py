@@ -43,9 +43,7 @@ from mooring_service.records import ConnectionRecord
 from mooring_service.reopening import Reopenings
 
 ENDED_S = 5.0  # after a death so long is waited for what is written of its connections
-SILENT_S = (
-    30.0  # beyond connectTimeout, which the worker keeps itself: for one that says nothing, and a handler's longer time
-)
+SILENT_S = 30.0  # beyond connectTimeout, which the worker keeps itself: for one that says nothing
 
 
 SECRETS_VERSION = 6
@@ -82,6 +80,28 @@ def open_error(answer: OpenFailed, connection: int) -> OpenError:
         policy=answer.policy,
         opening=answer.opening,
     )
+
+
+def recorded_error(record: ConnectionRecord) -> OpenError:
+    """Return what the record says of an open that has failed."""
+    codes = {error.err_code for error in record.errors}
+    return OpenError(
+        record.errors,
+        record.id,
+        timed_out=ErrCode.CONNECT_TIMEOUT in codes,
+        terminated=ErrCode.TERMINATED_WHILE_CONNECTING in codes,
+        policy=ErrCode.POLICY_REFUSED in codes,
+        opening=ErrCode.OPENING_FAILED in codes,
+    )
+
+
+def invalid_error(answer: OpenInvalid) -> SecretNotAllowed | LimitReached | InvalidRequest:
+    """Return why a worker has not begun, as an error."""
+    if answer.secret:
+        return SecretNotAllowed(answer.secret, answer.host)
+    if answer.limit:
+        return LimitReached("limits.max_connections_per_worker", answer.limit)
+    return InvalidRequest(answer.errors)
 
 
 class Opening(msgspec.Struct, frozen=True):
@@ -253,11 +273,13 @@ class Openings:
                 return self._directory.record(connection)  # it goes on trying, in the next process
             raise OpenError([ErrorEntry(ErrCode.WORKER_DIED, str(exc))], connection) from exc
         except WorkerSilent as exc:
-            # Nobody waits any more: it must not open some day, when the worker's context comes to its handler.
-            slot.command(Terminate(0, connection, None, "the worker did not come to it in time"))
-            await self.wait_ended(connection)
-            errors = self._directory.record(connection).errors or [ErrorEntry(ErrCode.CONNECT_TIMEOUT, str(exc))]
-            raise OpenError(errors, connection, timed_out=True) from exc
+            answer = None
+            if not await self._told_later(connection, wait_s):
+                # Nobody waits any more: it must not open some day, when the worker's context comes to its handler.
+                slot.command(Terminate(0, connection, None, "the worker did not come to it in time"))
+                await self.wait_ended(connection)
+                errors = self._directory.record(connection).errors or [ErrorEntry(ErrCode.CONNECT_TIMEOUT, str(exc))]
+                raise OpenError(errors, connection, timed_out=True) from exc
         match answer:
             case None | Opened():
                 return self._recorded(connection)
@@ -271,15 +293,23 @@ class Openings:
                     text,
                     ErrCode.WORKER_STOPPING if killed else ErrCode.HANDLER_FAILED,
                 )
-                if killed:
-                    raise WorkerBusy(slot.name, WorkerState.STOPPING.value)
-                if answer.secret:
-                    raise SecretNotAllowed(answer.secret, answer.host)
-                if answer.limit:
-                    raise LimitReached("limits.max_connections_per_worker", answer.limit)
-                raise InvalidRequest(answer.errors)
+                raise WorkerBusy(slot.name, WorkerState.STOPPING.value) if killed else invalid_error(answer)
             case _:
                 raise AssertionError(f"a worker answered Open with {type(answer).__name__}")
+
+    async def _told_later(self, connection: int, waited_s: float) -> bool:
+        """Wait on where the handler, which is known by now, lets the attempt take longer than the request; say whether it has ended."""
+        more_s = self._directory.entry(connection).created.attempt_s + SILENT_S - waited_s
+        told = self._told(connection)
+        await asyncio.wait({told}, timeout=max(0.0, more_s))
+        return told.done()
+
+    def _told(self, connection: int) -> asyncio.Future[None]:
+        """Wait for the record to tell how the first attempt has gone."""
+        entry = self._directory.entry(connection)
+        return self._directory.until(
+            connection, lambda update: update.status != STATUS_CONNECTING or self._reopenings.waits(entry)
+        )
 
     async def _answer(self, slot: Slot, incarnation: str, order: Open, wait_s: float) -> Any:
         """Have a process dial, and return its answer; None: its link was lost under that, and the record tells how it has gone.
@@ -294,7 +324,6 @@ class Openings:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait_s
         connection = order.connection
-        entry = self._directory.entry(connection)
         for again in (False, True):
             if not slot.welcomed:  # its link was lost just now
                 await slot.until_welcomed(deadline - loop.time())
@@ -311,9 +340,7 @@ class Openings:
             unknown = loop.create_future()
             if not again:  # or it is the order that ends the link
                 slot.untold[connection] = unknown
-            told = self._directory.until(
-                connection, lambda update: update.status != STATUS_CONNECTING or self._reopenings.waits(entry)
-            )
+            told = self._told(connection)
             await asyncio.wait({unknown, told}, timeout=deadline - loop.time(), return_when=asyncio.FIRST_COMPLETED)
             slot.untold.pop(connection, None)
             if told.done():
@@ -330,14 +357,7 @@ class Openings:
             if created.kept is None and created.name is None:
                 self._reopenings.forget(connection)
             return record
-        codes = {error.err_code for error in record.errors}
-        raise OpenError(
-            record.errors,
-            connection,
-            timed_out=ErrCode.CONNECT_TIMEOUT in codes,
-            terminated=ErrCode.TERMINATED_WHILE_CONNECTING in codes,
-            policy=ErrCode.POLICY_REFUSED in codes,
-        )
+        raise recorded_error(record)
 
     async def wait_ended(self, connection: int) -> None:
         """Wait (briefly) until the supervisor has reported the end of a connection whose worker has died."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import msgspec
@@ -81,6 +82,15 @@ class DownRecord(msgspec.Struct, frozen=True, rename="camel"):
     retry_after: float | None
 
 
+class ReconnectRecord(Reconnect, frozen=True, kw_only=True, omit_defaults=False):
+    """The effective ``reconnect``, whole."""
+
+
+@functools.lru_cache(256)
+def _whole(policy: Reconnect, persist: bool) -> ReconnectRecord:
+    return ReconnectRecord(**{**msgspec.structs.asdict(policy), "persist": persist})
+
+
 class ConnectionRecord(msgspec.Struct, frozen=True, rename="camel"):
     """One connection. Times are RFC 3339 UTC with microseconds; header values are always ``***``.
 
@@ -111,7 +121,7 @@ class ConnectionRecord(msgspec.Struct, frozen=True, rename="camel"):
     family: Family | UnsetType = UNSET
     addresses: list[str] | UnsetType = UNSET
     local_address: str | UnsetType = UNSET
-    reconnect: Reconnect | UnsetType | None = UNSET
+    reconnect: ReconnectRecord | UnsetType | None = UNSET
     ready: bool | UnsetType = UNSET
     socket: int | UnsetType = UNSET
     reconnects: int | UnsetType = UNSET
@@ -173,12 +183,10 @@ def _kept(
     record: ConnectionRecord, created: KeptCreated | None, asked: AskedCreated, kept: KeptUpdate, *, declared: bool
 ) -> ConnectionRecord:
     down = None if record.status == STATUS_CLOSED else kept.down
-    reconnect = None if created is None else created.reconnect
-    if declared and reconnect is not None:
-        reconnect = msgspec.structs.replace(reconnect, persist=True)
+    policy = None if created is None else created.reconnect
     return msgspec.structs.replace(
         record,
-        reconnect=reconnect,
+        reconnect=None if policy is None else _whole(policy, declared or policy.persist),
         ready=record.status == STATUS_CONNECTED,
         socket=kept.socket,
         reconnects=kept.reconnects,

@@ -92,7 +92,11 @@ class Sending:
         slot = self._holders.of(entry)
         slot.check_room()
         number, future = slot.request(entry.created.send_timeout_s + ANSWER_MARGIN_S)
-        slot.command(Send(number, connection, binary, payloads, key, waiting.when_down, waiting.ttl_s))
+        when_down, ttl_s, kept = waiting.when_down, waiting.ttl_s, entry.created.kept
+        if kept is not None and entry.update.status != STATUS_CONNECTED:
+            # Its handler may still be to be made again, and only that one knows what it has asked for.
+            when_down, ttl_s = when_down or kept.when_down, kept.queue_ttl_s if ttl_s is None else ttl_s
+        slot.command(Send(number, connection, binary, payloads, key, when_down, ttl_s))
         answer = await future
         if isinstance(answer, Sent):
             self._directory.sent(connection, answer.messages_out, answer.bytes_out)

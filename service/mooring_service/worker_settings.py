@@ -31,4 +31,5 @@ def worker_settings(config: Config, app_dirs: list[str]) -> WorkerSettings:
         recipes=config.recipes,
         functions=config.functions,
         max_pending_requests=config.limits.max_pending_requests,
+        in_memory=config.journal.store == "memory",
     )

@@ -43,6 +43,12 @@ class Stays:
         seen.append([ws.id, event.type, event.code])
 
 
+class Persists:
+    """Asks for more than a journal in memory can give."""
+
+    reconnect = {"persist": True}
+
+
 class CatchesUp:
     """Asks its source, a file with a number, for what it has missed."""
 
@@ -71,6 +77,16 @@ class Mqtt:
     def on_open(self, ws, event) -> None:
         ws.send(bytes([0x10, 19, 0, 4]) + b"MQTT" + bytes([4, 2, 0, 60, 0, 7]) + b"mooring")
         ws.send(bytes([0x82, 9, 0, 1, 0, 4]) + b"feed" + b"\0")
+
+
+class TakesLong:
+    """Is made at once the first time; each further time once the file is there."""
+
+    def __init__(self, path: str) -> None:
+        while os.path.exists(path) and not os.path.exists(f"{path}.go"):
+            time.sleep(0.02)
+        with open(path, "a"):
+            pass
 
 
 class CannotBeMade:

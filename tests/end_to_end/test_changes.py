@@ -124,7 +124,7 @@ async def test_a_change_outlives_service_and_worker(start_service: StartService,
     wanted = {"url": f"{echo.url}one", "reconnect": {"minDelay": 0.05}}
     assert (await service.call("PUT", "/v1/connections/it", 200, json=wanted))["id"] == kept
     os.kill(service.worker_pids()[0], signal.SIGKILL)
-    await wait_for(lambda: len(echo.peers) == 2, 10)
+    await wait_for(lambda: len(echo.peers) == 2)
     assert echo.peers[1].path_qs == "/one"
 
     async def ready() -> bool:
@@ -138,8 +138,8 @@ async def test_a_change_outlives_service_and_worker(start_service: StartService,
         return down is not None and (await service.get("/v1/workers/main"))["status"] == "Failed"
 
     # While no process holds it, it is changed all the same.
-    await wait_for(blocked, 10)
+    await wait_for(blocked)
     assert (await patch(service, kept, url=f"{echo.url}two"))["url"] == f"{echo.url}two"
     await service.call("PUT", "/v1/workers/main", None)
-    await wait_for(lambda: len(echo.peers) == 3, 10)
+    await wait_for(lambda: len(echo.peers) == 3)
     assert echo.peers[2].path_qs == "/two"

@@ -116,7 +116,7 @@ async def test_who_wants_one_that_is_closing_gets_another(shared: RunningService
     async def closing() -> bool:
         return (await shared.record(first["id"]))["status"] in ("Closing", "Closed")
 
-    await wait_for(closing, 5)
+    await wait_for(closing)
     second = await put(shared, "closing", echo.url, 201, closeTimeout=0.3)
     assert second["id"] != first["id"]
     await ending

@@ -12,11 +12,9 @@ import pytest
 
 from tests.command_line import mooring
 from tests.conftest import ROOT, RunningService, StartService, wait_for
-from tests.end_to_end.test_kept import CODE, OPTIONS, status_of
+from tests.end_to_end.test_kept import CODE, OPTIONS, STAYS_DOWN, status_of
 from tests.end_to_end.with_user_code import call, open_with
 from tests.servers import EchoServer, FeedServer, RawServer
-
-SLOW = {"minDelay": 600, "maxDelay": 600}  # it is down until somebody asks, or for an hour
 
 
 async def _pid(service: RunningService, worker: str = "main") -> int:
@@ -64,13 +62,13 @@ async def test_who_was_down_when_its_worker_died_is_not_told_so_twice_and_a_fail
     config.write_text("[supervisor]\nrestart_budget = 1\nrestart_window = 600\n")
     service = await start_service("--config", str(config))
     up = [(await service.open(echo.url, reconnect={"minDelay": 0.05}))["id"] for _ in range(4)]
-    down = [(await service.open(echo.url, reconnect=SLOW))["id"] for _ in range(4)]
+    down = [(await service.open(echo.url, reconnect=STAYS_DOWN))["id"] for _ in range(4)]
     for index, connection in enumerate(down):
         await echo.sockets[4 + index].close()
         await status_of(service, connection, "Reconnecting")
     os.kill(await _pid(service), signal.SIGKILL)
     for connection in up + down:
-        await service.events(connection, until="onReconnect", timeout_s=15)
+        await service.events(connection, until="onReconnect")
     os.kill(await _pid(service), signal.SIGKILL)
 
     async def failed() -> bool:
@@ -101,7 +99,7 @@ async def test_one_that_was_never_ready_goes_on_trying_in_the_next_process_if_it
     service: RunningService, echo: EchoServer
 ) -> None:
     refused = "ws://127.0.0.1:1/"
-    retrying = await service.open(refused, 202, reconnect={"first": "retry", **SLOW})
+    retrying = await service.open(refused, 202, reconnect={"first": "retry", **STAYS_DOWN})
     assert (retrying["status"], retrying["down"]["phase"], retrying["socket"]) == ("Connecting", "waiting", 0)
     async with RawServer(lambda connection: asyncio.sleep(60)) as silent:
         opening = asyncio.create_task(service.open(silent.url, 502, reconnect=True))
@@ -158,7 +156,7 @@ def _seconds(text: str) -> float:
 
 async def test_a_restart_in_order_changes_nothing_for_one_that_waits(service: RunningService, echo: EchoServer) -> None:
     # 31
-    kept = (await service.open(echo.url, reconnect=SLOW))["id"]
+    kept = (await service.open(echo.url, reconnect=STAYS_DOWN))["id"]
     await echo.sockets[0].close()
     before = await status_of(service, kept, "Reconnecting")
     assert "restarted in" in (await mooring(service, "restart")).out
@@ -179,7 +177,7 @@ async def test_the_restarted_service_knows_what_its_workers_keep_and_has_it_open
     await service.restart_after_kill()
     await wait_for(service.is_ready)
     os.kill(await _pid(service), signal.SIGKILL)
-    events = await service.events(kept, until="onReconnect", timeout_s=10)
+    events = await service.events(kept, until="onReconnect")
     assert [event["kind"] for event in events] == ["onOpen", "onDisconnect", "onReconnect"]
     assert echo.peers[1].headers["X-Secret"] == "s3"
 
@@ -202,7 +200,7 @@ async def test_a_drain_waits_for_those_that_are_not_kept_and_costs_the_others_on
     service = await start_service(*OPTIONS)
     other = (await service.open(echo.url))["id"]
     kept = (await open_with(service, echo.url, "Stays"))["id"]
-    down = (await service.open(echo.url, reconnect=SLOW))["id"]
+    down = (await service.open(echo.url, reconnect=STAYS_DOWN))["id"]
     await echo.sockets[2].close()
     await status_of(service, down, "Reconnecting")
     old = await _pid(service)
@@ -212,7 +210,7 @@ async def test_a_drain_waits_for_those_that_are_not_kept_and_costs_the_others_on
     await service.events(kept, count=2)
     await service.call("DELETE", f"/v1/connections/{other}")
 
-    events = await service.events(kept, until="onReconnect", timeout_s=10)
+    events = await service.events(kept, until="onReconnect")
     assert [event["kind"] for event in events] == ["onOpen", "onMessage", "onDisconnect", "onReconnect"]
     assert [event["seq"] for event in events] == [1, 2, 3, 4]
     lost = events[2]["event"]
@@ -234,7 +232,7 @@ async def test_a_killed_worker_takes_its_kept_connections_with_it(
     config.write_text("[supervisor]\nrestart_budget = 1\nrestart_window = 600\n")
     service = await start_service("--config", str(config))
     kept = (await service.open(echo.url, reconnect={"minDelay": 0.05}))["id"]
-    down = (await service.open(echo.url, reconnect=SLOW))["id"]
+    down = (await service.open(echo.url, reconnect=STAYS_DOWN))["id"]
     await echo.sockets[1].close()
     await status_of(service, down, "Reconnecting")
     if how == "failed":
@@ -257,7 +255,7 @@ async def test_a_killed_worker_takes_its_kept_connections_with_it(
 
 async def test_an_ordered_stop_ends_them_all(service: RunningService, echo: EchoServer) -> None:
     up = (await service.open(echo.url, reconnect=True))["id"]
-    down = (await service.open(echo.url, reconnect=SLOW))["id"]
+    down = (await service.open(echo.url, reconnect=STAYS_DOWN))["id"]
     await echo.sockets[1].close()
     await status_of(service, down, "Reconnecting")
     assert await service.stop() == 0
@@ -276,7 +274,7 @@ async def test_a_policy_that_refuses_the_host_ends_who_is_down_and_leaves_the_ot
     service = await start_service("--config", str(config))
     url = f"ws://localhost:{echo.port}/"
     live = (await service.open(url, reconnect={"minDelay": 0.05}))["id"]
-    down = (await service.open(url, reconnect=SLOW))["id"]
+    down = (await service.open(url, reconnect=STAYS_DOWN))["id"]
     await echo.sockets[1].close()
     await status_of(service, down, "Reconnecting")
     config.write_text("[egress]\ndeny = ['localhost']\n")
@@ -309,9 +307,9 @@ async def test_a_handler_that_cannot_be_made_again_ends_its_connections_and_no_o
     await wait_for(service.is_ready)
     os.kill(await _pid(service), signal.SIGKILL)
     for connection in (good, plain):
-        await service.events(connection, until="onReconnect", timeout_s=10)
+        await service.events(connection, until="onReconnect")
     for connection, why in ((broken, "cannot be constructed"), (renamed, "not in [handlers] any more")):
-        events = await service.events(connection, until="onTerminate", timeout_s=10)
+        events = await service.events(connection, until="onTerminate")
         assert [event["kind"] for event in events] == ["onOpen", "onDisconnect", "onError", "onTerminate"]
         (error,) = events[2]["event"]["errors"]
         assert error["errCode"] == 111 and why in error["message"]
@@ -324,10 +322,10 @@ async def test_what_code_in_a_worker_has_opened_ends_with_it(start_service: Star
     record = await service.record(made)
     assert record["reconnect"]["minDelay"] == 0.05 and record["status"] == "Connected"
     await service.call("POST", "/v1/workers/main/drain", 202)
-    events = await service.events(made, until="onTerminate", timeout_s=10)
+    events = await service.events(made, until="onTerminate")
     assert (echo.peers[0].close_code, events[-1]["event"]["wasClean"]) == (1001, True), "it holds up no drain"
     again = await call(service, "open_kept", echo.url)
     os.kill(await _pid(service), signal.SIGKILL)
-    events = await service.events(again, until="onTerminate", timeout_s=10)
+    events = await service.events(again, until="onTerminate")
     assert [event["kind"] for event in events] == ["onOpen", "onTerminate"]
     assert events[-1]["event"]["code"] == 1006

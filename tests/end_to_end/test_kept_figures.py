@@ -8,11 +8,9 @@ import signal
 from pathlib import Path
 
 from tests.conftest import RunningService, StartService, wait_for
-from tests.end_to_end.test_kept import status_of
+from tests.end_to_end.test_kept import STAYS_DOWN, status_of
 from tests.end_to_end.test_metrics import metrics
 from tests.servers import EchoServer
-
-SLOW = {"minDelay": 600, "maxDelay": 600}
 
 
 def of(name: str, **labels: str) -> str:
@@ -25,7 +23,7 @@ async def _until(service: RunningService, name: str, value: float) -> dict[str, 
         found = await metrics(service)
         return found if found.get(name) == value else None
 
-    found: dict[str, float] = await wait_for(look, 10, f"{name} {value:g}")
+    found: dict[str, float] = await wait_for(look, what=f"{name} {value:g}")
     return found
 
 
@@ -45,7 +43,7 @@ async def test_a_loss_a_return_and_an_end_are_each_counted_once(service: Running
     stopped = (await service.open(echo.url, reconnect=True))["id"]
     await echo.sockets[2].close(code=1009)
     await service.events(stopped, until="onTerminate")
-    down = (await service.open(echo.url, reconnect=SLOW))["id"]
+    down = (await service.open(echo.url, reconnect=STAYS_DOWN))["id"]
     await echo.sockets[3].close()
     await status_of(service, down, "Reconnecting")
     found = await _until(service, of("down_connections", phase="waiting"), 1)
@@ -62,7 +60,7 @@ async def test_what_the_service_writes_for_a_dead_worker_is_counted_too(
 ) -> None:
     kept = (await service.open(echo.url, reconnect={"minDelay": 0.05}))["id"]
     os.kill((await service.get("/v1/workers/main"))["pid"], signal.SIGKILL)
-    await service.events(kept, until="onReconnect", timeout_s=10)
+    await service.events(kept, until="onReconnect")
     found = await _until(service, of("reconnects_total"), 1)
     assert found[of("disconnects_total", cause="workerDied")] == 1
 
@@ -73,8 +71,8 @@ async def test_readyz_tells_how_many_have_been_down_for_too_long_where_it_is_ask
     config = tmp_path / "mooring.toml"
     config.write_text("")
     service = await start_service("--config", str(config))
-    down = (await service.open(echo.url, reconnect=SLOW))["id"]
-    await service.open(echo.url, reconnect=SLOW)
+    down = (await service.open(echo.url, reconnect=STAYS_DOWN))["id"]
+    await service.open(echo.url, reconnect=STAYS_DOWN)
     await echo.sockets[0].close()
     await status_of(service, down, "Reconnecting")
     assert "down" not in await service.get("/readyz")

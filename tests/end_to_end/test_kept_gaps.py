@@ -131,7 +131,7 @@ async def test_what_a_handler_fetches_stands_before_the_live_messages_and_its_pe
         kept = await _open(service, feed.server.url, tmp_path, seconds, pingInterval=0.5, pingTimeout=0.5)
         await service.events(kept, count=LAST + 1)
         feed.cut.set()
-        await service.events(kept, until="onReconnect", timeout_s=10)
+        await service.events(kept, until="onReconnect")
         events = await service.events(kept, count=END + 3, timeout_s=seconds + 20)
         assert _messages(events) == WITHOUT_A_HOLE
         assert [event["kind"] for event in events].count("onReconnect") == 1, "its peer was not judged dead"
@@ -148,7 +148,7 @@ async def test_a_service_that_is_killed_in_the_middle_of_a_fill_repeats_and_lose
         kept = await _open(service, feed.server.url, tmp_path, 1.0)
         await service.events(kept, count=LAST + 1)
         feed.cut.set()
-        await service.events(kept, until="onReconnect", timeout_s=10)
+        await service.events(kept, until="onReconnect")
         await service.restart_after_kill(pause_s=0.7)  # its handler fetches just now
         await wait_for(service.is_ready)
         events = await service.events(kept, count=END + 3, timeout_s=30)

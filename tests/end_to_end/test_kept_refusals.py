@@ -110,7 +110,7 @@ async def test_a_server_that_accepts_and_never_answers_the_login_is_never_connec
             seen.add((record["status"], record["ready"]))
             return bool(record["socket"] == 2)
 
-        await wait_for(back, 10)
+        await wait_for(back)
         assert seen <= {("Reconnecting", False), ("Connected", True)}
         events = await shared.events(kept, until="onReconnect")
         assert [event["kind"] for event in events[:4]] == ["onOpen", "onMessage", "onDisconnect", "onReconnect"]
@@ -122,7 +122,7 @@ async def test_a_server_that_accepts_and_never_answers_the_login_is_never_connec
             down = (await shared.record(kept))["down"]
             return bool(down and down["phase"] == "opening")
 
-        await wait_for(opening, 10)
+        await wait_for(opening)
         began = time.monotonic()
         ended = await shared.call("DELETE", f"/v1/connections/{kept}")
         assert time.monotonic() - began < 1 and ended["terminate"]["code"] == 1006

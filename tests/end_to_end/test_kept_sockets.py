@@ -14,10 +14,9 @@ import pytest
 
 from tests.certificates import Files, make_files, server_context
 from tests.conftest import RunningService, StartService, rounds, wait_for
-from tests.end_to_end.test_kept import status_of
+from tests.end_to_end.test_kept import STAYS_DOWN, status_of
 from tests.servers import EchoServer, RawConnection, RawServer, frame
 
-SLOW = {"minDelay": 600, "maxDelay": 600}
 AT_ONCE = {"minDelay": 0.05, "maxDelay": 0.2}
 SERVICE = ((), {"SSL_CERT_FILE": None})
 
@@ -117,7 +116,7 @@ async def test_a_half_open_line_is_noticed_by_its_pings_dialled_again_and_let_go
         await shared.events(kept, count=2)
         front.swallows = True
         began = time.monotonic()
-        events = await shared.events(kept, until="onDisconnect", timeout_s=10)
+        events = await shared.events(kept, until="onDisconnect")
         took = time.monotonic() - began
         front.swallows = False
         assert 1 <= took <= 3.5, f"pingInterval and pingTimeout together, within a second: {took:.1f} s"
@@ -161,7 +160,7 @@ async def test_terminate_in_each_phase_is_the_end_within_a_second_and_no_socket_
     config.write_text("[redial]\nrate = 0.01\nburst = 1\n" if where == "limited" else "")
     service = await start_service("--config", str(config), env={"SSL_CERT_FILE": None})
     context = server_context(files)
-    policy = SLOW if where == "waiting" else AT_ONCE
+    policy = STAYS_DOWN if where == "waiting" else AT_ONCE
     async with RawServer(stays, tls=context) as first:
         opened = await service.open(first.url, tls={"caFile": files.ca}, connectTimeout=60, reconnect=policy)
     kept, port = opened["id"], first.port
@@ -171,7 +170,7 @@ async def test_terminate_in_each_phase_is_the_end_within_a_second_and_no_socket_
             down = (await service.record(kept))["down"]
             return down is not None and down["phase"] == PHASES[where] and (where != "in TLS" or sockets() > 0)
 
-        await wait_for(in_phase, 10, f"it is {PHASES[where]}")
+        await wait_for(in_phase, what=f"it is {PHASES[where]}")
         if where == "before the 101":
             await wait_for(lambda: sockets() > 0)
         before, began = sockets(), time.monotonic()

@@ -44,7 +44,7 @@ async def ready_again(service: RunningService, connection: int, socket: int) -> 
         record = await service.record(connection)
         return record if record["ready"] and record["socket"] == socket else None
 
-    found: dict[str, Any] = await wait_for(look, 15, f"socket {socket} of {connection}")
+    found: dict[str, Any] = await wait_for(look, 60, f"socket {socket} of {connection}")
     return found
 
 
@@ -176,6 +176,23 @@ async def test_a_journal_in_memory_persists_nothing(start_service: StartService,
     assert [error["pointer"] for error in problem["errors"]] == ["/reconnect/persist"]
 
 
+async def test_a_handler_that_asks_a_journal_in_memory_to_persist_it_is_refused_at_its_attribute(
+    start_service: StartService, tmp_path: Path, echo: EchoServer
+) -> None:
+    config = tmp_path / "mooring.toml"
+    handlers = '[handlers]\npersists = "kept_code:Persists"\n'
+    config.write_text(handlers + '[journal]\nstore = "memory"\n')
+    service = await start_service("--config", str(config), "--app-dir", str(Path(__file__).parent))
+    problem = await service.open(echo.url, 422, handler={"name": "persists"})
+    detail = "Persists.reconnect/persist: journal.store is memory: nothing outlives the service"
+    assert problem["errors"] == [{"pointer": "/handler", "detail": detail}] and echo.handshakes == 0
+    await service.stop()
+    config.write_text(handlers)
+    await service.start()
+    kept = await service.open(echo.url, handler={"name": "persists"})
+    assert kept["reconnect"]["persist"] is True
+
+
 @rounds(3, 40)
 async def test_whenever_everything_dies_each_comes_back_once(
     start_service: StartService, config: Path, rounds: int
@@ -219,7 +236,7 @@ async def test_whenever_everything_dies_each_comes_back_once(
             assert kinds[0] == "onOpen" and kinds[1:] == ["onDisconnect", "onReconnect"] * (len(kinds) // 2), kinds
         open_paths = [peer.path_qs for peer in echo.peers if not peer.gone.is_set()]
         await wait_for(
-            lambda: sum(not peer.gone.is_set() for peer in echo.peers) == 6, 10, f"one socket each: {open_paths}"
+            lambda: sum(not peer.gone.is_set() for peer in echo.peers) == 6, what=f"one socket each: {open_paths}"
         )
 
 

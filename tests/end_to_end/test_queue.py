@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tests.conftest import RunningService, wait_for
-from tests.end_to_end.test_kept import status_of
+from tests.end_to_end.test_kept import STAYS_DOWN, status_of
 from tests.end_to_end.test_metrics import metrics
 from tests.servers import EchoServer
 
@@ -14,14 +14,14 @@ TEXT = {"Content-Type": "text/plain"}
 
 async def down(service: RunningService, echo: EchoServer, **options: Any) -> int:
     """Return a kept connection that has lost its socket."""
-    kept: int = (await service.open(echo.url, reconnect={"minDelay": 60}, **options))["id"]
+    kept: int = (await service.open(echo.url, reconnect=STAYS_DOWN, **options))["id"]
     await echo.sockets[-1].close(code=1001)
     await status_of(service, kept, "Reconnecting")
     return kept
 
 
 async def back(service: RunningService, kept: int) -> None:
-    await service.call("POST", f"/v1/connections/{kept}/reconnect", 200, headers={"Prefer": "wait=5"})
+    await service.call("POST", f"/v1/connections/{kept}/reconnect", 200, headers={"Prefer": "wait=30"})
 
 
 async def test_what_is_sent_while_it_is_down_waits_and_goes_out_once_in_order(
@@ -115,14 +115,14 @@ async def test_what_waits_and_what_is_asked_is_counted(service: RunningService, 
         found = await metrics(service)
         return all(found.get(f'mooring_{name}{{"worker": "main"}}') == value for name, value in expected.items())
 
-    await wait_for(lambda: counted(queued_messages=1, queued_bytes=3), 5)
+    await wait_for(lambda: counted(queued_messages=1, queued_bytes=3))
     await service.call("DELETE", f"/v1/connections/{kept}/queue", 200)
     await back(service, kept)
     requests = f"/v1/connections/{kept}/requests"
     await service.call("POST", requests, 200, json={"result": 1})
     await service.call("POST", requests, 502, json={"error": 1})
     await service.call("POST", f"{requests}?timeout=0.1", 504, json={"method": "x"})
-    await wait_for(lambda: counted(queued_messages=0, queued_bytes=0, request_seconds_count=2), 5)
+    await wait_for(lambda: counted(queued_messages=0, queued_bytes=0, request_seconds_count=2))
     found = await metrics(service)
     assert found['mooring_unsent_total{"reason": "dropped", "worker": "main"}'] == 1
     for outcome in ("replied", "error", "timeout"):

@@ -14,9 +14,9 @@ import aiohttp
 import pytest
 
 from tests.command_line import mooring
-from tests.conftest import RunningService, StartService, rounds, wait_for
-from tests.end_to_end.test_kept import status_of
-from tests.end_to_end.test_kept_faults import SLOW, _pid
+from tests.conftest import ROOT, RunningService, StartService, rounds, wait_for
+from tests.end_to_end.test_kept import STAYS_DOWN, status_of
+from tests.end_to_end.test_kept_faults import _pid
 from tests.end_to_end.test_metrics import metrics
 from tests.end_to_end.test_queue import back, down
 from tests.servers import EchoServer, RawConnection, RawServer
@@ -29,7 +29,7 @@ async def test_the_death_of_its_worker_is_told_with_the_count_and_numbers_go_on(
     await service.send(kept, "one", status=202)
     await service.send(kept, "three", status=202)
     os.kill(await _pid(service), signal.SIGKILL)
-    events = await service.events(kept, until="onReconnect", timeout_s=15)
+    events = await service.events(kept, until="onReconnect")
     assert [event["kind"] for event in events] == ["onOpen", "onDisconnect", "onUnsent", "onReconnect"]
     assert events[2]["event"] == {"type": "unsent", "reason": "workerDied", "count": 2, "bytes": 8, "messages": []}
     await echo.sockets[-1].close()
@@ -39,12 +39,44 @@ async def test_the_death_of_its_worker_is_told_with_the_count_and_numbers_go_on(
     assert (await metrics(service))['mooring_unsent_total{"reason": "workerDied", "worker": "main"}'] == 2
 
 
+async def test_messages_wait_also_while_a_new_process_makes_the_handler_again(
+    start_service: StartService, echo: EchoServer, tmp_path: Path
+) -> None:
+    service = await start_service("--app-dir", str(ROOT), "--handler", "TakesLong=tests.end_to_end.kept_code:TakesLong")
+    once = {"name": "TakesLong", "params": {"path": str(tmp_path / "made")}}
+    options = {"reconnect": {"minDelay": 0.05}, "whenDown": "queue"}
+    kept = (await service.open(echo.url, handler=once, **options))["id"]
+    before = await _pid(service)
+    os.kill(before, signal.SIGKILL)
+    await wait_for(lambda: _running_but(service, before), 15)
+    answers = [await wait_for(lambda: _waits(service, kept, text), 15) for text in ("one", "two")]  # noqa: B023 - it is awaited here
+    assert [answer["queueId"] for answer in answers] == [1, 2]
+    assert (await service.record(kept))["queued"] == {"messages": 2, "bytes": 6}
+    (tmp_path / "made.go").touch()
+    await service.events(kept, until="onReconnect", timeout_s=15)
+    await wait_for(lambda: echo.peers[-1].received == ["one", "two"])
+    assert (await service.record(kept))["queued"] == {"messages": 0, "bytes": 0}
+
+
+async def _running_but(service: RunningService, before: int) -> bool:
+    return (await service.get("/v1/workers/main"))["pid"] not in (None, before)
+
+
+async def _waits(service: RunningService, kept: int, text: str) -> dict[str, Any] | None:
+    """Send a message; None: its worker was not there yet."""
+    headers = {"Content-Type": "text/plain"}
+    async with service.client.post(f"/v1/connections/{kept}/messages", data=text, headers=headers) as response:
+        answer: dict[str, Any] = await response.json()
+        assert response.status in (202, 503), answer
+        return answer if response.status == 202 else None
+
+
 async def test_a_drain_and_an_ordered_stop_give_back_what_waits(start_service: StartService, echo: EchoServer) -> None:
     service = await start_service()
     kept = await down(service, echo, whenDown="queue")
     await service.send(kept, "drained", status=202)
     await mooring(service, "workers", "drain", "main")
-    events = await service.events(kept, until="onReconnect", timeout_s=15)
+    events = await service.events(kept, until="onReconnect")
     unsent = events[2]["event"]
     assert (unsent["reason"], unsent["messages"]) == ("workerDied", [{"queueId": 1, "data": "drained"}])
     await echo.sockets[-1].close()
@@ -91,7 +123,7 @@ async def test_while_no_process_holds_it_a_message_cannot_wait(
     config = tmp_path / "mooring.toml"
     config.write_text("[supervisor]\nrestart_budget = 1\nrestart_window = 600\n")
     service = await start_service("--config", str(config))
-    kept = (await service.open(echo.url, reconnect=SLOW, whenDown="queue"))["id"]
+    kept = (await service.open(echo.url, reconnect=STAYS_DOWN, whenDown="queue"))["id"]
     for _ in range(2):
         await status_of(service, kept, "Connected")
         os.kill(await _pid(service), signal.SIGKILL)

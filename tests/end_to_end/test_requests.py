@@ -12,7 +12,7 @@ import pytest
 from aiohttp import WSMsgType, web
 
 from tests.conftest import RunningService, wait_for
-from tests.end_to_end.test_kept import status_of
+from tests.end_to_end.test_kept import STAYS_DOWN, status_of
 
 
 class Answering:
@@ -106,7 +106,7 @@ async def test_a_reply_that_never_comes_and_one_that_is_late(service: RunningSer
 async def test_what_has_no_requests_or_no_socket_is_told_so(service: RunningService, peer: Answering) -> None:
     plain = (await service.open(peer.url))["id"]
     assert (await ask(service, plain, {}, 422))["type"].endswith(":no-requests")
-    kept = (await service.open(peer.url, requests="jsonrpc", reconnect={"minDelay": 60}, whenDown="queue"))["id"]
+    kept = (await service.open(peer.url, requests="jsonrpc", reconnect=STAYS_DOWN, whenDown="queue"))["id"]
     assert (await ask(service, kept, [], 422))["errors"][0]["pointer"] == ""
     assert (await ask(service, kept, {}, 422, "?timeout=0"))["errors"][0]["pointer"] == "query:timeout"
     await peer.sockets[-1].close()

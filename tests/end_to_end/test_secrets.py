@@ -20,7 +20,7 @@ CANARY = "canary-d41d8cd98f00"
 async def read_again(service: RunningService, words: str = "were read again") -> None:
     before = service.log().count(words)
     service.process.send_signal(signal.SIGHUP)
-    await wait_for(lambda: service.log().count(words) > before, 5, words)
+    await wait_for(lambda: service.log().count(words) > before, what=words)
 
 
 def everything(service: RunningService) -> str:
@@ -75,16 +75,16 @@ async def test_a_secret_is_on_the_wire_alone_and_read_again_for_each_attempt(
         record = await service.record(opened["id"])
         return record["down"] and record["down"]["errors"]
 
-    errors = await wait_for(down, 5)
+    errors = await wait_for(down)
     assert errors[0]["errCode"] == 113 and "token cannot be read" in errors[0]["message"]
     (tmp_path / "token").write_text(f"{CANARY}-3\n")
-    await wait_for(lambda: len(echo.peers) == 3, 5)
+    await wait_for(lambda: len(echo.peers) == 3)
     assert echo.peers[2].headers["Authorization"] == f"Bearer {CANARY}-3"
     async with service.client.get("/metrics") as response:
         assert CANARY not in await response.text()
     assert CANARY not in everything(service)
     os.kill(service.worker_pids()[0], signal.SIGKILL)
-    await wait_for(lambda: len(echo.peers) == 4, 10)
+    await wait_for(lambda: len(echo.peers) == 4)
     assert echo.peers[3].headers["Authorization"] == f"Bearer {CANARY}-3", "its next process fills it, too"
     assert CANARY not in everything(service)
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
+import re
+import sqlite3
 import subprocess
 import tarfile
 from pathlib import Path
@@ -11,7 +14,7 @@ import pytest
 
 from tests.conftest import ROOT, RunningService, StartService, wait_for
 from tests.end_to_end.with_user_code import call, open_with, options, seen_by
-from tests.servers import EchoServer
+from tests.servers import EchoServer, RawConnection, RawServer, frame
 
 BEFORE = "e0c91a5382e9a3a003956a4d4d418215d6907d22"  # the last commit before the rooms
 
@@ -110,3 +113,62 @@ async def test_workers_of_todays_program_are_adopted_by_the_service_before(
     assert await service.call("DELETE", "/v1/workers/new") == {"discarded": 0, "closed": 1}
     kinds = [event["kind"] for event in await service.events(record["id"], until="onTerminate")]
     assert kinds.count("onTerminate") == 1 and kinds[-1] == "onTerminate"
+
+
+async def _ends(service: RunningService, url: str) -> None:
+    """Have connections end in every way that is not an order to come back: lost, closed with a code, refused, told to."""
+    for number in range(5):
+        opened = await service.open(f"{url}{number}")
+        if number == 4:
+            await service.call("DELETE", f"/v1/connections/{opened['id']}?code=4000&reason=enough")
+        await service.events(opened["id"], until="onTerminate")
+    assert (await service.open("ws://127.0.0.1:1/", 502))["errors"][0]["errCode"] == 102
+
+
+async def _script(connection: RawConnection) -> None:
+    await connection.accept(after=frame(1, "one, zwölf".encode()))
+    how = connection.request_line.split()[1][1:]
+    await asyncio.sleep(0.05)  # so that the message is read by itself
+    match how:
+        case "0":
+            connection.reset()
+        case "1":
+            connection.writer.close()  # the end of the stream, and no close frame
+        case "2":
+            connection.writer.write(frame(8, (1012).to_bytes(2, "big") + b"a new version"))
+            await connection.read_close()
+        case "3":
+            connection.writer.write(frame(1, b"\xff"))  # what is not valid ends it by us
+            await connection.read_close()
+        case _:
+            await connection.read_close()
+
+
+def _bodies(journal: Path) -> list[bytes]:
+    """Return what the journal holds of connections, each with its kind, as it stands there but for times and the server's port."""
+    with sqlite3.connect(journal) as opened:
+        rows = opened.execute("SELECT kinds, bodies FROM batches ORDER BY first").fetchall()
+    found = []
+    for kinds, bodies in rows:
+        for kind, body in zip(kinds, bodies.split(b"\n"), strict=True):
+            if b'"connection":' in body:
+                found.append(b"%d %b" % (kind, re.sub(rb'"time":"[^"]*"', b'"time":""', body)))
+    return found
+
+
+async def test_what_is_not_kept_stands_in_the_journal_byte_for_byte_as_the_program_before_wrote_it(
+    start_service: StartService, before: Path
+) -> None:  # kept connections, 1
+    written = []
+    theirs_first = {"before": {"PYTHONPATH": f"{before}/workers:{before}/service:{before}/api"}, "today": {}}
+    for name, env in theirs_first.items():
+        service = await start_service(name=name, env=env)
+        async with RawServer(_script) as server:
+            await _ends(service, server.url)
+        await service.stop()
+        written.append(_bodies(service.state_dir / "journal.db"))
+    theirs, ours = written
+    assert len(ours) == 5 * 3 + 3 + 2, (
+        ours
+    )  # the two that are cut and the invalid one have an onError, the one that fails no onOpen
+    assert ours == theirs

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import random
 from pathlib import Path
 
 import apsw
+import pytest
 
 from mooring.events import Kind
 from mooring_service.config import JournalConfig
-from mooring_service.feed import Feed
+from mooring_service.feed import Feed, Selection
 from mooring_service.journal.batch import Append, EventFilter
 from mooring_service.journal.sqlite import SqliteJournal
+from tests.conftest import rounds
 
 
 async def test_a_search_that_finds_nothing_says_so_in_time_and_goes_on_where_it_was(tmp_path: Path) -> None:
@@ -37,3 +41,50 @@ async def test_a_search_that_finds_nothing_says_so_in_time_and_goes_on_where_it_
         assert len(places) > 2, "a heartbeat is due while it still searches"
         assert places == sorted(set(places))
     await journal.stop()
+
+
+@rounds(1, 20)
+async def test_pages_from_the_start_begin_with_an_event_that_is_kept_while_the_oldest_are_dropped(
+    rounds: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mooring_service.journal.writer.PRUNE_EVERY_S", 0.0)
+    for seed in range(rounds):
+        print(f"seed {seed}")
+        chosen = random.Random(seed)
+        journal = SqliteJournal(tmp_path / f"{seed}.db", JournalConfig(max_events=100))
+        feed = Feed(journal, ring_bytes=2_000)  # most pages are read from the file
+        await journal.start(feed.publish, lambda failure: None)
+        await journal.append_waiting(messages(1))
+        done = asyncio.Event()
+
+        async def read_pages(journal: SqliteJournal = journal, feed: Feed = feed, done: asyncio.Event = done) -> int:
+            pages = 0
+            while not done.is_set():
+                first = journal.first
+                with feed.subscribe(EventFilter(), "start", "start", brief=True) as subscription:
+                    (oldest, *_) = await subscription.take_more()
+                assert isinstance(oldest, Selection), "there is no gap before what is the oldest"
+                assert first <= oldest.batch.first
+                assert oldest.batch.last <= subscription.cursor <= feed.last
+                pages += 1
+                await asyncio.sleep(0)
+            return pages
+
+        async with asyncio.TaskGroup() as tasks:
+            reading = [tasks.create_task(read_pages()) for _ in range(2)]
+            for _ in range(400):
+                journal.append(messages(chosen.choice((1, 5, 40, 60, 101))))
+                if chosen.random() < 0.5:
+                    await asyncio.sleep(chosen.random() * 0.003)
+            done.set()
+        assert all(task.result() for task in reading)
+        await journal.stop()
+
+
+def messages(count: int) -> Append:
+    return Append(
+        worker="w",
+        connections=bytes(8) * count,
+        kinds=bytes((Kind.onMessage,)) * count,
+        bodies=b"\n".join([b"{}"] * count),
+    )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from aiohttp import web
 
 from mooring.dial_options import ProxySettings
 from mooring.errors import WorkerTooOld
@@ -19,6 +20,7 @@ from mooring_service.journal.memory import MemoryJournal
 from mooring_service.opening import OpenError
 from mooring_service.service import Service
 from tests.conftest import ROOT
+from tests.scripted import Scripted
 from tests.servers import EchoServer
 
 
@@ -44,6 +46,27 @@ async def test_what_the_worker_does_not_come_to_in_time_is_given_up_and_never_op
         held.unlink()
         await service.workers.call("main", "pid", [])  # the context has come past it
         assert echo.peers == []
+    finally:
+        await service.stop()
+
+
+async def test_a_handlers_recipe_has_its_own_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def thinks(server: Scripted, socket: web.WebSocketResponse) -> None:
+        text = await server.hear(socket)
+        await asyncio.sleep(1.5)  # the request, which names no recipe, has had its time by then
+        await socket.send_str(f"welcome {text}")
+        await server.listen(socket)
+
+    monkeypatch.setattr(opening, "SILENT_S", 0.2)
+    config = Config(handlers={"h": "tests.end_to_end.recipe_code:Renews"})
+    service = Service(config, tmp_path, MemoryJournal(JournalConfig(store="memory")), app_dirs=[str(ROOT)])
+    await service.start()
+    try:
+        await service.workers.start("main")
+        async with Scripted(thinks) as server:
+            request = ConnectionRequest(url=server.url, handler=HandlerRequest(name="h"), connect_timeout=0.5)
+            begun = await service.connections.open(request)
+            assert (await asyncio.wait_for(begun.done, 15)).status == "Connected"
     finally:
         await service.stop()
 

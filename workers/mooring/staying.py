@@ -19,6 +19,7 @@ class Reconnect(
     msgspec.Struct,
     frozen=True,
     kw_only=True,
+    omit_defaults=True,
     rename={
         "min_delay_s": "minDelay",
         "max_delay_s": "maxDelay",
@@ -29,7 +30,7 @@ class Reconnect(
         "retry_statuses": "retryStatuses",
     },
 ):
-    """The effective ``reconnect``, as the record shows it. What each default is for stands beside it."""
+    """The effective ``reconnect``. What each default is for stands beside it; stored and told are only the others."""
 
     min_delay_s: float = 1.0  # alone, a lost connection is back in half a second; the limiter is for the storm
     max_delay_s: float = 60.0  # a server that returns has everybody back within a minute

@@ -92,7 +92,7 @@ async def _await_end_of_dial(api: Api, connection: int, wanted: ConnectionReques
     record = await api.service.connections.until(
         connection,
         lambda record: record.status != STATUS_CONNECTING or _goes_on(record),
-        api.service.connections.open_timeout_s(wanted) + 5,
+        api.service.connections.open_timeout_s(connection, wanted) + 5,
     )
     if record.opened_at is None and not _goes_on(record):
         detail = record.errors[0].message if record.errors else "the dial has not ended"

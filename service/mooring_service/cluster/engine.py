@@ -120,8 +120,7 @@ class Link:
         """Connect, or raise what nats-py, the resolver or the kernel says (`reason` says it better)."""
 
         async def ended() -> None:
-            if not self.gone.done():
-                self.gone.set_result(None)
+            self.end()
 
         async def failed(exc: Exception) -> None:
             self.reason = str(exc) or type(exc).__name__
@@ -150,12 +149,29 @@ class Link:
         )
         await asyncio.wait_for(connecting, 2 * CONNECT_TIMEOUT_S)
 
-    async def close(self) -> None:
-        """End it, within a second; whoever waits for an answer gets none."""
+    async def ended(self) -> None:
+        """Wait until it has ended.
+
+        nats-py does not tell each end: where the last write to a broken socket fails in its own closing, it is closed and calls nobody.
+        """
+        while not self.client.is_closed and not self.gone.done():
+            await asyncio.wait({self.gone}, timeout=PING_INTERVAL_S)
+        self.end()
+
+    def end(self) -> None:
+        """It has ended: whoever waits for an answer gets none."""
         if not self.gone.done():
             self.gone.set_result(None)
+
+    async def close(self) -> None:
+        """End it, within a second."""
+        self.end()
         with contextlib.suppress(nats.errors.Error, OSError, asyncio.TimeoutError):
             await asyncio.wait_for(self.client.close(), CLOSE_TIMEOUT_S)
+        # Where its own closing has failed (see `ended`), the tasks of its subscriptions wait for ever.
+        for subscription in self.client._subs.values():
+            if subscription._wait_for_msgs_task is not None:
+                subscription._wait_for_msgs_task.cancel()
 
 
 class Engine:
@@ -208,7 +224,7 @@ class Engine:
             self.server = str(link.client.connected_server_version or "").removeprefix("<nats server v").rstrip(">")
             self.up.set()
             log.info("linked to the engine at %s (%s)", url, self.server)
-            await link.gone
+            await link.ended()
             self.failure = f"{url}: the link is gone"
             log.warning("the link to the engine at %s is gone", url)
             return True
@@ -232,42 +248,47 @@ class Engine:
             Unknown: If no answer came in time, or the link ended first.
             Refused: If it can never be sent.
         """
-        link = self.link
-        if link is None:
-            raise Down(self.failure)
-        asked = asyncio.ensure_future(link.client.request(subject, data, timeout=timeout_s, headers=headers))
         try:
-            # nats-py lets what is under way when its link ends run into the timeout.
-            await asyncio.wait({asked, link.gone}, return_when=asyncio.FIRST_COMPLETED)
-            if not asked.done():
-                raise Unknown("the link ended before the answer")
-            return bytes(asked.result().data)
+            answer = await self._on_link(
+                lambda client: client.request(subject, data, timeout=timeout_s, headers=headers)
+            )
         except nats.errors.NoRespondersError:
             raise Down(f"nobody answers on {subject}") from None
         except nats.errors.MaxPayloadError:
             raise Refused(f"a message of {len(data)} bytes is larger than the engine takes") from None
-        except nats.errors.ConnectionClosedError:
-            raise Down("the link is gone") from None
         except (TimeoutError, nats.errors.Error, OSError) as exc:
             raise Unknown(str(exc) or "no answer in time") from None
-        finally:
-            if not asked.done():
-                asked.cancel()
-            await asyncio.gather(asked, return_exceptions=True)
+        return bytes(answer.data)
 
     async def publish(self, subject: str, data: bytes, reply: str = "") -> None:
         """Send without an answer.
 
         Raises:
             Down: If there is no link.
+            Unknown: If the link ended meanwhile.
         """
+        try:
+            await self._on_link(lambda client: client.publish(subject, data, reply=reply))
+        except (nats.errors.Error, OSError) as exc:
+            raise Down(str(exc)) from None
+
+    async def _on_link(self, work: Callable[[nats.NATS], Awaitable[Any]]) -> Any:
+        """Do something on the link, for as long as that lasts: nats-py lets what is under way when its link ends wait on."""
         link = self.link
         if link is None:
             raise Down(self.failure)
+        doing = asyncio.ensure_future(work(link.client))
         try:
-            await link.client.publish(subject, data, reply=reply)
-        except (nats.errors.Error, OSError) as exc:
-            raise Down(str(exc)) from None
+            await asyncio.wait({doing, link.gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not doing.done():
+                raise Unknown("the link ended before the answer")
+            return doing.result()
+        except nats.errors.ConnectionClosedError:
+            link.end()
+            raise Down("the link is gone") from None
+        finally:
+            doing.cancel()
+            await asyncio.gather(doing, return_exceptions=True)
 
     async def api(
         self, verb: str, body: dict[str, Any] | None = None, timeout_s: float = ASK_TIMEOUT_S

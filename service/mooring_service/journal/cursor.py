@@ -11,9 +11,10 @@ MAX_CURSOR_CHARS = 200
 
 
 class From(msgspec.Struct, frozen=True):
-    """Everything after `position`."""
+    """Everything after `position`; `oldest`: everything that is kept, from wherever it begins by the time it is read."""
 
     position: int
+    oldest: bool = False
 
 
 class Broken(msgspec.Struct, frozen=True):
@@ -29,7 +30,7 @@ def parse_cursor(text: str, *, epoch: str, first: int, last: int) -> From | Brok
     ``start`` is everything kept, ``now`` nothing that is there already, otherwise an event's id: ``<epoch>-<position>``.
     """
     if text == "start":
-        return From(first - 1)
+        return From(first - 1, oldest=True)
     if text == "now":
         return From(last)
     match = _ID.match(text) if len(text) <= MAX_CURSOR_CHARS else None

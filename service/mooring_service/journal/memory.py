@@ -15,7 +15,7 @@ from mooring_service.journal.batch import Append, Batch, EventFilter
 from mooring_service.journal.clock import AgeClock
 from mooring_service.journal.group import Group
 from mooring_service.journal.journal import Committed, JournalStats, Recovered, StoredAnswer, StoredHook
-from mooring_service.journal.retention import ANSWER_BYTES, ANSWERS_SHARE, PRUNE_EVERY_S, PRUNE_IDLE_S
+from mooring_service.journal.retention import ANSWER_BYTES, ANSWERS_SHARE, PRUNE_EVERY_S, PRUNE_IDLE_S, is_too_old
 
 log = logging.getLogger("mooring.journal")
 
@@ -110,12 +110,12 @@ class MemoryJournal:
             if oldest is None:
                 break
             self._forget(oldest)
-        oldest_ms = time_ms - int(config.max_age * 1000)
         batches = self._batches
+        # The newest may be above a bound by itself: without it nothing would be kept.
         while batches and (
-            self._last - self._first + 1 > config.max_events
-            or self._bytes + self._answer_bytes > config.max_bytes
-            or batches[0].time_ms < oldest_ms
+            is_too_old(batches[0].time_ms, config, time_ms)
+            or (len(batches) > 1 and self._last - self._first + 1 > config.max_events)
+            or (len(batches) > 1 and self._bytes + self._answer_bytes > config.max_bytes)
         ):
             gone = batches.popleft()
             self._bytes -= gone.size

@@ -68,12 +68,17 @@ def prune(connection: apsw.Connection, marks: Marks, config: JournalConfig, now_
 
 
 def above_bounds(marks: Marks, config: JournalConfig, now_ms: int) -> bool:
-    """Say whether the oldest batch has to go."""
+    """Say whether the oldest batch has to go; the newest of all only goes when it is too old."""
     return (
         marks.next_position - marks.first > config.max_events
         or marks.total_bytes - marks.gone_bytes + marks.answer_bytes > config.max_bytes
-        or (marks.oldest_ms is not None and marks.oldest_ms < now_ms - int(config.max_age * 1000))
+        or (marks.oldest_ms is not None and is_too_old(marks.oldest_ms, config, now_ms))
     )
+
+
+def is_too_old(time_ms: int, config: JournalConfig, now_ms: int) -> bool:
+    """Say whether what was written at `time_ms` has to go for its age."""
+    return time_ms < now_ms - int(config.max_age * 1000)
 
 
 def _prune_batches(connection: apsw.Connection, marks: Marks, config: JournalConfig, now_ms: int, upto: int) -> bool:
@@ -88,6 +93,8 @@ def _prune_batches(connection: apsw.Connection, marks: Marks, config: JournalCon
         left.oldest_ms = time_ms
         if not above_bounds(left, config, now_ms):
             break
+        if last + 1 == marks.next_position and not is_too_old(time_ms, config, now_ms):
+            break  # a batch that is by itself above a bound: without it nothing would be kept
         if last > upto or count == PRUNE_BATCHES or left.gone_bytes - marks.gone_bytes >= PRUNE_BYTES:
             more = True
             break

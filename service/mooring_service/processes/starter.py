@@ -63,6 +63,7 @@ class Starter:
             settings.max_pending_requests,
             settings.recipes,
             settings.functions,
+            settings.in_memory,
         )
 
     async def start(self, slot: Slot) -> None:

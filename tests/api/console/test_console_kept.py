@@ -8,10 +8,8 @@ from playwright.async_api import expect
 
 from tests.api.console.test_console import Opened, opened, pytestmark, texts, visit  # noqa: F401  # a fixture is named
 from tests.conftest import RunningService
-from tests.end_to_end.test_kept import status_of
+from tests.end_to_end.test_kept import STAYS_DOWN, status_of
 from tests.servers import EchoServer
-
-SLOW = {"minDelay": 3600, "maxDelay": 3600}
 
 
 async def test_one_that_is_down_says_until_when_and_why_and_can_be_dialled_or_stopped(
@@ -20,7 +18,7 @@ async def test_one_that_is_down_says_until_when_and_why_and_can_be_dialled_or_st
     echo: EchoServer,
 ) -> None:
     page = await visit(opened, service)
-    kept = (await service.open(echo.url, reconnect=SLOW))["id"]
+    kept = (await service.open(echo.url, reconnect=STAYS_DOWN))["id"]
     await service.open(echo.url)
     await echo.sockets[0].close(code=1001, message=b"deploying")
     await status_of(service, kept, "Reconnecting")
@@ -70,7 +68,7 @@ async def test_one_that_has_never_been_ready_says_so_and_its_last_error(
     service: RunningService,
 ) -> None:
     page = await visit(opened, service)
-    await service.open("ws://127.0.0.1:1/", 202, reconnect={"first": "retry", **SLOW})
+    await service.open("ws://127.0.0.1:1/", 202, reconnect={"first": "retry", **STAYS_DOWN})
     await page.locator("#connections .row", has_text="Connecting 2nd in ").click()
     words = page.locator("#detail-words")
     await expect(words).to_contain_text("It has not been ready yet. Last error: 127.0.0.1:1 refused the connection.")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import random
 import signal
 
 import pytest
@@ -12,11 +14,21 @@ from mooring_service.cluster.engine import Answer, Conflict, Down, Engine, Engin
 from tests.cluster_kit.nodes import THREE, running_engine
 from tests.cluster_kit.proxy import Proxies
 from tests.cluster_kit.servers import EngineServers
-from tests.conftest import wait_for
+from tests.conftest import rounds, wait_for
 
 
 async def stream(engine: Engine, cluster: str) -> tuple[str, str]:
     assert await objects.create(engine, cluster, THREE)
+
+    async def is_heard() -> bool:  # each server hears a moment later that somebody listens to these subjects
+        try:
+            return (
+                await engine.put(objects.stream_name(cluster), objects.subject_of(cluster, "first"), b"", 0) is not None
+            )
+        except Down:
+            return False
+
+    await wait_for(is_heard)
     return objects.stream_name(cluster), objects.subject_of(cluster, "a")
 
 
@@ -37,7 +49,7 @@ async def test_a_message_goes_in_behind_the_one_that_it_names_and_only_there(eng
     assert stored is not None
     assert stored.data == b"one"
     assert await engine.read(name, other + 1) is None
-    assert await objects.bounds(engine, cluster_name) == (first, other)
+    assert await objects.bounds(engine, cluster_name) == (first - 1, other)
 
 
 async def test_a_put_into_another_stream_than_the_one_it_means_is_refused(engine: Engine, cluster_name: str) -> None:
@@ -108,3 +120,31 @@ async def test_the_next_server_is_dialled_when_one_is_killed(servers: EngineServ
         assert engine.url == servers.urls[0]
         servers.kill(0, signal.SIGKILL)
         await wait_for(lambda: engine.link is not None and engine.url != servers.urls[0], 10)
+
+
+@rounds(4, 40)
+@pytest.mark.timeout(40)
+async def test_a_link_that_breaks_under_load_is_dialled_anew(servers: EngineServers, rounds: int) -> None:
+    ways = Proxies(servers.ports[:1])
+    flooded = asyncio.Event()
+
+    async def flood(engine: Engine) -> None:
+        while not flooded.is_set():  # nats-py swallows a cancellation
+            with contextlib.suppress(EngineError):
+                for _ in range(50):
+                    await engine.publish("nobody.listens", bytes(50_000))
+            await asyncio.sleep(0)
+
+    try:
+        async with running_engine(ways.urls, "a") as engine:
+            flooding = asyncio.create_task(flood(engine))
+            for number in range(rounds):
+                link = await wait_for(lambda: engine.link)
+                await asyncio.sleep(random.uniform(0, 0.05))
+                ways.cut()
+                await wait_for(lambda: engine.link not in (link, None), 20, f"another link after cut {number}")  # noqa: B023
+            flooded.set()
+            await flooding
+        await wait_for(lambda: len(asyncio.all_tasks()) == 1, 20, "no task of a broken link is left")
+    finally:
+        ways.close()

@@ -54,10 +54,21 @@ async def holds(engine: Engine, cluster: str, nodes: dict[str, Node], at_least: 
     assert len(rows) == sum(sum(node.sequences.values()) for node in nodes.values())
 
 
-async def progress(nodes: dict[str, Node], timeout_s: float = 40.0) -> None:
-    """Wait until each node has something acknowledged that was not before."""
+async def progress(nodes: dict[str, Node], timeout_s: float = 90.0) -> None:
+    """Wait until each node has something acknowledged that was not before: an election takes 5 to 8 s, on a busy machine more."""
     before = {name: node.cluster.chain.messages for name, node in nodes.items()}
-    await wait_for(lambda: all(node.cluster.chain.messages > before[name] for name, node in nodes.items()), timeout_s)
+
+    def stuck() -> list[str]:
+        return [name for name, node in nodes.items() if node.cluster.chain.messages == before[name]]
+
+    def told(name: str) -> str:
+        chain, engine = nodes[name].cluster.chain, nodes[name].cluster.engine
+        return f"{name}: {chain.state.state.name}, {chain.refusal or 'no refusal'}, link {engine.url} {engine.failure or 'up'}, {nodes[name].refusals}"
+
+    try:
+        await wait_for(lambda: not stuck(), timeout_s)
+    except AssertionError:
+        pytest.fail(f"no progress within {timeout_s} s at {[told(name) for name in stuck()]}")
 
 
 @rounds(1, 20)

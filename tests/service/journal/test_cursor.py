@@ -12,7 +12,7 @@ from mooring_service.journal.cursor import Broken, From, parse_cursor
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("start", From(4)),
+        ("start", From(4, oldest=True)),
         ("now", From(20)),
         ("e1-4", From(4)),
         ("e1-20", From(20)),

@@ -20,6 +20,7 @@ from mooring_service.journal.batch import Append, Batch, EventFilter
 from mooring_service.journal.journal import Committed, Journal, Recovered
 from mooring_service.journal.memory import MemoryJournal
 from mooring_service.journal.sqlite import SqliteJournal
+from tests.conftest import wait_for
 
 EVERYTHING = EventFilter()
 
@@ -185,6 +186,26 @@ async def test_old_events_go_above_each_bound_and_the_rest_reads_on(
     for events in (EVERYTHING, EventFilter(connections=frozenset((3,)))):
         assert await read_all(journal, events, after=journal.first - 1) == kept
         assert await read_all(journal, events, after=journal.first - 2) == [], "what is gone is not passed over"
+    await journal.stop()
+
+
+@pytest.mark.parametrize("store", ["sqlite", "memory"])
+@pytest.mark.parametrize("bound", [{"max_events": 50}, {"max_bytes": 5_000}])
+async def test_what_is_by_itself_above_a_bound_is_kept_until_there_is_more(
+    store: str, bound: dict[str, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mooring_service.journal.writer.PRUNE_EVERY_S", 0.0)
+    opened = await make(store, tmp_path, **bound).start()
+    journal = opened.journal
+    await journal.append_waiting(run_of(3, 5, size=200))
+    await journal.append_waiting(run_of(3, 60, size=200))
+    await wait_for(lambda: journal.first == 6, what="the older ones are dropped")
+    for _ in range(5):
+        await journal.append_waiting(Append())  # each is followed by a look at what has to go
+    assert await read_all(journal, EVERYTHING, after=journal.first - 1) == list(range(6, 66))
+    await journal.append_waiting(run_of(3, 5, size=200))
+    await wait_for(lambda: journal.first == 66, what="it goes, now that there is more")
+    assert await read_all(journal, EVERYTHING, after=journal.first - 1) == list(range(66, 71))
     await journal.stop()
 
 

@@ -52,7 +52,7 @@ def _bytes_each(*, kept: bool) -> float:
         tracemalloc.stop()
 
 
-def test_one_that_stays_costs_less_than_a_kibibyte_more() -> None:  # 45
+def test_one_that_stays_costs_three_quarters_of_a_kibibyte_more() -> None:  # 45; the fourth is the service's
     more = _bytes_each(kept=True) - _bytes_each(kept=False)
     print(f"{more:.0f} bytes")
-    assert more <= 1024
+    assert more <= 768

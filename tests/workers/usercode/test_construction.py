@@ -7,12 +7,23 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, Literal
 
 import pytest
 
 from mooring.errors import ErrCode
 from mooring.events import Kind
-from mooring.link.messages import Open, Opened, OpenFailed, OpenInvalid, Terminate, TerminateDone
+from mooring.link.messages import (
+    Open,
+    Opened,
+    OpenFailed,
+    OpenInvalid,
+    Reconnect,
+    ReconnectDone,
+    Terminate,
+    TerminateDone,
+)
+from mooring.link.messages_sent import DropQueue, QueueDropped, Send, SendFailed, SendQueued
 from mooring.options import ConnectionRequest, HandlerRequest
 from mooring.process.commands import obey
 from mooring.process.runtime import Runtime
@@ -40,6 +51,10 @@ class Patient(Quick):
     connect_timeout = 20
 
 
+class Thorough(Patient):
+    recipe = {"opening": [{"send": "a", "expect": "a", "timeout": 60}, {"send": "b", "expect": "b", "timeout": 7}]}
+
+
 @contextmanager
 def blocked(runtime: Runtime) -> Iterator[threading.Event]:
     """Keep the context busy until the event is set, at the latest until the end."""
@@ -51,7 +66,7 @@ def blocked(runtime: Runtime) -> Iterator[threading.Event]:
         released.set()
 
 
-def _open(runtime: Runtime, url: str, handler: str, **options: float) -> float:
+def _open(runtime: Runtime, url: str, handler: str, **options: Any) -> float:
     """Have connection 1 opened for request 7; return when."""
     made.clear()
     request = ConnectionRequest(url=url, handler=HandlerRequest(handler), **options)
@@ -174,3 +189,77 @@ async def test_an_open_whose_handler_is_made_at_once_is_not_kept_from_its_dial(e
     async with bare_worker(service) as runtime:
         _open(runtime, echo.url, "Quick", connect_timeout=5)
         assert isinstance(await _answer(service), Opened)
+
+
+QUEUES: dict[str, Any] = {"reconnect": True, "when_down": "queue"}
+
+
+class Cannot:
+    def __init__(self) -> None:
+        raise RuntimeError("no")
+
+
+def _send(runtime: Runtime, request: int, text: str, when_down: Literal["fail", "queue"] | None = None) -> None:
+    obey(runtime, Send(request, 1, False, [text.encode()], when_down=when_down))
+
+
+async def test_messages_wait_for_a_handler_as_for_a_socket(echo: EchoServer) -> None:
+    service = Service()
+    async with bare_worker(service) as runtime:
+        with blocked(runtime):
+            _open(runtime, echo.url, "Quick", **QUEUES)
+            _send(runtime, 8, "one")
+            _send(runtime, 9, "two")
+            _send(runtime, 10, "never", when_down="fail")
+            one, two, never = service.answers
+            assert isinstance(one, SendQueued) and (one.queue_id, one.bytes) == (1, 3)
+            assert isinstance(two, SendQueued) and two.queue_id == 2 and two.after == runtime.outbox.number
+            assert never == SendFailed(10, 0, "Connecting")
+            kept = service.frames[-1].updates[-1].kept
+            assert kept is not None and (kept.queued_messages, kept.queued_bytes, kept.queue_id) == (2, 6, 2)
+            assert runtime.held()[0].update == service.frames[-1].updates[-1], "an adopting service hears of them"
+        await wait_for(lambda: echo.peers and echo.peers[0].received == ["one", "two"])
+        assert runtime.metrics.queued_messages == 0
+
+
+@pytest.mark.parametrize("how", ["terminated", "cannot be made", "too late"])
+async def test_what_has_waited_for_a_handler_in_vain_is_told(echo: EchoServer, how: str) -> None:
+    service = Service()
+    async with bare_worker(service) as runtime:
+        with blocked(runtime) as released:
+            handler = "Cannot" if how == "cannot be made" else "Quick"
+            timeouts = {"connect_timeout": 0.3} if how == "too late" else {}
+            _open(runtime, echo.url, handler, **QUEUES, **timeouts)
+            _send(runtime, 8, "kept")
+            obey(runtime, DropQueue(9, 1))
+            dropped = service.answers[-1]
+            assert isinstance(dropped, QueueDropped) and (dropped.messages, dropped.bytes) == (1, 4)
+            _send(runtime, 10, "lost")
+            if how == "terminated":
+                obey(runtime, Terminate(11, 1))
+            elif how == "cannot be made":
+                released.set()
+            await wait_for(lambda: Kind.onTerminate in _events(service))
+        assert _events(service) == [Kind.onUnsent, Kind.onUnsent, Kind.onError, Kind.onTerminate]
+        assert [answer for answer in service.answers if isinstance(answer, OpenFailed)]
+        assert echo.handshakes == 0
+
+
+async def test_who_asks_for_a_new_socket_meanwhile_gets_the_first(echo: EchoServer) -> None:
+    service = Service()
+    async with bare_worker(service) as runtime:
+        with blocked(runtime):
+            _open(runtime, echo.url, "Quick", reconnect=True)
+            obey(runtime, Reconnect(8, 1))
+            assert service.answers == [ReconnectDone(8, 0, "Connecting")]
+        await wait_for(lambda: echo.peers)
+        assert echo.handshakes == 1
+
+
+async def test_the_record_says_how_long_an_attempt_takes_as_its_handler_wants_it(echo: EchoServer) -> None:
+    service = Service()
+    async with bare_worker(service) as runtime:
+        _open(runtime, echo.url, "Thorough")
+        await wait_for(lambda: any(isinstance(answer, Opened) for answer in service.answers))
+        (created,) = [created for frame in service.frames for created in frame.created]
+        assert 86 < created.attempt_s <= 20 + 60 + 7, "connectTimeout less what the making took, and both steps"

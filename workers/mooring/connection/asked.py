@@ -23,7 +23,7 @@ from mooring.connection.requests import Protocol, compile_requests
 from mooring.connection.shipped import read_preset, shipped_presets
 from mooring.errors import Invalid, InvalidRequest
 from mooring.handler_options import blame_handler, merge
-from mooring.kept_options import RecipeRequest, RequestsRequest
+from mooring.kept_options import RecipeRequest, ReconnectRequest, RequestsRequest
 from mooring.link.record import AskedCreated
 from mooring.options import ConnectionOptions, ConnectionRequest, check_request, effective
 
@@ -34,10 +34,14 @@ RECIPES = Recipes()
 
 
 class Known(msgspec.Struct, frozen=True):
-    """What of the configuration a recipe may name: ``[recipes]`` (name → path) and ``[functions]`` (name → ``module:attribute``)."""
+    """What of the configuration a recipe may name: ``[recipes]`` (name → path) and ``[functions]`` (name → ``module:attribute``).
+
+    `in_memory`: so is the journal: nothing can persist.
+    """
 
     recipes: Mapping[str, str] = {}
     functions: Mapping[str, str] = {}
+    in_memory: bool = False
 
 
 NOTHING = Known()
@@ -53,6 +57,7 @@ def resolve(request: ConnectionRequest, handler: object | None = None, known: Kn
     merged = merge(request, handler)
     wrong = check_request(merged, fills=renews)
     filled, of_fragment = expand(merged, known, wrong)
+    wrong += _persisted_nowhere(filled, known)
     if not wrong:
         compile_asked(filled, wrong, known, of_fragment=of_fragment, handler_renews=renews)
     if wrong:
@@ -68,11 +73,18 @@ def check_asked(request: ConnectionRequest, known: Known) -> list[Invalid]:
     fills = request.handler is not None
     wrong = check_request(request, fills=fills)
     filled, of_fragment = expand(request, known, wrong)
+    wrong += _persisted_nowhere(filled, known)
     if fills and filled.reconnect is UNSET:
         filled = msgspec.structs.replace(filled, reconnect=True)  # the handler may say so
     if not wrong:
         compile_asked(filled, wrong, known, of_fragment=of_fragment, handler_renews=fills)
     return wrong
+
+
+def _persisted_nowhere(request: ConnectionRequest, known: Known) -> list[Invalid]:
+    if known.in_memory and isinstance(request.reconnect, ReconnectRequest) and request.reconnect.persist is True:
+        return [Invalid("/reconnect/persist", "journal.store is memory: nothing outlives the service")]
+    return []
 
 
 def check_clocks(options: ConnectionOptions, changes: Changes) -> tuple[ConnectionOptions, list[Invalid]]:

@@ -110,16 +110,15 @@ class Downtime:
     """
 
     __slots__ = (
-        "_gap_from_us", "_loss", "_message_at_us", "_ms", "_resumed", "_since_us", "attempts", "began_at", "heard_at_us",
-        "last_s",
-        "recorded_at_us", "restarted", "total_us",
+        "_gap_from_us", "_loss", "_message_at_us", "_resumed", "_since_us", "attempts", "began_at", "heard_at_us",
+        "last_s", "recorded_at_us", "restarted", "total_us",
     )  # fmt: skip
 
     def __init__(self, since_us: int, now: float) -> None:
         self._since_us = since_us
         self.began_at = now
         self._loss: Loss | None = None
-        self._ms = self.last_s = 0.0
+        self.last_s = 0.0
         self._resumed: bool | None = None
         self._gap_from_us: int | None = None
         self._message_at_us: int | None = None
@@ -179,7 +178,6 @@ class Downtime:
         """A socket is ready; `resumed`: the server goes on where it was, None where nobody can tell."""
         self._resumed = resumed
         self.last_s = now - self.began_at
-        self._ms = round(self.last_s * 1000, 3)
         if self._gap_from_us is not None:
             self.total_us += round((now - self.began_at) * 1e6)
 
@@ -206,7 +204,7 @@ class Downtime:
             socket=socket,
             protocol=protocol,
             down_since=rfc3339(self._since_us),
-            down_ms=self._ms,
+            down_ms=round(self.last_s * 1000, 3),
             attempts=self.attempts,
             gap_from=_text(self._gap_from_us),
             lost=0 if self._resumed else None,

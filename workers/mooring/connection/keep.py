@@ -17,6 +17,7 @@ from mooring.staying import Reconnect
 
 MAX_RETRY_AFTER_S = 3_600.0  # a server that says "in two days" may be wrong, or back before
 NOT_AT_ONCE_N = 3  # 1013 and a bare 429 ask for time without saying how much (Pusher's "not at once")
+_NEVER = float("-inf")  # one object for all
 _MAX_EXPONENT = 40  # beyond the largest maxDelay for the smallest minDelay; 2.0**1024 would overflow
 
 _ENDS = frozenset(
@@ -148,7 +149,7 @@ class Keeper:
         self._was_refused = False  # a credential was renewed, and has not yet proved itself
         self._began_at = now
         self._ready_at = now
-        self._at_once_at = float("-inf")
+        self._at_once_at = _NEVER
 
     @property
     def gives_up_at(self) -> float:

@@ -38,11 +38,6 @@ class Queued(msgspec.Struct, frozen=True):
     expires_at: float
 
 
-_NO_MESSAGES: OrderedDict[int, Waiting] = OrderedDict()
-_NO_EXPIRIES: list[tuple[float, int]] = []
-_NONE_LAPSED: list[Waiting] = []
-
-
 class SendQueue:
     """The messages of one connection, in order.
 
@@ -54,10 +49,9 @@ class SendQueue:
 
     def __init__(self, first_id: int = 1) -> None:
         self._next_id = first_id
-        # Empty ones of all connections are the same, until the first message waits: most never have one.
-        self._messages = _NO_MESSAGES
-        self._by_expiry = _NO_EXPIRIES
-        self._lapsed = _NONE_LAPSED  # found too old when their turn came, and not yet told of
+        self._messages: OrderedDict[int, Waiting] = OrderedDict()
+        self._by_expiry: list[tuple[float, int]] = []
+        self._lapsed: list[Waiting] = []  # found too old when their turn came, and not yet told of
         self.bytes = 0
 
     @property
@@ -95,8 +89,6 @@ class SendQueue:
         too_many = len(self._messages) + len(payloads) > MAX_MESSAGES and room_bytes != math.inf
         if too_many or self.bytes + size > room_bytes:
             return None
-        if self._messages is _NO_MESSAGES:
-            self._messages, self._by_expiry, self._lapsed = OrderedDict(), [], []
         first, expires_at = self._next_id, now + ttl_s
         for payload in payloads:
             self._messages[self._next_id] = Waiting(self._next_id, payload, binary, expires_at)

@@ -54,6 +54,8 @@ class _Behind(msgspec.Struct, frozen=True):
 
 
 _NOTHING = QueuedRecord()
+_EMPTY = SendQueue()
+"""The queue of all connections for which nothing has ever waited: most never have anything."""
 
 
 def greets(handler: object) -> bool:
@@ -78,9 +80,9 @@ class QueuedSends(Sends):
         self._behind: Sequence[_Behind] = ()
         self._behind_bytes = 0
         self._behind_due = math.inf  # the first of their deadlines
-        self.queue = SendQueue(first_id)
+        self.queue = _EMPTY if first_id == 1 else SendQueue(first_id)
         self._measured = _NOTHING
-        self._begun = Begun(host, self)
+        self._begun: Begun | None = None
 
     @property
     def waiting(self) -> QueuedRecord:
@@ -117,18 +119,18 @@ class QueuedSends(Sends):
     def send(self, command: Send, outbound: Outbound | None) -> Sent | SendFailed | SendQueued | None:
         """Write messages for a request, or have them wait: the answer, or None when it comes later."""
         ttl_s = self.ttl_s(command.when_down, command.ttl_s)
-        known = self._known(command)
-        if known:
+        if self._known(command):
             return None
         if ttl_s is not None and (outbound is None or self._greetings) and self._owner.may_queue:
-            return self._queue(command, ttl_s)
+            made = self._add(command.payloads, ttl_s, binary=command.binary, room_bytes=self._room_bytes)
+            return self._full(command) if made is None else self._told(command.request, made)
         if outbound is None:
             return refused(command.request, self._connection.refusing)
         if not self.queue.messages:
             return self._write(command, outbound, ttl_s)
         size = sum(map(len, command.payloads))
         if self.queue.bytes + size > self._room_bytes:
-            return SendFailed(command.request, 0, self._connection.state.value, why="full")
+            return self._full(command)
         opcode = BINARY if command.binary else TEXT
         ticket = self._ticket(command, ttl_s)
         self._stand_behind(ticket, opcode, command.payloads, size, self._connection.options.send_timeout_s)
@@ -164,13 +166,12 @@ class QueuedSends(Sends):
         self.go_on()
         return made
 
-    def _queue(self, command: Send, ttl_s: float) -> SendQueued | SendFailed:
-        made = self._add(command.payloads, ttl_s, binary=command.binary, room_bytes=self._room_bytes)
-        if made is None:
-            return SendFailed(command.request, 0, self._connection.state.value, why="full")
-        return self._told(command.request, made)
+    def _full(self, command: Send) -> SendFailed:
+        return SendFailed(command.request, 0, self._connection.state.value, why="full")
 
     def _add(self, payloads: list[bytes], ttl_s: float, *, binary: bool, room_bytes: float) -> Queued | None:
+        if self.queue is _EMPTY:
+            self.queue = SendQueue()
         made = self.queue.add(payloads, binary=binary, now=self._host.loop.time(), ttl_s=ttl_s, room_bytes=room_bytes)
         if made is not None:
             self._owner.queue_changed()
@@ -180,7 +181,8 @@ class QueuedSends(Sends):
         answer = super()._write(command, outbound, ttl_s)
         if not isinstance(answer, Sent):
             return answer
-        self._begun.add(self._ticket(command, None), answer, outbound, self._connection.options.send_timeout_s)
+        begun = self._begun = self._begun or Begun(self._host, self)
+        begun.add(self._ticket(command, None), answer, outbound, self._connection.options.send_timeout_s)
         return None
 
     def was_sent(self, ticket: Ticket, answer: Sent) -> None:
@@ -201,8 +203,7 @@ class QueuedSends(Sends):
     def _stand_behind(
         self, ticket: Ticket | Awaited | None, opcode: int, payloads: list[bytes], size: int, timeout_s: float
     ) -> None:
-        made = _Behind(ticket, opcode, payloads, size, self._host.loop.time() + timeout_s)
-        self._put_behind(made)
+        self._put_behind(_Behind(ticket, opcode, payloads, size, self._host.loop.time() + timeout_s))
         self._owner.queue_changed()
 
     def _put_behind(self, one: _Behind) -> None:
@@ -277,7 +278,8 @@ class QueuedSends(Sends):
 
     def lost(self) -> None:
         """The socket has ended."""
-        self._begun.lost()
+        if self._begun is not None:
+            self._begun.lost()
         self.let_go()
 
     def let_go(self) -> None:
@@ -305,11 +307,11 @@ class QueuedSends(Sends):
     def written(self, ticket: Ticket | Awaited | None, count: int, size: int) -> None:
         """Messages were written (`Sender`)."""
         outbound = self._owner.open_outbound
-        if (
-            isinstance(ticket, Ticket) and ticket.request > 0 and outbound is not None
-        ):  # what mooring says itself has none
+        # What mooring says itself has no request.
+        if isinstance(ticket, Ticket) and ticket.request > 0 and outbound is not None:
             answer = self._count(ticket.request, count, size)
-            self._begun.add(ticket, answer, outbound, self._connection.options.send_timeout_s)
+            begun = self._begun = self._begun or Begun(self._host, self)
+            begun.add(ticket, answer, outbound, self._connection.options.send_timeout_s)
         else:
             super().written(_told(ticket), count, size)
 

@@ -6,10 +6,12 @@ How long they wait, and in which order they go out, is for `queued_sends`; when 
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from concurrent.futures import Future
 
 from mooring.connection.host import Host
 from mooring.connection.live import LiveConnection
+from mooring.connection.queue import SendQueue
 from mooring.connection.queued_sends import QueuedSends, greets
 from mooring.events import Kind
 from mooring.kept_events import UnsentEvent
@@ -47,6 +49,14 @@ class QueueingConnection(LiveConnection):
     @abstractmethod
     def _set_alarm(self) -> None:
         """The state has changed: be called when it is time."""
+
+    def take_over(self, queue: SendQueue, dropped: Sequence[UnsentEvent]) -> None:
+        """Go on with what has waited before there was a connection, and tell what of it was given up."""
+        self._sends.queue = queue
+        for event in dropped:
+            self.unsent(event)
+        self._sends.measure()
+        self._host.touch(self)
 
     def queue_changed(self) -> None:
         """What waits to be sent has changed."""

@@ -163,7 +163,10 @@ class Probe(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class Reconfigure(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """Settings that change at run time: they hold for dials from now on. What is None stays as it was."""
+    """Settings that change at run time: they hold for dials from now on. What is None stays as it was.
+
+    `in_memory`: so is the journal, and nothing persists.
+    """
 
     egress_allow: list[str]
     egress_deny: list[str]
@@ -174,6 +177,7 @@ class Reconfigure(msgspec.Struct, frozen=True, tag=True, array_like=True):
     max_pending_requests: int = MAX_PENDING_REQUESTS
     recipes: dict[str, str] | None = None
     functions: dict[str, str] | None = None
+    in_memory: bool = False
 
 
 Command = (
@@ -377,6 +381,7 @@ class WorkerSettings(WorkerBounds, frozen=True, kw_only=True):
     max_pending_requests: int = MAX_PENDING_REQUESTS
     recipes: dict[str, str] = msgspec.field(default_factory=dict)
     functions: dict[str, str] = msgspec.field(default_factory=dict)
+    in_memory: bool = False  # the journal
 
 
 command_decoder = msgspec.msgpack.Decoder(Command)

@@ -13,7 +13,7 @@ from mooring.dial_options import DialShown, dial_shown
 from mooring.errors import ErrorEntry
 from mooring.kept_options import WhenDown
 from mooring.options import OPTIONS, ConnectionOptions, ConnectionRequest
-from mooring.staying import Reconnect, shared
+from mooring.staying import Reconnect
 
 _pack = msgspec.msgpack.Encoder().encode
 
@@ -37,12 +37,20 @@ class Terminated(msgspec.Struct, frozen=True, rename="camel"):
 class KeptCreated(msgspec.Struct, frozen=True, omit_defaults=True):
     """What of a record is as it was asked for, where a connection is kept."""
 
-    reconnect: Reconnect  # the same object for all that are kept alike: see `staying.shared`
+    reconnect: Reconnect
     when_down: WhenDown = OPTIONS["when_down"].default
     queue_ttl_s: float = OPTIONS["queue_ttl"].default
 
-    def __post_init__(self) -> None:
-        msgspec.structs.force_setattr(self, "reconnect", shared(self.reconnect))
+
+_MAX_SHARED = 256
+_kept_alike: dict[KeptCreated, KeptCreated] = {}
+
+
+def _one_for_all(kept: KeptCreated) -> KeptCreated:
+    """Return the one object that stands for all that are equal to `kept`: ten thousand connections are mostly kept alike."""
+    if len(_kept_alike) >= _MAX_SHARED:
+        _kept_alike.clear()
+    return _kept_alike.setdefault(kept, kept)
 
 
 class AskedCreated(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -79,6 +87,12 @@ class ConnectionCreated(msgspec.Struct, frozen=True, array_like=True):
     asked: AskedCreated | None = None
     spec: bytes | None = None
     """The create request of one that is persisted: what it is opened with again where no process holds it. No secret is in it."""
+    attempt_s: float = 0.0
+    """So long its first attempt may take, where its handler has had a say in it; 0: as long as the request lets it."""
+
+    def __post_init__(self) -> None:
+        if self.kept is not None:
+            msgspec.structs.force_setattr(self, "kept", _one_for_all(self.kept))
 
     @classmethod
     def of(
@@ -93,12 +107,14 @@ class ConnectionCreated(msgspec.Struct, frozen=True, array_like=True):
         declared: bool = False,
         asked: AskedCreated | None = None,
         spec: ConnectionRequest | None = None,
+        attempt_s: float = 0.0,
     ) -> ConnectionCreated:
         """Return the record of a connection that is being made; `handler` is its public name, `name` its own.
 
         Args:
             asked: What the record shows of the rest.
             spec: What a request has asked for.
+            attempt_s: So long its first attempt may take; 0: the request alone tells.
         """
         persist = options.reconnect is not None and options.reconnect.persist and not declared
         return cls(
@@ -120,6 +136,7 @@ class ConnectionCreated(msgspec.Struct, frozen=True, array_like=True):
             declared=declared,
             asked=asked,
             spec=_pack(spec) if persist and spec is not None else None,
+            attempt_s=attempt_s,
         )
 
     @property
@@ -145,7 +162,9 @@ class Down(msgspec.Struct, frozen=True, array_like=True):
     retry_after_s: float | None = None
 
 
-class KeptUpdate(msgspec.Struct, frozen=True, array_like=True):
+class KeptUpdate(
+    msgspec.Struct, frozen=True, array_like=True, gc=False
+):  # one for each, and it refers to nothing that refers back
     """What of a record changes only where a connection is kept.
 
     `socket`: number of the present or last socket that was ready, 0 before the first. `recorded_at_us`: when the last message

@@ -24,8 +24,7 @@ from mooring.link.messages import (
     TerminateDone,
 )
 from mooring.link.messages_changed import Change, Changed
-from mooring.link.messages_sent import DropQueue, QueueDropped, RequestFailed, Send, SendFailed, SendRequest
-from mooring.link.record import STATUS_CONNECTING
+from mooring.link.messages_sent import DropQueue, QueueDropped, RequestFailed, Send, SendRequest
 from mooring.name_errors import SecretNotAllowed
 from mooring.options import effective
 from mooring.process.runtime import Runtime
@@ -93,11 +92,7 @@ def _send(runtime: Runtime, command: Send) -> None:
         runtime.answer(msgspec.structs.replace(known, request=command.request))
         return
     connection = runtime.connections.get(command.connection)
-    if connection is None:
-        begun = command.connection in runtime.constructions
-        runtime.answer(SendFailed(command.request, 0, STATUS_CONNECTING if begun else ""))
-        return
-    answer = connection.send(command)
+    answer = runtime.constructions.send(command) if connection is None else connection.send(command)
     if answer is not None:
         runtime.answer_send(answer, command.key)
 
@@ -109,8 +104,8 @@ def _ask(runtime: Runtime, command: SendRequest) -> None:
         return
     connection = runtime.connections.get(command.connection)
     if connection is None:
-        begun = command.connection in runtime.constructions
-        runtime.answer(RequestFailed(command.request, "state", STATUS_CONNECTING if begun else ""))
+        status = runtime.constructions.status(command.connection)
+        runtime.answer(RequestFailed(command.request, "state", status))
         return
 
     def done(answer: Answer) -> None:
@@ -124,8 +119,10 @@ def _drop_queue(runtime: Runtime, command: DropQueue) -> None:
     if isinstance(connection, KeptConnection):
         connection.drop_queue(command.request)
         return
-    status = "" if connection is None else connection.state.value
-    runtime.answer(QueueDropped(command.request, runtime.flush(), status))
+    if connection is None:
+        runtime.answer(runtime.constructions.drop_queue(command.request, command.connection))
+    else:
+        runtime.answer(QueueDropped(command.request, runtime.flush(), connection.state.value))
 
 
 def _terminate(runtime: Runtime, command: Terminate) -> None:
@@ -145,7 +142,8 @@ def _reconnect(runtime: Runtime, command: Reconnect) -> None:
     if isinstance(connection, KeptConnection):
         connection.reconnect(command)
         return
-    status = "" if connection is None else connection.state.value
+    # Of one whose handler is still to be made its first socket is on its way: who asks for one gets that.
+    status = runtime.constructions.status(command.connection) if connection is None else connection.state.value
     runtime.answer(ReconnectDone(command.request, runtime.flush(), status, kept=connection is None))
 
 
@@ -153,8 +151,8 @@ def _change(runtime: Runtime, command: Change) -> None:
     number, connection_id = command.request, command.connection
     connection = runtime.connections.get(connection_id)
     if connection is None:
-        begun = connection_id in runtime.constructions
-        runtime.answer(Changed(number, connection_id, runtime.flush(), STATUS_CONNECTING if begun else ""))
+        status = runtime.constructions.status(connection_id)
+        runtime.answer(Changed(number, connection_id, runtime.flush(), status))
         return
     answer = Changed(number, connection_id, 0, connection.state.value)
     try:

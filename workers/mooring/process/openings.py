@@ -29,6 +29,12 @@ from mooring.wire.dial import Dialler
 IO_LOOP_S = 30.0  # beyond connectTimeout: the I/O loop is not so late
 
 
+def _attempt_s(options: ConnectionOptions) -> float:
+    """Return how long a first attempt may take; with ``first: "retry"`` it may wait for its turn before."""
+    turns = 2 if options.reconnect is not None and options.reconnect.first == "retry" else 1
+    return turns * options.connect_timeout_s + opening_time_s(options)
+
+
 class Opener(CodeHost, Protocol):
     """The worker, as far as it opens connections.
 
@@ -97,6 +103,7 @@ class Openings:
             declared=command.declared,
             asked=shown_of(options),
             spec=request,
+            attempt_s=0.0 if request.handler is None else _attempt_s(options),
         )
 
     def begin(self, command: Open, options: ConnectionOptions, handler: object | None) -> LiveConnection:
@@ -118,6 +125,9 @@ class Openings:
         if handler is not None:
             connection.websocket = WebSocket(self._worker, connection)
         self._worker.connections[created.id] = connection
+        unmade = self._worker.constructions.take_unmade(created.id)
+        if unmade is not None and isinstance(connection, KeptConnection):
+            connection.take_over(unmade.queue, unmade.dropped)
         connection.dial(0 if command is None else command.request)
         if self._worker.stopping:
             connection.let_go("the worker is being killed", left=self._worker.left)

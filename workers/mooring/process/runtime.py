@@ -93,7 +93,7 @@ class Runtime:
         self.settings = settings
         self.worker = settings.worker
         self.loop = asyncio.get_running_loop()
-        self.known = Known(settings.recipes, settings.functions)
+        self.known = Known(settings.recipes, settings.functions, settings.in_memory)
         self.connections: dict[int, LiveConnection] = {}
         self.paused: set[PausedReader] = set()
         self.ticks = Ticks(self.loop)
@@ -285,7 +285,7 @@ class Runtime:
             max_pending_requests=command.max_pending_requests,
         )
         if command.recipes is not None and command.functions is not None:
-            self.known = Known(command.recipes, command.functions)
+            self.known = Known(command.recipes, command.functions, command.in_memory)
         if command.redial is not None:
             self.redials.configure(command.redial)
         self.dialler.set_policy(

@@ -1,7 +1,7 @@
 """Handlers to be constructed for requests: a constructor is user code, and waits for the context behind whatever runs there.
 
-Until it has run there is no `Connection`, but the worker answers for the id: it can be terminated, `Hello` names it, and
-``connectTimeout`` runs. What was given up is not opened when its handler is made at last.
+Until it has run there is no `Connection`, but the worker answers for the id: it can be terminated, `Hello` names it,
+``connectTimeout`` runs, and messages may wait for it (`unmade`). What was given up is not opened when its handler is made at last.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from functools import partial
 import msgspec
 
 from mooring.connection.asked import resolve
-from mooring.connection.state import ConnectionState
 from mooring.deadline import Deadline
 from mooring.errors import ErrCode, HandlerError, Invalid, InvalidRequest
 from mooring.link.held import HeldConnection
 from mooring.link.messages import Open, OpenInvalid
-from mooring.link.record import ConnectionUpdate
+from mooring.link.messages_sent import QueueDropped, Send, SendFailed, SendQueued
 from mooring.name_errors import SecretNotAllowed
 from mooring.options import ConnectionOptions, effective
 from mooring.usercode import handlers
 from mooring.usercode.host import CodeHost
+from mooring.usercode.unmade import Unmade
 
 
 class _Waiting(msgspec.Struct):
@@ -29,6 +29,7 @@ class _Waiting(msgspec.Struct):
     command: Open
     since: float
     deadline: Deadline | None
+    unmade: Unmade
 
 
 class Constructions:
@@ -37,6 +38,7 @@ class Constructions:
     def __init__(self, host: CodeHost) -> None:
         self._host = host
         self._waiting: dict[int, _Waiting] = {}  # by connection
+        self._given_up: dict[int, Unmade] = {}  # likewise, until `begin` asks for what waits
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -53,7 +55,7 @@ class Constructions:
             # What the handler itself says of connectTimeout is not known before it is made.
             due = now + effective(request).connect_timeout_s
             overdue = Deadline(host.loop, due, partial(self._overdue, command.connection))
-        self._waiting[command.connection] = _Waiting(command, now, overdue)
+        self._waiting[command.connection] = _Waiting(command, now, overdue, Unmade(host, command))
 
         def make() -> None:
             # In the context: the constructor is user code, and what it opens (a database) belongs to that thread.
@@ -74,17 +76,37 @@ class Constructions:
     def __contains__(self, connection: int) -> bool:
         return connection in self._waiting
 
+    def status(self, connection: int) -> str:
+        """Return the status of a connection to be; ``""``: it is none."""
+        waiting = self._waiting.get(connection)
+        return "" if waiting is None else waiting.unmade.update().status
+
+    def send(self, command: Send) -> SendQueued | SendFailed:
+        """Have messages wait for a connection to be, if they may."""
+        waiting = self._waiting.get(command.connection)
+        return SendFailed(command.request, 0, "") if waiting is None else waiting.unmade.send(command, waiting.command)
+
+    def drop_queue(self, request: int, connection: int) -> QueueDropped:
+        """Give up what waits for a connection to be."""
+        waiting = self._waiting.get(connection)
+        return QueueDropped(request, self._host.flush(), "") if waiting is None else waiting.unmade.drop(request)
+
+    def take_unmade(self, connection: int) -> Unmade | None:
+        """Return what waits for a connection that begins now, once."""
+        return self._given_up.pop(connection, None)
+
     def _failed(self, connection: int, errors: list[Invalid]) -> None:
         command = self.give_up(connection)
         if command is not None:
             self._refuse(command, errors)
 
     def _refuse(self, command: Open, errors: list[Invalid], forbidden: SecretNotAllowed | None = None) -> None:
-        if command.request:
+        # What was accepted is told of by the connection, which begins for that.
+        if command.request and command.connection not in self._given_up:
             secret, host = ("", "") if forbidden is None else (forbidden.secret, forbidden.host)
             self._host.answer(OpenInvalid(command.request, errors, secret=secret, host=host))
         else:
-            # Nobody waits for the answer: the service that would have recorded the end is gone, or it has been opened before.
+            # Or nobody waits for the answer: the service that would have recorded the end is gone, or it has been opened before.
             begun = self._host.begin(command, effective(command.connection_request), None)
             text = "; ".join(error.detail for error in errors)
             begun.refuse(ErrCode.HANDLER_FAILED, text)
@@ -129,6 +151,8 @@ class Constructions:
             return None
         if waiting.deadline is not None:
             waiting.deadline.cancel()
+        if waiting.unmade.used:
+            self._given_up[connection] = waiting.unmade
         return waiting.command
 
     def nobody_waits(self) -> None:
@@ -143,8 +167,8 @@ class Constructions:
                 self._host.created(
                     waiting.command, resolve(waiting.command.connection_request, known=self._host.known)
                 ),
-                waiting.command.resumed or ConnectionUpdate(connection, ConnectionState.CONNECTING.value),
+                waiting.unmade.update(),
                 waiting.command.connection_request,
             )
-            for connection, waiting in self._waiting.items()
+            for waiting in self._waiting.values()
         ]
