@@ -89,8 +89,11 @@ class Connections:
 
     def open_timeout_s(self, connection: int, request: ConnectionRequest) -> float:
         """Return how long the first attempt of `connection` may take: as `request`, which was checked, or its handler says."""
-        asked_s = effective(request).connect_timeout_s + opening_s(request, self._admission.known)
-        return max(asked_s, self._directory.entry(connection).created.attempt_s)
+        return max(self.asked_timeout_s(request), self._directory.entry(connection).created.attempt_s)
+
+    def asked_timeout_s(self, request: ConnectionRequest) -> float:
+        """Return how long the first attempt may take by what `request`, which was checked, says itself."""
+        return effective(request).connect_timeout_s + opening_s(request, self._admission.known)
 
     def id_of(self, name: str) -> int:
         """Return which connection a name means: the living one, else the last of that name.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -53,7 +54,9 @@ class Membership:
             journal,
             state_dir,
             url=lambda: config.cluster.advertise or "",
-            configuration=configuration_hash(tokens, config.cluster.dead_after),
+            configuration=configuration_hash(
+                tokens, config.cluster.dead_after, _secret_hash(config.cluster.secret_file)
+            ),
             figures=lambda: Figures(*figures()),
             workers=workers,
             on_folded=self._show,
@@ -215,3 +218,8 @@ class Membership:
     def figures(self) -> ClusterFigures:
         """What metrics tell."""
         return figures_of(self._cluster)
+
+
+def _secret_hash(secret_file: str | None) -> str:
+    """Return by what the nodes see that they have one secret; it was read at the start, or there is no service."""
+    return "" if secret_file is None else hashlib.sha256(Path(secret_file).read_bytes().strip()).hexdigest()

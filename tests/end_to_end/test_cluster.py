@@ -12,18 +12,25 @@ from pathlib import Path
 
 import pytest
 
+from mooring_api.client import Client, ServiceAway
+from mooring_api.rest.access import derived_token
 from mooring_service.cluster import objects
 from tests.cluster_kit.checker import check
 from tests.cluster_kit.nodes import THREE, running_engine
 from tests.cluster_kit.servers import EngineServers
-from tests.command_line import mooring
+from tests.command_line import Ran, mooring, run
 from tests.conftest import RunningService, rounds, wait_for
 from tests.servers import EchoServer
 
 
 def configuration(folder: Path, name: str, cluster: str, urls: list[str]) -> str:
     path = folder / f"{name}.toml"
-    path.write_text(f'[cluster]\nname = "{cluster}"\nnode = "{name}"\nengine = {json.dumps(urls)}\ndead_after = 5\n')
+    secret = folder / "secret"
+    secret.write_text("one secret of all nodes of this cluster\n")
+    secret.chmod(0o600)
+    path.write_text(
+        f'[cluster]\nname = "{cluster}"\nnode = "{name}"\nengine = {json.dumps(urls)}\ndead_after = 5\nsecret_file = "{secret}"\n'
+    )
     return str(path)
 
 
@@ -260,6 +267,65 @@ async def test_what_is_asked_for_at_a_node_is_made_there_and_every_node_lists_al
             assert workers == {"desk": None, "lone": True, "main-b": True}
         finally:
             b.process.send_signal(signal.SIGCONT)
+
+
+async def test_a_client_of_several_addresses_goes_on_at_the_next_and_loses_no_event(
+    nodes: dict[str, RunningService], tmp_path: Path
+) -> None:
+    a, b, c = nodes.values()
+    async with EchoServer() as echo, Client([a.url, b.url, c.url], a.token) as client:
+        record = await client.open(echo.url, node="c")
+        came: list[int] = []
+        ids: list[str] = []
+
+        async def follow() -> None:
+            async for event in client.events(connection=record.id, kinds=["onMessage"]):
+                came.append(int(event.event["data"]))
+                ids.append(event.id)
+                if came[-1] == 299:
+                    return
+
+        following = asyncio.create_task(follow())
+        for number in range(300):
+            if number == 100:
+                await wait_for(lambda: len(came) > 20)
+                await a.kill()
+            if number == 200:
+                await wait_for(lambda: len(came) > 120, 60)
+                await b.kill()
+            await client.send(record.id, str(number))
+        await asyncio.wait_for(following, 60)
+        assert came == list(range(300)), "none is lost, none comes twice"
+        assert ids == sorted(set(ids), key=lambda one: int(one.partition("-")[2]))
+        ran = await mooring_at(f"{a.url},{b.url},{c.url}", a.token, "show", str(record.id))
+        assert "Connected" in ran.out
+    with pytest.raises(ServiceAway, match=r"no service answers at .*; no service answers at"):
+        async with Client(f"{a.url},{b.url}", a.token) as nobody:
+            await nobody.workers()
+    with pytest.raises(ServiceAway, match="of several addresses none can be unix:PATH"):
+        Client([a.url, "unix:/tmp/socket"], a.token)
+
+
+async def test_nodes_of_one_secret_have_one_token_and_a_secret_that_others_can_read_is_refused(
+    servers: EngineServers, cluster_name: str, tmp_path: Path
+) -> None:
+    path = configuration(tmp_path, "a", cluster_name, servers.urls)
+    assert derived_token(str(tmp_path / "secret")) == derived_token(str(tmp_path / "secret"))
+    service = RunningService(tmp_path / "a", "--config", path)
+    for mode, text, why in ((0o644, "x" * 32, "can be read by others"), (0o600, "short", "holds fewer than 16 bytes")):
+        (tmp_path / "secret").write_text(text)
+        (tmp_path / "secret").chmod(mode)
+        ran = await run("serve", "--config", path, "--state-dir", str(service.state_dir))
+        assert ran.code != 0
+        assert f"cluster.secret_file: {tmp_path / 'secret'} {why}" in ran.errors
+        checked = await run("check", "--config", path, "--state-dir", str(service.state_dir))
+        assert checked.code != 0
+        assert why in checked.out + checked.errors
+
+
+async def mooring_at(url: str, token: str, *words: str) -> Ran:
+    """The command line with addresses, as a program on another machine would run it."""
+    return await run("--url", url, *words, env={"MOORING_TOKEN": token})
 
 
 async def test_a_service_without_its_engine_serves_and_says_so(tmp_path: Path) -> None:

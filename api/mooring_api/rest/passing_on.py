@@ -116,7 +116,7 @@ def deadline_s(request: web.Request, body: bytes) -> float:
     if method == "PUT" or path == "/v1/connections":
         try:
             asked = msgspec.json.decode(body, type=ConnectionRequest)
-            return request.app[API].service.connections.open_timeout_s(asked) + SILENT_S
+            return request.app[API].service.connections.asked_timeout_s(asked) + SILENT_S
         except (msgspec.MsgspecError, ValueError, TypeError):
             return VERB_S  # it is refused there
     return VERB_S
