@@ -10,8 +10,11 @@ import random
 import signal
 import socket
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from tests.command_line import mooring
 from tests.conftest import RunningService, StartService, rounds, wait_for
@@ -70,6 +73,7 @@ async def test_kills_of_the_service_lose_nothing_and_repeat_a_batch_at_most(
         assert ledger.repeated <= rounds
 
 
+@pytest.mark.alone
 async def test_a_restart_under_load_goes_on_within_three_seconds(start_service: StartService, echo: EchoServer) -> None:
     service = await start_service()
     ledger = Ledger()
@@ -103,81 +107,51 @@ async def test_a_worker_that_is_killed_tells_its_ends_in_order(start_service: St
         assert receiver.ids == expected
 
 
-async def test_what_was_pruned_meanwhile_is_one_gap_and_then_the_oldest_kept(
-    start_service: StartService, echo: EchoServer
-) -> None:
-    service = await start_service(env={"MOORING_JOURNAL_MAX_EVENTS": "100"})
-    async with Receiver(lambda got: 503) as receiver:
-        await hook(service, "shop", receiver.url, retry=QUICK, paused=True)
-        before = (await service.get("/v1/hooks/shop"))["cursor"]
-        for _ in range(4):
-            record = await service.open(f"{echo.url}push?count=100")
-            await service.call("DELETE", f"/v1/connections/{record['id']}")
-
-        async def pruned() -> bool:
-            events = (await service.get("/v1/events?after=start&limit=1"))["events"]
-            return int(events[0]["id"].split("-")[1]) > 250
-
-        await wait_for(pruned)
-        receiver.answer = lambda got: 200
-        await service.call("POST", "/v1/hooks/shop/resume")
-        expected = [event["id"] for event in await all_events(service)]
-        await wait_for(lambda: receiver.ids[-1:] == expected[-1:])
-        (at,) = [at for at, event in enumerate(receiver.taken) if event["kind"] == "gap"]
-        gap = receiver.taken[at]["event"]
-        assert gap["from"] == ([before, *receiver.ids][at]), "behind what was read before, if anything was"
-        from_, oldest = int(gap["from"].split("-")[1]), int(expected[0].split("-")[1])
-        assert gap["lost"] == oldest - 1 - from_
-        assert receiver.ids[at + 1 :] == expected
-
-
-async def test_a_journal_that_is_set_aside_leaves_the_hooks_and_is_a_gap(
+async def test_a_hook_that_is_failing_is_so_after_a_restart_and_told_once(
     start_service: StartService, echo: EchoServer
 ) -> None:
     service = await start_service()
-    async with Receiver() as receiver:
-        secret = (await hook(service, "shop", receiver.url, after="start"))["secret"]
-        await service.open(f"{echo.url}push?count=5")
-        await receiver.until(7)
-        await service.stop()
-        path = service.state_dir / "journal.db"
-        for beside in service.state_dir.glob("journal.db-*"):
-            beside.unlink()
-        path.write_bytes(b"\x00" * path.stat().st_size)
-        receiver.got.clear()
-        receiver.taken.clear()
-        await service.start()
+    async with Receiver(lambda got: 400) as receiver:
+        await hook(service, "shop", receiver.url, after="start", retry=QUICK, maxEvents=1)
         await service.open(echo.url)
-        await receiver.until(3)
-        assert receiver.got[0].verify(secret)
-        assert receiver.taken[0]["kind"] == "gap" and receiver.taken[0]["event"]["lost"] is None
-        assert [event["kind"] for event in receiver.taken[1:]] == ["workerStarted", "onOpen"]
+        await wait_for(lambda: _is(service, status="Failing"))
+        before = await service.get("/v1/hooks/shop")
+        for restart in (service.restart_after_kill, _in_order(service)):
+            await wait_for(lambda: _told(service, "hookFailing"))
+            await _posts_again(receiver)  # so that it was told is stored, too
+            await restart()
+            await _posts_again(receiver)
+            after = await service.get("/v1/hooks/shop")
+            assert (after["status"], after["failingSince"]) == ("Failing", before["failingSince"])
+            assert (await service.get("/readyz"))["hooks"] == ["shop"]
+        assert len(await _told(service, "hookFailing")) == 1
+        receiver.answer = lambda got: 200
+        (recovered,) = await wait_for(lambda: _told(service, "hookRecovered"))
+        assert recovered["event"]["downMs"] > 0 and await _is(service, status="Active", failingSince=None)
+        receiver.answer = lambda got: 400
+        await service.open(echo.url)
+        await wait_for(lambda: _told_twice(service))
 
 
-async def test_a_restored_copy_is_a_gap_and_nothing_of_it_is_posted_again(
-    start_service: StartService, echo: EchoServer, tmp_path: Path
-) -> None:
-    service = await start_service()
-    async with Receiver() as receiver:
-        await hook(service, "shop", receiver.url, after="start")
-        record = await service.open(f"{echo.url}push?count=20")
-        await service.call("DELETE", f"/v1/connections/{record['id']}")
-        await receiver.until(23)
-        await wait_for(lambda: _caught_up(service))
-        copy = tmp_path / "copy.db"
-        await mooring(service, "backup", str(copy))
+async def _posts_again(receiver: Receiver) -> None:
+    count = len(receiver.got)
+    await wait_for(lambda: len(receiver.got) > count + 1)
+
+
+def _in_order(service: RunningService) -> Callable[[], Awaitable[object]]:
+    async def restart() -> None:
         await service.stop()
-        other = RunningService(service.state_dir.parent / "other")
-        other.state_dir.mkdir(mode=0o700)
-        (other.state_dir / "hooks.json").write_bytes((service.state_dir / "hooks.json").read_bytes())
-        await mooring(other, "restore", str(copy))
-        receiver.taken.clear()
-        moved = await start_service(name="other")
-        await moved.open(echo.url, worker="new")
-        await receiver.until(3)
-        kinds = [event["kind"] for event in receiver.taken]
-        assert kinds[0] == "gap" and kinds.count("gap") == 1 and "onMessage" not in kinds
-        assert set(kinds[1:]) == {"workerStarted", "onOpen"}
+        await service.start()
+
+    return restart
+
+
+async def _told(service: RunningService, kind: str) -> list[dict[str, Any]]:
+    return await all_events(service, f"&kind={kind}")
+
+
+async def _told_twice(service: RunningService) -> bool:
+    return len(await _told(service, "hookFailing")) == 2
 
 
 async def _caught_up(service: RunningService, name: str = "shop") -> bool:

@@ -7,6 +7,8 @@ import itertools
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import RunningService, StartService, rounds, wait_for
 from tests.receiver import Got, Receiver, all_events, hook
 from tests.servers import EchoServer
@@ -91,6 +93,7 @@ def _rss(service: RunningService) -> int:
     return int(text.split("VmRSS:")[1].split()[0]) * 1024
 
 
+@pytest.mark.alone
 async def test_what_a_hook_gets_is_with_the_receiver_within_milliseconds(
     start_service: StartService, echo: EchoServer
 ) -> None:

@@ -279,6 +279,8 @@ ROWS = (
     Row("mooring_journal_events", "gauge", "Events kept.", (), one(lambda scrape: scrape.journal.events)),
     Row("mooring_journal_bytes", "gauge", "Bytes of events kept.", (), one(lambda scrape: scrape.journal.bytes)),
     Row("mooring_journal_oldest_age_seconds", "gauge", "Age of the oldest event kept.", (), one(_oldest_age_s)),
+    Row("mooring_journal_max_age_seconds", "gauge", "journal.max_age: older events are dropped.", (),
+        one(lambda scrape: scrape.config.journal.max_age)),
     Row("mooring_journal_queued_bytes", "gauge", "Bytes that wait to be committed.", (), one(lambda scrape: scrape.journal.queued_bytes)),
     Row("mooring_journal_failing", "gauge", "1 while it cannot be written.", (),
         one(lambda scrape: float(scrape.journal.failure is not None))),

@@ -8,7 +8,7 @@ from collections import Counter, deque
 import msgspec
 from msgspec import UNSET
 
-from mooring.events import rfc3339
+from mooring.events import now_us, rfc3339
 from mooring.metrics import Histogram
 from mooring_service.hook_options import HookRequest, fingerprint, secret_key
 from mooring_service.hook_records import AttemptRecord, HeldEvent, HookRecord, SecretRecord
@@ -58,7 +58,7 @@ class Hook:
         cut: The batch that is under way or waits to be repeated.
         attempt: How often that went out.
         next_attempt_s: When it goes out again (monotonic); None: nothing waits.
-        was_failing: It was told to be Failing.
+        is_late: Its lag was told.
         behind_ms: When the oldest event that it lacks was committed (`Journal.now_ms`); 0: it lacks none.
     """
 
@@ -86,7 +86,7 @@ class Hook:
         self.cut: Cut | None = None
         self.attempt = 0
         self.next_attempt_s: float | None = None
-        self.was_failing = False
+        self.is_late = False
         self.attempts: deque[AttemptRecord] = deque(maxlen=ATTEMPTS_KEPT)
         self.skew_s: float | None = None
         self.behind_ms = 0
@@ -109,21 +109,24 @@ class Hook:
 
     @property
     def failing_since_us(self) -> int | None:
-        """When the first failure came that no success has followed."""
-        since_s = self.progress.since_s
+        """When the first failure came that no success has followed, be it before this start."""
+        told, since_s = self.place.failing, self.progress.since_s
+        if told is not None:
+            return told.since_us
         return None if since_s is None else _wall_us(since_s)
 
     @property
     def is_failing(self) -> bool:
         """Whether its status is Failing."""
         at_s = failing_at_s(self.progress)
-        return self.paused is None and at_s is not None and time.monotonic() >= at_s
+        failing = self.place.failing is not None or (at_s is not None and time.monotonic() >= at_s)
+        return self.paused is None and failing
 
     @property
     def failing_s(self) -> float:
         """For how long it has been failing; 0: it is not."""
-        since_s = self.progress.since_s
-        return 0.0 if since_s is None or self.paused is not None else time.monotonic() - since_s
+        since_us = self.failing_since_us
+        return 0.0 if since_us is None or self.paused is not None else max(0.0, (now_us() - since_us) / 1e6)
 
     @property
     def status(self) -> str:
@@ -135,7 +138,10 @@ class Hook:
         """Why it is not Active."""
         if self.paused is not None:
             return self.paused
-        return self.progress.reason if self.is_failing else None
+        if not self.is_failing:
+            return None
+        told = self.place.failing
+        return told.reason if told is not None and self.progress.reason is None else self.progress.reason
 
     @property
     def held(self) -> list[HeldEvent]:
@@ -200,7 +206,7 @@ class Hook:
                     rfc3339(secret.created_us),
                     None if secret.expires_us is None else rfc3339(secret.expires_us),
                 )
-                for secret in self.valid(time.time_ns() // 1000)
+                for secret in self.valid(now_us())
             ],
             created_at=rfc3339(self.created_us),
             configured=self.configured,
@@ -209,4 +215,4 @@ class Hook:
 
 
 def _wall_us(monotonic_s: float) -> int:
-    return time.time_ns() // 1000 + int((monotonic_s - time.monotonic()) * 1e6)
+    return now_us() + int((monotonic_s - time.monotonic()) * 1e6)

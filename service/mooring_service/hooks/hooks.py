@@ -29,7 +29,6 @@ from mooring_service.hooks.place import Place, stored
 from mooring_service.hooks.sender import Sender
 from mooring_service.hooks.senders import Senders
 from mooring_service.hooks.store import StoredDefinition
-from mooring_service.journal.cursor import Broken, parse_cursor
 from mooring_service.journal.journal import StoredHook
 
 MADE_SECRET_BYTES = 32
@@ -128,16 +127,6 @@ class Hooks(Operation):
         refusal = self.senders.policy.refusal_at_once(target)
         if refusal is not None:
             raise PolicyRefused(refusal)
-
-    def _find(self, after: str) -> int | None:
-        """Return the position that `after` names; None where it is of another record."""
-        found = parse_cursor(
-            after, epoch=self.senders.journal.epoch, first=self.senders.journal.first, last=self.senders.feed.last
-        )
-        if not isinstance(found, Broken):
-            return found.position
-        # Too old is a gap, as for any subscriber; what is to come is nobody's place.
-        return found.position if found.position is not None and found.position <= self.senders.feed.last else None
 
     async def _make(self, name: str, wanted: HookRequest) -> HookRecord:
         position = self.start_of(wanted.after)

@@ -116,6 +116,7 @@ class Operation:
             sender = self.senders.get(name)
             position = self.start_of(after)
             await sender.halt()
+            sender.forget_failures()
             hook, epoch = sender.hook, self.senders.journal.epoch
             hook.place = replace(
                 hook.place,
@@ -125,7 +126,6 @@ class Operation:
                 after=f"{epoch}-{position}",
             )
             await self.senders.journal.save_hook(stored(name, hook.place))
-            sender.forget_failures()
             self.senders.go_on(sender)
             return self._record(hook)
 

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import msgspec
 
+from mooring_service.hooks.state import Reason
 from mooring_service.journal.journal import StoredHook
+
+
+class Failing(msgspec.Struct, frozen=True):
+    """That a hook was told to be Failing: since when (microseconds since 1970), and why (`state.Reason`)."""
+
+    since_us: int
+    reason: Reason
 
 
 class _State(msgspec.Struct, frozen=True):
@@ -13,6 +21,7 @@ class _State(msgspec.Struct, frozen=True):
     skipped: int = 0
     last_success_us: int = 0
     known: tuple[int, ...] = ()
+    failing: Failing | None = None
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -25,7 +34,7 @@ class Place(msgspec.Struct, frozen=True):
         delivered, skipped: Events, since the hook was made.
         last_success_us: Microseconds since 1970; 0: there was none.
         known: The connections that have borne the names which the hook follows.
-        known: The connections that have borne the names which the hook follows.
+        failing: It was told to be Failing, and not yet that it works again; kept, so that a restart tells it no second time.
     """
 
     generation: int
@@ -36,6 +45,7 @@ class Place(msgspec.Struct, frozen=True):
     skipped: int = 0
     last_success_us: int = 0
     known: tuple[int, ...] = ()
+    failing: Failing | None = None
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -44,11 +54,11 @@ _decode = msgspec.msgpack.Decoder(_State).decode
 
 def stored(name: str, place: Place) -> StoredHook:
     """Return what the journal keeps."""
-    state = _State(place.after, place.delivered, place.skipped, place.last_success_us, place.known)
+    state = _State(place.after, place.delivered, place.skipped, place.last_success_us, place.known, place.failing)
     return StoredHook(name, place.generation, place.epoch, place.position, _encode(state))
 
 
 def recovered(hook: StoredHook) -> Place:
     """Return the place that the journal kept."""
-    state = msgspec.structs.asdict(_decode(hook.state))
+    state = msgspec.structs.asdict(_decode(hook.state))  # not deep: `failing` stays what it is
     return Place(hook.generation, hook.epoch, hook.position, **state)

@@ -7,10 +7,11 @@ the `Hook` and `wake` it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 from msgspec.structs import replace
@@ -23,10 +24,11 @@ from mooring.events import (
 )
 from mooring_service.feed import Feed
 from mooring_service.hooks import telling
+from mooring_service.hooks.alarm import Alarm
 from mooring_service.hooks.attempt import attempt
 from mooring_service.hooks.hook import Hook
 from mooring_service.hooks.page import Cut
-from mooring_service.hooks.place import Place, stored
+from mooring_service.hooks.place import stored
 from mooring_service.hooks.post import IDLE_S, Poster
 from mooring_service.hooks.reader import Reader
 from mooring_service.hooks.state import (
@@ -77,13 +79,12 @@ class Sender:
         self._background = background
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[None] | None = None
-        self._waiter: asyncio.Future[bool] | None = None
+        self._alarm = Alarm()
         self._reader: Reader | None = None
         self._recut = False
         self._last_cut: tuple[str, str, int] | None = None
         self._linger_until: float | None = None
         self._settled_s = 0.0
-        self._stopping = False
 
     def start(self) -> None:
         """Begin, from the hook's place; nothing, if it has begun."""
@@ -105,8 +106,7 @@ class Sender:
 
     def stop(self) -> None:
         """Begin no other attempt."""
-        self._stopping = True
-        self.wake()
+        self._alarm.stop()
 
     async def close(self, within_s: float) -> None:
         """End: what is in flight has so long, then it is cut."""
@@ -118,31 +118,30 @@ class Sender:
         """End what is waited for: something has changed; `changed`: what is to be read has, too."""
         if changed:
             self._reader = None
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(True)
+        self._alarm.ring()
 
     def redial(self) -> None:
         """Use another socket from the next attempt on."""
         self._poster.expire()
 
-    def forget_failures(self) -> None:
-        """Begin anew with a receiver that may be another one."""
-        telling.recovered(self.hook, self._house.tell)
+    def forget_failures(self) -> bool:
+        """Begin anew with a receiver that may be another one; say whether the place has changed and is to be stored."""
         self.hook.progress = begin(self.hook.rules)
+        return telling.recovered(self.hook, self._house.tell)
 
     async def _run(self) -> None:
         # Ends when the service stops, or by cancellation.
-        while not self._stopping:
+        while not self._alarm.stopped:
             try:
                 await self._step()
             except JournalUnavailable as exc:
                 log.error("hook %s waits for the journal: %s", self.hook.name, exc, extra={"hook": self.hook.name})
-                await self._sleep(READ_AGAIN_S)
+                await self._alarm.sleep(READ_AGAIN_S)
             # The top of a hook's task: a mistake of ours must not end it unseen; it begins anew from its place.
             except Exception:
                 log.exception("hook %s begins anew", self.hook.name, extra={"hook": self.hook.name})
                 self._reader = None
-                await self._sleep(BEGIN_ANEW_S)
+                await self._alarm.sleep(BEGIN_ANEW_S)
 
     async def _step(self) -> None:
         hook = self.hook
@@ -161,7 +160,7 @@ class Sender:
         if hook.paused is not None:
             self._poster.close()
             self._house.events_of(hook)
-            await self._sleep(LEARN_S if hook.definition.follows_names else None)
+            await self._alarm.sleep(LEARN_S if hook.definition.follows_names else None)
             return
         if hook.cut is not None and self._recut:
             reader.give_back(cut)
@@ -178,7 +177,7 @@ class Sender:
         hook.behind_ms = reader.behind_ms
         if not reader.waiting:
             await self._settle(reader)
-            if not await self._events(self._loop.time() + IDLE_S):
+            if not await self._alarm.events(self._house.feed, self._loop.time() + IDLE_S):
                 self._poster.close()
             return None
         now = self._loop.time()
@@ -186,7 +185,7 @@ class Sender:
             if self._linger_until is None:
                 self._linger_until = now + hook.definition.linger
             if now < self._linger_until:
-                await self._events(self._linger_until)
+                await self._alarm.events(self._house.feed, self._linger_until)
                 return None
         self._linger_until = None
         cut = reader.cut(
@@ -237,35 +236,38 @@ class Sender:
 
     async def _taken(self, cut: Cut, decision: Decision) -> None:
         hook = self.hook
-        place = replace(
-            hook.place, epoch=self._house.journal.epoch, position=cut.position, after=cut.next,
-            delivered=hook.place.delivered + cut.count, last_success_us=now_us(),
-        )  # fmt: skip
-        await self._commit(place)
-        telling.recovered(self.hook, self._house.tell)
+        telling.recovered(hook, self._house.tell)
+        await self._commit(
+            position=cut.position, after=cut.next, delivered=hook.place.delivered + cut.count, last_success_us=now_us()
+        )
         hook.progress = decision.progress
         hook.cut = None
 
-    async def _commit(self, place: Place) -> None:
-        """Store a place. While the journal takes nothing this waits: the hook may not advance what it cannot store."""
-        await self._house.journal.save_hook(stored(self.hook.name, place))
-        self.hook.place = place
+    async def _commit(self, **changes: Any) -> None:
+        """Store a place of this record. While the journal takes nothing this waits: the hook may not advance what it cannot store."""
+        hook, journal = self.hook, self._house.journal
+        await journal.save_hook(stored(hook.name, replace(hook.place, epoch=journal.epoch, **changes)))
+        hook.place = replace(hook.place, epoch=journal.epoch, **changes)  # what was learnt or told meanwhile stays
         self._settled_s = time.monotonic()
+
+    async def _note(self) -> None:
+        """Store what was told. While the journal takes nothing that is left to the next place that is stored."""
+        with contextlib.suppress(JournalUnavailable):
+            await self._house.journal.save_hook(stored(self.hook.name, self.hook.place), fails_fast=True)
 
     async def _settle(self, reader: Reader) -> None:
         """Move the place past what the filter leaves out, now and then: it must not be pruned from under a quiet hook."""
         position, place = reader.passed, self.hook.place
         if position is not None and position > place.position and time.monotonic() > self._settled_s + SETTLE_S:
-            await self._commit(replace(place, epoch=self._house.journal.epoch, position=position))
+            await self._commit(position=position)
 
     async def skip(self, events: list[tuple[int, bytes]], position: int, after: str, status: int | None) -> None:
         """Give `events` up, and say so; go on behind `position`."""
         hook, epoch = self.hook, self._house.journal.epoch
         telling.skipped(hook, self._house.tell, [f"{epoch}-{position}" for position, _ in events], status)
         hook.figures.skipped += len(events)
-        skipped = hook.place.skipped + len(events)
-        await self._commit(replace(hook.place, epoch=epoch, position=position, after=after, skipped=skipped))
-        telling.recovered(self.hook, self._house.tell)
+        telling.recovered(hook, self._house.tell)
+        await self._commit(position=position, after=after, skipped=hook.place.skipped + len(events))
         hook.progress = after_skip(hook.progress)
         hook.cut = None
 
@@ -274,9 +276,11 @@ class Sender:
         hook = self.hook
         hook.paused = reason
         hook.paused_us = now_us()
-        hook.was_failing = False
         hook.next_attempt_s = None
         telling.paused(hook, self._house.tell, reason)
+        if hook.place.failing is not None:
+            hook.place = replace(hook.place, failing=None)  # its pause has been told instead
+            await self._note()
         await self._house.save()
 
     async def _wait(self, until_s: float) -> None:
@@ -285,38 +289,10 @@ class Sender:
         hook.next_attempt_s = until_s
         self._house.events_of(hook)
         while (now_s := time.monotonic()) < until_s:
-            telling.failing(self.hook, self._house.tell)
+            if telling.failing(hook, self._house.tell):
+                await self._note()
             told_s = failing_at_s(hook.progress)
-            due_s = until_s if hook.was_failing or told_s is None else min(until_s, told_s)
-            if await self._sleep(max(0.0, due_s - now_s)):
+            due_s = until_s if hook.place.failing is not None or told_s is None else min(until_s, told_s)
+            if await self._alarm.sleep(max(0.0, due_s - now_s)):
                 break
         hook.next_attempt_s = None
-
-    async def _sleep(self, seconds: float | None) -> bool:
-        """Wait; say whether `wake` has ended it."""
-        waiter: asyncio.Future[bool] = self._loop.create_future()
-        self._waiter = waiter
-        if self._stopping:
-            return True
-        timer = None if seconds is None else self._loop.call_later(seconds, _end, waiter)
-        try:
-            return await waiter
-        finally:
-            if timer is not None:
-                timer.cancel()
-
-    async def _events(self, until: float) -> bool:
-        """Wait for events until a time of the loop; say whether there may be some."""
-        feed = self._house.feed
-        waiter = self._waiter = feed.wait(until)
-        if self._stopping:
-            waiter.set_result(True)
-        try:
-            return await waiter
-        finally:
-            feed.forget(waiter)
-
-
-def _end(waiter: asyncio.Future[bool]) -> None:
-    if not waiter.done():
-        waiter.set_result(False)

@@ -20,6 +20,7 @@ from mooring_service.feed import Feed
 from mooring_service.hook_errors import UnknownHook
 from mooring_service.hook_options import HookRequest
 from mooring_service.hook_records import HookRecord
+from mooring_service.hooks import telling
 from mooring_service.hooks.egress import DeliveryPolicy
 from mooring_service.hooks.hook import Hook
 from mooring_service.hooks.place import Place, recovered, stored
@@ -30,6 +31,8 @@ from mooring_service.journal.batch import Append, EventFilter
 from mooring_service.journal.cursor import Broken, parse_cursor
 from mooring_service.journal.journal import Journal, StoredHook
 
+LOOK_S = 60.0  # how late each hook is, for the log
+LOOKS = 20  # but so often while an event grows old
 IN_FLIGHT_S = 2.0  # what is under way when the service stops
 UNKNOWN_PLACE = "unknown-0"
 MAX_KNOWN = 10_000  # connections that have borne a name; of older ones nothing is kept any more, mostly
@@ -62,6 +65,7 @@ class Senders:
         self._connector: Connector | None = None
         self._own: tuple[str, int] | None = None
         self._stopping = False
+        self._watching: asyncio.Task[None] | None = None
         self._loaded: dict[str, StoredDefinition] = {}
         self.unclaimed: dict[str, StoredHook] = {}
 
@@ -86,6 +90,14 @@ class Senders:
         self.unclaimed = {}
         for sender in self.by_name.values():
             self.go_on(sender)
+
+    async def _watch(self) -> None:
+        # Ends by cancellation. A hook that waits, or is paused, does not look by itself.
+        while True:
+            max_age_s = self._admission.config.journal.max_age
+            for hook in self.hooks():
+                telling.late(hook, self.lag_s(hook), max_age_s)
+            await asyncio.sleep(min(LOOK_S, max_age_s / LOOKS))
 
     def _place(self, one: StoredDefinition, place: StoredHook | None) -> Place:
         if place is not None:
@@ -150,19 +162,21 @@ class Senders:
         hook = sender.hook
         if definition.content == hook.definition.content:
             hook.definition = definition
-            sender.forget_failures()
+            if sender.forget_failures():
+                await self.journal.save_hook(stored(hook.name, hook.place))
             return
         await sender.halt()  # or its answer would store a place of the generation before
-        hook.place = replace(hook.place, generation=hook.place.generation + 1, known=())
-        await self.journal.save_hook(stored(hook.name, hook.place))
         hook.definition = definition
         sender.forget_failures()
+        hook.place = replace(hook.place, generation=hook.place.generation + 1, known=())
+        await self.journal.save_hook(stored(hook.name, hook.place))
         self.go_on(sender)
 
     def go_on(self, sender: Sender) -> None:
         """Start a sender (again), unless the service stops."""
         if not self._stopping:
             sender.start()
+            self._watching = self._watching or self._background.spawn(self._watch(), name="how late hooks are")
 
     def begin_stop(self) -> None:
         """From now on no attempt begins."""
@@ -172,6 +186,8 @@ class Senders:
 
     async def close(self) -> None:
         """End all senders: what is in flight has `IN_FLIGHT_S`, then it is cut, and goes out again after the next start."""
+        if self._watching is not None:
+            self._watching.cancel()
         await asyncio.gather(*(sender.close(IN_FLIGHT_S) for sender in self.by_name.values()))
         if self._connector is not None:
             self._connector.close()
