@@ -93,11 +93,6 @@ class Asks:
         """Do what a worker of another node has asked for, of one that is here: once the journal has it."""
         self._journal.append(Append(worker=worker, asks=[ask], taken=True))
 
-    @property
-    def untold(self) -> list[int]:
-        """What waits for its place in the log, by number."""
-        return list(self._untold)
-
     def _do(self, ask: StoredAsk) -> None:
         wanted = _decode(ask.ask)
         match wanted:

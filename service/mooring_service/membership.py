@@ -35,7 +35,6 @@ class Membership:
     Attributes:
         directory: The connections of all nodes, as the log tells of them.
         feed: The events of all nodes.
-        asks: Who does what code in workers asks for; set before it is opened.
     """
 
     def __init__(
@@ -43,6 +42,7 @@ class Membership:
         config: Config,
         journal: SqliteJournal,
         state_dir: Path,
+        asks: Asks,
         figures: Callable[[], tuple[int, int, int]],
         workers: Callable[[], set[str]],
         refuse: Callable[[str], None],
@@ -65,7 +65,7 @@ class Membership:
         of_all = self._cluster.journal
         self._cluster.on_asks = self._take_asks
         self._background = Background(log)
-        self.asks: Asks
+        self._asks = asks
         self.directory = Directory(config.retention.closed_connections, config.retention.closed_age, of_all.now_ms)
         self.feed = Feed(of_all, ring_bytes=config.journal.ring_bytes, max_subscribers=config.limits.max_subscribers)
 
@@ -78,23 +78,21 @@ class Membership:
         for ask in asks:
             here = (ask.node, ask.life) == (self.node, self._cluster.life)
             if ask.writer == self.node:
-                self.asks.told(ask.number, here=here)
+                self._asks.told(ask.number, here=here)
             elif here:
-                self.asks.take(ask.worker, ask.ask)
-
-    def settle_asks(self, numbers: list[int]) -> None:
-        """Of these, asked for before this start, the log has told already, or never will: forget those that it does not come to."""
-        self._background.spawn(self._settle_asks(numbers))
+                self._asks.take(ask.worker, ask.ask)
 
     async def _settle_asks(self, numbers: list[int]) -> None:
+        """Of what was asked for before this start, forget what the log has told before, or never will."""
         await settled(self._cluster)
         for number in numbers:
-            self.asks.told(number, here=False)
+            self._asks.told(number, here=False)
 
-    async def open(self, *, has_connections: bool) -> None:
-        """Begin; see `Cluster.open`."""
+    async def open(self, has_connections: bool, asks: list[int]) -> None:
+        """Begin; see `Cluster.open`. `asks`: the numbers of what code in workers has asked for, and is not done yet."""
         recovered = await self._cluster.open(has_connections=has_connections)
         self.directory.recover(self._cluster.fold.epoch, recovered.connections)
+        self._background.spawn(self._settle_asks(asks))
 
     async def stop(self, *, handover: bool) -> None:
         """End; see `Cluster.stop`."""

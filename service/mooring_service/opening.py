@@ -241,8 +241,7 @@ class Openings:
 
     def _check_limits(self, worker: str) -> None:
         limits = self._admission.config.limits
-        full_at = self._admission.full_at(self._directory.live_count + self._under_way.total())
-        if full_at:
+        if full_at := self._admission.full_at(self._directory.live_count + self._under_way.total()):
             raise LimitReached("limits.max_connections", full_at)
         if self._directory.live_count_of(worker) + self._under_way[worker] >= limits.max_connections_per_worker:
             raise LimitReached("limits.max_connections_per_worker", limits.max_connections_per_worker)

@@ -153,10 +153,8 @@ class Service:
         self._senders = Senders(self._admission, journal, self.feed, self.directory, state_dir, self._background)
         self.hooks = Hooks(self._admission, self._senders)
         self.refusal = ""
-        self.cluster = _membership(config, self, roster, self._admission) if config.cluster.name else None
+        self.cluster = _membership(config, self, roster, self._admission, self._asks) if config.cluster.name else None
         self._admission.placing = self.cluster
-        if self.cluster is not None:
-            self.cluster.asks = self._asks
         self.here = Reading(self.connections, self.directory, self.feed)
         self.reading = self.cluster.reading(self.connections, self.directory) if self.cluster else self.here
         self._started = False
@@ -214,7 +212,7 @@ class Service:
         self.directory.recover(self.journal.epoch, recovered.connections)
         self._reconciling.recall()
         if self.cluster is not None:
-            await self.cluster.open(has_connections=self.directory.live_count > 0)
+            await self.cluster.open(self.directory.live_count > 0, [ask.number for ask in recovered.asks])
         self.reopenings.recall()
         try:
             # Taken first: the first connection of a new state directory is number 1.
@@ -223,8 +221,6 @@ class Service:
             log.error("the journal cannot be written: %s; nothing new is begun until it can be", exc)
         self._supervisor.adopt([stored for stored in recovered.incarnations if not stored.ended or stored.stands])
         self._asks.do(recovered.asks)
-        if self.cluster is not None:
-            self.cluster.settle_asks(self._asks.untold)
         await self.hooks.start(recovered.hooks)
         known = {stored.incarnation for stored in recovered.incarnations if not stored.ended}
         # Told before anybody asks, but for a disk that takes nothing.
@@ -335,7 +331,7 @@ async def _prune(directory: Directory, journal: Journal) -> None:
                 log.warning("ended connections cannot be forgotten in the journal now: %s", exc)
 
 
-def _membership(config: Config, service: Service, roster: Roster, admission: Admission) -> Membership:
+def _membership(config: Config, service: Service, roster: Roster, admission: Admission, asks: Asks) -> Membership:
     from mooring_service.membership import Membership  # only where there is a cluster
 
     assert isinstance(service.journal, SqliteJournal), "the configuration allows no other"
@@ -347,4 +343,4 @@ def _membership(config: Config, service: Service, roster: Roster, admission: Adm
     def workers() -> set[str]:
         return {slot.name for slot in roster.slots()}
 
-    return Membership(config, service.journal, service.state_dir, figures, workers, service.refuse)
+    return Membership(config, service.journal, service.state_dir, asks, figures, workers, service.refuse)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from mooring_service.cluster import objects
-from tests.cluster_kit.nodes import THREE, running_engine
 from tests.cluster_kit.servers import EngineServers
+from tests.cluster_kit.services import running_services
 from tests.conftest import RunningService, rounds, wait_for
-from tests.end_to_end.test_cluster import configuration
 from tests.end_to_end.with_user_code import call, has_seen, options, seen_by
 
 WAIT_S = 60.0
@@ -20,20 +17,8 @@ WAIT_S = 60.0
 
 @pytest.fixture
 async def nodes(servers: EngineServers, cluster_name: str, tmp_path: Path) -> AsyncIterator[dict[str, RunningService]]:
-    async with running_engine(servers.urls) as engine:
-        await objects.create(engine, cluster_name, THREE)
-    found = {}
-    for name in "ab":
-        path = Path(configuration(tmp_path, name, cluster_name, servers.urls))
-        path.write_text(path.read_text().replace("dead_after = 5", "dead_after = 30"))
-        found[name] = RunningService(tmp_path / name, "--config", str(path), *options())
-    try:
-        await asyncio.gather(*(service.start() for service in found.values()))
-        await asyncio.gather(*(wait_for(service.is_ready, WAIT_S) for service in found.values()))
+    async with running_services(servers, cluster_name, tmp_path, "ab", *options(), dead_after=30) as found:
         yield found
-    finally:
-        for service in found.values():
-            await service.clean_up()
 
 
 async def test_a_call_runs_where_its_worker_is_and_a_kill_ends_it_there(nodes: dict[str, RunningService]) -> None:
