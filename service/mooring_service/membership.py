@@ -8,18 +8,21 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from mooring.background import Background
+from mooring.errors import UnknownConnection
 from mooring_service.asks import Asks
-from mooring_service.cluster.barriers import barrier, settled, until_shown
+from mooring_service.cluster.barriers import barrier, settled
 from mooring_service.cluster.fold import FoldedAsk
 from mooring_service.cluster.forward import Command, Headers, Reply
-from mooring_service.cluster.node import Cluster, Figures, configuration_hash, default_worker
+from mooring_service.cluster.node import Cluster, Figures, configuration_hash
 from mooring_service.cluster.status import degraded, engine_failure, figures_of, record_of
+from mooring_service.cluster_errors import EngineDown, NodeUnreachable
 from mooring_service.cluster_records import ClusterFigures, ClusterRecord
 from mooring_service.config import Config
 from mooring_service.connections import Connections
 from mooring_service.directory import Directory
 from mooring_service.everywhere import Everywhere
 from mooring_service.feed import Feed
+from mooring_service.inheriting import Inheriting
 from mooring_service.journal.journal import Committed, StoredAnswer
 from mooring_service.journal.replica import SLOT_STEP
 from mooring_service.journal.sqlite import SqliteJournal
@@ -46,6 +49,7 @@ class Membership:
         figures: Callable[[], tuple[int, int, int]],
         workers: Callable[[], set[str]],
         refuse: Callable[[str], None],
+        inheriting: Inheriting,
     ) -> None:
         tokens = sorted((name, token.hash, sorted(token.scopes)) for name, token in config.tokens.items())
         self._cluster = Cluster(
@@ -61,12 +65,15 @@ class Membership:
             workers=workers,
             on_folded=self._show,
             refuse=refuse,
+            estate=inheriting,
         )
+        self._inheriting = inheriting
         of_all = self._cluster.journal
         self._cluster.on_asks = self._take_asks
         self._background = Background(log)
         self._asks = asks
         self.directory = Directory(config.retention.closed_connections, config.retention.closed_age, of_all.now_ms)
+        inheriting.of_all = self.directory
         self.feed = Feed(of_all, ring_bytes=config.journal.ring_bytes, max_subscribers=config.limits.max_subscribers)
 
     def _show(self, committed: list[Committed]) -> None:
@@ -93,6 +100,7 @@ class Membership:
         recovered = await self._cluster.open(has_connections=has_connections)
         self.directory.recover(self._cluster.fold.epoch, recovered.connections)
         self._background.spawn(self._settle_asks(asks))
+        self._cluster.placement.where = self._holder_of
 
     async def stop(self, *, handover: bool) -> None:
         """End; see `Cluster.stop`."""
@@ -115,7 +123,7 @@ class Membership:
 
     def default_worker(self, node: str | None = None) -> str:
         """The worker of a create that names none, at a node (None: this one)."""
-        return default_worker(node or self.node)
+        return self._cluster.placement.default_worker if node in (None, self.node) else f"main-{node}"
 
     def locate(self, worker: str, node: str | None) -> None:
         """Check that this node is where something of a worker is to be begun; see `Placement.locate`."""
@@ -160,9 +168,60 @@ class Membership:
         return sorted(name for name in workers if placement.holder_of(name) == node)
 
     def holder_of(self, connection: int) -> str | None:
-        """Return which other node has a connection; None if this one has it, or nobody is known to."""
-        node = self._cluster.fold.claims.slots.get(connection // SLOT_STEP)
+        """Return which other node has a connection; None if this one has it, or nobody is known to.
+
+        Raises:
+            NodeUnreachable: If it is this one, which has not taken it over yet.
+        """
+        worker = self._worker_of(connection)
+        held = None if worker is None else self._cluster.fold.claims.workers.get(worker)
+        if held is not None and held.inherited and self._cluster.placement.is_mine(held):
+            raise NodeUnreachable(self.node)
+        node = self._holder_of(connection)
         return None if node == self.node else node
+
+    def was_begun_elsewhere(self, connection: int) -> bool:
+        """Say whether the id of a connection was given out by another node."""
+        return self._cluster.fold.claims.slots.get(connection // SLOT_STEP) != self.node
+
+    def _worker_of(self, connection: int) -> str | None:
+        """Return the worker of a connection that has not ended, as the log tells."""
+        try:
+            entry = self.directory.entry(connection)
+        except UnknownConnection:
+            return None
+        return None if entry.update.ended else entry.created.worker
+
+    def _holder_of(self, connection: int) -> str | None:
+        worker = self._worker_of(connection)
+        if worker is not None:
+            return self._node_of(worker, connection)
+        node = self._cluster.fold.claims.slots.get(connection // SLOT_STEP)
+        state = None if node is None else self._cluster.fold.nodes.get(node)
+        return None if state is None or state.over else node
+
+    def _node_of(self, worker: str, connection: int) -> str:
+        claims = self._cluster.fold.claims
+        held = claims.workers.get(worker)
+        return held.node if held is not None else claims.slots.get(connection // SLOT_STEP, "")
+
+    def _holds(self, worker: str) -> bool:
+        held = self._cluster.fold.claims.workers.get(worker)
+        return held is not None and self._cluster.placement.is_mine(held)
+
+    @property
+    def may_open(self) -> bool:
+        """See `Cluster.may_open`."""
+        return self._cluster.may_open
+
+    def check(self) -> None:
+        """Raise `EngineDown` while what this node held is another's, and it has no new place yet."""
+        if self._cluster.own.over:
+            raise EngineDown("this node was declared lost, and what it held ends")
+
+    async def until_placed(self) -> None:
+        """Wait until this node may open again what it has lost."""
+        await self._cluster.placed.wait()
 
     async def forward(
         self, node: str, method: str, path: str, headers: Headers, body: bytes, deadline_s: float
@@ -185,15 +244,11 @@ class Membership:
 
     async def shown(self, timeout_s: float) -> bool:
         """Wait until what was committed here can be read at every node; say whether it was in time."""
-        return await until_shown(self._cluster, timeout_s)
+        return await self._cluster.shown(timeout_s)
 
     def reading(self, connections: Connections, own: Directory) -> Everywhere:
         """Return what is read at every node."""
-        cluster = self._cluster
-        return Everywhere(
-            connections, own, self.directory, self.feed,
-            lambda: cluster.replica.slot, lambda: cluster.fold.claims.slots, self.shown,
-        )  # fmt: skip
+        return Everywhere(connections, own, self.directory, self.feed, self._holds, self._node_of, self.shown)
 
     @property
     def reason(self) -> str | None:
@@ -205,7 +260,8 @@ class Membership:
     @property
     def degraded(self) -> list[str]:
         """What is not as it should be."""
-        return degraded(self._cluster)
+        blocked = [f"worker {worker}: {why}" for worker, why in sorted(self._inheriting.blocked.items())]
+        return [*degraded(self._cluster), *blocked]
 
     @property
     def record(self) -> ClusterRecord:

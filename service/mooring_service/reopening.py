@@ -108,6 +108,8 @@ class Reopenings:
         Args:
             connections: Those that were told to this process and have not reached it.
         """
+        if not self._admission.may_open:
+            return  # they wait until it may
         incarnation, again = slot.incarnation, set(connections)
         due = [
             entry

@@ -107,7 +107,7 @@ class Sending:
         if answer.why == "full":
             raise QueueFull(connection)
         if answer.why == "uncertain":
-            raise SendUncertain(connection)
+            raise SendUncertain(connection, answer.sent, len(payloads) - answer.sent)
         if answer.why == "late":
             raise SendTimeout(connection, answer.sent)
         if answer.stalled:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import random
 import signal
@@ -262,6 +263,48 @@ async def test_a_cut_in_the_middle_of_a_hundred_frames(
                     assert there[payload] <= 1, f"seed {seed}"
                 else:
                     assert there[payload] == 0, f"seed {seed}: {payload[:8]!r} was refused"
+
+
+@rounds(3, 40)
+async def test_a_cut_in_the_middle_of_a_stream_of_lines(service: RunningService, rounds: int) -> None:
+    """As above: those that are told as sent are there, and beyond those that may be there is none."""
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    arrived: list[bytes] = []
+    ended = asyncio.Event()
+    limit = 0
+
+    async def script(connection: RawConnection) -> None:
+        await connection.accept()
+        reader, writer, data = connection.reader, connection.writer, b""
+        cut = False
+        while more := await reader.read(65_536):
+            data += more
+            if len(data) > limit and not cut:
+                cut = True
+                writer.write_eof()
+            await asyncio.sleep(0.0005)
+        arrived.extend(_frames_of(data))
+        ended.set()
+
+    lines = [b'"%d %s"' % (number, b"x" * 40_000) for number in range(200)]
+    async with RawServer(script) as server:
+        for _ in range(rounds):
+            arrived.clear()
+            ended.clear()
+            limit = chance.randrange(2_000_000)
+            kept = (await service.open(server.url, reconnect={"minDelay": 3600, "maxDelay": 3600}))["id"]
+            path = f"/v1/connections/{kept}/messages"
+            headers = {"Content-Type": "application/x-ndjson"}
+            async with service.client.post(path, data=io.BytesIO(b"\n".join(lines)), headers=headers) as response:
+                answer: Any = await response.json()
+            await asyncio.wait_for(ended.wait(), 20)
+            sent, uncertain = answer["sent"], answer.get("uncertain", 0)
+            print(response.status, sent, uncertain, len(arrived))
+            assert arrived == lines[: len(arrived)], f"seed {seed}: in order, and each once"
+            assert sent <= len(arrived) <= sent + uncertain, f"seed {seed}: {answer}"
+            await service.call("DELETE", f"/v1/connections/{kept}", 200)
 
 
 async def _told(service: RunningService, kept: int, payload: bytes) -> str:

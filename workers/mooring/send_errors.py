@@ -17,10 +17,17 @@ class SendTimeout(SendError):
 
 
 class SendUncertain(MooringError):
-    """The socket has ended while a message was written: it may have arrived, and is not sent again."""
+    """The socket has ended while messages were written: they may have arrived, and are not sent again.
 
-    def __init__(self, connection: int) -> None:
+    Attributes:
+        sent: How many of them were sent for certain, the first ones.
+        uncertain: How many may have been.
+    """
+
+    def __init__(self, connection: int, sent: int = 0, uncertain: int = 1) -> None:
         self.connection = connection
+        self.sent = sent
+        self.uncertain = uncertain
 
     def __str__(self) -> str:
         return f"the socket of connection {self.connection} has ended while the message was written"

@@ -8,11 +8,9 @@ from typing import Any
 
 import click
 import msgspec
-from rich.table import Table
-from rich.text import Text
 
 from mooring_api.client import ApiError, Client
-from mooring_api.commands.tables import Column, console, plain, table
+from mooring_api.commands.tables import Column, Styled, console, plain, screen_width, show_table
 from mooring_api.commands.target import Failure, Target, Which, as_json, explain, known_worker, plural, show_json
 from mooring_api.commands.words import down_in_words, duration, seconds_of
 from mooring_api.commands.words import status as status_text
@@ -75,13 +73,13 @@ def ls(target: Target, worker: str | None, status: str | None, everything: bool,
         for record in found:
             show_json(record)
         return
-    screen, now = console(), time.time()
+    now = time.time()
     clustered = any(record.node for record in found)
     columns = (
         Column("ID", right=True),
         Column("STATUS"),
         *((Column("NODE", widest=12),) if clustered else ()),
-        Column("WORKER", widest=20 if screen.width >= WIDE else 10),
+        Column("WORKER", widest=20 if screen_width() >= WIDE else 10),
         Column("IN", right=True, expendable=1),
         Column("OUT", right=True, expendable=1),
         Column("URL", flexible=True),
@@ -98,7 +96,7 @@ def ls(target: Target, worker: str | None, status: str | None, everything: bool,
         )
         for record in found
     ]
-    screen.print(table(columns, rows, screen.width))
+    show_table(columns, rows)
 
 
 @click.command()
@@ -115,6 +113,9 @@ def show(target: Target, connection: int | str, as_json: bool) -> None:
     if as_json:
         show_json(record)
         return
+    from rich.table import Table
+    from rich.text import Text
+
     facts = Table(box=None, pad_edge=False, show_header=False)
     facts.add_column(style="bold", no_wrap=True)
     facts.add_column(overflow="fold")
@@ -148,7 +149,7 @@ def show(target: Target, connection: int | str, as_json: bool) -> None:
     console().print(facts)
 
 
-def _status(record: ConnectionRecord, now: float) -> Text:
+def _status(record: ConnectionRecord, now: float) -> Styled:
     """Return the status, and of who is down what it does about it."""
     down = record.down or None
     return status_text(record.status, f"{record.status} {down_in_words(down, now)}" if down else None)

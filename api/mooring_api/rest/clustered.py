@@ -84,7 +84,10 @@ async def _show(request: web.Request, handler: Handler, cluster: Membership) -> 
     resource = request.match_info.route.resource
     path = "" if resource is None else resource.canonical
     if path in (ONE_CONNECTION, ONE_WORKER) and FORWARDED not in request.headers:
-        node = await _holder(request, cluster)
+        try:
+            node = await _holder(request, cluster)
+        except NodeUnreachable:  # it is this one, which takes it over just now
+            node, request[STALE] = None, True
         if node is not None:
             found = await look(request, node, cluster)
             if found is not None:

@@ -79,14 +79,13 @@ async def _await_end_of_dial(api: Api, connection: int, wanted: ConnectionReques
     Raises:
         NodeUnreachable: If a node has begun it that is lost, and nobody has told its end yet.
     """
-    if api.service.cluster is not None and (node := api.service.cluster.holder_of(connection)) is not None:
+    if api.service.cluster is not None and api.service.cluster.was_begun_elsewhere(connection):
         record = api.service.reading.record(connection)
-        if record.opened_at is None and record.status == STATUS_CONNECTING:
-            raise NodeUnreachable(node)
         if record.status == STATUS_CLOSED:
-            raise Problem(
-                "connect-failed", "the node that opened it is lost", errors=record.errors, connection=connection
-            )
+            text = "the node that opened it is lost"
+            raise Problem("connect-failed", text, errors=record.errors, connection=connection)
+        if record.opened_at is None:
+            raise NodeUnreachable(record.node or "")
         return record
     # A record becomes Connected without an event: with a handler, onOpen follows its turn.
     record = await api.service.connections.until(

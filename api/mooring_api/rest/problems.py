@@ -194,7 +194,7 @@ def problem_of(exc: MooringError) -> Problem:
                 name = "connect-timeout"
             return Problem(name, text, errors=exc.errors, connection=exc.connection)
         case se.SendUncertain():
-            return Problem("send-uncertain", text, connection=exc.connection)
+            return Problem("send-uncertain", text, connection=exc.connection, sent=exc.sent, uncertain=exc.uncertain)
         case se.QueueFull():
             return Problem("queue-full", text, connection=exc.connection, headers={"Retry-After": "1"})
         case se.SendTimeout():

@@ -11,8 +11,9 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from mooring.deadline import within
-from mooring.errors import MooringError, SendError
+from mooring.errors import MooringError, SendError, WorkerDied, WorkerSilent
 from mooring.kept_events import QueuedRecord
+from mooring.send_errors import SendUncertain
 from mooring_api.rest import idempotency, routes
 from mooring_api.rest.body import BODY_TIMEOUT_S, read_body
 from mooring_api.rest.connections import WORKER_PROBLEMS
@@ -29,13 +30,17 @@ LINE_IDLE_S = 300.0  # a stream of lines may pause for so long
 
 
 class Tally(msgspec.Struct):
-    """What became of a stream of lines so far. `queue_id` and `expires_at` of the first that waits."""
+    """What became of a stream of lines so far. `queue_id` and `expires_at` of the first that waits.
+
+    `uncertain`: so many may have been sent, behind those that were.
+    """
 
     sent: int = 0
     queued: int = 0
     bytes: int = 0
     queue_id: int = 0
     expires_at: str = ""
+    uncertain: int = 0
 
     def add(self, record: SentRecord | QueuedSendRecord) -> None:
         """Count what became of some lines."""
@@ -50,7 +55,8 @@ class Tally(msgspec.Struct):
     @property
     def so_far(self) -> dict[str, Any]:
         """What a problem says of it."""
-        return {"sent": self.sent, "queued": self.queued} if self.queued else {"sent": self.sent}
+        found = {"sent": self.sent, "queued": self.queued, "uncertain": self.uncertain}
+        return {name: count for name, count in found.items() if count or name == "sent"}
 
     def response(self) -> web.Response:
         """Return the answer at the end of the stream."""
@@ -200,8 +206,14 @@ async def _send_batch(api: Api, connection: int, batch: list[bytes], waiting: Wa
     try:
         tally.add(await api.service.sending.send(connection, binary=False, payloads=batch, waiting=waiting))
     except MooringError as exc:
-        if isinstance(exc, SendError):
-            tally.sent += exc.sent
+        match exc:
+            case SendError():
+                tally.sent += exc.sent
+            case SendUncertain():
+                tally.sent += exc.sent
+                tally.uncertain = exc.uncertain
+            case WorkerDied() | WorkerSilent():
+                tally.uncertain = len(batch)
         problem = problem_of(exc)
         problem.extra.update(tally.so_far)
         raise problem from exc

@@ -6,7 +6,6 @@ Owns what a claim means to who asks. What it is worth is `claims`' affair; the a
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 from mooring_service.cluster.claims import KEY_AGE_MS
 from mooring_service.cluster.fold import Fold
@@ -22,7 +21,6 @@ class Keys:
 
     Args:
         journal: Of this service; `of_all` is that of the log.
-        life: Returns the present life of this node.
     """
 
     def __init__(
@@ -32,10 +30,9 @@ class Keys:
         of_all: SparseJournal,
         fold: Fold,
         node: str,
-        life: Callable[[], str],
     ) -> None:
         self._placement, self._journal, self._of_all, self._fold = placement, journal, of_all, fold
-        self._node, self._life = node, life
+        self._node = node
 
     async def claim(self, key: str, fingerprint: bytes, *, anywhere: bool) -> StoredAnswer | None:
         """Claim a key for this node: None when it is ours, else what it stands for in the log.
@@ -52,7 +49,7 @@ class Keys:
         if held is not None and now_ms - held.time_ms < KEY_AGE_MS:
             if held.fingerprint != fingerprint:
                 return StoredAnswer(key, held.fingerprint, held.time_ms, None)
-            if (held.node, held.life) == (self._node, self._life()):
+            if self._placement.is_mine(held):
                 return None
             if anywhere and not self._fold.claims.is_over(held.node, held.life):
                 raise Elsewhere("the Idempotency-Key", held.node)

@@ -110,6 +110,23 @@ def test_a_frame_that_was_begun_is_never_sent_again_and_nobody_says_that_it_was_
     assert texts(transport) == []
 
 
+def test_of_several_frames_it_is_told_how_many_the_kernel_has(world: World) -> None:  # 37
+    kept, transport = world.ready(when_down="queue")
+    frame = 6 + 10  # the header and the mask of a short one
+    assert isinstance(send(world, kept, 1, b"0123456789", b"0123456789"), Sent)
+    transport.unflushed = 4 * frame
+    assert send(world, kept, 2, *[b"0123456789"] * 4) is None
+    transport.unflushed = 2 * frame + 1  # the second of them is not whole
+    assert send(world, kept, 3, b"behind") is None
+    transport.unflushed += 12
+    world.loop.advance(0.01)
+    transport.unflushed = 0  # as that of a dead socket is
+    transport.lose(None)
+    world.loop.advance()
+    assert answer_to(world, 2) == SendFailed(2, 1, "Connected", why="uncertain")
+    assert answer_to(world, 3) == SendFailed(3, 0, "Connected", why="uncertain")
+
+
 def test_the_queue_has_a_bound_and_is_told_of_once(world: World) -> None:
     kept, first = world.ready(when_down="queue")
     first.lose(None)

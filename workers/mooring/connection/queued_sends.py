@@ -190,11 +190,11 @@ class QueuedSends(Sends):
         self._forget(ticket)
         self._host.answer_send(answer, ticket.key)
 
-    def is_unknown(self, ticket: Ticket) -> None:
-        """Nobody can say whether it was sent."""
+    def is_unknown(self, ticket: Ticket, sent: int) -> None:
+        """Nobody can say whether it was sent, but for the first messages."""
         self._forget(ticket)
         state = self._connection.state.value
-        self._host.answer_send(SendFailed(ticket.request, 0, state, why="uncertain"), ticket.key)
+        self._host.answer_send(SendFailed(ticket.request, sent, state, why="uncertain"), ticket.key)
 
     def _told(self, request: int, made: Queued) -> SendQueued:
         expires_at_us = now_us() + round((made.expires_at - self._host.loop.time()) * 1e6)

@@ -45,7 +45,7 @@ class SendFailed(msgspec.Struct, frozen=True, tag=True, array_like=True):
     """Not all was written. `status`: the connection's, ``""`` if it is not held; `stalled`: the peer did not read for ``sendTimeout``.
 
     `why`: ``full``: there is no room for it to wait. ``late``: it has waited behind the queue for ``sendTimeout``.
-    ``uncertain``: it was begun, and the socket has ended before all of it was in the kernel's hands.
+    ``uncertain``: it was begun, and the socket has ended before all of it was in the kernel's hands; the first `sent` were.
     """
 
     request: int

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -54,12 +55,14 @@ class Outbound:
     Attributes:
         queued_bytes: Of the messages that wait for the peer to read.
         paused: The peer reads too slowly: the transport has said so.
+        written_bytes: Of the frames that were written.
+        frame_sizes: Of the frames that were written last, where it was several.
         close_sent: Our close frame has been written: nothing follows it.
     """
 
     __slots__ = (
         "_deflater", "_loop", "_max_bytes", "_pong_owed", "_queue", "_sender", "_timer", "_transport", "close_sent",
-        "paused", "queued_bytes",
+        "frame_sizes", "paused", "queued_bytes", "written_bytes",
     )  # fmt: skip
 
     def __init__(
@@ -79,6 +82,8 @@ class Outbound:
         self._timer: Deadline | None = None
         self._pong_owed: bytes | None = None
         self.queued_bytes = 0
+        self.written_bytes = 0
+        self.frame_sizes: Sequence[int] = ()
         self.paused = False
         self.close_sent = False
 
@@ -86,7 +91,9 @@ class Outbound:
         """Write messages if nothing waits before them, and say whether they were written."""
         if self.paused or self._queue or self._transport.is_closing():
             return False
-        self._transport.write(self._frames(opcode, payloads))
+        data = self._frames(opcode, payloads)
+        self.written_bytes += len(data)
+        self._transport.write(data)
         return True
 
     @property
@@ -129,21 +136,28 @@ class Outbound:
     def write(self, data: bytes) -> None:
         """Write whole frames now."""
         if not self._transport.is_closing():
+            self.written_bytes += len(data)
             self._transport.write(data)
 
     def _frames(self, opcode: int, payloads: list[bytes]) -> bytes:
         masks = os.urandom(4 * len(payloads))
         if self._deflater is not None and opcode != CLOSE:
             compress = self._deflater.compress
-            return b"".join(
+            frames = [
                 encode_frame(opcode, compress(payload), masks[4 * index : 4 * index + 4], compressed=True)
                 for index, payload in enumerate(payloads)
-            )
-        if len(payloads) == 1:
+            ]
+        elif len(payloads) == 1:
             return encode_frame(opcode, payloads[0], masks)
-        return b"".join(
-            [encode_frame(opcode, payload, masks[4 * index : 4 * index + 4]) for index, payload in enumerate(payloads)]
-        )
+        else:
+            frames = [
+                encode_frame(opcode, payload, masks[4 * index : 4 * index + 4])
+                for index, payload in enumerate(payloads)
+            ]
+        if len(frames) == 1:
+            return frames[0]
+        self.frame_sizes = [len(frame) for frame in frames]
+        return b"".join(frames)
 
     def _put(self, queued: _Queued) -> None:
         self._queue.append(queued)
