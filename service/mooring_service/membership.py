@@ -13,6 +13,7 @@ from mooring_service.asks import Asks
 from mooring_service.cluster.barriers import barrier, settled
 from mooring_service.cluster.fold import FoldedAsk
 from mooring_service.cluster.forward import Command, Headers, Reply
+from mooring_service.cluster.keys import Keys
 from mooring_service.cluster.node import Cluster, Figures, configuration_hash
 from mooring_service.cluster.status import degraded, engine_failure, figures_of, record_of
 from mooring_service.cluster_errors import EngineDown, NodeUnreachable
@@ -69,9 +70,9 @@ class Membership:
         )
         self._inheriting = inheriting
         of_all = self._cluster.journal
-        self._cluster.on_asks = self._take_asks
         self._background = Background(log)
-        self._asks = asks
+        self._asks, self._journal = asks, journal
+        self._keys: Keys
         self.directory = Directory(config.retention.closed_connections, config.retention.closed_age, of_all.now_ms)
         inheriting.of_all = self.directory
         self.feed = Feed(of_all, ring_bytes=config.journal.ring_bytes, max_subscribers=config.limits.max_subscribers)
@@ -91,13 +92,17 @@ class Membership:
 
     async def _settle_asks(self, numbers: list[int]) -> None:
         """Of what was asked for before this start, forget what the log has told before, or never will."""
-        await settled(self._cluster)
+        assert self._journal.replica is not None, "made with one"
+        await settled(self._cluster, self._journal.replica.last)
         for number in numbers:
             self._asks.told(number, here=False)
 
     async def open(self, has_connections: bool, asks: list[int]) -> None:
         """Begin; see `Cluster.open`. `asks`: the numbers of what code in workers has asked for, and is not done yet."""
-        recovered = await self._cluster.open(has_connections=has_connections)
+        cluster = self._cluster
+        recovered = await cluster.open(has_connections=has_connections)
+        cluster.tail.on_asks = self._take_asks  # nothing is read before the next wait
+        self._keys = Keys(cluster.placement, self._journal, cluster.journal, cluster.fold, self.node)
         self.directory.recover(self._cluster.fold.epoch, recovered.connections)
         self._background.spawn(self._settle_asks(asks))
         self._cluster.placement.where = self._holder_of
@@ -147,11 +152,11 @@ class Membership:
 
     async def claim_key(self, key: str, fingerprint: bytes, *, anywhere: bool) -> StoredAnswer | None:
         """Claim an Idempotency-Key; see `Keys.claim`."""
-        return await self._cluster.keys.claim(key, fingerprint, anywhere=anywhere)
+        return await self._keys.claim(key, fingerprint, anywhere=anywhere)
 
     async def answer_key(self, key: str, answer: bytes | None) -> None:
         """Keep the answer of a key; see `Keys.answer`."""
-        await self._cluster.keys.answer(key, answer)
+        await self._keys.answer(key, answer)
 
     def holder_of_worker(self, worker: str) -> str | None:
         """Return which other node has a worker; None: this one, or none that lives."""

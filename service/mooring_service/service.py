@@ -148,15 +148,13 @@ class Service:
         self.workers = Workers(
             self._admission, self.directory, roster, self._supervisor, self._intake, self._background
         )
-        self._asks = self._intake.asks = Asks(self._admission, journal, roster, self._supervisor)
+        self._asks = asks = self._intake.asks = Asks(self._admission, journal, roster, self._supervisor)
         self.backups = Backups(journal, state_dir)
         self._senders = Senders(self._admission, journal, self.feed, self.directory, state_dir, self._background)
         self.hooks = Hooks(self._admission, self._senders)
         self.refusal = ""
-        inheriting = Inheriting(self._admission, *parts, self._strays.settled)
-        self.cluster = (
-            _membership(config, self, roster, self._admission, self._asks, inheriting) if config.cluster.name else None
-        )
+        heir = Inheriting(self._admission, *parts, self._strays.settled)
+        self.cluster = _membership(config, self, roster, self._admission, asks, heir) if config.cluster.name else None
         self._admission.placing = self.cluster
         self.here = Reading(self.connections, self.directory, self.feed)
         self.reading = self.cluster.reading(self.connections, self.directory) if self.cluster else self.here

@@ -27,9 +27,8 @@ async def barrier(cluster: Cluster, timeout_s: float) -> None:
         raise EngineDown(cluster.tail.failure or "the log is not read up to its end")
 
 
-async def settled(cluster: Cluster) -> None:
-    """Wait until all that was committed here by now is shown here as part of the log, however long that takes."""
-    wanted = cluster.committed
+async def settled(cluster: Cluster, wanted: int) -> None:
+    """Wait until all up to addition `wanted` is shown here as part of the log, however long that takes."""
     while not cluster.ready or cluster.chain is None:
         await asyncio.sleep(LOOK_S)  # there is no event of all of it
     while (seq := await cluster.chain.reach(wanted, SETTLE_S)) is None or not await cluster.tail.reach(seq, SETTLE_S):

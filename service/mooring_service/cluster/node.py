@@ -25,10 +25,9 @@ from mooring_service.cluster.backlog import Backlog
 from mooring_service.cluster.birth import Birth, NameTaken, find_epoch, until_asked, verified
 from mooring_service.cluster.chain import Chain, head_of, now_s
 from mooring_service.cluster.engine import Engine
-from mooring_service.cluster.fold import Fold, FoldedAsk
+from mooring_service.cluster.fold import Fold
 from mooring_service.cluster.forward import Forward
 from mooring_service.cluster.heirs import Estate, Heirs
-from mooring_service.cluster.keys import Keys
 from mooring_service.cluster.lease import Lease
 from mooring_service.cluster.lifetimes import Verdicts, leave
 from mooring_service.cluster.lives import Judge, Mark, Standing
@@ -106,12 +105,10 @@ class Cluster:
         self.lease = Lease(config)
         self.judge = Judge(config.node, self.lease.timers, now)
         self.own: OwnLife
-        self.on_asks: Callable[[list[FoldedAsk]], None] = lambda asks: None
         self.fold: Fold
         self.tail: Tail
         self.forward: Forward
         self.placement: Placement
-        self.keys: Keys
         self.heirs: Heirs
         self.verdicts: Verdicts
         self.chain: Chain | None = None
@@ -133,12 +130,10 @@ class Cluster:
         self.fold = Fold(self.journal.folded)
         self.fold.on_message = self._read
         self.tail = Tail(self.engine, self._config.name, self.fold, self.journal)
-        self.tail.on_asks = self.on_asks
         self.journal.epoch = self.fold.epoch or self.journal.epoch
         self.placement = Placement(
             self.engine, self._journal, self.fold, self.node, lambda: "" if self.own.over else self.life
         )
-        self.keys = Keys(self.placement, self._journal, self.journal, self.fold, self.node)
         self.forward = Forward(self.engine, self.name, self.node, self.fold, self._background)
         self.verdicts = Verdicts(self.engine, self.name, self.node, self.fold, self.judge)
         heir = self.fold, self.placement, self._journal, self._estate
@@ -305,11 +300,6 @@ class Cluster:
     def may_open(self) -> bool:
         """True while nobody else can have taken what this node holds for left: it may open what it has lost."""
         return self.placed.is_set() and self.lease.holds(self.chain)
-
-    @property
-    def committed(self) -> int:
-        """Number of the newest addition that is committed here."""
-        return self._replica.last
 
     @property
     def life(self) -> str:
