@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from tests.servers import EchoServer
 
 @pytest.fixture
 async def nodes(servers: EngineServers, cluster_name: str, tmp_path: Path) -> AsyncIterator[dict[str, RunningService]]:
-    async with running_services(servers, cluster_name, tmp_path) as found:
+    async with running_services(servers, cluster_name, tmp_path, dead_after=60) as found:
         yield found
 
 
@@ -139,7 +140,8 @@ async def test_one_idempotency_key_at_many_nodes_at_once_makes_one_connection(
             async def create(
                 service: RunningService, headers: dict[str, str] = key
             ) -> tuple[int, dict[str, object], bool]:
-                for _ in range(200):
+                deadline = time.monotonic() + 60
+                while time.monotonic() < deadline:
                     async with service.client.post(
                         "/v1/connections", json={"url": echo.url}, headers=headers
                     ) as response:
