@@ -73,10 +73,11 @@ def ls(target: Target, worker: str | None, status: str | None, everything: bool,
         for record in found:
             show_json(record)
         return
-    now = time.time()
+    now, named = time.time(), any(record.name for record in found)
     clustered = any(record.node for record in found)
     columns = (
         Column("ID", right=True),
+        *([Column("NAME", widest=20)] if named else []),
         Column("STATUS"),
         *((Column("NODE", widest=12),) if clustered else ()),
         Column("WORKER", widest=20 if screen_width() >= WIDE else 10),
@@ -87,6 +88,7 @@ def ls(target: Target, worker: str | None, status: str | None, everything: bool,
     rows = [
         (
             str(record.id),
+            *((record.name or "",) if named else ()),
             _status(record, now),
             *((record.node or "",) if clustered else ()),
             record.worker,
@@ -169,7 +171,10 @@ def _staying(record: ConnectionRecord, now: float) -> list[tuple[str, Any]]:
     policy = record.reconnect
     until = f", giveUpAfter {policy.give_up_after_s:g}" if policy.give_up_after_s else ""
     facts.append(
-        ("socket", f"{record.socket}, ready since {record.socket_opened_at}" if record.ready else record.socket)
+        (
+            "socket",
+            f"{record.socket}, ready since {record.socket_opened_at}" if record.ready else record.socket or "none yet",
+        )
     )
     facts.append(("reconnect", f"minDelay {policy.min_delay_s:g}, maxDelay {policy.max_delay_s:g}{until}"))
     if record.reconnects and isinstance(record.stats.down_ms, float):

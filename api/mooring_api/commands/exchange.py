@@ -12,6 +12,7 @@ import click
 import msgspec
 
 from mooring import json_text
+from mooring.deadline import within
 from mooring_api.client import ApiError, Client, Event, Sent
 from mooring_api.commands.connections import known
 from mooring_api.commands.cursor_file import CursorFile
@@ -255,7 +256,7 @@ async def interact(client: Client, connection: int | str, as_json: bool) -> None
             except ApiError as exc:
                 click.echo(f"not sent: {plain(explain(exc))}", err=True)
             prompt.show()
-        async with asyncio.timeout(INTERACT_END_S):
+        async with within(INTERACT_END_S):
             await following
     except TimeoutError:
         pass  # the end of the connection is known; only its last events have not come
