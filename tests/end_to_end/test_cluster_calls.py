@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.cluster_kit.servers import EngineServers
 from tests.cluster_kit.services import running_services
 from tests.conftest import RunningService, rounds, wait_for
-from tests.end_to_end.with_user_code import call, has_seen, options, seen_by
+from tests.end_to_end.with_user_code import call, options, seen_by
 
 WAIT_S = 60.0
 
@@ -19,6 +20,15 @@ WAIT_S = 60.0
 async def nodes(servers: EngineServers, cluster_name: str, tmp_path: Path) -> AsyncIterator[dict[str, RunningService]]:
     async with running_services(servers, cluster_name, tmp_path, "ab", *options(), dead_after=30) as found:
         yield found
+
+
+async def has_seen(service: RunningService, worker: str, values: list[Any]) -> bool:
+    """Has a worker run these calls? One that is just being killed does not say."""
+    asked = {"function": "get_seen", "params": []}
+    async with service.client.post(f"/v1/workers/{worker}/calls", json=asked) as response:
+        told = await response.json()
+        assert response.status in (200, 409, 502, 503), told
+        return bool(told.get("result") == values)
 
 
 async def test_a_call_runs_where_its_worker_is_and_a_kill_ends_it_there(nodes: dict[str, RunningService]) -> None:
