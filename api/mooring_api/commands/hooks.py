@@ -59,6 +59,8 @@ def _show(record: HookRecord, as_json: bool) -> None:
         show_json(record)
         return
     _list([record])
+    skipped = f", {record.skipped} skipped" if record.skipped else ""
+    click.echo(f"at {record.cursor}, generation {record.generation}: {record.delivered} delivered{skipped}")
     last = record.last_attempt
     if last is not None and last.error:
         click.echo(plain(last.error))
