@@ -5,6 +5,7 @@ Connections, sockets, outbox and limiter are the real ones; what is faked is the
 
 from __future__ import annotations
 
+import asyncio
 import heapq
 import itertools
 import json
@@ -12,6 +13,7 @@ from collections.abc import Callable, Coroutine, Generator
 from typing import Any
 
 from mooring.bounds import RedialLimits
+from mooring.connection.host import CodeFailed
 from mooring.connection.kept import KeptConnection
 from mooring.errors import ErrCode, ErrorEntry
 from mooring.events import Kind
@@ -122,7 +124,7 @@ class Transport:
         """The TCP connection ends."""
         if not self._closing:
             self._closing = True
-            self._loop.call_soon(self.protocol.connection_lost, exc)
+            self._loop.call_soon(lambda: self.protocol.connection_lost(exc))  # who has it by then
 
     def say(self, text: str) -> None:
         if not self._closing:
@@ -154,31 +156,68 @@ class Transport:
         return found
 
 
-class Dial:
-    """One dial, until the test answers it."""
+class Awaited:
+    """What a task waits for, until the test answers it."""
 
-    def __init__(self, loop: Loop, url: str) -> None:
+    def __init__(self, loop: Loop) -> None:
         self._loop = loop
-        self.url = url
-        self.began_at = loop.now
-        self.transport: Transport | None = None
         self.resume: Callable[[], None] | None = None
-        self._failure: DialFailed | None = None
+        self.failure: Exception | None = None
         self.ended = False
         self.cancelled = False
 
-    def __await__(self) -> Generator[Dial, None, Dialled]:
+    def _wait(self) -> Generator[Awaited, None, None]:
         if not self.ended:
             yield self
-        if self._failure is not None:
-            raise self._failure
-        assert self.transport is not None, "it was accepted"
-        return Dialled(self.transport, b"", None, None)  # type: ignore[arg-type]  # a fake of asyncio's
+        if self.failure is not None:
+            raise self.failure
 
     def _end(self) -> None:
         self.ended = True
         if self.resume is not None:
             self._loop.call_soon(self.resume)
+
+    def cancel(self) -> None:
+        """Nobody waits for it any more."""
+        self.cancelled = True
+
+
+class Renewal(Awaited):
+    """One run of the code that gives fresh values."""
+
+    value: Any = None
+
+    def __await__(self) -> Generator[Awaited, None, Any]:
+        yield from self._wait()
+        return self.value
+
+    def give(self, value: Any) -> None:
+        self.value = value
+        self._end()
+
+    def fail(self) -> None:
+        self.failure = CodeFailed("the vault is closed")
+        self._end()
+
+
+class Dial(Awaited):
+    """One dial."""
+
+    def __init__(self, loop: Loop, url: str) -> None:
+        super().__init__(loop)
+        self.url = url
+        self.began_at = loop.now
+        self.transport: Transport | None = None
+
+    def __await__(self) -> Generator[Awaited, None, Dialled]:
+        yield from self._wait()
+        assert self.transport is not None, "it was accepted"
+        return Dialled(self.transport, b"", None, None)  # type: ignore[arg-type]  # a fake of asyncio's
+
+    def cancel(self) -> None:
+        super().cancel()
+        if self.transport is not None:
+            self.transport.abort = lambda: None  # type: ignore[method-assign]  # nobody has it
 
     def accept(self) -> Transport:
         """Answer 101."""
@@ -190,7 +229,7 @@ class Dial:
         self, err_code: ErrCode = ErrCode.REFUSED, status: int | None = None, retry_after_s: float | None = None
     ) -> None:
         """Fail; `err_code` says how."""
-        self._failure = DialFailed(
+        self.failure = DialFailed(
             [ErrorEntry(err_code, f"failed with {err_code.name}")],
             timed_out=err_code is ErrCode.CONNECT_TIMEOUT,
             policy=err_code is ErrCode.POLICY_REFUSED,
@@ -201,31 +240,64 @@ class Dial:
 
 
 class Task:
-    """Runs a coroutine that awaits dials alone."""
+    """Runs a coroutine that awaits nothing but dials and renewals, perhaps with a `Timeout`."""
+
+    running: Task | None = None
 
     def __init__(self, loop: Loop, work: Coroutine[Any, Any, None]) -> None:
+        self.loop = loop
         self._work = work
         self._ended = False
-        self._waits_for: Dial | None = None
+        self._waits_for: Awaited | None = None
         loop.call_soon(self._step)
 
-    def _step(self) -> None:
+    def _step(self, throw: BaseException | None = None) -> None:
         if self._ended:
             return
+        Task.running = self
         try:
-            self._waits_for = self._work.send(None)
+            self._waits_for = self._work.send(None) if throw is None else self._work.throw(throw)
             self._waits_for.resume = self._step
         except StopIteration:
             self._ended = True
+        finally:
+            Task.running = None
+
+    def interrupt(self) -> None:
+        """Have what it waits for be cancelled, and tell the task so."""
+        assert self._waits_for is not None, "it has begun"
+        self._waits_for.resume = None
+        self._waits_for.cancel()
+        self._step(asyncio.CancelledError())
 
     def cancel(self) -> None:
         if not self._ended:
             self._ended = True
             self._work.close()
             if self._waits_for is not None:
-                self._waits_for.cancelled = True
-                if self._waits_for.transport is not None:
-                    self._waits_for.transport.abort = lambda: None  # type: ignore[method-assign]  # nobody has it
+                self._waits_for.cancel()
+
+
+class Timeout:
+    """As `asyncio.timeout`, by the clock of the running `Task`."""
+
+    def __init__(self, seconds: float) -> None:
+        assert Task.running is not None, "a task asks for it"
+        self._task = Task.running
+        self._seconds = seconds
+        self._over = False
+
+    async def __aenter__(self) -> None:
+        self._timer = self._task.loop.call_later(self._seconds, self._expire)
+
+    def _expire(self) -> None:
+        self._over = True
+        self._task.interrupt()
+
+    async def __aexit__(self, kind: type[BaseException] | None, exc: BaseException | None, traceback: object) -> None:
+        self._timer.cancel()
+        if self._over and kind is asyncio.CancelledError:
+            raise TimeoutError from exc
 
 
 class Dialler:
@@ -248,6 +320,7 @@ class World:
         events: What is recorded: (connection, kind, ``$2``), in order; `seqs` beside them.
         updates: The latest record of each connection, by id.
         answers: What requests were answered.
+        renewals: The runs of code that gives fresh values.
     """
 
     def __init__(self, limits: RedialLimits | None = None) -> None:
@@ -268,6 +341,7 @@ class World:
         self.updates: dict[int, ConnectionUpdate] = {}
         self.answers: list[Report] = []
         self.forgotten: list[int] = []
+        self.renewals: list[Renewal] = []
         self._next_id = 0
 
     def _take(self, data: bytes) -> bool:
@@ -308,6 +382,11 @@ class World:
 
     def answer_send(self, answer: Any, key: str | None) -> None:
         self.answers.append(answer)
+
+    def run_code(self, connection: Any, callback: str, target: Any, params: Any, *first: Any) -> Any:
+        assert callback == "renew", "nothing else is code here"
+        self.renewals.append(Renewal(self.loop))
+        return self.renewals[-1]
 
     def release(self, connection: Any, size: int) -> None:
         pass
