@@ -82,6 +82,11 @@ class Conversation:
         proven: A message has come over the last ready socket, or nobody waits for one.
     """
 
+    __slots__ = (
+        "_catching_up", "_connection", "_held", "_host", "_keep_alive", "_listens", "_party", "_recipe", "_session", "_socket",
+        "_timer", "attempt", "keep_alives", "proven", "watch",
+    )  # fmt: skip
+
     def __init__(
         self,
         host: Host,
@@ -270,6 +275,7 @@ class Conversation:
             self._host, self._connection, self._keep_alive, session, self.attempt,
             say=self._write, dead=self._drop, silent=self._party.silent,
         )  # fmt: skip
+        self._set_timer()
         idle = self._keep_alive is not None and self._keep_alive.when_idle
         self._party.sends.on_sent = self.watch.sent if idle else None
         return session
