@@ -28,6 +28,13 @@ class Placing(Protocol):
     def default_worker(self) -> str:
         """The worker of a create that names none."""
 
+    @property
+    def may_open(self) -> bool:
+        """True while nobody else can have taken what this node holds."""
+
+    def check(self) -> None:
+        """Raise `EngineDown` while what this node held is another's, and it has no new place yet."""
+
     async def hold(self, worker: str) -> None:
         """Have this node hold a worker, or raise `Elsewhere` or `EngineDown`."""
 
@@ -60,11 +67,19 @@ class Admission:
 
         Raises:
             Unavailable: If the service is stopping.
+            EngineDown: If this node of a cluster was declared lost, and has no new place yet.
             JournalUnavailable: As `check_writable`.
         """
         if self.stopping:
             raise Unavailable("the service is stopping")
+        if self.placing is not None:
+            self.placing.check()
         self.check_writable()
+
+    @property
+    def may_open(self) -> bool:
+        """False while another node may have opened what this one holds: it opens nothing again then."""
+        return self.placing is None or self.placing.may_open
 
     def check_writable(self) -> None:
         """Check that what happens can be recorded.

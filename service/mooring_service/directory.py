@@ -78,6 +78,9 @@ class Directory:
         append, batch = committed.append, committed.batch
         for created in append.created:
             entry = self._entries.get(created.id)
+            if entry is not None and entry.update.ended and not append.incarnation:
+                self._drop(entry)  # it was given away, lived on at another node, and is back
+                entry = None
             if entry is None:
                 self._add(Entry(created, ConnectionUpdate(created.id, STATUS_CONNECTING), append.incarnation, 0))
             else:
@@ -100,6 +103,13 @@ class Directory:
                 self._ended[update.id] = self._now_ms()
             if update.id in self._awaited:
                 self._look(entry)
+
+    def _drop(self, entry: Entry) -> None:
+        connection = entry.created.id
+        del self._entries[connection]
+        self._ended.pop(connection, None)
+        self._forget_name(entry.created)
+        self._census.forget([connection])
 
     def figures(self, update: ConnectionUpdate) -> None:
         """Take figures that changed without an event: what was sent, heartbeats, the round trip. They are not in the journal.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from heapq import merge
 from typing import Any
 
@@ -14,7 +14,6 @@ from mooring_service.connections import Connections
 from mooring_service.directory import Directory, Entry
 from mooring_service.feed import Feed, Subscription
 from mooring_service.journal.batch import EventFilter
-from mooring_service.journal.replica import SLOT_STEP
 from mooring_service.reading import Reading
 from mooring_service.records import ConnectionRecord
 
@@ -25,8 +24,8 @@ class Everywhere(Reading):
     """What all nodes know.
 
     Args:
-        own: The slot of this node: whose ids it gives out.
-        slots: Slot → node.
+        holds: Says whether this node holds a worker.
+        node_of: Returns at which node the connection of a worker is, given both.
         shown: Waits until what was committed here can be read everywhere; says whether it was in time.
     """
 
@@ -36,13 +35,13 @@ class Everywhere(Reading):
         directory: Directory,
         of_all: Directory,
         feed: Feed,
-        own: Callable[[], int | None],
-        slots: Callable[[], Mapping[int, str]],
+        holds: Callable[[str], bool],
+        node_of: Callable[[str, int], str],
         shown: Callable[[float], Awaitable[bool]],
     ) -> None:
         super().__init__(connections, directory, feed)
         self._of_all = of_all
-        self._own, self._slots, self._shown = own, slots, shown
+        self._holds, self._node_of, self._shown = holds, node_of, shown
 
     def id_of(self, name: str) -> int:
         """Return which connection a name means: the own ones first."""
@@ -52,29 +51,33 @@ class Everywhere(Reading):
             return self._of_all.id_of(name)
 
     def _is_own(self, connection: int) -> bool:
-        return connection // SLOT_STEP == self._own()
+        """Say whether what is known here of a connection is the truth: what this node has given away lives on elsewhere."""
+        try:
+            return self._holds(self._directory.entry(connection).created.worker)
+        except UnknownConnection:
+            return False
 
     def record(self, connection: int) -> ConnectionRecord:
         """Return the record of a connection; `last_event_id` is that of the log."""
         if self._is_own(connection):
-            try:
-                return self._of_here(self._connections.record(connection))
-            except UnknownConnection:
-                pass  # it is retained for longer there
-        return self._of_there(self._of_all.entry(connection))
+            return self._of_here(self._connections.record(connection))
+        try:
+            return self._of_there(self._of_all.entry(connection))
+        except UnknownConnection:  # it may be retained for longer here
+            return self._of_here(self._connections.record(connection))
 
     def _of_here(self, record: ConnectionRecord) -> ConnectionRecord:
         try:
             last_event_id = self._of_all.record(record.id).last_event_id
         except UnknownConnection:  # it is not in the log yet
             last_event_id = None
-        return msgspec.structs.replace(record, last_event_id=last_event_id, node=self._node(record.id))
+        return msgspec.structs.replace(
+            record, last_event_id=last_event_id, node=self._node_of(record.worker, record.id)
+        )
 
     def _of_there(self, entry: Entry) -> ConnectionRecord:
-        return msgspec.structs.replace(self._of_all.to_record(entry), node=self._node(entry.created.id))
-
-    def _node(self, connection: int) -> str:
-        return self._slots().get(connection // SLOT_STEP, "")
+        created = entry.created
+        return msgspec.structs.replace(self._of_all.to_record(entry), node=self._node_of(created.worker, created.id))
 
     async def page(
         self,
@@ -89,9 +92,12 @@ class Everywhere(Reading):
     ) -> tuple[list[ConnectionRecord], int | None]:
         """Return a page of records of all nodes by id."""
         asked: dict[str, Any] = {"worker": worker, "status": status, "after": after, "name": name, "ready": ready}
-        own, following = await self._connections.page(limit=limit, **asked)
-        if node not in (None, self._slots().get(self._own() or 0)):
-            own, following = [], None
+        own: list[ConnectionRecord] = []
+        following: int | None = after
+        while following is not None and len(own) < limit:
+            records, following = await self._connections.page(limit=limit, **{**asked, "after": following})
+            here = [self._of_here(record) for record in records if self._is_own(record.id)]
+            own += [record for record in here if node in (None, record.node)]
         theirs: list[ConnectionRecord] = []
         begin: int | None = after
         while begin is not None and len(theirs) <= limit:
@@ -100,7 +106,7 @@ class Everywhere(Reading):
             theirs += [record for record in others if node in (None, record.node)]
             await asyncio.sleep(0)  # thousands may be looked at in vain
         found: list[ConnectionRecord] = []
-        for record in merge(map(self._of_here, own), theirs, key=lambda record: record.id):
+        for record in merge(own, theirs, key=lambda record: record.id):
             if len(found) == limit:
                 return found, found[-1].id
             found.append(record)

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from mooring_service.cluster.barriers import barrier, until_shown
+from mooring.errors import UnknownConnection
+from mooring_service.cluster.barriers import barrier
 from mooring_service.cluster.forward import Command, Headers, Reply
-from mooring_service.cluster.node import Cluster, Figures, configuration_hash, default_worker
+from mooring_service.cluster.node import Cluster, Figures, configuration_hash
 from mooring_service.cluster.status import degraded, engine_failure, figures_of, record_of
+from mooring_service.cluster_errors import EngineDown, NodeUnreachable
 from mooring_service.cluster_records import ClusterFigures, ClusterRecord
 from mooring_service.config import Config
 from mooring_service.connections import Connections
 from mooring_service.directory import Directory
 from mooring_service.everywhere import Everywhere
 from mooring_service.feed import Feed
+from mooring_service.inheriting import Inheriting
 from mooring_service.journal.journal import Committed
 from mooring_service.journal.replica import SLOT_STEP
 from mooring_service.journal.sqlite import SqliteJournal
@@ -38,6 +41,7 @@ class Membership:
         figures: Callable[[], tuple[int, int, int]],
         workers: Callable[[], set[str]],
         refuse: Callable[[str], None],
+        inheriting: Inheriting,
     ) -> None:
         tokens = sorted((name, token.hash, sorted(token.scopes)) for name, token in config.tokens.items())
         self._cluster = Cluster(
@@ -51,9 +55,12 @@ class Membership:
             workers=workers,
             on_folded=self._show,
             refuse=refuse,
+            estate=inheriting,
         )
+        self._inheriting = inheriting
         of_all = self._cluster.journal
         self.directory = Directory(config.retention.closed_connections, config.retention.closed_age, of_all.now_ms)
+        inheriting.of_all = self.directory
         self.feed = Feed(of_all, ring_bytes=config.journal.ring_bytes, max_subscribers=config.limits.max_subscribers)
 
     def _show(self, committed: list[Committed]) -> None:
@@ -65,6 +72,7 @@ class Membership:
         """Begin; see `Cluster.open`."""
         recovered = await self._cluster.open(has_connections=has_connections)
         self.directory.recover(self._cluster.fold.epoch, recovered.connections)
+        self._cluster.placement.where = self._holder_of
 
     async def stop(self, *, handover: bool) -> None:
         """End; see `Cluster.stop`."""
@@ -87,7 +95,7 @@ class Membership:
     @property
     def default_worker(self) -> str:
         """The worker of a create that names none."""
-        return default_worker(self.node)
+        return self._cluster.placement.default_worker
 
     async def hold(self, worker: str) -> None:
         """Have this node hold a worker; see `Placement.hold`."""
@@ -106,9 +114,56 @@ class Membership:
         return self._cluster.placement.holder_of(worker)
 
     def holder_of(self, connection: int) -> str | None:
-        """Return which other node has a connection; None if this one has it, or nobody is known to."""
-        node = self._cluster.fold.claims.slots.get(connection // SLOT_STEP)
+        """Return which other node has a connection; None if this one has it, or nobody is known to.
+
+        Raises:
+            NodeUnreachable: If it is this one, which has not taken it over yet.
+        """
+        worker = self._worker_of(connection)
+        held = None if worker is None else self._cluster.fold.claims.workers.get(worker)
+        if held is not None and held.inherited and self._cluster.placement.is_mine(held):
+            raise NodeUnreachable(self.node)
+        node = self._holder_of(connection)
         return None if node == self.node else node
+
+    def _worker_of(self, connection: int) -> str | None:
+        """Return the worker of a connection that has not ended, as the log tells."""
+        try:
+            entry = self.directory.entry(connection)
+        except UnknownConnection:
+            return None
+        return None if entry.update.ended else entry.created.worker
+
+    def _holder_of(self, connection: int) -> str | None:
+        worker = self._worker_of(connection)
+        if worker is not None:
+            return self._node_of(worker, connection)
+        node = self._cluster.fold.claims.slots.get(connection // SLOT_STEP)
+        state = None if node is None else self._cluster.fold.nodes.get(node)
+        return None if state is None or state.over else node
+
+    def _node_of(self, worker: str, connection: int) -> str:
+        claims = self._cluster.fold.claims
+        held = claims.workers.get(worker)
+        return held.node if held is not None else claims.slots.get(connection // SLOT_STEP, "")
+
+    def _holds(self, worker: str) -> bool:
+        held = self._cluster.fold.claims.workers.get(worker)
+        return held is not None and self._cluster.placement.is_mine(held)
+
+    @property
+    def may_open(self) -> bool:
+        """See `Cluster.may_open`."""
+        return self._cluster.may_open
+
+    def check(self) -> None:
+        """Raise `EngineDown` while what this node held is another's, and it has no new place yet."""
+        if self._cluster.own.over:
+            raise EngineDown("this node was declared lost, and what it held ends")
+
+    async def until_placed(self) -> None:
+        """Wait until this node may open again what it has lost."""
+        await self._cluster.placed.wait()
 
     async def forward(
         self, node: str, method: str, path: str, headers: Headers, body: bytes, deadline_s: float
@@ -131,15 +186,11 @@ class Membership:
 
     async def shown(self, timeout_s: float) -> bool:
         """Wait until what was committed here can be read at every node; say whether it was in time."""
-        return await until_shown(self._cluster, timeout_s)
+        return await self._cluster.shown(timeout_s)
 
     def reading(self, connections: Connections, own: Directory) -> Everywhere:
         """Return what is read at every node."""
-        cluster = self._cluster
-        return Everywhere(
-            connections, own, self.directory, self.feed,
-            lambda: cluster.replica.slot, lambda: cluster.fold.claims.slots, self.shown,
-        )  # fmt: skip
+        return Everywhere(connections, own, self.directory, self.feed, self._holds, self._node_of, self.shown)
 
     @property
     def reason(self) -> str | None:
@@ -151,7 +202,8 @@ class Membership:
     @property
     def degraded(self) -> list[str]:
         """What is not as it should be."""
-        return degraded(self._cluster)
+        blocked = [f"worker {worker}: {why}" for worker, why in sorted(self._inheriting.blocked.items())]
+        return [*degraded(self._cluster), *blocked]
 
     @property
     def record(self) -> ClusterRecord:

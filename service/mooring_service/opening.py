@@ -12,6 +12,7 @@ import msgspec
 
 from mooring.connection.asked import opening_s, shown_of
 from mooring.connection.secret_headers import secrets_of
+from mooring.deadline import first_of
 from mooring.errors import (
     ConnectError,
     ErrCode,
@@ -299,9 +300,7 @@ class Openings:
     async def _told_later(self, connection: int, waited_s: float) -> bool:
         """Wait on where the handler, which is known by now, lets the attempt take longer than the request; say whether it has ended."""
         more_s = self._directory.entry(connection).created.attempt_s + SILENT_S - waited_s
-        told = self._told(connection)
-        await asyncio.wait({told}, timeout=max(0.0, more_s))
-        return told.done()
+        return bool(await first_of((self._told(connection),), max(0.0, more_s)))
 
     def _told(self, connection: int) -> asyncio.Future[None]:
         """Wait for the record to tell how the first attempt has gone."""
@@ -340,7 +339,7 @@ class Openings:
             if not again:  # or it is the order that ends the link
                 slot.untold[connection] = unknown
             told = self._told(connection)
-            await asyncio.wait({unknown, told}, timeout=deadline - loop.time(), return_when=asyncio.FIRST_COMPLETED)
+            await first_of((unknown, told), deadline - loop.time())
             slot.untold.pop(connection, None)
             if told.done():
                 return None
@@ -360,4 +359,4 @@ class Openings:
 
     async def wait_ended(self, connection: int) -> None:
         """Wait (briefly) until the supervisor has reported the end of a connection whose worker has died."""
-        await asyncio.wait({self._directory.until(connection, lambda update: update.ended)}, timeout=ENDED_S)
+        await first_of((self._directory.until(connection, lambda update: update.ended),), ENDED_S)

@@ -6,12 +6,12 @@ spec a connection ends with the process, as one that is not kept.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Iterable
 
 import msgspec
 
+from mooring.deadline import first_of
 from mooring.errors import ErrCode, ErrorEntry
 from mooring.events import Kind, now_us, rfc3339
 from mooring.kept_events import Cause, DisconnectEvent, QueuedRecord
@@ -108,6 +108,8 @@ class Reopenings:
         Args:
             connections: Those that were told to this process and have not reached it.
         """
+        if not self._admission.may_open:
+            return  # they wait until it may
         incarnation, again = slot.incarnation, set(connections)
         due = [
             entry
@@ -152,7 +154,7 @@ class Reopenings:
     async def until_ended_or_waiting(self, connection: int, timeout_s: float) -> bool:
         """Wait, so long at most, until `connection` has ended, or waits for a process; False: it waits for one."""
         entry = self._directory.entry(connection)
-        await asyncio.wait({self._directory.until(connection, lambda _: self.waits(entry))}, timeout=timeout_s)
+        await first_of((self._directory.until(connection, lambda _: self.waits(entry)),), timeout_s)
         return not self.waits(entry)
 
     async def end_waiting(self, worker: str, reason: str, err_code: ErrCode, *, persisted: bool = True) -> None:

@@ -25,6 +25,7 @@ from mooring_service.feed import Feed
 from mooring_service.holders import Holders
 from mooring_service.hooks.hooks import Hooks
 from mooring_service.hooks.senders import Senders
+from mooring_service.inheriting import Inheriting
 from mooring_service.intake import Intake
 from mooring_service.journal.file import check_version
 from mooring_service.journal.journal import Journal, JournalUnusable
@@ -141,9 +142,8 @@ class Service:
         self._reconciling = Reconciling(
             self._admission, self.directory, self.reopenings, self._openings, self.connections, self.wanted
         )
-        self._strays = Strays(
-            journal, self.directory, self._endings, self.reopenings, roster, self._supervisor, self._reconciling
-        )
+        parts = (journal, self.directory, self._endings, self.reopenings, roster, self._supervisor)
+        self._strays = Strays(*parts, self._reconciling)
         self.requesting = Requesting(self._admission, self.directory, holders, journal, self.sending)
         self.workers = Workers(
             self._admission, self.directory, roster, self._supervisor, self._intake, self._background
@@ -153,7 +153,8 @@ class Service:
         self._senders = Senders(self._admission, journal, self.feed, self.directory, state_dir, self._background)
         self.hooks = Hooks(self._admission, self._senders)
         self.refusal = ""
-        self.cluster = _membership(config, self, roster, self._admission) if config.cluster.name else None
+        inheriting = Inheriting(self._admission, *parts, self._strays.settled)
+        self.cluster = _membership(config, self, roster, self._admission, inheriting) if config.cluster.name else None
         self._admission.placing = self.cluster
         self.here = Reading(self.connections, self.directory, self.feed)
         self.reading = self.cluster.reading(self.connections, self.directory) if self.cluster else self.here
@@ -279,7 +280,7 @@ class Service:
             ending.result()
 
     async def _until_nothing_can_be_told(self) -> None:
-        await self._supervisor.until_all_gone()
+        await self._roster.until_all_gone()
         await self._unwritable.wait()
 
     def _on_failure(self, failure: str | None) -> None:
@@ -316,7 +317,8 @@ class Service:
 
     async def _settle(self, known: set[str]) -> None:
         await self._strays.settle(known)
-        self._background.spawn(self._strays.bring_back())
+        placed = None if self.cluster is None else self.cluster.until_placed()
+        self._background.spawn(self._strays.bring_back(placed))
 
 
 async def _prune(directory: Directory, journal: Journal) -> None:
@@ -331,7 +333,9 @@ async def _prune(directory: Directory, journal: Journal) -> None:
                 log.warning("ended connections cannot be forgotten in the journal now: %s", exc)
 
 
-def _membership(config: Config, service: Service, roster: Roster, admission: Admission) -> Membership:
+def _membership(
+    config: Config, service: Service, roster: Roster, admission: Admission, inheriting: Inheriting
+) -> Membership:
     from mooring_service.membership import Membership  # only where there is a cluster
 
     assert isinstance(service.journal, SqliteJournal), "the configuration allows no other"
@@ -343,4 +347,4 @@ def _membership(config: Config, service: Service, roster: Roster, admission: Adm
     def workers() -> set[str]:
         return {slot.name for slot in roster.slots()}
 
-    return Membership(config, service.journal, service.state_dir, figures, workers, service.refuse)
+    return Membership(config, service.journal, service.state_dir, figures, workers, service.refuse, inheriting)

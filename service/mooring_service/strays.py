@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable
 
 from mooring.errors import ErrCode, MooringError
 from mooring_service.directory import Directory, Entry
@@ -18,7 +19,11 @@ log = logging.getLogger("mooring.service")
 
 
 class Strays:
-    """Looks after them at the start."""
+    """Looks after them at the start.
+
+    Attributes:
+        settled: Set once what there is was adopted, and told.
+    """
 
     def __init__(
         self,
@@ -38,6 +43,7 @@ class Strays:
         self._supervisor = supervisor
         self._reconciling = reconciling
         self._workers: list[str] = []  # of what is to be opened again
+        self.settled = asyncio.Event()
 
     async def settle(self, known: set[str]) -> None:
         """End those whose process is known to have ended: a double death. Those that persist are down, and their workers returned.
@@ -58,17 +64,23 @@ class Strays:
                 await self._journal.append_waiting(losses(fallen, reason, ErrCode.WORKER_DIED, "serviceRestarted"))
             if staying:
                 self._workers.append(name)
+        self.settled.set()
 
-    async def bring_back(self) -> None:
+    async def bring_back(self, placed: Awaitable[None] | None) -> None:
         """Have what waits for a process of its worker opened again (of a Failed one, once somebody starts it), and what is declared.
 
-        The processes that there are come first: what they say of what they hold is the truth.
+        The processes that there are come first: what they say of what they hold is the truth. `placed`, in a cluster, ends when no other
+        node can have opened it.
         """
+        if placed is not None:
+            await placed
         for name in list(self._roster.adopting):
             await self._supervisor.wait_adopted(name)
         await asyncio.gather(self._reconciling.reconcile(), *map(self._bring_back, self._workers))
 
     async def _bring_back(self, name: str) -> None:
+        if not any(map(self._reopenings.stays, self._directory.live_of(name))):
+            return  # they have ended meanwhile
         try:
             slot = await self._supervisor.ensure(name)
             await self._reopenings.open_again(slot)  # a process that was adopted is not told by itself

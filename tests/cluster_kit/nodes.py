@@ -39,6 +39,22 @@ async def running_engine(urls: list[str], node: str = "test", **settings: Any) -
         await asyncio.gather(running, return_exceptions=True)
 
 
+class NoEstate:
+    """Of a service without workers."""
+
+    def is_left(self, worker: str) -> bool:
+        return False
+
+    def could_have(self, worker: str) -> bool:
+        return True
+
+    async def take(self, worker: str, *, failed: bool) -> bool:
+        return False
+
+    async def end_all(self) -> None:
+        pass
+
+
 class Node:
     """A node without workers: a journal, what it publishes, and what it reads of the log. Its additions are made by the test."""
 
@@ -60,7 +76,7 @@ class Node:
         self.cluster = Cluster(
             self.config, self.journal_config, self.journal, self.folder,
             url=lambda: f"http://{self.name}", configuration="same", figures=lambda: Figures(len(self.sequences), 1, 1_000),
-            workers=set, on_folded=self.shown.extend, refuse=self.refusals.append,
+            workers=set, on_folded=self.shown.extend, refuse=self.refusals.append, estate=NoEstate(),
         )  # fmt: skip
         await self.cluster.open(has_connections=has_connections)
         return self

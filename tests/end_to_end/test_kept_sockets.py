@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -146,9 +145,11 @@ def _full_backlog(port: int) -> list[socket.socket]:
 PHASES = {
     "waiting": "waiting",
     "limited": "limited",
+    "renewing": "renewing",
     "before TCP": "dialling",
     "in TLS": "dialling",
     "before the 101": "dialling",
+    "in the opening": "opening",
 }
 
 
@@ -156,31 +157,78 @@ PHASES = {
 async def test_terminate_in_each_phase_is_the_end_within_a_second_and_no_socket_follows(
     start_service: StartService, files: Files, tmp_path: Path, where: str
 ) -> None:  # 14, over TLS
-    config = tmp_path / "mooring.toml"
-    config.write_text("[redial]\nrate = 0.01\nburst = 1\n" if where == "limited" else "")
-    service = await start_service("--config", str(config), env={"SSL_CERT_FILE": None})
-    context = server_context(files)
-    policy = STAYS_DOWN if where == "waiting" else AT_ONCE
-    async with RawServer(stays, tls=context) as first:
-        opened = await service.open(first.url, tls={"caFile": files.ca}, connectTimeout=60, reconnect=policy)
-    kept, port = opened["id"], first.port
-    async with _second(where, port, context) as sockets:
-
-        async def in_phase() -> bool:
-            down = (await service.record(kept))["down"]
-            return down is not None and down["phase"] == PHASES[where] and (where != "in TLS" or sockets() > 0)
-
-        await wait_for(in_phase, what=f"it is {PHASES[where]}")
-        if where == "before the 101":
-            await wait_for(lambda: sockets() > 0)
-        before, began = sockets(), time.monotonic()
-        ended = await service.call("DELETE", f"/v1/connections/{kept}")
-        assert time.monotonic() - began < 1
-        assert (ended["status"], ended["terminate"]["code"], ended["errors"]) == ("Closed", 1006, [])
-        events = await service.events(kept, until="onTerminate")
-        assert [event["kind"] for event in events] == ["onOpen", "onDisconnect", "onTerminate"]
+    service = await start_service(*_limits(tmp_path, where), env={"SSL_CERT_FILE": None})
+    async with _ended_in(where, service, files) as (sockets, before):
         await asyncio.sleep(1.5)
         assert sockets() == before, "no socket follows"
+
+
+@pytest.mark.long
+async def test_for_a_minute_no_socket_follows_a_terminate_in_any_phase(
+    start_service: StartService, files: Files, tmp_path: Path
+) -> None:  # 14, as long as the longest delay
+    async with AsyncExitStack() as stack:
+        ended = {}
+        for where in PHASES:
+            options = _limits(tmp_path, where)
+            service = await start_service(*options, name=where.replace(" ", "-"), env={"SSL_CERT_FILE": None})
+            ended[where] = await stack.enter_async_context(_ended_in(where, service, files))
+        await asyncio.sleep(61)
+        assert {where: sockets() for where, (sockets, _) in ended.items()} == {
+            where: before for where, (_, before) in ended.items()
+        }
+
+
+def _limits(folder: Path, where: str) -> tuple[str, ...]:
+    if where != "limited":
+        return ()
+    config = folder / "mooring.toml"
+    config.write_text("[redial]\nrate = 0.01\nburst = 1\n")
+    return "--config", str(config)
+
+
+@asynccontextmanager
+async def _ended_in(where: str, service: RunningService, files: Files) -> AsyncIterator[tuple[Callable[[], int], int]]:
+    """Terminate a connection in that phase; yields what tells how many TCP connections its server has seen, and how many it had then."""
+    context = server_context(files)
+    policy = STAYS_DOWN if where == "waiting" else AT_ONCE
+
+    async def greets(connection: RawConnection) -> None:
+        await connection.accept(after=frame(1, b"hello"))
+        await connection.read_close()
+
+    async def gives_one_token(connection: RawConnection) -> None:
+        if len(tokens.connections) > 1:
+            await never_answers(connection)
+        body = b'{"token": "t"}'
+        connection.writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+
+    async with RawServer(gives_one_token) as tokens:
+        renew = {"http": {"url": tokens.url.replace("ws:", "http:"), "values": {"token": "/token"}}, "timeout": 60}
+        recipe = {
+            "renewing": {"recipe": {"renew": renew}},
+            "in the opening": {"recipe": {"opening": [{"expect": "hello", "timeout": 60}]}},
+        }.get(where, {})
+        async with RawServer(greets, tls=context) as first:
+            opened = await service.open(
+                first.url, tls={"caFile": files.ca}, connectTimeout=60, reconnect=policy, **recipe
+            )
+        kept = opened["id"]
+        async with _second(where, first.port, context) as sockets:
+
+            async def in_phase() -> bool:
+                down = (await service.record(kept))["down"]
+                at_server = where in ("in TLS", "before the 101", "in the opening")
+                return down is not None and down["phase"] == PHASES[where] and (sockets() > 0 or not at_server)
+
+            await wait_for(in_phase, what=f"it is {PHASES[where]}")
+            before, began = sockets(), time.monotonic()
+            ended = await service.call("DELETE", f"/v1/connections/{kept}")
+            assert time.monotonic() - began < 1
+            assert (ended["status"], ended["terminate"]["code"], ended["errors"]) == ("Closed", 1006, [])
+            kinds = [event["kind"] for event in await service.events(kept, until="onTerminate")]
+            assert [kind for kind in kinds if kind != "onMessage"] == ["onOpen", "onDisconnect", "onTerminate"]
+            yield sockets, before
 
 
 @asynccontextmanager
@@ -221,60 +269,6 @@ async def test_an_end_and_a_loss_in_the_same_moment_are_one_end(
     seen = len(echo.peers)
     await asyncio.sleep(0.5)
     assert len(echo.peers) == seen, "nobody dials any more"
-
-
-class Harbour:
-    """A server for many: which of them are there, how often at once at most, and when each came."""
-
-    def __init__(self, port: int = 0) -> None:
-        self.there: Counter[str] = Counter()
-        self.most = 0
-        self.came_at: list[float] = []
-        self.server = RawServer(self._script, port=port)
-
-    async def _script(self, connection: RawConnection) -> None:
-        self.came_at.append(time.monotonic())
-        name = connection.request_line.split()[1]
-        self.there[name] += 1
-        self.most = max(self.most, self.there[name])
-        try:
-            await stays(connection)
-        finally:
-            self.there[name] -= 1
-
-    def in_each_second(self) -> list[int]:
-        """How many came in each second since the first one."""
-        found = Counter(int(at - self.came_at[0]) for at in self.came_at)
-        return [found[second] for second in range(max(found) + 1)]
-
-
-async def test_a_storm_of_returns_passes_the_limiter_and_nobody_comes_twice(
-    start_service: StartService,
-) -> None:  # 4, with 300; 2,000 are a bench command
-    count, rate, burst = 300, 50, 10
-    service = await start_service()
-    first = Harbour()
-    async with first.server:
-        await asyncio.gather(*(service.open(f"{first.server.url}{at}", reconnect=True) for at in range(count)))
-    await asyncio.sleep(1)
-    second = Harbour(first.server.port)
-    async with second.server:
-
-        async def all_back() -> bool:
-            page = await service.get("/v1/connections?limit=1000&status=Connected")
-            return len(page["connections"]) == count
-
-        began = time.monotonic()
-        await wait_for(all_back, 60)
-        seconds = second.in_each_second()
-        print(f"{count} are back after {time.monotonic() - began:.1f} s: {seconds}")
-        assert second.most == 1, "never two sockets of one id"
-        assert max(seconds) <= (rate + burst) * 1.1 and sum(seconds) == count
-        page = await service.get("/v1/connections?limit=1000")
-        assert {record["socket"] for record in page["connections"]} == {2}
-        for record in page["connections"][:20]:
-            events = await service.events(record["id"], count=3)
-            assert [event["kind"] for event in events] == ["onOpen", "onDisconnect", "onReconnect"]
 
 
 async def test_each_code_of_a_close_by_the_server_is_one_loss_and_one_return(

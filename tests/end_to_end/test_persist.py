@@ -14,6 +14,7 @@ import pytest
 from tests.command_line import mooring
 from tests.conftest import RunningService, StartService, rounds, wait_for
 from tests.end_to_end.test_connection_names import put
+from tests.end_to_end.test_kept_sockets import Front
 from tests.servers import EchoServer
 
 CANARY = "canary-5f4dcc3b5aa7"
@@ -119,6 +120,28 @@ async def test_a_reboot_is_survived(start_service: StartService, config: Path, e
     record = await ready_again(service, kept["id"], 2)
     assert record["worker"] == "w"
     assert (await kinds_of(service, kept["id"])) == ["onOpen", "onDisconnect", "onReconnect"]
+
+
+async def test_a_half_open_line_is_lost_once_also_when_everything_dies_before_there_is_another(
+    start_service: StartService, config: Path, echo: EchoServer
+) -> None:  # 24, with persist
+    service = await start_service("--config", str(config))
+    async with Front(echo.port) as front:
+        policy = {"minDelay": 0.05, "maxDelay": 0.2, "persist": True}
+        url = f"ws://127.0.0.1:{front.port}/"
+        kept = await service.open(url, pingInterval=1, pingTimeout=1, connectTimeout=1, reconnect=policy)
+        front.swallows = True
+        lost = (await service.events(kept["id"], until="onDisconnect"))[-1]["event"]
+        assert (lost["cause"], lost["code"]) == ("ping", 1006)
+        await wait_for(lambda: front.ended[0], what="the old socket is gone")
+        await wait_for(lambda: len(front.ended) > 1, what="it is dialled again, in vain")
+        await kill_all(service)
+        await service.start()
+        front.swallows = False
+        await ready_again(service, kept["id"], 2)
+        assert await kinds_of(service, kept["id"]) == ["onOpen", "onDisconnect", "onReconnect"]
+        await service.send(kept["id"], "after")
+        assert (await service.events(kept["id"], count=4))[-1]["event"]["data"] == "after"
 
 
 async def test_one_that_is_down_stays_down_over_a_stop_and_is_lost_once(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from tests.command_line import mooring
 from tests.conftest import ROOT, RunningService, StartService, wait_for
+from tests.end_to_end.test_kept import STAYS_DOWN, status_of
 from tests.servers import EchoServer
 
 CODE = "tests.end_to_end.secret_code"
@@ -87,6 +89,34 @@ async def test_a_secret_is_on_the_wire_alone_and_read_again_for_each_attempt(
     await wait_for(lambda: len(echo.peers) == 4)
     assert echo.peers[3].headers["Authorization"] == f"Bearer {CANARY}-3", "its next process fills it, too"
     assert CANARY not in everything(service)
+
+
+async def test_what_waits_to_be_sent_shows_nobody_a_secret(
+    start_service: StartService, config: Path, echo: EchoServer, tmp_path: Path
+) -> None:  # 43, with a queue
+    service = await start(start_service, config)
+    headers = {"Authorization": "Bearer ${secret:feed}", "X-Literal": f"{CANARY}-literal"}
+    kept = (await service.open(echo.url, headers=headers, reconnect=STAYS_DOWN, whenDown="queue", name="feed"))["id"]
+    await echo.sockets[0].close(code=1012)
+    await status_of(service, kept, "Reconnecting")
+    await service.send(kept, f"{CANARY}-payload", status=202)
+    found = []
+    for path in (f"connections/{kept}", "connections", f"connections/{kept}/events", "workers"):
+        found.append(json.dumps(await service.get(f"/v1/{path}")))
+    async with service.client.get("/metrics") as response:
+        found.append(await response.text())
+    assert 'mooring_queued_messages{worker="main"}' in found[-1]
+    (tmp_path / "token").unlink()
+    wrong = {"url": f"{echo.url}?token=${{secret:feed}}", "headers": {"X": "${secret:nobody}"}}
+    found.append(json.dumps(await service.call("PATCH", f"/v1/connections/{kept}", 422, json=wrong)))
+    async with service.client.post(f"/v1/connections/{kept}/messages?whenDown=fail", data="x") as response:
+        found.append(await response.text())
+        assert response.status == 409
+    for command in (("show", "feed"), ("ls", "--json")):
+        found.append((await mooring(service, *command)).out)
+    for text in found:
+        assert CANARY not in text
+    assert f"{CANARY}-literal" not in everything(service) and f"{CANARY}-1" not in everything(service)
 
 
 async def test_a_secret_does_not_go_where_it_is_not_bound(

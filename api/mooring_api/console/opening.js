@@ -23,8 +23,10 @@ function headersOf(text) {
 // What was said: what was left out is for the handler, or has its default.
 function body() {
   const said = { url: fields.url.value, dataType: fields.dataType.value };
+  if (fields.name.value) said.name = fields.name.value;
   if (fields.worker.value) said.worker = fields.worker.value;
   if (fields.handler.value) said.handler = { name: fields.handler.value };
+  if (fields.reconnect.value) said.reconnect = JSON.parse(fields.reconnect.value); // empty: as the handler says
   const headers = headersOf(fields.headers.value);
   if (Object.keys(headers).length) said.headers = headers;
   for (const { key, kind } of OPTIONS) {

@@ -1,4 +1,4 @@
-"""Waiting until what is known somewhere is known here, or what is committed here can be known everywhere."""
+"""Waiting until what is known somewhere is known here."""
 
 from __future__ import annotations
 
@@ -20,11 +20,3 @@ async def barrier(cluster: Cluster, timeout_s: float) -> None:
         raise EngineDown(str(exc)) from None
     if not await cluster.tail.reach(last, timeout_s):
         raise EngineDown(cluster.tail.failure or "the log is not read up to its end")
-
-
-async def until_shown(cluster: Cluster, timeout_s: float) -> bool:
-    """Wait until all that was committed here is shown here as part of the log; say whether it was in time."""
-    if cluster.chain is None or not cluster.engine.up.is_set():
-        return False
-    seq = await cluster.chain.reach(cluster.replica.last, timeout_s)
-    return seq is not None and await cluster.tail.reach(seq, timeout_s)

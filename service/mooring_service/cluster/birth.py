@@ -6,15 +6,19 @@ Knows the rules of a start; what is published afterwards is the chain's affair.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import msgspec
 
 from mooring_service.cluster import message as wire
 from mooring_service.cluster.chain import head_of, now_s
 from mooring_service.cluster.engine import Conflict, Engine, EngineError
+from mooring_service.cluster.lifetimes import declare_lost
 from mooring_service.cluster.message import Message
 from mooring_service.cluster.objects import bounds, stream_name, subject_of, verify
 from mooring_service.cluster.replicator import Head, Identity, Start, start
@@ -24,6 +28,7 @@ from mooring_service.journal.replica import Replica
 LOOK_S = 0.2
 KEPT_RUNS = 100
 
+Answer = TypeVar("Answer")
 log = logging.getLogger("mooring.cluster")
 
 
@@ -50,23 +55,29 @@ class Kept(msgspec.Struct, array_like=True):
         self.life, self.runs, self.born, self.replicated, self.slot = os.urandom(4).hex(), [], born, 0, slot
 
 
-async def verified(engine: Engine, cluster: str) -> list[str]:
-    """Wait for the engine, and check what is there; return what is to be warned of.
+async def until_asked(ask: Callable[[], Awaitable[Answer]]) -> Answer:
+    """Return what `ask` returns, once the engine can be asked."""
+    while True:
+        try:
+            return await ask()
+        except EngineError as exc:
+            log.warning("the engine cannot be asked: %s", exc)
+            await asyncio.sleep(LOOK_S)
+
+
+async def verified(engine: Engine, cluster: str) -> None:
+    """Wait for the engine, and check what is there; what is to be warned of is logged.
 
     Raises:
         WrongEngine: If a node must not start with it.
     """
-    while True:
+
+    async def look() -> list[str]:
         await engine.up.wait()
-        try:
-            warnings = await verify(engine, cluster)
-        except EngineError as exc:
-            log.warning("the engine cannot be asked: %s", exc)
-            await asyncio.sleep(LOOK_S)
-            continue
-        for warning in warnings:
-            log.warning("%s", warning)
-        return warnings
+        return await verify(engine, cluster)
+
+    for warning in await until_asked(look):
+        log.warning("%s", warning)
 
 
 async def find_epoch(engine: Engine, cluster: str, node: str) -> str:
@@ -92,13 +103,20 @@ async def find_epoch(engine: Engine, cluster: str, node: str) -> str:
 
 
 class Birth:
-    """One start of a node."""
+    """One start of a node.
+
+    Attributes:
+        over: The life of `kept` has ended, whoever has said so: what this process holds of it must end before the next one begins.
+        behind: The journal has lost what the log has of it.
+    """
 
     def __init__(self, engine: Engine, config: ClusterConfig, kept: Kept, replica: Replica, run: bytes) -> None:
         self._engine, self._config, self._kept, self._replica, self._run = engine, config, kept, replica, run
+        self.over = False
+        self.behind = False
 
     async def own_chain(self) -> Head | None:
-        """Return the chain's last message, once it is one behind which this process may write; `kept` is then of the life that goes on.
+        """Return the chain's last message, once it is one behind which this process may write.
 
         Raises:
             NameTaken: If another process writes there.
@@ -112,11 +130,8 @@ class Birth:
             kept = self._kept
             identity = Identity(name, kept.life, self._run, frozenset(kept.runs), kept.born)
             how = start(identity, self._replica.last, kept.replicated > 0, head)
-            if how is Start.CONTINUE:
-                return head
-            if how is Start.NEW_LIFE:
-                log.warning("the life %s of this node is over: a new one begins", kept.life)
-                kept.begin(self._replica.last, slot=kept.slot)
+            if how in (Start.CONTINUE, Start.NEW_LIFE):
+                self.over = self.over or how is Start.NEW_LIFE
                 return head
             assert head is not None, "only of what is there"
             if how is Start.OTHER:
@@ -130,23 +145,8 @@ class Birth:
                     await asyncio.sleep(LOOK_S)
                     continue
             log.warning("the life %s of node %s is declared lost: %s", head.message.life, name, how.name.lower())
-            await self._declare_lost(head, "behind" if how is Start.BEHIND else "replaced")
-            if how is Start.BEHIND:
-                kept.begin(self._replica.last, slot=0)  # nobody can tell which ids the missing rows had given out
-
-    async def _declare_lost(self, head: Head, reason: str) -> None:
-        old = head.message
-        lost = wire.Lost(old.life, self._config.node, 0, reason, 0, 0, time.time_ns() // 1000)
-        nonce = os.urandom(wire.NONCE_BYTES)
-        message = Message(
-            wire.VERSION, wire.LOST, old.node, old.life, nonce, head.seq, old.epoch, 0, old.last, extra=wire.raw(lost)
-        )
-        try:
-            await self._engine.put(
-                stream_name(self._config.name),
-                subject_of(self._config.name, old.node),
-                wire.encode(message),
-                head.seq,
-            )
-        except Conflict:
-            return  # it lives, or somebody else was faster: the next look says which
+            self.behind = self.behind or how is Start.BEHIND
+            reason = "behind" if how is Start.BEHIND else "replaced"
+            lost = wire.Lost(head.message.life, name, 0, reason, 0, 0, time.time_ns() // 1000)
+            with contextlib.suppress(Conflict):  # it lives, or somebody else was faster: the next look says which
+                await declare_lost(self._engine, self._config.name, head.message, head.seq, lost)

@@ -14,13 +14,14 @@ from typing import Protocol
 
 import msgspec
 
+from mooring.deadline import within
 from mooring.errors import JournalUnavailable
 from mooring.metrics import Histogram
 from mooring_service.cluster import message as wire
 from mooring_service.cluster.engine import Busy, Conflict, Engine, EngineError
 from mooring_service.cluster.message import Message, TooNew, Unreadable
 from mooring_service.cluster.objects import bounds, stream_name, subject_of
-from mooring_service.cluster.replicator import Head, Replicator, State
+from mooring_service.cluster.replicator import Head, Identity, Replicator, State
 from mooring_service.journal.replica import Replica
 
 BUSY_S = 0.003
@@ -110,13 +111,18 @@ class Chain:
         self._wanted.append((kind, extra))
         self._replica.committed.set()
 
+    def begin(self, identity: Identity, prev: int) -> None:
+        """A new life begins behind `prev`: what the old one had to say is not said any more."""
+        self._wanted.clear()
+        self.state.risen(identity, prev)
+
     async def reach(self, rn: int, timeout_s: float) -> int | None:
         """Wait until addition `rn` is acknowledged; return the last sequence of the chain then, None if it was not in time."""
         deadline = now_s() + timeout_s
         while self.state.replicated < rn:
             self._acknowledged.clear()
             try:
-                async with asyncio.timeout(deadline - now_s()):
+                async with within(deadline - now_s()):
                     await self._acknowledged.wait()
             except TimeoutError:
                 return None
@@ -134,7 +140,8 @@ class Chain:
             state = self.state.state
             if state is State.IDLE:
                 pause_s = DOUBT_PAUSE_S[0]
-                await self._publish()
+                if await self._publish() == wire.LOST:
+                    return  # we have said it ourselves: nothing follows
             elif state is State.DOUBT:
                 if not await self._ask():
                     await asyncio.sleep(pause_s)
@@ -150,10 +157,11 @@ class Chain:
                 self._owner.refuse(f"another process publishes as node {self.state.identity.node!r}")
                 return
 
-    async def _publish(self) -> None:
+    async def _publish(self) -> str:
+        """Publish what is next, if anything is; return the kind of what was acknowledged."""
         message = await self._next()
         if message is None:
-            return
+            return ""
         self._begun_at = message_at = now_s()
         data = wire.encode(message)
         while True:
@@ -164,13 +172,14 @@ class Chain:
                 await asyncio.sleep(BUSY_S)
             except EngineError as exc:
                 self._failed(exc)
-                return
+                return ""
         self.ack.observe(now_s() - message_at)
         self.messages += 1
         self.bytes_total += len(data)
         if self._wanted and (message.kind, message.extra) == self._wanted[0]:
             del self._wanted[0]
         self._acknowledged.set()
+        return message.kind
 
     async def _put(self, data: bytes, prev: int) -> None:
         # As it was when the message was sent: the answer may come behind the message itself.

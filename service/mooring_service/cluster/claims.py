@@ -11,17 +11,24 @@ from mooring_service.cluster.position import MAX_SLOT
 from mooring_service.journal.batch import Claim
 
 KEY_AGE_MS = 24 * 3_600_000
+TOLD = "-"  # of a worker: its heir has told what became of its connections; no node has that name
+KEPT_TAKEOVERS = 3
 
 
 class Holder(msgspec.Struct):
-    """Who has something, in which life; `connection`: of a name, 0 before it is made. `time_ms`: of a key, by its claimer's clock."""
+    """Who has something, in which life; `connection`: of a name, 0 before it is made. `time_ms`: of a key, by its claimer's clock.
+
+    Of a worker: `inherited` until its heir has told what became of the connections that it had; `lost_us`: when the last nodes that had
+    it were found dead.
+    """
 
     node: str
     life: str
     connection: int = 0
     fingerprint: bytes = b""
     time_ms: int = 0
-    takeovers: int = 0
+    inherited: bool = False
+    lost_us: list[int] = []
 
 
 class Claims:
@@ -32,22 +39,28 @@ class Claims:
         self.names: dict[str, Holder] = {}
         self.keys: dict[str, Holder] = {}
         self.slots: dict[int, str] = {}
-        self._over: set[tuple[str, str]] = set()
+        self._over: dict[tuple[str, str], int] = {}
         self._ended: dict[int, str] = {}  # connection → the name that its end frees
 
-    def over(self, node: str, life: str) -> None:
-        """This life has ended: what it held can be had by others."""
-        self._over.add((node, life))
+    def over(self, node: str, life: str, lost_us: int = 0) -> None:
+        """This life has ended: what it held can be had by others. `lost_us`: when it was found dead; 0: it has ended otherwise."""
+        self._over[node, life] = lost_us
 
     def is_over(self, node: str, life: str) -> bool:
         """Say whether a life has ended."""
         return (node, life) in self._over
 
-    def ended(self, connection: int) -> None:
-        """A connection has ended: its name is free."""
+    def name_of(self, connection: int, name: str) -> None:
+        """A connection has a name, until it ends."""
+        self._ended[connection] = name
+
+    def ended(self, connection: int) -> str | None:
+        """A connection has ended: return the name that is free by that."""
         name = self._ended.pop(connection, None)
-        if name is not None and self.names[name].connection == connection:
-            del self.names[name]
+        if name is None or name not in self.names or self.names[name].connection != connection:
+            return None
+        del self.names[name]
+        return name
 
     def slot(self, node: str, wanted: int) -> bool:
         """Take a node's wish for a slot; say whether it has it: nobody had it, or one of the same name."""
@@ -78,12 +91,18 @@ class Claims:
             if mine:
                 del self.workers[claim.key]
             return mine
+        if claim.value == TOLD:
+            if held is not None and mine:
+                held.inherited = False
+            return mine
         if held is None:
             self.workers[claim.key] = Holder(node, life)
         elif not mine:
-            if not self.is_over(held.node, held.life):
+            lost_us = self._over.get((held.node, held.life))
+            if lost_us is None:
                 return False
-            self.workers[claim.key] = Holder(node, life, takeovers=held.takeovers + 1)
+            lost = [*held.lost_us, lost_us][-KEPT_TAKEOVERS:] if lost_us else held.lost_us
+            self.workers[claim.key] = Holder(node, life, inherited=True, lost_us=lost)
         return True
 
     def _name(self, name: str, connection: int, node: str, life: str) -> bool:
@@ -94,7 +113,7 @@ class Claims:
             return False
         self.names[name] = Holder(node, life, connection)
         if connection:
-            self._ended[connection] = name
+            self.name_of(connection, name)
         return True
 
     def _key(self, key: str, fingerprint: bytes, time_ms: int, node: str, life: str) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from mooring.events import Kind, NodeLostEvent, NodeReturnedEvent, Unreplicated, service_body
 from mooring_service.cluster import message as wire
 from mooring_service.cluster.claims import Claims, Holder
 from mooring_service.cluster.lives import Standing
@@ -73,6 +74,7 @@ class Fold:
         self.on_claim: Callable[[NodeState, Claim, bool], None] = lambda node, claim, granted: None
         self.on_message: Callable[[Message], None] = lambda message: None
         self._parts: dict[str, list[bytes]] = {}
+        self._is_news = False  # the life that the last `lost` is about was not over before
         self._changes: dict[Pair, bytes | None] = {}
         self._recover(folded)
 
@@ -85,7 +87,7 @@ class Fold:
                 self.nodes[key] = state
             elif kind == "over":
                 node, _, life = key.partition(" ")
-                self.claims.over(node, life)
+                self.claims.over(node, life, int(value or b"0"))
             elif kind == "slot":
                 self.claims.slots[int(key)] = value.decode()
             elif kind == "part":
@@ -93,6 +95,8 @@ class Fold:
             elif kind in ("worker", "name", "key"):
                 held = {"worker": self.claims.workers, "name": self.claims.names, "key": self.claims.keys}[kind]
                 held[key] = msgspec.msgpack.decode(value, type=Holder)
+                if kind == "name" and held[key].connection:
+                    self.claims.name_of(held[key].connection, key)
 
     def take(self, seq: int, subject: str, data: bytes, first_kept: int) -> Folding:
         """Fold the message at `seq`; `first_kept` is the first that the log still holds.
@@ -133,6 +137,8 @@ class Fold:
         finally:
             self._changes["node", node.node] = _pack(node)  # its head, whatever else is wrong
         appends = self._add(seq, node, wire.additions(pieces))
+        if (event := event_of(message)) is not None and (message.kind == wire.UP or self._is_news):
+            appends = [msgspec.structs.replace(event, at=position_of(seq))]
         self.on_message(message)
         return appends
 
@@ -174,16 +180,17 @@ class Fold:
     def _lost(self, node: NodeState, message: Message) -> None:
         lost = wire.extra(message, wire.Lost)
         self._drop_parts(node.node)
-        if not self.claims.is_over(node.node, lost.life):
-            self._end(node, lost.life)
+        self._is_news = not self.claims.is_over(node.node, lost.life)
+        if self._is_news:
+            self._end(node, lost.life, 0 if lost.reason == STOPPED else lost.time_us)
         if lost.life == node.life or not node.life:
             node.life = lost.life
             node.over = (Standing.LEFT if lost.reason == STOPPED else Standing.DEAD).value
             node.ended_us = lost.time_us
 
-    def _end(self, node: NodeState, life: str) -> None:
-        self.claims.over(node.node, life)
-        self._changes["over", f"{node.node} {life}"] = b""
+    def _end(self, node: NodeState, life: str, lost_us: int = 0) -> None:
+        self.claims.over(node.node, life, lost_us)
+        self._changes["over", f"{node.node} {life}"] = b"%d" % lost_us
 
     def _pieces(self, node: NodeState, message: Message) -> list[bytes | msgspec.Raw]:
         """Return the additions that take effect with a message: those of a part with the last of them."""
@@ -217,8 +224,8 @@ class Fold:
                 self._keep(claim)
                 self.on_claim(node, claim, granted)
             for update in addition.updates:
-                if update.ended:
-                    self.claims.ended(update.id)
+                if update.ended and (name := self.claims.ended(update.id)) is not None:
+                    self._changes["name", name] = None
             appends.append(addition.append(at=0 if appends else at))
         return appends
 
@@ -226,3 +233,30 @@ class Fold:
         held = {"worker": self.claims.workers, "name": self.claims.names, "key": self.claims.keys}.get(claim.what, {})
         holder = held.get(claim.key)
         self._changes[claim.what, claim.key] = None if holder is None else _pack(holder)
+
+
+def event_of(message: Message) -> Append | None:
+    """Return the event that a message itself is: that a node is lost, or has returned; None if it is none.
+
+    It is made of what the message bears, so it is told once, everywhere the same, whoever dies.
+    """
+    event: NodeLostEvent | NodeReturnedEvent
+    if message.kind == wire.LOST:
+        lost = wire.extra(message, wire.Lost)
+        if lost.reason == STOPPED:
+            return None
+        kind, time_us = Kind.nodeLost, lost.time_us
+        event = NodeLostEvent(
+            node=message.node, life=lost.life, by=lost.by, silent_ms=lost.silent_ms, workers=lost.workers, connections=lost.connections
+        )  # fmt: skip
+    elif message.kind == wire.UP:
+        up = wire.extra(message, Up)
+        back = up.returned
+        if back is None:
+            return None
+        kind, time_us = Kind.nodeReturned, up.time_us
+        missing = Unreplicated(events=back.events, from_=back.from_, to=back.to) if back.from_ and back.to else None
+        event = NodeReturnedEvent(node=message.node, life=back.life, unreplicated=missing)
+    else:
+        return None
+    return Append(connections=bytes(8), kinds=bytes((kind,)), bodies=service_body(kind, time_us, event))

@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
+from mooring.deadline import first_of
 from mooring_service.cluster.claims import Holder
 from mooring_service.cluster.engine import Engine
 from mooring_service.cluster.fold import Fold, NodeState
@@ -25,12 +26,21 @@ class Placement:
     """The places of workers and names, as this node sees them.
 
     Args:
-        life: Returns the present life of this node.
+        life: Returns the present life of this node; "" while it has none.
+
+    Attributes:
+        where: Returns which node holds a connection.
+        default_worker: The worker of a create that names none.
     """
 
     def __init__(self, engine: Engine, journal: Journal, fold: Fold, node: str, life: Callable[[], str]) -> None:
         self._engine, self._journal, self._fold, self._node, self._life = engine, journal, fold, node, life
         self._waiting: dict[tuple[str, str], asyncio.Future[bool]] = {}
+        self._untold: dict[
+            str, asyncio.Future[None]
+        ] = {}  # workers whose connections of an earlier life are not told yet
+        self.where: Callable[[int], str | None] = lambda connection: None
+        self.default_worker = default_worker(node)
         fold.on_claim = self._folded
 
     def holder_of(self, worker: str) -> str | None:
@@ -47,10 +57,38 @@ class Placement:
         """
         held = self._fold.claims.workers.get(worker)
         if held is None or not self._lives(held):
-            await self._claim(Claim("worker", worker, ""), worker)
+            await self.ask_for(worker)
             held = self._fold.claims.workers[worker]
         if held.node != self._node:
             raise Elsewhere(f"the worker {worker!r}", held.node)
+        if held.inherited:  # nothing new before what it had is told
+            await first_of((self._until_told(worker),), CLAIM_S)
+            if held.inherited:
+                raise EngineDown(f"what the worker {worker!r} had at another node is being taken over")
+
+    async def ask_for(self, worker: str) -> None:
+        """Claim a worker, and wait for what becomes of that.
+
+        Raises:
+            EngineDown: If that cannot be said just now.
+        """
+        await self._claim(Claim("worker", worker, ""), worker)
+
+    def _until_told(self, worker: str) -> asyncio.Future[None]:
+        future = self._untold.get(worker)
+        if future is None:
+            future = self._untold[worker] = asyncio.get_running_loop().create_future()
+        return future
+
+    async def told(self, worker: str) -> None:
+        """Wait, for a while, until it is folded that what a worker had is told."""
+        held = self._fold.claims.workers.get(worker)
+        if held is not None and self.is_mine(held) and held.inherited:
+            await first_of((self._until_told(worker),), CLAIM_S)
+
+    def is_mine(self, held: Holder) -> bool:
+        """Say whether this node has something, in its present life."""
+        return held.node == self._node and held.life == self._life()
 
     async def hold_name(self, name: str) -> None:
         """Have this node hold a name of a connection, before there is one of it.
@@ -61,16 +99,23 @@ class Placement:
         """
         held = self._fold.claims.names.get(name)
         if held is None or held.node != self._node or held.connection or not self._lives(held):
-            if held is not None and held.connection and held.node != self._node:
-                raise Elsewhere(f"the name {name!r}", held.node)
+            if held is not None and held.connection:  # an heir may have opened it again
+                node = self.where(held.connection) or held.node
+                if node != self._node:
+                    raise Elsewhere(f"the name {name!r}", node)
             await self._claim(Claim("name", name, 0), "")
             held = self._fold.claims.names[name]
         if held.node != self._node:
             raise Elsewhere(f"the name {name!r}", held.node)
 
     def take(self, workers: set[str]) -> None:
-        """Claim the workers that this node has at the beginning of a life; nobody waits for it."""
-        for worker in sorted(workers):
+        """Claim the workers that this node has at the beginning of a life, and a default one; nobody waits for it."""
+        number = 1
+        name = self.default_worker = default_worker(self._node)
+        while self.holder_of(name) is not None:  # an heir has it
+            number += 1
+            name = self.default_worker = f"{default_worker(self._node)}-{number}"
+        for worker in sorted(workers | {name}):
             held = self._fold.claims.workers.get(worker)
             if held is None or not self._lives(held):
                 self._journal.append(Append(worker=worker, claims=[Claim("worker", worker, "")]))
@@ -85,7 +130,7 @@ class Placement:
 
     def _lives(self, held: Holder) -> bool:
         if held.node == self._node:
-            return held.life == self._life()
+            return self.is_mine(held)
         return not self._fold.claims.is_over(held.node, held.life)
 
     async def _claim(self, claim: Claim, worker: str) -> None:
@@ -96,7 +141,7 @@ class Placement:
                 raise EngineDown(f"who has the {claim.what} {claim.key!r} cannot be asked: {self._engine.failure}")
             future = self._waiting[key] = asyncio.get_running_loop().create_future()
             self._journal.append(Append(worker=worker, claims=[claim]))
-        await asyncio.wait({future}, timeout=CLAIM_S)
+        await first_of((future,), CLAIM_S)
         if not future.done():
             self._waiting.pop(key, None)
             raise EngineDown(f"the claim of the {claim.what} {claim.key!r} has not come back")
@@ -107,3 +152,13 @@ class Placement:
         future = self._waiting.pop((claim.what, claim.key), None)
         if future is not None and not future.done():
             future.set_result(granted)
+        held = self._fold.claims.workers.get(claim.key) if claim.what == "worker" else None
+        if claim.what == "worker" and (held is None or not held.inherited):
+            told = self._untold.pop(claim.key, None)
+            if told is not None:
+                told.set_result(None)
+
+
+def default_worker(node: str) -> str:
+    """Return the worker of a create that names none, unless an heir has it."""
+    return f"main-{node}"

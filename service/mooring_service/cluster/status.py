@@ -54,7 +54,8 @@ def record_of(cluster: Cluster) -> ClusterRecord:
     """Return the cluster as this node sees it."""
     now, chain, judge, engine, tail = now_s(), cluster.chain, cluster.judge, cluster.engine, cluster.tail
     failure = engine_failure(cluster)
-    additions, size, oldest_s = cluster.unreplicated
+    replicated = cluster.own.kept.replicated if chain is None else chain.state.replicated
+    additions, size, oldest_s = cluster.backlog.tell(now, replicated)
     status = "down" if not engine.up.is_set() else "refused" if failure and chain is not None else "up"
     return ClusterRecord(
         name=cluster.name,

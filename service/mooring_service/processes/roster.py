@@ -83,3 +83,8 @@ class Roster:
             self.adopting.discard(slot.name)
             if not self.adopting:
                 self.adoption_s = time.monotonic() - self._adoption_begin
+
+    async def until_all_gone(self) -> None:
+        """Wait until no worker process is left, whether or not its end has been written down."""
+        while left := [slot for slot in self.slots() if slot.process is not None]:
+            await left[0].no_process.wait()

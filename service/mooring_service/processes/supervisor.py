@@ -105,13 +105,7 @@ class Supervisor:
         """Return a slot for a process that an earlier service has started."""
         slot = self._make_slot(stored.worker)
         self._roster.begin_process(slot, stored.incarnation)
-        record = slot.record = msgspec.msgpack.decode(stored.record, type=IncarnationRecord)
-        slot.stored = stored.stored
-        slot.restarts = record.restarts
-        slot.reason = record.reason
-        slot.draining = record.draining
-        if record.boot_id == identity.boot_id():  # else its times are of a clock that is no more
-            slot.budget.deaths.extend(record.deaths)
+        _recall(slot, stored)
         return slot
 
     def _stand(self, slot: Slot) -> None:
@@ -130,11 +124,6 @@ class Supervisor:
         slot.renew_ready()
         delay = max(0.0, due - time.monotonic()) if slot.record.boot_id == identity.boot_id() else 0.0
         slot.task = self._background.spawn(self._lifecycle.run(slot, delay=delay), name=f"worker {slot.name}")
-
-    async def until_all_gone(self) -> None:
-        """Wait until no worker process is left, whether or not its end has been written down."""
-        while left := [slot for slot in self._roster.slots() if slot.process is not None]:
-            await left[0].no_process.wait()
 
     async def stop(self, reason: str) -> None:
         """End all workers, in parallel, each under the deadlines of `kill`. May be cancelled once they are all gone."""
@@ -224,6 +213,19 @@ class Supervisor:
         slot.drains = False
         return await self._lifecycle.end(slot, "killed")
 
+    async def end_all(self, reason: str) -> None:
+        """End all workers for good, in parallel; the service goes on."""
+        while slots := self._roster.slots():
+            await asyncio.gather(*(self._lifecycle.end(slot, reason) for slot in slots))
+
+    def stand_failed(self, name: str, reason: str) -> None:
+        """Have a worker Failed that has no process here: a person is to start it."""
+        if self._roster.find(name) is None:
+            slot = self._make_slot(name)
+            slot.reason = reason
+            slot.set_state(WorkerEvent.START)
+            slot.set_state(WorkerEvent.GIVEN_UP)
+
     async def renew(self, name: str) -> None:
         """End the process of worker `name` and start another one, which goes on with its kept connections.
 
@@ -257,11 +259,7 @@ class Supervisor:
             await asyncio.wait({self._roster.slot(name).ready})
 
     def _make_slot(self, name: str) -> Slot:
-        config = self._config
-        budget = RestartBudget(
-            config.restart_budget, config.restart_window, config.restart_delay, config.restart_delay_max
-        )
-        slot = Slot(name, budget)
+        slot = Slot(name, _budget(self._config))
         self._roster.add(slot)
         return slot
 
@@ -282,3 +280,18 @@ class Supervisor:
             if slot.state in (WorkerState.STOPPING, WorkerState.STOPPED):
                 raise WorkerBusy(slot.name, WorkerState.STOPPING.value)
             await asyncio.sleep(0)  # it is being restarted: the next start has a future of its own
+
+
+def _budget(config: SupervisorConfig) -> RestartBudget:
+    return RestartBudget(config.restart_budget, config.restart_window, config.restart_delay, config.restart_delay_max)
+
+
+def _recall(slot: Slot, stored: Incarnation) -> None:
+    """Take what the journal knows of the process of a slot."""
+    record = slot.record = msgspec.msgpack.decode(stored.record, type=IncarnationRecord)
+    slot.stored = stored.stored
+    slot.restarts = record.restarts
+    slot.reason = record.reason
+    slot.draining = record.draining
+    if record.boot_id == identity.boot_id():  # else its times are of a clock that is no more
+        slot.budget.deaths.extend(record.deaths)

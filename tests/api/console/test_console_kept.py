@@ -89,3 +89,30 @@ async def test_a_name_stands_beside_the_url_and_finds_its_connection(
     await page.fill("#connection-filter", "price")
     await expect(page.locator("#connections .row:visible")).to_have_count(1)
     assert opened.complaints == []
+
+
+async def test_the_form_opens_one_that_stays_under_a_name(
+    opened: Opened,  # noqa: F811
+    service: RunningService,
+    echo: EchoServer,
+) -> None:
+    page = await visit(opened, service)
+    await page.keyboard.press("o")
+    await page.fill("input[name=url]", echo.url)
+    await page.fill("input[name=name]", "prices")
+    await page.select_option("select[name=reconnect]", label="it is dialled again")
+    if folder := os.environ.get("MOORING_SCREENSHOTS"):
+        await page.screenshot(path=f"{folder}/form.png")
+    await page.locator("#open-form button.primary").click()
+    await expect(page.locator("#detail-title")).to_contain_text("Connection")
+    record = await service.call("GET", "/v1/connections/prices")
+    assert record["ready"] and record["reconnect"]["first"] == "fail"
+    await page.keyboard.press("Escape")
+    await page.keyboard.press("o")
+    await page.fill("input[name=url]", "ws://127.0.0.1:1/")
+    await page.fill("input[name=name]", "later")
+    await page.select_option("select[name=reconnect]", label="it is dialled again, also where the first attempt fails")
+    await page.locator("#open-form button.primary").click()
+    await expect(page.locator("#detail-words")).to_contain_text("It has not been ready yet. Last error:")
+    assert (await service.call("GET", "/v1/connections/later"))["reconnect"]["first"] == "retry"
+    assert opened.complaints == []

@@ -169,7 +169,7 @@ def test_the_first_claim_in_the_log_has_a_worker_until_its_life_is_over() -> Non
     claims.over("a", "a1")
     assert claims.claim(Claim("worker", "w", ""), "b", "b1")
     assert not claims.claim(Claim("worker", "w", ""), "c", "c1")
-    assert claims.workers["w"].takeovers == 1
+    assert claims.workers["w"].inherited
     assert claims.claim(Claim("worker", "w", None), "b", "b1")
     assert claims.claim(Claim("worker", "w", ""), "c", "c1")
 

@@ -1,0 +1,41 @@
+"""What this node has committed and the log has not acknowledged: how much, and for how long; and that too much of it holds the journal up."""
+
+from __future__ import annotations
+
+from mooring_service.journal.replica import Replica
+
+FULL_SHARE = 2  # of `journal.max_bytes`, one part in so many may wait to be replicated
+
+
+class Backlog:
+    """The additions that wait.
+
+    Attributes:
+        bytes_total: What they take, as it was looked last.
+        since: Since when there have been some; None: there are none.
+    """
+
+    def __init__(self, replica: Replica, max_bytes: int) -> None:
+        self._replica = replica
+        self._full_at_bytes = max_bytes // FULL_SHARE
+        self.bytes_total = 0
+        self.since: float | None = None
+
+    async def look(self, now: float, replicated: int) -> bool:
+        """Look how much there is; return whether it is too much: then nothing more is committed.
+
+        Raises:
+            JournalUnavailable: If the file cannot be read.
+        """
+        if replicated >= self._replica.last:
+            self.since, self.bytes_total = None, 0
+        else:
+            self.since = self.since or now
+            self.bytes_total = await self._replica.unreplicated_bytes(replicated)
+        self._replica.full = self.bytes_total > self._full_at_bytes
+        return self._replica.full
+
+    def tell(self, now: float, replicated: int) -> tuple[int, int, float]:
+        """Return additions and bytes that wait, and for how many seconds some have."""
+        oldest_s = 0.0 if self.since is None else now - self.since
+        return max(0, self._replica.last - replicated), self.bytes_total, oldest_s

@@ -1,0 +1,123 @@
+"""How lives end: declared lost by others or by who follows, said in order by oneself; and what of one was never published.
+
+It writes one message and asks nobody. Who is to be declared lost says `lives`, what becomes of what such a life held, `heirs`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+
+from mooring_service.cluster import message as wire
+from mooring_service.cluster.chain import Chain, head_of, now_s
+from mooring_service.cluster.engine import Conflict, Engine, EngineError
+from mooring_service.cluster.fold import STOPPED, Fold
+from mooring_service.cluster.lives import Judge, Peer
+from mooring_service.cluster.message import Message, TooNew, Unreadable
+from mooring_service.cluster.objects import stream_name, subject_of
+from mooring_service.cluster.replicator import Head
+from mooring_service.journal.addition import decode_addition
+from mooring_service.journal.replica import Replica
+
+SILENT = "silent"
+AGAIN_S = 1.0  # a verdict that the engine did not take is tried again
+STOP_S = 2.0  # so long the end of a service waits until all is acknowledged
+POLL_S = 0.02
+READ_BYTES = 1 << 20
+
+log = logging.getLogger("mooring.cluster")
+
+
+async def declare_lost(engine: Engine, cluster: str, old: Message, prev: int, lost: wire.Lost) -> None:
+    """Say on the chain of `old`, behind its message at `prev`, that its life is over.
+
+    Raises:
+        Conflict: If something else stands behind that.
+        EngineError: If nobody knows whether it was taken.
+    """
+    nonce = os.urandom(wire.NONCE_BYTES)
+    message = Message(
+        wire.VERSION, wire.LOST, old.node, lost.life, nonce, prev, old.epoch, 0, old.last, extra=wire.raw(lost)
+    )
+    await engine.put(stream_name(cluster), subject_of(cluster, old.node), wire.encode(message), prev)
+
+
+class Verdicts:
+    """Declares those lost whom the judge finds dead.
+
+    Attributes:
+        spoken: How many were taken by the log.
+    """
+
+    def __init__(self, engine: Engine, cluster: str, node: str, fold: Fold, judge: Judge) -> None:
+        self._engine, self._cluster, self._node, self._fold, self._judge = engine, cluster, node, fold, judge
+        self._not_before: dict[str, float] = {}
+        self.spoken = 0
+
+    async def look(self, now: float) -> None:
+        """Declare who is due now."""
+        for peer in self._judge.verdicts(now):
+            if now >= self._not_before.get(peer.node, 0.0):
+                self._not_before[peer.node] = now + AGAIN_S
+                await self._declare(peer, now)
+
+    async def _declare(self, peer: Peer, now: float) -> None:
+        state = self._fold.nodes[peer.node]
+        silent_ms = int((now - peer.heard_at) * 1000)
+        beat = state.beat
+        lost = wire.Lost(
+            peer.life, self._node, silent_ms, SILENT, beat.workers, beat.connections, time.time_ns() // 1000
+        )
+        old = Message(wire.VERSION, wire.LOST, peer.node, peer.life, b"", 0, self._fold.epoch, 0, state.last)
+        try:
+            try:
+                await declare_lost(self._engine, self._cluster, old, state.head, lost)
+            except Conflict:
+                if await head_of(self._engine, self._cluster, peer.node) is not None:
+                    return  # it lives, or another judge was faster
+                await declare_lost(self._engine, self._cluster, old, 0, lost)  # the log keeps nothing of it any more
+        except (EngineError, TooNew, Unreadable) as exc:
+            log.warning("node %s cannot be declared lost now: %s", peer.node, exc)
+            return
+        self.spoken += 1
+        log.warning("node %s is declared lost: it was silent for %.1f s", peer.node, silent_ms / 1000)
+
+
+def said_lost(head: Head | None, life: str) -> str:
+    """Return which life was found dead before one begins behind `head`; "" where it had ended in order. `life`: the one of our state."""
+    if head is None:
+        return life  # silent for longer than the log keeps
+    if head.message.kind != wire.LOST:
+        return ""
+    lost = wire.extra(head.message, wire.Lost)
+    return "" if lost.reason == STOPPED else lost.life
+
+
+async def unpublished(replica: Replica, replicated: int) -> int:
+    """Return how many events are in the additions behind `replicated`: no other node will ever know of them.
+
+    Raises:
+        JournalUnavailable: If they cannot be read.
+    """
+    events = 0
+    while replicated < replica.last:
+        found = await replica.read(replicated, READ_BYTES)
+        events += sum(len(decode_addition(one).kinds) for one in found)
+        replicated += len(found)
+    return events
+
+
+async def leave(chain: Chain, replica: Replica, *, workers: int, connections: int) -> None:
+    """End the life of `chain`, if all that was committed is in the log in time; else the next start goes on in it."""
+    deadline = now_s() + STOP_S
+    while now_s() < deadline and chain.state.replicated < replica.last:  # there is no event of it
+        await asyncio.sleep(POLL_S)
+    if chain.state.replicated < replica.last:
+        return
+    who = chain.state.identity
+    lost = wire.Lost(who.life, who.node, 0, STOPPED, workers, connections, time.time_ns() // 1000)
+    chain.say(wire.LOST, wire.raw(lost))
+    while now_s() < deadline and chain.unsaid:
+        await asyncio.sleep(POLL_S)

@@ -1,0 +1,124 @@
+"""The life that this node is in: what its state directory knows of it, and how one ends here and the next begins.
+
+It publishes nothing. What is said of it on the chain is the node's affair.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from mooring.errors import JournalUnavailable
+from mooring_service.cluster import message as wire
+from mooring_service.cluster.birth import Kept
+from mooring_service.cluster.lifetimes import said_lost, unpublished
+from mooring_service.cluster.replicator import Head, Identity
+from mooring_service.config import ClusterRefused
+from mooring_service.journal.replica import Replica
+from mooring_service.journal.sqlite import SqliteJournal
+
+SAVE_S = 1.0
+
+log = logging.getLogger("mooring.cluster")
+_pack = msgspec.msgpack.Encoder().encode
+
+
+class OwnLife:
+    """The present life of a node, by one start of its service.
+
+    Args:
+        end: Ends all that the service holds of a life that is over, and waits until that is committed.
+
+    Attributes:
+        kept: What the state directory knows.
+        returned: What `up` has to say of the life before; None once it was said, and where there is nothing.
+        over: True from the moment at which this life is known to be over until the next one begins.
+    """
+
+    def __init__(
+        self,
+        cluster: str,
+        node: str,
+        journal: SqliteJournal,
+        *,
+        has_connections: bool,
+        end: Callable[[], Awaitable[None]],
+    ) -> None:
+        """Read it, or begin the first.
+
+        Raises:
+            ClusterRefused: If this state directory cannot be a node of this cluster.
+        """
+        assert journal.replica is not None, "made with one"
+        self._node, self._journal, self._end = node, journal, end
+        self._replica: Replica = journal.replica
+        self.run = os.urandom(wire.RUN_BYTES)
+        self.returned: wire.Returned | None = None
+        self.over = False
+        kept = self._replica.state
+        if kept is not None:
+            self.kept = msgspec.msgpack.decode(kept, type=Kept)
+            if self.kept.cluster != cluster:
+                raise ClusterRefused(
+                    f"this state directory is of the cluster {self.kept.cluster!r}, not of {cluster!r}"
+                )
+        elif has_connections:
+            raise ClusterRefused(
+                "this state directory has connections that have not ended, from before [cluster]: end them without it first, "
+                "or begin with an empty directory"
+            )
+        else:
+            self.kept = Kept(cluster, os.urandom(4).hex())
+        self._replica.slot = self.kept.slot or None
+
+    @property
+    def identity(self) -> Identity:
+        """Who writes on the chain."""
+        kept = self.kept
+        return Identity(self._node, kept.life, self.run, frozenset(kept.runs), kept.born)
+
+    async def save(self, replicated: int) -> None:
+        """Keep what a restart must know; while the disk takes nothing, that waits."""
+        self.kept.replicated = replicated
+        while True:
+            try:
+                await self._journal.save_cluster(_pack(self.kept), replicated)
+                return
+            except JournalUnavailable as exc:
+                log.error("the place in the cluster cannot be kept: %s", exc)
+                await asyncio.sleep(SAVE_S)
+
+    async def follow(self, head: Head | None, *, replicated: int, slot: int) -> None:
+        """End what belongs to the life that was, whose chain ends with `head`, and begin another.
+
+        All that the old one still reports is committed here, and published never.
+        """
+        self.over = True
+        kept = self.kept
+        lost = said_lost(head, kept.life)
+        log.warning("the life %s of this node is over: what is left of it ends, and a new one begins", kept.life)
+        await self._end()
+        if head is not None and head.message.life == kept.life:
+            replicated = max(replicated, head.message.last)
+        if lost:
+            self.returned = await self._returned(lost, replicated)
+        kept.begin(self._replica.last, slot=slot)
+        kept.add_run(self.run)
+        self.over = False
+
+    async def _returned(self, lost: str, replicated: int) -> wire.Returned:
+        try:
+            events = await unpublished(self._replica, replicated)
+        except JournalUnavailable as exc:
+            log.error("what was never published cannot be counted: %s", exc)
+            events = 0
+        journal = self._journal
+        if not events:
+            return wire.Returned(lost)
+        return wire.Returned(
+            lost, events, f"{journal.epoch}-{journal.last - events + 1}", f"{journal.epoch}-{journal.last}"
+        )
