@@ -82,11 +82,6 @@ class Conversation:
         proven: A message has come over the last ready socket, or nobody waits for one.
     """
 
-    __slots__ = (
-        "_catching_up", "_connection", "_held", "_host", "_keep_alive", "_listens", "_party", "_recipe", "_session", "_socket",
-        "_timer", "attempt", "keep_alives", "proven", "watch",
-    )  # fmt: skip
-
     def __init__(
         self,
         host: Host,
@@ -198,9 +193,7 @@ class Conversation:
             if actions and not self._obey(actions):
                 return
         if self.watch is None and self._held.overflows:
-            self._fail_opening(
-                "more came before it was ready than may be held (worker.inbound_messages, inbound_bytes)"
-            )
+            self._fail_opening("too much came before it was ready (worker.inbound_messages, inbound_bytes)")
             return
         self._release()
         if self._session is not session:
@@ -256,8 +249,7 @@ class Conversation:
         return self._session is not None
 
     def _fail_opening(self, detail: str, *, refused: bool = False, timed_out: bool = False) -> None:
-        error = ErrorEntry(ErrCode.OPENING_FAILED, detail)
-        self._party.opening_failed(error, refused=refused, timed_out=timed_out)
+        self._party.opening_failed(ErrorEntry(ErrCode.OPENING_FAILED, detail), refused=refused, timed_out=timed_out)
 
     def _ready(self, resumed: bool | None) -> None:
         session = self._begin_watch()
