@@ -90,7 +90,8 @@ def recorded_error(record: ConnectionRecord) -> OpenError:
         record.errors,
         record.id,
         timed_out=ErrCode.CONNECT_TIMEOUT in codes,
-        terminated=ErrCode.TERMINATED_WHILE_CONNECTING in codes,
+        # One that was ended with its worker, too, however that had to be ended: somebody wanted it.
+        terminated=not codes.isdisjoint((ErrCode.TERMINATED_WHILE_CONNECTING, ErrCode.WORKER_STOPPING)),
         policy=ErrCode.POLICY_REFUSED in codes,
         opening=ErrCode.OPENING_FAILED in codes,
     )
@@ -271,6 +272,8 @@ class Openings:
         except WorkerDied as exc:
             if not await self._reopenings.until_ended_or_waiting(connection, ENDED_S):
                 return self._directory.record(connection)  # it goes on trying, in the next process
+            if self._directory.record(connection).errors:
+                return self._recorded(connection)
             raise OpenError([ErrorEntry(ErrCode.WORKER_DIED, str(exc))], connection) from exc
         except WorkerSilent as exc:
             answer = None
