@@ -30,8 +30,9 @@ from mooring.kept_options import (
 )
 from mooring.link.messages_sent import Send, SendFailed, SendQueued, Sent
 from mooring.wire.socket import SocketState
+from tests.workers.connection.standing_loop import Dial, Renewal, Timeout, Transport
 from tests.workers.connection.test_kept_state import LAW, LETTERS
-from tests.workers.connection.world import Dial, Renewal, Timeout, Transport, World
+from tests.workers.connection.world import World
 
 CODES = (1000, 1001, None, 1008, 1009, 1011, 1013, 4401, 4999)
 FAILURES: tuple[tuple[ErrCode, int | None], ...] = (
