@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from mooring import bodies
 from mooring.events import Kind
 from mooring.link.record import ConnectionCreated, ConnectionUpdate
 
@@ -38,7 +39,7 @@ class Append(msgspec.Struct, frozen=True, kw_only=True):
     `ended` is an incarnation whose process has ended: what it could not report is in the same addition.
     `began_at_us` is when the oldest event was recorded (0: not known); it is not kept.
     In a cluster, `specs` are what opens its persisted connections again, `claims` what its node asks for, and `at` is the position
-    of its first event (0: behind what was added last).
+    of its first event (0: behind what was added last). `taken`: its asks came from another node, and are done here.
     """
 
     worker: str = ""
@@ -57,6 +58,7 @@ class Append(msgspec.Struct, frozen=True, kw_only=True):
     specs: list[bytes] = []
     claims: list[Claim] = []
     at: int = 0
+    taken: bool = False
 
     @property
     def wrong(self) -> str | None:
@@ -64,9 +66,9 @@ class Append(msgspec.Struct, frozen=True, kw_only=True):
         events = len(self.kinds)
         if len(self.connections) != 8 * events:
             return f"{len(self.connections)} bytes of connections for {events} events"
-        bodies = self.bodies.count(b"\n") + 1 if events or self.bodies else 0
-        if bodies != events:
-            return f"{bodies} bodies for {events} events"
+        there = bodies.count(self.bodies, events) if events or self.bodies else 0
+        if there != events:
+            return f"{there} bodies for {events} events"
         if self.kinds.translate(None, _KINDS):
             return "events of unknown kinds"
         if not 0 <= self.number < MAX_NUMBER or not all(
@@ -169,10 +171,10 @@ class Batch:
         """Per event, its JSON without the id (`mooring.events`)."""
         if self._bodies is not None:
             return self._bodies
-        bodies = self.joined.split(b"\n")
+        found = bodies.split(self.joined, len(self.kinds))
         if not self.cold:
-            self._bodies = bodies
-        return bodies
+            self._bodies = found
+        return found
 
     def cool(self) -> None:
         """Give back what was kept for subscribers that keep up; those that lag make it anew, for themselves."""
