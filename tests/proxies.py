@@ -83,7 +83,11 @@ class ProxyProcess:
         path = program(self.program)
         self._temporary = tempfile.TemporaryDirectory(prefix="mooring-proxy-")
         self.folder = Path(self._temporary.name)
-        command = self.command(path, self.prepare())
+        try:
+            command = self.command(path, self.prepare())
+        except BaseException:  # what it needs is not here: the test is skipped
+            self._temporary.cleanup()
+            raise
         ids = {}
         if os.geteuid() == 0 and self.may_be_nobody:
             for made in (self.folder, *self.folder.iterdir()):

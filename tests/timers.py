@@ -15,7 +15,7 @@ OURSELVES = "waits for our own, and goes on whatever comes of it"
 
 # (module, function): why it is none of the kind. The tasks of a person's command line and the test kit are not judges of a service.
 PLAIN = {
-    ("mooring.testing", "ServerConnection.receive"): "the test kit: a test says how long it waits",
+    ("mooring.local_server", "ServerConnection.receive"): "the test kit: a test says how long it waits",
     ("mooring.connection.begun", "Begun._look"): LOOKS_FIRST,
     (
         "mooring.process.redialling",
