@@ -125,6 +125,7 @@ OUR_OWN = {
     "OpenInvalid",
     "Send",
     "SendFailed",
+    "Probe",
     "Stop",
     "Stored",
     "Reconfigure",
