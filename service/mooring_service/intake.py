@@ -24,6 +24,7 @@ from mooring.link.messages import (
     Opened,
     OpenFailed,
     OpenInvalid,
+    Probe,
     ReconnectDone,
     Report,
     Resent,
@@ -235,6 +236,8 @@ class Intake:
 
     def worker_linked(self, slot: Slot, hello: Hello, *, fresh: bool) -> None:
         """Record that a process is Running; one that was adopted has been recorded before."""
+        if until := self.until(slot):
+            slot.command(Probe(0, until))  # before it holds anything: this service may die before the first question
         if fresh and not slot.announced:
             slot.announced = True
             event = WorkerStartedEvent(pid=hello.pid, incarnation=hello.incarnation, restarts=slot.restarts)

@@ -57,8 +57,10 @@ class Lease:
         now = now_s()
         if self._is_away(now) or (self._away_at and (chain is None or chain.state.acked_at < self._away_at)):
             return 0.0
+        acked_at = chain.state.acked_at if chain is not None and chain.messages else None
+        if acked_at is not None and now - acked_at <= self.timers.fit_s:
+            return acked_at + self.timers.fence_s
+        # Nothing is acknowledged, or not any more: early enough, or what goes on would lapse before it is told so.
         if self._keeps or not persists():
             return now + self.timers.fence_s
-        if chain is None or not chain.messages:  # nothing is acknowledged since this start
-            return 0.0
-        return chain.state.acked_at + self.timers.fence_s
+        return 0.0 if acked_at is None else acked_at + self.timers.fence_s
