@@ -83,7 +83,11 @@ class ProxyProcess:
         path = program(self.program)
         self._temporary = tempfile.TemporaryDirectory(prefix="mooring-proxy-")
         self.folder = Path(self._temporary.name)
-        command = self.command(path, self.prepare())
+        try:
+            command = self.command(path, self.prepare())
+        except BaseException:  # what it needs is not here: the test is skipped
+            self._temporary.cleanup()
+            raise
         ids = {}
         if os.geteuid() == 0 and self.may_be_nobody:
             for made in (self.folder, *self.folder.iterdir()):
@@ -145,10 +149,13 @@ class Tinyproxy(ProxyProcess):
 class Squid(ProxyProcess):
     program = "squid"
 
-    def __init__(self, *, auth: bool = False, stock: bool = False, idle_s: int = 900) -> None:
+    def __init__(
+        self, *, auth: bool = False, stock: bool = False, idle_s: int = 900, hosts: dict[str, str] | None = None
+    ) -> None:
         super().__init__(auth=auth)
         self.stock = stock
         self.idle_s = idle_s
+        self.hosts = hosts or {}  # names that only the proxy knows
 
     def prepare(self) -> list[str]:
         helper = self.folder / "helper"
@@ -182,6 +189,10 @@ class Squid(ProxyProcess):
             "unlinkd_program /bin/true",
             f"read_timeout {self.idle_s} seconds",
         ]
+        if self.hosts:
+            hosts = self.folder / "hosts"
+            hosts.write_text("".join([f"{address} {name}\n" for name, address in self.hosts.items()]))
+            lines.append(f"hosts_file {hosts}")
         if self.auth:
             lines += [
                 f"auth_param basic program {helper}",

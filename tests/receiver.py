@@ -50,10 +50,13 @@ Answer = Callable[[Got], Any]
 
 
 class Receiver:
-    """Listens on loopback. `answer` decides; what is answered with 2xx is in `taken`."""
+    """Listens on loopback. `answer` decides; what is answered with 2xx is in `taken`; `connections` counts sockets."""
 
-    def __init__(self, answer: Answer | None = None, *, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, answer: Answer | None = None, *, host: str = "127.0.0.1", port: int = 0, tls: ssl.SSLContext | None = None
+    ) -> None:
         self.answer: Answer = answer or (lambda got: 200)
+        self.host = host
         self.port = port
         self.tls = tls
         self.got: list[Got] = []
@@ -67,17 +70,23 @@ class Receiver:
         await self._runner.setup()
         sock = socket.socket()
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(("127.0.0.1", self.port))
+        sock.bind((self.host, self.port))
         self.port = sock.getsockname()[1]
-        await web.SockSite(self._runner, sock, backlog=1024, ssl_context=self.tls).start()
+        loop = asyncio.get_running_loop()
+        self._listener = await loop.create_server(self._accept, sock=sock, backlog=1024, ssl=self.tls)
         return self
 
+    def _accept(self) -> asyncio.Protocol:
+        self.connections += 1
+        return self._runner.server()
+
     async def __aexit__(self, *exc: object) -> None:
+        self._listener.close()
         await self._runner.cleanup()
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/hook"
+        return f"http://{self.host}:{self.port}/hook"
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         got = Got(request, await request.read())

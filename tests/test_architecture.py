@@ -17,6 +17,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.conftest import ROOT
+from tests.timers import PLAIN, plain_timers
 
 FLOORS = {"mooring": "workers", "mooring_service": "service", "mooring_api": "api"}
 MAX_LINES = 400
@@ -342,3 +343,10 @@ def test_links_between_pages_lead_somewhere() -> None:
             for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
                 if "://" not in target and not target.startswith("mailto:"):
                     assert (page.parent / target).exists(), f"{page.relative_to(ROOT)} links to {target}"
+
+
+def test_who_judges_by_the_clock_reads_first_and_each_other_timer_has_its_reason() -> None:
+    found = plain_timers((module, tree(module)) for module in modules())
+    unknown = [found[where] for where in sorted(found.keys() - PLAIN.keys())]
+    assert not unknown, f"use `mooring.deadline`, or say in tests/timers.py why nobody is judged: {unknown}"
+    assert not sorted(PLAIN.keys() - found.keys()), "these timers are gone: take their lines out of tests/timers.py"

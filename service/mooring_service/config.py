@@ -79,7 +79,13 @@ class JournalConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 class LimitsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What one service takes on."""
 
-    max_connections: Annotated[Count, _doc("Connections that have not ended, of all workers.")] = 20_000
+    max_connections: Annotated[
+        Count,
+        _doc(
+            "Connections that have not ended, of all workers. Code in workers is told of it with what was stored of its events: what it opens "
+            "within those few milliseconds, and what it opens while the journal cannot be written, may come on top, at most 288 a worker (the ids that it holds)."
+        ),
+    ] = 20_000
     max_connections_per_worker: Annotated[Count, _doc("The same, of one worker.")] = MAX_CONNECTIONS
     max_pending_requests: Annotated[
         Count, _doc("Requests over one connection (`requests`) that wait for their reply.")

@@ -11,6 +11,7 @@ import msgspec
 
 from mooring.checks import check_close, check_delay
 from mooring.connection.asked import check_asked, opening_s
+from mooring.deadline import first_of
 from mooring.errors import ConnectionClosed, ErrCode, InvalidRequest, NotKept, WorkerDied, WorkerSilent, WrongState
 from mooring.link.messages import (
     Reconnect,
@@ -116,7 +117,7 @@ class Connections:
         """
         entry = self._directory.entry(connection)
         wanted = self._directory.until(connection, lambda _: true(self._directory.to_record(entry)))
-        await asyncio.wait({wanted}, timeout=timeout_s)
+        await first_of((wanted,), timeout_s)
         return self._directory.to_record(entry)
 
     async def page(
@@ -183,7 +184,7 @@ class Connections:
     async def _when_ready(self, entry: Entry, wait_s: float | None) -> ConnectionRecord:
         if wait_s is not None:
             ready = self._directory.until(entry.created.id, lambda update: update.status == STATUS_CONNECTED)
-            await asyncio.wait({ready}, timeout=wait_s)
+            await first_of((ready,), wait_s)
             if not ready.done():
                 raise WorkerSilent(entry.created.worker, "it is not ready in time")
         if entry.update.status == STATUS_CLOSED:
@@ -242,9 +243,7 @@ class Connections:
                 done.pop().result()
                 return
             ended = {self._directory.until(order.connection, lambda update: update.status == STATUS_CLOSED)}
-            left_s = deadline - loop.time()
-            await asyncio.wait({slot.ready, *ended}, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
-            if loop.time() >= deadline:
+            if not await first_of((slot.ready, *ended), deadline - loop.time()):
                 raise WorkerSilent(slot.name, "no answer in time")
             slot = self._holders.of(entry)
 

@@ -64,6 +64,7 @@ class Feed:
         self._hot: deque[Batch] = deque()
         self._hot_bytes = 0
         self._waiting: dict[asyncio.Future[bool], float] = {}  # who waits, and until when (loop time)
+        self._yielding: set[asyncio.Future[bool]] = set()  # of these, who is woken behind all others
         self._expiry: asyncio.TimerHandle | None = None
         self._woken_at = 0.0
         self._wake_later: asyncio.TimerHandle | None = None
@@ -108,18 +109,22 @@ class Feed:
             self._wake_later = None
         self._woken_at = asyncio.get_running_loop().time()
         waiting, self._waiting = self._waiting, {}
-        for waiter in waiting:
+        yielding, self._yielding = self._yielding, set()
+        for waiter in sorted(waiting, key=yielding.__contains__) if yielding else waiting:
             if not waiter.done():
                 waiter.set_result(True)
 
-    def wait(self, deadline: float) -> asyncio.Future[bool]:
+    def wait(self, deadline: float, *, yields: bool = False) -> asyncio.Future[bool]:
         """Return a future that ends with True at the next `wake`, with False at `deadline` (loop time).
 
+        Who `yields` is woken behind all others: hooks, whose POSTs would keep the streams waiting.
         One timer serves all deadlines: they are mostly heartbeats, which are many and far away.
         """
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[bool] = loop.create_future()
         self._waiting[waiter] = deadline
+        if yields:
+            self._yielding.add(waiter)
         if deadline != float("inf") and (self._expiry is None or deadline < self._expiry.when()):
             if self._expiry is not None:
                 self._expiry.cancel()
@@ -141,6 +146,7 @@ class Feed:
     def forget(self, waiter: asyncio.Future[bool]) -> None:
         """Nobody waits for `waiter` any more."""
         self._waiting.pop(waiter, None)
+        self._yielding.discard(waiter)
 
     def close(self) -> None:
         """End all streams: the service is stopping."""

@@ -12,6 +12,7 @@ import msgspec
 
 from mooring.connection.asked import opening_s, shown_of
 from mooring.connection.secret_headers import secrets_of
+from mooring.deadline import first_of
 from mooring.errors import (
     ConnectError,
     ErrCode,
@@ -89,7 +90,8 @@ def recorded_error(record: ConnectionRecord) -> OpenError:
         record.errors,
         record.id,
         timed_out=ErrCode.CONNECT_TIMEOUT in codes,
-        terminated=ErrCode.TERMINATED_WHILE_CONNECTING in codes,
+        # One that was ended with its worker, too, however that had to be ended: somebody wanted it.
+        terminated=not codes.isdisjoint((ErrCode.TERMINATED_WHILE_CONNECTING, ErrCode.WORKER_STOPPING)),
         policy=ErrCode.POLICY_REFUSED in codes,
         opening=ErrCode.OPENING_FAILED in codes,
     )
@@ -270,6 +272,8 @@ class Openings:
         except WorkerDied as exc:
             if not await self._reopenings.until_ended_or_waiting(connection, ENDED_S):
                 return self._directory.record(connection)  # it goes on trying, in the next process
+            if self._directory.record(connection).errors:
+                return self._recorded(connection)
             raise OpenError([ErrorEntry(ErrCode.WORKER_DIED, str(exc))], connection) from exc
         except WorkerSilent as exc:
             answer = None
@@ -299,9 +303,7 @@ class Openings:
     async def _told_later(self, connection: int, waited_s: float) -> bool:
         """Wait on where the handler, which is known by now, lets the attempt take longer than the request; say whether it has ended."""
         more_s = self._directory.entry(connection).created.attempt_s + SILENT_S - waited_s
-        told = self._told(connection)
-        await asyncio.wait({told}, timeout=max(0.0, more_s))
-        return told.done()
+        return bool(await first_of((self._told(connection),), max(0.0, more_s)))
 
     def _told(self, connection: int) -> asyncio.Future[None]:
         """Wait for the record to tell how the first attempt has gone."""
@@ -340,7 +342,7 @@ class Openings:
             if not again:  # or it is the order that ends the link
                 slot.untold[connection] = unknown
             told = self._told(connection)
-            await asyncio.wait({unknown, told}, timeout=deadline - loop.time(), return_when=asyncio.FIRST_COMPLETED)
+            await first_of((unknown, told), deadline - loop.time())
             slot.untold.pop(connection, None)
             if told.done():
                 return None
@@ -360,4 +362,4 @@ class Openings:
 
     async def wait_ended(self, connection: int) -> None:
         """Wait (briefly) until the supervisor has reported the end of a connection whose worker has died."""
-        await asyncio.wait({self._directory.until(connection, lambda update: update.ended)}, timeout=ENDED_S)
+        await first_of((self._directory.until(connection, lambda update: update.ended),), ENDED_S)

@@ -11,6 +11,7 @@ import logging
 from typing import Any
 
 from mooring.changes import CHANGEABLE, Changes, changes_to
+from mooring.deadline import first_of
 from mooring.errors import MooringError
 from mooring.link.record import STATUS_CLOSED, STATUS_CLOSING
 from mooring.options import OPTIONS, ConnectionRequest
@@ -115,7 +116,7 @@ class Reconciling:
 
     async def _ended(self, entry: Entry) -> None:
         ended = self._directory.until(entry.created.id, lambda update: update.ended)
-        await asyncio.wait({ended}, timeout=entry.created.close_timeout_s + END_MARGIN_S)
+        await first_of((ended,), entry.created.close_timeout_s + END_MARGIN_S)
 
 
 def _is_the_same_to_its_process(entry: Entry, spec: ConnectionRequest) -> bool:

@@ -6,12 +6,12 @@ spec a connection ends with the process, as one that is not kept.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Iterable
 
 import msgspec
 
+from mooring.deadline import first_of
 from mooring.errors import ErrCode, ErrorEntry
 from mooring.events import Kind, now_us, rfc3339
 from mooring.kept_events import Cause, DisconnectEvent, QueuedRecord
@@ -154,7 +154,7 @@ class Reopenings:
     async def until_ended_or_waiting(self, connection: int, timeout_s: float) -> bool:
         """Wait, so long at most, until `connection` has ended, or waits for a process; False: it waits for one."""
         entry = self._directory.entry(connection)
-        await asyncio.wait({self._directory.until(connection, lambda _: self.waits(entry))}, timeout=timeout_s)
+        await first_of((self._directory.until(connection, lambda _: self.waits(entry)),), timeout_s)
         return not self.waits(entry)
 
     async def end_waiting(self, worker: str, reason: str, err_code: ErrCode, *, persisted: bool = True) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import msgspec
 from msgspec import UNSET
 
 from mooring.changes import OF_ALL, Changes, changed, check_changes, given
 from mooring.checks import check_connection_name
 from mooring.connection.asked import check_asked, shown_of
+from mooring.deadline import first_of
 from mooring.errors import ConnectionClosed, Invalid, InvalidRequest, NotKept, WorkerTooOld, WrongState
 from mooring.link.messages_changed import Change, Changed
 from mooring.link.record import STATUS_CLOSED, STATUS_CLOSING, ConnectionCreated
@@ -71,7 +70,7 @@ class Wanted:
         entry = self._directory.living(name)
         if entry is not None and entry.update.status in (STATUS_CLOSING, STATUS_CLOSED):
             ended = self._directory.until(entry.created.id, lambda update: update.ended)
-            await asyncio.wait({ended}, timeout=entry.created.close_timeout_s + ANSWER_MARGIN_S)
+            await first_of((ended,), entry.created.close_timeout_s + ANSWER_MARGIN_S)
             entry = self._directory.living(name)
         if entry is None:
             return await self._connections.open(request)

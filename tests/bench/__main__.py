@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.bench import hooks, kept, measure
+from tests.bench import hooks, kept, measure, scale
 from tests.bench.gateways import BENCH, Aiohttp, AiohttpBatched, FastApi, Gateway, Mooring, Node, NodeBatched
 
 Row = tuple[str, str, str, str]
@@ -319,6 +319,7 @@ SECTIONS: dict[str, Callable[[Report, bool], None]] = {
     "kept": kept.section,
     "hooks": hooks.section,
     "rest": rest_section,
+    "scale": scale.section,
 }
 
 

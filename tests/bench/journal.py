@@ -1,7 +1,7 @@
 """The journal alone, in this process: what one event costs when events are scattered, and what its history costs later.
 
 python -m tests.bench.journal paced RATE SECONDS   CPU, latency and bytes written per event, one event to an addition
-python -m tests.bench.journal history COUNT        COUNT events one by one; then replay, a rare kind, size, pruning all of it
+python -m tests.bench.journal history COUNT [EACH] COUNT events, EACH (1) to an addition; then replay, a rare kind, size, pruning all of it
 python -m tests.bench.journal flood SECONDS        additions of hundreds of events, as fast as they are taken
 
 Prints one line of JSON. `MOORING_BENCH_DIR` says on which disk; the code measured is what Python imports, so a checkout of an
@@ -166,16 +166,19 @@ async def read_all(journal: SqliteJournal, events: EventFilter, after: int) -> t
     return found, time.perf_counter() - begun
 
 
-async def history(folder: str, count: int) -> dict[str, float]:
-    """One-event additions, a rare kind every 100,000; each waits for what is before it, eight at a time."""
+async def history(folder: str, count: int, each: int = 1) -> dict[str, float]:
+    """Additions of `each` events, some of a rare kind every 100,000 events; each waits for what is before it, five at a time."""
     bench = Bench(folder, max_events=100_000_000, max_bytes=1 << 40)
     source = await bench.start()
     begun = time.perf_counter()
     cpu = time.process_time()
-    for at in range(1, count + 1):
-        bench.journal.append(source.next(Kind.onError if at % 100_000 == 50_000 else Kind.onMessage))
-        if at % 4 == 0:
-            await bench.journal.append_waiting(source.next())
+    rare = 50_000 // each
+    for at in range(1, count // each + 1):
+        kind = Kind.onError if at % (2 * rare) == rare else Kind.onMessage
+        if at % 5:
+            bench.journal.append(source.next(kind, each))
+        else:
+            await bench.journal.append_waiting(source.next(kind, each))
     await bench.journal.append_waiting(Append())
     result = {
         "events": bench.journal.last,
@@ -249,8 +252,8 @@ def main() -> None:
         match sys.argv[1:]:
             case ["paced", rate, seconds]:
                 result = uvloop.run(paced(folder, float(rate), float(seconds)))
-            case ["history", count]:
-                result = uvloop.run(history(folder, int(count)))
+            case ["history", count, *each]:
+                result = uvloop.run(history(folder, int(count), *map(int, each)))
             case ["flood", seconds]:
                 result = uvloop.run(flood(folder, float(seconds)))
             case _:

@@ -138,8 +138,8 @@ class FloodServer(asyncio.Protocol):
         self.transport.write(frame * (int(seconds * rate) - sent))
 
 
-async def serve() -> None:
-    server = await asyncio.get_running_loop().create_server(FloodServer, "127.0.0.1", 0, backlog=4096)
+async def serve(host: str = "127.0.0.1") -> None:
+    server = await asyncio.get_running_loop().create_server(FloodServer, host, 0, backlog=4096)
     print(json.dumps({"port": server.sockets[0].getsockname()[1]}), flush=True)
     await asyncio.Event().wait()
 
@@ -342,8 +342,8 @@ async def plain_opens(url: str, count: int, concurrency: int) -> None:
 
 def main() -> None:
     match sys.argv[1:]:
-        case ["server"]:
-            uvloop.run(serve())
+        case ["server", *host]:
+            uvloop.run(serve(*host))
         case ["subscribe", url, count, readers]:
             subscribe(url, int(count), int(readers), b"event: onMessage")
         case ["post", url, count, concurrency, body, kind]:

@@ -52,7 +52,7 @@ JSON_BODIES = [
     create("a list", 422, "[]"),
     create("null", 422, "null"),
     create("no url", 422, "{}", "url"),
-    create("unknown key", 422, "{" + GOOD + ', "headerz": {}}', "headerz"),
+    create("unknown key", 422, "{" + GOOD + ', "headerz": {}}', "unknown key 'headerz'; did you mean 'headers'?"),
     create("twice the same key", 400, "{" + GOOD + "," + GOOD + "}", "twice"),
     create("NaN", 400, "{" + GOOD + ', "pingInterval": NaN}', "NaN"),
     create("Infinity", 400, "{" + GOOD + ', "pingInterval": Infinity}'),
@@ -112,6 +112,40 @@ HEADERS = [
 ]
 
 
+RECONNECT = [
+    option(f'"reconnect": {text}', pointer)
+    for text, pointer in (
+        ('"yes"', "/reconnect"),
+        ("1", "/reconnect"),
+        ('{"minDelay": 0.04}', "/reconnect/minDelay"),
+        ('{"minDelay": 3601}', "/reconnect/minDelay"),
+        ('{"minDelay": 5, "maxDelay": 4}', "/reconnect/minDelay"),
+        ('{"maxDelay": 0}', "/reconnect/maxDelay"),
+        ('{"maxDelay": 86401}', "/reconnect/maxDelay"),
+        ('{"minUptime": -1}', "/reconnect/minUptime"),
+        ('{"minUptime": 3601}', "/reconnect/minUptime"),
+        ('{"giveUpAfter": -1}', "/reconnect/giveUpAfter"),
+        ('{"giveUpAfter": 31536001}', "/reconnect/giveUpAfter"),
+        ('{"first": "always"}', "/reconnect/first"),
+        ('{"stopCodes": [1002, 999]}', "/reconnect/stopCodes/1"),
+        ('{"stopCodes": [5000]}', "/reconnect/stopCodes/0"),
+        ('{"refusedCodes": [0]}', "/reconnect/refusedCodes/0"),
+        ('{"refusedCodes": "4401"}', "/reconnect/refusedCodes"),
+        ('{"retryStatuses": [301]}', "/reconnect/retryStatuses/0"),
+        ('{"retryStatuses": [404, 600]}', "/reconnect/retryStatuses/1"),
+        ('{"retryStatuses": ["4xx"]}', "/reconnect/retryStatuses/0"),
+        ('{"persist": 1}', "/reconnect/persist"),
+        ('{"persist": true}, "headers": {"A": "literal"}', "/headers/A"),
+        ('{"mindelay": 1}', "/reconnect/mindelay: unknown key 'mindelay'; did you mean 'minDelay'?"),
+        ('false, "whenDown": "queue"', "/whenDown"),
+        ('true, "queueTtl": 0', "/queueTtl"),
+        ('true, "headers": {"A": "${secret:nobody}"}', "/headers/A"),
+        ('true, "name": "17"', "/name"),
+        ('true, "name": "' + "x" * 64 + '"', "/name"),
+    )
+]
+
+
 WORKERS = [
     option(f'"worker": {json.dumps(name)}', "/worker", f"worker {name[:20]!r}")
     for name in ("", "a/b", "..", ".", "-a", "a b", "x" * 64, "ä", "a\n", "../../etc/passwd")
@@ -150,7 +184,7 @@ REQUESTS = [
 ]  # fmt: skip
 
 
-ROWS = JSON_BODIES + URLS + HEADERS + WORKERS + REQUESTS
+ROWS = JSON_BODIES + URLS + HEADERS + RECONNECT + WORKERS + REQUESTS
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
@@ -244,6 +278,10 @@ async def test_a_reason_whose_escapes_are_not_utf_8_is_refused_and_the_socket_un
 async def test_any_cursor_is_a_gap_and_never_an_error(shared: RunningService, cursor: str) -> None:
     page = await shared.get(f"/v1/events?after={cursor}&limit=1")
     assert page["events"][0]["kind"] == "gap"
+
+
+async def test_nothing_was_begun(shared: RunningService) -> None:
+    assert (await shared.get("/v1/connections?status=Connecting"))["connections"] == []
 
 
 async def test_the_service_has_logged_no_traceback(shared: RunningService) -> None:

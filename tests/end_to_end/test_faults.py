@@ -7,6 +7,7 @@ import contextlib
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import apsw
+import pytest
 
 from tests.conftest import ROOT, RunningService, StartService, rounds, wait_for
 from tests.end_to_end.with_user_code import call, held, options, seen_by
@@ -127,11 +129,38 @@ async def test_killed_while_it_starts_a_worker_is_gone_and_who_waits_is_told(
         await asyncio.sleep(pause_s)
         await service.call("DELETE", "/v1/workers/main")
         answer = await waiting
-        # 502: its dial was under way.
-        assert answer["status"] in ("Connected", 409) or (answer["status"], answer["detail"]) == (502, "killed"), answer
+        assert answer["status"] in ("Connected", 409), answer
         await service.get("/v1/workers/main", 404)
         assert service.worker_pids() == []
     assert not _tracebacks(service)
+
+
+@pytest.mark.parametrize("stopped", [False, True], ids=["by itself", "hard"])
+async def test_a_create_whose_worker_is_killed_during_the_dial_was_terminated(
+    start_service: StartService, stopped: bool
+) -> None:
+    """As one that is itself ended meanwhile (contract, section 4), whether or not its process could still say so."""
+    deadlines = {"MOORING_SUPERVISOR_STOP_TIMEOUT": "1", "MOORING_SUPERVISOR_KILL_TIMEOUT": "1"} if stopped else {}
+    service = await start_service(env=deadlines)
+    pid = (await service.call("PUT", "/v1/workers/main", 201))["pid"]
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.setblocking(False)
+        body = {"url": f"ws://127.0.0.1:{silent.getsockname()[1]}/", "connectTimeout": 60}
+        waiting = asyncio.create_task(service.call("POST", "/v1/connections", 409, json=body))
+        async with asyncio.timeout(20):
+            peer, _ = await asyncio.get_running_loop().sock_accept(silent)
+        with peer:
+            if stopped:
+                os.kill(pid, signal.SIGSTOP)
+            killed = await service.call("DELETE", "/v1/workers/main", 200)
+            answer = await waiting
+    assert (answer["type"], [error["errCode"] for error in answer["errors"]]) == (
+        "urn:mooring:problem:terminated",
+        [302],
+    )
+    assert killed["closed"] == 1
+    events = await service.events(answer["connection"], until="onTerminate")
+    assert [event["kind"] for event in events] == ["onError", "onTerminate"]
 
 
 async def test_an_answer_to_a_service_that_died_is_not_taken_for_one_of_the_next(start_service: StartService) -> None:

@@ -14,11 +14,8 @@ import pytest
 from tests.certificates import make_files, server_context
 from tests.command_line import run
 from tests.conftest import RunningService, StartService, wait_for
-from tests.proxies import Microsocks, Tinyproxy
 from tests.receiver import Receiver, hook
 from tests.servers import EchoServer
-
-ELSEWHERE = "198.51.100.1"  # RFC 5737: nobody has it
 
 
 def _secret(size: int) -> str:
@@ -172,37 +169,6 @@ async def test_from_api_false_leaves_hooks_to_the_configuration(start_service: S
     service = await start_service(env={"MOORING_DELIVERY_FROM_API": "false"})
     problem = await hook(service, "shop", "http://127.0.0.1:9/", 403)
     assert "from_api" in problem["detail"]
-
-
-@pytest.mark.parametrize("kind", [Tinyproxy, Microsocks])
-async def test_hooks_go_through_the_default_proxy(
-    start_service: StartService, tmp_path: Path, echo: EchoServer, kind: type[Tinyproxy]
-) -> None:
-    async with kind() as proxy, Receiver() as receiver:
-        config = tmp_path / "mooring.toml"
-        config.write_text(
-            f'[delivery]\nallow_plain = true\n[proxies.corp]\nurl = "{proxy.url}"\n'
-            f'[dial]\nproxy = "corp"\nhosts = {{ "shop.test" = ["127.0.0.1"], "away.test" = ["{ELSEWHERE}"] }}\n'
-        )
-        service = await start_service("--config", str(config))
-        url = f"http://shop.test:{receiver.port}/"
-        await hook(service, "near", receiver.url, after="start")  # loopback goes past it
-        await hook(service, "direct", url, after="start", proxy=None)
-        record = await hook(service, "through", url, after="start", proxy="corp")
-        assert record["proxy"] == "corp"
-        await hook(service, "away", f"http://away.test:{receiver.port}/", after="start", timeout=1, retry={"delay": 60})
-        await service.open(echo.url)
-        await wait_for(lambda: len(receiver.taken) >= 6)
-        for name in ("near", "direct", "through"):
-            await wait_for(lambda: _delivered(service, name, 2))  # noqa: B023  # awaited here
-        attempt = await wait_for(lambda: _attempted(service, "away"))
-        assert attempt["status"] is None and (
-            kind is Microsocks or "corp" in attempt["error"] or "answer" in attempt["error"]
-        )
-
-
-async def _delivered(service: RunningService, name: str, count: int) -> bool:
-    return bool((await service.get(f"/v1/hooks/{name}"))["delivered"] == count)
 
 
 async def _attempted(service: RunningService, name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Host names whose servers do not answer keep no other dial of the worker waiting."""
+"""Host names whose servers do not answer, or are an enemy's; we are the name server, in namespaces of our own."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import json
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -22,16 +23,26 @@ def _have_namespaces() -> bool:
         return False
 
 
-async def test_names_that_nobody_answers_for_keep_no_other_dial_waiting() -> None:
+async def _run(module: str, timeout_s: float) -> dict[str, Any]:
     if not _have_namespaces():
         pytest.skip("this machine lets us make no namespaces (unshare): without them we cannot be its name server")
     process = await asyncio.create_subprocess_exec(
-        *NAMESPACES, sys.executable, "-m", "tests.end_to_end.unanswered_names", cwd=ROOT,
+        *NAMESPACES, sys.executable, "-m", f"tests.end_to_end.{module}", cwd=ROOT,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
-    output, errors = await asyncio.wait_for(process.communicate(), 60)
+    output, errors = await asyncio.wait_for(process.communicate(), timeout_s)
     assert process.returncode == 0, errors.decode()
-    found = json.loads(output)
+    return json.loads(output)
+
+
+async def test_names_that_nobody_answers_for_keep_no_other_dial_waiting() -> None:
+    found = await _run("unanswered_names", 60)
     assert found["errCode"] == ErrCode.NAME_NOT_RESOLVED
     assert found["answer_s"] < 3
     assert found["stop_s"] < 4, "nor the end of the worker"
+
+
+async def test_a_hook_to_a_name_that_its_owner_moves_never_reaches_the_metadata_service() -> None:
+    found = await _run("rebinding_names", 120)
+    assert found["canary"] == 0 and found["refused"].endswith("address-refused")
+    assert found["honest"] >= 3 and found["in_order"] and found["events"] >= 9

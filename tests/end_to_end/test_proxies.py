@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 from mooring.errors import ErrCode
+from tests.certificates import make_files
 from tests.conftest import RunningService, wait_for
-from tests.proxies import PASSWORD, USER, Microsocks, Tinyproxy
+from tests.proxies import PASSWORD, USER, Microsocks, Stunnel, Tinyproxy
 from tests.servers import EchoServer
 
 PER_KIND = 20
@@ -72,17 +74,23 @@ async def test_addresses_and_the_local_address(shared: RunningService, echo: Ech
 
 
 async def test_a_proxy_that_dies_under_load_ends_each_connection_once_and_harms_nothing_else(
-    shared: RunningService, echo: EchoServer
+    shared: RunningService, echo: EchoServer, tmp_path: Path
 ) -> None:
+    files = make_files(tmp_path)
     direct = await shared.open(echo.url)
-    async with Tinyproxy() as http, Microsocks() as socks:
-        opened = await asyncio.gather(
-            *(shared.open(echo.url, proxy={"url": proxy.url}) for proxy in (http, socks) for _ in range(PER_KIND))
-        )
+    async with (
+        Tinyproxy() as http,
+        Microsocks() as socks,
+        Tinyproxy() as behind,
+        Stunnel(behind, files.server_cert, files.server_key) as https,
+    ):
+        ways = [{"url": http.url}, {"url": socks.url}, {"url": https.url, "tls": {"caFile": files.ca}}]
+        opened = await asyncio.gather(*(shared.open(echo.url, proxy=way) for way in ways for _ in range(PER_KIND)))
+        assert behind.log().count(": CONNECT ") == PER_KIND
         worker = await shared.get("/v1/workers/main")
         sends = [asyncio.create_task(shared.send(record["id"], "x" * 10_000, status=None)) for record in opened]
-        http.kill()
-        socks.kill()
+        for proxy in (http, socks, https):
+            proxy.kill()
         await asyncio.gather(*sends)
         for record in opened:
             events = await shared.events(record["id"], until="onTerminate")

@@ -15,8 +15,9 @@ import nats
 import psycopg
 import pytest
 import redis
+import yaml
 
-from tests.conftest import RunningService, wait_for
+from tests.conftest import ROOT, RunningService, wait_for
 from tests.documented import program
 from tests.receiver import all_events
 from tests.servers import EchoServer
@@ -121,3 +122,25 @@ async def test_jetstream_has_each_event_once_in_order(
             got.append(json.loads((await subscription.next_msg(timeout=10)).data)["id"])
         assert got == expected and count[0] == len(expected)
         await broker.close()
+
+
+KNOWN = {
+    "http_server": {"type", "address", "path", "framing", "decoding"},
+    "file": {"type", "inputs", "path", "encoding", "acknowledgements"},
+}
+"""What Vector's reference has for the two components, of what the page uses."""
+
+
+def test_the_configurations_of_vector_and_connect_have_the_form_of_their_references(tmp_path: Path) -> None:
+    """Neither program can be had here, so this is all that is known of them; the page says so."""
+    vector = yaml.safe_load(program("api/SINKS.md", "vector.yaml", tmp_path).read_text())
+    assert set(vector) == {"sources", "sinks"}
+    for one in (*vector["sources"].values(), *vector["sinks"].values()):
+        assert set(one) <= KNOWN[one["type"]]
+        assert set(one.get("inputs", [])) <= set(vector["sources"])
+    connect = yaml.safe_load(program("api/SINKS.md", "connect.yaml", tmp_path).read_text())
+    assert set(connect) == {"input", "output"} and set(connect["input"]) == {"http_server", "processors"}
+    assert connect["input"]["processors"] == [{"unarchive": {"format": "lines"}}]
+    addresses = [vector["sources"]["mooring"]["address"], connect["input"]["http_server"]["address"]]
+    assert all(address.startswith("127.0.0.1:") for address in addresses), "they do not verify signatures"
+    assert "not run" in (ROOT / "api" / "SINKS.md").read_text().partition("## Vector")[2]

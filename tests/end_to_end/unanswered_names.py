@@ -19,13 +19,18 @@ SIOCSIFFLAGS = 0x8914
 IFF_UP = 0x1
 
 
-def become_name_server(folder: Path) -> None:
-    """Bring loopback up and answer on port 53: ``absent.*`` does not exist, about all other names nothing is said."""
+def ask_us(folder: Path) -> None:
+    """Bring loopback up, and have all of this machine ask its port 53 for names."""
     with socket.socket() as sock:
         fcntl.ioctl(sock, SIOCSIFFLAGS, struct.pack("16sh14s", b"lo", IFF_UP, b""))
     config = folder / "resolv.conf"
     config.write_text("nameserver 127.0.0.1\n")
     subprocess.run(["mount", "--bind", str(config), "/etc/resolv.conf"], check=True)
+
+
+def become_name_server(folder: Path) -> None:
+    """Answer on port 53: ``absent.*`` does not exist, about all other names nothing is said."""
+    ask_us(folder)
     server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     server.bind(("127.0.0.1", 53))
 

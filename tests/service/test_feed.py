@@ -14,6 +14,7 @@ from mooring.events import Kind
 from mooring_service.config import JournalConfig
 from mooring_service.feed import Feed, Selection
 from mooring_service.journal.batch import Append, EventFilter
+from mooring_service.journal.memory import MemoryJournal
 from mooring_service.journal.sqlite import SqliteJournal
 from tests.conftest import rounds
 
@@ -41,6 +42,23 @@ async def test_a_search_that_finds_nothing_says_so_in_time_and_goes_on_where_it_
         assert len(places) > 2, "a heartbeat is due while it still searches"
         assert places == sorted(set(places))
     await journal.stop()
+
+
+async def test_who_yields_is_woken_behind_all_others() -> None:
+    feed = Feed(MemoryJournal(JournalConfig()))
+    woken: list[str] = []
+
+    async def wait(name: str, *, yields: bool) -> None:
+        waiter = feed.wait(float("inf"), yields=yields)
+        await waiter
+        woken.append(name)
+
+    async with asyncio.TaskGroup() as group:
+        for name in ("hook 1", "stream 1", "hook 2", "stream 2"):
+            group.create_task(wait(name, yields=name.startswith("hook")))
+        await asyncio.sleep(0)
+        feed.wake()
+    assert woken == ["stream 1", "stream 2", "hook 1", "hook 2"]
 
 
 @rounds(1, 20)

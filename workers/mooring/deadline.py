@@ -7,8 +7,12 @@ sockets are looked at. So whoever is to be judged has one more pass of the event
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
+from concurrent import futures
 from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+Value = TypeVar("Value")
 
 PASS_S = 0.02  # long enough for a pass of the loop, in which everything that waits in the sockets is read and written
 
@@ -46,3 +50,25 @@ async def within(timeout_s: float) -> AsyncIterator[float]:
             yield at
         finally:
             deadline.cancel()
+
+
+async def first_of(wanted: Iterable[asyncio.Future[Any]], timeout_s: float) -> set[asyncio.Future[Any]]:
+    """Wait until one of `wanted` is done, as `asyncio.wait` does, but what had come by then was taken; return those that are done."""
+    waiting = set(wanted)
+    for patience_s in (timeout_s, PASS_S):
+        done, _ = await asyncio.wait(waiting, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
+        if done:
+            break
+    return done
+
+
+def result_of(future: futures.Future[Value], timeout_s: float) -> Value:
+    """Wait in another thread than the loop's; the loop has one more pass, in which it may say what it knows.
+
+    Raises:
+        TimeoutError: If it takes longer.
+        As the future.
+    """
+    for patience_s in (timeout_s, PASS_S):
+        futures.wait((future,), patience_s)
+    return future.result(0)

@@ -37,7 +37,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "call": ("workers:call", "Run a function in a worker"),
     "kill": ("workers:kill", "End a worker"),
     "logs": ("logs:logs", "Print a worker's log"),
-    "top": ("workers:top", "Watch rates, queues, memory"),
+    "top": ("top:top", "Watch rates, queues, memory"),
     "hooks": ("hooks:hooks", "Post events to URLs"),
     "recipe": ("recipes:recipe", "Try a recipe, list presets"),
     "check": ("check:check", "Check the configuration"),

@@ -8,11 +8,9 @@ from typing import Any
 
 import click
 import msgspec
-from rich.table import Table
-from rich.text import Text
 
 from mooring_api.client import ApiError, Client
-from mooring_api.commands.tables import Column, console, plain, table
+from mooring_api.commands.tables import Column, Styled, console, plain, screen_width, show_table
 from mooring_api.commands.target import Failure, Target, Which, as_json, explain, known_worker, plural, show_json
 from mooring_api.commands.words import down_in_words, duration, seconds_of
 from mooring_api.commands.words import status as status_text
@@ -75,11 +73,12 @@ def ls(target: Target, worker: str | None, status: str | None, everything: bool,
         for record in found:
             show_json(record)
         return
-    screen, now = console(), time.time()
+    now, named = time.time(), any(record.name for record in found)
     columns = (
         Column("ID", right=True),
+        *([Column("NAME", widest=20)] if named else []),
         Column("STATUS"),
-        Column("WORKER", widest=20 if screen.width >= WIDE else 10),
+        Column("WORKER", widest=20 if screen_width() >= WIDE else 10),
         Column("IN", right=True, expendable=1),
         Column("OUT", right=True, expendable=1),
         Column("URL", flexible=True),
@@ -87,6 +86,7 @@ def ls(target: Target, worker: str | None, status: str | None, everything: bool,
     rows = [
         (
             str(record.id),
+            *((record.name or "",) if named else ()),
             _status(record, now),
             record.worker,
             str(record.stats.messages_in),
@@ -95,7 +95,7 @@ def ls(target: Target, worker: str | None, status: str | None, everything: bool,
         )
         for record in found
     ]
-    screen.print(table(columns, rows, screen.width))
+    show_table(columns, rows)
 
 
 @click.command()
@@ -112,6 +112,9 @@ def show(target: Target, connection: int | str, as_json: bool) -> None:
     if as_json:
         show_json(record)
         return
+    from rich.table import Table
+    from rich.text import Text
+
     facts = Table(box=None, pad_edge=False, show_header=False)
     facts.add_column(style="bold", no_wrap=True)
     facts.add_column(overflow="fold")
@@ -144,7 +147,7 @@ def show(target: Target, connection: int | str, as_json: bool) -> None:
     console().print(facts)
 
 
-def _status(record: ConnectionRecord, now: float) -> Text:
+def _status(record: ConnectionRecord, now: float) -> Styled:
     """Return the status, and of who is down what it does about it."""
     down = record.down or None
     return status_text(record.status, f"{record.status} {down_in_words(down, now)}" if down else None)
@@ -164,7 +167,10 @@ def _staying(record: ConnectionRecord, now: float) -> list[tuple[str, Any]]:
     policy = record.reconnect
     until = f", giveUpAfter {policy.give_up_after_s:g}" if policy.give_up_after_s else ""
     facts.append(
-        ("socket", f"{record.socket}, ready since {record.socket_opened_at}" if record.ready else record.socket)
+        (
+            "socket",
+            f"{record.socket}, ready since {record.socket_opened_at}" if record.ready else record.socket or "none yet",
+        )
     )
     facts.append(("reconnect", f"minDelay {policy.min_delay_s:g}, maxDelay {policy.max_delay_s:g}{until}"))
     if record.reconnects and isinstance(record.stats.down_ms, float):

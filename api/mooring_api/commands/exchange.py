@@ -6,14 +6,13 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
-from rich.cells import cell_len
-from rich.text import Text
 
 from mooring import json_text
+from mooring.deadline import within
 from mooring_api.client import ApiError, Client, Event, Sent
 from mooring_api.commands.connections import known
 from mooring_api.commands.cursor_file import CursorFile
@@ -32,6 +31,9 @@ from mooring_api.commands.target import (
 from mooring_api.commands.typed import Prompt, lines
 from mooring_api.commands.words import in_words, kind_colour
 from mooring_service.records import ReplyRecord
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 INTERACT_END_S = 10.0
 
@@ -254,7 +256,7 @@ async def interact(client: Client, connection: int | str, as_json: bool) -> None
             except ApiError as exc:
                 click.echo(f"not sent: {plain(explain(exc))}", err=True)
             prompt.show()
-        async with asyncio.timeout(INTERACT_END_S):
+        async with within(INTERACT_END_S):
             await following
     except TimeoutError:
         pass  # the end of the connection is known; only its last events have not come
@@ -274,6 +276,9 @@ async def follow(
     prompt: Prompt | None = None,
 ) -> None:
     """Print events as they come."""
+    from rich.cells import cell_len
+    from rich.text import Text
+
     screen = console()
     count = 0
     async for event, raw in client.raw_events(connection=connection, worker=worker, kinds=kinds, after=after):
@@ -293,6 +298,8 @@ async def follow(
 
 
 def _line(event: Event) -> Text:
+    from rich.text import Text
+
     who = str(event.connection) if event.connection is not None else (event.worker or "")
     return Text.assemble(
         (event.time[11:23], "dim"),

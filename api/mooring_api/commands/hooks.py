@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.table import Table
-from rich.text import Text
 
 from mooring_api.client import Client
-from mooring_api.commands.tables import Column, console, plain, table
+from mooring_api.commands.tables import Column, Styled, plain, show_table
 from mooring_api.commands.target import Failure, Target, as_json, show_json
 from mooring_api.commands.words import COLOURS, duration, seconds_of
 from mooring_service.hook_records import HOOK_TONES, AttemptRecord, HookRecord
@@ -39,29 +37,30 @@ def _host(url: str) -> str:
     return url.partition("://")[2].partition("/")[0].partition("?")[0]
 
 
-def _status(record: HookRecord) -> Text:
-    return Text(record.status, style=COLOURS[HOOK_TONES.get(record.status, "plain")])
+def _status(record: HookRecord) -> Styled:
+    return Styled(record.status, COLOURS[HOOK_TONES.get(record.status, "plain")])
 
 
 def _last(record: HookRecord, now: float) -> str:
     return f"{duration(now - seconds_of(record.last_success_at))} ago" if record.last_success_at else "never"
 
 
-def _table(found: list[HookRecord], width: int) -> Table:
+def _list(found: list[HookRecord]) -> None:
     now = time.time()
     rows = [
         (one.name, _status(one), str(one.lag), _last(one, now), plain(_host(one.url)), plain(one.reason or ""))
         for one in found
     ]
-    return table(COLUMNS, rows, width)
+    show_table(COLUMNS, rows)
 
 
 def _show(record: HookRecord, as_json: bool) -> None:
     if as_json:
         show_json(record)
         return
-    screen = console()
-    screen.print(_table([record], screen.width))
+    _list([record])
+    skipped = f", {record.skipped} skipped" if record.skipped else ""
+    click.echo(f"at {record.cursor}, generation {record.generation}: {record.delivered} delivered{skipped}")
     last = record.last_attempt
     if last is not None and last.error:
         click.echo(plain(last.error))
@@ -104,8 +103,7 @@ def hooks(ctx: click.Context, as_json: bool) -> None:
         for record in found:
             show_json(record)
     else:
-        screen = console()
-        screen.print(_table(found, screen.width))
+        _list(found)
 
 
 @hooks.command("set", help="Have events posted to URL.\n\nA hook that is there keeps its place.\n\n\b\n"
@@ -260,8 +258,7 @@ def log_(target: Target, name: str, limit: int, as_json: bool) -> None:
         for one in found:
             show_json(one)
         return
-    screen = console()
-    screen.print(table(ATTEMPT_COLUMNS, [_attempt(one) for one in found], screen.width))
+    show_table(ATTEMPT_COLUMNS, [_attempt(one) for one in found])
 
 
 def _attempt(one: AttemptRecord) -> tuple[str, ...]:

@@ -1,4 +1,8 @@
-"""Tables that fit the terminal, and text of others that cannot drive it."""
+"""Tables that fit the terminal, and text of others that cannot drive it.
+
+rich draws on terminals, and what is wider than a letter a cell; it is imported when that is asked for. What goes into a pipe is text and
+blanks, and most commands write nothing else.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,13 @@ import io
 import os
 import sys
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from rich.cells import cell_len
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+import click
+
+if TYPE_CHECKING:  # takes as long to import as all that a plain command does
+    from rich.console import Console
+    from rich.table import Table
 
 GAP = 2
 FLEXIBLE_MIN = 12
@@ -29,19 +34,79 @@ class Column(NamedTuple):
     flexible: bool = False  # it gets the width that the others leave
 
 
+class Styled(NamedTuple):
+    """A cell in a colour."""
+
+    plain: str
+    style: str
+
+
+Cell = str | Styled
+
+
 def console() -> Console:
     """Return a console as wide as the terminal; what goes into a pipe is not cut, unless $COLUMNS says so."""
+    from rich.console import Console
+
     found = Console(highlight=False, markup=False, emoji=False)
     if not found.is_terminal and "COLUMNS" not in os.environ:
         return Console(highlight=False, markup=False, emoji=False, width=UNBOUNDED)
     return found
 
 
-def table(columns: Sequence[Column], rows: Sequence[Sequence[str | Text]], width: int) -> Table:
-    """Return a table of at most `width` cells. rich alone would shrink every column until none can be read."""
-    cells = [[Text(cell) if isinstance(cell, str) else cell for cell in row] for row in rows]
+def pipe_width() -> int | None:
+    """Return how many cells a line may have in a pipe; None: what we write to is, or says that it is, a terminal."""
+    if sys.stdout.isatty() or os.environ.get("FORCE_COLOR") or os.environ.get("TTY_COMPATIBLE"):
+        return None
+    given = os.environ.get("COLUMNS", "")
+    return int(given) if given.isdigit() and int(given) else UNBOUNDED
+
+
+def screen_width() -> int:
+    """Return how many cells a line may have."""
+    width = pipe_width()
+    return console().width if width is None else width
+
+
+def show_table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]]) -> None:
+    """Print a table that fits."""
+    width = pipe_width()
+    if width is None or not all(_text(cell).isascii() for row in rows for cell in row):
+        screen = console()
+        screen.print(table(columns, rows, screen.width))
+        return
+    for line in pipe_lines(columns, rows, width):
+        click.echo(line)
+
+
+def pipe_lines(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], width: int) -> list[str]:
+    """Return the lines of a table whose cells are ASCII: what `table` draws, without its colours."""
+    shown = _fitted(columns, rows, width)
+    lines = [[column.name for column in columns], *([_text(cell) for cell in row] for row in rows)]
+    return [(" " * GAP).join(_cut(line[at], size, columns[at].right) for at, size in shown) for line in lines]
+
+
+def _cut(text: str, size: int, right: bool) -> str:
+    text = text if len(text) <= size else text[: size - 1] + "…"
+    return text.rjust(size) if right else text.ljust(size)
+
+
+def _text(cell: Cell) -> str:
+    return cell if isinstance(cell, str) else cell.plain
+
+
+def _cells(text: str) -> int:
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len
+
+    return cell_len(text)
+
+
+def _fitted(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], width: int) -> list[tuple[int, int]]:
+    """Return the columns that have room in `width` cells, and the size of each."""
     natural = [
-        min(column.widest or UNBOUNDED, max([len(column.name), *(cell_len(row[at].plain) for row in cells)]))
+        min(column.widest or UNBOUNDED, max([len(column.name), *(_cells(_text(row[at])) for row in rows)]))
         for at, column in enumerate(columns)
     ]
     shown = list(range(len(columns)))
@@ -53,10 +118,18 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[str | Text]], width
     while taken() > width and any(columns[at].expendable for at in shown):
         shown.remove(max(shown, key=lambda at: columns[at].expendable))
     left = width - sum(natural[at] + GAP for at in shown if not columns[at].flexible)
+    return [(at, max(1, min(natural[at], left)) if columns[at].flexible else natural[at]) for at in shown]
+
+
+def table(columns: Sequence[Column], rows: Sequence[Sequence[Cell]], width: int) -> Table:
+    """Return a table of at most `width` cells. rich alone would shrink every column until none can be read."""
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = _fitted(columns, rows, width)
     found = Table(box=None, pad_edge=False, header_style="bold", padding=(0, GAP, 0, 0))
-    for at in shown:
+    for at, size in shown:
         column = columns[at]
-        size = max(1, min(natural[at], left)) if column.flexible else natural[at]
         found.add_column(
             column.name,
             justify="right" if column.right else "left",
@@ -65,8 +138,9 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[str | Text]], width
             min_width=size,
             max_width=size,
         )
-    for row in cells:
-        found.add_row(*(row[at] for at in shown))
+    for row in rows:
+        cells = [row[at] for at, _ in shown]
+        found.add_row(*(Text(cell) if isinstance(cell, str) else Text(cell.plain, style=cell.style) for cell in cells))
     return found
 
 

@@ -8,10 +8,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from rich.text import Text
-
 from mooring.events import KINDS
-from mooring_api.commands.tables import plain
+from mooring_api.commands.tables import Styled, plain
 from mooring_service.records import STATUS_TONES, WORKER_TONES, DownRecord
 
 COLOURS = {"good": "green", "warn": "yellow", "bad": "red", "soft": "dim", "plain": "cyan"}
@@ -32,10 +30,10 @@ def kind_colour(kind: str) -> str:
     return COLOURS[_BY_NAME[kind].tone if kind in _BY_NAME else "plain"]
 
 
-def status(name: str, shown: str | None = None) -> Text:
+def status(name: str, shown: str | None = None) -> Styled:
     """Return the status of a connection or worker, in its colour."""
     tone = STATUS_TONES.get(name) or WORKER_TONES.get(name, "plain")
-    return Text(shown or name, style=COLOURS[tone])
+    return Styled(shown or name, COLOURS[tone])
 
 
 def in_words(kind: str, event: Mapping[str, Any]) -> str:

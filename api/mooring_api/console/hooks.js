@@ -65,7 +65,8 @@ async function look() {
   const [record, { attempts }] = await Promise.all([request('GET', path()), request('GET', `${path('attempts')}?limit=${ATTEMPTS}`)]);
   if (name !== shown) return;
   write($('hook-title'), `Hook ${record.name}`);
-  const words = [record.status, record.reason, `to ${host(record)}`, `${record.delivered.toLocaleString('en')} delivered`, `lag ${record.lag.toLocaleString('en')}`];
+  const words = [record.status, record.reason, `to ${host(record)}`, `${record.delivered.toLocaleString('en')} delivered`, `lag ${record.lag.toLocaleString('en')}`, `at ${record.cursor}`];
+  if (record.nextAttemptAt) words.push(`tries again at ${time(record.nextAttemptAt)}`);
   write($('hook-words'), words.filter(Boolean).join(' · '));
   lines($('hook-attempts'), attempts.map((one) => `${time(one.at)}  ${one.status ?? 'none'}  ${one.events} events  ${one.ms.toFixed(0)} ms  ${one.error}`));
   lines($('hook-held'), record.held.map((one) => `${one.id}  ${one.kind}  ${bytes(one.bytes)}`));

@@ -130,5 +130,7 @@ function ordinal(number) {
 }
 
 export function bytes(value) {
+  if (value < 2 ** 10) return `${value} bytes`;
+  if (value < 2 ** 20) return `${(value / 2 ** 10).toFixed(0)} KiB`;
   return value >= 2 ** 30 ? `${(value / 2 ** 30).toFixed(1)} GiB` : `${(value / 2 ** 20).toFixed(0)} MiB`;
 }

@@ -18,6 +18,7 @@ from typing import Any
 from aiohttp.web_protocol import RequestHandler
 
 from mooring.background import Background
+from mooring.deadline import Deadline
 
 HALF_CLOSED_S = 15.0  # to answer whoever has said all that he will: a create may take that long
 HALF_CLOSED_LOOK_S = 0.02
@@ -105,7 +106,7 @@ class _Guarded(asyncio.Protocol):
         self._gate = gate
         self._inner: RequestHandler | None = None
         self._transport: Any = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | Deadline | None = None
         self._tail = b""
         self._counted = False
 
@@ -133,7 +134,8 @@ class _Guarded(asyncio.Protocol):
         if not self.enter():
             transport.abort()
             return
-        self._timer = asyncio.get_running_loop().call_later(self._gate.head_timeout_s, transport.abort)
+        loop = asyncio.get_running_loop()
+        self._timer = Deadline(loop, loop.time() + self._gate.head_timeout_s, transport.abort)
         self._inner = self._gate.make()
         self._inner.connection_made(transport)
 

@@ -302,7 +302,7 @@ ROWS = (
     Row("mooring_hook_bytes", "counter", "Bytes of the bodies that they have taken.", HOOK, hooks(lambda hook: hook.figures.bytes)),
     Row("mooring_hook_skipped", "counter", "Events that hooks have given up.", HOOK, hooks(lambda hook: hook.figures.skipped)),
     Row("mooring_hook_lag_events", "gauge", "Events between a hook and the newest.", HOOK,
-        lambda scrape: [((hook.name,), max(0, scrape.service.feed.last - hook.place.position)) for hook in scrape.hooks]),
+        lambda scrape: [((hook.name,), hook.lag(scrape.service.feed.last)) for hook in scrape.hooks]),
     Row("mooring_hook_lag_seconds", "gauge", "For how long the oldest event that a hook lacks is there.", HOOK,
         lambda scrape: [((hook.name,), scrape.service.hooks.senders.lag_s(hook)) for hook in scrape.hooks]),
     Row("mooring_hook_failing_seconds", "gauge", "For how long a hook has been failing; 0: it is not.", HOOK, hooks(lambda hook: hook.failing_s)),

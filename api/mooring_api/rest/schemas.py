@@ -15,6 +15,7 @@ from multidict import MultiMapping
 from mooring import json_text
 from mooring.checks import check_worker_name
 from mooring.errors import Invalid
+from mooring_api.rest.known_keys import nearest
 from mooring_api.rest.problems import Problem
 from mooring_service.journal.batch import KIND_BY_NAME
 from mooring_service.records import ConnectionRecord, WorkerRecord
@@ -130,12 +131,12 @@ def convert(value: Any, kind: type[Body]) -> Body:
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as exc:
-        detail, pointer = _place(str(exc))
+        detail, pointer = _place(str(exc), kind)
         raise Problem("invalid", f"{pointer or 'the body'}: {detail}", errors=[Invalid(pointer, detail)]) from None
 
 
-def _place(text: str) -> tuple[str, str]:
-    """Split msgspec's text into what is wrong, and a JSON pointer to it."""
+def _place(text: str, kind: Any) -> tuple[str, str]:
+    """Split msgspec's text about a `kind` into what is wrong, and a JSON pointer to it."""
     match = _PATH.search(text)
     pointer = ""
     if match is not None:
@@ -144,7 +145,9 @@ def _place(text: str) -> tuple[str, str]:
             pointer += "/" + (name or index)
     unknown = re.match(r"Object contains unknown field `(.*)`\Z", text)
     if unknown is not None:
-        return f"unknown key {unknown[1]!r}", f"{pointer}/{unknown[1]}"
+        meant = nearest(kind, pointer, unknown[1])
+        hint = f"; did you mean {meant!r}?" if meant else ""
+        return f"unknown key {unknown[1]!r}{hint}", f"{pointer}/{unknown[1]}"
     missing = re.match(r"Object missing required field `(.*)`\Z", text)
     if missing is not None:
         return f"the key {missing[1]!r} is required", pointer

@@ -8,6 +8,7 @@ import os
 import sys
 from pathlib import Path
 
+from mooring.deadline import within
 from mooring_api.server.state_file import replace_text
 
 CHECK_TIMEOUT_S = 20.0
@@ -52,7 +53,8 @@ async def refusal(*, has_socket: bool = False) -> str | None:
     except OSError as exc:
         return f"the program cannot be started: {exc}"
     try:
-        _, errors = await asyncio.wait_for(process.communicate(), CHECK_TIMEOUT_S)
+        async with within(CHECK_TIMEOUT_S):
+            _, errors = await process.communicate()
     except TimeoutError:
         process.kill()
         await process.wait()

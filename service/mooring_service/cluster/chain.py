@@ -14,6 +14,7 @@ from typing import Protocol
 
 import msgspec
 
+from mooring.deadline import within
 from mooring.errors import JournalUnavailable
 from mooring.metrics import Histogram
 from mooring_service.cluster import message as wire
@@ -121,7 +122,7 @@ class Chain:
         while self.state.replicated < rn:
             self._acknowledged.clear()
             try:
-                async with asyncio.timeout(deadline - now_s()):
+                async with within(deadline - now_s()):
                     await self._acknowledged.wait()
             except TimeoutError:
                 return None

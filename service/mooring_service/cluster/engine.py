@@ -19,6 +19,8 @@ import msgspec
 import nats
 import nats.errors
 
+from mooring.deadline import within
+
 CONNECT_TIMEOUT_S = 1.0
 ASK_TIMEOUT_S = 2.0
 READ_TIMEOUT_S = 0.5
@@ -147,7 +149,8 @@ class Link:
             closed_cb=ended,
             disconnected_cb=ended,
         )
-        await asyncio.wait_for(connecting, 2 * CONNECT_TIMEOUT_S)
+        async with within(2 * CONNECT_TIMEOUT_S):
+            await connecting
 
     async def ended(self) -> None:
         """Wait until it has ended.
@@ -167,7 +170,8 @@ class Link:
         """End it, within a second."""
         self.end()
         with contextlib.suppress(nats.errors.Error, OSError, asyncio.TimeoutError):
-            await asyncio.wait_for(self.client.close(), CLOSE_TIMEOUT_S)
+            async with within(CLOSE_TIMEOUT_S):
+                await self.client.close()
         # Where its own closing has failed (see `ended`), the tasks of its subscriptions wait for ever.
         for subscription in self.client._subs.values():
             if subscription._wait_for_msgs_task is not None:

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 
 from mooring.background import Background
+from mooring.deadline import Deadline, within
 from mooring_service.cluster.engine import Answer, Down, Engine, EngineError
 from mooring_service.cluster.fold import Fold
 from mooring_service.cluster_errors import EngineDown, NodeSilent, NodeUnreachable
@@ -143,7 +144,8 @@ class Forward:
             while len(self._transfers) >= MAX_TRANSFERS:
                 del self._transfers[next(iter(self._transfers))]
             pieces = self._transfers[command.transfer] = []
-            asyncio.get_running_loop().call_later(TRANSFER_S, self._transfers.pop, command.transfer, None)
+            loop = asyncio.get_running_loop()
+            Deadline(loop, loop.time() + TRANSFER_S, lambda: self._transfers.pop(command.transfer, None))
         if command.index == len(pieces):
             pieces.append(command.body)
         return command.index == command.count - 1
@@ -151,7 +153,7 @@ class Forward:
     async def _do(self, asked: Answer, command: Command) -> None:
         assert self._run is not None, "served with one"
         try:
-            async with asyncio.timeout(command.deadline_ms / 1000):
+            async with within(command.deadline_ms / 1000):
                 reply = await self._run(command)
         except (TimeoutError, OSError, ValueError) as exc:
             log.warning("a request of node %s was not answered: %s", command.node, exc or "not in time")

@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
+from mooring.deadline import first_of
 from mooring_service.cluster.claims import Holder
 from mooring_service.cluster.engine import Engine
 from mooring_service.cluster.fold import Fold, NodeState
@@ -61,7 +62,7 @@ class Placement:
         if held.node != self._node:
             raise Elsewhere(f"the worker {worker!r}", held.node)
         if held.inherited:  # nothing new before what it had is told
-            await asyncio.wait({self._until_told(worker)}, timeout=CLAIM_S)
+            await first_of((self._until_told(worker),), CLAIM_S)
             if held.inherited:
                 raise EngineDown(f"what the worker {worker!r} had at another node is being taken over")
 
@@ -83,7 +84,7 @@ class Placement:
         """Wait, for a while, until it is folded that what a worker had is told."""
         held = self._fold.claims.workers.get(worker)
         if held is not None and self.is_mine(held) and held.inherited:
-            await asyncio.wait({self._until_told(worker)}, timeout=CLAIM_S)
+            await first_of((self._until_told(worker),), CLAIM_S)
 
     def is_mine(self, held: Holder) -> bool:
         """Say whether this node has something, in its present life."""
@@ -140,7 +141,7 @@ class Placement:
                 raise EngineDown(f"who has the {claim.what} {claim.key!r} cannot be asked: {self._engine.failure}")
             future = self._waiting[key] = asyncio.get_running_loop().create_future()
             self._journal.append(Append(worker=worker, claims=[claim]))
-        await asyncio.wait({future}, timeout=CLAIM_S)
+        await first_of((future,), CLAIM_S)
         if not future.done():
             self._waiting.pop(key, None)
             raise EngineDown(f"the claim of the {claim.what} {claim.key!r} has not come back")

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from mooring.deadline import first_of
 from mooring_service.cluster.engine import Answer, Down, Engine, EngineError, Stored, Unknown
 
 BATCH = 200
@@ -131,7 +132,7 @@ class Pull:
             waiting = asyncio.ensure_future(self._wanted.wait())
             either: set[asyncio.Future[Any]] = {waiting, gone}
             try:
-                await asyncio.wait(either, timeout=SILENT_S, return_when=asyncio.FIRST_COMPLETED)
+                await first_of(either, SILENT_S)
                 if not waiting.done():
                     raise Unknown("the link is gone" if gone.done() else f"nothing was heard for {SILENT_S:g} s")
             finally:

@@ -10,6 +10,7 @@ import logging
 import time
 from functools import partial
 
+from mooring.deadline import first_of
 from mooring_service.cluster.engine import Engine, EngineError, Refused
 from mooring_service.cluster.fold import Diverged, Fold
 from mooring_service.cluster.message import TooNew
@@ -134,7 +135,7 @@ class Tail:
             return True
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((seq, future))
-        done, _ = await asyncio.wait({future}, timeout=timeout_s)
+        done = await first_of((future,), timeout_s)
         future.cancel()
         return bool(done)
 

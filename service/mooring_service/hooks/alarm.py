@@ -40,7 +40,7 @@ class Alarm:
 
     async def events(self, feed: Feed, until: float) -> bool:
         """Wait for events until a time of the loop; say whether there may be some."""
-        waiter = self._waiter = feed.wait(until)
+        waiter = self._waiter = feed.wait(until, yields=True)
         if self.stopped:
             waiter.set_result(True)
         try:

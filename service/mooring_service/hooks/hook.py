@@ -59,6 +59,7 @@ class Hook:
         attempt: How often that went out.
         next_attempt_s: When it goes out again (monotonic); None: nothing waits.
         is_late: Its lag was told.
+        passed: Everything up to this position was looked at, and nothing of it waits; 0: something does.
         behind_ms: When the oldest event that it lacks was committed (`Journal.now_ms`); 0: it lacks none.
     """
 
@@ -89,6 +90,7 @@ class Hook:
         self.is_late = False
         self.attempts: deque[AttemptRecord] = deque(maxlen=ATTEMPTS_KEPT)
         self.skew_s: float | None = None
+        self.passed = 0
         self.behind_ms = 0
         self.figures = Figures()
 
@@ -143,6 +145,14 @@ class Hook:
         told = self.place.failing
         return told.reason if told is not None and self.progress.reason is None else self.progress.reason
 
+    def lag(self, last: int) -> int:
+        """Return how many events there are behind what it has done, or knows to be of no concern to it.
+
+        Args:
+            last: Position of the newest event.
+        """
+        return max(0, last - max(self.place.position, self.passed))
+
     @property
     def held(self) -> list[HeldEvent]:
         """The events of the batch that waits to be repeated."""
@@ -175,7 +185,7 @@ class Hook:
             reason=self.reason,
             cursor=place.after if place.epoch == "" else f"{place.epoch}-{place.position}",
             generation=place.generation,
-            lag=max(0, last - place.position),
+            lag=self.lag(last),
             lag_seconds=round(lag_s, 3),
             failing_since=None if since_us is None else rfc3339(since_us),
             next_attempt_at=None if self.next_attempt_s is None else rfc3339(_wall_us(self.next_attempt_s)),

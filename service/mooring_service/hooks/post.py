@@ -143,7 +143,7 @@ class Poster:
         if exchange is not None and reader.status != 101 and not reader.should_close:
             reader.feed_body(reader.rest)
             try:
-                async with asyncio.timeout(BODY_WAIT_S):
+                async with within(BODY_WAIT_S):
                     while reader.wants_body and (data := await exchange.receive()):
                         reader.feed_body(data)
             except OSError:  # the time is over (TimeoutError is one), or the connection

@@ -17,6 +17,7 @@ import msgspec
 from msgspec.structs import replace
 
 from mooring.background import Background
+from mooring.deadline import first_of
 from mooring.errors import JournalUnavailable
 from mooring.events import (
     Kind,
@@ -111,7 +112,7 @@ class Sender:
     async def close(self, within_s: float) -> None:
         """End: what is in flight has so long, then it is cut."""
         if self._task is not None:
-            await asyncio.wait({self._task}, timeout=within_s)
+            await first_of((self._task,), within_s)
         await self.halt()
 
     def wake(self, *, changed: bool = False) -> None:
@@ -148,7 +149,7 @@ class Sender:
         reader = self._reader
         if reader is None:
             hook.cut = None
-            hook.attempt = 0
+            hook.attempt = hook.passed = 0
             reader = self._reader = Reader(
                 self._house.feed, hook.definition, lambda: self._house.events_of(hook), hook.place
             )
@@ -174,7 +175,7 @@ class Sender:
         """Return the next batch; None after a while without one."""
         hook = self.hook
         full = await reader.fill()
-        hook.behind_ms = reader.behind_ms
+        hook.behind_ms, hook.passed = reader.behind_ms, reader.passed or 0
         if not reader.waiting:
             await self._settle(reader)
             if not await self._alarm.events(self._house.feed, self._loop.time() + IDLE_S):

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from mooring import bodies
 from mooring.events import Kind
 from mooring.link.record import ConnectionCreated, ConnectionUpdate
 
@@ -64,9 +65,9 @@ class Append(msgspec.Struct, frozen=True, kw_only=True):
         events = len(self.kinds)
         if len(self.connections) != 8 * events:
             return f"{len(self.connections)} bytes of connections for {events} events"
-        bodies = self.bodies.count(b"\n") + 1 if events or self.bodies else 0
-        if bodies != events:
-            return f"{bodies} bodies for {events} events"
+        there = bodies.count(self.bodies, events) if events or self.bodies else 0
+        if there != events:
+            return f"{there} bodies for {events} events"
         if self.kinds.translate(None, _KINDS):
             return "events of unknown kinds"
         if not 0 <= self.number < MAX_NUMBER or not all(
@@ -169,10 +170,10 @@ class Batch:
         """Per event, its JSON without the id (`mooring.events`)."""
         if self._bodies is not None:
             return self._bodies
-        bodies = self.joined.split(b"\n")
+        found = bodies.split(self.joined, len(self.kinds))
         if not self.cold:
-            self._bodies = bodies
-        return bodies
+            self._bodies = found
+        return found
 
     def cool(self) -> None:
         """Give back what was kept for subscribers that keep up; those that lag make it anew, for themselves."""

@@ -14,6 +14,7 @@ import time
 
 import msgspec
 
+from mooring.deadline import first_of, within
 from mooring.errors import JournalUnavailable, MooringError, WorkerDied
 from mooring_service.config import SupervisorConfig
 from mooring_service.processes import worker_process
@@ -88,7 +89,7 @@ class Lifecycle:
         """Watch a process that an earlier service has started, to its end; return as `_take_leave`."""
         if slot.record.pid == 0:
             # Its service died before it had written down the pid: if it lives, its hello says who it is.
-            await asyncio.wait({slot.ready}, timeout=ADOPT_S)
+            await first_of((slot.ready,), ADOPT_S)
         who = slot.record
         process = worker_process.adopt(ProcessIdentity(who.pid, who.started_at_ticks, who.boot_id))
         if process is not None:
@@ -153,7 +154,8 @@ class Lifecycle:
         slot.resume_reading()
         try:
             # What the process wrote before it died is still in the socket.
-            await asyncio.wait_for(slot.unlinked.wait(), DRAIN_LINK_S)
+            async with within(DRAIN_LINK_S):
+                await slot.unlinked.wait()
         except TimeoutError:
             if slot.channel is not None:
                 slot.channel.abort()

@@ -11,6 +11,7 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
+from mooring.deadline import Deadline
 from mooring.errors import LinkError, MooringError
 from mooring.link.channel import Channel
 from mooring.link.messages import (
@@ -109,7 +110,8 @@ class LinkServer:
     def _make_channel(self) -> Channel[Report]:
         channel: Channel[Report] = Channel(report_decoder, self._first, self._lost)
         self._streams[channel] = None
-        asyncio.get_running_loop().call_later(HELLO_TIMEOUT_S, self._drop_silent, channel)
+        loop = asyncio.get_running_loop()
+        Deadline(loop, loop.time() + HELLO_TIMEOUT_S, lambda: self._drop_silent(channel))
         return channel
 
     def _drop_silent(self, channel: Channel[Report]) -> None:

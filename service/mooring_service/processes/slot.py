@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from mooring.deadline import within
 from mooring.errors import MooringError, Unavailable
 from mooring.events import rfc3339
 from mooring.link.channel import Channel
@@ -157,7 +158,7 @@ class Slot:
     async def until_welcomed(self, timeout_s: float) -> None:
         """Wait, so long at most, until the process has been welcomed on its next link, or has ended."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):
+            async with within(timeout_s):
                 if not self.linked:
                     await self.unlinked.wait()  # a link that is only closing has still to be lost
                 await asyncio.wait({self.ready})

@@ -8,6 +8,7 @@ import signal
 import time
 from typing import Any
 
+from mooring.deadline import first_of
 from mooring.link.messages import Probe, Stop
 from mooring_service.config import SupervisorConfig
 from mooring_service.processes.reports import Reports
@@ -48,7 +49,7 @@ async def watch(slot: Slot, config: SupervisorConfig, reports: Reports, *, adopt
         if slot.stop_wanted.done():
             if adopted:
                 there: set[asyncio.Future[Any]] = {slot.ready, process.exited}
-                await asyncio.wait(there, timeout=ADOPT_S, return_when=asyncio.FIRST_COMPLETED)
+                await first_of(there, ADOPT_S)
             await _tell_to_stop(slot, process, config)
             return reason
         linked = slot.linked and slot.state is WorkerState.RUNNING
@@ -69,7 +70,7 @@ async def watch(slot: Slot, config: SupervisorConfig, reports: Reports, *, adopt
                 if not reason:
                     log.error("worker %s: %s; its stacks go to its log", slot.name, decision.reason, extra=slot.tags)
                     process.send_signal(signal.SIGUSR1)
-                    await asyncio.wait({process.exited}, timeout=DUMP_S)
+                    await first_of((process.exited,), DUMP_S)
                 reason = decision.reason
                 await _signal_until(process, config)
 
@@ -77,7 +78,7 @@ async def watch(slot: Slot, config: SupervisorConfig, reports: Reports, *, adopt
 async def _tell_to_stop(slot: Slot, process: WorkerProcess, config: SupervisorConfig) -> None:
     if slot.linked:
         slot.command(Stop(slot.stop_reason, config.stop_timeout * 0.8, slot.drains, slot.persists))
-        await asyncio.wait({process.exited}, timeout=config.stop_timeout)
+        await first_of((process.exited,), config.stop_timeout)
     await _signal_until(process, config)
 
 
@@ -85,4 +86,4 @@ async def _signal_until(process: WorkerProcess, config: SupervisorConfig) -> Non
     for number in (signal.SIGTERM, signal.SIGKILL):
         if not process.exited.done():
             process.send_signal(number)
-            await asyncio.wait({process.exited}, timeout=config.kill_timeout)
+            await first_of((process.exited,), config.kill_timeout)

@@ -17,6 +17,7 @@ async def test_a_name_is_taken_wherever_an_id_is(shared: RunningService, echo: E
     kept = json.loads(ran.out)["id"]
     assert (await mooring(shared, "send", "feed", "one")).code == 0
     assert "feed" in (await mooring(shared, "show", "feed")).out
+    assert (await mooring(shared, "ls")).out.splitlines()[1].split()[:3] == [str(kept), "feed", "Connected"]
     ran = await mooring(shared, "show", "fed")
     assert ran.code == 1 and "did you mean feed?" in ran.errors
     ran = await mooring(

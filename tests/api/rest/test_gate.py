@@ -7,6 +7,7 @@ import contextlib
 import os
 import socket
 import ssl
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
@@ -219,6 +220,20 @@ def test_whoever_closes_his_sending_side_is_answered_but_not_waited_for_for_ever
             writer.write(GET)
             writer.write_eof()
             assert await asyncio.wait_for(reader.read(), 5) == b"", "what never ends is ended at once"
+            writer.close()
+
+    run(scenario())
+
+
+@both_loops
+def test_a_head_that_came_while_we_stood_still_is_answered(run: Run) -> None:
+    async def scenario() -> None:
+        async with Gated(hello, head_timeout_s=0.2) as gated:
+            reader, writer = await gated.connect()
+            await wait_for(lambda: gated.gate.open == 1)
+            writer.write(GET)
+            time.sleep(0.5)  # this is the standing still: a stopped process, a debugger
+            assert (await asyncio.wait_for(reader.read(100), 5)).startswith(b"HTTP/1.1 200")
             writer.close()
 
     run(scenario())

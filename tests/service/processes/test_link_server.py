@@ -10,6 +10,7 @@ import pytest
 
 from mooring.link.messages import Reconfigure, Refused, Stats
 from mooring_service.config import Config, EgressConfig
+from mooring_service.processes import link_server
 from tests.service.fake_worker import FakeWorkers, running_service, until
 
 
@@ -105,3 +106,18 @@ async def test_a_hello_whose_records_cannot_be_read_is_a_line_of_the_log(
         worker.send(msgspec.structs.replace(worker.greeting(), connections=[msgspec.Raw(b"\x91\x91\x01")]))
         assert (await starting)[0].pid == worker.pid
     assert [line for line in caplog.messages if "cannot be understood" in line]
+
+
+async def test_a_hello_that_came_while_the_service_stood_still_was_in_time(
+    tmp_path: Path, fakes: FakeWorkers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link_server, "HELLO_TIMEOUT_S", 0.0)
+    async with running_service(tmp_path) as service:
+        starting = asyncio.create_task(service.workers.start("main"))
+        worker = await fakes.come()
+        await worker.link()
+        await starting
+        worker.hang_up()
+        await worker.lost()
+        await worker.dial()
+        await worker.lost()  # who says nothing is cut off all the same

@@ -112,3 +112,11 @@ async def test_what_code_asks_for_waits_for_a_worker_that_does_not_read(
             call = await other.expect(Call)
             assert call.params[0] == number  # type: ignore[index]
             other.send(Taken(call.ask))
+
+
+async def test_a_welcome_that_came_while_the_service_stood_still_was_in_time() -> None:
+    slot = _slot()
+    asyncio.get_running_loop().call_later(0.005, slot.ready.set_result, None)  # in the socket: read in the next pass
+    slot.unlinked.set()
+    await slot.until_welcomed(0.0)
+    assert slot.ready.done()

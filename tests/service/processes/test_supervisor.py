@@ -10,8 +10,9 @@ import pytest
 from mooring.errors import LimitReached, Unavailable, UnknownWorker, WorkerBusy, WorkerDied
 from mooring.link.messages import Reconfigure, Stop
 from mooring_service.config import Config, EgressConfig, LimitsConfig
+from mooring_service.processes import lifecycle
 from mooring_service.service import Service
-from tests.service.fake_worker import FakeWorker, FakeWorkers, running_service, until
+from tests.service.fake_worker import FakeWorker, FakeWorkers, running_service, told_of, until
 
 
 async def _start(service: Service, fakes: FakeWorkers, name: str = "main") -> FakeWorker:
@@ -115,3 +116,19 @@ async def test_a_handover_ends_nobody_and_the_next_one_has_them_all(tmp_path: Pa
             await worker.link()
         await until(lambda: not service._roster.adopting)
         assert [record.pid for record in service.workers.records()] == [worker.pid for worker in workers]
+
+
+async def test_what_a_worker_said_before_it_died_is_read_although_the_time_for_it_is_over(
+    tmp_path: Path, fakes: FakeWorkers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Line 1 of the issue of faults: here the service stood still for longer than it gives to what is left in the socket."""
+    monkeypatch.setattr(lifecycle, "DRAIN_LINK_S", 0.0)
+    async with running_service(tmp_path) as service:
+        worker = await _start(service, fakes)
+        worker.opened(1, new=True)
+        await until(lambda: service.workers.record("main").connections == 1)
+        service._roster.slot("main").pause_reading()
+        worker.message(1, 2, 1_000)
+        worker.die()
+        await fakes.linked()
+        assert await told_of(service, 1) == [(1, "onOpen"), (2, "onMessage"), (3, "onTerminate")]

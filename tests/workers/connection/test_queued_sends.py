@@ -139,3 +139,17 @@ def test_the_queue_has_a_bound_and_is_told_of_once(world: World) -> None:
     event = world.event("onUnsent")
     assert (event["reason"], event["count"], event["bytes"], event["messages"]) == ("terminated", 1, room, [])
     assert world.metrics.unsent == {"terminated": 1} and world.metrics.queued_messages == 0
+
+
+@pytest.mark.parametrize("read_s", [0.01, 60.0])
+def test_what_the_peer_read_while_we_stood_still_was_sent(world: World, read_s: float) -> None:
+    """Line 1 of the issue of faults: a judge that is late looks once more, after what can be written was written."""
+    kept, transport = world.ready(when_down="queue")
+    transport.unflushed = 1
+    assert send(world, kept, 1, b"half", key="k") is None
+    world.loop.advance(0.1)
+    world.loop.now += 60.0  # SIGSTOP: longer than sendTimeout
+    world.loop.call_later(read_s, setattr, transport, "unflushed", 0)
+    world.loop.advance(1.0)
+    answer = answer_to(world, 1)
+    assert isinstance(answer, Sent) if read_s < 1 else answer == SendFailed(1, 0, "Connected", why="uncertain")

@@ -24,6 +24,9 @@ class Connection:
     options = ConnectionOptions(url="ws://x/", send_timeout_s=0.1)
 
 
+PATIENT = ConnectionOptions(url="ws://x/", send_timeout_s=60)
+
+
 def _connection() -> Any:
     return cast("RecordedConnection", Connection())
 
@@ -34,6 +37,7 @@ def test_a_send_waits_for_room_for_its_time() -> None:
     assert room.reserve(connection, 5_000)  # the first may be of any size
     with pytest.raises(SendError):
         room.reserve(connection, 1)
+    connection.options = PATIENT
     threading.Timer(0.02, room.release, (connection, 5_000)).start()
     assert room.reserve(connection, 1)
 
@@ -41,6 +45,7 @@ def test_a_send_waits_for_room_for_its_time() -> None:
 def test_what_waits_for_a_connection_that_ends_is_not_reserved() -> None:
     room = Reservations(1_000)
     connection = _connection()
+    connection.options = PATIENT
     room.reserve(connection, 5_000)
 
     def ends() -> None:

@@ -15,6 +15,8 @@ from mooring.errors import ErrCode
 from mooring.options import ConnectionOptions
 from mooring.wire.dial import DialFailed, Dialler
 from mooring.wire.egress import EgressPolicy
+from mooring.wire.route import Routes
+from mooring.wire.target import Target
 from tests.servers import RawConnection, RawServer
 
 
@@ -308,3 +310,15 @@ async def test_settings_may_be_exchanged_while_it_dials() -> None:
 async def test_settings_that_mean_nothing_are_errors(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"."):
         Dialler(EgressPolicy(), settings=DialSettings(**settings))
+
+
+async def test_a_name_that_the_configuration_does_not_have_names_the_nearest() -> None:
+    """A handler, or a configuration that has changed since: a request is told before anything is begun."""
+    settings = DialSettings(proxies={"corporate": ProxySettings(url="http://proxy.test:3128")})
+    for asked, hint in (("corporat", "; did you mean 'corporate'?"), ("zzz", "")):
+        with pytest.raises(DialFailed) as failure:
+            Routes(settings).proxy_for(
+                asked, Target(False, "feed.test", 80, False, "feed.test:80", "feed.test", "/"), []
+            )
+        assert failure.value.code == ErrCode.PROXY_UNREACHABLE
+        assert failure.value.errors[0].message.endswith(f"[proxies] of the configuration has no {asked!r}{hint}")

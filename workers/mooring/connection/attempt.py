@@ -5,7 +5,6 @@ What was remembered and renewed lives as long as the id, and is shown nowhere.
 
 from __future__ import annotations
 
-import asyncio
 import math
 from typing import Any
 
@@ -19,6 +18,7 @@ from mooring.connection.pointer import MISSING
 from mooring.connection.recipe import MAX_REMEMBERED_BYTES, MAX_RENEW_ANSWER_BYTES, Renew, RenewHttp
 from mooring.connection.recorded import RecordedConnection
 from mooring.connection.template import Unfilled, Values, is_name
+from mooring.deadline import within
 from mooring.errors import ErrCode, ErrorEntry
 from mooring.name_errors import SecretNotAllowed
 from mooring.options import ConnectionOptions
@@ -125,7 +125,7 @@ class Attempt:
         if not fresh and renew is not None and now < self._renewed_at + renew.reuse_for_s:
             return
         try:
-            async with asyncio.timeout(timeout_s):
+            async with within(timeout_s):
                 found = await self._values(renew, attempt)
         except TimeoutError:
             raise failed(ErrCode.RENEW_FAILED, f"renew did not end within {timeout_s:g} s") from None

@@ -6,6 +6,7 @@ how many of the first were sent. On the I/O loop only.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from itertools import accumulate
@@ -15,6 +16,7 @@ import msgspec
 
 from mooring.connection.host import Host
 from mooring.connection.sends import Ticket
+from mooring.deadline import PASS_S
 from mooring.link.messages_sent import Sent
 from mooring.wire.outbound import Outbound
 
@@ -71,9 +73,9 @@ class Begun:
         self._waiting.append(_Begun(ticket, answer, loop.time() + timeout_s, ends))
         if not self._looks:
             self._looks = True
-            loop.call_soon(self._look)  # the transport writes at the end of this pass of the loop
+            loop.call_soon(self._look, math.inf)  # the transport writes at the end of this pass of the loop
 
-    def _look(self) -> None:
+    def _look(self, due: float) -> None:
         self._looks = False
         if not self._waiting or self._outbound is None:
             return
@@ -83,12 +85,18 @@ class Begun:
                 self._owner.was_sent(one.ticket, msgspec.structs.replace(one.answer, request=one.ticket.request))
             return
         self._flushed_bytes = self._outbound.written_bytes - self._outbound.unflushed
-        now = self._host.loop.time()
+        loop = self._host.loop
+        now = loop.time()
+        self._looks = True
+        if now > due + PASS_S and self._waiting[0].deadline <= now:
+            # We were the ones who were away: what the peer has taken meanwhile is written before anybody is judged.
+            loop.call_later(PASS_S, self._look, math.inf)
+            return
         while self._waiting and self._waiting[0].deadline <= now:
             self._unknown(self._waiting.popleft())
-        if self._waiting:
-            self._looks = True
-            self._host.loop.call_later(LOOK_S, self._look)
+        self._looks = bool(self._waiting)
+        if self._looks:
+            loop.call_later(LOOK_S, self._look, now + LOOK_S)
 
     def lost(self) -> None:
         """The socket has ended. Idempotent."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable
 from typing import Any, Protocol
 
@@ -11,6 +10,7 @@ import msgspec
 from mooring.connection.host import CodeFailed, Host
 from mooring.connection.recipe import CatchUp
 from mooring.connection.recorded import RecordedConnection
+from mooring.deadline import within
 from mooring.kept_events import ReconnectEvent
 
 
@@ -35,7 +35,7 @@ async def catch_up(
     """Have the function called with the event of the return, and hand over what it returns. Ends within its timeout, and well."""
     told = msgspec.to_builtins(event)
     try:
-        async with asyncio.timeout(wanted.timeout_s):
+        async with within(wanted.timeout_s):
             found = await host.run_code(connection, "catchUp", wanted.function, wanted.params, told)
         if found is not None:
             filled.fill_in(found)

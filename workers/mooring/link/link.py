@@ -15,7 +15,7 @@ from typing import Protocol, assert_never
 
 import msgspec
 
-from mooring.deadline import PASS_S
+from mooring.deadline import first_of, within
 from mooring.errors import LinkError
 from mooring.link.channel import Channel, frame
 from mooring.link.held import HeldConnection, pack
@@ -185,7 +185,7 @@ class Link:
         self._welcomed.clear()
         assert self.runtime is not None, "the runtime is set before run"
         try:
-            async with asyncio.timeout(WELCOME_TIMEOUT_S):
+            async with within(WELCOME_TIMEOUT_S):
                 _, channel = await loop.create_unix_connection(
                     lambda: Channel(command_decoder, self._take, self._on_lost, self._send_on),
                     self._settings.socket_path,
@@ -211,7 +211,7 @@ class Link:
                 patience_s = max(dialled_at, self._heard_at) + WELCOME_TIMEOUT_S - _orphan_clock()
                 if patience_s <= 0:
                     break
-                await asyncio.wait({welcomed, lost}, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
+                await first_of((welcomed, lost), patience_s)
         finally:
             welcomed.cancel()
             lost.cancel()
@@ -316,19 +316,17 @@ class Link:
     async def close(self) -> None:
         """Hand over what the outbox holds, as fast as the service takes it, then end the link; within a deadline each."""
         try:
-            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+            async with within(CLOSE_TIMEOUT_S):
                 while self._unsent():
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:
-            await asyncio.sleep(PASS_S)  # were we the ones who were away, it takes them now
-            if self._unsent():
-                log.warning("the service did not take the last %d frames in time", self._unsent())
+            log.warning("the service did not take the last %d frames in time", self._unsent())
         channel = self._channel
         if channel is not None:
             channel.close()
             try:
-                async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                async with within(CLOSE_TIMEOUT_S):
                     await self._lost.wait()
             except TimeoutError:
                 channel.abort()

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
+from mooring import bodies as column
 from mooring.link.channel import frame
 from mooring.link.messages import AskCall, AskKill, Events
 from mooring.link.record import ConnectionCreated, ConnectionUpdate
@@ -225,7 +226,7 @@ class Outbox:
         A few kilobytes that were compressed may become more events than one frame of the link can hold.
         """
         connection, kinds, bodies, seq, ended = self._runs.popleft()
-        lines = bodies.split(b"\n")
+        lines = column.split(bodies, len(kinds))
         pieces: list[tuple[int, int]] = []  # from event, to event
         begin = size = 0
         for index, line in enumerate(lines, 1):

@@ -5,12 +5,19 @@ Linux only: this is the one place that reads ``/proc`` for identity. Elsewhere i
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import resource
 from pathlib import Path
 
 _PROC = Path("/proc")
+
+# What was freed is given back to the kernel from so much on, and blocks larger than that are no part of the heap. By itself glibc gives back at each
+# large message, and the kernel clears all of its pages anew: half of a worker's kernel time for messages of a mebibyte.
+TRIM_BYTES = 8 * 1024 * 1024
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_THRESHOLD = -3
 
 
 def boot_id() -> str:
@@ -48,7 +55,11 @@ def cpu_s() -> float:
 
 
 def settle_memory() -> None:
-    """Have the cyclic collector leave alone what was made at the start, and look less often at thousands of connections."""
+    """Have the cyclic collector leave alone what was made at the start, and look less often at thousands of connections; and keep some memory."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # of glibc; musl has none
+    if mallopt is not None:
+        mallopt(_M_TRIM_THRESHOLD, TRIM_BYTES)
+        mallopt(_M_MMAP_THRESHOLD, TRIM_BYTES)
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)

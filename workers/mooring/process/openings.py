@@ -12,7 +12,7 @@ from mooring.connection.kept import KeptConnection
 from mooring.connection.live import Left, LiveConnection
 from mooring.connection.secret_headers import check_secrets, has_templates
 from mooring.connection.state import ConnectionState
-from mooring.deadline import PASS_S
+from mooring.deadline import PASS_S, result_of
 from mooring.errors import ConnectError, ErrCode, ErrorEntry, Invalid, InvalidRequest, LimitReached, MooringError
 from mooring.events import now_us
 from mooring.handler_options import blame_handler
@@ -179,7 +179,7 @@ class Openings:
         self._worker.post(begin)
         try:
             # The dial and the opening have their own deadlines; this one only guards against the I/O loop itself.
-            connection = opened.result(options.connect_timeout_s + opening_time_s(options) + IO_LOOP_S)
+            connection = result_of(opened, options.connect_timeout_s + opening_time_s(options) + IO_LOOP_S)
         except TimeoutError:
             self._worker.post(self._give_up, connection_id)
             raise ConnectError([ErrorEntry(ErrCode.CONNECT_TIMEOUT, "the worker did not come to it in time")]) from None

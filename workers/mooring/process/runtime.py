@@ -22,6 +22,7 @@ from mooring.connection.changing import change
 from mooring.connection.host import PausedReader
 from mooring.connection.live import Left, LiveConnection
 from mooring.connection.recorded import RecordedConnection
+from mooring.deadline import within
 from mooring.errors import MooringError
 from mooring.link.held import HeldConnection
 from mooring.link.keyed import KeyedAnswers
@@ -151,7 +152,7 @@ class Runtime:
         """End the tasks of connections, and hand over what was recorded; the last of what `stopping.run_down` does."""
         self._look_timer.cancel()
         try:
-            async with asyncio.timeout(END_TASKS_S):
+            async with within(END_TASKS_S):
                 await self._tasks.close()
         except TimeoutError:
             log.warning("a dial does not end")

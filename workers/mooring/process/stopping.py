@@ -7,6 +7,7 @@ import contextlib
 
 from mooring.connection.live import Left
 from mooring.connection.state import ConnectionState
+from mooring.deadline import within
 from mooring.process.runtime import Runtime
 
 POLL_S = 0.01  # nobody tells each of thousands of ends, which come within a moment
@@ -39,6 +40,6 @@ async def run_down(runtime: Runtime, reason: str, grace_s: float, *, left: Left 
     runtime.room.close()
     await thread.emptied.wait()
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(LEFTOVER_S):
+        async with within(LEFTOVER_S):
             await thread.ended.wait()
     await runtime.close()

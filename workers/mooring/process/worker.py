@@ -17,6 +17,7 @@ import msgspec
 
 from mooring import private_files
 from mooring.connection.live import Left, LiveConnection
+from mooring.deadline import within
 from mooring.errors import MooringError
 from mooring.link.link import Link
 from mooring.link.messages import OLDEST_PROTOCOL_VERSION, PROTOCOL_VERSION, Goodbye, Hello, Stop, WorkerSettings
@@ -132,7 +133,7 @@ class Worker:
         try:
             # Who told us to stop kills what does not end. If it is gone, a callback that never returns must not keep
             # this process for ever.
-            async with asyncio.timeout(2 * grace_s + LAST_RESORT_S):
+            async with within(2 * grace_s + LAST_RESORT_S):
                 await run_down(runtime, reason, grace_s, left=left)
         except TimeoutError:
             log.warning("a callback does not return; ending without it")

@@ -11,6 +11,7 @@ from mooring.connection.asking import Answer, Waiter
 from mooring.connection.kept import KeptConnection
 from mooring.connection.live import LiveConnection
 from mooring.connection.state import ConnectionState
+from mooring.deadline import result_of
 from mooring.errors import (
     ConnectionClosed,
     Invalid,
@@ -71,7 +72,7 @@ def _queue(host: CodeHost, connection: LiveConnection, opcode: int, payload: byt
     done: Future[int | None] = Future()
     host.post(connection.queue_from_worker, opcode, payload, ttl_s, done)
     try:
-        return done.result(IO_LOOP_S)
+        return result_of(done, IO_LOOP_S)
     except TimeoutError:
         if done.cancel():
             raise SendError(connection.id) from None
@@ -107,7 +108,7 @@ def ask(host: CodeHost, connection: LiveConnection, value: Any, timeout_s: Any) 
 def reply_of(connection: LiveConnection, asked: Future[Answer], timeout_s: float) -> Any:
     """Wait for the answer, and return the reply's value."""
     try:
-        return value_of(connection, asked.result(timeout_s + IO_LOOP_S))
+        return value_of(connection, result_of(asked, timeout_s + IO_LOOP_S))
     except TimeoutError:
         raise ReplyTimeout(connection.id) from None
 

@@ -14,6 +14,7 @@ from mooring.checks import check_close, check_delay
 from mooring.connection.kept import KeptConnection
 from mooring.connection.live import LiveConnection
 from mooring.connection.state import ConnectionState
+from mooring.deadline import result_of
 from mooring.errors import ConnectionClosed, Invalid, InvalidRequest, NotKept, WrongState
 from mooring.handler_options import changes_of
 from mooring.link.messages import Reconnect
@@ -209,7 +210,7 @@ class WebSocket:
             raise WrongState(self.id, self.status)
         done: Future[None] = Future()
         self._host.post(self._host.change, self._connection, changes, done)
-        done.result(sending.IO_LOOP_S)
+        result_of(done, sending.IO_LOOP_S)
 
     def fill(self, items: Iterable[Any]) -> None:
         """Put what was fetched elsewhere in front of the messages that have come: in ``on_open`` or ``on_reconnect`` alone.

@@ -173,7 +173,7 @@ async def _refused(
     if answer.is_text:
         answer.feed_body(answer.rest)
         try:
-            async with asyncio.timeout_at(until):
+            async with within(until - asyncio.get_running_loop().time()):
                 while answer.wants_body and (data := await exchange.receive()):
                     answer.feed_body(data)
         except OSError:  # the time is over (TimeoutError is one), or the connection

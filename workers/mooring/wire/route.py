@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 from ipaddress import ip_address
 
@@ -111,8 +112,10 @@ class Routes:
                 raise failed(ErrCode.PROXY_UNREACHABLE, f"{target.place}: the host of its proxy is none") from None
         if isinstance(asked, str):
             if asked not in self._proxies:
+                nearest = difflib.get_close_matches(asked, self._proxies, 1)
+                hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
                 raise failed(
-                    ErrCode.PROXY_UNREACHABLE, f"{target.place}: [proxies] of the configuration has no {asked!r}"
+                    ErrCode.PROXY_UNREACHABLE, f"{target.place}: [proxies] of the configuration has no {asked!r}{hint}"
                 )
             return self._proxies[asked]
         if self._default is None or self._is_bypassed(target, list(literals)):

@@ -1,0 +1,43 @@
+"""Hooks whose receiver refuses for a while: the first steps of the clock, and batches that are too large. Hours: `tests/service/hooks`."""
+
+from __future__ import annotations
+
+import itertools
+
+from tests.conftest import RunningService, wait_for
+from tests.receiver import Receiver, all_events, hook
+from tests.servers import EchoServer
+
+
+async def test_the_retry_clock_doubles_to_its_longest_and_what_was_refused_comes_whole(
+    shared: RunningService, echo: EchoServer, worker: str
+) -> None:
+    record = await shared.open(f"{echo.url}push?count=5", worker=worker)
+    await shared.events(record["id"], count=6)
+    async with Receiver(lambda got: 401 if len(receiver.got) < 7 else 200) as receiver:
+        await hook(shared, worker, receiver.url, after="start", workers=[worker], retry={"delay": 0.2, "maxDelay": 1})
+        await receiver.until(6)
+        waits = [after.at - before.at for before, after in itertools.pairwise(receiver.got)]
+        for wait, clock_s in zip(waits, (0.2, 0.4, 0.8, 1.0, 1.0, 1.0), strict=True):
+            assert wait >= clock_s / 2, "half of it is jitter"
+        assert len({got.body for got in receiver.got}) == 1, "neither halved nor skipped"
+        attempts = (await shared.get(f"/v1/hooks/{worker}/attempts"))["attempts"]
+        assert [attempt["status"] for attempt in attempts] == [200, *[401] * 6]
+        assert (await shared.get(f"/v1/hooks/{worker}"))["skipped"] == 0
+    await shared.call("DELETE", f"/v1/hooks/{worker}")
+
+
+async def test_a_receiver_that_takes_100_kilobytes_at_most_gets_all_in_batches_below_it(
+    shared: RunningService, echo: EchoServer, worker: str
+) -> None:
+    record = await shared.open(f"{echo.url}push?count=3000&size=1000", worker=worker)
+    await shared.events(record["id"], count=3_001, timeout_s=30)
+    expected = [event["id"] for event in await all_events(shared, f"&worker={worker}")]
+    async with Receiver(lambda got: 413 if len(got.body) > 100_000 else 200) as receiver:
+        await hook(shared, worker, receiver.url, after="start", workers=[worker], refused="skip")
+        await wait_for(lambda: len(receiver.taken) >= len(expected), 60, "all of it")
+        assert receiver.ids == expected, "each once, in order; none is skipped"
+        taken = [len(got.body) for got in receiver.got if got.status == 200]
+        refused = [got for got in receiver.got if got.status == 413]
+        assert len(refused) < len(taken) / 4 and sorted(taken)[len(taken) // 2] > 50_000, "it has settled"
+    await shared.call("DELETE", f"/v1/hooks/{worker}")

@@ -1,0 +1,107 @@
+"""What hooks do in minutes and hours: real senders and receivers, by a clock that leaps over what is only waited for."""
+
+from __future__ import annotations
+
+import itertools
+import socket
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from tests.receiver import Got, Receiver
+from tests.service.hooks.driven import Driven, run
+
+HOUR_S = 3_600.0
+
+
+def test_an_hour_of_401_skips_nothing_costs_few_requests_and_then_all_is_delivered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(driven: Driven) -> None:
+        end = driven.loop.time() + HOUR_S
+        async with Receiver(lambda got: 200 if driven.loop.time() >= end else 401) as receiver:
+            await driven.events(50)
+            await driven.make("shop", receiver.url, refused="skip", maxEvents=20)
+            await driven.until(lambda: len(receiver.taken) == 50, HOUR_S + 120)
+            refused = [got for got in receiver.got if got.status == 401]
+            assert len(refused) <= 100 and {len(got.events) for got in refused} == {20}, "neither skipped nor halved"
+            waits = [after.at - before.at for before, after in itertools.pairwise(refused)]
+            for at, wait in enumerate(waits):
+                clock_s = min(60.0, 2.0**at)
+                assert clock_s / 2 <= wait, f"{at}: {wait}"
+            assert [event["event"]["data"] for event in receiver.taken] == [str(number) for number in range(1, 51)]
+            record = driven.hooks.record("shop")
+            assert (record.status, record.delivered, record.skipped) == ("Active", 50, 0)
+            assert await driven.told() == ["hookFailing", "hookRecovered"], "once each, in an hour"
+
+    run(scenario, tmp_path, monkeypatch)
+
+
+def test_a_410_is_borne_and_another_one_half_a_minute_later_pauses_until_it_is_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(driven: Driven) -> None:
+        answers = [410, 200]
+        async with Receiver(lambda got: answers.pop(0) if answers else 200) as receiver:
+            await driven.events(3)
+            await driven.make("shop", receiver.url)
+            await driven.until(lambda: len(receiver.taken) == 3, 60)
+            assert driven.hooks.record("shop").status == "Active"
+            receiver.answer = lambda got: 410
+            receiver.got.clear()
+            await driven.events(2)
+            await driven.until(lambda: driven.hooks.record("shop").status == "Paused", 300)
+            record = driven.hooks.record("shop")
+            assert record.reason == "gone"
+            assert receiver.got[-1].at - receiver.got[0].at >= 30 > receiver.got[-2].at - receiver.got[0].at
+            assert await driven.told() == ["hookPaused"]
+            receiver.answer = lambda got: 200
+            await driven.hooks.resume("shop")
+            await driven.until(lambda: len(receiver.taken) == 5, 60)
+            assert [event["event"]["data"] for event in receiver.taken] == ["1", "2", "3", "4", "5"]
+
+    run(scenario, tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize(("asked_s", "least_s"), [("5", 5.0), ("999999", 3_600.0)])
+def test_retry_after_is_kept_to_and_an_hour_at_most(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked_s: str, least_s: float
+) -> None:
+    async def scenario(driven: Driven) -> None:
+        def answer(got: Got) -> web.Response:
+            first = len(receiver.got) == 1
+            return web.Response(status=429 if first else 200, headers={"Retry-After": asked_s} if first else {})
+
+        async with Receiver(answer) as receiver:
+            await driven.events(1)
+            await driven.make("shop", receiver.url)
+            await driven.until(lambda: receiver.taken, 2 * HOUR_S)
+            first, second = receiver.got
+            assert least_s <= second.at - first.at <= 1.5 * least_s + 1.0
+
+    run(scenario, tmp_path, monkeypatch)
+
+
+def test_a_hundred_hooks_to_a_dead_port_try_less_than_four_times_a_second_in_all_for_ten_minutes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(driven: Driven) -> None:
+        with socket.socket() as sock:
+            sock.bind(("127.0.0.1", 0))
+            port = sock.getsockname()[1]
+        await driven.events(10)
+        begun = driven.loop.time()
+        for number in range(100):
+            await driven.make(f"dead-{number}", f"http://127.0.0.1:{port}/")
+        counts = []
+        for _ in range(10):
+            await driven.until(lambda: driven.loop.time() >= begun + 60 * (len(counts) + 1), 61)
+            counts.append(sum(hook.figures.attempts["failed"] for hook in driven.hooks.senders.hooks()))
+        assert counts[-1] <= 4 * 600, counts
+        rates = [(after - before) / 60 for before, after in itertools.pairwise(counts)]
+        assert max(rates[1:]) <= 4.0 and min(rates) >= 1.0, rates
+        told = await driven.told()
+        assert told == ["hookFailing"] * 100, "each says it once"
+
+    run(scenario, tmp_path, monkeypatch)
