@@ -60,8 +60,8 @@ _pack = msgspec.msgpack.Encoder().encode
 class Asking(Protocol):
     """Who does what code in workers asks for."""
 
-    def do(self, asks: list[StoredAsk]) -> None:
-        """Do what is in the journal, or was given back by a process that has died."""
+    def do(self, asks: list[StoredAsk], *, taken: bool = False) -> None:
+        """Do what is in the journal, or was given back by a process that has died. `taken`: for another node."""
 
     def discard(self, worker: str) -> None:
         """A worker is told to end: what waits for it is not done any more."""
@@ -125,7 +125,8 @@ class Intake:
                     events += len(append.kinds)
             if append.asks and not item.repeated:
                 self.asks.do(
-                    [StoredAsk(number, append.worker, ask) for number, ask in enumerate(append.asks, item.first_ask)]
+                    [StoredAsk(number, append.worker, ask) for number, ask in enumerate(append.asks, item.first_ask)],
+                    taken=append.taken,
                 )
             for update in append.updates:
                 if update.ended:
@@ -295,7 +296,9 @@ class Intake:
         slot.drains = slot.drains and asked  # else it is started again in the same slot
         handed, slot.handed, slot.ended_for = slot.handed, {}, []
         if slot.state is not WorkerState.STOPPING:
-            self.asks.do([ask for ask, _ in handed.values()])  # what it has not taken is for the next process
+            self.asks.do(
+                [ask for ask, _ in handed.values()], taken=True
+            )  # what it has not taken is for the next process
         elif not asked:  # it was told to end since it died
             self._journal.append(Append(asks_done=list(handed)))
         return count

@@ -151,17 +151,15 @@ class Service:
         self.workers = Workers(
             self._admission, self.directory, roster, self._supervisor, self._intake, self._background
         )
-        self._asks = self._intake.asks = Asks(self._admission, journal, roster, self._supervisor)
+        self._asks = asks = self._intake.asks = Asks(self._admission, journal, roster, self._supervisor)
         self.backups = Backups(journal, state_dir)
         self._senders = Senders(self._admission, journal, self.feed, self.directory, state_dir, self._background)
         self.hooks = Hooks(self._admission, self._senders)
         self.refusal = ""
-        inheriting = Inheriting(self._admission, *parts, self._strays.settled)
-        self.cluster = (
-            _membership(config, self, roster, self._admission, inheriting, self._intake)
-            if config.cluster.name
-            else None
-        )
+        heir = Inheriting(self._admission, *parts, self._strays.settled)
+        self.cluster = _membership(config, self, roster, self._admission, asks, heir) if config.cluster.name else None
+        if self.cluster is not None:
+            self._intake.lease = self.cluster.until
         self._admission.placing = self.cluster
         self.here = Reading(self.connections, self.directory, self.feed)
         self.reading = self.cluster.reading(self.connections, self.directory) if self.cluster else self.here
@@ -220,7 +218,7 @@ class Service:
         self.directory.recover(self.journal.epoch, recovered.connections)
         self._reconciling.recall()
         if self.cluster is not None:
-            await self.cluster.open(has_connections=self.directory.live_count > 0)
+            await self.cluster.open(self.directory.live_count > 0, [ask.number for ask in recovered.asks])
         self.reopenings.recall()
         try:
             # Taken first: the first connection of a new state directory is number 1.
@@ -350,7 +348,7 @@ def _supervision(config: Config) -> SupervisorConfig:
 
 
 def _membership(
-    config: Config, service: Service, roster: Roster, admission: Admission, inheriting: Inheriting, intake: Intake
+    config: Config, service: Service, roster: Roster, admission: Admission, asks: Asks, inheriting: Inheriting
 ) -> Membership:
     from mooring_service.membership import Membership  # only where there is a cluster
 
@@ -363,6 +361,4 @@ def _membership(
     def workers() -> set[str]:
         return {slot.name for slot in roster.slots()}
 
-    membership = Membership(config, service.journal, service.state_dir, figures, workers, service.refuse, inheriting)
-    intake.lease = membership.until
-    return membership
+    return Membership(config, service.journal, service.state_dir, asks, figures, workers, service.refuse, inheriting)
