@@ -266,7 +266,7 @@ class Task:
 
 
 class Timeout:
-    """As `asyncio.timeout`, by the clock of the running `Task`."""
+    """As `deadline.within`, by the clock of the running `Task`."""
 
     def __init__(self, seconds: float) -> None:
         assert Task.running is not None, "a task asks for it"

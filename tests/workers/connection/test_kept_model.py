@@ -268,7 +268,7 @@ def test_random_walks_of_the_real_connection_read_as_the_law_says(monkeypatch: p
     seen: set[KeptState] = set()
     logged_in = 0
 
-    monkeypatch.setattr("mooring.connection.attempt.asyncio.timeout", Timeout)
+    monkeypatch.setattr("mooring.connection.attempt.within", Timeout)
 
     @settings(max_examples=150)
     @given(st.integers(0, 2**32), st.binary(max_size=64))
