@@ -74,10 +74,12 @@ def ls(target: Target, worker: str | None, status: str | None, everything: bool,
             show_json(record)
         return
     now, named = time.time(), any(record.name for record in found)
+    clustered = any(record.node for record in found)
     columns = (
         Column("ID", right=True),
         *([Column("NAME", widest=20)] if named else []),
         Column("STATUS"),
+        *((Column("NODE", widest=12),) if clustered else ()),
         Column("WORKER", widest=20 if screen_width() >= WIDE else 10),
         Column("IN", right=True, expendable=1),
         Column("OUT", right=True, expendable=1),
@@ -88,6 +90,7 @@ def ls(target: Target, worker: str | None, status: str | None, everything: bool,
             str(record.id),
             *((record.name or "",) if named else ()),
             _status(record, now),
+            *((record.node or "",) if clustered else ()),
             record.worker,
             str(record.stats.messages_in),
             str(record.stats.messages_out),
@@ -126,6 +129,7 @@ def show(target: Target, connection: int | str, as_json: bool) -> None:
         ("status", record.status),
         *_staying(record, time.time()),
         *_conversing(record),
+        ("node", f"{record.node}, which does not answer" if record.stale else record.node or None),
         ("worker", record.worker),
         ("handler", record.handler),
         ("data type", record.data_type),

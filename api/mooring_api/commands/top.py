@@ -15,7 +15,7 @@ from mooring_api.client import Client, ServiceAway
 from mooring_api.commands.tables import Column, console, table
 from mooring_api.commands.target import Target, as_json, show_json
 from mooring_api.commands.words import duration, seconds_of
-from mooring_api.commands.workers import COLUMNS, rows_of
+from mooring_api.commands.workers import columns_of, rows_of
 from mooring_service.records import ConnectionRecord, WorkerRecord
 
 RATE_COLUMNS = (
@@ -125,7 +125,7 @@ def top(target: Target, interval: float, count: int | None, as_json: bool) -> No
                         ],
                         screen.width,
                     )
-                    shown = Group(table(COLUMNS, rows_of(found), screen.width), Text(), rates)
+                    shown = Group(table(columns_of(found), rows_of(found), screen.width), Text(), rates)
                     if screen.is_terminal:
                         live.update(shown, refresh=True)
                     else:
