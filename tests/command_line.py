@@ -25,9 +25,9 @@ async def mooring(
     return await _run(command(service, *arguments), stdin, env)
 
 
-async def run(*arguments: str) -> Ran:
+async def run(*arguments: str, env: dict[str, str] | None = None) -> Ran:
     """The same without a service."""
-    return await _run([sys.executable, "-m", "mooring_api", *arguments], None, None)
+    return await _run([sys.executable, "-m", "mooring_api", *arguments], None, env)
 
 
 async def _run(arguments: list[str], stdin: bytes | None, env: dict[str, str] | None) -> Ran:

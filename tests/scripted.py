@@ -62,16 +62,17 @@ class Scripted(_Listening):
 class HttpServer:
     """An HTTP server with one answer."""
 
-    def __init__(self, handle: Any) -> None:
+    def __init__(self, handle: Any, host: str = "127.0.0.1") -> None:
         self._handle = handle
+        self._host = host
 
     async def __aenter__(self) -> str:
         app = web.Application()
         app.router.add_route("*", "/token", self._handle)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
-        return f"http://127.0.0.1:{self._runner.addresses[0][1]}/token"
+        await web.TCPSite(self._runner, self._host, 0).start()
+        return f"http://{self._host}:{self._runner.addresses[0][1]}/token"
 
     async def __aexit__(self, *exc: object) -> None:
         await self._runner.cleanup()

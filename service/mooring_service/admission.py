@@ -25,8 +25,17 @@ class Placing(Protocol):
     """Where workers and names live, in a cluster."""
 
     @property
-    def default_worker(self) -> str:
-        """The worker of a create that names none."""
+    def node(self) -> str:
+        """The name of this node."""
+
+    def default_worker(self, node: str | None = None) -> str:
+        """The worker of a create that names none, at a node (None: this one)."""
+
+    def locate(self, worker: str, node: str | None) -> None:
+        """Check that this node is where something of a worker is to be begun, or raise `Elsewhere` or `InvalidRequest`."""
+
+    def holds(self, worker: str) -> bool:
+        """Say whether this node has a worker."""
 
     @property
     def may_open(self) -> bool:
@@ -91,10 +100,29 @@ class Admission:
             raise JournalUnavailable(self._journal.failure)
 
     def placed(self, request: ConnectionRequest) -> ConnectionRequest:
-        """Return a request with the worker that it means: in a cluster each node has a default one of its own."""
-        if self.placing is None or request.worker != DEFAULT_WORKER:
+        """Return a request with the worker that it means: in a cluster each node has a default one of its own.
+
+        Raises:
+            InvalidRequest: If it names a node, and there is no cluster.
+        """
+        if self.placing is None:
+            self.locate("", request.node or None)
             return request
-        return msgspec.structs.replace(request, worker=self.placing.default_worker)
+        if request.worker != DEFAULT_WORKER:
+            return request
+        return msgspec.structs.replace(request, worker=self.placing.default_worker(request.node or None))
+
+    def locate(self, worker: str, node: str | None) -> None:
+        """Check that this service is where something of a worker is to be begun.
+
+        Raises:
+            Elsewhere: If another node is; with `asked` where the one that is asked for cannot be.
+            InvalidRequest: If there is no such node.
+        """
+        if self.placing is not None:
+            self.placing.locate(worker, node)
+        elif node is not None:
+            raise InvalidRequest([Invalid("/node", "this service is no node of a cluster")])
 
     async def place(self, worker: str, name: str | None = None) -> None:
         """Have this service hold a worker, and a name.

@@ -18,6 +18,7 @@ from mooring.errors import JournalUnavailable, MooringError, Unavailable, Unknow
 from mooring.events import CallbackErrorEvent, Kind, now_us, worker_body
 from mooring.link.messages import AskCall, AskKill, Call
 from mooring_service.admission import Admission
+from mooring_service.cluster_errors import Elsewhere, EngineDown
 from mooring_service.journal.batch import Append
 from mooring_service.journal.journal import Journal, StoredAsk
 from mooring_service.processes.roster import Roster
@@ -61,21 +62,46 @@ class Asks:
         self._supervisor = supervisor
         self._background = Background(log)
         self._waiting: dict[str, Waiting] = {}  # by worker; each has a task that serves it
+        self._untold: dict[int, StoredAsk] = {}  # in a cluster: who is to do them is said by their place in the log
         self._kept = False
 
-    def do(self, asks: list[StoredAsk]) -> None:
-        """Do what is in the journal, or was given back by a process that has died."""
+    def do(self, asks: list[StoredAsk], *, taken: bool = False) -> None:
+        """Do what is in the journal, or was given back by a process that has died.
+
+        In a cluster what is asked of a worker that is not here waits for its place in the log, unless it was `taken` from there.
+        """
         if self._kept:
             return
+        placing = self._admission.placing
         for ask in asks:
-            wanted = _decode(ask.ask)
-            match wanted:
-                case AskCall():
-                    self._call(ask, wanted)
-                case AskKill(worker):
-                    self._kill(ask, worker)
-                case _:
-                    assert_never(wanted)
+            if taken or placing is None or placing.holds(_decode(ask.ask).worker):
+                self._do(ask)
+            else:
+                self._untold[ask.number] = ask
+
+    def told(self, number: int, *, here: bool) -> None:
+        """The log has come to something that was asked for here: another node does it, or (`here`) this one."""
+        ask = self._untold.pop(number, None)
+        if ask is None or self._kept:
+            return
+        if here:
+            self._do(ask)
+        else:
+            self._journal.append(Append(asks_done=[number]))
+
+    def take(self, worker: str, ask: bytes) -> None:
+        """Do what a worker of another node has asked for, of one that is here: once the journal has it."""
+        self._journal.append(Append(worker=worker, asks=[ask], taken=True))
+
+    def _do(self, ask: StoredAsk) -> None:
+        wanted = _decode(ask.ask)
+        match wanted:
+            case AskCall():
+                self._call(ask, wanted)
+            case AskKill(worker):
+                self._kill(ask, worker)
+            case _:
+                assert_never(wanted)
 
     def discard(self, worker: str) -> None:
         """A worker is told to end: the calls that wait for it are refused, as what waits in its mailbox is discarded."""
@@ -103,6 +129,8 @@ class Asks:
             await self._supervisor.kill(worker)
         except UnknownWorker:
             pass
+        if self._admission.placing is not None and self._roster.find(worker) is None:
+            await self._admission.placing.release(worker)
         self._journal.append(Append(asks_done=[ask.number]))  # where there was no process whose end would have said so
 
     def _call(self, ask: StoredAsk, wanted: AskCall) -> None:
@@ -125,8 +153,10 @@ class Asks:
             while waiting.asks:
                 try:
                     target = await self._ready(worker)
-                except JournalUnavailable:
+                except (JournalUnavailable, EngineDown):
                     await asyncio.sleep(RETRY_S)
+                except Elsewhere:
+                    self._ask_again(waiting)
                 except WorkerBusy as exc:
                     if exc.status == WorkerState.FAILED.value:
                         self._refuse(waiting, exc)
@@ -145,7 +175,14 @@ class Asks:
         # 4D: a call to a name that is being killed starts a new process once the old one has ended.
         await self._supervisor.wait_gone(worker)
         await self._supervisor.wait_adopted(worker)
+        await self._admission.place(worker)
         return await self._supervisor.ensure(worker)
+
+    def _ask_again(self, waiting: Waiting) -> None:
+        """Another node has got the worker meanwhile: behind that in the log, it does what was asked for."""
+        while waiting.asks:
+            ask = waiting.take()
+            self._journal.append(Append(worker=ask.worker, asks=[ask.ask], asks_done=[ask.number]))
 
     def _hand_over(self, target: Slot, ask: StoredAsk) -> None:
         wanted = _decode(ask.ask)

@@ -36,11 +36,12 @@ class NodeSilent(MooringError):
 
 
 class Elsewhere(MooringError):
-    """Another node has what was meant for this one: nothing was done."""
+    """Another node has what was meant for this one: nothing was done. `asked`: the node that it was asked for at, against that."""
 
-    def __init__(self, what: str, node: str) -> None:
+    def __init__(self, what: str, node: str, asked: str | None = None) -> None:
         self.what = what
         self.node = node
+        self.asked = asked
 
     def __str__(self) -> str:
-        return f"{self.what} is at the node {self.node!r}"
+        return f"{self.what} is at the node {self.node!r}" + (f", not at {self.asked!r}" if self.asked else "")

@@ -83,3 +83,6 @@ class ClusterFigures(msgspec.Struct, frozen=True):
     doubts: dict[str, int]
     rebuilds: dict[str, int]
     strangers: int
+    forwards: dict[tuple[str, str], int] = {}
+    forward_seconds: dict[str, Histogram] = {}
+    diverged: bool = False

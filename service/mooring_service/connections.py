@@ -60,6 +60,11 @@ class Connections:
         self._openings = openings
         self._holders = holders
 
+    def locate(self, request: ConnectionRequest) -> None:
+        """Check that this service is where a connection is to be opened; see `Admission.locate`."""
+        request = self._admission.placed(request)
+        self._admission.locate(request.worker, request.node or None)
+
     async def open(
         self, request: ConnectionRequest, *, begun: Callable[[int], tuple[str, bytes]] | None = None
     ) -> Opening:
@@ -77,14 +82,19 @@ class Connections:
         wrong = check_asked(request, self._admission.known)
         if wrong:
             raise InvalidRequest(wrong)
+        self._admission.locate(request.worker, request.node or None)
+        request = msgspec.structs.replace(request, node=msgspec.UNSET)
         self._admission.check()
         reference = None if request.handler is None else self._admission.handler(request.handler.name)
         return await self._openings.open(request, reference, begun)
 
     def open_timeout_s(self, connection: int, request: ConnectionRequest) -> float:
         """Return how long the first attempt of `connection` may take: as `request`, which was checked, or its handler says."""
-        asked_s = effective(request).connect_timeout_s + opening_s(request, self._admission.known)
-        return max(asked_s, self._directory.entry(connection).created.attempt_s)
+        return max(self.asked_timeout_s(request), self._directory.entry(connection).created.attempt_s)
+
+    def asked_timeout_s(self, request: ConnectionRequest) -> float:
+        """Return how long the first attempt may take by what `request`, which was checked, says itself."""
+        return effective(request).connect_timeout_s + opening_s(request, self._admission.known)
 
     def id_of(self, name: str) -> int:
         """Return which connection a name means: the living one, else the last of that name.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from typing import Protocol, assert_never
 
 import msgspec
@@ -23,6 +24,7 @@ from mooring.link.messages import (
     Opened,
     OpenFailed,
     OpenInvalid,
+    Probe,
     ReconnectDone,
     Report,
     Resent,
@@ -58,8 +60,8 @@ _pack = msgspec.msgpack.Encoder().encode
 class Asking(Protocol):
     """Who does what code in workers asks for."""
 
-    def do(self, asks: list[StoredAsk]) -> None:
-        """Do what is in the journal, or was given back by a process that has died."""
+    def do(self, asks: list[StoredAsk], *, taken: bool = False) -> None:
+        """Do what is in the journal, or was given back by a process that has died. `taken`: for another node."""
 
     def discard(self, worker: str) -> None:
         """A worker is told to end: what waits for it is not done any more."""
@@ -70,10 +72,12 @@ class Intake:
 
     Attributes:
         asks: Who does what code in workers asks for; set before the journal starts.
+        lease: In a cluster, returns until when a worker may hold its connections, given what says whether one of them is persisted.
         latency: From the socket to the subscribers, of the oldest event of each frame.
     """
 
     asks: Asking
+    lease: Callable[[Callable[[], bool]], float] = staticmethod(lambda persists: 0.0)
 
     def __init__(
         self,
@@ -121,7 +125,8 @@ class Intake:
                     events += len(append.kinds)
             if append.asks and not item.repeated:
                 self.asks.do(
-                    [StoredAsk(number, append.worker, ask) for number, ask in enumerate(append.asks, item.first_ask)]
+                    [StoredAsk(number, append.worker, ask) for number, ask in enumerate(append.asks, item.first_ask)],
+                    taken=append.taken,
                 )
             for update in append.updates:
                 if update.ended:
@@ -135,6 +140,10 @@ class Intake:
             log.warning("the journal can be written again")
         else:
             log.error("the journal cannot be written: %s; connections stay open, events wait in the workers", failure)
+
+    def until(self, slot: Slot) -> float:
+        """Until when a worker may hold its connections, in a cluster; 0.0: nobody else wants them."""
+        return self.lease(lambda: any(entry.created.persists for entry in self._live_of(slot)))
 
     def take(self, slot: Slot, reports: list[Report]) -> None:
         """Take the reports of one read, in order.
@@ -228,6 +237,8 @@ class Intake:
 
     def worker_linked(self, slot: Slot, hello: Hello, *, fresh: bool) -> None:
         """Record that a process is Running; one that was adopted has been recorded before."""
+        if until := self.until(slot):
+            slot.command(Probe(0, until))  # before it holds anything: this service may die before the first question
         if fresh and not slot.announced:
             slot.announced = True
             event = WorkerStartedEvent(pid=hello.pid, incarnation=hello.incarnation, restarts=slot.restarts)
@@ -285,7 +296,9 @@ class Intake:
         slot.drains = slot.drains and asked  # else it is started again in the same slot
         handed, slot.handed, slot.ended_for = slot.handed, {}, []
         if slot.state is not WorkerState.STOPPING:
-            self.asks.do([ask for ask, _ in handed.values()])  # what it has not taken is for the next process
+            self.asks.do(
+                [ask for ask, _ in handed.values()], taken=True
+            )  # what it has not taken is for the next process
         elif not asked:  # it was told to end since it died
             self._journal.append(Append(asks_done=list(handed)))
         return count

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from mooring.background import Background
 from mooring.errors import UnknownConnection
-from mooring_service.cluster.barriers import barrier
+from mooring_service.asks import Asks
+from mooring_service.cluster.barriers import barrier, settled
+from mooring_service.cluster.fold import FoldedAsk
 from mooring_service.cluster.forward import Command, Headers, Reply
+from mooring_service.cluster.keys import Keys
 from mooring_service.cluster.node import Cluster, Figures, configuration_hash
 from mooring_service.cluster.status import degraded, engine_failure, figures_of, record_of
 from mooring_service.cluster_errors import EngineDown, NodeUnreachable
@@ -18,11 +24,13 @@ from mooring_service.directory import Directory
 from mooring_service.everywhere import Everywhere
 from mooring_service.feed import Feed
 from mooring_service.inheriting import Inheriting
-from mooring_service.journal.journal import Committed
+from mooring_service.journal.journal import Committed, StoredAnswer
 from mooring_service.journal.replica import SLOT_STEP
 from mooring_service.journal.sqlite import SqliteJournal
 
 BARRIER_S = 1.0
+
+log = logging.getLogger("mooring.cluster")
 
 
 class Membership:
@@ -38,6 +46,7 @@ class Membership:
         config: Config,
         journal: SqliteJournal,
         state_dir: Path,
+        asks: Asks,
         figures: Callable[[], tuple[int, int, int]],
         workers: Callable[[], set[str]],
         refuse: Callable[[str], None],
@@ -50,7 +59,9 @@ class Membership:
             journal,
             state_dir,
             url=lambda: config.cluster.advertise or "",
-            configuration=configuration_hash(tokens, config.cluster.dead_after),
+            configuration=configuration_hash(
+                tokens, config.cluster.dead_after, _secret_hash(config.cluster.secret_file)
+            ),
             figures=lambda: Figures(*figures()),
             workers=workers,
             on_folded=self._show,
@@ -59,6 +70,9 @@ class Membership:
         )
         self._inheriting = inheriting
         of_all = self._cluster.journal
+        self._background = Background(log)
+        self._asks, self._journal = asks, journal
+        self._keys: Keys
         self.directory = Directory(config.retention.closed_connections, config.retention.closed_age, of_all.now_ms)
         inheriting.of_all = self.directory
         self.feed = Feed(of_all, ring_bytes=config.journal.ring_bytes, max_subscribers=config.limits.max_subscribers)
@@ -68,15 +82,35 @@ class Membership:
             self.directory.fold(one)
         self.feed.publish(committed)
 
-    async def open(self, *, has_connections: bool) -> None:
-        """Begin; see `Cluster.open`."""
-        recovered = await self._cluster.open(has_connections=has_connections)
+    def _take_asks(self, asks: list[FoldedAsk]) -> None:
+        for ask in asks:
+            here = (ask.node, ask.life) == (self.node, self._cluster.life)
+            if ask.writer == self.node:
+                self._asks.told(ask.number, here=here)
+            elif here:
+                self._asks.take(ask.worker, ask.ask)
+
+    async def _settle_asks(self, numbers: list[int]) -> None:
+        """Of what was asked for before this start, forget what the log has told before, or never will."""
+        assert self._journal.replica is not None, "made with one"
+        await settled(self._cluster, self._journal.replica.last)
+        for number in numbers:
+            self._asks.told(number, here=False)
+
+    async def open(self, has_connections: bool, asks: list[int]) -> None:
+        """Begin; see `Cluster.open`. `asks`: the numbers of what code in workers has asked for, and is not done yet."""
+        cluster = self._cluster
+        recovered = await cluster.open(has_connections=has_connections)
+        cluster.tail.on_asks = self._take_asks  # nothing is read before the next wait
+        self._keys = Keys(cluster.placement, self._journal, cluster.journal, cluster.fold, self.node)
         self.directory.recover(self._cluster.fold.epoch, recovered.connections)
+        self._background.spawn(self._settle_asks(asks))
         self._cluster.placement.where = self._holder_of
 
     async def stop(self, *, handover: bool) -> None:
         """End; see `Cluster.stop`."""
         self.feed.close()
+        await self._background.close()
         await self._cluster.stop(handover=handover)
 
     async def barrier(self) -> None:
@@ -92,10 +126,17 @@ class Membership:
         """The name of this node."""
         return self._cluster.node
 
-    @property
-    def default_worker(self) -> str:
-        """The worker of a create that names none."""
-        return self._cluster.placement.default_worker
+    def default_worker(self, node: str | None = None) -> str:
+        """The worker of a create that names none, at a node (None: this one)."""
+        return self._cluster.placement.default_worker if node in (None, self.node) else f"main-{node}"
+
+    def locate(self, worker: str, node: str | None) -> None:
+        """Check that this node is where something of a worker is to be begun; see `Placement.locate`."""
+        self._cluster.placement.locate(worker, node)
+
+    def holds(self, worker: str) -> bool:
+        """Say whether this node has a worker; see `Placement.holds`."""
+        return self._cluster.placement.holds(worker)
 
     async def hold(self, worker: str) -> None:
         """Have this node hold a worker; see `Placement.hold`."""
@@ -109,9 +150,27 @@ class Membership:
         """Give a worker up."""
         await self._cluster.placement.release(worker)
 
+    async def claim_key(self, key: str, fingerprint: bytes, *, anywhere: bool) -> StoredAnswer | None:
+        """Claim an Idempotency-Key; see `Keys.claim`."""
+        return await self._keys.claim(key, fingerprint, anywhere=anywhere)
+
+    async def answer_key(self, key: str, answer: bytes | None) -> None:
+        """Keep the answer of a key; see `Keys.answer`."""
+        await self._keys.answer(key, answer)
+
     def holder_of_worker(self, worker: str) -> str | None:
         """Return which other node has a worker; None: this one, or none that lives."""
         return self._cluster.placement.holder_of(worker)
+
+    @property
+    def live_nodes(self) -> list[str]:
+        """The other nodes that live, as far as the log tells."""
+        return sorted(name for name, state in self._cluster.fold.nodes.items() if name != self.node and not state.over)
+
+    def workers_of(self, node: str) -> list[str]:
+        """Return which workers another node has, as the log tells."""
+        placement, workers = self._cluster.placement, self._cluster.fold.claims.workers
+        return sorted(name for name in workers if placement.holder_of(name) == node)
 
     def holder_of(self, connection: int) -> str | None:
         """Return which other node has a connection; None if this one has it, or nobody is known to.
@@ -125,6 +184,10 @@ class Membership:
             raise NodeUnreachable(self.node)
         node = self._holder_of(connection)
         return None if node == self.node else node
+
+    def was_begun_elsewhere(self, connection: int) -> bool:
+        """Say whether the id of a connection was given out by another node."""
+        return self._cluster.fold.claims.slots.get(connection // SLOT_STEP) != self.node
 
     def _worker_of(self, connection: int) -> str | None:
         """Return the worker of a connection that has not ended, as the log tells."""
@@ -155,6 +218,10 @@ class Membership:
     def may_open(self) -> bool:
         """See `Cluster.may_open`."""
         return self._cluster.may_open
+
+    def until(self, persists: Callable[[], bool]) -> float:
+        """Until when a worker may hold its connections; see `Lease.until`."""
+        return self._cluster.lease.until(self._cluster.chain, persists)
 
     def check(self) -> None:
         """Raise `EngineDown` while what this node held is another's, and it has no new place yet."""
@@ -214,3 +281,8 @@ class Membership:
     def figures(self) -> ClusterFigures:
         """What metrics tell."""
         return figures_of(self._cluster)
+
+
+def _secret_hash(secret_file: str | None) -> str:
+    """Return by what the nodes see that they have one secret; it was read at the start, or there is no service."""
+    return "" if secret_file is None else hashlib.sha256(Path(secret_file).read_bytes().strip()).hexdigest()

@@ -195,6 +195,7 @@ class Openings:
         self._under_way[request.worker] += 1
         try:
             connection = await self._next_id()
+            await self._admission.place(request.worker)  # it may have been killed meanwhile, and given up
             # The last wait before the intent is stored: what dies from here on reports this connection's end as well.
             slot = await self._supervisor.ensure(request.worker)
             slot.check_room()
@@ -242,8 +243,7 @@ class Openings:
 
     def _check_limits(self, worker: str) -> None:
         limits = self._admission.config.limits
-        full_at = self._admission.full_at(self._directory.live_count + self._under_way.total())
-        if full_at:
+        if full_at := self._admission.full_at(self._directory.live_count + self._under_way.total()):
             raise LimitReached("limits.max_connections", full_at)
         if self._directory.live_count_of(worker) + self._under_way[worker] >= limits.max_connections_per_worker:
             raise LimitReached("limits.max_connections_per_worker", limits.max_connections_per_worker)

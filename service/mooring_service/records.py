@@ -137,6 +137,8 @@ class ConnectionRecord(msgspec.Struct, frozen=True, rename="camel"):
     requests: Any | UnsetType = UNSET
     node: str | UnsetType = UNSET
     """Of a cluster: who holds it."""
+    stale: bool | UnsetType = UNSET
+    """Of a cluster: its node has not answered; this is what the log tells of it."""
 
 
 def record_of(created: ConnectionCreated, update: ConnectionUpdate, last_event_id: str | None) -> ConnectionRecord:
@@ -234,7 +236,10 @@ class RunningItem(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class WorkerRecord(msgspec.Struct, frozen=True, rename="camel"):
-    """One worker. `mailbox` and `outbox` are lengths in items; `cpu` in seconds, `rss` in bytes."""
+    """One worker. `mailbox` and `outbox` are lengths in items; `cpu` in seconds, `rss` in bytes.
+
+    `node`, `stale`: only in a cluster, and as of connections; of a stale one no more is known than its name, node and connections.
+    """
 
     name: str
     status: str
@@ -253,6 +258,16 @@ class WorkerRecord(msgspec.Struct, frozen=True, rename="camel"):
     paused: int
     draining: bool = False
     reason: str | None = None
+    node: str | UnsetType = UNSET
+    stale: bool | UnsetType = UNSET
+
+
+def stale_worker(name: str, node: str, connections: int) -> WorkerRecord:
+    """Return what is known of a worker whose node has not answered."""
+    return WorkerRecord(
+        name=name, status="Unknown", pid=None, incarnation=None, started_at=None, restarts=0, connections=connections,
+        mailbox=0, mailbox_bytes=0, running=None, cpu=0.0, rss=0, outbox=0, outbox_bytes=0, paused=0, node=node, stale=True,
+    )  # fmt: skip
 
 
 class Killed(msgspec.Struct, frozen=True):

@@ -13,7 +13,7 @@ from mooring.errors import ConnectionClosed, Invalid, InvalidRequest, NotKept, W
 from mooring.link.messages_changed import Change, Changed
 from mooring.link.record import STATUS_CLOSED, STATUS_CLOSING, ConnectionCreated
 from mooring.name_errors import NameTaken, SecretNotAllowed
-from mooring.options import ConnectionRequest, effective
+from mooring.options import DEFAULT_WORKER, ConnectionRequest, effective
 from mooring_service.admission import Admission
 from mooring_service.connections import ANSWER_MARGIN_S, COMMAND_S, Connections
 from mooring_service.directory import Directory, Entry
@@ -62,6 +62,7 @@ class Wanted:
         wrong = check_connection_name(name, "path:name") + (
             [] if request.name in (UNSET, name) else [Invalid("/name", f"must be absent, or {name!r} as in the path")]
         )
+        says_worker = request.worker != DEFAULT_WORKER or not self._admission.placing
         request = self._admission.placed(msgspec.structs.replace(request, name=name))
         wrong = wrong or check_asked(request, self._admission.known)
         if wrong:
@@ -77,7 +78,12 @@ class Wanted:
         self._admission.refuse_declared(entry.created)
         if entry.update.status in (STATUS_CLOSING, STATUS_CLOSED):
             raise WrongState(entry.created.id, STATUS_CLOSING)
+        if request.node:
+            self._admission.locate(entry.created.worker, request.node)
         spec = self._reopenings.spec(entry.created.id)
+        # What is not said is equal to any: in a cluster a program says the same at each node.
+        alike = {"node": UNSET} | ({} if says_worker or spec is None else {"worker": spec.worker})
+        request = msgspec.structs.replace(request, **alike)
         places = ["/url"] if spec is None else difference(spec, request)
         if places:
             raise NameTaken(name, entry.created.id, places)

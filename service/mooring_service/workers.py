@@ -57,7 +57,7 @@ class Workers:
 
     def records(self) -> list[WorkerRecord]:
         """Return all workers, by name."""
-        return [worker_record(slot, self._directory.live_count_of(slot.name)) for slot in self._roster.slots()]
+        return [self._record(slot) for slot in self._roster.slots()]
 
     def record(self, name: str) -> WorkerRecord:
         """Return one worker.
@@ -65,7 +65,12 @@ class Workers:
         Raises:
             UnknownWorker: If there is none.
         """
-        return worker_record(self._roster.slot(name), self._directory.live_count_of(name))
+        return self._record(self._roster.slot(name))
+
+    def _record(self, slot: Slot) -> WorkerRecord:
+        record = worker_record(slot, self._directory.live_count_of(slot.name))
+        placing = self._admission.placing
+        return record if placing is None else msgspec.structs.replace(record, node=placing.node)
 
     def slots(self) -> list[Slot]:
         """Return all workers as the supervisor sees them, by name; for metrics."""
@@ -80,14 +85,16 @@ class Workers:
         """Say whether there is a worker of that name."""
         return self._roster.find(name) is not None
 
-    async def start(self, name: str) -> tuple[WorkerRecord, bool]:
-        """Have a worker Running; True when it was created.
+    async def start(self, name: str, node: str | None = None) -> tuple[WorkerRecord, bool]:
+        """Have a worker Running, in a cluster at `node`; True when it was created.
 
         Raises:
-            InvalidRequest: If the name is not a worker's name.
+            InvalidRequest: If the name is not a worker's name, or there is no such node.
+            Elsewhere: If another node has it, or is asked for.
             WorkerBusy, WorkerDied, Unavailable, JournalUnavailable: As they say.
         """
         check_name(name)
+        self._admission.locate(name, node)
         self._admission.check()
         await self._admission.place(name)
         created = await self._supervisor.start_worker(name)
@@ -100,7 +107,7 @@ class Workers:
             UnknownWorker: If there is none.
         """
         killed = await self._supervisor.kill(name)
-        if self._admission.placing is not None:
+        if self._admission.placing is not None and not self.has(name):
             await self._admission.placing.release(name)
         return killed
 
@@ -116,7 +123,7 @@ class Workers:
         if not slot.draining:
             slot.draining = True
             self._background.spawn(self._end_drained(slot))
-        return worker_record(slot, self._directory.live_count_of(name))
+        return self._record(slot)
 
     def go_on_draining(self) -> None:
         """Go on with what an earlier service was draining."""
@@ -215,6 +222,7 @@ class Workers:
         self._admission.check()
         # 4D: a call to a name that is being killed starts a new process once the old one has ended.
         await self._supervisor.wait_gone(worker)
+        await self._admission.place(worker)
         slot = await self._supervisor.ensure(worker)
         slot.check_room()
         return slot, reference

@@ -7,11 +7,15 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
+import msgspec
 import pytest
 import yaml
 
+from mooring_service.cluster_config import ClusterConfig
+from tests.cluster_kit.servers import PROGRAM
 from tests.conftest import ROOT, RunningService
 
 DEPLOY = ROOT / "deploy"
@@ -128,3 +132,48 @@ def test_compose_is_well_formed_and_names_files_that_exist() -> None:
         for volume in service.get("volumes", []):
             source = volume.split(":")[0]
             assert source in compose["volumes"] or (DEPLOY / source).exists(), source
+
+
+CLUSTER = DEPLOY / "cluster"
+
+
+def test_the_cluster_of_compose_has_three_servers_and_three_nodes_that_differ_in_their_names_alone() -> None:
+    compose = yaml.safe_load((CLUSTER / "compose.yaml").read_text())
+    services = compose["services"]
+    assert set(services) == {"nats-a", "nats-b", "nats-c", "secret-owner", "init", "a", "b", "c"}
+    for service in services.values():
+        for volume in service["volumes"]:
+            source = volume.split(":")[0]
+            assert source in compose["volumes"] or source == "./secret" or (CLUSTER / source).exists(), source
+        assert set(service.get("depends_on", {})) <= set(services)
+    found = []
+    for name in "abc":
+        config = tomllib.loads((CLUSTER / f"{name}.toml").read_text())["cluster"]
+        assert (config.pop("node"), config["engine"][0]) == (name, f"nats://nats-{name}:4222")
+        assert not msgspec.convert({**config, "node": name}, ClusterConfig).check()
+        found.append({**config, "engine": sorted(config["engine"])})
+        node = services[name]
+        assert f"/etc/mooring/{name}.toml" in node["command"]
+        assert "secret:/run/cluster:ro" in node["volumes"] and config["secret_file"] == "/run/cluster/secret"
+    assert found[0] == found[1] == found[2]
+    assert "'.[cluster]'" in (DEPLOY / "Dockerfile").read_text(), "the image has the engine's client"
+
+
+@pytest.mark.skipif(PROGRAM is None, reason="no nats-server here (its wheel is for x86_64 alone)")
+def test_the_engine_of_compose_reads_its_configuration() -> None:
+    checked = run(str(PROGRAM), "-t", "-c", str(CLUSTER / "nats.conf"))
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert "sync_interval: always" in (CLUSTER / "nats.conf").read_text()
+
+
+@needs_systemd
+def test_the_unit_verifies_with_the_drop_in_of_a_node(tmp_path: Path) -> None:
+    for name in ("mooring.service", "mooring.socket"):
+        text = (DEPLOY / "systemd" / name).read_text()
+        (tmp_path / name).write_text(text.replace("/opt/mooring/bin/mooring", "/bin/true"))
+    (tmp_path / "nats-server.service").write_text("[Service]\nExecStart=/bin/true\n")
+    (tmp_path / "mooring.service.d").mkdir()
+    shutil.copy(DEPLOY / "systemd" / "mooring-cluster.conf", tmp_path / "mooring.service.d" / "cluster.conf")
+    verified = run(str(SYSTEMD_ANALYZE), "verify", str(tmp_path / "mooring.service"))
+    assert verified.returncode == 0, verified.stderr
+    assert verified.stderr == ""

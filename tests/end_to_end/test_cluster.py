@@ -11,36 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from mooring_service.cluster import objects
 from tests.cluster_kit.checker import check
-from tests.cluster_kit.nodes import THREE, running_engine
+from tests.cluster_kit.nodes import running_engine
 from tests.cluster_kit.servers import EngineServers
+from tests.cluster_kit.services import configuration, running_services
 from tests.command_line import mooring
 from tests.conftest import RunningService, rounds, wait_for
 from tests.servers import EchoServer
 
 
-def configuration(folder: Path, name: str, cluster: str, urls: list[str]) -> str:
-    path = folder / f"{name}.toml"
-    path.write_text(f'[cluster]\nname = "{cluster}"\nnode = "{name}"\nengine = {json.dumps(urls)}\ndead_after = 5\n')
-    return str(path)
-
-
 @pytest.fixture
 async def nodes(servers: EngineServers, cluster_name: str, tmp_path: Path) -> AsyncIterator[dict[str, RunningService]]:
-    async with running_engine(servers.urls) as engine:
-        await objects.create(engine, cluster_name, THREE)
-    found = {
-        name: RunningService(tmp_path / name, "--config", configuration(tmp_path, name, cluster_name, servers.urls))
-        for name in "abc"
-    }
-    try:
-        await asyncio.gather(*(service.start() for service in found.values()))
-        await asyncio.gather(*(wait_for(service.is_ready, 40) for service in found.values()))
+    async with running_services(servers, cluster_name, tmp_path) as found:
         yield found
-    finally:
-        for service in found.values():
-            await service.clean_up()
 
 
 async def test_three_services_show_one_log_and_each_other(

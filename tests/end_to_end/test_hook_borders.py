@@ -76,6 +76,35 @@ async def test_what_is_not_valid_is_told_with_its_place(
     await shared.get("/v1/hooks/bad", 404)
 
 
+@pytest.mark.parametrize(
+    ("verb", "body", "pointer"),
+    [
+        ("secrets", {"secret": _secret(23)}, "/secret"),
+        ("secrets", {"secret": _secret(65)}, "/secret"),
+        ("secrets", {"secret": "whsec_c2hvcnQ="}, "/secret"),
+        ("secrets", {"expiresIn": -1}, "/expiresIn"),
+        ("secrets", {"expiresIn": 10_000_000}, "/expiresIn"),
+        ("cursor", {"after": "00000000-5"}, "/after"),
+        ("cursor", {"after": "yesterday"}, "/after"),
+        ("cursor", {}, ""),
+        ("skip", {"through": 5}, "/through"),
+        ("pause", {"reason": "x" * 201}, "/reason"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+async def test_what_is_asked_of_a_hook_and_is_not_valid_is_told_and_changes_nothing(
+    shared: RunningService, worker: str, verb: str, body: dict[str, Any], pointer: str
+) -> None:
+    before = await hook(shared, worker, "http://127.0.0.1:9/", paused=True)
+    problem = await shared.call("POST", f"/v1/hooks/{worker}/{verb}", 422, json=body)
+    assert [error["pointer"] for error in problem["errors"]] == [pointer]
+    assert str(body.get("secret", "whsec_never")) not in str(problem), "a secret is quoted nowhere"
+    after = await shared.call("DELETE", f"/v1/hooks/{worker}")
+    assert {key: before[key] for key in ("cursor", "generation", "secrets", "reason")} == {
+        key: after[key] for key in ("cursor", "generation", "secrets", "reason")
+    }
+
+
 @pytest.mark.parametrize("name", ["a.b", "-a", "a" * 64, "a%20b", "%C3%A4"])
 async def test_a_name_that_is_none_is_told(shared: RunningService, name: str) -> None:
     from yarl import URL

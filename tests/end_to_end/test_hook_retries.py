@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
+
+import pytest
+from aiohttp import web
 
 from tests.conftest import RunningService, wait_for
 from tests.receiver import Receiver, all_events, hook
@@ -24,6 +28,34 @@ async def test_the_retry_clock_doubles_to_its_longest_and_what_was_refused_comes
         attempts = (await shared.get(f"/v1/hooks/{worker}/attempts"))["attempts"]
         assert [attempt["status"] for attempt in attempts] == [200, *[401] * 6]
         assert (await shared.get(f"/v1/hooks/{worker}"))["skipped"] == 0
+    await shared.call("DELETE", f"/v1/hooks/{worker}")
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+@pytest.mark.parametrize(
+    ("location", "told"),
+    [
+        ("http://169.254.169.254/latest/meta-data/?t=canary", "169.254.169.254"),
+        ("//[fd00:ec2::254]/canary", "fd00:ec2::254"),
+        ("http://user:canary@shop.example/canary", "shop.example"),
+        ("http://[canary", ""),
+    ],
+)
+async def test_a_redirect_is_told_with_its_host_alone_and_followed_by_nothing(
+    shared: RunningService, echo: EchoServer, worker: str, status: int, location: str, told: str
+) -> None:
+    answer = web.Response(status=status, headers={"Location": location})
+    async with Receiver(lambda got: answer) as receiver:
+        await hook(shared, worker, receiver.url, workers=[worker], retry={"delay": 60, "maxDelay": 60})
+        await shared.open(echo.url, worker=worker)
+
+        async def attempted() -> Any:
+            return (await shared.get(f"/v1/hooks/{worker}"))["lastAttempt"]
+
+        attempt = await wait_for(attempted)
+        assert attempt["status"] == status and "redirects are not followed" in attempt["error"]
+        assert (f" to {told};" if told else "a redirect;") in attempt["error"] and "canary" not in attempt["error"]
+        assert len(receiver.got) == 1
     await shared.call("DELETE", f"/v1/hooks/{worker}")
 
 

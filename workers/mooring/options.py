@@ -84,6 +84,10 @@ class ConnectionRequest(msgspec.Struct, forbid_unknown_fields=True, rename="came
             "the worker that holds it, made by first use", DEFAULT_WORKER, check=check_worker_name, by_handler=False
         ),
     ] = DEFAULT_WORKER
+    node: Annotated[
+        str | UnsetType,
+        described("in a cluster: the node that opens it; without `worker` that node's default one", by_handler=False),
+    ] = UNSET
     handler: Annotated[
         HandlerRequest | None,
         described("a public name of `[handlers]`, and `params` for it", check=_check_handler, by_handler=False),

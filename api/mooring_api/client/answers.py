@@ -76,3 +76,7 @@ class QueueRecord(msgspec.Struct, frozen=True):
 
     messages: int
     bytes: int
+
+
+class NotReached(OSError):
+    """Nobody took the request: it may be made elsewhere, whatever it asks for."""

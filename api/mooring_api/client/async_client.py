@@ -22,7 +22,8 @@ class Client(ConnectionVerbs, SendingVerbs, WorkerVerbs, EventVerbs, HookVerbs, 
     """One service, asynchronously. Use it as ``async with Client(…) as client``.
 
     Args:
-        url: Of the service; None: as the state directory says.
+        url: Of the service; None: as the state directory says. Several of nodes of one cluster: where one does not answer, the next is
+            asked, and streams of events go on there, without losing or repeating one.
         token: None: as the state directory says.
         state_dir: Where address and token are found; None: the default one.
         ssl: A context for a service with a private certificate.

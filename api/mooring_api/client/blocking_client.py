@@ -9,7 +9,7 @@ import asyncio
 import concurrent.futures
 import functools
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
@@ -58,7 +58,12 @@ class BlockingClient:
     """
 
     def __init__(
-        self, url: str | None = None, token: str | None = None, *, state_dir: Path | None = None, ssl: Any = True
+        self,
+        url: str | Sequence[str] | None = None,
+        token: str | None = None,
+        *,
+        state_dir: Path | None = None,
+        ssl: Any = True,
     ) -> None:
         self._client = Client(url, token, state_dir=state_dir, ssl=ssl)
         self._loop: asyncio.AbstractEventLoop

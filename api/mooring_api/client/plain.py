@@ -14,6 +14,8 @@ import threading
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
+from mooring_api.client.answers import NotReached
+
 CONNECT_S = 5.0
 
 
@@ -45,6 +47,7 @@ async def request(
         context: For TLS: an `ssl.SSLContext`, True for the default one, False for one that checks nothing.
 
     Raises:
+        NotReached: If nobody took it.
         OSError: If there is no answer.
     """
     connection = _connection(base, context)
@@ -57,7 +60,10 @@ async def request(
         failure: Exception | None = None
         try:
             with contextlib.closing(connection):
-                connection.connect()
+                try:
+                    connection.connect()
+                except OSError as exc:
+                    raise NotReached(exc.strerror or str(exc)) from None
                 connection.sock.settimeout(
                     None
                 )  # how long an answer takes is the service's affair, and Ctrl-C the user's

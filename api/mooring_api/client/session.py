@@ -10,7 +10,7 @@ from typing import Any
 
 import aiohttp
 
-from mooring_api.client.answers import ServiceAway
+from mooring_api.client.answers import NotReached, ServiceAway
 
 CONNECT_S = 5.0
 LARGE_BODY_BYTES = 2**20  # beyond it aiohttp warns of bytes, and takes a file without a word
@@ -44,6 +44,7 @@ class Session:
         """Make one request; return status and body.
 
         Raises:
+            NotReached: If nobody took it.
             OSError: If there is no answer: why.
         """
         if isinstance(body, bytes) and len(body) > LARGE_BODY_BYTES:
@@ -51,6 +52,8 @@ class Session:
         try:
             async with self._session.request(method, url, data=body, headers=headers, params=params) as response:
                 return response.status, await response.read()
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as exc:
+            raise NotReached(_reason(exc)) from None
         except aiohttp.ClientError as exc:
             raise OSError(_reason(exc)) from None
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -15,7 +16,7 @@ import msgspec
 
 from mooring import json_text
 from mooring_api.client import plain
-from mooring_api.client.answers import ApiError, ServiceAway
+from mooring_api.client.answers import ApiError, NotReached, ServiceAway
 
 if TYPE_CHECKING:  # it imports aiohttp
     from mooring_api.client.session import Session
@@ -43,7 +44,7 @@ class Transport:
 
     def __init__(
         self,
-        url: str | None = None,
+        url: str | Sequence[str] | None = None,
         token: str | None = None,
         *,
         state_dir: Path | None = None,
@@ -51,8 +52,9 @@ class Transport:
         few: bool = False,
     ) -> None:
         self._few = few
-        self._url = url or os.environ.get("MOORING_URL")
-        self._given_url = self._url
+        self._addresses = _addresses(url or os.environ.get("MOORING_URL") or ())
+        self._given_url = self._addresses[0] if self._addresses else None
+        self._url = self._given_url
         if state_dir is None:
             try:
                 state_dir = default_state_dir()
@@ -95,7 +97,10 @@ class Transport:
             raise ServiceAway(f"{self._url!r} is no address of a service: http://…, https://… or unix:PATH")
 
     def _locate_again(self) -> None:
-        """After a break: the service may be back elsewhere, for the next try."""
+        """After a break: the service may be back elsewhere, for the next try; of several, the next one is asked."""
+        if len(self._addresses) > 1 and self._url is not None:
+            self._url = self._addresses[(self._addresses.index(self._url) + 1) % len(self._addresses)]
+            return
         with contextlib.suppress(ServiceAway):
             self._locate()
 
@@ -150,7 +155,10 @@ class Transport:
         headers: dict[str, str] | None = None,
         params: dict[str, str] | None = None,
     ) -> tuple[int, bytes]:
-        """Make one request; return status and body.
+        """Make one request; return status and body. Of several addresses each is tried that nobody answers at.
+
+        What may have been done where its answer was lost is made again only if that does no harm: it changes nothing, is idempotent, or
+        bears an Idempotency-Key.
 
         Raises:
             ApiError: If the answer is a problem.
@@ -159,28 +167,48 @@ class Transport:
         all_headers = {**self._authorization(), **(headers or {})}
         if content_type is not None:
             all_headers["Content-Type"] = content_type
-        try:
-            if self._few and self._session is None and (body is None or isinstance(body, bytes)):
-                self._check_entered()
-                status, data = await plain.request(
-                    self.url, method, path, body=body, headers=all_headers, params=params, context=self._ssl
-                )
-            else:
-                status, data = await self._open_session().request(
-                    method, self._full(path), body=body, headers=all_headers, params=params
-                )
-        except OSError as exc:
-            why = exc.strerror or str(exc)
-            away = ServiceAway(f"no service answers at {self.url}: {why}")
-            self._locate_again()
-            raise away from None
+        harmless = (method != "POST" or "Idempotency-Key" in all_headers) and (body is None or isinstance(body, bytes))
+        away: list[str] = []
+        while True:
+            asked = self.url
+            try:
+                status, data = await self._ask(method, path, body, all_headers, params)
+                break
+            except OSError as exc:
+                away.append(f"no service answers at {asked}: {exc.strerror or exc}")
+                self._locate_again()
+                if len(away) >= len(self._addresses) or not (harmless or isinstance(exc, NotReached)):
+                    raise ServiceAway("; ".join(away)) from None
         if status >= 400:
             raise error_of(status, data)
         return status, data
 
+    async def _ask(
+        self, method: str, path: str, body: Any, headers: dict[str, str], params: dict[str, str] | None
+    ) -> tuple[int, bytes]:
+        if self._few and self._session is None and (body is None or isinstance(body, bytes)):
+            self._check_entered()
+            return await plain.request(
+                self.url, method, path, body=body, headers=headers, params=params, context=self._ssl
+            )
+        return await self._open_session().request(method, self._full(path), body=body, headers=headers, params=params)
+
     async def _json(self, kind: type[Result], method: str, path: str, **kwargs: Any) -> Result:
         _, data = await self.request(method, path, **kwargs)
         return decode(data, kind)
+
+
+def _addresses(url: str | Sequence[str]) -> list[str]:
+    """Return the addresses that were given: one, or several of nodes of a cluster, in one text separated by commas.
+
+    Raises:
+        ServiceAway: If one of several is a socket file.
+    """
+    given = url.split(",") if isinstance(url, str) else url
+    found = [one.strip().rstrip("/") for one in given if one.strip()]
+    if len(found) > 1 and any(one.startswith("unix:") for one in found):
+        raise ServiceAway("of several addresses none can be unix:PATH")
+    return found
 
 
 def decode(data: bytes, kind: type[Result]) -> Result:

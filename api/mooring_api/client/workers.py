@@ -19,16 +19,19 @@ class WorkerVerbs(Transport):
     """Look, start, kill, drain, call."""
 
     async def workers(self) -> list[WorkerRecord]:
-        """Return all workers."""
+        """Return all workers, in a cluster of all nodes."""
         return (await self._json(_Workers, "GET", "/v1/workers")).workers
 
     async def worker(self, name: str) -> WorkerRecord:
         """Return one worker."""
         return await self._json(WorkerRecord, "GET", f"/v1/workers/{quote(name, safe='')}")
 
-    async def start_worker(self, name: str) -> WorkerRecord:
-        """Have a worker Running."""
-        return await self._json(WorkerRecord, "PUT", f"/v1/workers/{quote(name, safe='')}")
+    async def start_worker(self, name: str, *, node: str | None = None) -> WorkerRecord:
+        """Have a worker Running; in a cluster at `node`."""
+        said: dict[str, Any] = {}
+        if node is not None:
+            said = {"body": msgspec.json.encode({"node": node}), "content_type": "application/json"}
+        return await self._json(WorkerRecord, "PUT", f"/v1/workers/{quote(name, safe='')}", **said)
 
     async def kill_worker(self, name: str) -> Killed:
         """End a worker for good."""

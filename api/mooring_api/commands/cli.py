@@ -136,7 +136,7 @@ Hold WebSocket connections. Example:  mooring open ws://127.0.0.1:8481/ -f"""  #
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Exit status: 0 done, 1 failed (see stderr), 2 wrong usage, 130 interrupted.",
 )
-@click.option("--url", help="Of the service. Default: $MOORING_URL, or found in DIR.")
+@click.option("--url", help="URL,… of the service. Default: $MOORING_URL, or of DIR.")
 @click.option(
     "--state-dir",
     metavar="DIR",

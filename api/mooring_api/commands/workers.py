@@ -31,10 +31,12 @@ def _now(record: WorkerRecord) -> str:
 
 
 def rows_of(found: list[WorkerRecord]) -> list[tuple[Cell, ...]]:
-    """Return what `COLUMNS` say of each."""
+    """Return what `columns_of` says of each."""
+    clustered = any(record.node for record in found)
     return [
         (
             record.name,
+            *((record.node or "",) if clustered else ()),
             status_text("Stopping" if record.draining else record.status, "Draining" if record.draining else None),
             str(record.pid or ""),
             str(record.connections),
@@ -47,6 +49,11 @@ def rows_of(found: list[WorkerRecord]) -> list[tuple[Cell, ...]]:
         )
         for record in found
     ]
+
+
+def columns_of(found: list[WorkerRecord]) -> tuple[Column, ...]:
+    """Return what is shown of workers: where there is a cluster, their nodes, too."""
+    return (COLUMNS[0], Column("NODE"), *COLUMNS[1:]) if any(record.node for record in found) else COLUMNS
 
 
 class _WorkersGroup(click.Group):
@@ -69,16 +76,17 @@ def workers(ctx: click.Context, as_json: bool) -> None:
         for record in found:
             show_json(record)
     else:
-        show_table(COLUMNS, rows_of(found))
+        show_table(columns_of(found), rows_of(found))
 
 
 @workers.command(help="Have a worker Running; a Failed one is restarted.\n\n\b\nExample:  mooring workers start quotes")
 @click.argument("name")
+@click.option("--node", help="In a cluster: the node that is to have it.")
 @as_json
 @click.pass_obj
-def start(target: Target, name: str, as_json: bool) -> None:
+def start(target: Target, name: str, node: str | None, as_json: bool) -> None:
     """Run ``mooring workers start``."""
-    record = target.run(lambda client: client.start_worker(name), waiting="starting")
+    record = target.run(lambda client: client.start_worker(name, node=node), waiting="starting")
     show_json(record) if as_json else click.echo(f"{record.name}  {record.status}  pid {record.pid}")
 
 

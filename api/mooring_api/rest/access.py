@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import hmac
 import os
@@ -19,6 +20,7 @@ from mooring_api.rest.problems import Problem
 from mooring_service.config import Scope, TokenConfig
 
 MAX_TOKEN_CHARS = 512
+MIN_SECRET_BYTES, MAX_SECRET_BYTES = 16, 65_536
 _OF_THIS_MACHINE = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:[0-9]{1,5})?\Z")
 _PLAIN_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}\Z")
 ALL_SCOPES: frozenset[Scope] = frozenset(("read", "send", "manage"))
@@ -47,6 +49,30 @@ def load_token(state_dir: Path) -> str:
         file.flush()
         os.fsync(file.fileno())
     return token
+
+
+def derived_token(secret_file: str) -> str:
+    """Return the token that the nodes of a cluster share: each makes the same one of the same secret.
+
+    Raises:
+        TokenFileError: If the file cannot be read, can be read by others, or holds too little.
+    """
+    try:
+        with open(secret_file, "rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            secret = file.read(MAX_SECRET_BYTES).strip()
+    except OSError as exc:
+        raise TokenFileError(f"cluster.secret_file: {secret_file}: {exc.strerror}") from None
+    if mode & 0o077:
+        raise TokenFileError(
+            f"cluster.secret_file: {secret_file} can be read by others (mode {mode & 0o777:o}); it must be 600"
+        )
+    if len(secret) < MIN_SECRET_BYTES:
+        raise TokenFileError(
+            f"cluster.secret_file: {secret_file} holds fewer than {MIN_SECRET_BYTES} bytes: openssl rand -hex 32"
+        )
+    digest = hmac.digest(secret, b"api-token/1", "sha256")
+    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
 
 
 def read_token(state_dir: Path, owner: int) -> str:

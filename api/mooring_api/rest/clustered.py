@@ -4,25 +4,30 @@ knows, and an answer says where it holds.
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
+import msgspec
 from aiohttp import web
 
 from mooring.checks import is_connection_name
 from mooring.errors import UnknownConnection, UnknownWorker
-from mooring_api.rest.context import API, connection_by
+from mooring.link.record import STATUS_CLOSED
+from mooring_api.rest.context import API, STALE, connection_by
+from mooring_api.rest.passing_on import FORWARDED, LOOK_S, Moved, look, pass_on
 from mooring_api.rest.problems import Problem
+from mooring_api.rest.responses import json_response
 from mooring_api.rest.routes import Handler
-from mooring_service.cluster_errors import Elsewhere
+from mooring_api.rest.schemas import WorkerList
+from mooring_service.cluster_errors import Elsewhere, EngineDown, NodeSilent, NodeUnreachable
+from mooring_service.records import WorkerRecord, stale_worker
 
 if TYPE_CHECKING:  # without [cluster] none of it is imported
     from mooring_service.membership import Membership
 
 COMMITTED = "Mooring-Committed"
-FORWARDED = "Mooring-Forwarded"
 TOLD_S = 2.0
-FORWARD_S = 65.0  # no verb of a connection takes longer by itself
-PASSED_ON = ("Content-Type", "Accept", "Prefer", "Idempotency-Key")
+ONE_CONNECTION, ONE_WORKER = "/v1/connections/{id}", "/v1/workers/{name}"
 
 
 async def answer(request: web.Request, handler: Handler, cluster: Membership) -> web.StreamResponse:
@@ -31,62 +36,112 @@ async def answer(request: web.Request, handler: Handler, cluster: Membership) ->
     Raises:
         EngineDown: If what is not known here may be known elsewhere, and that cannot be asked.
         NodeUnreachable, NodeSilent: If the node that holds it is gone, or does not answer.
+        Elsewhere: To another node that has asked: who has it is said, and not asked.
     """
-    asked_here = FORWARDED not in request.headers
-    worker = request.match_info.get("name") if request.path.startswith("/v1/workers/") else None
-    if worker is not None and asked_here and not request.path.endswith("/events"):
-        node = cluster.holder_of_worker(worker)
-        if node is not None:
-            return await _pass_on(request, node, cluster)
     if request.method in ("GET", "HEAD"):
+        return await _show(request, handler, cluster)
+    node = await _holder(request, cluster)
+    if FORWARDED in request.headers:
+        if node is not None:
+            raise Elsewhere("what is meant", node)
+        return await _do(request, handler, cluster)
+    retried = False
+    while True:
         try:
-            return await handler(request)
-        except (UnknownConnection, UnknownWorker):
-            await cluster.barrier()
-            return await handler(request)
-    if asked_here and (node := await _holder(request, cluster)) is not None:
-        return await _pass_on(request, node, cluster)
-    try:
-        response = await handler(request)
-    except Elsewhere as exc:
-        if not asked_here:
-            raise
-        return await _pass_on(request, exc.node, cluster)
-    except Problem as problem:
-        if problem.name != "worker-elsewhere" or not asked_here:
-            raise
-        return await _pass_on(request, problem.extra["node"], cluster)
+            if node is None:
+                return await _do(request, handler, cluster)
+            return await pass_on(request, node, cluster)
+        except (Elsewhere, Moved, Problem) as exc:
+            elsewhere = _where(exc)
+            if elsewhere is None:
+                raise
+            if retried and node is not None:
+                raise NodeUnreachable(elsewhere) from None  # it moves: nothing was done
+            retried = node is not None
+            node = None if elsewhere == cluster.node else elsewhere
+
+
+def _where(exc: Exception) -> str | None:
+    """Return which node has what was meant; None if that is not what is wrong."""
+    match exc:
+        case Moved():
+            return exc.node
+        case Elsewhere():
+            return None if exc.asked else exc.node
+        case Problem() if exc.name == "worker-elsewhere" and "asked" not in exc.extra:
+            return str(exc.extra["node"])
+    return None
+
+
+async def _do(request: web.Request, handler: Handler, cluster: Membership) -> web.StreamResponse:
+    response = await handler(request)
     if response.status < 300 and not response.prepared:
         response.headers[COMMITTED] = "cluster" if await cluster.shown(TOLD_S) else "node"
     return response
 
 
+async def _show(request: web.Request, handler: Handler, cluster: Membership) -> web.StreamResponse:
+    resource = request.match_info.route.resource
+    path = "" if resource is None else resource.canonical
+    if path in (ONE_CONNECTION, ONE_WORKER) and FORWARDED not in request.headers:
+        try:
+            node = await _holder(request, cluster)
+        except NodeUnreachable:  # it is this one, which takes it over just now
+            node, request[STALE] = None, True
+        if node is not None:
+            found = await look(request, node, cluster)
+            if found is not None:
+                return found
+            if path == ONE_WORKER:
+                name = request.match_info["name"]
+                return json_response(stale_worker(name, node, cluster.directory.live_count_of(name)))
+            request[STALE] = True
+    try:
+        return await handler(request)
+    except (UnknownConnection, UnknownWorker):
+        await cluster.barrier()
+        return await handler(request)
+
+
 async def _holder(request: web.Request, cluster: Membership) -> str | None:
-    """Return which other node has the connection in the path; None: it is here, or none is meant."""
+    """Return which other node has the connection, or the worker, in the path; None: it is here, or none is meant."""
+    if request.path.startswith("/v1/workers/"):
+        return cluster.holder_of_worker(request.match_info["name"])
     text = request.match_info.get("id")
     if text is None or (request.method == "PUT" and is_connection_name(text)):
         return None  # who has the name is claimed, and told by that
+    reading = request.app[API].service.reading
     try:
         connection = connection_by(request, text)
-        request.app[API].service.reading.record(connection)
+        record = reading.record(connection)
     except Problem:
         return None  # the handler says what is wrong
     except UnknownConnection:
         await cluster.barrier()
         try:
             connection = connection_by(request, text)
+            record = reading.record(connection)
         except UnknownConnection:
             return None
+    if record.status == STATUS_CLOSED and request.method in ("GET", "HEAD"):
+        return None  # all nodes know the same of it
     return cluster.holder_of(connection)
 
 
-async def _pass_on(request: web.Request, node: str, cluster: Membership) -> web.StreamResponse:
-    headers = [(name, request.headers[name]) for name in PASSED_ON if name in request.headers]
-    headers.append((FORWARDED, cluster.node))
-    body = await request.read()
-    status, answered, data = await cluster.forward(node, request.method, request.raw_path, headers, body, FORWARD_S)
-    response = web.Response(status=status, body=data)
-    response.headers.pop("Content-Type", None)
-    for name, value in answered:
-        response.headers.add(name, value)
-    return response
+async def workers_of_all(request: web.Request, cluster: Membership) -> list[WorkerRecord]:
+    """Return the workers of all nodes that live, by name: each is asked once, and what one does not say in time is stale."""
+    own = request.app[API].service.workers.records()
+    if FORWARDED in request.headers:
+        return own
+    others = await asyncio.gather(*(_workers_of(node, cluster) for node in cluster.live_nodes))
+    return sorted([*own, *(record for found in others for record in found)], key=lambda record: record.name)
+
+
+async def _workers_of(node: str, cluster: Membership) -> list[WorkerRecord]:
+    try:
+        status, _, data = await cluster.forward(node, "GET", "/v1/workers", [(FORWARDED, cluster.node)], b"", LOOK_S)
+        if status == 200:
+            return msgspec.json.decode(data, type=WorkerList).workers
+    except (EngineDown, NodeUnreachable, NodeSilent, msgspec.MsgspecError):
+        pass  # what the log tells has to do
+    return [stale_worker(name, node, cluster.directory.live_count_of(name)) for name in cluster.workers_of(node)]

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 from aiohttp import web
 
 from mooring.checks import check_worker_name, is_connection_name
 from mooring.errors import ErrCode, MooringError
-from mooring.link.record import STATUS_CONNECTING, STATUSES
-from mooring.options import ConnectionRequest
+from mooring.link.record import STATUS_CLOSED, STATUS_CONNECTING, STATUSES
+from mooring.options import DEFAULT_WORKER, ConnectionRequest
 from mooring_api.rest import idempotency
 from mooring_api.rest.body import read_body
-from mooring_api.rest.context import API, Api, connection_of
+from mooring_api.rest.context import API, STALE, Api, connection_of
 from mooring_api.rest.problems import Problem, problem_of
 from mooring_api.rest.responses import json_response
 from mooring_api.rest.routes import JSON, KEY, PREFER, Parameter, Route, answer
@@ -23,6 +24,7 @@ from mooring_api.rest.schemas import (
     invalid,
     query_int,
 )
+from mooring_service.cluster_errors import NodeUnreachable
 from mooring_service.records import ConnectionRecord
 
 _DIAL_PROBLEMS: dict[int, str] = {
@@ -44,14 +46,19 @@ async def create(request: web.Request) -> web.Response:
     wanted = decode(body, ConnectionRequest)
     if key is None:
         return await api.finish(_create(api, wanted, later, None, None))
-    return await api.finish(idempotency.once(request, key, body, lambda begun: _create(api, wanted, later, key, begun)))
+    if api.service.cluster is not None:
+        api.service.connections.locate(wanted)  # the key is claimed by who does it
+    anywhere = wanted.worker == DEFAULT_WORKER and not wanted.name and not wanted.node
+    return await api.finish(
+        idempotency.once(request, key, body, lambda begun: _create(api, wanted, later, key, begun), anywhere=anywhere)
+    )
 
 
 async def _create(api: Api, wanted: ConnectionRequest, later: bool, key: str | None, begun: int | None) -> web.Response:
     try:
         if begun is not None:
             if later:
-                return created(api.service.connections.record(begun), 202)
+                return created(api.service.reading.record(begun), 202)
             return created(await _await_end_of_dial(api, begun, wanted))
         opening = await api.service.connections.open(
             wanted,
@@ -60,14 +67,26 @@ async def _create(api: Api, wanted: ConnectionRequest, later: bool, key: str | N
             else lambda connection: (key, idempotency.encode_answer(idempotency.Running(connection))),
         )
         if later:
-            return created(api.service.connections.record(opening.connection), 202)
+            return created(api.service.reading.record(opening.connection), 202)
         return created(await api.service.reading.told(await opening.done))
     except MooringError as exc:
         raise problem_of(exc) from exc
 
 
 async def _await_end_of_dial(api: Api, connection: int, wanted: ConnectionRequest) -> ConnectionRecord:
-    """After a crash: the dial was begun under this key; what became of it is in the record."""
+    """After a crash: the dial was begun under this key; what became of it is in the record.
+
+    Raises:
+        NodeUnreachable: If a node has begun it that is lost, and nobody has told its end yet.
+    """
+    if api.service.cluster is not None and api.service.cluster.was_begun_elsewhere(connection):
+        record = api.service.reading.record(connection)
+        if record.status == STATUS_CLOSED:
+            text = "the node that opened it is lost"
+            raise Problem("connect-failed", text, errors=record.errors, connection=connection)
+        if record.opened_at is None:
+            raise NodeUnreachable(record.node or "")
+        return record
     # A record becomes Connected without an event: with a handler, onOpen follows its turn.
     record = await api.service.connections.until(
         connection,
@@ -133,7 +152,8 @@ async def index(request: web.Request) -> web.Response:
 
 async def show(request: web.Request) -> web.Response:
     """``GET /v1/connections/{id}``."""
-    return json_response(request.app[API].service.reading.record(connection_of(request)))
+    record = request.app[API].service.reading.record(connection_of(request))
+    return json_response(msgspec.structs.replace(record, stale=True) if STALE in request else record)
 
 
 async def terminate(request: web.Request) -> web.Response:
@@ -147,7 +167,8 @@ async def terminate(request: web.Request) -> web.Response:
             raise invalid("query:code", "must be 1000, or 3000 to 4999")
         code = int(code)
     try:
-        return json_response(await api.finish(api.service.connections.terminate(connection, code, query.get("reason"))))
+        record = await api.finish(api.service.connections.terminate(connection, code, query.get("reason")))
+        return json_response(await api.service.reading.told(record))
     except MooringError as exc:
         raise problem_of(exc) from exc
 

@@ -17,6 +17,8 @@ from mooring_service.config import Config
 from mooring_service.service import Service
 
 Result = TypeVar("Result")
+STALE = "stale"
+"""A request that has this is answered by what the log tells: who holds what is asked for has not answered."""
 
 
 class Api:

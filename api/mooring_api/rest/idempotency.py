@@ -64,24 +64,30 @@ async def once(
     key: str,
     body: bytes,
     work: Callable[[int | None], Awaitable[web.Response]],
+    *,
+    anywhere: bool = False,
 ) -> web.Response:
     """Answer `request` by `work`, or by what is stored for `key`.
 
     Args:
         work: Does the request. It gets the connection's id when the service has died under a create whose intent was
             stored, else None.
+        anywhere: In a cluster: nothing else says which node does it.
 
     Raises:
+        Elsewhere: If another node of the cluster does it.
         Problem: 409 while the first request with the key runs, 422 if that was another request.
     """
     api = request.app[API]
     in_flight = request.app[_in_flight]
-    journal = api.service.journal
+    journal, cluster = api.service.journal, api.service.cluster
     asked = "\n".join(
         (request.method, request.path, request.headers.get("Content-Type", ""), request.headers.get("Prefer", ""))
     )
     fingerprint = hashlib.sha256(asked.encode("utf-8", "surrogateescape") + b"\0" + body).digest()
-    known = await journal.claim_key(key, fingerprint)
+    known = None if cluster is None else await cluster.claim_key(key, fingerprint, anywhere=anywhere)
+    if known is None:
+        known = await journal.claim_key(key, fingerprint)
     connection: int | None = None
     if known is not None:
         if known.fingerprint != fingerprint:
@@ -98,19 +104,23 @@ async def once(
     in_flight.add(key)
     try:
         later = False
+        elsewhere: Problem | None = None
         try:
             response = await work(connection)
         except Problem as problem:
             response, later = problem_response(problem), problem.kind.later
+            elsewhere = problem if problem.name == "worker-elsewhere" else None
         answer = None  # the key is given up: the request may be sent again
         if not later:
             kept = {name: response.headers[name] for name in KEPT_HEADERS if name in response.headers}
             payload = response.body if isinstance(response.body, bytes) else b""
             answer = encode_answer(StoredResponse(response.status, kept, payload))
         try:
-            await journal.answer_key(key, answer)
+            await (journal if cluster is None else cluster).answer_key(key, answer)
         except JournalUnavailable:
             pass  # what was done is done; asked again, it is as after a crash: the worker, or the intent, knows
+        if elsewhere is not None:
+            raise elsewhere  # it is passed on
         return response
     finally:
         in_flight.discard(key)

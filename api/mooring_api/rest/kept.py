@@ -58,6 +58,7 @@ async def _reconnect(api: Api, connection: int, order: ReconnectOrder, wait_s: i
         raise Problem("opening-timeout", f"no new socket was ready within {wait_s} s", connection=connection) from exc
     except MooringError as exc:
         raise problem_of(exc) from exc
+    record = await api.service.reading.told(record)
     if wait_s is None:
         return json_response(record, 202)
     return json_response(record, 200, {"Preference-Applied": f"wait={wait_s}"})

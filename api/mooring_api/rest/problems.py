@@ -145,8 +145,10 @@ def problem_of(exc: MooringError) -> Problem:
             return Problem("worker-not-found", text)
         case EngineDown():
             return Problem("engine-down", text, headers={"Retry-After": "1"})
-        case Elsewhere():
+        case Elsewhere(asked=None):
             return Problem("worker-elsewhere", text, node=exc.node)
+        case Elsewhere():
+            return Problem("worker-elsewhere", text, node=exc.node, asked=exc.asked)
         case NodeUnreachable():
             return Problem("node-unreachable", text, headers={"Retry-After": "5"}, node=exc.node)
         case NodeSilent():

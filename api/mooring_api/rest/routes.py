@@ -145,6 +145,8 @@ class Route(Struct, frozen=True, dict=True):
                 names.add("engine-down")  # of a cluster: whether it is elsewhere cannot be said
             if "{id}" in self.path and self.method != "GET":
                 names |= {"node-unreachable", "node-silent"}
+            if "{name}" in self.path and self.method != "GET":
+                names |= {"node-unreachable", "node-silent", "worker-elsewhere"}
             if self.path == "/v1/connections" and self.method == "POST":
                 names |= {"engine-down", "node-unreachable", "node-silent", "worker-elsewhere"}
         if self.query is not None:

@@ -36,6 +36,12 @@ class CallRequest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     params: dict[str, Any] | list[Any] = msgspec.field(default_factory=dict)
 
 
+class StartRequest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """The body of ``PUT /v1/workers/{name}``: in a cluster the node that is to have it."""
+
+    node: str | None = None
+
+
 class ConnectionPage(msgspec.Struct, frozen=True):
     """The answer of ``GET /v1/connections``; `next` is the ``after`` of the next page, None at the end."""
 

@@ -29,10 +29,10 @@ async def _put(api: Api, name: str, wanted: ConnectionRequest, later: bool) -> w
     try:
         found = await api.service.wanted.put(name, wanted)
         if isinstance(found, ConnectionRecord):
-            return json_response(found)
+            return json_response(await api.service.reading.told(found))
         if later:
-            return created(api.service.connections.record(found.connection), 202)
-        return created(await found.done)
+            return created(api.service.reading.record(found.connection), 202)
+        return created(await api.service.reading.told(await found.done))
     except MooringError as exc:
         raise problem_of(exc) from exc
 
@@ -43,7 +43,8 @@ async def patch(request: web.Request) -> web.Response:
     connection = connection_of(request)
     changes = decode(await read_body(request), Changes)
     try:
-        return json_response(await api.finish(api.service.wanted.change(connection, changes)))
+        record = await api.finish(api.service.wanted.change(connection, changes))
+        return json_response(await api.service.reading.told(record))
     except MooringError as exc:
         raise problem_of(exc) from exc
 

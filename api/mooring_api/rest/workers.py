@@ -7,18 +7,21 @@ from aiohttp import web
 from mooring.errors import MooringError
 from mooring_api.rest import idempotency
 from mooring_api.rest.body import read_body
+from mooring_api.rest.clustered import workers_of_all
 from mooring_api.rest.connections import WORKER_PROBLEMS, prefers_async
 from mooring_api.rest.context import API, Api
 from mooring_api.rest.problems import problem_of
 from mooring_api.rest.responses import json_response
-from mooring_api.rest.routes import JSON, KEY, PREFER, Route, answer
-from mooring_api.rest.schemas import CallRequest, WorkerList, decode
+from mooring_api.rest.routes import JSON, KEY, PREFER, Parameter, Route, answer
+from mooring_api.rest.schemas import CallRequest, StartRequest, WorkerList, decode
 from mooring_service.records import Killed, WorkerRecord
 
 
 async def index(request: web.Request) -> web.Response:
     """``GET /v1/workers``."""
-    return json_response(WorkerList(request.app[API].service.workers.records()))
+    service, node = request.app[API].service, request.query.get("node")
+    found = service.workers.records() if service.cluster is None else await workers_of_all(request, service.cluster)
+    return json_response(WorkerList([record for record in found if node in (None, record.node)]))
 
 
 async def show(request: web.Request) -> web.Response:
@@ -30,7 +33,9 @@ async def start(request: web.Request) -> web.Response:
     """``PUT /v1/workers/{name}``: once Running; a Failed one is restarted."""
     api = request.app[API]
     name = request.match_info["name"]
-    record, created = await api.finish(api.service.workers.start(name))
+    body = await read_body(request)
+    wanted = decode(body, StartRequest) if body.strip() else StartRequest()
+    record, created = await api.finish(api.service.workers.start(name, wanted.node))
     return json_response(record, 201 if created else 200, {"Location": f"/v1/workers/{name}"} if created else None)
 
 
@@ -88,6 +93,8 @@ ROUTES = (
     Route(
         "GET", "/v1/workers", index, "read",
         summary="List workers",
+        detail="In a cluster those of all nodes that live: of a node that does not answer within a second, what the log tells, `stale`.",
+        query=(Parameter("node", {"type": "string"}, "In a cluster: only those of this node. A service without one has none."),),
         answers={200: answer("By name.", WorkerList)},
     ),
     Route(
@@ -99,7 +106,10 @@ ROUTES = (
     Route(
         "PUT", "/v1/workers/{name}", start, "manage",
         summary="Have a worker Running",
-        detail="Creates it, or restarts one that is Failed.",
+        detail="Creates it, or restarts one that is Failed. In a cluster `node` says where, if nobody has it yet.",
+        body={JSON: StartRequest},
+        body_optional=True,
+        example={"node": "b"},
         answers={
             200: answer("It was there, or was restarted.", WorkerRecord),
             201: answer("Created.", WorkerRecord, "Location"),

@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 from aiohttp import web
 
-from mooring_api.rest.access import Access, load_token, own_hosts
+from mooring_api.rest.access import Access, derived_token, load_token, own_hosts
 from mooring_api.rest.access_log import ACCESS, AccessLog
 from mooring_api.rest.app import make_app
 from mooring_api.rest.context import Api
@@ -91,7 +91,7 @@ class Server:
         )
         service.reopenings.handed = handed_specs.take()
         service.acquire()  # first: whoever does not get it must touch nothing, and names the holder, not the port
-        token = None if config.api.no_auth else load_token(options.state_dir)
+        token = None if config.api.no_auth else self._token()
         sock = bind(listen) if inherited is None else inherited.socket
         if listen.path is not None and (inherited is None or inherited.listen is not None):
             self._path = SocketFile(listen.path)  # ours, not the manager's
@@ -139,6 +139,14 @@ class Server:
         except OSError as exc:
             # It is for those who look for us; who holds connections must not end for them.
             log.error("the file `address` cannot be written: %s", exc.strerror)
+
+    def _token(self) -> str:
+        secret_file = self.config.cluster.secret_file
+        if secret_file is None:
+            return load_token(self.options.state_dir)
+        token = derived_token(secret_file)
+        replace_text(self.options.state_dir / "token", token + "\n")
+        return token
 
     @staticmethod
     def _from_another_node(factory: Callable[[], asyncio.Protocol], access: Access, token: str | None) -> inner.Run:

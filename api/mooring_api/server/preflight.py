@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from mooring_api.rest.access import read_token
+from mooring_api.rest.access import derived_token, read_token
 from mooring_api.server import state_file
 from mooring_api.server.listen import Listen, bind, check_path, parse_listen, tls_of
 from mooring_api.server.state_file import owner_of, user_name
@@ -27,7 +27,7 @@ class Look(NamedTuple):
     """What is looked at; `ask` raises ConfigError, TokenFileError, MooringError or OSError if a start would fail of it."""
 
     what: str
-    ask: Callable[[], None]
+    ask: Callable[[], object]
 
 
 def looks(config: Config, state_dir: Path, *, has_socket: bool = False) -> tuple[Look, ...]:
@@ -46,6 +46,7 @@ def looks(config: Config, state_dir: Path, *, has_socket: bool = False) -> tuple
         *(Look(f"secret {name}", partial(check_secret, config, name)) for name in config.secrets),
         *(Look(f"connection {name}", partial(check_declared, config, name)) for name in config.connections),
         *(Look(f"hook {name}", partial(_look_at_hook, hook.secret_file)) for name, hook in config.hooks.items()),
+        *(Look("cluster.secret_file", partial(derived_token, one)) for one in (config.cluster.secret_file,) if one),
         Look(f"state directory {state_dir}{whose}", partial(_look_at_state_dir, config, state_dir, owner)),
         Look(f"listen {config.api.listen}", partial(_look_at_address, config, state_dir, has_socket)),
     )

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from mooring_service.cluster import objects
 from mooring_service.cluster.engine import EngineError
 from mooring_service.cluster.node import Cluster
 from mooring_service.cluster_errors import EngineDown
+
+LOOK_S = 0.1
+SETTLE_S = 10.0
 
 
 async def barrier(cluster: Cluster, timeout_s: float) -> None:
@@ -20,3 +25,11 @@ async def barrier(cluster: Cluster, timeout_s: float) -> None:
         raise EngineDown(str(exc)) from None
     if not await cluster.tail.reach(last, timeout_s):
         raise EngineDown(cluster.tail.failure or "the log is not read up to its end")
+
+
+async def settled(cluster: Cluster, wanted: int) -> None:
+    """Wait until all up to addition `wanted` is shown here as part of the log, however long that takes."""
+    while not cluster.ready or cluster.chain is None:
+        await asyncio.sleep(LOOK_S)  # there is no event of all of it
+    while (seq := await cluster.chain.reach(wanted, SETTLE_S)) is None or not await cluster.tail.reach(seq, SETTLE_S):
+        pass

@@ -80,6 +80,12 @@ class Claims:
             return self._worker(claim, node, life)
         if claim.what == "name" and isinstance(claim.value, int):
             return self._name(claim.key, claim.value, node, life)
+        if claim.what == "key" and claim.value is None:
+            held = self.keys.get(claim.key)
+            mine = held is not None and (held.node, held.life) == (node, life)
+            if mine:
+                del self.keys[claim.key]
+            return mine
         if claim.what == "key" and isinstance(claim.value, tuple):
             return self._key(claim.key, *claim.value, node, life)
         return False
@@ -120,5 +126,14 @@ class Claims:
         held = self.keys.get(key)
         if held is not None and time_ms - held.time_ms < KEY_AGE_MS and not self.is_over(held.node, held.life):
             return False
+        self.keys.pop(key, None)  # it goes behind the others: the oldest stand first
         self.keys[key] = Holder(node, life, fingerprint=fingerprint, time_ms=time_ms)
         return True
+
+    def forget_keys(self, time_ms: int) -> list[str]:
+        """Drop keys that have been free for their age at `time_ms`; return them."""
+        gone = []
+        while (key := next(iter(self.keys), None)) is not None and time_ms - self.keys[key].time_ms >= KEY_AGE_MS:
+            del self.keys[key]
+            gone.append(key)
+        return gone

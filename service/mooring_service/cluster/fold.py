@@ -12,6 +12,7 @@ from collections.abc import Callable
 import msgspec
 
 from mooring.events import Kind, NodeLostEvent, NodeReturnedEvent, Unreplicated, service_body
+from mooring.link.messages import AskCall, AskKill
 from mooring_service.cluster import message as wire
 from mooring_service.cluster.claims import Claims, Holder
 from mooring_service.cluster.lives import Standing
@@ -19,12 +20,14 @@ from mooring_service.cluster.message import Message, Part, Unreadable, Up
 from mooring_service.cluster.position import position_of
 from mooring_service.journal.addition import Addition
 from mooring_service.journal.batch import Append, Claim
-from mooring_service.journal.folded import Folded, Pair
+from mooring_service.journal.folded import Folded, KeyChange, Pair
 
 STOPPED = "stopped"
+MAX_NODES = 16  # every node carries every event: more of them only make each slower
 
 log = logging.getLogger("mooring.cluster")
 _pack = msgspec.msgpack.Encoder().encode
+_decode_ask = msgspec.msgpack.Decoder(AskCall | AskKill).decode
 
 
 class NodeState(msgspec.Struct, array_like=True):
@@ -42,12 +45,25 @@ class NodeState(msgspec.Struct, array_like=True):
     ended_us: int = 0
 
 
+class FoldedAsk(msgspec.Struct, frozen=True):
+    """What code in a worker has asked for: who wrote it, its number there, and which node (in which life) does it."""
+
+    worker: str
+    ask: bytes
+    number: int
+    writer: str
+    node: str
+    life: str
+
+
 class Folding(msgspec.Struct):
     """What one message adds to `cluster.db`."""
 
     seq: int
     appends: list[Append]
     changes: dict[Pair, bytes | None]
+    keys: list[KeyChange] = []
+    asks: list[FoldedAsk] = []
 
 
 class Diverged(Exception):
@@ -76,7 +92,10 @@ class Fold:
         self._parts: dict[str, list[bytes]] = {}
         self._is_news = False  # the life that the last `lost` is about was not over before
         self._changes: dict[Pair, bytes | None] = {}
+        self._keys: list[KeyChange] = []
+        self._asks: list[FoldedAsk] = []
         self._recover(folded)
+        self.claims.keys = dict(sorted(self.claims.keys.items(), key=lambda item: item[1].time_ms))
 
     def _recover(self, folded: Folded) -> None:
         for (kind, key), value in sorted(folded.values.items()):
@@ -105,7 +124,7 @@ class Fold:
             Diverged: If it does not follow what was read before.
             TooNew: If a later mooring has written it.
         """
-        self._changes = {}
+        self._changes, self._keys, self._asks = {}, [], []
         appends: list[Append] = []
         self.applied = seq
         try:
@@ -116,7 +135,7 @@ class Fold:
         except Unreadable as exc:
             self.strangers += 1
             log.error("message %d of the log (%s) is left out: %s", seq, subject, exc)
-        return Folding(seq, appends, self._changes)
+        return Folding(seq, appends, self._changes, self._keys, self._asks)
 
     def _take(self, seq: int, message: Message, first_kept: int) -> list[Append]:
         if message.node == wire.EPOCH_CHAIN:
@@ -162,7 +181,10 @@ class Fold:
         return pieces
 
     def unlike(self, node: str, dead_after_s: float) -> str | None:
-        """Return why a node must not go on beside the others that live: they wait for another time; None if it may."""
+        """Return why a node must not go on beside the others that live: they wait for another time, or are too many; None if it may."""
+        others = [one.node for one in self.nodes.values() if one.node != node and not one.over]
+        if len(others) >= MAX_NODES:
+            return f"{len(others)} nodes of this cluster live, and {MAX_NODES} are the most: have several clusters"
         for other in self.nodes.values():
             if other.node != node and not other.over and other.up is not None and other.up.dead_after_s != dead_after_s:
                 return f"cluster.dead_after is {dead_after_s:g} here, and {other.up.dead_after_s:g} at the node {other.node!r}: it must be equal"
@@ -222,7 +244,12 @@ class Fold:
             for claim in addition.claims:
                 granted = self.claims.claim(claim, node.node, node.life)
                 self._keep(claim)
+                if claim.what == "key" and granted:
+                    self._note_key(claim)
                 self.on_claim(node, claim, granted)
+            for key, answer in addition.answers:
+                self._keys.append(KeyChange(key, answer=answer))
+            self._ask(addition, node)
             for update in addition.updates:
                 if update.ended and (name := self.claims.ended(update.id)) is not None:
                     self._changes["name", name] = None
@@ -233,6 +260,32 @@ class Fold:
         held = {"worker": self.claims.workers, "name": self.claims.names, "key": self.claims.keys}.get(claim.what, {})
         holder = held.get(claim.key)
         self._changes[claim.what, claim.key] = None if holder is None else _pack(holder)
+
+    def _note_key(self, claim: Claim) -> None:
+        if not isinstance(claim.value, tuple):
+            self._keys.append(KeyChange(claim.key))
+            return
+        fingerprint, time_ms = claim.value
+        self._keys.append(KeyChange(claim.key, fingerprint, time_ms))
+        for key in self.claims.forget_keys(time_ms):
+            self._changes["key", key] = None
+            self._keys.append(KeyChange(key))
+
+    def _ask(self, addition: Addition, node: NodeState) -> None:
+        for number, ask in enumerate(addition.asks, addition.first_ask):
+            try:
+                does = self._who_does(_decode_ask(ask).worker, node)
+            except msgspec.MsgspecError as exc:
+                log.error("what a worker of node %s has asked for cannot be read: %s", node.node, exc)
+                continue
+            self._asks.append(FoldedAsk(addition.worker, ask, number, node.node, *does))
+
+    def _who_does(self, worker: str, writer: NodeState) -> tuple[str, str]:
+        """Return which node, in which life, does what is asked of a worker here in the log: who holds it, else who asks."""
+        held = self.claims.workers.get(worker)
+        if held is None or self.claims.is_over(held.node, held.life):
+            return writer.node, writer.life
+        return held.node, held.life
 
 
 def event_of(message: Message) -> Append | None:

@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 from collections.abc import Awaitable, Callable
 
 import msgspec
 
 from mooring.background import Background
 from mooring.deadline import Deadline, within
+from mooring.metrics import Histogram
 from mooring_service.cluster.engine import Answer, Down, Engine, EngineError
 from mooring_service.cluster.fold import Fold
 from mooring_service.cluster_errors import EngineDown, NodeSilent, NodeUnreachable
@@ -68,14 +70,16 @@ class Forward:
     """The way to other nodes, and from them.
 
     Attributes:
-        outcomes: How many requests were passed on, by what became of them.
+        outcomes: How many requests were passed on, by method and what became of them.
+        seconds: How long they took, by method.
     """
 
     def __init__(self, engine: Engine, cluster: str, node: str, fold: Fold, background: Background) -> None:
         self._engine, self._cluster, self._node, self._fold, self._background = engine, cluster, node, fold, background
         self._run: Run | None = None
         self._transfers: dict[str, list[bytes]] = {}
-        self.outcomes: dict[str, int] = {}
+        self.outcomes: dict[tuple[str, str], int] = {}
+        self.seconds: dict[str, Histogram] = {}
 
     async def serve(self, run: Run) -> None:
         """Have `run` do what other nodes pass on."""
@@ -95,7 +99,7 @@ class Forward:
         command = Command(VERSION, self._node, int(deadline_s * 1000), method, path, headers, b"")
         if len(pieces) > 1:
             command = msgspec.structs.replace(command, transfer=os.urandom(8).hex(), count=len(pieces))
-        outcome = "silent"
+        outcome, begun_at = "silent", time.monotonic()
         try:
             if self._engine.link is None:
                 outcome = "down"
@@ -116,7 +120,8 @@ class Forward:
         except (EngineError, msgspec.MsgspecError):
             raise NodeSilent(node) from None
         finally:
-            self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
+            self.outcomes[method, outcome] = self.outcomes.get((method, outcome), 0) + 1
+            self.seconds.setdefault(method, Histogram()).observe(time.monotonic() - begun_at)
         if not reply.status:
             raise NodeSilent(node)
         return reply

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable
 
 from mooring.deadline import first_of
+from mooring.errors import Invalid, InvalidRequest
 from mooring_service.cluster.claims import Holder
 from mooring_service.cluster.engine import Engine
 from mooring_service.cluster.fold import Fold, NodeState
@@ -35,6 +36,7 @@ class Placement:
 
     def __init__(self, engine: Engine, journal: Journal, fold: Fold, node: str, life: Callable[[], str]) -> None:
         self._engine, self._journal, self._fold, self._node, self._life = engine, journal, fold, node, life
+        self._given_up: set[str] = set()  # workers whose release is on its way
         self._waiting: dict[tuple[str, str], asyncio.Future[bool]] = {}
         self._untold: dict[
             str, asyncio.Future[None]
@@ -48,6 +50,27 @@ class Placement:
         held = self._fold.claims.workers.get(worker)
         return held.node if held is not None and held.node != self._node and self._lives(held) else None
 
+    def holds(self, worker: str) -> bool:
+        """Say whether this node has a worker, as far as the log was read."""
+        held = self._fold.claims.workers.get(worker)
+        return held is not None and self.is_mine(held) and worker not in self._given_up
+
+    def locate(self, worker: str, node: str | None) -> None:
+        """Check that this node is where something of a worker is to be begun: who has it, else who is asked for, else this one.
+
+        Raises:
+            Elsewhere: If another node is it; with `asked` where that contradicts who has it.
+            InvalidRequest: If no node of that name was ever there.
+        """
+        held = self._fold.claims.workers.get(worker)
+        has = held.node if held is not None and self._lives(held) else None
+        if node is not None and node != self._node and node not in self._fold.nodes:
+            raise InvalidRequest([Invalid("/node", f"the cluster has no node {node!r}")])
+        if has is not None and node not in (None, has):
+            raise Elsewhere(f"the worker {worker!r}", has, node)
+        if (has or node or self._node) != self._node:
+            raise Elsewhere(f"the worker {worker!r}", has or node or "")
+
     async def hold(self, worker: str) -> None:
         """Have this node hold a worker.
 
@@ -56,7 +79,7 @@ class Placement:
             EngineDown: If that cannot be said just now.
         """
         held = self._fold.claims.workers.get(worker)
-        if held is None or not self._lives(held):
+        if held is None or not self._lives(held) or worker in self._given_up:
             await self.ask_for(worker)
             held = self._fold.claims.workers[worker]
         if held.node != self._node:
@@ -72,7 +95,7 @@ class Placement:
         Raises:
             EngineDown: If that cannot be said just now.
         """
-        await self._claim(Claim("worker", worker, ""), worker)
+        await self.claim(Claim("worker", worker, ""), worker)
 
     def _until_told(self, worker: str) -> asyncio.Future[None]:
         future = self._untold.get(worker)
@@ -103,7 +126,7 @@ class Placement:
                 node = self.where(held.connection) or held.node
                 if node != self._node:
                     raise Elsewhere(f"the name {name!r}", node)
-            await self._claim(Claim("name", name, 0), "")
+            await self.claim(Claim("name", name, 0))
             held = self._fold.claims.names[name]
         if held.node != self._node:
             raise Elsewhere(f"the name {name!r}", held.node)
@@ -126,6 +149,7 @@ class Placement:
         """Give a worker up: others may have it. Ends once that is committed here."""
         held = self._fold.claims.workers.get(worker)
         if held is not None and held.node == self._node:
+            self._given_up.add(worker)
             await self._journal.append_waiting(Append(worker=worker, claims=[Claim("worker", worker, None)]))
 
     def _lives(self, held: Holder) -> bool:
@@ -133,7 +157,12 @@ class Placement:
             return self.is_mine(held)
         return not self._fold.claims.is_over(held.node, held.life)
 
-    async def _claim(self, claim: Claim, worker: str) -> None:
+    async def claim(self, claim: Claim, worker: str = "") -> bool:
+        """Have a claim of this node in the log, and wait for what it is worth there; say whether it is granted.
+
+        Raises:
+            EngineDown: If that cannot be said just now.
+        """
         key = claim.what, claim.key
         future = self._waiting.get(key)
         if future is None:
@@ -145,10 +174,13 @@ class Placement:
         if not future.done():
             self._waiting.pop(key, None)
             raise EngineDown(f"the claim of the {claim.what} {claim.key!r} has not come back")
+        return future.result()
 
     def _folded(self, node: NodeState, claim: Claim, granted: bool) -> None:
         if node.node != self._node or node.life != self._life():
             return
+        if claim.what == "worker":
+            self._given_up.discard(claim.key)
         future = self._waiting.pop((claim.what, claim.key), None)
         if future is not None and not future.done():
             future.set_result(granted)

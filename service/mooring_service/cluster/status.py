@@ -104,6 +104,12 @@ def _node(cluster: Cluster, state: NodeState, now: float) -> NodeRecord:
     )
 
 
+def has_diverged(cluster: Cluster) -> bool:
+    """Say whether the log is not the one that this node has read, or published: it went back, or the engine's replicas differ."""
+    back = cluster.chain is not None and cluster.chain.state.state is State.BACK
+    return back or (bool(cluster.tail.stopped) and not cluster.tail.too_new)
+
+
 def figures_of(cluster: Cluster) -> ClusterFigures:
     """Return what metrics tell."""
     record, chain = record_of(cluster), cluster.chain
@@ -119,4 +125,7 @@ def figures_of(cluster: Cluster) -> ClusterFigures:
         doubts={} if chain is None else chain.doubts,
         rebuilds=cluster.tail.rebuilds,
         strangers=cluster.fold.strangers,
+        forwards=cluster.forward.outcomes,
+        forward_seconds=cluster.forward.seconds,
+        diverged=has_diverged(cluster),
     )

@@ -8,11 +8,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from functools import partial
 
 from mooring.deadline import first_of
 from mooring_service.cluster.engine import Engine, EngineError, Refused
-from mooring_service.cluster.fold import Diverged, Fold
+from mooring_service.cluster.fold import Diverged, Fold, FoldedAsk, Folding
 from mooring_service.cluster.message import TooNew
 from mooring_service.cluster.objects import bounds, stream_name
 from mooring_service.cluster.pulls import Pull
@@ -34,6 +35,7 @@ class Tail:
         rebuilds: How often it was begun anew, by reason.
         gaps: How often the log no longer had what comes next.
         caught_up: Set once all that the log held was read.
+        on_asks: Called with what code in workers asks for, once it is committed.
     """
 
     def __init__(self, engine: Engine, cluster: str, fold: Fold, journal: SparseJournal) -> None:
@@ -41,6 +43,7 @@ class Tail:
         self._cluster = cluster
         self._fold = fold
         self._journal = journal
+        self.on_asks: Callable[[list[FoldedAsk]], None] = lambda asks: None
         self._first = 1  # the first message that the log holds
         self.failure = "not read yet"
         self.stopped = ""
@@ -109,18 +112,20 @@ class Tail:
                 if stored.seq != self._fold.applied + 1:
                     raise _Hole(f"message {stored.seq} came behind {self._fold.applied}")
                 folding = self._fold.take(stored.seq, stored.subject, stored.data, self._first)
-                self._journal.fold(folding.appends, folding.seq, folding.changes).add_done_callback(
-                    partial(self._show, folding.seq)
+                self._journal.fold(folding.appends, folding.seq, folding.changes, folding.keys).add_done_callback(
+                    partial(self._show, folding)
                 )
             self.failure = ""
             self._note(pull.pending)
             while self._journal.queued_bytes > QUEUED_BYTES:  # a disk: there is no event to wait for
                 await asyncio.sleep(REST_S)
 
-    def _show(self, seq: int, committed: asyncio.Future[None]) -> None:
+    def _show(self, folding: Folding, committed: asyncio.Future[None]) -> None:
         if committed.cancelled() or committed.exception() is not None:
             return  # cluster.db is closed
-        self.shown = max(self.shown, seq)
+        if folding.asks:  # not before: what was read is not read again, so they are done once at most
+            self.on_asks(folding.asks)
+        self.shown = max(self.shown, folding.seq)
         left = []
         for wanted, future in self._waiting:
             if wanted > self.shown:

@@ -142,17 +142,22 @@ class Poster:
         exchange = self._exchange
         if exchange is not None and reader.status != 101 and not reader.should_close:
             reader.feed_body(reader.rest)
-            try:
-                async with within(BODY_WAIT_S):
-                    while reader.wants_body and (data := await exchange.receive()):
-                        reader.feed_body(data)
-            except OSError:  # the time is over (TimeoutError is one), or the connection
-                pass
+            if reader.wants_body:
+                await _read_away(reader, exchange)
             if reader.is_whole and exchange.is_quiet:
                 exchange.listen()
                 self._used_at = self._loop.time()
                 return
         self.close()
+
+
+async def _read_away(reader: AnswerReader, exchange: Exchange) -> None:
+    try:
+        async with within(BODY_WAIT_S):
+            while reader.wants_body and (data := await exchange.receive()):
+                reader.feed_body(data)
+    except OSError:  # the time is over (TimeoutError is one), or the connection
+        pass
 
 
 def _head(target: Target, ours: list[tuple[str, str]], theirs: dict[str, HeaderValue], size: int) -> bytes:

@@ -27,6 +27,7 @@ class Addition(msgspec.Struct, frozen=True, array_like=True):
     asks: list[bytes] = []
     ended: str = ""
     claims: list[Claim] = []
+    first_ask: int = 0  # the number of the first of `asks` in its own journal
 
     def append(self, *, at: int = 0) -> Append:
         """Return it as what is added to the journal of the log: its events begin at position `at`.
@@ -50,9 +51,12 @@ _encode = msgspec.msgpack.Encoder().encode
 decode_addition = msgspec.msgpack.Decoder(Addition).decode
 
 
-def encode_addition(append: Append) -> bytes | None:
-    """Return what others need of `append`; None if that is nothing."""
-    if not (append.kinds or append.created or append.updates or append.answers or append.ended or append.claims):
+def encode_addition(append: Append, first_ask: int = 0) -> bytes | None:
+    """Return what others need of `append`; None if that is nothing. `first_ask` is the number of the first of its asks."""
+    asks = [] if append.taken else append.asks
+    if not (
+        append.kinds or append.created or append.updates or append.answers or append.ended or append.claims or asks
+    ):
         return None
     return _encode(
         Addition(
@@ -66,8 +70,9 @@ def encode_addition(append: Append) -> bytes | None:
             append.updates,
             append.answers,
             append.specs,
-            append.asks,
+            asks,
             append.ended,
             append.claims,
+            first_ask if asks else 0,
         )
     )

@@ -39,7 +39,7 @@ class Append(msgspec.Struct, frozen=True, kw_only=True):
     `ended` is an incarnation whose process has ended: what it could not report is in the same addition.
     `began_at_us` is when the oldest event was recorded (0: not known); it is not kept.
     In a cluster, `specs` are what opens its persisted connections again, `claims` what its node asks for, and `at` is the position
-    of its first event (0: behind what was added last).
+    of its first event (0: behind what was added last). `taken`: its asks came from another node, and are done here.
     """
 
     worker: str = ""
@@ -58,6 +58,7 @@ class Append(msgspec.Struct, frozen=True, kw_only=True):
     specs: list[bytes] = []
     claims: list[Claim] = []
     at: int = 0
+    taken: bool = False
 
     @property
     def wrong(self) -> str | None:

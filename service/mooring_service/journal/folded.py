@@ -5,7 +5,7 @@ It makes a journal's file one whose positions have holes: `first` in `meta` says
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import apsw
@@ -25,12 +25,32 @@ class Folded(NamedTuple):
     values: dict[Pair, bytes]
 
 
+class KeyChange(NamedTuple):
+    """What becomes of an Idempotency-Key: claimed (`fingerprint`, by the claimer's clock), answered, or, with neither, gone."""
+
+    key: str
+    fingerprint: bytes | None = None
+    time_ms: int = 0
+    answer: bytes | None = None
+
+
 def open_folded(connection: apsw.Connection) -> Folded:
     """Make the table, or return what is in it."""
     with connection:
         connection.execute(_TABLE)
     values = {(kind, key): value for kind, key, value in connection.execute("SELECT kind, key, value FROM folded")}
     return Folded(connection.execute("SELECT value FROM meta WHERE name = 'applied'").get, values)
+
+
+def save_keys(connection: apsw.Connection, keys: Sequence[KeyChange]) -> None:
+    """Keep what has become of keys, in the table of the answers."""
+    for key, fingerprint, time_ms, answer in keys:
+        if answer is not None:
+            connection.execute("UPDATE answers SET answer = ? WHERE key = ?", (answer, key))
+            continue
+        connection.execute("DELETE FROM answers WHERE key = ?", (key,))
+        if fingerprint is not None:
+            connection.execute("INSERT INTO answers VALUES (?, ?, ?, NULL)", (key, fingerprint, time_ms))
 
 
 def save_folded(connection: apsw.Connection, applied: int, changes: Mapping[Pair, bytes | None]) -> None:

@@ -62,17 +62,23 @@ def save_incarnation(incarnation: str, worker: str, record: bytes, *, ended: boo
     return save
 
 
+def find_key(connection: apsw.Connection, key: str) -> StoredAnswer | None:
+    """Return what an Idempotency-Key stands for; None if it is not known."""
+    row = connection.execute(
+        "SELECT key, fingerprint, created_at_ms, answer FROM answers WHERE key = ?", (key,)
+    ).fetchone()
+    return None if row is None else StoredAnswer(*row)
+
+
 def claim_key(key: str, fingerprint: bytes, clock: AgeClock, age_ms: int) -> Job[StoredAnswer | None]:
     """Claim an Idempotency-Key: None when it is new and now ours, else what it stands for. Older ones than `age_ms` go."""
 
     def claim(connection: apsw.Connection) -> StoredAnswer | None:
         time_ms = clock.now_ms()
         connection.execute("DELETE FROM answers WHERE created_at_ms < ?", (time_ms - age_ms,))
-        row = connection.execute(
-            "SELECT key, fingerprint, created_at_ms, answer FROM answers WHERE key = ?", (key,)
-        ).fetchone()
-        if row is not None:
-            return StoredAnswer(*row)
+        known = find_key(connection, key)
+        if known is not None:
+            return known
         connection.execute("INSERT INTO answers VALUES (?, ?, ?, NULL)", (key, fingerprint, time_ms))
         return None
 

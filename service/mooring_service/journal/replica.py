@@ -87,7 +87,7 @@ class Replica:
         rn, total = self.last, self.total_bytes
         self._pending = []
         for one in committed:
-            if one.repeated or (body := encode_addition(one.append)) is None:
+            if one.repeated or (body := encode_addition(one.append, one.first_ask)) is None:
                 continue
             rn, total = rn + 1, total + len(body)
             self._pending.append((rn, time_ms, total, body))

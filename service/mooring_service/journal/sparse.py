@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import apsw
 
+from mooring_service.journal import jobs
 from mooring_service.journal.batch import Append
-from mooring_service.journal.folded import Folded, Pair, open_folded, save_folded
+from mooring_service.journal.folded import Folded, KeyChange, Pair, open_folded, save_folded, save_keys
+from mooring_service.journal.journal import StoredAnswer
 from mooring_service.journal.sqlite import JOB_BYTES, SqliteJournal
 from mooring_service.journal.writer import Item
 
@@ -26,9 +28,25 @@ class SparseJournal(SqliteJournal):
         """Look how far the log was read."""
         self.folded = open_folded(connection)
 
-    def fold(self, appends: list[Append], applied: int, changes: Mapping[Pair, bytes | None]) -> asyncio.Future[None]:
+    async def find_key(self, key: str) -> StoredAnswer | None:
+        """Return what an Idempotency-Key stands for in the log; None if it is not there.
+
+        Raises:
+            JournalUnavailable: If the file cannot be asked.
+        """
+        return await self._do(lambda connection: jobs.find_key(connection, key))
+
+    def fold(
+        self, appends: list[Append], applied: int, changes: Mapping[Pair, bytes | None], keys: Sequence[KeyChange] = ()
+    ) -> asyncio.Future[None]:
         """Add a message of the log, and what was folded of it: all of it, or nothing. The future ends once it is committed."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def job(connection: apsw.Connection) -> None:
+            save_folded(connection, applied, changes)
+            save_keys(connection, keys)
+
+        size = JOB_BYTES + sum(len(change.answer or b"") for change in keys)
         items = [Item(append, None, None, False, append.size) for append in appends]
-        self.put(*items, Item(None, lambda file: save_folded(file, applied, changes), future, False, JOB_BYTES))
+        self.put(*items, Item(None, job, future, False, size))
         return future

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,16 +19,20 @@ from mooring.connection.kept_state import KeptState
 from mooring.errors import ErrCode
 from mooring.kept_options import (
     AnswerRequest,
+    ForgetRequest,
     KeepAliveRequest,
     RecipeRequest,
     ReconnectRequest,
     ReconnectWhenRequest,
+    RememberRequest,
+    RenewRequest,
     StepRequest,
 )
 from mooring.link.messages_sent import Send, SendFailed, SendQueued, Sent
 from mooring.wire.socket import SocketState
+from tests.workers.connection.standing_loop import Dial, Renewal, Timeout, Transport
 from tests.workers.connection.test_kept_state import LAW, LETTERS
-from tests.workers.connection.world import Dial, Transport, World
+from tests.workers.connection.world import World
 
 CODES = (1000, 1001, None, 1008, 1009, 1011, 1013, 4401, 4999)
 FAILURES: tuple[tuple[ErrCode, int | None], ...] = (
@@ -43,7 +48,14 @@ FAILURES: tuple[tuple[ErrCode, int | None], ...] = (
 
 CONVERSES: dict[str, Any] = {
     "recipe": RecipeRequest(
-        opening=[StepRequest(send="hi"), StepRequest(send="login ${nextId}", expect="ok", fail="no", timeout=5)],
+        opening=[
+            StepRequest(send="hi"),
+            StepRequest(send="login ${token} ${nextId}", expect="ok", fail="no", timeout=5),
+            StepRequest(send="go on, ${place}", when="place"),
+        ],
+        remember={"place": RememberRequest(pointer="/place")},
+        forget=[ForgetRequest(name="place", when="no")],
+        renew=RenewRequest(function="give", timeout=10, reuse_for=0),
         answers=[AnswerRequest(when="beat", send="pong", hide=True), AnswerRequest(when="x", send="y", after="stored")],
         reconnect_when=[ReconnectWhenRequest(when="move", delay="none")],
         stop_when=["stop"],
@@ -51,8 +63,28 @@ CONVERSES: dict[str, Any] = {
     "keep_alive": KeepAliveRequest(send="k", expect="kk", interval=5, timeout=3),
     "data_timeout": 20.0,
 }
-"""Half of the walks log in, answer, and are watched."""
-WORDS = ("x", "ok", "ok", "ok", "ok", "no", "beat", "kk", "kk", "move", "x", "x", "x", "x", "x", "stop")
+"""Half of the walks fetch a token, log in, remember, answer, and are watched."""
+CANARY = "canary"  # what is in all that is fetched or remembered, and shown nowhere
+GIVEN: tuple[Any, ...] = ({"token": f"t-{CANARY}"},) * 5 + ({"token": None}, {}, ["no", "object"], {"no name": "x"})
+WORDS = (
+    "x",
+    "ok",
+    "ok",
+    "ok",
+    "ok",
+    "no",
+    "beat",
+    "kk",
+    "kk",
+    "move",
+    "x",
+    "x",
+    "x",
+    "x",
+    "x",
+    "stop",
+    f'{{"place":"{CANARY}"}}',
+)
 
 SENDS, ASKS, DROPS = 2_000_000, 3_000_000, 4_000_000  # from here on requests of a kind are numbered
 
@@ -86,13 +118,19 @@ class Walk:
         return [dial for dial in self.world.dialler.dials if not dial.ended and not dial.cancelled]
 
     @property
+    def renewals(self) -> list[Renewal]:
+        return [renewal for renewal in self.world.renewals if not renewal.ended and not renewal.cancelled]
+
+    @property
     def transports(self) -> list[Transport]:
         return [dial.transport for dial in self.world.dialler.dials if dial.transport is not None]
 
     def happen(self) -> None:
         before = self.connection.kept_state
         transport = self.transports[-1] if self.transports else None
-        match self.choose(24):
+        if self.choose(3) == 0 and self.go_on(transport):
+            return
+        match self.choose(27):
             case 0 | 1:
                 self.world.loop.advance((0.0, 0.01, 0.3, 2.0, 15.0, 90.0)[self.choose(6)])
             case 2 | 3 | 4 | 5 if self.pending:
@@ -147,22 +185,43 @@ class Walk:
                 self.connection.ask(waiter, b"{}", (0.1, 30.0)[self.choose(2)])
             case 23 if transport is not None and transport.protocol is not None:
                 transport.say(f'{{"id":{1 + self.choose(8)}}}')
+            case 24 | 25 if self.renewals:
+                self.renewals[0].give(GIVEN[self.choose(len(GIVEN))])
+            case 26 if self.renewals and self.choose(2):
+                self.renewals[0].fail()
         if self.choose(3):
             self.world.loop.advance()
+
+    def go_on(self, transport: Transport | None) -> bool:
+        """Have what brings it nearer to a ready socket happen, or there is nothing of the kind."""
+        if self.renewals:
+            self.renewals[0].give(GIVEN[0])
+        elif self.pending:
+            self.pending[0].accept()
+        elif self.connection.kept_state is KeptState.WAITING:
+            self.world.loop.advance(2.0)
+        elif self.connection.kept_state is KeptState.OPENING and transport is not None:
+            transport.say("ok")
+        else:
+            return False
+        self.world.loop.advance()
+        return True
 
     def check(self) -> None:
         state = self.connection.kept_state
         alive = [one for one in self.transports if one.protocol is not None and one.protocol.state is SocketState.OPEN]
         assert len(alive) <= 1, "never two sockets of one id"
         assert not (alive and self.pending), "and none beside a dial"
+        assert len(self.renewals) + len(self.pending) <= 1, "one attempt at a time"
+        assert not self.renewals or state is KeptState.RENEWING
         if state is KeptState.CLOSED:
-            assert not alive and not self.pending
+            assert not alive and not self.pending and not self.renewals
 
     def finish(self) -> None:
         """End it, and read its events by the law."""
         if self.connection.kept_state is not KeptState.CLOSED:
             self.connection.terminate(None, None, 2)
-        dials = len(self.world.dialler.dials)
+        dials, renewals = len(self.world.dialler.dials), len(self.world.renewals)
         self.world.loop.advance(300)
         kinds = self.world.kinds()
         text = "".join(LETTERS[kind] for kind in kinds)
@@ -170,6 +229,9 @@ class Walk:
         assert re.fullmatch("U*(O|E?T)?([^OR]|R)*", text), "one onOpen, and nothing before it but the end"
         assert self.world.dense() and kinds.count("onTerminate") == 1
         assert len(self.world.dialler.dials) == dials, "no dial after the end"
+        assert len(self.world.renewals) == renewals, "and nothing is fetched for one"
+        shown = [event for event in self.world.events if event[1] != "onMessage"]
+        assert CANARY not in repr([shown, self.world.updates, self.world.created, self.world.answers])  # 43
         assert self.world.loop.timers == 0 and self.world.redials.waiting == 0 and self.world.forgotten == [1]
         answered = [getattr(answer, "request", 0) for answer in self.world.answers]
         assert len(answered) == len(set(answered)), "each request is answered once"
@@ -201,14 +263,17 @@ class Walk:
                     assert not written[payload] and not unsent[payload]
 
 
-def test_random_walks_of_the_real_connection_read_as_the_law_says() -> None:  # 47
+def test_random_walks_of_the_real_connection_read_as_the_law_says(monkeypatch: pytest.MonkeyPatch) -> None:  # 47
     steps = 0
     seen: set[KeptState] = set()
+    logged_in = 0
+
+    monkeypatch.setattr("mooring.connection.attempt.within", Timeout)
 
     @settings(max_examples=150)
     @given(st.integers(0, 2**32), st.binary(max_size=64))
     def walk(seed: int, chosen: bytes) -> None:
-        nonlocal steps
+        nonlocal steps, logged_in
         rng = random.Random(seed)
         random.seed(seed)  # of the jitter
         choices = itertools.chain(chosen, iter(lambda: rng.randrange(256), None))
@@ -222,8 +287,10 @@ def test_random_walks_of_the_real_connection_read_as_the_law_says() -> None:  # 
                 if one.connection.kept_state is KeptState.CLOSED and one.choose(3) == 0:
                     break
             one.finish()
+            logged_in += one.connection.options.recipe is not None and one.connection.number > 1
 
     while steps < 100_000:
         walk()
-    print(f"{steps} steps")
-    assert seen >= set(KeptState) - {KeptState.CONNECTING, KeptState.RENEWING, KeptState.BLOCKED}
+    print(f"{steps} steps, {logged_in} logged in again")
+    assert logged_in > 50, "by a recipe, with a fresh token"
+    assert seen >= set(KeptState) - {KeptState.CONNECTING, KeptState.BLOCKED}

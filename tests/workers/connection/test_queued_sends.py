@@ -8,7 +8,8 @@ import pytest
 
 from mooring.connection.kept import KeptConnection
 from mooring.link.messages_sent import Send, SendFailed, SendQueued, Sent
-from tests.workers.connection.world import Transport, World
+from tests.workers.connection.standing_loop import Transport
+from tests.workers.connection.world import World
 
 
 def send(

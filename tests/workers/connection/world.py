@@ -5,15 +5,12 @@ Connections, sockets, outbox and limiter are the real ones; what is faked is the
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import json
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Coroutine
 from typing import Any
 
 from mooring.bounds import RedialLimits
 from mooring.connection.kept import KeptConnection
-from mooring.errors import ErrCode, ErrorEntry
 from mooring.events import Kind
 from mooring.link.messages import Events, Reconnect, Report, WorkerSettings, report_decoder
 from mooring.link.outbox import Outbox
@@ -21,211 +18,8 @@ from mooring.link.record import ConnectionCreated, ConnectionUpdate
 from mooring.metrics import WorkerMetrics
 from mooring.options import ConnectionRequest, effective
 from mooring.process.redialling import Redialling
-from mooring.wire.dial import DialFailed, Dialled
-from tests.servers import frame
-
-
-class Timer:
-    """A handle of `Loop`."""
-
-    def __init__(self, run: Callable[[], object]) -> None:
-        self.run: Callable[[], object] | None = run
-
-    def cancel(self) -> None:
-        self.run = None
-
-
-class Loop:
-    """What of an event loop connections use, on a clock that stands still unless the test moves it."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-        self._serial = itertools.count()
-        self._heap: list[tuple[float, int, Timer]] = []
-
-    def time(self) -> float:
-        return self.now
-
-    def call_at(self, at: float, function: Callable[..., object], *args: Any) -> Timer:
-        timer = Timer(lambda: function(*args))
-        heapq.heappush(self._heap, (at, next(self._serial), timer))
-        return timer
-
-    def call_later(self, delay: float, function: Callable[..., object], *args: Any) -> Timer:
-        return self.call_at(self.now + delay, function, *args)
-
-    def call_soon(self, function: Callable[..., object], *args: Any) -> Timer:
-        return self.call_at(self.now, function, *args)
-
-    def advance(self, seconds: float = 0.0) -> None:
-        """Move the clock, and do what is due on the way, in order."""
-        self.run_to(self.now + seconds)
-
-    def run_to(self, until: float) -> None:
-        """Move the clock to `until`."""
-        while self._heap and self._heap[0][0] <= until:
-            at, _, timer = heapq.heappop(self._heap)
-            self.now = max(self.now, at)
-            if timer.run is not None:
-                timer.run()
-        self.now = until
-
-    @property
-    def timers(self) -> int:
-        """How many are set."""
-        return sum(timer.run is not None for _, _, timer in self._heap)
-
-
-class Transport:
-    """A TCP connection to nobody."""
-
-    def __init__(self, loop: Loop) -> None:
-        self._loop = loop
-        self._reading = False
-        self._closing = False
-        self.protocol: Any = None
-        self.written = b""
-        self.unflushed = 0
-
-    def set_protocol(self, protocol: Any) -> None:
-        self.protocol = protocol
-
-    def get_extra_info(self, name: str) -> None:
-        return None
-
-    def is_closing(self) -> bool:
-        return self._closing
-
-    def is_reading(self) -> bool:
-        return self._reading
-
-    def pause_reading(self) -> None:
-        self._reading = False
-
-    def resume_reading(self) -> None:
-        self._reading = True
-
-    def get_write_buffer_size(self) -> int:
-        return self.unflushed
-
-    def write(self, data: bytes) -> None:
-        self.written += data
-
-    def abort(self) -> None:
-        self.lose(None)
-
-    close = abort
-
-    # What the test does as the server.
-
-    def lose(self, exc: Exception | None) -> None:
-        """The TCP connection ends."""
-        if not self._closing:
-            self._closing = True
-            self._loop.call_soon(self.protocol.connection_lost, exc)
-
-    def say(self, text: str) -> None:
-        if not self._closing:
-            self.protocol.data_received(frame(1, text.encode()))
-
-    def close_with(self, code: int | None, reason: str = "") -> None:
-        if not self._closing:
-            payload = b"" if code is None else code.to_bytes(2, "big") + reason.encode()
-            self.protocol.data_received(frame(8, payload))
-
-    @property
-    def closed_with(self) -> int | None:
-        """The code of the close frame that we have sent."""
-        for opcode, payload in self.sent:
-            if opcode == 8:
-                return int.from_bytes(payload[:2], "big")
-        return None
-
-    @property
-    def sent(self) -> list[tuple[int, bytes]]:
-        """The short frames that we have sent."""
-        found, rest = [], self.written
-        while rest:
-            size = rest[1] & 0x7F
-            assert size < 126, "tests send little"
-            mask, payload = rest[2:6], rest[6 : 6 + size]
-            found.append((rest[0] & 0x0F, bytes(byte ^ mask[at % 4] for at, byte in enumerate(payload))))
-            rest = rest[6 + size :]
-        return found
-
-
-class Dial:
-    """One dial, until the test answers it."""
-
-    def __init__(self, loop: Loop, url: str) -> None:
-        self._loop = loop
-        self.url = url
-        self.began_at = loop.now
-        self.transport: Transport | None = None
-        self.resume: Callable[[], None] | None = None
-        self._failure: DialFailed | None = None
-        self.ended = False
-        self.cancelled = False
-
-    def __await__(self) -> Generator[Dial, None, Dialled]:
-        if not self.ended:
-            yield self
-        if self._failure is not None:
-            raise self._failure
-        assert self.transport is not None, "it was accepted"
-        return Dialled(self.transport, b"", None, None)  # type: ignore[arg-type]  # a fake of asyncio's
-
-    def _end(self) -> None:
-        self.ended = True
-        if self.resume is not None:
-            self._loop.call_soon(self.resume)
-
-    def accept(self) -> Transport:
-        """Answer 101."""
-        self.transport = Transport(self._loop)
-        self._end()
-        return self.transport
-
-    def fail(
-        self, err_code: ErrCode = ErrCode.REFUSED, status: int | None = None, retry_after_s: float | None = None
-    ) -> None:
-        """Fail; `err_code` says how."""
-        self._failure = DialFailed(
-            [ErrorEntry(err_code, f"failed with {err_code.name}")],
-            timed_out=err_code is ErrCode.CONNECT_TIMEOUT,
-            policy=err_code is ErrCode.POLICY_REFUSED,
-            status=status,
-            retry_after_s=retry_after_s,
-        )
-        self._end()
-
-
-class Task:
-    """Runs a coroutine that awaits dials alone."""
-
-    def __init__(self, loop: Loop, work: Coroutine[Any, Any, None]) -> None:
-        self._work = work
-        self._ended = False
-        self._waits_for: Dial | None = None
-        loop.call_soon(self._step)
-
-    def _step(self) -> None:
-        if self._ended:
-            return
-        try:
-            self._waits_for = self._work.send(None)
-            self._waits_for.resume = self._step
-        except StopIteration:
-            self._ended = True
-
-    def cancel(self) -> None:
-        if not self._ended:
-            self._ended = True
-            self._work.close()
-            if self._waits_for is not None:
-                self._waits_for.cancelled = True
-                if self._waits_for.transport is not None:
-                    self._waits_for.transport.abort = lambda: None  # type: ignore[method-assign]  # nobody has it
+from mooring.wire.dial import Dialled
+from tests.workers.connection.standing_loop import Dial, Loop, Renewal, Task, Transport
 
 
 class Dialler:
@@ -248,6 +42,7 @@ class World:
         events: What is recorded: (connection, kind, ``$2``), in order; `seqs` beside them.
         updates: The latest record of each connection, by id.
         answers: What requests were answered.
+        renewals: The runs of code that gives fresh values.
     """
 
     def __init__(self, limits: RedialLimits | None = None) -> None:
@@ -268,6 +63,7 @@ class World:
         self.updates: dict[int, ConnectionUpdate] = {}
         self.answers: list[Report] = []
         self.forgotten: list[int] = []
+        self.renewals: list[Renewal] = []
         self._next_id = 0
 
     def _take(self, data: bytes) -> bool:
@@ -308,6 +104,11 @@ class World:
 
     def answer_send(self, answer: Any, key: str | None) -> None:
         self.answers.append(answer)
+
+    def run_code(self, connection: Any, callback: str, target: Any, params: Any, *first: Any) -> Any:
+        assert callback == "renew", "nothing else is code here"
+        self.renewals.append(Renewal(self.loop))
+        return self.renewals[-1]
 
     def release(self, connection: Any, size: int) -> None:
         pass

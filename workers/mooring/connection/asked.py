@@ -5,10 +5,12 @@ Every floor asks here, so that what the API takes, the worker can run.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import msgspec
 from msgspec import UNSET
@@ -31,6 +33,9 @@ HANDLER_RENEW_S = 10.0  # as `renew.timeout`
 
 RECIPES = Recipes()
 """Of this process: ten thousand connections to one feed share one recipe."""
+_compiled: WeakValueDictionary[bytes, Compiled] = WeakValueDictionary()  # likewise, by the digest of all that is asked
+_MAX_SHARED = 256
+_asked_recipes: dict[bytes, RecipeRequest] = {}
 
 
 class Known(msgspec.Struct, frozen=True):
@@ -65,7 +70,17 @@ def resolve(request: ConnectionRequest, handler: object | None = None, known: Kn
     shown: Any = merged.recipe if isinstance(merged.recipe, str) else None
     if isinstance(merged.recipe, RecipeRequest) and merged.recipe.preset is not UNSET:
         shown = hidden.show(merged.recipe)
-    return msgspec.structs.replace(effective(filled), recipe_shown=shown, handler_renews=renews)
+    options = effective(filled)
+    if isinstance(options.recipe, RecipeRequest):
+        options = msgspec.structs.replace(options, recipe=_same(options.recipe))
+    return msgspec.structs.replace(options, recipe_shown=shown, handler_renews=renews)
+
+
+def _same(recipe: RecipeRequest) -> RecipeRequest:
+    """Return the one object that stands for all recipes that are asked for in the same words."""
+    if len(_asked_recipes) >= _MAX_SHARED:
+        _asked_recipes.clear()
+    return _asked_recipes.setdefault(msgspec.json.encode(recipe), recipe)
 
 
 def check_asked(request: ConnectionRequest, known: Known) -> list[Invalid]:
@@ -251,20 +266,28 @@ def compiled_of(options: ConnectionOptions) -> Compiled:
 
 
 def _compile(options: ConnectionOptions, wrong: list[Invalid]) -> Compiled:
+    request = _asked_of(options)
+    content = hashlib.blake2b(msgspec.json.encode(request), digest_size=16).digest()  # headers are secrets
+    found = _compiled.get(content)
+    if found is None:
+        before = len(wrong)
+        found = compile_kept(request, RECIPES, wrong)
+        if len(wrong) == before:
+            _compiled[content] = found
+    return found
+
+
+def _asked_of(options: ConnectionOptions) -> KeptRequest:
     headers: dict[str, list[str]] = {}
     for name, value in options.headers:
         headers.setdefault(name, []).append(value)
-    return compile_kept(
-        KeptRequest(
-            url=options.url,
-            headers=headers,
-            data_type=options.data_type,
-            reconnect=options.reconnect is not None,
-            recipe=options.recipe if isinstance(options.recipe, RecipeRequest) else UNSET,
-            keep_alive=options.keep_alive or UNSET,
-            requests=options.requests or UNSET,
-            handler_renews=options.handler_renews,
-        ),
-        RECIPES,
-        wrong,
+    return KeptRequest(
+        url=options.url,
+        headers=headers,
+        data_type=options.data_type,
+        reconnect=options.reconnect is not None,
+        recipe=options.recipe if isinstance(options.recipe, RecipeRequest) else UNSET,
+        keep_alive=options.keep_alive or UNSET,
+        requests=options.requests or UNSET,
+        handler_renews=options.handler_renews,
     )

@@ -42,6 +42,8 @@ class Attempt:
         url: Of the last attempt; that of the options before it: by its host the limiter knows it.
     """
 
+    __slots__ = ("_connection", "_host", "_renewed_at", "compiled", "memory", "next_url", "renewed", "secrets", "url")
+
     def __init__(self, host: Host, connection: RecordedConnection, compiled: Compiled) -> None:
         self._host = host
         self._connection = connection

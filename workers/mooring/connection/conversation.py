@@ -193,9 +193,7 @@ class Conversation:
             if actions and not self._obey(actions):
                 return
         if self.watch is None and self._held.overflows:
-            self._fail_opening(
-                "more came before it was ready than may be held (worker.inbound_messages, inbound_bytes)"
-            )
+            self._fail_opening("too much came before it was ready (worker.inbound_messages, inbound_bytes)")
             return
         self._release()
         if self._session is not session:
@@ -251,8 +249,7 @@ class Conversation:
         return self._session is not None
 
     def _fail_opening(self, detail: str, *, refused: bool = False, timed_out: bool = False) -> None:
-        error = ErrorEntry(ErrCode.OPENING_FAILED, detail)
-        self._party.opening_failed(error, refused=refused, timed_out=timed_out)
+        self._party.opening_failed(ErrorEntry(ErrCode.OPENING_FAILED, detail), refused=refused, timed_out=timed_out)
 
     def _ready(self, resumed: bool | None) -> None:
         session = self._begin_watch()
@@ -270,6 +267,7 @@ class Conversation:
             self._host, self._connection, self._keep_alive, session, self.attempt,
             say=self._write, dead=self._drop, silent=self._party.silent,
         )  # fmt: skip
+        self._set_timer()
         idle = self._keep_alive is not None and self._keep_alive.when_idle
         self._party.sends.on_sent = self.watch.sent if idle else None
         return session

@@ -49,7 +49,7 @@ class KeptRequest(msgspec.Struct, frozen=True, kw_only=True):
     handler_renews: bool = False
 
 
-class Compiled(msgspec.Struct, frozen=True, kw_only=True):
+class Compiled(msgspec.Struct, frozen=True, kw_only=True, weakref=True):
     """What the connection runs with. `recipe` None: it has none. `url` None: the text is taken as it is."""
 
     url: TextTemplate | None

@@ -34,6 +34,17 @@ class Terminated(msgspec.Struct, frozen=True, rename="camel"):
     was_clean: bool
 
 
+_MAX_SHARED = 256
+_shown: dict[bytes, dict[str, Any]] = {}
+
+
+def _same(shown: dict[str, Any]) -> dict[str, Any]:
+    """Return the one object that stands for all that read the same: nobody changes one, and ten thousand connections have few."""
+    if len(_shown) >= _MAX_SHARED:
+        _shown.clear()
+    return _shown.setdefault(_pack(shown), shown)
+
+
 class KeptCreated(msgspec.Struct, frozen=True, omit_defaults=True):
     """What of a record is as it was asked for, where a connection is kept."""
 
@@ -64,6 +75,12 @@ class AskedCreated(msgspec.Struct, frozen=True, omit_defaults=True):
     data_timeout_s: float = 0.0
     when_silent: str = "reconnect"
     requests: Any = None
+
+    def __post_init__(self) -> None:
+        for name in ("recipe", "keep_alive", "requests"):
+            value = getattr(self, name)
+            if isinstance(value, dict):
+                msgspec.structs.force_setattr(self, name, _same(value))
 
 
 class ConnectionCreated(msgspec.Struct, frozen=True, array_like=True):

@@ -1,0 +1,77 @@
+"""Idempotency-Keys in a cluster: claimed in the log, so that of many nodes one does the request, and what it answered survives that node.
+
+Owns what a claim means to who asks. What it is worth is `claims`' affair; the answers lie in `cluster.db`, beside the events.
+"""
+
+from __future__ import annotations
+
+import time
+
+from mooring_service.cluster.claims import KEY_AGE_MS
+from mooring_service.cluster.fold import Fold
+from mooring_service.cluster.placement import Placement
+from mooring_service.cluster_errors import Elsewhere
+from mooring_service.journal.batch import Append, Claim
+from mooring_service.journal.journal import Journal, StoredAnswer
+from mooring_service.journal.sparse import SparseJournal
+
+
+class Keys:
+    """The keys, as this node sees them.
+
+    Args:
+        journal: Of this service; `of_all` is that of the log.
+    """
+
+    def __init__(
+        self,
+        placement: Placement,
+        journal: Journal,
+        of_all: SparseJournal,
+        fold: Fold,
+        node: str,
+    ) -> None:
+        self._placement, self._journal, self._of_all, self._fold = placement, journal, of_all, fold
+        self._node = node
+
+    async def claim(self, key: str, fingerprint: bytes, *, anywhere: bool) -> StoredAnswer | None:
+        """Claim a key for this node: None when it is ours, else what it stands for in the log.
+
+        Args:
+            anywhere: Nothing but the key says which node does the request: its claim is waited for.
+
+        Raises:
+            Elsewhere: If another node does the request.
+            EngineDown: If that has to be known, and cannot be asked.
+        """
+        now_ms = time.time_ns() // 1_000_000
+        held = self._fold.claims.keys.get(key)
+        if held is not None and now_ms - held.time_ms < KEY_AGE_MS:
+            if held.fingerprint != fingerprint:
+                return StoredAnswer(key, held.fingerprint, held.time_ms, None)
+            if self._placement.is_mine(held):
+                return None
+            if anywhere and not self._fold.claims.is_over(held.node, held.life):
+                raise Elsewhere("the Idempotency-Key", held.node)
+            found = await self._of_all.find_key(key)
+            if found is not None and found.answer is not None:
+                return found
+        claim = Claim("key", key, (fingerprint, now_ms))
+        if not anywhere:
+            self._journal.append(Append(claims=[claim]))
+            return None
+        if not await self._placement.claim(claim):
+            raise Elsewhere("the Idempotency-Key", self._fold.claims.keys[key].node)
+        return None
+
+    async def answer(self, key: str, answer: bytes | None) -> None:
+        """Keep the answer of a claimed key, here and in the log; None gives it up.
+
+        Raises:
+            JournalUnavailable: If that cannot be written.
+        """
+        if answer is not None:
+            await self._journal.append_waiting(Append(answers=[(key, answer)]))
+            return
+        await self._journal.answer_key(key, None)
+        await self._journal.append_waiting(Append(claims=[Claim("key", key, None)]))
