@@ -324,6 +324,9 @@ SECTIONS: dict[str, Callable[[Report, bool], None]] = {
 }
 
 
+ON_REQUEST = {"scale"}  # takes minutes, and most of the machine's descriptors
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="under a minute; one turn, smaller counts")
@@ -333,7 +336,7 @@ def main() -> None:
     report = Report()
     begin = time.monotonic()
     for name, section in SECTIONS.items():
-        if not options.only or name in options.only:
+        if name in options.only if options.only else name not in ON_REQUEST:
             section(report, options.quick)
     print(f"\n{report.table()}\n")
     print(f"{time.monotonic() - begin:.0f} s, Python {platform.python_version()}, {platform.machine()}")

@@ -51,6 +51,9 @@ class NoEstate:
     async def take(self, worker: str, *, failed: bool) -> bool:
         return False
 
+    async def go_on(self) -> None:
+        pass
+
     async def end_all(self) -> None:
         pass
 
