@@ -130,6 +130,12 @@ class Inheriting:
         except MooringError as exc:
             log.warning("what persists of worker %s waits for it: %s", worker, exc, extra={"worker": worker})
 
+    async def go_on(self) -> None:
+        """Open again what waits here for a process, or was not told to one."""
+        for worker in sorted(self._directory.workers()):
+            if worker not in self.blocked and any(map(self._reopenings.waits, self._directory.live_of(worker))):
+                await self._open(worker)
+
     async def open_blocked(self) -> None:
         """Open what could not be opened here, where that has changed."""
         for worker in list(self.blocked):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from typing import Protocol, assert_never
 
 import msgspec
@@ -23,6 +24,7 @@ from mooring.link.messages import (
     Opened,
     OpenFailed,
     OpenInvalid,
+    Probe,
     ReconnectDone,
     Report,
     Resent,
@@ -70,10 +72,12 @@ class Intake:
 
     Attributes:
         asks: Who does what code in workers asks for; set before the journal starts.
+        lease: In a cluster, returns until when a worker may hold its connections, given what says whether one of them is persisted.
         latency: From the socket to the subscribers, of the oldest event of each frame.
     """
 
     asks: Asking
+    lease: Callable[[Callable[[], bool]], float] = staticmethod(lambda persists: 0.0)
 
     def __init__(
         self,
@@ -136,6 +140,10 @@ class Intake:
             log.warning("the journal can be written again")
         else:
             log.error("the journal cannot be written: %s; connections stay open, events wait in the workers", failure)
+
+    def until(self, slot: Slot) -> float:
+        """Until when a worker may hold its connections, in a cluster; 0.0: nobody else wants them."""
+        return self.lease(lambda: any(entry.created.persists for entry in self._live_of(slot)))
 
     def take(self, slot: Slot, reports: list[Report]) -> None:
         """Take the reports of one read, in order.
@@ -229,6 +237,8 @@ class Intake:
 
     def worker_linked(self, slot: Slot, hello: Hello, *, fresh: bool) -> None:
         """Record that a process is Running; one that was adopted has been recorded before."""
+        if until := self.until(slot):
+            slot.command(Probe(0, until))  # before it holds anything: this service may die before the first question
         if fresh and not slot.announced:
             slot.announced = True
             event = WorkerStartedEvent(pid=hello.pid, incarnation=hello.incarnation, restarts=slot.restarts)

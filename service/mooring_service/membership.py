@@ -219,6 +219,10 @@ class Membership:
         """See `Cluster.may_open`."""
         return self._cluster.may_open
 
+    def until(self, persists: Callable[[], bool]) -> float:
+        """Until when a worker may hold its connections; see `Lease.until`."""
+        return self._cluster.lease.until(self._cluster.chain, persists)
+
     def check(self) -> None:
         """Raise `EngineDown` while what this node held is another's, and it has no new place yet."""
         if self._cluster.own.over:

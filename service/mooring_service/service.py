@@ -11,13 +11,15 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from mooring.background import Background
 from mooring.errors import JournalUnavailable, Unavailable
 from mooring.metrics import Histogram
 from mooring_service.admission import Admission
 from mooring_service.asks import Asks
 from mooring_service.backups import Backups
-from mooring_service.config import Config, ConfigError
+from mooring_service.config import Config, ConfigError, SupervisorConfig
 from mooring_service.connections import Connections
 from mooring_service.directory import Directory
 from mooring_service.endings import Endings
@@ -54,6 +56,7 @@ if TYPE_CHECKING:  # without [cluster] none of it is imported
 PRUNE_INTERVAL_S = 5.0
 OPEN_RETRY_S = 1.0
 STRAYS_S = 2.0
+LEASE_S = 1.0
 
 log = logging.getLogger("mooring.service")
 
@@ -120,7 +123,7 @@ class Service:
             journal, self.directory, self.feed, self._endings, self.reopenings, roster, self._window, self._background
         )
         self._supervisor = Supervisor(
-            config.supervisor,
+            _supervision(config),
             worker_settings(config, self._app_dirs),
             state_dir,
             roster,
@@ -155,6 +158,8 @@ class Service:
         self.refusal = ""
         heir = Inheriting(self._admission, *parts, self._strays.settled)
         self.cluster = _membership(config, self, roster, self._admission, asks, heir) if config.cluster.name else None
+        if self.cluster is not None:
+            self._intake.lease = self.cluster.until
         self._admission.placing = self.cluster
         self.here = Reading(self.connections, self.directory, self.feed)
         self.reading = self.cluster.reading(self.connections, self.directory) if self.cluster else self.here
@@ -268,7 +273,7 @@ class Service:
 
     async def _end_workers(self) -> None:
         ending = asyncio.create_task(self._supervisor.stop("the service is stopping"))
-        unwritable = asyncio.create_task(self._until_nothing_can_be_told())
+        unwritable = asyncio.create_task(_until_nothing_can_be_told(self._roster, self._unwritable))
         await asyncio.wait({ending, unwritable}, return_when=asyncio.FIRST_COMPLETED)
         unwritable.cancel()
         if not ending.done():
@@ -278,10 +283,6 @@ class Service:
             await asyncio.wait({ending})
         if not ending.cancelled():
             ending.result()
-
-    async def _until_nothing_can_be_told(self) -> None:
-        await self._roster.until_all_gone()
-        await self._unwritable.wait()
 
     def _on_failure(self, failure: str | None) -> None:
         if failure is None:
@@ -321,6 +322,11 @@ class Service:
         self._background.spawn(self._strays.bring_back(placed))
 
 
+async def _until_nothing_can_be_told(roster: Roster, unwritable: asyncio.Event) -> None:
+    await roster.until_all_gone()
+    await unwritable.wait()
+
+
 async def _prune(directory: Directory, journal: Journal) -> None:
     # Ends by cancellation, when the service stops.
     while True:
@@ -331,6 +337,14 @@ async def _prune(directory: Directory, journal: Journal) -> None:
                 await journal.forget_connections(gone)
             except JournalUnavailable as exc:
                 log.warning("ended connections cannot be forgotten in the journal now: %s", exc)
+
+
+def _supervision(config: Config) -> SupervisorConfig:
+    """Return how workers are watched: in a cluster each is told every second that it may go on."""
+    asked = config.supervisor
+    if not config.cluster.name or asked.probe_interval <= LEASE_S:
+        return asked
+    return msgspec.structs.replace(asked, probe_interval=LEASE_S)
 
 
 def _membership(

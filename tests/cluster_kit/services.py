@@ -1,47 +1,144 @@
-"""Services that are nodes of one cluster, as their users start them."""
+"""Services that are nodes of one cluster, as their users start them, and what tests ask of them."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-from collections.abc import AsyncIterator
+import os
+import signal
 from pathlib import Path
+from typing import Any
 
-from mooring_service.cluster import objects
-from tests.cluster_kit.nodes import THREE, running_engine
+from tests.cluster_kit.checker import Row, check
+from tests.cluster_kit.nodes import running_engine
 from tests.cluster_kit.servers import EngineServers
 from tests.conftest import RunningService, wait_for
+from tests.servers import EchoServer
 
-READY_S = 60.0
-
-
-def configuration(folder: Path, name: str, cluster: str, urls: list[str], dead_after: float = 5) -> str:
-    path = folder / f"{name}.toml"
-    secret = folder / "secret"
-    secret.write_text("one secret of all nodes of this cluster\n")
-    secret.chmod(0o600)
-    path.write_text(
-        f'[cluster]\nname = "{cluster}"\nnode = "{name}"\nengine = {json.dumps(urls)}\ndead_after = {dead_after}\nsecret_file = "{secret}"\n'
-    )
-    return str(path)
+PERSIST = {"reconnect": {"persist": True, "minDelay": 0.05, "maxDelay": 0.5}}
+FOUND_S = 60.0  # a deadline, not a figure: `dead_after` is 5, and the machine may be busy
 
 
-@contextlib.asynccontextmanager
-async def running_services(
-    servers: EngineServers, cluster: str, folder: Path, names: str = "abc", *options: str, dead_after: float = 5
-) -> AsyncIterator[dict[str, RunningService]]:
-    """Services that have their places, on a log of their own."""
-    async with running_engine(servers.urls) as engine:
-        await objects.create(engine, cluster, THREE)
-    found = {}
-    for name in names:
-        path = configuration(folder, name, cluster, servers.urls, dead_after)
-        found[name] = RunningService(folder / name, "--config", path, *options)
-    try:
-        await asyncio.gather(*(service.start() for service in found.values()))
-        await asyncio.gather(*(wait_for(service.is_ready, READY_S) for service in found.values()))
-        yield found
-    finally:
-        for service in found.values():
-            await service.clean_up()
+class Nodes:
+    """Services of one cluster, by name."""
+
+    def __init__(self, folder: Path, cluster: str, servers: EngineServers) -> None:
+        self.folder, self.cluster, self.servers = folder, cluster, servers
+        self.all: dict[str, RunningService] = {}
+
+    async def begin(self, names: str, **settings: Any) -> list[RunningService]:
+        """Start services that are nodes, and wait until they have their places."""
+        found = [self._make(name, settings) for name in names]
+        await asyncio.gather(*(service.start() for service in found))
+        await asyncio.gather(*(wait_for(service.is_ready, FOUND_S) for service in found))
+        return found
+
+    def _make(self, name: str, settings: dict[str, Any]) -> RunningService:
+        path = self.folder / f"{name}.toml"
+        own = {"name": self.cluster, "node": name, "engine": self.servers.urls, "dead_after": 5, **settings}
+        lines = [f"{key} = {json.dumps(value)}" for key, value in own.items()]
+        path.write_text("\n".join(["[cluster]", *lines, ""]))
+        service = self.all[name] = RunningService(self.folder / name, "--config", str(path))
+        return service
+
+    async def check(self, *, given_up: str = "", replaced: str = "") -> list[Row]:
+        """Check the law of the log in what there is now, once every node that lives has read it."""
+        living = [service for service in self.all.values() if service.process.poll() is None]
+
+        async def all_is_read() -> bool:
+            told = [await service.get("/v1/cluster") for service in living]
+            return not any(one["unreplicated"]["additions"] for one in told)
+
+        await wait_for(all_is_read, FOUND_S)
+        for service in living:
+            await service.stop()
+        names = [name for name, service in self.all.items() if service in living]
+        # They have stopped one after the other, so none has read all that the last ones have said.
+        async with running_engine(self.servers.urls) as engine:
+            return await check(
+                engine, self.cluster, {name: self.folder / name for name in names},
+                given_up=frozenset(given_up), partial=True, replaced=frozenset(replaced),
+            )  # fmt: skip
+
+
+async def kill(service: RunningService) -> None:
+    """Kill a whole node: the service, and the processes of its workers."""
+    workers = service.worker_pids()
+    await service.kill()
+    for pid in workers:
+        os.kill(pid, signal.SIGKILL)
+
+
+async def all_events(service: RunningService, path: str = "/v1/events") -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    after = "start"
+    while True:
+        page = await service.get(f"{path}?after={after}&limit=1000")
+        if not page["events"]:
+            return found
+        found += page["events"]
+        after = page["next"]
+
+
+async def opened_at(service: RunningService, connection: int, node: str, *, again: int = 1) -> dict[str, Any]:
+    """Wait until a connection was opened `again` at a node, as another service tells."""
+
+    async def is_open() -> Any:
+        path = f"/v1/connections/{connection}"
+        page = await service.get(f"{path}/events?after=start&limit=1000&kind=onReconnect")
+        record = await service.get(path)
+        return record if (record["node"], record["status"], len(page["events"])) == (node, "Connected", again) else None
+
+    return await wait_for(is_open, FOUND_S, f"{connection} is open at {node}")
+
+
+async def until_told(service: RunningService, kind: str, node: str, count: int = 1) -> dict[str, Any]:
+    """Wait until so many events say something of a node; return the last."""
+
+    async def is_told() -> Any:
+        page = await service.get(f"/v1/events?after=start&limit=1000&kind={kind}")
+        found = [event["event"] for event in page["events"] if event["event"]["node"] == node]
+        return found[-1] if len(found) == count else None
+
+    return await wait_for(is_told, FOUND_S, f"{kind} of {node}")
+
+
+async def causes(service: RunningService, connection: int) -> list[str]:
+    page = await service.get(f"/v1/connections/{connection}/events?after=start&limit=1000&kind=onDisconnect")
+    return [event["event"]["cause"] for event in page["events"]]
+
+
+def stop_whole(service: RunningService) -> list[int]:
+    """Freeze a service, and then the processes of its workers; return them all."""
+    pids = [service.process.pid, *service.worker_pids()]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    return pids
+
+
+class Sockets(EchoServer):
+    """Sees whether two sockets of one connection were ever open at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.overlaps = 0
+
+    async def _handle(self, request: Any) -> Any:
+        self.overlaps += any(not peer.gone.is_set() for peer in self.peers)
+        return await super()._handle(request)
+
+
+async def all_events_of_node(service: RunningService) -> list[dict[str, Any]]:
+    page = await service.get("/v1/events?after=start&limit=1000&scope=node")
+    return list(page["events"])
+
+
+async def opened_once_more(service: RunningService, connection: int) -> None:
+    """Wait until a connection is open again, wherever that is."""
+
+    async def is_open() -> bool:
+        path = f"/v1/connections/{connection}"
+        page = await service.get(f"{path}/events?after=start&limit=1000&kind=onReconnect")
+        return len(page["events"]) == 1 and (await service.get(path))["status"] == "Connected"
+
+    await wait_for(is_open, FOUND_S)

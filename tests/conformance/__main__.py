@@ -125,6 +125,9 @@ def report(results: dict[str, dict[str, str]], count: int, took_s: float, worker
     """Print what came out; 0 when all of it is good."""
     print(f"{count} cases in {took_s:.0f} s: {dict(Counter(result['behavior'] for result in results.values()))}")
     print(f"close behaviour: {dict(Counter(result['behaviorClose'] for result in results.values()))}")
+    for behaviour in sorted({result["behavior"] for result in results.values()} - {"OK"}):
+        cases = [case for case, result in results.items() if result["behavior"] == behaviour]
+        print(f"{behaviour}: {' '.join(sorted(cases, key=lambda case: [int(part) for part in case.split('.')]))}")
     print(f"worker restarts: {worker['restarts']}")
     bad = {case: result for case, result in results.items() if {result["behavior"], result["behaviorClose"]} - GOOD}
     for case, result in bad.items():

@@ -3,72 +3,42 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
+import random
+import shutil
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from mooring.events import Kind
 from mooring_service.cluster import objects
-from tests.cluster_kit.checker import Row, check
 from tests.cluster_kit.nodes import THREE, running_engine
+from tests.cluster_kit.proxy import Proxies
 from tests.cluster_kit.servers import EngineServers
-from tests.conftest import RunningService, wait_for
+from tests.cluster_kit.services import (
+    FOUND_S,
+    PERSIST,
+    Nodes,
+    Sockets,
+    all_events,
+    all_events_of_node,
+    causes,
+    kill,
+    opened_at,
+    opened_once_more,
+    stop_whole,
+    until_told,
+)
+from tests.conftest import rounds, wait_for
 from tests.servers import EchoServer
-
-PERSIST = {"reconnect": {"persist": True, "minDelay": 0.05, "maxDelay": 0.5}}
-FOUND_S = 60.0  # a deadline, not a figure: `dead_after` is 5, and the machine may be busy
-
-Begin = Callable[..., Any]
-
-
-class Nodes:
-    """Services of one cluster, by name."""
-
-    def __init__(self, folder: Path, cluster: str, servers: EngineServers) -> None:
-        self.folder, self.cluster, self.servers = folder, cluster, servers
-        self.all: dict[str, RunningService] = {}
-
-    async def begin(self, names: str, **settings: Any) -> list[RunningService]:
-        """Start services that are nodes, and wait until they have their places."""
-        found = [self._make(name, settings) for name in names]
-        await asyncio.gather(*(service.start() for service in found))
-        await asyncio.gather(*(wait_for(service.is_ready, FOUND_S) for service in found))
-        return found
-
-    def _make(self, name: str, settings: dict[str, Any]) -> RunningService:
-        path = self.folder / f"{name}.toml"
-        own = {"name": self.cluster, "node": name, "engine": self.servers.urls, "dead_after": 5, **settings}
-        lines = [f"{key} = {json.dumps(value)}" for key, value in own.items()]
-        path.write_text("\n".join(["[cluster]", *lines, ""]))
-        service = self.all[name] = RunningService(self.folder / name, "--config", str(path))
-        return service
-
-    async def check(self, *, given_up: str = "") -> list[Row]:
-        """Check the law of the log in what there is now, once every node that lives has read it."""
-        living = [service for service in self.all.values() if service.process.poll() is None]
-
-        async def all_is_read() -> bool:
-            told = [await service.get("/v1/cluster") for service in living]
-            return not any(one["unreplicated"]["additions"] for one in told)
-
-        await wait_for(all_is_read, FOUND_S)
-        for service in living:
-            await service.stop()
-        names = [name for name, service in self.all.items() if service in living]
-        # They have stopped one after the other, so none has read all that the last ones have said.
-        async with running_engine(self.servers.urls) as engine:
-            return await check(
-                engine, self.cluster, {name: self.folder / name for name in names},
-                given_up=frozenset(given_up), partial=True,
-            )  # fmt: skip
 
 
 @pytest.fixture
-async def nodes(servers: EngineServers, cluster_name: str, tmp_path: Path) -> AsyncIterator[Nodes]:
+async def nodes(
+    request: pytest.FixtureRequest, servers: EngineServers, cluster_name: str, tmp_path: Path
+) -> AsyncIterator[Nodes]:
     async with running_engine(servers.urls) as engine:
         await objects.create(engine, cluster_name, THREE)
     found = Nodes(tmp_path, cluster_name, servers)
@@ -77,37 +47,8 @@ async def nodes(servers: EngineServers, cluster_name: str, tmp_path: Path) -> As
     finally:
         for service in found.all.values():
             await service.clean_up()
-
-
-async def kill(service: RunningService) -> None:
-    """Kill a whole node: the service, and the processes of its workers."""
-    workers = service.worker_pids()
-    await service.kill()
-    for pid in workers:
-        os.kill(pid, signal.SIGKILL)
-
-
-async def all_events(service: RunningService, path: str = "/v1/events") -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
-    after = "start"
-    while True:
-        page = await service.get(f"{path}?after={after}&limit=1000")
-        if not page["events"]:
-            return found
-        found += page["events"]
-        after = page["next"]
-
-
-async def opened_at(service: RunningService, connection: int, node: str, *, again: int = 1) -> dict[str, Any]:
-    """Wait until a connection was opened `again` at a node, as another service tells."""
-
-    async def is_open() -> Any:
-        path = f"/v1/connections/{connection}"
-        page = await service.get(f"{path}/events?after=start&limit=1000&kind=onReconnect")
-        record = await service.get(path)
-        return record if (record["node"], record["status"], len(page["events"])) == (node, "Connected", again) else None
-
-    return await wait_for(is_open, FOUND_S, f"{connection} is open at {node}")
+            if getattr(request.node, "failed", False):
+                service.print_logs()
 
 
 async def test_what_a_killed_node_held_is_told_once_and_what_persists_is_open_elsewhere(nodes: Nodes) -> None:
@@ -161,3 +102,241 @@ async def test_what_a_killed_node_held_is_told_once_and_what_persists_is_open_el
             [kept, fresh["id"]]
         )
     await nodes.check(given_up="a")
+
+
+async def test_after_an_ordered_stop_the_others_open_at_once_and_a_later_start_is_a_new_life(nodes: Nodes) -> None:
+    a, b = await nodes.begin("ab", dead_after=600)  # so nobody is found dead
+    async with Sockets() as echo:
+        kept = (await a.open(echo.url, name="kept", **PERSIST))["id"]
+        await b.get(f"/v1/connections/{kept}")
+        assert await a.stop() == 0
+        await opened_at(b, kept, "b")
+        assert await causes(b, kept) == ["serviceStopped"]
+        assert echo.overlaps == 0
+        assert (await b.get("/v1/cluster"))["nodes"][0]["status"] == "Left"
+        await a.start()
+        await wait_for(a.is_ready, FOUND_S)
+        assert (await a.get(f"/v1/connections/{kept}"))["node"] == "b"
+        assert (await a.open(echo.url))["node"] == "a"
+        kinds = {event["kind"] for event in await all_events(b)}
+        assert not kinds & {"nodeLost", "nodeReturned"}
+    await nodes.check(given_up="a")
+
+
+async def test_a_frozen_node_acts_no_more_once_it_wakes_and_begins_a_new_life(nodes: Nodes) -> None:
+    a, b = await nodes.begin("ab")
+    async with EchoServer() as echo:
+        kept = (await a.open(echo.url, **PERSIST))["id"]
+        plain = (await a.open(echo.url))["id"]
+        await b.get(f"/v1/connections/{plain}")
+        old = list(echo.peers)
+        frozen = stop_whole(a)
+        await opened_at(b, kept, "b")
+        lost = await until_told(b, "nodeLost", "a")
+        assert not any(peer.gone.is_set() for peer in old), "a frozen process holds its sockets"
+        for pid in reversed(frozen):
+            os.kill(pid, signal.SIGCONT)
+        woken_at = asyncio.get_running_loop().time()
+        await asyncio.wait_for(asyncio.gather(*(peer.gone.wait() for peer in old)), FOUND_S)
+        print(f"sockets of the old life were open for {asyncio.get_running_loop().time() - woken_at:.3f} s more")
+        returned = await until_told(b, "nodeReturned", "a")
+        assert returned["life"] == lost["life"]
+        await wait_for(a.is_ready, FOUND_S)
+        assert (await a.get(f"/v1/connections/{kept}"))["node"] == "b"
+        assert (await a.get(f"/v1/connections/{plain}"))["status"] == "Closed"
+        assert (await a.open(echo.url))["node"] == "a"
+        assert len([peer for peer in echo.peers if not peer.gone.is_set()]) == 2
+        unreplicated = returned["unreplicated"]
+        assert unreplicated is not None, "the ends of its sockets were committed there, and never published"
+        local = await all_events_of_node(a)
+        assert {unreplicated["from"], unreplicated["to"]} <= {event["id"] for event in local}
+    await nodes.check(given_up="a")
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+async def test_workers_whose_service_is_gone_or_hangs_close_before_the_heir_opens(
+    nodes: Nodes, how: signal.Signals
+) -> None:
+    a, b = await nodes.begin("ab")
+    async with Sockets() as echo:
+        kept = (await a.open(echo.url, **PERSIST))["id"]
+        await b.get(f"/v1/connections/{kept}")
+        a.process.send_signal(how)
+        await opened_at(b, kept, "b")
+        assert echo.overlaps == 0
+        a.process.kill()
+    await asyncio.to_thread(a.process.wait)
+    await nodes.check()
+
+
+@pytest.mark.parametrize("unsure", ["stop", "keep"])
+async def test_a_node_that_is_cut_off_alone_stops_or_goes_on_as_unsure_says(nodes: Nodes, unsure: str) -> None:
+    (b,) = await nodes.begin("b")
+    proxies = Proxies(nodes.servers.ports)
+    try:
+        (a,) = await nodes.begin("a", engine=proxies.urls, unsure=unsure)
+        async with Sockets() as echo:
+            kept = (await a.open(echo.url, **PERSIST))["id"]
+            await b.get(f"/v1/connections/{kept}")
+            proxies.hold()
+            await opened_at(b, kept, "b")
+            assert echo.overlaps == (unsure == "keep")
+            assert echo.peers[0].gone.is_set() is (unsure == "stop")
+            proxies.pass_on()
+            await until_told(b, "nodeReturned", "a")
+            await asyncio.wait_for(echo.peers[0].gone.wait(), FOUND_S)
+            await wait_for(a.is_ready, FOUND_S)
+            assert (await a.get(f"/v1/connections/{kept}"))["node"] == "b"
+            assert await causes(a, kept) == ["nodeLost"]
+            assert len([peer for peer in echo.peers if not peer.gone.is_set()]) == 1
+        await nodes.check(given_up="a")
+    finally:
+        proxies.close()
+
+
+async def test_an_outage_of_the_engine_closes_nothing_and_kills_nobody(nodes: Nodes) -> None:
+    a, b = await nodes.begin("ab")
+    async with Sockets() as echo:
+        mine = [(await service.open(echo.url, **PERSIST))["id"] for service in (a, b)]
+        await asyncio.gather(*(b.get(f"/v1/connections/{one}") for one in mine))
+        nodes.servers.stop_all()
+        try:
+
+            async def is_away() -> bool:
+                return (await a.get("/v1/cluster"))["engine"]["status"] == "down"
+
+            await wait_for(is_away, FOUND_S)
+            for number in range(10):
+                assert (await a.send(mine[0], b"%d" % number))["sent"] == 1
+                await asyncio.sleep(0.7)  # for longer than `dead_after`
+            assert (await a.open(echo.url))["node"] == "a"
+            problem = await a.call("GET", "/v1/connections/987", 503)
+            assert problem["type"].endswith("engine-down")
+        finally:
+            await asyncio.to_thread(nodes.servers.start_all)
+        await asyncio.gather(*(wait_for(service.is_ready, FOUND_S) for service in (a, b)))
+
+        async def all_is_told() -> bool:
+            page = await b.get(f"/v1/connections/{mine[0]}/events?after=start&limit=1000")
+            return len(page["events"]) == 11
+
+        await wait_for(all_is_told, FOUND_S)
+        assert not any(peer.gone.is_set() for peer in echo.peers)
+        kinds = {event["kind"] for event in await all_events(b)}
+        assert not kinds & {"nodeLost", "onDisconnect", "onTerminate"}
+    await nodes.check()
+
+
+async def test_a_wiped_state_directory_is_a_new_life_of_the_node_and_an_heir_has_what_the_old_one_had(
+    nodes: Nodes,
+) -> None:
+    a, b = await nodes.begin("ab")
+    async with EchoServer() as echo:
+        kept = (await a.open(echo.url, **PERSIST))["id"]
+        await b.get(f"/v1/connections/{kept}")
+        await kill(a)
+        shutil.rmtree(a.state_dir)
+        await a.start()
+        await wait_for(a.is_ready, FOUND_S)
+        await opened_once_more(b, kept)
+        fresh = (await a.open(echo.url))["id"]
+        assert fresh // 10**12 not in (kept // 10**12, 0)
+        assert (await b.get(f"/v1/connections/{fresh}"))["node"] == "a"
+        await until_told(b, "nodeLost", "a")
+        assert (await until_told(b, "nodeReturned", "a"))["unreplicated"] is None
+    await nodes.check(given_up="a", replaced="a")
+
+
+async def test_a_state_directory_that_is_older_than_the_log_gives_its_life_up(nodes: Nodes) -> None:
+    a, b = await nodes.begin("ab")
+    async with EchoServer() as echo:
+        kept = (await a.open(echo.url, **PERSIST))["id"]
+        await b.get(f"/v1/connections/{kept}")
+        await kill(a)
+        older = nodes.folder / "older"
+        shutil.copytree(a.state_dir, older, ignore=shutil.ignore_patterns("*.sock"))
+        await a.start()
+        await wait_for(a.is_ready, FOUND_S)
+        await opened_once_more(b, kept)  # in the same life, if it was in time
+        for number in range(50):
+            await a.send(kept, b"%d" % number)
+        shown = len((await b.get(f"/v1/connections/{kept}/events?after=start&limit=1000"))["events"])
+        await kill(a)
+        shutil.rmtree(a.state_dir)
+        shutil.copytree(older, a.state_dir)
+        await a.start()
+        await wait_for(a.is_ready, FOUND_S)
+
+        async def is_open_again() -> bool:
+            page = await b.get(f"/v1/connections/{kept}/events?after=start&limit=1000")
+            found = [event["kind"] for event in page["events"]].count("onReconnect")
+            return found >= 2 and len(page["events"]) > shown
+
+        await wait_for(is_open_again, FOUND_S)
+        events = (await b.get(f"/v1/connections/{kept}/events?after=start&limit=1000"))["events"]
+        assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
+    await nodes.check(given_up="a", replaced="a")
+
+
+@rounds(1, 6)
+async def test_an_heir_that_is_killed_while_it_takes_over_tells_each_end_once(nodes: Nodes, rounds: int) -> None:
+    seed = int.from_bytes(os.urandom(4), "big")
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    c, *others = await nodes.begin("cab")
+    by_name = dict(zip("ab", others, strict=True))
+    async with EchoServer() as echo:
+        for number in range(rounds):
+            first, second = chance.choice(["ab", "ba"])
+            dying, heir = by_name[first], by_name[second]
+            persisted = [(await dying.open(echo.url, worker=f"w{number}", **PERSIST))["id"] for _ in range(5)]
+            plain = [(await dying.open(echo.url, worker=f"w{number}"))["id"] for _ in range(5)]
+            await c.get(f"/v1/connections/{plain[-1]}")
+            lost = sum(event["kind"] == "nodeLost" for event in await all_events(c))
+            await kill(dying)
+
+            async def is_lost(before: int = lost) -> bool:
+                page = await c.get("/v1/events?after=start&limit=1000&kind=nodeLost")
+                return len(page["events"]) > before
+
+            await wait_for(is_lost, FOUND_S)
+            await asyncio.sleep(chance.uniform(0.0, 0.5))
+            await kill(heir)
+            await asyncio.sleep(chance.uniform(0.0, 2.0))
+            await heir.start()
+
+            async def is_over(persisted: list[int] = persisted, plain: list[int] = plain) -> bool:
+                stand = [(await c.get(f"/v1/connections/{one}"))["status"] for one in [*persisted, *plain]]
+                return stand == ["Connected"] * 5 + ["Closed"] * 5
+
+            await wait_for(is_over, 2 * FOUND_S)
+            await dying.start()
+            await asyncio.gather(*(wait_for(service.is_ready, FOUND_S) for service in by_name.values()))
+    rows = await nodes.check(given_up="ab")
+    assert sum(kind == Kind.onTerminate for _, _, kind, _ in rows) >= 5 * rounds
+
+
+@pytest.mark.parametrize("killed", ["ab", "abc"])
+async def test_who_is_left_or_comes_back_has_what_the_others_had(nodes: Nodes, killed: str) -> None:
+    a, b, c = await nodes.begin("abc")
+    async with EchoServer() as echo:
+        kept = [(await service.open(echo.url, **PERSIST))["id"] for service in (a, b, c)]
+        await asyncio.gather(*(c.get(f"/v1/connections/{one}") for one in kept))
+        for name in killed:
+            await kill(nodes.all[name])
+        back = {"ab": [b], "abc": [b, c]}[killed]
+        await asyncio.gather(*(service.start() for service in back))
+        await asyncio.gather(*(wait_for(service.is_ready, FOUND_S) for service in back))
+
+        async def are_open() -> bool:
+            records = [await c.get(f"/v1/connections/{one}") for one in kept]
+            events = [await c.get(f"/v1/connections/{one}/events?after=start&kind=onReconnect") for one in kept[:2]]
+            return (
+                all(record["status"] == "Connected" and record["node"] in "bc" for record in records)
+                and all(page["events"] for page in events)
+            )  # fmt: skip
+
+        await wait_for(are_open, 2 * FOUND_S)
+        await until_told(c, "nodeLost", "a")
+        assert sum(not peer.gone.is_set() for peer in echo.peers) == 3
+    await nodes.check(given_up="abc")

@@ -23,6 +23,7 @@ from mooring_service.journal.batch import Append, Claim
 from mooring_service.journal.folded import Folded, KeyChange, Pair
 
 STOPPED = "stopped"
+MAX_NODES = 16  # every node carries every event: more of them only make each slower
 
 log = logging.getLogger("mooring.cluster")
 _pack = msgspec.msgpack.Encoder().encode
@@ -180,7 +181,10 @@ class Fold:
         return pieces
 
     def unlike(self, node: str, dead_after_s: float) -> str | None:
-        """Return why a node must not go on beside the others that live: they wait for another time; None if it may."""
+        """Return why a node must not go on beside the others that live: they wait for another time, or are too many; None if it may."""
+        others = [one.node for one in self.nodes.values() if one.node != node and not one.over]
+        if len(others) >= MAX_NODES:
+            return f"{len(others)} nodes of this cluster live, and {MAX_NODES} are the most: have several clusters"
         for other in self.nodes.values():
             if other.node != node and not other.over and other.up is not None and other.up.dead_after_s != dead_after_s:
                 return f"cluster.dead_after is {dead_after_s:g} here, and {other.up.dead_after_s:g} at the node {other.node!r}: it must be equal"

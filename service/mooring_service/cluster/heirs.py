@@ -43,6 +43,9 @@ class Estate(Protocol):
             MooringError: If it cannot be told now; it is begun anew then.
         """
 
+    async def go_on(self) -> None:
+        """Open again what this service has lost while it could not know whether others had it."""
+
     async def end_all(self) -> None:
         """End all that this service holds, as its life is over, and wait until that is committed."""
 

@@ -5,6 +5,8 @@ All times are those of `chain.now_s`, one clock for all processes of the machine
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from mooring_service.cluster.chain import Chain, now_s
 from mooring_service.cluster.lives import Timers, fenced
 from mooring_service.cluster_config import ClusterConfig
@@ -20,19 +22,45 @@ class Lease:
     def __init__(self, config: ClusterConfig) -> None:
         self.timers = Timers(config.dead_after, config.fit_s, config.fence_s)
         self._keeps = config.unsure == "keep"
+        self._looked_at = now_s()
+        self._away_at = 0.0
+        self._could = False
+
+    def look(self, now: float) -> None:
+        """Look whether this process was away itself for so long that others may have found it dead: then only the log can tell."""
+        if self._is_away(now):
+            self._away_at = now
+        self._looked_at = now
+
+    def may_again(self, may: bool) -> bool:
+        """Take whether it may open what it holds now; return whether it may, and could not before."""
+        could, self._could = self._could, may
+        return may and not could
+
+    def _is_away(self, now: float) -> bool:
+        return now - self._looked_at > self.timers.fence_s
 
     def holds(self, chain: Chain | None) -> bool:
         """Say whether nobody else can have taken this node for dead, or that is risked (`unsure = "keep"`)."""
-        return self._keeps or (chain is not None and not fenced(now_s(), chain.state.acked_at, self.timers))
+        now = now_s()
+        if self._is_away(now):
+            return False
+        acked_at = 0.0 if chain is None else chain.state.acked_at
+        return acked_at >= self._away_at and (self._keeps or not fenced(now, acked_at, self.timers))
 
-    def until(self, chain: Chain | None, *, persists: bool) -> float:
+    def until(self, chain: Chain | None, persists: Callable[[], bool]) -> float:
         """Return until when a worker goes on if it hears nothing newer; 0.0: as was said before.
 
         Args:
-            persists: It holds a persisted connection.
+            persists: Says whether it holds a persisted connection.
         """
-        if self._keeps or not persists:
-            return now_s() + self.timers.fence_s
-        if chain is None or not chain.messages:  # nothing is acknowledged since this start
+        now = now_s()
+        if self._is_away(now) or (self._away_at and (chain is None or chain.state.acked_at < self._away_at)):
             return 0.0
-        return chain.state.acked_at + self.timers.fence_s
+        acked_at = chain.state.acked_at if chain is not None and chain.messages else None
+        if acked_at is not None and now - acked_at <= self.timers.fit_s:
+            return acked_at + self.timers.fence_s
+        # Nothing is acknowledged, or not any more: early enough, or what goes on would lapse before it is told so.
+        if self._keeps or not persists():
+            return now + self.timers.fence_s
+        return 0.0 if acked_at is None else acked_at + self.timers.fence_s

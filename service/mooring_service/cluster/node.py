@@ -281,6 +281,9 @@ class Cluster:
             if chain is None:
                 continue
             state = chain.state
+            self.lease.look(now)
+            if self.lease.may_again(self.may_open):
+                self._background.spawn(self._estate.go_on())
             self._mark.look(now, state.acked_seq, self.fold.applied)
             self.judge.look(now, state.acked_at, self._mark.fresh_at)
             if self.placed.is_set():

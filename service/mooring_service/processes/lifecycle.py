@@ -94,7 +94,7 @@ class Lifecycle:
         process = worker_process.adopt(ProcessIdentity(who.pid, who.started_at_ticks, who.boot_id))
         if process is not None:
             slot.process_begun(process)
-        return await self._take_leave(slot, await watch(slot, self._config, adopted=True))
+        return await self._take_leave(slot, await watch(slot, self._config, self._reports, adopted=True))
 
     async def _one_process(self, slot: Slot, *, again: bool) -> float | None:
         """Start a process when it is its turn, and watch it to its end; return as `_take_leave`."""
@@ -111,7 +111,7 @@ class Lifecycle:
             # Until it is Running, but no longer than a start has: one that hangs does not hold up the others.
             slot.ready.add_done_callback(lambda _: turn.give_back())
             asyncio.get_running_loop().call_later(self._config.start_timeout, turn.give_back)
-            return await self._take_leave(slot, await watch(slot, self._config))
+            return await self._take_leave(slot, await watch(slot, self._config, self._reports))
         finally:
             turn.give_back()
 

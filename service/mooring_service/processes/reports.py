@@ -18,6 +18,9 @@ class Reports(Protocol):
     def bounds(self) -> tuple[int, int]:
         """What a worker may: `window_bytes` and `full_at` of its welcome."""
 
+    def until(self, slot: Slot) -> float:
+        """Until when a worker may hold its connections; see `Probe`."""
+
     def take(self, slot: Slot, reports: list[Report]) -> None:
         """Take the reports of one read, in order. Never `Hello`.
 

@@ -11,6 +11,7 @@ from typing import Any
 from mooring.deadline import first_of
 from mooring.link.messages import Probe, Stop
 from mooring_service.config import SupervisorConfig
+from mooring_service.processes.reports import Reports
 from mooring_service.processes.slot import Slot
 from mooring_service.processes.watchdog import Ask, End, Watchdog
 from mooring_service.processes.worker_process import WorkerProcess
@@ -23,7 +24,7 @@ LINK_FAULTS = 3
 log = logging.getLogger("mooring.supervisor")
 
 
-async def watch(slot: Slot, config: SupervisorConfig, *, adopted: bool = False) -> str:
+async def watch(slot: Slot, config: SupervisorConfig, reports: Reports, *, adopted: bool = False) -> str:
     """Wait until the process of `slot` has ended; return why, as far as we had to do with it.
 
     One that is `adopted` holds what happened while nobody was there: it may hand that over before it is told to stop.
@@ -64,7 +65,7 @@ async def watch(slot: Slot, config: SupervisorConfig, *, adopted: bool = False) 
         match decision:
             case Ask():
                 probe += 1
-                slot.command(Probe(probe))
+                slot.command(Probe(probe, reports.until(slot)))
             case End():
                 if not reason:
                     log.error("worker %s: %s; its stacks go to its log", slot.name, decision.reason, extra=slot.tags)

@@ -9,12 +9,14 @@ from mooring.events import Kind
 from mooring.link.record import ConnectionUpdate
 from mooring_service.cluster import message as wire
 from mooring_service.cluster.claims import KEY_AGE_MS, Claims
+from mooring_service.cluster.fold import Fold, NodeState
 from mooring_service.cluster.lives import Judge, Mark, Standing, Timers, fenced, ranked
 from mooring_service.cluster.message import Message, TooNew, Unreadable
 from mooring_service.cluster.position import MAX_SLOT, STEP, Epoch, connection_id, position_of, resume, seq_of, slot_of
 from mooring_service.cluster.replicator import Head, Identity, Start, start
 from mooring_service.journal.addition import encode_addition
 from mooring_service.journal.batch import Append, Claim
+from mooring_service.journal.folded import Folded
 
 TIMERS = Timers(dead_after_s=15.0, fit_s=6.0, fence_s=10.0)
 
@@ -228,3 +230,12 @@ def test_how_a_service_begins_is_what_its_chain_and_its_journal_say(
     head: Head | None, journal_last: int, published: bool, wanted: Start
 ) -> None:
     assert start(ME, journal_last, published, head) is wanted
+
+
+def test_a_seventeenth_node_is_refused_and_one_that_is_over_does_not_count() -> None:
+    fold = Fold(Folded(0, {}))
+    fold.nodes = {f"n{number}": NodeState(f"n{number}", life="l") for number in range(16)}
+    assert fold.unlike("n3", 15) is None
+    assert fold.unlike("new", 15) == "16 nodes of this cluster live, and 16 are the most: have several clusters"
+    fold.nodes["n0"].over = "Dead"
+    assert fold.unlike("new", 15) is None

@@ -125,6 +125,7 @@ OUR_OWN = {
     "OpenInvalid",
     "Send",
     "SendFailed",
+    "Probe",
     "Stop",
     "Stored",
     "Reconfigure",
@@ -134,6 +135,7 @@ OUR_OWN = {
 }
 """What has fields more today, itself or in what it holds: the first version skips them."""
 SINCE = [
+    (Probe(4, 12.5), "k6VQcm9iZQTLQCkAAAAAAAA="),
     (Taken(7), "kqVUYWtlbgc="),
     (Reconnect(10, 7, 0.5, 3001, "why", True), "l6lSZWNvbm5lY3QKB8s/4AAAAAAAAM0LuaN3aHnD"),
     (ReconnectDone(10, 49, "Connected", False), "la1SZWNvbm5lY3REb25lCjGpQ29ubmVjdGVkwg=="),

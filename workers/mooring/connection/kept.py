@@ -234,10 +234,12 @@ class KeptConnection(KeptAttempts):
         elif self._letting_go is None:
             self._let_go(0.0, code, reason)
 
-    def _left_behind(self, loss: Loss, left: Literal["drained", "serviceStopped"]) -> Loss:
+    def _left_behind(self, loss: Loss, left: Literal["drained", "serviceStopped", "cutOff"]) -> Loss:
         error = ErrorEntry(ErrCode.WORKER_DRAINED, "the worker was drained")
         if left == "serviceStopped":
             error = ErrorEntry(ErrCode.WORKER_STOPPING, "the service was stopped")
+        elif left == "cutOff":
+            error = ErrorEntry(ErrCode.WORKER_STOPPING, "this node may have been taken for dead")
         return msgspec.structs.replace(loss, cause=left, errors=[error, *loss.errors])
 
     def _leave(self) -> None:

@@ -28,7 +28,7 @@ from mooring.wire.socket import Socket, SocketState
 
 STOPPED_CODE = 1001  # "going away" (RFC 6455 section 7.4.1)
 
-Left = Literal["", "drained", "serviceStopped"]
+Left = Literal["", "drained", "serviceStopped", "cutOff"]
 """Who goes on when a worker ends: nobody; the next process of its name, with all that is kept; the next service, with what persists."""
 
 log = logging.getLogger("mooring.worker")
@@ -248,7 +248,7 @@ class LiveConnection(AskingConnection):
 
     def let_go(self, reason: str, *, left: Left) -> None:
         """The worker ends; `left`: and who goes on with what."""
-        if left == "drained" or (left == "serviceStopped" and self.created.persists):
+        if left == "drained" or (left in ("serviceStopped", "cutOff") and self.created.persists):
             self.drain(STOPPED_CODE, reason, left)
         else:
             self.stop(STOPPED_CODE, reason)

@@ -89,6 +89,7 @@ class Link:
         who: What says which process this is; each `Hello` adds what it holds just then.
         obey: Called with each command of a request.
         stop: Called with each `Stop`.
+        extend: Called with the `until` of each `Probe`.
     """
 
     def __init__(
@@ -98,14 +99,12 @@ class Link:
         who: Hello,
         obey: Callable[[Change | Open | Send | SendRequest | DropQueue | Terminate | Reconnect | Call], None],
         stop: Callable[[Stop], None],
+        extend: Callable[[float], None] = lambda until: None,
     ) -> None:
-        self._settings = settings
-        self._who = who
-        self._obey = obey
-        self._stop = stop
+        self._settings, self._who = settings, who
+        self._obey, self._stop, self._extend = obey, stop, extend
         self._channel: Channel[Command] | None = None
-        self._welcomed = asyncio.Event()
-        self._lost = asyncio.Event()
+        self._welcomed, self._lost = asyncio.Event(), asyncio.Event()
         self._changed = asyncio.Event()  # frames were taken, or there is no link any more
         self._refused: Refused | None = None
         self._asked_ids = False
@@ -237,7 +236,8 @@ class Link:
                     self._held.outbox.stored(number)
                     self._held.outbox.flush_behind()
                     self._send_on()
-                case Probe(probe):
+                case Probe(probe, until):
+                    self._extend(until)
                     if self._welcomed.is_set():
                         self.send(self._held.stats(probe))
                 case Welcome():

@@ -157,9 +157,13 @@ class Stop(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class Probe(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """Is the I/O loop alive? It answers with `Stats`; before `Welcome` it only hears that there is a service."""
+    """Is the I/O loop alive? It answers with `Stats`; before `Welcome` it only hears that there is a service.
+
+    `until`: in a cluster, the CLOCK_BOOTTIME (seconds) up to which the worker may hold its connections; 0.0: as was said before.
+    """
 
     probe: int = 0
+    until: float = 0.0
 
 
 class Reconfigure(msgspec.Struct, frozen=True, tag=True, array_like=True):

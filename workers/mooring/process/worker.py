@@ -24,6 +24,7 @@ from mooring.link.messages import OLDEST_PROTOCOL_VERSION, PROTOCOL_VERSION, Goo
 from mooring.log_lines import LogLines
 from mooring.process import identity, log_file
 from mooring.process.commands import obey
+from mooring.process.lease import LAPSED, Lease
 from mooring.process.repeats import Repeats
 from mooring.process.runtime import Runtime
 from mooring.process.stopping import run_down
@@ -92,11 +93,13 @@ class Worker:
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(_log_failure)
         pid = os.getpid()
+        lease = Lease()
         link = Link(
             self._settings,
             who=self._hello(pid),
             obey=lambda command: obey(runtime, command),
             stop=self._want_stop,
+            extend=lease.extend,
         )
         self._runtime = runtime = Runtime(self._settings, link)
         link.runtime = runtime
@@ -115,12 +118,15 @@ class Worker:
         linked = asyncio.create_task(link.run())
         wanted = asyncio.create_task(self._stop_wanted.wait())
         deaf = asyncio.create_task(runtime.context.thread.ended.wait())
-        await asyncio.wait({linked, wanted, deaf}, return_when=asyncio.FIRST_COMPLETED)
-        failed = deaf.done()
+        lapsed = asyncio.create_task(lease.lapsed())
+        await asyncio.wait({linked, wanted, deaf, lapsed}, return_when=asyncio.FIRST_COMPLETED)
+        failed, left = deaf.done(), _left(self._stop)
         if failed:
             reason, grace_s = DEAF, SERVICE_STOP_GRACE_S
         elif self._stop is not None:
             reason, grace_s = self._stop.reason, self._stop.grace_s
+        elif lapsed.done():  # others may open what it holds: it waits for no peer
+            reason, grace_s, left = LAPSED, 0.0, "cutOff"
         else:
             reason, grace_s = linked.result(), SERVICE_STOP_GRACE_S
         log.info("stopping: %s", reason)
@@ -128,14 +134,14 @@ class Worker:
             # Who told us to stop kills what does not end. If it is gone, a callback that never returns must not keep
             # this process for ever.
             async with within(2 * grace_s + LAST_RESORT_S):
-                await run_down(runtime, reason, grace_s, left=_left(self._stop))
+                await run_down(runtime, reason, grace_s, left=left)
         except TimeoutError:
             log.warning("a callback does not return; ending without it")
         # Written first: if the goodbye is lost with the service, this is what its successor finds.
         self._write_exit_record(reason, pid, runtime.outbox.held_frames)
         if not failed:
             link.send(Goodbye(runtime.context.discarded, runtime.closed_by_stop))
-        ending = (linked, wanted, deaf, rotation)
+        ending = (linked, wanted, deaf, lapsed, rotation)
         for task in ending:
             task.cancel()
         await link.close()

@@ -1,0 +1,138 @@
+"""What is large, long, silent or wrong on its way between nodes: each a defined answer; and streams that are byte for byte the same."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster_kit.servers import EngineServers
+from tests.cluster_kit.services import running_services
+from tests.conftest import RunningService, rounds, wait_for
+from tests.servers import EchoServer
+
+WAIT_S = 90.0
+LARGE_BYTES = 16 * 1024 * 1024
+
+
+@pytest.fixture
+async def nodes(servers: EngineServers, cluster_name: str, tmp_path: Path) -> AsyncIterator[dict[str, RunningService]]:
+    async with running_services(servers, cluster_name, tmp_path, "ab", dead_after=60) as found:
+        yield found
+
+
+async def test_a_message_of_16_mebibytes_goes_through_another_node_and_comes_back_at_each_in_its_order(
+    nodes: dict[str, RunningService],
+) -> None:
+    a, b = nodes.values()
+    async with EchoServer() as echo:
+        one = (await a.open(echo.url, maxMessageSize=2 * LARGE_BYTES, sendTimeout=60))["id"]
+        await b.send(one, b"before")
+        assert await b.send(one, b"x" * LARGE_BYTES) == {"sent": 1, "bytes": LARGE_BYTES}
+        lines = b"".join(b'{"n":%d,"pad":"%s"}\n' % (n, b"y" * 100_000) for n in range(60))  # 6 MB, as they come
+        assert (await b.send(one, lines, "application/x-ndjson"))["sent"] == 60
+        await b.send(one, b"behind")
+        too_large = await b.send(one, b"x" * (LARGE_BYTES + 1), status=413)
+        assert too_large["type"].endswith("too-large")
+
+        async def all_came_back() -> bool:
+            return (await b.get(f"/v1/connections/{one}"))["stats"]["messagesIn"] == 63
+
+        await wait_for(all_came_back, WAIT_S)
+        for service in (a, b):
+            found: list[str] = []
+
+            async def all_are_shown(service: RunningService = service, found: list[str] = found) -> bool:
+                found.clear()
+                after = "start"
+                while True:
+                    path = f"/v1/connections/{one}/events?kind=onMessage&limit=20&after={after}"
+                    page = await service.get(path)
+                    if not page["events"]:
+                        return len(found) == 63
+                    found += [event["event"]["data"] for event in page["events"]]
+                    after = page["next"]
+
+            await wait_for(all_are_shown, WAIT_S)
+            assert (found[0], len(found[1]), found[-1]) == ("before", LARGE_BYTES, "behind")
+            assert [line[:9].partition(",")[0] for line in found[2:62]] == [f'{{"n":{n}' for n in range(60)]
+
+
+@rounds(300, 3_000)
+async def test_streams_are_byte_for_byte_the_same_at_each_node_and_go_on_at_another_from_any_event(
+    nodes: dict[str, RunningService], rounds: int
+) -> None:
+    a, b = nodes.values()
+    seed = random.randrange(1 << 30)
+    print(f"seed {seed}")
+    chosen = random.Random(seed)
+
+    async def lines(service: RunningService, query: str, count: int) -> list[bytes]:
+        found: list[bytes] = []
+        headers = {"Accept": "text/event-stream"}
+        async with service.client.get(f"/v1/events?{query}", headers=headers) as response:
+            async for line in response.content:
+                if line.startswith((b"data: ", b"id: ")):
+                    found.append(line)
+                    if len(found) == count:
+                        return found
+        return found
+
+    async with EchoServer() as echo:
+        ours = [(await service.open(echo.url))["id"] for service in (a, b)]
+        total = 2 * (2 + rounds)  # lines of two opens, and of what comes back
+        following = [asyncio.create_task(lines(service, "after=start", total)) for service in (a, b)]
+        for number in range(rounds):
+            await (b, a)[number % 2].send(ours[number % 2], b"%d" % number)  # each through the other node
+        streams = await asyncio.wait_for(asyncio.gather(*following), WAIT_S)
+        assert streams[0] == streams[1]
+        ids = [line[4:].strip().decode() for line in streams[0] if line.startswith(b"id: ")]
+        for _ in range(5):
+            at = chosen.randrange(len(ids) - 1)
+            rest = [line for line in streams[0][2 * (at + 1) :]]
+            assert await asyncio.wait_for(lines(b, f"after={ids[at]}", len(rest)), WAIT_S) == rest
+        messages = [
+            one for one in range(0, len(streams[0]), 2) if b'"onMessage"' in b"".join(streams[0][one : one + 2])
+        ]
+        wanted = b"".join(b"".join(streams[0][one : one + 2]) for one in messages)
+        filtered = await asyncio.wait_for(lines(b, "after=start&kind=onMessage", 2 * rounds), WAIT_S)
+        assert len(messages) > rounds // 2  # workers have their events, too
+        assert b"".join(filtered).startswith(wanted)
+
+
+async def test_a_node_that_is_silent_or_gone_is_told_as_such_and_names_of_any_form_find_their_worker(
+    nodes: dict[str, RunningService],
+) -> None:
+    a, b = nodes.values()
+    async with EchoServer() as echo:
+        for worker in ("a.b-c_d.e", "w" * 63):  # they stand in no subject
+            made = await a.open(echo.url, worker=worker)
+            assert (await b.open(echo.url, worker=worker))["node"] == made["node"] == "a"
+            assert (await b.get(f"/v1/workers/{worker}"))["connections"] == 2
+        one = made["id"]
+        a.process.send_signal(signal.SIGSTOP)
+        try:
+            silent = await b.call("POST", f"/v1/connections/{one}/requests?timeout=0.1", 504, json={"n": 1})
+            assert (silent["type"].rpartition(":")[2], silent["node"]) == ("node-silent", "a")
+            assert "the outcome is not known; the same Idempotency-Key is safe" in silent["detail"]
+        finally:
+            a.process.send_signal(signal.SIGCONT)
+        await wait_for(a.is_ready, WAIT_S)
+        await a.kill()
+
+        async def it_is_gone() -> bool:
+            async with b.client.delete(f"/v1/connections/{one}") as response:
+                told = await response.json()
+                assert response.status in (503, 504), told
+                if response.status == 503:
+                    assert (told["type"].rpartition(":")[2], response.headers["Retry-After"]) == (
+                        "node-unreachable",
+                        "5",
+                    )
+                return response.status == 503
+
+        await wait_for(it_is_gone, WAIT_S)
