@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.bench import hooks, kept, measure, scale
+from tests.bench import cluster, hooks, kept, measure, scale
 from tests.bench.gateways import BENCH, Aiohttp, AiohttpBatched, FastApi, Gateway, Mooring, Node, NodeBatched
 
 Row = tuple[str, str, str, str]
@@ -320,7 +320,11 @@ SECTIONS: dict[str, Callable[[Report, bool], None]] = {
     "hooks": hooks.section,
     "rest": rest_section,
     "scale": scale.section,
+    "cluster": cluster.section,
 }
+
+
+ON_REQUEST = {"scale"}  # takes minutes, and most of the machine's descriptors
 
 
 def main() -> None:
@@ -332,7 +336,7 @@ def main() -> None:
     report = Report()
     begin = time.monotonic()
     for name, section in SECTIONS.items():
-        if not options.only or name in options.only:
+        if name in options.only if options.only else name not in ON_REQUEST:
             section(report, options.quick)
     print(f"\n{report.table()}\n")
     print(f"{time.monotonic() - begin:.0f} s, Python {platform.python_version()}, {platform.machine()}")

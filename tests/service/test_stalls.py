@@ -18,6 +18,8 @@ from mooring.link.channel import frame
 from mooring.link.messages import Resent, Stored, Terminate, TerminateDone, Welcome
 from mooring.link.record import ConnectionUpdate, Terminated
 from mooring.process import identity
+from mooring_service.config import JournalConfig
+from mooring_service.journal.sqlite import SqliteJournal
 from mooring_service.service import Service
 from tests.service.fake_worker import FakeWorker, FakeWorkers, held, running_service, until
 
@@ -146,3 +148,22 @@ async def test_mass_terminate(tmp_path: Path, fakes: FakeWorkers, steps: Steps) 
                 worker.send(TerminateDone(order.request, number))
             await asyncio.wait(ending)
         assert {task.result().status for task in ending} == {"Closed"}
+
+
+async def test_pruning(tmp_path: Path, fakes: FakeWorkers, steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mooring_service.journal.writer.PRUNE_EVERY_S", 0.0)
+    (tmp_path / "state").mkdir()
+    journal = SqliteJournal(tmp_path / "state" / "journal.db", JournalConfig(max_events=2_000))
+    async with running_service(tmp_path, journal) as service:
+        starting = asyncio.create_task(service.workers.start("main"))
+        worker = await fakes.linked()
+        await starting
+        await _fill(worker, 1, 1_000)
+        with steps.watched("pruning"):
+            for seq in range(2, 302):
+                number = worker.events(
+                    *((connection, seq, Kind.onMessage, '{"data":"x"}') for connection in range(1, 101))
+                )
+                while (await worker.expect(Stored, 20)).number < number:
+                    pass
+            await until(lambda: journal.first > 20_000, 30)

@@ -140,8 +140,8 @@ def show(target: Target, connection: int | str, as_json: bool) -> None:
         ("closed", record.closed_at),
         ("ended", _end_in_words(record)),
         ("errors", "\n".join(f"{error.err_code} {error.message}" for error in record.errors)),
-        ("in", f"{stats.messages_in} messages, {stats.bytes_in} bytes"),
-        ("out", f"{stats.messages_out} messages, {stats.bytes_out} bytes"),
+        ("in", f"{plural(stats.messages_in, 'message')}, {plural(stats.bytes_in, 'byte')}"),
+        ("out", f"{plural(stats.messages_out, 'message')}, {plural(stats.bytes_out, 'byte')}"),
         ("last message", stats.last_message_at),
         ("round trip", None if stats.round_trip_ms is None else f"{stats.round_trip_ms:.1f} ms"),
         ("last event", record.last_event_id),
@@ -185,7 +185,10 @@ def _staying(record: ConnectionRecord, now: float) -> list[tuple[str, Any]]:
 
 def _conversing(record: ConnectionRecord) -> list[tuple[str, Any]]:
     """Return what was asked for about what is said over it, and what waits to be said."""
-    facts: list[tuple[str, Any]] = [
+    facts: list[tuple[str, Any]] = []
+    if record.opening:
+        facts.append(("opening", f"step {record.opening.step} of {record.opening.steps}"))
+    facts += [
         (name, value if isinstance(value, str) else msgspec.json.encode(value).decode())
         for name, value in (("recipe", record.recipe), ("keepAlive", record.keep_alive), ("requests", record.requests))
         if value

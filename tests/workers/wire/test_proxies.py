@@ -220,7 +220,7 @@ async def test_a_proxy_that_is_asked_for_itself_ends_in_a_defined_error() -> Non
 
 
 async def test_pings_keep_a_quiet_connection_through_a_proxy_that_cuts_idle_ones() -> None:
-    """Twenty minutes of squid's fifteen, in seconds."""
+    """Twenty minutes of squid's fifteen, in seconds. In real time once, by REST with pings every 20 s: alive after 20 min 15 s."""
     async with Squid(idle_s=2) as proxy, RawServer(echo) as server, a_dialler() as dialler:
         way = dict(proxy=ProxyRequest(url=proxy.url))
         pinged, quiet = [Talk(await dialler.dial(ConnectionOptions(url=server.url, **way))) for _ in range(2)]
