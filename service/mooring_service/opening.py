@@ -272,8 +272,9 @@ class Openings:
         except WorkerDied as exc:
             if not await self._reopenings.until_ended_or_waiting(connection, ENDED_S):
                 return self._directory.record(connection)  # it goes on trying, in the next process
-            if self._directory.record(connection).errors:
-                return self._recorded(connection)
+            record = self._directory.record(connection)
+            if record.status == STATUS_CLOSED and record.errors:
+                raise recorded_error(record) from exc
             raise OpenError([ErrorEntry(ErrCode.WORKER_DIED, str(exc))], connection) from exc
         except WorkerSilent as exc:
             answer = None
