@@ -20,7 +20,7 @@ from mooring_service.records import ConnectionRecord, WorkerRecord
 
 RATE_COLUMNS = (
     Column("WORKER", flexible=True),
-    Column("OPEN", right=True),
+    Column("CONNS", right=True),
     Column("DOWN", right=True),
     Column("IN/S", right=True),
     Column("OUT/S", right=True),
@@ -29,15 +29,15 @@ RATE_COLUMNS = (
 
 
 class _Totals:
-    """What there is of one worker's connections: how many are open, how many of them are down, and what they carried."""
+    """What there is of one worker's connections: how many have not ended, how many of them are down, and what they carried."""
 
     def __init__(self) -> None:
-        self.open = self.down = self.came = self.went = 0
+        self.count = self.down = self.came = self.went = 0
         self.next_attempt_at: str | None = None
         self.phases: Counter[str] = Counter()
 
     def add(self, record: ConnectionRecord) -> None:
-        self.open += record.status != "Closed"
+        self.count += record.status != "Closed"
         self.came += record.stats.messages_in
         self.went += record.stats.messages_out
         if record.down:
@@ -104,7 +104,7 @@ def top(target: Target, interval: float, count: int | None, as_json: bool) -> No
                     lines.append(
                         {
                             "worker": name,
-                            "connections": total.open,
+                            "connections": total.count,
                             "down": total.down,
                             "inPerSecond": round(max(0, total.came - was.came) / passed, 1),
                             "outPerSecond": round(max(0, total.went - was.went) / passed, 1),
