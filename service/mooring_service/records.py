@@ -82,6 +82,13 @@ class DownRecord(msgspec.Struct, frozen=True, rename="camel"):
     retry_after: float | None
 
 
+class OpeningRecord(msgspec.Struct, frozen=True):
+    """Which step of a recipe's opening is under way, from 1, and how many there are."""
+
+    step: int
+    steps: int
+
+
 class ReconnectRecord(Reconnect, frozen=True, kw_only=True, omit_defaults=False):
     """The effective ``reconnect``, whole."""
 
@@ -97,7 +104,7 @@ class ConnectionRecord(msgspec.Struct, frozen=True, rename="camel"):
     `proxy` (a name of the configuration, a URL, or null: none) to `local_address`: only where they were asked for.
     From `reconnect` on: only of kept ones, and of those with a recipe, `keepAlive`, `dataTimeout` or `requests`. `ready`: messages can
     be sent. `socket`: number of the present or last one that was
-    ready. `opened_at` is that of the first, `socket_opened_at` of the present or last one.
+    ready. `opening`: which step of its recipe is under way, or null. `opened_at` is that of the first, `socket_opened_at` of the present or last one.
     """
 
     id: int
@@ -126,6 +133,7 @@ class ConnectionRecord(msgspec.Struct, frozen=True, rename="camel"):
     socket: int | UnsetType = UNSET
     reconnects: int | UnsetType = UNSET
     down: DownRecord | UnsetType | None = UNSET
+    opening: OpeningRecord | UnsetType | None = UNSET
     socket_opened_at: str | UnsetType | None = UNSET
     queued: QueuedRecord | UnsetType = UNSET
     recipe: Any | UnsetType = UNSET
@@ -191,6 +199,7 @@ def _kept(
         socket=kept.socket,
         reconnects=kept.reconnects,
         down=None if down is None else _down(down),
+        opening=OpeningRecord(kept.step, kept.steps) if kept.step and record.status != STATUS_CLOSED else None,
         socket_opened_at=_time(kept.socket_opened_at_us),
         queued=QueuedRecord(kept.queued_messages, kept.queued_bytes),
         recipe=asked.recipe,

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.bench import hooks, kept, measure, scale
+from tests.bench import cluster, hooks, kept, measure, scale
 from tests.bench.gateways import BENCH, Aiohttp, AiohttpBatched, FastApi, Gateway, Mooring, Node, NodeBatched
 
 Row = tuple[str, str, str, str]
@@ -320,6 +320,7 @@ SECTIONS: dict[str, Callable[[Report, bool], None]] = {
     "hooks": hooks.section,
     "rest": rest_section,
     "scale": scale.section,
+    "cluster": cluster.section,
 }
 
 

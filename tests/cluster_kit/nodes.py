@@ -54,6 +54,9 @@ class NoEstate:
     async def go_on(self) -> None:
         pass
 
+    async def open_blocked(self) -> None:
+        pass
+
     async def end_all(self) -> None:
         pass
 
@@ -62,13 +65,21 @@ class Node:
     """A node without workers: a journal, what it publishes, and what it reads of the log. Its additions are made by the test."""
 
     def __init__(
-        self, folder: Path, name: str, cluster: str, urls: list[str], *, max_bytes: int = 4 << 30, **settings: Any
+        self,
+        folder: Path,
+        name: str,
+        cluster: str,
+        urls: list[str],
+        *,
+        max_bytes: int = 4 << 30,
+        shown: type[list[Committed]] = list,
+        **settings: Any,
     ) -> None:
         self.journal_config = JournalConfig(max_bytes=max_bytes)
         self.name, self.folder = name, folder
         folder.mkdir(exist_ok=True)
         self.config = ClusterConfig(name=cluster, node=name, engine=urls, **{"dead_after": 5.0, **settings})
-        self.shown: list[Committed] = []
+        self.shown = shown()
         self.refusals: list[str] = []
         self.sequences: dict[int, int] = {}  # by connection, of its last event
 

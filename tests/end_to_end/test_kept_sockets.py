@@ -325,6 +325,7 @@ async def test_one_that_is_not_kept_has_its_events_and_its_record_byte_for_byte_
         "socket",
         "reconnects",
         "down",
+        "opening",
         "socketOpenedAt",
         "queued",
         "recipe",

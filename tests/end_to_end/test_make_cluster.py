@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,11 +16,12 @@ import pytest
 
 from tests.cluster_kit.fixtures import needs_servers
 from tests.command_line import run
-from tests.conftest import ROOT
+from tests.conftest import ROOT, wait_for
 from tests.proxies import free_port
 
 READY_S = 90.0
 END_S = 60.0
+OPENED_S = 90.0  # `dead_after` is 15
 
 pytestmark = [needs_servers, pytest.mark.cluster]
 
@@ -29,7 +32,7 @@ class Shown:
     def __init__(self, program: asyncio.subprocess.Process, words: list[str]) -> None:
         self.program = program
         self.folder = Path(words[0].partition("state and logs in ")[2].partition(";")[0])
-        self.commands = [line.partition("  #")[0].split() for line in words[1:]]
+        self.commands = [shlex.split(line.partition("  #")[0]) for line in words[1:]]
         assert self.commands[4][:2] == ["kill", "-9"]
         self.killed = int(self.commands[4][2])
 
@@ -45,7 +48,7 @@ async def shown(tmp_path: Path) -> AsyncIterator[Shown]:
 
     async def said() -> list[str]:
         assert b"made" in await program.stdout.readline()
-        return [(await program.stdout.readline()).decode().strip() for _ in range(7)]
+        return [(await program.stdout.readline()).decode().strip() for _ in range(8)]
 
     try:
         yield Shown(program, await asyncio.wait_for(said(), READY_S))
@@ -75,6 +78,12 @@ async def test_make_cluster_shows_what_it_says_and_ends_all_of_it_together(shown
     assert shown.program.stdout is not None
     assert b"node a has ended" in await asyncio.wait_for(shown.program.stdout.readline(), 30)
     assert "cluster demo, node c" in await mooring(*shown.commands[3][1:]), "the others go on"
+
+    async def another_has_opened_it() -> bool:
+        record = json.loads(await mooring("--state-dir", f"{folder}/c", "show", "mine", "--json"))
+        return record["node"] in ("b", "c") and record["status"] == "Connected"
+
+    await wait_for(another_has_opened_it, OPENED_S)
     shown.program.send_signal(signal.SIGINT)
     assert await asyncio.wait_for(shown.program.wait(), END_S) == 0
     assert not folder.exists()

@@ -110,14 +110,16 @@ async def test_it_is_never_connected_before_the_steps_are_done(service: RunningS
 
         record = await wait_for(at_step, 5, "the first step")
         assert (record["status"], record["ready"]) == ("Connecting", False)
+        assert record["opening"] == {"step": 1, "steps": 2}
         await service.send(opened["id"], "too early", status=409)
         let.set()
         assert [event["kind"] for event in await service.events(opened["id"], count=2)] == ["onOpen", "onMessage"]
+        assert (await service.record(opened["id"]))["opening"] is None
 
 
 async def test_an_echo_that_answers_itself_ends(service: RunningService, echo: EchoServer) -> None:
     opened = await service.open(echo.url, recipe={"answers": [{"when": "a", "send": "a"}]})
     await service.send(opened["id"], "a")
-    events = await service.events(opened["id"], count=102, timeout_s=10)
+    events = await service.events(opened["id"], count=102, timeout_s=60)
     assert [event["kind"] for event in events[-2:]] == ["onError", "onTerminate"]
     assert events[-2]["event"]["errors"][0]["errCode"] == 210

@@ -185,7 +185,10 @@ def _staying(record: ConnectionRecord, now: float) -> list[tuple[str, Any]]:
 
 def _conversing(record: ConnectionRecord) -> list[tuple[str, Any]]:
     """Return what was asked for about what is said over it, and what waits to be said."""
-    facts: list[tuple[str, Any]] = [
+    facts: list[tuple[str, Any]] = []
+    if record.opening:
+        facts.append(("opening", f"step {record.opening.step} of {record.opening.steps}"))
+    facts += [
         (name, value if isinstance(value, str) else msgspec.json.encode(value).decode())
         for name, value in (("recipe", record.recipe), ("keepAlive", record.keep_alive), ("requests", record.requests))
         if value

@@ -17,21 +17,24 @@ function doing({ phase, attempt, nextAttemptAt }, countdown = duration) {
   return `${ordinal(['dialling', 'opening', 'renewing'].includes(phase) ? Math.max(1, attempt) : attempt + 1)} ${phase}`;
 }
 
-export const status = (record) => (record.down ? `${record.status} ${doing(record.down, inShort)}` : record.status);
+// A recipe's steps, while they run: ` (step 2 of 3)`; in a row, where there is no room, `2/3`.
+const atStep = ({ opening }) => (opening ? ` (step ${opening.step} of ${opening.steps})` : '');
+
+export const status = (record) => (record.down ? `${record.status} ${doing(record.down, inShort)}` : record.status) + (record.opening ? ` ${record.opening.step}/${record.opening.steps}` : '');
 
 const PHASES = {
   waiting: (down) => `The ${doing(down).replace(' in ', ' attempt is in ')}.`,
   limited: () => 'It waits for its turn to dial this host ([redial] of the configuration).',
   renewing: () => 'It fetches what the next attempt needs.',
   dialling: (down) => `The ${ordinal(Math.max(1, down.attempt))} attempt is under way.`,
-  opening: () => 'The server has accepted it; the opening steps run.',
+  opening: (down, steps) => `The server has accepted it; the opening steps run${steps}.`,
   blocked: () => 'Its worker is gone: it dials again once that runs.',
 };
 
-function whyDown({ down, socket }) {
+function whyDown({ down, socket, opening }) {
   const since = socket ? `Socket ${socket} was lost at ${time(down.since)}, ${duration((Date.now() - new Date(down.since)) / 1000)} ago.` : 'It has not been ready yet.';
   const error = down.errors.length ? down.errors[0].message : down.reason || (CODES[down.code] ? `it was closed ${CODES[down.code]}` : '');
-  return `${since}${error ? ` Last error: ${sentence(error)}` : ''} ${PHASES[down.phase]?.(down) ?? ''}`.trim();
+  return `${since}${error ? ` Last error: ${sentence(error)}` : ''} ${PHASES[down.phase]?.(down, atStep({ opening })) ?? ''}`.trim();
 }
 
 function whyConnected({ openedAt, socket, socketOpenedAt, reconnects, stats }) {
@@ -42,6 +45,7 @@ function whyConnected({ openedAt, socket, socketOpenedAt, reconnects, stats }) {
 
 export function why(record) {
   if (record.down) return whyDown(record);
+  if (record.opening) return PHASES.opening(null, atStep(record));
   if (record.status === 'Connecting') return 'The handshake is under way.';
   if (record.status === 'Connected') return whyConnected(record);
   if (record.status === 'Closing') return 'The close frame is on its way; the peer has not answered yet.';

@@ -61,7 +61,7 @@ class AskingConnection(ConversingConnection):
         """Say whether every queue that this connection feeds has room."""
         conversation = self._conversation
         if conversation is not None and (conversation.opening or not conversation.has_room()):
-            return conversation.opening
+            return bool(conversation.opening)
         return received.has_room(self._host, self, waited_for=self._asking is not None and self._asking.code_waits)
 
     def ask(self, waiter: Waiter, body: bytes, timeout_s: float) -> None:

@@ -43,12 +43,15 @@ class Connection(LiveConnection):
         heard_at_us = None
         if self._socket is not None:
             heard_at_us = now_us() - round((self._host.loop.time() - self._socket.last_byte_at) * 1e6)
+        step, steps = self.opening
         kept = KeptUpdate(
             socket=0 if self.opened_at_us is None else 1,
             socket_opened_at_us=self.opened_at_us,
             last_heard_at_us=heard_at_us,
             keep_alives=self.keep_alives,
             late_replies=self.late_replies,
+            step=step,
+            steps=steps,
         )
         return msgspec.structs.replace(update, kept=kept)
 

@@ -208,9 +208,10 @@ class Conversation:
         return not self._held.owes_much and not (self._catching_up and self._held.overflows)
 
     @property
-    def opening(self) -> bool:
-        """Whether the steps of the opening are under way."""
-        return self._session is not None and self.watch is None
+    def opening(self) -> int:
+        """Which step of the opening is under way, from 1; 0: none."""
+        session = self._session
+        return 0 if session is None or self.watch is not None else session.step + 1
 
     def _obey(self, actions: list[Action]) -> bool:
         """Do what follows from a message, or from the time; False: the socket is over."""
@@ -296,6 +297,7 @@ class Conversation:
         session = self._session
         if session is not None and self.watch is None and session.deadline < math.inf:
             self._timer = Deadline(self._host.loop, session.deadline, self._late)
+            self._host.touch(self._connection)  # its record says which step it is
 
     def _late(self) -> None:
         if self._session is not None and self.watch is None:

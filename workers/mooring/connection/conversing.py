@@ -25,6 +25,7 @@ from mooring.connection.watch import Watch
 from mooring.errors import ErrCode, ErrorEntry
 from mooring.events import Kind, encode_event, now_us, rfc3339
 from mooring.kept_events import ReconnectEvent, SilenceEvent
+from mooring.kept_options import RecipeRequest
 from mooring.link.record import ConnectionCreated
 from mooring.options import ConnectionOptions
 from mooring.wire.dial import DialFailed, Dialled
@@ -141,6 +142,13 @@ class ConversingConnection(RecordedConnection, ABC):
     @abstractmethod
     def opening_failed(self, error: ErrorEntry, *, refused: bool = False, timed_out: bool = False) -> None:
         """The opening has failed; `refused`: the server has said no."""
+
+    @property
+    def opening(self) -> tuple[int, int]:
+        """Which step of the opening is under way, from 1, and of how many; 0: none is."""
+        step = 0 if self._conversation is None else self._conversation.opening
+        recipe = self.options.recipe
+        return (step, len(recipe.opening)) if step and isinstance(recipe, RecipeRequest) else (0, 0)
 
     def peer_asks(self, at_once: bool) -> bool:
         """The peer asks for a new socket; False: there will be no other."""

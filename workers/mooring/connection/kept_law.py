@@ -201,6 +201,7 @@ class KeptLaw(QueueingConnection):
 
     def update(self) -> ConnectionUpdate:
         """Return the changing part of the record."""
+        step, steps = self.opening
         kept = KeptUpdate(
             socket=self.number,
             reconnects=max(0, self.number - 1),
@@ -215,6 +216,8 @@ class KeptLaw(QueueingConnection):
             queued_messages=self._sends.queue.messages,
             queued_bytes=self._sends.queue.bytes,
             queue_id=self._sends.queue.last_id,
+            step=step,
+            steps=steps,
         )
         return msgspec.structs.replace(super().update(), kept=kept)
 

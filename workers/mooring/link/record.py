@@ -186,7 +186,8 @@ class KeptUpdate(
 
     `socket`: number of the present or last socket that was ready, 0 before the first. `recorded_at_us`: when the last message
     that is recorded came, as of the `seq` beside it. `down_us`: in all, up to the last return.
-    `queue_id`: number of the last message that has waited to be sent.
+    `queue_id`: number of the last message that has waited to be sent. `step`: which of the `steps` of the opening is under way, from
+    1; 0: none.
     """
 
     socket: int = 0
@@ -202,6 +203,8 @@ class KeptUpdate(
     queued_messages: int = 0
     queued_bytes: int = 0
     queue_id: int = 0
+    step: int = 0
+    steps: int = 0
 
 
 class ConnectionUpdate(msgspec.Struct, frozen=True, array_like=True):

@@ -1,0 +1,193 @@
+"""A cluster on one machine: three servers of the engine, three nodes. What a flood, a scattered event, a passed-on send and a backlog take.
+
+The nodes of flood, latency and backlog have no workers, and stand in this process: what is measured is the way through journal, log and fold.
+The sends go through real services.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
+from typing import Any, Protocol
+
+from mooring_service.journal.journal import Committed
+from tests.cluster_kit.nodes import Node, running_nodes, settled
+from tests.cluster_kit.running import running_services
+from tests.cluster_kit.servers import PROGRAM, EngineServers
+from tests.servers import EchoServer
+
+Figures = dict[str, float]
+FLOOD_BATCH = 200
+BEHIND_EVENTS = 20_000  # so far a flood runs ahead of the slowest node
+
+
+class Adds(Protocol):
+    """Where rows of the table and raw figures go."""
+
+    figures: dict[str, Any]
+
+    def add(self, what: str, ours: str, compared: str, reach: str) -> None:
+        """Add a row."""
+
+
+class Stamped(list[Committed]):
+    """What a node has shown, and when it showed each event of one connection."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.events = 0
+        self.at: list[float] = []
+
+    def extend(self, items: Iterable[Committed]) -> None:
+        """Take what is shown now."""
+        now = time.perf_counter()
+        for one in items:
+            self.events += len(one.append.kinds)
+            self.at += [now] * len(one.append.kinds)
+
+
+def quantile(values: list[float], share: float) -> float:
+    """Return a quantile of some values."""
+    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
+
+
+async def latency(nodes: dict[str, Node], rate: int, seconds: float) -> Figures:
+    """Return how long an event takes from its commit at one node until another shows it, in milliseconds, beside the mean acknowledgement."""
+    a, b = nodes["a"], nodes["b"]
+    connection = await a.open_connection()
+    assert isinstance(b.shown, Stamped) and a.cluster.chain is not None
+    await settled(nodes)
+    ack, before = a.cluster.chain.ack, len(b.shown.at)
+    acks, spent = sum(ack.counts), ack.sum
+    sent: list[float] = []
+    burst = max(1, rate // 500)
+    begun = time.perf_counter()
+    while (now := time.perf_counter()) - begun < seconds:
+        if len(sent) < (now - begun) * rate:
+            a.commit(connection, burst)
+            sent += [now] * burst
+        await asyncio.sleep(0.0005)
+    await settled(nodes)
+    taken = [(shown - at) * 1000 for at, shown in zip(sent, b.shown.at[before:], strict=False)]
+    return {
+        "p50": quantile(taken, 0.5), "p99": quantile(taken, 0.99),
+        "ack": (ack.sum - spent) / max(1, sum(ack.counts) - acks) * 1000, "events": len(taken),
+    }  # fmt: skip
+
+
+async def flood(nodes: dict[str, Node], seconds: float) -> Figures:
+    """Return how many events a second all nodes show while one floods, and how far the slowest was behind at most."""
+    a = nodes["a"]
+    connection = await a.open_connection()
+    await settled(nodes)
+    logs = [node.shown for node in nodes.values()]
+    first = [log.events for log in logs]  # type: ignore[attr-defined]
+    sent, begun, cpu = 0, time.perf_counter(), time.process_time()
+    while time.perf_counter() - begun < seconds:
+        shown = min(log.events - at for log, at in zip(logs, first, strict=True))  # type: ignore[attr-defined]
+        if sent - shown < BEHIND_EVENTS:
+            a.commit(connection, FLOOD_BATCH, size=150)
+            sent += FLOOD_BATCH
+            await asyncio.sleep(0)
+        else:
+            await asyncio.sleep(0.001)
+    await settled(nodes)
+    passed = time.perf_counter() - begun
+    return {"rate": sent / passed, "cpu_us": (time.process_time() - cpu) / sent * 1e6}
+
+
+async def backlog(nodes: dict[str, Node], servers: EngineServers, rate: int, seconds: float) -> Figures:
+    """Return how fast what was committed without the engine is in the log once it is back, in events a second."""
+    a = nodes["a"]
+    connection = await a.open_connection()
+    await settled(nodes)
+    for index in range(servers.count):
+        servers.kill(index)
+    sent, begun = 0, time.perf_counter()
+    while (passed := time.perf_counter() - begun) < seconds:
+        if sent < passed * rate:
+            a.commit(connection, FLOOD_BATCH, size=150)
+            sent += FLOOD_BATCH
+        await asyncio.sleep(0.001)
+    arose = sent / (time.perf_counter() - begun)
+    await asyncio.to_thread(servers.start_all)
+    assert a.cluster.chain is not None
+    waiting = a.cluster.chain.state.replicated
+    while a.cluster.chain.state.replicated == waiting:  # an election
+        await asyncio.sleep(0.005)
+    begun = time.perf_counter()
+    while not a.replicated:
+        await asyncio.sleep(0.005)
+    return {"drained": sent / (time.perf_counter() - begun), "arose": arose, "events": sent}
+
+
+async def sends(servers: EngineServers, folder: Path, count: int) -> Figures:
+    """Return what a send takes at the node that holds its connection, and through another one, in milliseconds."""
+    async with running_services(servers, "bench-sends", folder, "ab", dead_after=60) as services, EchoServer() as echo:
+        a, b = services.values()
+        one = (await a.open(echo.url))["id"]
+        taken: dict[str, list[float]] = {"local": [], "passed on": []}
+        for _ in range(count):  # in turns
+            for name, service in (("local", a), ("passed on", b)):
+                begun = time.perf_counter()
+                await service.send(one, b"x" * 100)
+                taken[name].append((time.perf_counter() - begun) * 1000)
+        return {name: statistics.median(values) for name, values in taken.items()}
+
+
+def section(report: Adds, quick: bool) -> None:
+    """Measure a cluster."""
+    if PROGRAM is None:
+        print("without a cluster: nats-server is not installed")
+        return
+    asyncio.run(_measure(report, quick))
+
+
+async def _measure(report: Adds, quick: bool) -> None:
+    seconds = 3.0 if quick else 10.0
+    with tempfile.TemporaryDirectory(prefix="mooring-bench-") as made:
+        folder = Path(made)
+        servers = EngineServers(folder / "nats")
+        await asyncio.to_thread(servers.start_all)
+        try:
+
+            async def with_nodes(name: str, work: Callable[[dict[str, Node]], Awaitable[Figures]]) -> Figures:
+                (folder / name).mkdir()
+                async with running_nodes(
+                    folder / name, f"bench-{name}", servers.urls, dead_after=60.0, shown=Stamped
+                ) as nodes:
+                    found = await work(nodes)
+                report.figures[f"cluster {name}"] = found
+                return found
+
+            for rate in (200, 10_000):
+                found = await with_nodes(f"latency-{rate}", lambda nodes, rate=rate: latency(nodes, rate, seconds))  # type: ignore[misc]
+                report.add(
+                    f"cluster: commit to shown elsewhere, {rate:,} events/s",
+                    f"p50 {found['p50']:.1f} ms, p99 {found['p99']:.1f} ms",
+                    f"{found['p50'] / found['ack']:.1f} × the mean acknowledgement ({found['ack']:.1f} ms)", "≤ 3 ×; p99 ≤ 20 ms",
+                )  # fmt: skip
+            found = await with_nodes("flood", lambda nodes: flood(nodes, seconds))
+            report.add(
+                "cluster: flood of one node, shown at all three", f"{found['rate']:,.0f} events/s",
+                f"{found['cpu_us']:.1f} µs CPU an event, of three nodes in one process", "≥ 50,000/s",
+            )  # fmt: skip
+            found = await with_nodes(
+                "backlog", lambda nodes: backlog(nodes, servers, 10_000, seconds if quick else 30.0)
+            )
+            report.add(
+                f"cluster: a backlog of {found['events']:,.0f} events", f"drained at {found['drained']:,.0f} events/s",
+                f"{found['drained'] / found['arose']:.1f} × the rate at which it arose", "≥ 5 ×",
+            )  # fmt: skip
+            (folder / "sends").mkdir()
+            found = report.figures["cluster sends"] = await sends(servers, folder / "sends", 100 if quick else 500)
+            report.add(
+                "cluster: a send through another node, p50", f"{found['passed on']:.1f} ms",
+                f"local {found['local']:.1f} ms, {found['passed on'] - found['local']:+.1f} ms", "local + 1.5 ms",
+            )  # fmt: skip
+        finally:
+            servers.stop_all()
