@@ -70,7 +70,9 @@ class Inheriting:
 
     def _wrong(self, worker: str) -> str | None:
         specs = [entry for entry in self.of_all.live_of(worker) if entry.created.spec is not None]
-        if self._admission.full_at(self._directory.live_count + max(0, len(specs) - 1)):
+        own = {entry.created.id for entry in self._directory.live_of(worker)}
+        more = sum(entry.created.id not in own for entry in specs)
+        if self._admission.full_at(self._directory.live_count + more - 1):
             return "limits.max_connections leaves no room"
         if len(self._roster) >= self._supervisor.max_workers and self._roster.find(worker) is None:
             return "limits.max_workers leaves no room"

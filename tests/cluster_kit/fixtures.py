@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -48,3 +49,24 @@ async def engine(servers: EngineServers) -> AsyncIterator[object]:
 
     async with running_engine(servers.urls) as engine:
         yield engine
+
+
+@pytest.fixture
+async def nodes(
+    request: pytest.FixtureRequest, servers: EngineServers, cluster_name: str, tmp_path: Path
+) -> AsyncIterator[object]:
+    """Begins services that are nodes (`services.Nodes`); all are stopped, and their workers gone, at the end."""
+    from mooring_service.cluster import objects  # the extra may not be installed
+    from tests.cluster_kit.nodes import THREE, running_engine
+    from tests.cluster_kit.services import Nodes
+
+    async with running_engine(servers.urls) as engine:
+        await objects.create(engine, cluster_name, THREE)
+    found = Nodes(tmp_path, cluster_name, servers)
+    try:
+        yield found
+    finally:
+        for service in found.all.values():
+            await service.clean_up()
+            if getattr(request.node, "failed", False):
+                service.print_logs()

@@ -54,6 +54,9 @@ class NoEstate:
     async def go_on(self) -> None:
         pass
 
+    async def open_blocked(self) -> None:
+        pass
+
     async def end_all(self) -> None:
         pass
 

@@ -26,18 +26,18 @@ class Nodes:
         self.folder, self.cluster, self.servers = folder, cluster, servers
         self.all: dict[str, RunningService] = {}
 
-    async def begin(self, names: str, **settings: Any) -> list[RunningService]:
-        """Start services that are nodes, and wait until they have their places."""
-        found = [self._make(name, settings) for name in names]
+    async def begin(self, names: str, beside: str = "", **settings: Any) -> list[RunningService]:
+        """Start services that are nodes, and wait until they have their places; `beside`: what else their configuration says."""
+        found = [self._make(name, settings, beside) for name in names]
         await asyncio.gather(*(service.start() for service in found))
         await asyncio.gather(*(wait_for(service.is_ready, FOUND_S) for service in found))
         return found
 
-    def _make(self, name: str, settings: dict[str, Any]) -> RunningService:
+    def _make(self, name: str, settings: dict[str, Any], beside: str) -> RunningService:
         path = self.folder / f"{name}.toml"
         own = {"name": self.cluster, "node": name, "engine": self.servers.urls, "dead_after": 5, **settings}
         lines = [f"{key} = {json.dumps(value)}" for key, value in own.items()]
-        path.write_text("\n".join(["[cluster]", *lines, ""]))
+        path.write_text("\n".join(["[cluster]", *lines, beside, ""]))
         service = self.all[name] = RunningService(self.folder / name, "--config", str(path))
         return service
 

@@ -4,19 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
 import shutil
 import signal
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
-from mooring.events import Kind
-from mooring_service.cluster import objects
-from tests.cluster_kit.nodes import THREE, running_engine
 from tests.cluster_kit.proxy import Proxies
-from tests.cluster_kit.servers import EngineServers
 from tests.cluster_kit.services import (
     FOUND_S,
     PERSIST,
@@ -31,24 +24,8 @@ from tests.cluster_kit.services import (
     stop_whole,
     until_told,
 )
-from tests.conftest import rounds, wait_for
+from tests.conftest import wait_for
 from tests.servers import EchoServer
-
-
-@pytest.fixture
-async def nodes(
-    request: pytest.FixtureRequest, servers: EngineServers, cluster_name: str, tmp_path: Path
-) -> AsyncIterator[Nodes]:
-    async with running_engine(servers.urls) as engine:
-        await objects.create(engine, cluster_name, THREE)
-    found = Nodes(tmp_path, cluster_name, servers)
-    try:
-        yield found
-    finally:
-        for service in found.all.values():
-            await service.clean_up()
-            if getattr(request.node, "failed", False):
-                service.print_logs()
 
 
 async def test_what_a_killed_node_held_is_told_once_and_what_persists_is_open_elsewhere(nodes: Nodes) -> None:
@@ -278,65 +255,21 @@ async def test_a_state_directory_that_is_older_than_the_log_gives_its_life_up(no
     await nodes.check(given_up="a", replaced="a")
 
 
-@rounds(1, 6)
-async def test_an_heir_that_is_killed_while_it_takes_over_tells_each_end_once(nodes: Nodes, rounds: int) -> None:
-    seed = int.from_bytes(os.urandom(4), "big")
-    print(f"seed {seed}")
-    chance = random.Random(seed)
-    c, *others = await nodes.begin("cab")
-    by_name = dict(zip("ab", others, strict=True))
-    async with EchoServer() as echo:
-        for number in range(rounds):
-            first, second = chance.choice(["ab", "ba"])
-            dying, heir = by_name[first], by_name[second]
-            persisted = [(await dying.open(echo.url, worker=f"w{number}", **PERSIST))["id"] for _ in range(5)]
-            plain = [(await dying.open(echo.url, worker=f"w{number}"))["id"] for _ in range(5)]
-            await c.get(f"/v1/connections/{plain[-1]}")
-            lost = sum(event["kind"] == "nodeLost" for event in await all_events(c))
-            await kill(dying)
-
-            async def is_lost(before: int = lost) -> bool:
-                page = await c.get("/v1/events?after=start&limit=1000&kind=nodeLost")
-                return len(page["events"]) > before
-
-            await wait_for(is_lost, FOUND_S)
-            await asyncio.sleep(chance.uniform(0.0, 0.5))
-            await kill(heir)
-            await asyncio.sleep(chance.uniform(0.0, 2.0))
-            await heir.start()
-
-            async def is_over(persisted: list[int] = persisted, plain: list[int] = plain) -> bool:
-                stand = [(await c.get(f"/v1/connections/{one}"))["status"] for one in [*persisted, *plain]]
-                return stand == ["Connected"] * 5 + ["Closed"] * 5
-
-            await wait_for(is_over, 2 * FOUND_S)
-            await dying.start()
-            await asyncio.gather(*(wait_for(service.is_ready, FOUND_S) for service in by_name.values()))
-    rows = await nodes.check(given_up="ab")
-    assert sum(kind == Kind.onTerminate for _, _, kind, _ in rows) >= 5 * rounds
-
-
-@pytest.mark.parametrize("killed", ["ab", "abc"])
-async def test_who_is_left_or_comes_back_has_what_the_others_had(nodes: Nodes, killed: str) -> None:
-    a, b, c = await nodes.begin("abc")
-    async with EchoServer() as echo:
-        kept = [(await service.open(echo.url, **PERSIST))["id"] for service in (a, b, c)]
-        await asyncio.gather(*(c.get(f"/v1/connections/{one}") for one in kept))
-        for name in killed:
-            await kill(nodes.all[name])
-        back = {"ab": [b], "abc": [b, c]}[killed]
-        await asyncio.gather(*(service.start() for service in back))
-        await asyncio.gather(*(wait_for(service.is_ready, FOUND_S) for service in back))
-
-        async def are_open() -> bool:
-            records = [await c.get(f"/v1/connections/{one}") for one in kept]
-            events = [await c.get(f"/v1/connections/{one}/events?after=start&kind=onReconnect") for one in kept[:2]]
-            return (
-                all(record["status"] == "Connected" and record["node"] in "bc" for record in records)
-                and all(page["events"] for page in events)
-            )  # fmt: skip
-
-        await wait_for(are_open, 2 * FOUND_S)
-        await until_told(c, "nodeLost", "a")
-        assert sum(not peer.gone.is_set() for peer in echo.peers) == 3
-    await nodes.check(given_up="abc")
+@pytest.mark.long
+async def test_a_cut_that_ends_before_the_verdict_costs_one_loss_and_the_node_opens_again_itself(nodes: Nodes) -> None:
+    (b,) = await nodes.begin("b", dead_after=45)
+    proxies = Proxies(nodes.servers.ports)
+    try:
+        (a,) = await nodes.begin("a", dead_after=45, engine=proxies.urls, unsure="stop")
+        async with Sockets() as echo:
+            kept = (await a.open(echo.url, **PERSIST))["id"]
+            await b.get(f"/v1/connections/{kept}")
+            proxies.hold()
+            await asyncio.wait_for(echo.peers[0].gone.wait(), 2 * FOUND_S)
+            proxies.pass_on()
+            await opened_at(b, kept, "a")
+            assert await causes(b, kept) == ["cutOff"]
+            assert echo.overlaps == 0
+        await nodes.check()
+    finally:
+        proxies.close()

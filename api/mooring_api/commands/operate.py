@@ -20,7 +20,7 @@ from mooring_service.config import ConfigError
 from mooring_service.journal.file import restore as restore_file
 from mooring_service.lock import StateDirectoryBusy, StateLock, holder_of
 
-RESTART_TIMEOUT_S = 30.0
+RESTART_TIMEOUT_S = 60.0  # a busy machine takes its time for two starts: of the check, and of the service
 POLL_S = 0.02
 
 

@@ -22,6 +22,7 @@ from mooring_service.journal.journal import Journal
 NEXT_S = 2.0  # between one heir and the next
 AGAIN_S = 1.0
 CATCH_UP_S = 5.0
+BLOCKED_S = 5.0  # so often it is looked whether what could not be opened here can be
 DEADLY_S = 600.0  # a worker whose node has died three times within this is not started again: it may be what kills them
 
 log = logging.getLogger("mooring.cluster")
@@ -45,6 +46,9 @@ class Estate(Protocol):
 
     async def go_on(self) -> None:
         """Open again what this service has lost while it could not know whether others had it."""
+
+    async def open_blocked(self) -> None:
+        """Open what was taken over and could not be opened here, where that has changed."""
 
     async def end_all(self) -> None:
         """End all that this service holds, as its life is over, and wait until that is committed."""
@@ -75,6 +79,7 @@ class Heirs:
         self._free_since: dict[tuple[str, str, str], float] = {}
         self._under_way: set[str] = set()
         self._claimed: set[str] = set()  # as their heir: not because somebody wants them here
+        self._blocked_at = 0.0
         self.takeovers = 0
 
     def look(self, now: float) -> None:
@@ -92,6 +97,9 @@ class Heirs:
                 if now - since >= NEXT_S * self._place(worker):
                     self._begin(worker, self._claim(worker))
         self._free_since = free
+        if now >= self._blocked_at + BLOCKED_S:
+            self._blocked_at = now
+            self._background.spawn(self._estate.open_blocked())
 
     def _place(self, worker: str) -> int:
         """Return the place of this node among those that may have a worker: the least loaded first."""

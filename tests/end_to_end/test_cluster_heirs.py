@@ -1,0 +1,133 @@
+"""Heirs: who takes over what a dead node had, where that cannot be, and what becomes of it when they die, too."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+
+import pytest
+
+from mooring.events import Kind
+from tests.cluster_kit.services import FOUND_S, PERSIST, Nodes, all_events, kill, opened_at, until_told
+from tests.conftest import RunningService, rounds, wait_for
+from tests.servers import EchoServer
+
+
+@rounds(1, 6)
+async def test_an_heir_that_is_killed_while_it_takes_over_tells_each_end_once(nodes: Nodes, rounds: int) -> None:
+    seed = int.from_bytes(os.urandom(4), "big")
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    c, *others = await nodes.begin("cab")
+    by_name = dict(zip("ab", others, strict=True))
+    async with EchoServer() as echo:
+        for number in range(rounds):
+            first, second = chance.choice(["ab", "ba"])
+            dying, heir = by_name[first], by_name[second]
+            persisted = [(await dying.open(echo.url, worker=f"w{number}", **PERSIST))["id"] for _ in range(5)]
+            plain = [(await dying.open(echo.url, worker=f"w{number}"))["id"] for _ in range(5)]
+            await c.get(f"/v1/connections/{plain[-1]}")
+            lost = sum(event["kind"] == "nodeLost" for event in await all_events(c))
+            await kill(dying)
+
+            async def is_lost(before: int = lost) -> bool:
+                page = await c.get("/v1/events?after=start&limit=1000&kind=nodeLost")
+                return len(page["events"]) > before
+
+            await wait_for(is_lost, FOUND_S)
+            await asyncio.sleep(chance.uniform(0.0, 0.5))
+            await kill(heir)
+            await asyncio.sleep(chance.uniform(0.0, 2.0))
+            await heir.start()
+
+            async def is_over(persisted: list[int] = persisted, plain: list[int] = plain) -> bool:
+                stand = [(await c.get(f"/v1/connections/{one}"))["status"] for one in [*persisted, *plain]]
+                return stand == ["Connected"] * 5 + ["Closed"] * 5
+
+            await wait_for(is_over, 2 * FOUND_S)
+            await dying.start()
+            await asyncio.gather(*(wait_for(service.is_ready, FOUND_S) for service in by_name.values()))
+    rows = await nodes.check(given_up="ab")
+    assert sum(kind == Kind.onTerminate for _, _, kind, _ in rows) >= 5 * rounds
+
+
+@pytest.mark.parametrize("killed", ["ab", "abc"])
+async def test_who_is_left_or_comes_back_has_what_the_others_had(nodes: Nodes, killed: str) -> None:
+    a, b, c = await nodes.begin("abc")
+    async with EchoServer() as echo:
+        kept = [(await service.open(echo.url, **PERSIST))["id"] for service in (a, b, c)]
+        await asyncio.gather(*(c.get(f"/v1/connections/{one}") for one in kept))
+        for name in killed:
+            await kill(nodes.all[name])
+        back = {"ab": [b], "abc": [b, c]}[killed]
+        await asyncio.gather(*(service.start() for service in back))
+        await asyncio.gather(*(wait_for(service.is_ready, FOUND_S) for service in back))
+
+        async def are_open() -> bool:
+            records = [await c.get(f"/v1/connections/{one}") for one in kept]
+            events = [await c.get(f"/v1/connections/{one}/events?after=start&kind=onReconnect") for one in kept[:2]]
+            return (
+                all(record["status"] == "Connected" and record["node"] in "bc" for record in records)
+                and all(page["events"] for page in events)
+            )  # fmt: skip
+
+        await wait_for(are_open, 2 * FOUND_S)
+        await until_told(c, "nodeLost", "a")
+        assert sum(not peer.gone.is_set() for peer in echo.peers) == 3
+    await nodes.check(given_up="abc")
+
+
+async def test_an_heir_that_cannot_make_a_connection_tells_it_and_opens_it_once_it_can(nodes: Nodes) -> None:
+    (a,) = await nodes.begin("a", "[limits]\nmax_connections = 100\n")
+    (b,) = await nodes.begin("b", "[limits]\nmax_connections = 1\n")
+    async with EchoServer() as echo:
+        own = (await b.open(echo.url))["id"]
+        kept = (await a.open(echo.url, **PERSIST))["id"]
+        plain = (await a.open(echo.url))["id"]
+        await b.get(f"/v1/connections/{plain}")
+        await kill(a)
+
+        async def is_blocked() -> bool:
+            reasons = (await b.get("/readyz"))["degraded"]
+            return any(reason.startswith("worker main-a: limits.max_connections") for reason in reasons)
+
+        await wait_for(is_blocked, FOUND_S)
+        assert (await b.get(f"/v1/connections/{plain}"))["status"] == "Closed"
+        assert (await b.get(f"/v1/connections/{kept}"))["status"] == "Reconnecting"
+        await b.call("DELETE", f"/v1/connections/{own}")
+        await opened_at(b, kept, "b")
+        assert not (await b.get("/readyz"))["degraded"]
+    await nodes.check()
+
+
+@pytest.mark.long
+async def test_a_worker_whose_nodes_die_three_times_is_failed_until_somebody_starts_it(nodes: Nodes) -> None:
+    await nodes.begin("abcd")
+    async with EchoServer() as echo:
+        kept = (await nodes.all["a"].open(echo.url, worker="deadly", **PERSIST))["id"]
+        d = nodes.all["d"]
+        await d.get(f"/v1/connections/{kept}")
+        living = {"a", "b", "c", "d"}
+        for again in range(1, 4):
+            holder = (await nodes.all[min(living)].get(f"/v1/connections/{kept}"))["node"]
+            living.discard(holder)
+            await kill(nodes.all[holder])
+            one = nodes.all[min(living)]
+            if again < 3:
+
+                async def is_open(one: RunningService = one, again: int = again) -> bool:
+                    page = await one.get(f"/v1/connections/{kept}/events?after=start&limit=1000&kind=onReconnect")
+                    return len(page["events"]) == again
+
+                await wait_for(is_open, FOUND_S)
+        last = nodes.all[min(living)]
+
+        async def is_failed() -> bool:
+            async with last.client.get("/v1/workers/deadly") as response:
+                return response.status == 200 and (await response.json())["status"] == "Failed"
+
+        await wait_for(is_failed, FOUND_S)
+        await last.call("PUT", "/v1/workers/deadly", 200)
+        await opened_at(last, kept, min(living), again=3)
+    await nodes.check()
