@@ -38,6 +38,9 @@ STOP_S = 10.0
 # the tests of TLS need them.
 os.environ["SSL_CERT_FILE"] = os.devnull
 
+# Who starts the tests in the background of a script has told them to ignore Ctrl-C, and what they start would, too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # What a service, a worker or a command leaves unclosed stands in its log, and fails the test.
 os.environ["PYTHONWARNINGS"] = "default::ResourceWarning"
 

@@ -82,6 +82,11 @@ class Heirs:
         self._blocked_at = 0.0
         self.takeovers = 0
 
+    @property
+    def busy(self) -> bool:
+        """True while something is claimed, or taken over."""
+        return bool(self._under_way)
+
     def look(self, now: float) -> None:
         """Claim what this node is due to have now, and take over what it was granted."""
         free: dict[tuple[str, str, str], float] = {}

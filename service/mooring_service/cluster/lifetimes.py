@@ -9,6 +9,7 @@ import asyncio
 import logging
 import os
 import time
+from collections.abc import Callable
 
 from mooring_service.cluster import message as wire
 from mooring_service.cluster.chain import Chain, head_of, now_s
@@ -109,12 +110,15 @@ async def unpublished(replica: Replica, replicated: int) -> int:
     return events
 
 
-async def leave(chain: Chain, replica: Replica, *, workers: int, connections: int) -> None:
-    """End the life of `chain`, if all that was committed is in the log in time; else the next start goes on in it."""
+async def leave(chain: Chain, replica: Replica, busy: Callable[[], bool], workers: int, connections: int) -> None:
+    """End the life of `chain`, if all that was committed is in the log in time; else the next start goes on in it.
+
+    `busy`: something is still about to be committed.
+    """
     deadline = now_s() + STOP_S
-    while now_s() < deadline and chain.state.replicated < replica.last:  # there is no event of it
+    while now_s() < deadline and (busy() or chain.state.replicated < replica.last):  # there is no event of it
         await asyncio.sleep(POLL_S)
-    if chain.state.replicated < replica.last:
+    if busy() or chain.state.replicated < replica.last:
         return
     who = chain.state.identity
     lost = wire.Lost(who.life, who.node, 0, STOPPED, workers, connections, time.time_ns() // 1000)

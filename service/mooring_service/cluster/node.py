@@ -150,8 +150,8 @@ class Cluster:
         """End it. In order, with all that was committed in the log, this life ends with it: the others need not wait for that."""
         self._leaving = True
         if self.chain is not None and not handover:
-            figures = self._figures()
-            await leave(self.chain, self._replica, workers=figures.workers, connections=figures.connections)
+            now = self._figures()
+            await leave(self.chain, self._replica, lambda: self.heirs.busy, now.workers, now.connections)
         await self._background.close()
         await self.journal.stop()
 
@@ -286,7 +286,7 @@ class Cluster:
                 self._background.spawn(self._estate.go_on())
             self._mark.look(now, state.acked_seq, self.fold.applied)
             self.judge.look(now, state.acked_at, self._mark.fresh_at)
-            if self.placed.is_set():
+            if self.placed.is_set() and not self._leaving:
                 await self.verdicts.look(now)
                 self.heirs.look(now)
             full = await self.backlog.look(now, state.replicated)

@@ -64,6 +64,12 @@ class Service:
         self.streams.append(Channel(report_decoder, self.take, lambda channel, exc: None))
         return self.streams[-1]
 
+    async def ended(self) -> None:
+        """End all streams, and leave the loop a pass to close them."""
+        for stream in self.streams:
+            stream.abort()
+        await asyncio.sleep(0)
+
     def of(self, kind: type) -> list[Any]:
         return [report for report in self.reports if isinstance(report, kind)]
 
@@ -114,6 +120,7 @@ async def test_a_hello_names_any_number_of_connections_however_long_their_urls_a
         working.cancel()
         await asyncio.gather(working, return_exceptions=True)
         server.close()
+        await service.ended()
         current.set_runtime(None)
 
 
@@ -133,6 +140,7 @@ async def working(folder: Path, service: Service) -> AsyncIterator[asyncio.Task[
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         server.close()
+        await service.ended()
         current.set_runtime(None)
 
 
@@ -213,6 +221,7 @@ async def test_a_service_that_cannot_welcome_yet_is_a_service_as_long_as_it_says
         working.cancel()
         await asyncio.gather(working, return_exceptions=True)
         server.close()
+        await service.ended()
         current.set_runtime(None)
 
 
@@ -256,6 +265,7 @@ async def test_events_keep_to_their_window_and_all_else_passes(tmp_path: Path, e
         working.cancel()
         await asyncio.gather(working, return_exceptions=True)
         server.close()
+        await service.ended()
         current.set_runtime(None)
 
 
