@@ -146,7 +146,7 @@ class Fold:
         node = self.nodes.get(message.node)
         if node is None:
             node = self.nodes[message.node] = NodeState(message.node)
-        elif message.prev != node.head and not (message.prev == 0 and node.head < first_kept):
+        elif message.prev != node.head and not max(message.prev, node.head) < first_kept:
             raise Diverged(
                 f"message {seq} of {message.node} follows {message.prev}, and the last one of it that was read is {node.head}"
             )

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import partial
 
 from mooring.deadline import first_of
-from mooring_service.cluster.engine import Engine, EngineError, Refused
+from mooring_service.cluster.engine import Engine, EngineError, Refused, Stored
 from mooring_service.cluster.fold import Diverged, Fold, FoldedAsk, Folding
 from mooring_service.cluster.message import TooNew
 from mooring_service.cluster.objects import bounds, stream_name
@@ -111,7 +111,7 @@ class Tail:
                     continue
                 if stored.seq != self._fold.applied + 1:
                     raise _Hole(f"message {stored.seq} came behind {self._fold.applied}")
-                folding = self._fold.take(stored.seq, stored.subject, stored.data, self._first)
+                folding = await self._take(stored)
                 self._journal.fold(folding.appends, folding.seq, folding.changes, folding.keys).add_done_callback(
                     partial(self._show, folding)
                 )
@@ -119,6 +119,16 @@ class Tail:
             self._note(pull.pending)
             while self._journal.queued_bytes > QUEUED_BYTES:  # a disk: there is no event to wait for
                 await asyncio.sleep(REST_S)
+
+    async def _take(self, stored: Stored) -> Folding:
+        try:
+            return self._fold.take(stored.seq, stored.subject, stored.data, self._first)
+        except Diverged:  # or what it follows has gone since the bounds were looked at
+            before, self._fold.applied = self._first, stored.seq - 1
+            self._first, _ = await bounds(self._engine, self._cluster)
+            if self._first <= before:
+                raise
+            return self._fold.take(stored.seq, stored.subject, stored.data, self._first)
 
     def _show(self, folding: Folding, committed: asyncio.Future[None]) -> None:
         if committed.cancelled() or committed.exception() is not None:
