@@ -104,6 +104,7 @@ class Membership:
         cluster.tail.on_asks = self._take_asks  # nothing is read before the next wait
         self._keys = Keys(cluster.placement, self._journal, cluster.journal, cluster.fold, self.node)
         self.directory.recover(self._cluster.fold.epoch, recovered.connections)
+        cluster.copies.records = cluster.tail.known = self.directory.pairs
         self._background.spawn(self._settle_asks(asks))
         self._cluster.placement.where = self._holder_of
 
@@ -249,7 +250,7 @@ class Membership:
         async def reply(command: Command) -> Reply:
             return Reply(*await run(command.method, command.path, command.headers, command.body))
 
-        await self._cluster.forward.serve(reply)
+        await self._cluster.forward.serve(self._cluster.copies.beside(reply))
 
     async def shown(self, timeout_s: float) -> bool:
         """Wait until what was committed here can be read at every node; say whether it was in time."""

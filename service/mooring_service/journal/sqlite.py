@@ -51,6 +51,7 @@ class SqliteJournal:
         replica: Replica | None = None,
     ) -> None:
         self.epoch = ""
+        self.holes: list[tuple[int, int]] = []
         self._path = path
         self._ids_path = path.with_suffix(".ids")
         self._config = config
