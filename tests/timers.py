@@ -32,6 +32,7 @@ PLAIN = {
     ("mooring_service.feed", "Feed._expire"): "who waits for events gets a heartbeat, and waits on",
     ("mooring_service.window", "Window.acknowledge"): OWN_PACE,
     ("mooring_service.journal.memory", "MemoryJournal._prune"): OWN_PACE,
+    ("mooring_service.journal.gathering", "Gathering.queued"): OWN_PACE,
     ("mooring_service.processes.requests", "Requests._sweep_later"): LOOKS_FIRST,
     ("mooring_service.processes.forker", "Forker.begin"): OWN_PACE,
     ("mooring_service.processes.forker", "Forker.close"): "what is left of it then is let go, not ended",

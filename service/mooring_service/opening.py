@@ -272,9 +272,9 @@ class Openings:
         except WorkerDied as exc:
             if not await self._reopenings.until_ended_or_waiting(connection, ENDED_S):
                 return self._directory.record(connection)  # it goes on trying, in the next process
-            if self._directory.record(connection).errors:
-                return self._recorded(connection)
-            raise OpenError([ErrorEntry(ErrCode.WORKER_DIED, str(exc))], connection) from exc
+            record, died = self._directory.record(connection), [ErrorEntry(ErrCode.WORKER_DIED, str(exc))]
+            told = record.status == STATUS_CLOSED and record.errors
+            raise (recorded_error(record) if told else OpenError(died, connection)) from exc
         except WorkerSilent as exc:
             answer = None
             if not await self._told_later(connection, wait_s):

@@ -60,9 +60,9 @@ class Window:
     def _tell_all(self) -> None:
         self._telling = None
         self._follow = dict(self._stored)
-        self._tell()
+        self._tell(int(TELL_S * 1e6))
 
-    def _tell(self) -> None:
+    def _tell(self, next_us: int = 0) -> None:
         self._told_at = asyncio.get_running_loop().time()
         slots: Iterable[Slot]
         slots, self._stored = self._stored, {}
@@ -70,7 +70,7 @@ class Window:
         if bounds[1] != self._told_full_at:
             self._told_full_at, slots = bounds[1], self._roster.slots()
         for slot in slots:
-            slot.acknowledge(*bounds)
+            slot.acknowledge(*bounds, next_us)
 
     @property
     def size(self) -> int:

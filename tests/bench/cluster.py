@@ -16,8 +16,8 @@ from typing import Any, Protocol
 
 from mooring_service.journal.journal import Committed
 from tests.cluster_kit.nodes import Node, running_nodes, settled
+from tests.cluster_kit.running import running_services
 from tests.cluster_kit.servers import PROGRAM, EngineServers
-from tests.cluster_kit.services import running_services
 from tests.servers import EchoServer
 
 Figures = dict[str, float]

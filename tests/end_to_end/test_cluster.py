@@ -13,8 +13,8 @@ import pytest
 
 from tests.cluster_kit.checker import check
 from tests.cluster_kit.nodes import running_engine
+from tests.cluster_kit.running import configuration, running_services
 from tests.cluster_kit.servers import EngineServers
-from tests.cluster_kit.services import configuration, running_services
 from tests.command_line import mooring
 from tests.conftest import RunningService, rounds, wait_for
 from tests.servers import EchoServer

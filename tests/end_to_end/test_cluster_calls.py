@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from tests.cluster_kit.running import running_services
 from tests.cluster_kit.servers import EngineServers
-from tests.cluster_kit.services import running_services
 from tests.conftest import RunningService, rounds, wait_for
 from tests.end_to_end.with_user_code import call, options, seen_by
 

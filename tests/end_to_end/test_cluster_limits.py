@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.cluster_kit.running import running_services
 from tests.cluster_kit.servers import EngineServers
-from tests.cluster_kit.services import running_services
 from tests.conftest import RunningService, rounds, wait_for
 from tests.servers import EchoServer
 

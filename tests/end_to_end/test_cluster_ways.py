@@ -12,8 +12,8 @@ import pytest
 
 from mooring_api.client import Client, ServiceAway
 from mooring_api.rest.access import derived_token
+from tests.cluster_kit.running import configuration, running_services
 from tests.cluster_kit.servers import EngineServers
-from tests.cluster_kit.services import configuration, running_services
 from tests.command_line import Ran, mooring, run
 from tests.conftest import RunningService, rounds, wait_for
 from tests.servers import EchoServer

@@ -6,9 +6,11 @@ import asyncio
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -38,11 +40,12 @@ class Shown:
 
 
 @pytest.fixture
-async def shown(tmp_path: Path) -> AsyncIterator[Shown]:
+async def shown() -> AsyncIterator[Shown]:
+    folder = tempfile.mkdtemp(prefix="mooring-")  # pytest's own are too long for the path of a socket
     ports = {free_port() for _ in range(8)}
     command = [sys.executable, str(ROOT / "tools" / "cluster"), "--ports", *map(str, sorted(ports)[:4])]
     program = await asyncio.create_subprocess_exec(
-        *command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, "TMPDIR": str(tmp_path)}
+        *command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, "TMPDIR": folder}
     )
     assert program.stdout is not None
 
@@ -56,6 +59,7 @@ async def shown(tmp_path: Path) -> AsyncIterator[Shown]:
         if program.returncode is None:
             program.send_signal(signal.SIGINT)
         await asyncio.wait_for(program.wait(), END_S)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 async def mooring(*words: str) -> str:
@@ -64,9 +68,9 @@ async def mooring(*words: str) -> str:
     return ran.out
 
 
-async def test_make_cluster_shows_what_it_says_and_ends_all_of_it_together(shown: Shown, tmp_path: Path) -> None:
+async def test_make_cluster_shows_what_it_says_and_ends_all_of_it_together(shown: Shown) -> None:
     folder = shown.folder
-    assert folder.parent == tmp_path
+    assert folder.parent.parent == Path(tempfile.gettempdir())
     opened = await mooring(*shown.commands[0][1:])
     assert "Connected" in opened
     assert "sent 1 message" in await mooring(*shown.commands[1][1:])

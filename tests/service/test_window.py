@@ -35,8 +35,10 @@ async def test_scattered_events_are_told_at_one_time_and_what_comes_after_quiet_
         await asyncio.sleep(0.3)
         begun = loop.time()
         _say(one, 1, 3)
-        assert (await one.expect(Stored)).number == 1
+        told = await one.expect(Stored)
+        assert told.number == 1
         assert loop.time() - begun < 0.2, "after quiet"
+        assert not told.next_us, "there is no rhythm in which to rest"
         last = service.feed.last
         begun = loop.time()
         _say(one, 2, 3)
@@ -47,7 +49,9 @@ async def test_scattered_events_are_told_at_one_time_and_what_comes_after_quiet_
         assert loop.time() - begun < 0.2, "it is shown at once"
         assert (await one.expect(Stored)).number == 2
         told_one = loop.time()
-        assert (await two.expect(Stored)).number == 1
+        told = await two.expect(Stored)
+        assert told.number == 1
+        assert told.next_us == 300_000, "it may rest so long"
         assert told_one - begun > 0.1 and loop.time() - told_one < 0.1, "both are told at one time"
         begun = loop.time()
         _say(one, 3, 1_000)

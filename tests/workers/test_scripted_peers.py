@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mooring.scripted import follow
-from mooring.testing import LocalWorker, Server
+from mooring.testing import LocalWorker, Server, ServerConnection
 from mooring.transcript import Line, is_meant, parse_transcript
 
 LOGIN = """
@@ -77,3 +77,32 @@ def test_a_transcript_is_lines_of_who_says_what() -> None:
 )  # fmt: skip
 def test_what_is_said_is_compared_as_json(expected: str, said: bytes, meant: bool) -> None:
     assert is_meant(expected, said) is meant
+
+
+class FetchesItsToken:
+    """Its recipe names a function of the configuration."""
+
+    reconnect = {"min_delay": 0.05, "max_delay": 0.05}
+    recipe = {
+        "renew": {"function": "give_token", "params": {"prefix": "local"}},
+        "opening": [{"send": "login ${token}", "expect": {"startsWith": "welcome"}}],
+    }
+
+
+def test_a_local_worker_has_the_functions_that_a_recipe_names() -> None:
+    heard: list[str | None] = []
+
+    async def welcomes(connection: ServerConnection) -> None:
+        heard.append(await connection.receive(30))
+        await connection.send("welcome")
+        await connection.receive(3600)
+
+    functions = {"give_token": "tests.end_to_end.recipe_code:give_token"}
+    with Server(welcomes) as server, LocalWorker(functions=functions) as worker:
+        ws = worker.open(server.url, FetchesItsToken())
+        server.drop()
+        worker.wait_for("onReconnect", timeout_s=30)
+        ws.terminate()
+        worker.wait_for("onTerminate", timeout_s=30)
+    assert all(text is not None and text.startswith("login local-") for text in heard)
+    assert len(set(heard)) == 2, "a fresh one for each attempt"

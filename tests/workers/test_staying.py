@@ -28,15 +28,15 @@ def policy(**keys: Any) -> Reconnect:
 def test_true_is_every_default_and_false_is_not_kept() -> None:
     assert resolve(True) == resolve(ReconnectRequest()) == DEFAULT
     assert resolve(False) is None
-    assert msgspec.to_builtins(DEFAULT) == {
-        "minDelay": 1.0,
-        "maxDelay": 60.0,
-        "minUptime": 10.0,
-        "giveUpAfter": 0.0,
+    assert msgspec.structs.asdict(DEFAULT) == {
+        "min_delay_s": 1.0,
+        "max_delay_s": 60.0,
+        "min_uptime_s": 10.0,
+        "give_up_after_s": 0.0,
         "first": "fail",
-        "stopCodes": (1002, 1003, 1007, 1009, 1010),
-        "refusedCodes": (1008, 3000, 3003, 4401, 4403),
-        "retryStatuses": (404, 408, 425, 429, "5xx"),
+        "stop_codes": (1002, 1003, 1007, 1009, 1010),
+        "refused_codes": (1008, 3000, 3003, 4401, 4403),
+        "retry_statuses": (404, 408, 425, 429, "5xx"),
         "persist": False,
     }
 

@@ -24,6 +24,11 @@ class Background:
         task.add_done_callback(self._done)
         return task
 
+    @property
+    def busy(self) -> bool:
+        """True while one of them runs."""
+        return bool(self._tasks)
+
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (exc := task.exception()) is not None:

@@ -29,7 +29,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -73,6 +73,7 @@ class LocalWorker:
 
     Args:
         drives_time: Its clock can be put forward (`advance`). Its loop is asyncio's then, not uvloop.
+        functions: As ``[functions]`` of the configuration: what recipes may name, as name → ``module:attribute``.
 
     Attributes:
         events: Every event so far, as the API would show it (without `id`, which the journal gives).
@@ -80,7 +81,8 @@ class LocalWorker:
         kills: Names given to `kill_worker`.
     """
 
-    def __init__(self, *, drives_time: bool = False) -> None:
+    def __init__(self, *, drives_time: bool = False, functions: Mapping[str, str] | None = None) -> None:
+        self._functions = dict(functions or {})
         self._thread = LoopThread("mooring-test-worker", _DrivenLoop if drives_time else uvloop.new_event_loop)
         self._runtime: Runtime
         self._changed = threading.Condition()
@@ -106,8 +108,9 @@ class LocalWorker:
 
     async def _start(self) -> None:
         settings = WorkerSettings(
-            worker="test", incarnation="test", secret="", socket_path="", log_file="", exit_record=""
-        )
+            worker="test", incarnation="test", secret="", socket_path="", log_file="", exit_record="",
+            functions=self._functions,
+        )  # fmt: skip
         self._runtime = Runtime(settings, self)
         self._runtime.start()
         self.ask_ids()

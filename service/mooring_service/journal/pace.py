@@ -50,3 +50,32 @@ class Pace:
             if not self._patience:
                 self._pauses = self._pause
                 self._pause = min(SELDOM, 2 * self._pause)
+
+
+class Following:
+    """Of what is queued, whether more is known to follow. Times are monotonic seconds.
+
+    Attributes:
+        since_s: Since when it is known; -infinity: it is not.
+    """
+
+    def __init__(self) -> None:
+        self.since_s = -math.inf
+        self._together = False
+
+    def queued(self, now_s: float, *, more: bool, first: bool) -> bool:
+        """Take that something was queued, the `first` of all; `more` follows. True: it is the last of what was known to follow."""
+        known = self.since_s != -math.inf
+        if not more:
+            self.since_s = -math.inf
+        elif first and not known:
+            self.since_s = now_s
+        last = known and not more
+        self._together = self._together or last
+        return last
+
+    def taken(self) -> bool:
+        """Take that the writer has all of it; say whether it came together, as was known."""
+        together, self._together = self._together, False
+        self.since_s = -math.inf
+        return together

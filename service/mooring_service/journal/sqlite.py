@@ -23,6 +23,7 @@ from mooring_service.journal.batch import Append, Batch, EventFilter
 from mooring_service.journal.checkpoints import Checkpoints
 from mooring_service.journal.clock import AgeClock
 from mooring_service.journal.file import copy_into, open_file, read_finding
+from mooring_service.journal.gathering import Gathering
 from mooring_service.journal.journal import Committed, JournalStats, Recovered, StoredAnswer, StoredHook
 from mooring_service.journal.reader import JournalReader
 from mooring_service.journal.replica import Replica
@@ -65,6 +66,7 @@ class SqliteJournal:
         self._on_committed: Callable[[list[Committed]], None] | None = None
         self._on_failure: Callable[[str | None], None] | None = None
         self._on_death: Callable[[str], None] | None = None
+        self._gathering = Gathering(self._writer.wake)
         self._unopened: str | None = None  # why
         self._first = 1
         self._last = 0
@@ -127,6 +129,7 @@ class SqliteJournal:
     def put(self, *items: Item, others_follow: bool = False) -> None:
         """Queue what is written in one transaction; for those who add more than the protocol has."""
         self._queued_bytes += sum([item.size for item in items])
+        self._gathering.queued(more=others_follow)
         self._writer.put(*items, others_follow=others_follow)
 
     async def _do(self, job: Callable[[apsw.Connection], Result], *, fails_fast: bool = True) -> Result:

@@ -28,7 +28,7 @@ from mooring_service.journal.checkpoints import Checkpoints
 from mooring_service.journal.clock import AgeClock
 from mooring_service.journal.compaction import Compaction
 from mooring_service.journal.file import OpenFile, write_finding
-from mooring_service.journal.pace import LARGE_BYTES, Pace
+from mooring_service.journal.pace import LARGE_BYTES, Following, Pace
 from mooring_service.journal.replica import Replica
 from mooring_service.journal.retention import PRUNE_EVERY_S, PRUNE_IDLE_S, Marks
 from mooring_service.journal.transaction import Transaction
@@ -101,7 +101,7 @@ class Writer:
         self._queue: deque[Item] = deque()
         self._queued_bytes = 0
         self._arrived_s = -math.inf  # when the last of it was queued
-        self._follows_s = -math.inf  # since when it is known that more follows; else it is not
+        self._following = Following()
         self._wanted = threading.Condition()
         self._idle = False  # the thread sleeps until something is queued
         self._ending = False
@@ -109,6 +109,9 @@ class Writer:
         self._thread: threading.Thread | None = None
         self._clock = AgeClock(0)
         # Of the writer's thread; others only read them, for figures.
+        self._in_rhythm = (
+            False  # what was taken last came together, and so will what follows it: later than a pause lasts
+        )
         self._taken: list[Item] = []
         self._last_arrival_s = -math.inf  # of what was taken last
         self._stored: dict[str, int] = {}
@@ -150,15 +153,18 @@ class Writer:
                 self._queue.extend(items)
                 self._queued_bytes += sum([item.size for item in items])
                 self._arrived_s = time.monotonic()
-                followed = self._follows_s != -math.inf
-                if not others_follow:
-                    self._follows_s = -math.inf
-                elif not followed and len(self._queue) == len(items):
-                    self._follows_s = self._arrived_s
-                if self._idle or self._queued_bytes >= LARGE_BYTES or (followed and not others_follow):
+                first = len(self._queue) == len(items)
+                last = self._following.queued(self._arrived_s, more=others_follow, first=first)
+                # Who is woken for the first of several would have to sleep again until the last of them is there.
+                if last or (self._idle and not others_follow) or self._queued_bytes >= LARGE_BYTES:
                     self._wanted.notify()
                 return
         self._refuse(list(items))
+
+    def wake(self) -> None:
+        """What was said to follow has not come."""
+        with self._wanted:
+            self._wanted.notify()
 
     def forget(self, connections: list[int]) -> None:
         """Drop the records of these connections; called by a job."""
@@ -195,8 +201,8 @@ class Writer:
                     self._taken += self._queue
                     self._queue.clear()
                     self._queued_bytes = 0
-                    self._follows_s = -math.inf
                     self._last_arrival_s = self._arrived_s
+                    self._in_rhythm = self._following.taken()
             if self._taken or (due and self.failure is not None and not ending):
                 self._taken = self._transact(connection, self._taken)
             if self._taken and ending:
@@ -218,8 +224,8 @@ class Writer:
         """Return when the next commit is due."""
         if self._taken or self.failure is not None:
             return self._retry_at
-        due_s = self._pace.due_s(self._queued_bytes, self._follows_s)
-        return due_s if self._queue or due_s > time.monotonic() else math.inf
+        due_s = self._pace.due_s(self._queued_bytes, self._following.since_s)
+        return due_s if self._queue or (due_s > time.monotonic() and not self._in_rhythm) else math.inf
 
     def _keep_up(self, connection: apsw.Connection, *, ending: bool) -> None:
         """Do a step of what is due between the commits."""

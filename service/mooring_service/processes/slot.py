@@ -273,10 +273,10 @@ class Slot:
             del self.handed[handed]
         return done
 
-    def acknowledge(self, window_bytes: int, full_at: int) -> None:
-        """Tell the worker what it may forget, how much may be on its way, and whether the service holds all that it may."""
+    def acknowledge(self, window_bytes: int, full_at: int, next_us: int = 0) -> None:
+        """Tell the worker what it may forget, how much may be on its way, and the rest of `Stored`."""
         if self.linked:
-            self.command(Stored(self.stored, window_bytes, full_at))
+            self.command(Stored(self.stored, window_bytes, full_at, next_us))
 
     def fail_requests(self, detail: str) -> None:
         """The process is gone: nobody will answer."""

@@ -6,7 +6,7 @@ import math
 import random
 from collections.abc import Iterator
 
-from mooring_service.journal.pace import GROUP_S, LARGE_BYTES, PATIENCE, SELDOM, Pace
+from mooring_service.journal.pace import GROUP_S, LARGE_BYTES, PATIENCE, SELDOM, Following, Pace
 
 COMMIT_S = 0.0003
 
@@ -80,3 +80,25 @@ def test_what_is_large_does_not_wait() -> None:
     begun = 9 * GROUP_S
     assert pace.due_s(LARGE_BYTES - 1) == begun + GROUP_S
     assert pace.due_s(LARGE_BYTES) == -math.inf
+
+
+def test_the_last_of_what_is_known_to_follow_is_told_and_all_of_it_came_together() -> None:
+    following = Following()
+    assert not following.queued(1.0, more=True, first=True)
+    assert not following.queued(2.0, more=True, first=False)
+    assert following.since_s == 1.0, "the first is not kept waiting by the second"
+    assert following.queued(3.0, more=False, first=False)
+    assert following.since_s == -math.inf
+    assert following.taken()
+    assert not following.taken(), "once"
+
+
+def test_what_nobody_knew_to_follow_came_by_itself() -> None:
+    following = Following()
+    assert not following.queued(1.0, more=False, first=True)
+    assert not following.queued(2.0, more=True, first=False), "what waits already waits for nobody"
+    assert following.since_s == -math.inf
+    assert not following.taken()
+    assert not following.queued(3.0, more=True, first=True)
+    assert not following.taken(), "nobody has followed in time"
+    assert not following.queued(4.0, more=False, first=True)

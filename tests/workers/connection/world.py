@@ -113,6 +113,9 @@ class World:
     def release(self, connection: Any, size: int) -> None:
         pass
 
+    def attend(self, connection: Any) -> None:
+        """Nothing rests here."""
+
     def forget(self, connection: Any) -> None:
         self.forgotten.append(connection.id)
 

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from mooring import ConnectError, InvalidRequest, MooringError, call_worker, kill_worker
+from mooring.connection.live import LiveConnection
 from mooring.errors import ErrCode, LimitReached
+from mooring.kept_options import KeepAliveRequest
 from mooring.link.messages import AskCall, AskKill
 from mooring.options import ConnectionOptions, ConnectionRequest
 from mooring.process import openings
@@ -180,3 +182,40 @@ async def test_while_the_service_holds_all_that_it_may_code_opens_nothing(echo: 
         assert not runtime.connections
         runtime.full_at = 0
         assert (await asyncio.to_thread(runtime.open, request, None)).id == 1
+
+
+class Silent:
+    """A handler."""
+
+
+@pytest.mark.parametrize("what", ["a handler", "a recipe", "a dial", "a call", "the end"])
+async def test_a_worker_that_does_more_than_receive_does_not_rest(what: str, echo: EchoServer) -> None:
+    async with bare_worker(Service()) as runtime:
+        runtime.grant_ids(1, 10)
+
+        async def opened(request: ConnectionRequest, handler: object | None = None) -> LiveConnection:
+            return await asyncio.to_thread(runtime.open, request, handler)
+
+        await opened(ConnectionRequest(url=echo.url))
+        await wait_for(lambda: runtime.only_receives)
+        more: LiveConnection | None = None
+        release = threading.Event()
+        match what:
+            case "a handler":
+                more = await opened(ConnectionRequest(url=echo.url), Silent())
+            case "a recipe":
+                heartbeat = KeepAliveRequest(send="beat", interval=1_000)
+                more = await opened(ConnectionRequest(url=echo.url, keep_alive=heartbeat))
+            case "a dial":
+                runtime.spawn(asyncio.to_thread(release.wait, 20))
+            case "a call":
+                for _ in range(2):  # one that runs, and one that waits
+                    runtime.context.post_task("callback", lambda: release.wait(20) and None)
+            case "the end":
+                runtime.stopping = True
+        assert not runtime.only_receives
+        release.set()
+        if more is not None:
+            more.terminate(None, None)
+        runtime.stopping = False
+        await wait_for(lambda: runtime.only_receives)

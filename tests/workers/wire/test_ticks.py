@@ -33,7 +33,7 @@ def test_pings_of_connections_that_were_opened_one_after_the_other_share_few_tic
 async def test_all_are_called_but_those_that_are_cancelled_meanwhile_and_each_once() -> None:
     clock = Ticks(asyncio.get_running_loop())
     called: list[int] = []
-    at = clock.time() + 0.05
+    at = clock.time() + 1.0  # all are asked for before
     cancelled = clock.call_at(at, lambda: called.append(-1))
     handles = []
 

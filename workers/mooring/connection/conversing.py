@@ -60,8 +60,10 @@ class ConversingConnection(RecordedConnection, ABC):
         self._sends: Sends = Sends(host, self)
         self.ids = Ids(last_socket)
         self._conversation: Conversation | None = None
+        if handler is not None:
+            host.attend(self)
         if options.converses:
-            self._conversation = Conversation(host, self, self, compiled_of(options))
+            self._converse()
 
     def _record(self, kind: Kind, event: msgspec.Struct) -> None:
         if self.handler is not None:
@@ -78,9 +80,14 @@ class ConversingConnection(RecordedConnection, ABC):
         elif self._conversation is not None:
             self._conversation.change(compiled_of(self.options))
         else:
-            self._conversation = Conversation(self._host, self, self, compiled_of(self.options))
+            conversation = self._converse()
             if self.state is ConnectionState.CONNECTED and self._socket is not None:
-                self._conversation.join(self._socket)
+                conversation.join(self._socket)
+
+    def _converse(self) -> Conversation:
+        self._host.attend(self)
+        self._conversation = Conversation(self._host, self, self, compiled_of(self.options))
+        return self._conversation
 
     @property
     def sends(self) -> Sends:

@@ -150,6 +150,9 @@ class Host(Protocol):
     def answer_send(self, answer: Sent | SendFailed | SendQueued, key: str | None) -> None:
         """Answer a send; what was written, or waits, under a `key` is remembered, so that a repeat does nothing."""
 
+    def attend(self, connection: RecordedConnection) -> None:
+        """`connection` does more than receive: who answers its peer must not rest."""
+
     def release(self, connection: RecordedConnection, size: int) -> None:
         """Give back the room that code in the worker has reserved for a message."""
 

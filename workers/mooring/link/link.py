@@ -42,8 +42,8 @@ from mooring.link.messages import (
 )
 from mooring.link.messages_changed import Change
 from mooring.link.messages_sent import DropQueue, Send, SendRequest
-from mooring.link.outbox import Outbox
 from mooring.link.owed import ANSWERS, Owed
+from mooring.link.rest import Receiver, Rest
 
 REDIAL_MIN_S = 0.05
 REDIAL_MAX_S = 0.5  # a dial on a local socket costs nothing; a new service should not wait for its workers
@@ -56,14 +56,13 @@ log = logging.getLogger("mooring.link")
 _pack = msgspec.msgpack.Encoder().encode
 
 
-class Held(Protocol):
+class Held(Receiver, Protocol):
     """What the link asks of the runtime.
 
     Attributes:
         full_at: How many connections the service holds, if these are all that it may; else 0.
     """
 
-    outbox: Outbox
     full_at: int
 
     def held(self) -> list[HeldConnection]:
@@ -112,6 +111,7 @@ class Link:
         self._owed = Owed()
         self._resent: int | None = None  # all frames up to here are to be sent again, and that is still to be said
         self._heard_at = -math.inf  # a service that has not welcomed us yet
+        self._rest = Rest()
         self.runtime: Held | None = None
         self.service_version = 0  # what the service that has welcomed us speaks
 
@@ -180,13 +180,12 @@ class Link:
             await asyncio.sleep(delay_s * random.uniform(0.5, 1.0))
 
     async def _dial(self) -> bool:
-        loop = asyncio.get_running_loop()
         self._lost.clear()
         self._welcomed.clear()
         assert self.runtime is not None, "the runtime is set before run"
         try:
             async with within(WELCOME_TIMEOUT_S):
-                _, channel = await loop.create_unix_connection(
+                _, channel = await asyncio.get_running_loop().create_unix_connection(
                     lambda: Channel(command_decoder, self._take, self._on_lost, self._send_on),
                     self._settings.socket_path,
                 )
@@ -229,12 +228,12 @@ class Link:
         for command in commands:
             match command:
                 case Change() | Send() | SendRequest() | DropQueue() | Open() | Terminate() | Reconnect() | Call():
+                    self._rest.asked()
                     self._obey(command)
-                case Stored(number, window_bytes, full_at):
+                case Stored(_, window_bytes, full_at):
                     self._window_bytes = window_bytes or math.inf
                     self._held.full_at = full_at
-                    self._held.outbox.stored(number)
-                    self._held.outbox.flush_behind()
+                    self._rest.after(command, channel, self._held)
                     self._send_on()
                 case Probe(probe, until):
                     self._extend(until)

@@ -77,11 +77,15 @@ class Refused(msgspec.Struct, frozen=True, tag=True, array_like=True):
 
 
 class Stored(msgspec.Struct, frozen=True, tag=True, array_like=True):
-    """The journal holds all `Events` up to `number`: the outbox may forget them. The rest is as in `Welcome`, from now on."""
+    """The journal holds all `Events` up to `number`: the outbox may forget them. The rest is as in `Welcome`, from now on.
+
+    `next_us`: under load it is told in a rhythm; of what is sent now it is told so many microseconds later. 0: at once.
+    """
 
     number: int
     window_bytes: int = 0
     full_at: int = 0
+    next_us: int = 0
 
 
 class GrantIds(msgspec.Struct, frozen=True, tag=True, array_like=True):

@@ -97,6 +97,7 @@ class Runtime:
         self.known = Known(settings.recipes, settings.functions, settings.in_memory)
         self.connections: dict[int, LiveConnection] = {}
         self.paused: set[PausedReader] = set()
+        self._attended: set[int] = set()  # connections that do more than receive
         self.ticks = Ticks(self.loop)
         self.stopping = False
         self.left: Left = ""
@@ -233,9 +234,14 @@ class Runtime:
         """Tell of what went wrong with code of a connection (`connection/host.Host.tell_failure`)."""
         tell_failure(self, connection, callback, exc)
 
+    def attend(self, connection: RecordedConnection) -> None:
+        """`connection` does more than receive."""
+        self._attended.add(connection.id)
+
     def forget(self, connection: RecordedConnection) -> None:
         """`connection` is over: no socket, no event to come."""
         self.connections.pop(connection.id, None)
+        self._attended.discard(connection.id)
         self._figures.forget(connection)
 
     def resume_paused(self) -> None:
@@ -273,6 +279,18 @@ class Runtime:
             self.context.discard()  # nothing may run between the running item and the service's `Stop`
 
     # What the link asks for.
+
+    @property
+    def only_receives(self) -> bool:
+        """True while messages are received and recorded, and nothing else waits for the I/O loop (`link/rest`)."""
+        return not (
+            self._attended
+            or self._tasks.busy
+            or self.paused
+            or self.mailbox.length
+            or self.mailbox.calls
+            or self.stopping
+        )
 
     def link_lost(self) -> None:
         """Nobody waits for answers any more."""
