@@ -231,11 +231,6 @@ class Directory:
         """Return the connections of `worker` that have not ended."""
         return [self._entries[connection] for connection in self._census.live_ids(worker)]
 
-    def pairs(self) -> Iterator[tuple[ConnectionCreated, ConnectionUpdate]]:
-        """Yield the two parts of each record."""
-        for entry in self._entries.values():
-            yield entry.created, entry.update
-
     def living_entries(self) -> Iterator[Entry]:
         """Yield the connections that have not ended."""
         return map(self._entries.__getitem__, self._census.all_live_ids())
