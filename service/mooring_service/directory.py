@@ -51,13 +51,10 @@ class Directory:
         retained: How many ended connections are kept.
         retained_age_s: For how long they are kept.
         now_ms: The clock that tells ages (`Journal.now_ms`).
-
-    Attributes:
-        epoch: The first part of event ids. A log that many share names it with its first message, and may change it.
     """
 
     def __init__(self, retained: int, retained_age_s: float, now_ms: Callable[[], int]) -> None:
-        self.epoch = ""
+        self.epoch = ""  # of event ids; a log that nodes share tells it with its first message, and may change it
         self._retained = retained
         self._retained_age_ms = int(retained_age_s * 1000)
         self._now_ms = now_ms
