@@ -80,6 +80,7 @@ class Membership:
         self.feed = Feed(of_all, ring_bytes=config.journal.ring_bytes, max_subscribers=config.limits.max_subscribers)
 
     def _show(self, committed: list[Committed]) -> None:
+        self.directory.epoch = self._cluster.journal.epoch
         for one in committed:
             self.directory.fold(one)
         self.feed.publish(committed)
