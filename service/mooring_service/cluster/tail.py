@@ -118,6 +118,7 @@ class Tail:
         else:
             appends = additions_of(copy, self.known())
             self._fold.recover(copy.folded.folded)
+            self._journal.epoch = self._fold.epoch
         applied = self._fold.applied
         self.gaps += 1
         hole = position_of(before + 1) - 1, position_of(applied + 1) - 1

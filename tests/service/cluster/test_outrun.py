@@ -51,6 +51,7 @@ async def test_a_node_that_the_log_has_outrun_folds_what_its_peer_has_folded(
             DEADLINE_S,
         )
         assert not b.cluster.tail.stopped and not b.cluster.journal.holes
+        assert a.cluster.journal.epoch == b.cluster.journal.epoch
         assert a.ids()[-1] == b.ids()[-1]
 
 
