@@ -54,7 +54,7 @@ class Directory:
     """
 
     def __init__(self, retained: int, retained_age_s: float, now_ms: Callable[[], int]) -> None:
-        self._epoch = ""
+        self.epoch = ""  # of event ids; a log that nodes share tells it with its first message, and may change it
         self._retained = retained
         self._retained_age_ms = int(retained_age_s * 1000)
         self._now_ms = now_ms
@@ -66,7 +66,7 @@ class Directory:
 
     def recover(self, epoch: str, connections: list[StoredConnection]) -> None:
         """Take what the journal held."""
-        self._epoch = epoch
+        self.epoch = epoch
         for stored in sorted(connections, key=lambda stored: stored.last_position):
             entry = Entry(stored.created, stored.update, stored.incarnation, stored.last_position)
             self._add(entry, stored.last_event_ms)
@@ -291,7 +291,7 @@ class Directory:
 
     def to_record(self, entry: Entry) -> ConnectionRecord:
         """Return the public record of `entry`."""
-        last_event_id = f"{self._epoch}-{entry.last_position}" if entry.last_position else None
+        last_event_id = f"{self.epoch}-{entry.last_position}" if entry.last_position else None
         return record_of(entry.created, entry.update, last_event_id)
 
 

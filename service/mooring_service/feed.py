@@ -316,6 +316,12 @@ class Subscription:
             return [self._gap(self.cursor_id, journal.first - 1 - self.cursor)]
         if self.cursor >= self._feed.last:
             return []
+        hole = next((hole for hole in journal.holes if self.cursor < hole[1]), None)
+        if hole is not None and self.cursor >= hole[0]:
+            if self._untouched:
+                self.cursor = hole[1]  # nothing was begun that is missed
+                return []
+            return [self._gap(self.cursor_id, None, hole[1])]
         index = self._feed.ring_from(self.cursor)
         if index is not None:
             batches = self._feed.ring_slice(index, limit_bytes)
@@ -330,6 +336,8 @@ class Subscription:
                 return [self._gap(self.cursor_id, journal.first - 1 - self.cursor)]
             # What is committed but not yet folded is not shown.
             upto = min(upto, last_shown)
+        if hole is not None:
+            upto = min(upto, hole[0])  # the hole is told before what lies behind it
         cursor = self.cursor
         found: list[Selection | Gap] = []
         for batch in batches:
@@ -342,9 +350,11 @@ class Subscription:
         self._untouched = self._untouched and not found
         return found
 
-    def _gap(self, from_: str, lost: int | None) -> Gap:
+    def _gap(self, from_: str, lost: int | None, position: int = -1) -> Gap:
+        """Go on behind `position` (-1: with the oldest that is kept)."""
         feed = self._feed
-        position = feed.journal.first - 1
+        if position < 0:
+            position = feed.journal.first - 1
         to = f"{feed.journal.epoch}-{position}"
         self.cursor = position
         return Gap(position, gap_body(now_us(), GapEvent(from_=from_, to=to, lost=lost)))

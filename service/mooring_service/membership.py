@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from mooring.background import Background
 from mooring.errors import UnknownConnection
 from mooring_service.asks import Asks
 from mooring_service.cluster.barriers import barrier, settled
+from mooring_service.cluster.copy import Pair
 from mooring_service.cluster.fold import FoldedAsk
 from mooring_service.cluster.forward import Command, Headers, Reply
 from mooring_service.cluster.keys import Keys
@@ -78,6 +80,7 @@ class Membership:
         self.feed = Feed(of_all, ring_bytes=config.journal.ring_bytes, max_subscribers=config.limits.max_subscribers)
 
     def _show(self, committed: list[Committed]) -> None:
+        self.directory.epoch = self._cluster.journal.epoch
         for one in committed:
             self.directory.fold(one)
         self.feed.publish(committed)
@@ -104,6 +107,7 @@ class Membership:
         cluster.tail.on_asks = self._take_asks  # nothing is read before the next wait
         self._keys = Keys(cluster.placement, self._journal, cluster.journal, cluster.fold, self.node)
         self.directory.recover(self._cluster.fold.epoch, recovered.connections)
+        cluster.copies.records = cluster.tail.known = partial(_records, self.directory)
         self._background.spawn(self._settle_asks(asks))
         self._cluster.placement.where = self._holder_of
 
@@ -249,7 +253,7 @@ class Membership:
         async def reply(command: Command) -> Reply:
             return Reply(*await run(command.method, command.path, command.headers, command.body))
 
-        await self._cluster.forward.serve(reply)
+        await self._cluster.forward.serve(self._cluster.copies.beside(reply))
 
     async def shown(self, timeout_s: float) -> bool:
         """Wait until what was committed here can be read at every node; say whether it was in time."""
@@ -281,6 +285,14 @@ class Membership:
     def figures(self) -> ClusterFigures:
         """What metrics tell."""
         return figures_of(self._cluster)
+
+
+def _records(directory: Directory) -> Iterator[Pair]:
+    after: int | None = 0
+    while after is not None:
+        entries, after = directory.select(None, None, after)
+        for entry in entries:
+            yield entry.created, entry.update
 
 
 def _secret_hash(secret_file: str | None) -> str:

@@ -12,6 +12,7 @@ from mooring.events import Kind
 from mooring.link.record import ConnectionUpdate
 from mooring_service.cluster import objects
 from mooring_service.cluster.engine import Engine, EngineSettings
+from mooring_service.cluster.forward import Command, Reply
 from mooring_service.cluster.node import Cluster, Figures
 from mooring_service.cluster.objects import StreamSettings
 from mooring_service.cluster_config import ClusterConfig
@@ -61,6 +62,10 @@ class NoEstate:
         pass
 
 
+async def _nothing(command: Command) -> Reply:
+    return Reply(404, [], b"")
+
+
 class Node:
     """A node without workers: a journal, what it publishes, and what it reads of the log. Its additions are made by the test."""
 
@@ -93,6 +98,7 @@ class Node:
             workers=set, on_folded=self.shown.extend, refuse=self.refusals.append, estate=NoEstate(),
         )  # fmt: skip
         await self.cluster.open(has_connections=has_connections)
+        await self.cluster.forward.serve(self.cluster.copies.beside(_nothing))
         return self
 
     async def ready(self) -> Node:

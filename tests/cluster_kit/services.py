@@ -41,7 +41,7 @@ class Nodes:
         service = self.all[name] = RunningService(self.folder / name, "--config", str(path))
         return service
 
-    async def check(self, *, given_up: str = "", replaced: str = "") -> list[Row]:
+    async def check(self, *, given_up: str = "", replaced: str = "", cut: bool = False) -> list[Row]:
         """Check the law of the log in what there is now, once every node that lives has read it."""
         living = [service for service in self.all.values() if service.process.poll() is None]
 
@@ -57,7 +57,7 @@ class Nodes:
         async with running_engine(self.servers.urls) as engine:
             return await check(
                 engine, self.cluster, {name: self.folder / name for name in names},
-                given_up=frozenset(given_up), partial=True, replaced=frozenset(replaced),
+                given_up=frozenset(given_up), partial=True, replaced=frozenset(replaced), cut=cut,
             )  # fmt: skip
 
 

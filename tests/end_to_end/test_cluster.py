@@ -78,7 +78,7 @@ async def test_every_node_reads_what_any_of_them_has(nodes: dict[str, RunningSer
             found = await other.get(f"/v1/connections/{record['id']}")
             assert found["node"] == record["node"] == "abc"[number % 3]
             assert (await c.get(f"/v1/connections/n{number}"))["id"] == record["id"]
-        assert record["lastEventId"]
+        assert record["lastEventId"] == (await c.events(record["id"], count=1))[0]["id"], "where a stream goes on"
         await b.send(record["id"], b"hello") if record["node"] == "b" else None
         listed = [await service.get("/v1/connections?limit=1000") for service in nodes.values()]
         assert [one["id"] for one in listed[0]["connections"]] == [one["id"] for one in listed[1]["connections"]]

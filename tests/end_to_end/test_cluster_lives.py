@@ -7,8 +7,11 @@ import os
 import shutil
 import signal
 
+import msgspec
 import pytest
 
+from mooring_service.cluster import objects
+from tests.cluster_kit.nodes import THREE, running_engine
 from tests.cluster_kit.proxy import Proxies
 from tests.cluster_kit.services import (
     FOUND_S,
@@ -26,6 +29,8 @@ from tests.cluster_kit.services import (
 )
 from tests.conftest import wait_for
 from tests.servers import EchoServer
+
+KEPT_S = 20.0
 
 
 async def test_what_a_killed_node_held_is_told_once_and_what_persists_is_open_elsewhere(nodes: Nodes) -> None:
@@ -273,3 +278,42 @@ async def test_a_cut_that_ends_before_the_verdict_costs_one_loss_and_the_node_op
         await nodes.check()
     finally:
         proxies.close()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("away", ["a", "ab"])
+async def test_who_was_away_for_longer_than_the_log_keeps_begins_anew_and_what_persists_opens(
+    nodes: Nodes, away: str
+) -> None:
+    nodes.cluster += "x"
+    async with running_engine(nodes.servers.urls) as engine:
+        await objects.create(engine, nodes.cluster, msgspec.structs.replace(THREE, max_age_s=KEPT_S))
+    a, b = await nodes.begin("ab")
+    async with EchoServer() as echo:
+        kept = (await a.open(echo.url, **PERSIST))["id"]
+        await b.get(f"/v1/connections/{kept}")
+        epoch = (await b.get("/v1/cluster"))["epoch"]
+        for name in away:
+            await kill(nodes.all[name])
+        await asyncio.sleep(2 * KEPT_S + 5)  # the engine drops what is too old by its own clock
+        back = [nodes.all[name] for name in away]
+        await asyncio.gather(*(service.start() for service in back))
+        await asyncio.gather(*(wait_for(service.is_ready, FOUND_S) for service in back))
+
+        async def is_open_for_all() -> bool:
+            records = [await service.get(f"/v1/connections/{kept}") for service in (a, b)]
+            return (
+                all(record["status"] == "Connected" for record in records) and records[0]["node"] == records[1]["node"]
+            )
+
+        await wait_for(is_open_for_all, FOUND_S)
+        assert {(await service.get("/v1/cluster"))["epoch"] for service in (a, b)} == {epoch}
+        fresh = (await a.open(echo.url))["id"]
+        assert (await b.get(f"/v1/connections/{fresh}"))["node"] == "a"
+        for service in (a, b):
+            events = [event["seq"] for event in await all_events(service) if event.get("connection") == kept]
+            assert events == sorted(set(events)), "no row a second time"
+        gaps = [[event for event in await all_events(service) if event["kind"] == "gap"] for service in (a, b)]
+        # Where nobody was there, nothing was missed.
+        assert [len(found) for found in gaps] == [1 if away == "a" else 0, 0]
+        await nodes.check(given_up="ab", cut=True)

@@ -198,7 +198,7 @@ def _conversing(record: ConnectionRecord) -> list[tuple[str, Any]]:
     if record.when_down == "queue":
         facts.append(("whenDown", f"queue, queueTtl {record.queue_ttl:g} s"))
     if record.queued and record.queued.messages:
-        facts.append(("queued", f"{plural(record.queued.messages, 'message')}, {record.queued.bytes} bytes"))
+        facts.append(("queued", f"{plural(record.queued.messages, 'message')}, {plural(record.queued.bytes, 'byte')}"))
     return facts
 
 

@@ -103,10 +103,10 @@ def _as_json(done: Sent) -> dict[str, Any]:
 
 def _told(done: Sent) -> str:
     if not done.queued:
-        return f"sent {plural(done.sent, 'message')}, {done.bytes} bytes"
+        return f"sent {plural(done.sent, 'message')}, {plural(done.bytes, 'byte')}"
     sent = f"sent {plural(done.sent, 'message')}, " if done.sent else ""
     until = (done.expires_at or "")[11:19]
-    return f"{sent}queued {plural(done.queued, 'message')} (first: number {done.queue_id}, until {until} UTC), {done.bytes} bytes"
+    return f"{sent}queued {plural(done.queued, 'message')} (first: number {done.queue_id}, until {until} UTC), {plural(done.bytes, 'byte')}"
 
 
 async def _send_lines(client: Client, connection: int | str, when_down: str | None, ttl: float | None) -> Sent:

@@ -17,7 +17,7 @@ from aiohttp import web
 
 from mooring import private_files
 from mooring_api.commands.tables import plain
-from mooring_api.commands.target import EXIT_INTERRUPTED, Failure
+from mooring_api.commands.target import EXIT_INTERRUPTED, Failure, plural
 from mooring_service.hook_options import secret_faults, secret_key, secret_of
 
 TOLERANCE_S = 300.0
@@ -34,7 +34,7 @@ def secret_in(path: Path) -> bytes:
     try:
         if not path.exists():
             private_files.write_text(path, secret_of(os.urandom(SECRET_BYTES)) + "\n")
-            click.echo(f"a secret was made in {path}", err=True)
+            click.echo(f"a secret was made in the file {path}", err=True)
         lines = path.read_text().split()
     except (OSError, UnicodeDecodeError) as exc:
         raise Failure(f"{path}: {getattr(exc, 'strerror', None) or 'is not text'}") from None
@@ -71,7 +71,7 @@ class _Listener:
         except ValueError:
             return web.Response(status=400)
         click.echo(
-            f"verified {plain(number)}  {len(events)} events  attempt {plain(headers.get('mooring-attempt', ''))}",
+            f"verified {plain(number)}  {plural(len(events), 'event')}  attempt {plain(headers.get('mooring-attempt', ''))}",
             err=True,
         )
         for event in events:

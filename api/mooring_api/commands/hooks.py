@@ -11,7 +11,7 @@ import click
 
 from mooring_api.client import Client
 from mooring_api.commands.tables import Column, Styled, plain, show_table
-from mooring_api.commands.target import Failure, Target, as_json, show_json
+from mooring_api.commands.target import Failure, Target, as_json, plural, show_json
 from mooring_api.commands.words import COLOURS, duration, seconds_of
 from mooring_service.hook_records import HOOK_TONES, AttemptRecord, HookRecord
 
@@ -67,7 +67,7 @@ def _show(record: HookRecord, as_json: bool) -> None:
     if record.next_attempt_at is not None:
         click.echo(f"next attempt in {duration(seconds_of(record.next_attempt_at) - time.time())}")
     for held in record.held[:10]:
-        click.echo(f"held: {held.id}  {held.kind}  {held.bytes} bytes")
+        click.echo(f"held: {held.id}  {held.kind}  {plural(held.bytes, 'byte')}")
     if len(record.held) > 10:
         click.echo(f"held: {len(record.held) - 10} more")
     if record.clock_skew is not None and abs(record.clock_skew) > 60:
@@ -176,11 +176,23 @@ def _command(name: str, help_text: str, verb: str) -> None:
 
 for _name, _help, _verb in (
     ("show", "Show it, and what waits.", "hook"),
-    ("rm", "Remove it, and its place.", "remove_hook"),
     ("resume", "Have it go on.", "resume_hook"),
     ("retry", "Try at once.", "retry_hook"),
 ):
     _command(_name, _help, _verb)
+
+
+@hooks.command(help="Remove it, and its place.\n\n\b\nExample:  mooring hooks rm orders")
+@click.argument("name")
+@as_json
+@click.pass_obj
+def rm(target: Target, name: str, as_json: bool) -> None:
+    """Run ``mooring hooks rm``."""
+    record = target.run(lambda client: client.remove_hook(name))
+    if as_json:
+        show_json(record)
+    else:
+        click.echo(f"removed {record.name}, which was at {record.cursor}")
 
 
 @hooks.command(help="Pause it; it keeps its place.\n\n\b\nExample:  mooring hooks pause orders --reason moving")
@@ -229,7 +241,7 @@ def replay(target: Target, name: str, after: str, as_json: bool) -> None:
 def skip(target: Target, name: str, through: str) -> None:
     """Run ``mooring hooks skip``."""
     count = target.run(lambda client: client.skip_hook(name, through))
-    click.echo(f"skipped {count} event{'' if count == 1 else 's'}")
+    click.echo(f"skipped {plural(count, 'event')}")
 
 
 @hooks.command(

@@ -19,7 +19,7 @@ export function drawAsking(record) {
   $('ask-form').hidden = record.status !== 'Connected' || !record.requests;
   const { messages, bytes } = record.queued ?? { messages: 0 };
   $('queue').hidden = !messages;
-  if (messages) write($('queue-words'), `${messages === 1 ? '1 message waits' : `${messages} messages wait`} to be sent, ${bytes} bytes.`);
+  if (messages) write($('queue-words'), `${messages === 1 ? '1 message waits' : `${messages} messages wait`} to be sent, ${bytes} byte${bytes === 1 ? '' : 's'}.`);
 }
 
 const ask = once($('ask-result'), async (output) => {

@@ -68,7 +68,7 @@ async function look() {
   const words = [record.status, record.reason, `to ${host(record)}`, `${record.delivered.toLocaleString('en')} delivered`, `lag ${record.lag.toLocaleString('en')}`, `at ${record.cursor}`];
   if (record.nextAttemptAt) words.push(`tries again at ${time(record.nextAttemptAt)}`);
   write($('hook-words'), words.filter(Boolean).join(' · '));
-  lines($('hook-attempts'), attempts.map((one) => `${time(one.at)}  ${one.status ?? 'none'}  ${one.events} events  ${one.ms.toFixed(0)} ms  ${one.error}`));
+  lines($('hook-attempts'), attempts.map((one) => `${time(one.at)}  ${one.status ?? 'none'}  ${one.events} event${one.events === 1 ? '' : 's'}  ${one.ms.toFixed(0)} ms  ${one.error}`));
   lines($('hook-held'), record.held.map((one) => `${one.id}  ${one.kind}  ${bytes(one.bytes)}`));
   $('hook-held-part').hidden = !record.held.length;
   write($('hook-pause'), record.status === 'Paused' ? 'Resume' : 'Pause');

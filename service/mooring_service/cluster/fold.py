@@ -82,22 +82,22 @@ class Fold:
     """
 
     def __init__(self, folded: Folded) -> None:
-        self.applied = folded.applied
-        self.epoch = ""
-        self.nodes: dict[str, NodeState] = {}
-        self.claims = Claims()
         self.strangers = 0
         self.on_claim: Callable[[NodeState, Claim, bool], None] = lambda node, claim, granted: None
         self.on_message: Callable[[Message], None] = lambda message: None
-        self._parts: dict[str, list[bytes]] = {}
         self._is_news = False  # the life that the last `lost` is about was not over before
         self._changes: dict[Pair, bytes | None] = {}
         self._keys: list[KeyChange] = []
         self._asks: list[FoldedAsk] = []
-        self._recover(folded)
-        self.claims.keys = dict(sorted(self.claims.keys.items(), key=lambda item: item[1].time_ms))
+        self.recover(folded)
 
-    def _recover(self, folded: Folded) -> None:
+    def recover(self, folded: Folded) -> None:
+        """Hold what `folded` says, and nothing else."""
+        self.applied = folded.applied
+        self.epoch = ""
+        self.nodes: dict[str, NodeState] = {}
+        self.claims = Claims()
+        self._parts: dict[str, list[bytes]] = {}
         for (kind, key), value in sorted(folded.values.items()):
             if kind == "epoch":
                 self.epoch = value.decode()
@@ -116,6 +116,7 @@ class Fold:
                 held[key] = msgspec.msgpack.decode(value, type=Holder)
                 if kind == "name" and held[key].connection:
                     self.claims.name_of(held[key].connection, key)
+        self.claims.keys = dict(sorted(self.claims.keys.items(), key=lambda item: item[1].time_ms))
 
     def take(self, seq: int, subject: str, data: bytes, first_kept: int) -> Folding:
         """Fold the message at `seq`; `first_kept` is the first that the log still holds.
@@ -146,7 +147,7 @@ class Fold:
         node = self.nodes.get(message.node)
         if node is None:
             node = self.nodes[message.node] = NodeState(message.node)
-        elif message.prev != node.head and not (message.prev == 0 and node.head < first_kept):
+        elif message.prev != node.head and not max(message.prev, node.head) < first_kept:
             raise Diverged(
                 f"message {seq} of {message.node} follows {message.prev}, and the last one of it that was read is {node.head}"
             )
@@ -179,6 +180,11 @@ class Fold:
                 node.slot = node.up.slot
                 self._changes["slot", str(node.slot)] = node.node.encode()
         return pieces
+
+    def living(self, node: str, life: str) -> NodeState | None:
+        """Return a node in a life of it; None if that is not known to live."""
+        state = self.nodes.get(node)
+        return state if state is not None and state.life == life and not state.over else None
 
     def unlike(self, node: str, dead_after_s: float) -> str | None:
         """Return why a node must not go on beside the others that live: they wait for another time, or are too many; None if it may."""

@@ -15,7 +15,7 @@ from mooring_service.cluster import message as wire
 from mooring_service.cluster.chain import Chain, head_of, now_s
 from mooring_service.cluster.engine import Conflict, Engine, EngineError
 from mooring_service.cluster.fold import STOPPED, Fold
-from mooring_service.cluster.lives import Judge, Peer
+from mooring_service.cluster.lives import Judge, Peer, Standing
 from mooring_service.cluster.message import Message, TooNew, Unreadable
 from mooring_service.cluster.objects import stream_name, subject_of
 from mooring_service.cluster.replicator import Head
@@ -56,6 +56,14 @@ class Verdicts:
         self._engine, self._cluster, self._node, self._fold, self._judge = engine, cluster, node, fold, judge
         self._not_before: dict[str, float] = {}
         self.spoken = 0
+
+    def hear_all(self, now: float) -> None:
+        """Take what is folded of all nodes, as if it was heard just now: who has died while nothing was read is found dead, too."""
+        for state in self._fold.nodes.values():
+            if not state.over:
+                self._judge.heard(state.node, state.life, now)
+            elif state.node in self._judge.peers:
+                self._judge.ended(state.node, state.life, Standing(state.over), now)
 
     async def look(self, now: float) -> None:
         """Declare who is due now."""

@@ -11,7 +11,7 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 
@@ -24,8 +24,9 @@ from mooring_service.cluster import objects
 from mooring_service.cluster.backlog import Backlog
 from mooring_service.cluster.birth import Birth, NameTaken, find_epoch, until_asked, verified
 from mooring_service.cluster.chain import Chain, head_of, now_s
+from mooring_service.cluster.copies import Copies
 from mooring_service.cluster.engine import Engine
-from mooring_service.cluster.fold import Fold
+from mooring_service.cluster.fold import Fold, NodeState
 from mooring_service.cluster.forward import Forward
 from mooring_service.cluster.heirs import Estate, Heirs
 from mooring_service.cluster.lease import Lease
@@ -108,6 +109,7 @@ class Cluster:
         self.fold: Fold
         self.tail: Tail
         self.forward: Forward
+        self.copies: Copies
         self.placement: Placement
         self.heirs: Heirs
         self.verdicts: Verdicts
@@ -135,14 +137,14 @@ class Cluster:
             self.engine, self._journal, self.fold, self.node, lambda: "" if self.own.over else self.life
         )
         self.forward = Forward(self.engine, self.name, self.node, self.fold, self._background)
+        self.copies = Copies(self.engine, self._config, self.fold, self.journal)
+        self.tail.find_copy, self.tail.on_crossed = self.copies.find, self._crossed
         self.verdicts = Verdicts(self.engine, self.name, self.node, self.fold, self.judge)
         heir = self.fold, self.placement, self._journal, self._estate
         self.heirs = Heirs(*heir, self.node, self.shown, self._background)
-        for state in self.fold.nodes.values():  # who has died while we were away is found dead, too
-            if not state.over:
-                self.judge.heard(state.node, state.life, now_s())
+        self.verdicts.hear_all(now_s())
         self._background.spawn(self.engine.run())
-        self._background.spawn(self._live())
+        self._background.spawn(_live(self.engine, self.name, self._begin, self._refuse))
         self._background.spawn(self._watch())
         return recovered
 
@@ -154,16 +156,6 @@ class Cluster:
             await leave(self.chain, self._replica, lambda: self.heirs.busy, now.workers, now.connections)
         await self._background.close()
         await self.journal.stop()
-
-    async def _live(self) -> None:
-        """Begin: until this node's chain goes on, or must not."""
-        try:
-            await verified(self.engine, self._config.name)
-            await self._begin()
-        except (objects.WrongEngine, NameTaken) as exc:
-            self._refuse(str(exc))
-        except (TooNew, Unreadable) as exc:
-            self._refuse(f"the chain of node {self._config.node!r} cannot be read: {exc}")
 
     async def _begin(self) -> None:
         kept = self.own.kept
@@ -234,20 +226,29 @@ class Cluster:
 
     def _read(self, message: Message) -> None:
         self.journal.epoch = self.fold.epoch
-        now = now_s()
         state = self.fold.nodes[message.node]
         if message.kind == wire.LOST:
-            self.judge.ended(message.node, message.life, Standing(state.over) if state.over else Standing.DEAD, now)
+            self.judge.ended(message.node, message.life, Standing(state.over) if state.over else Standing.DEAD, now_s())
             if message.node == self.node and message.life == self.life and self.chain is not None and not self._leaving:
                 self.chain.say(wire.BEAT, wire.raw(self.beat()))  # the conflict tells the chain
             return
-        self.judge.heard(message.node, message.life, now)
-        if message.kind == wire.UP and message.node == self._config.node and message.life == self.own.kept.life:
-            if state.slot and state.slot == self.own.kept.slot:
-                self._background.spawn(self._take_place())
-            else:  # two began at once
-                self.own.kept.slot = self.fold.claims.next_slot
-                self._say_up()
+        self.judge.heard(message.node, message.life, now_s())
+        if message.kind == wire.UP and message.node == self.node and message.life == self.life:
+            self._is_up(state)
+
+    def _crossed(self) -> None:
+        """What messages would have told of the nodes, a copy may have."""
+        self.verdicts.hear_all(now_s())
+        own = self.fold.living(self.node, self.life)
+        if own is not None and not self._ready.is_set():
+            self._is_up(own)
+
+    def _is_up(self, state: NodeState) -> None:
+        if state.slot and state.slot == self.own.kept.slot:
+            self._background.spawn(self._take_place())
+        else:  # two began at once
+            self.own.kept.slot = self.fold.claims.next_slot
+            self._say_up()
 
     async def _take_place(self) -> None:
         if unlike := self.fold.unlike(self.node, self._config.dead_after):
@@ -308,6 +309,19 @@ class Cluster:
     def life(self) -> str:
         """The present life of this node."""
         return self.own.kept.life
+
+
+async def _live(
+    engine: Engine, cluster: str, begin: Callable[[], Awaitable[None]], refuse: Callable[[str], None]
+) -> None:
+    """Begin: until this node's chain goes on, or must not."""
+    try:
+        await verified(engine, cluster)
+        await begin()
+    except (objects.WrongEngine, NameTaken) as exc:
+        refuse(str(exc))
+    except (TooNew, Unreadable) as exc:
+        refuse(f"the chain of this node cannot be read: {exc}")
 
 
 async def _read_on(tail: Tail, refuse: Callable[[str], None]) -> None:

@@ -8,14 +8,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 
 from mooring.deadline import first_of
-from mooring_service.cluster.engine import Engine, EngineError, Refused
+from mooring_service.cluster.copy import Copy, Pair, additions_of
+from mooring_service.cluster.engine import Engine, EngineError, Refused, Stored
 from mooring_service.cluster.fold import Diverged, Fold, FoldedAsk, Folding
 from mooring_service.cluster.message import TooNew
 from mooring_service.cluster.objects import bounds, stream_name
+from mooring_service.cluster.position import position_of
 from mooring_service.cluster.pulls import Pull
 from mooring_service.journal.sparse import SparseJournal
 
@@ -36,6 +38,9 @@ class Tail:
         gaps: How often the log no longer had what comes next.
         caught_up: Set once all that the log held was read.
         on_asks: Called with what code in workers asks for, once it is committed.
+        find_copy: Returns what a peer has folded, when the log no longer has what comes next; None if nobody has it.
+        known: Returns the records that this node has.
+        on_crossed: Called when the fold was gone on with behind a hole.
     """
 
     def __init__(self, engine: Engine, cluster: str, fold: Fold, journal: SparseJournal) -> None:
@@ -44,6 +49,9 @@ class Tail:
         self._fold = fold
         self._journal = journal
         self.on_asks: Callable[[list[FoldedAsk]], None] = lambda asks: None
+        self.find_copy: Callable[[], Awaitable[Copy | None]] = _nobody
+        self.known: Callable[[], Iterable[Pair]] = tuple
+        self.on_crossed: Callable[[], None] = lambda: None
         self._first = 1  # the first message that the log holds
         self.failure = "not read yet"
         self.stopped = ""
@@ -65,7 +73,9 @@ class Tail:
                 pull = Pull(self._engine, stream_name(self._cluster), self._fold.applied + 1)
                 try:
                     self._first, last = await bounds(self._engine, self._cluster)
-                    self._look_at_bounds(last)
+                    if self._look_at_bounds(last):
+                        await self._cross()
+                        continue
                     await pull.open()
                     await self._read(pull)
                 finally:
@@ -84,16 +94,38 @@ class Tail:
             pause_s = min(PAUSE_S[1], pause_s * 2) if self.failure else PAUSE_S[0]
             await asyncio.sleep(pause_s)
 
-    def _look_at_bounds(self, last: int) -> None:
+    def _look_at_bounds(self, last: int) -> bool:
+        """Say whether what comes next is gone."""
         applied = self._fold.applied
         if applied > last:
             raise Diverged(f"message {applied} was read, and the log ends at {last}: it went back")
         if applied + 1 < self._first:
-            self.gaps += 1
-            log.error("messages %d to %d of the log are gone before they were read", applied + 1, self._first - 1)
-            self._fold.applied = self._first - 1
-            raise _Hole("what comes next is not kept any more")
+            self.failure = "what comes next is not kept any more"
+            return True
         self._note(last - applied)
+        return False
+
+    async def _cross(self) -> None:
+        """Go on behind what the log no longer has: with what a peer has folded, or, if nobody has it, at the first message that is kept."""
+        before = self._fold.applied
+        log.error("messages %d to %d of the log are gone before they were read", before + 1, self._first - 1)
+        copy = await self.find_copy()
+        appends = []
+        if copy is None:
+            self._first, _ = await bounds(self._engine, self._cluster)
+            self._fold.applied = self._first - 1
+            log.error("no peer has what was missed: it goes on at message %d", self._first)
+        else:
+            appends = additions_of(copy, self.known())
+            self._fold.recover(copy.folded.folded)
+            self._journal.epoch = self._fold.epoch
+        applied = self._fold.applied
+        self.gaps += 1
+        hole = position_of(before + 1) - 1, position_of(applied + 1) - 1
+        self._journal.cross(hole, appends, applied, None if copy is None else copy.folded).add_done_callback(
+            partial(self._show, Folding(applied, appends, {}))
+        )
+        self.on_crossed()
 
     def _note(self, pending: int) -> None:
         self.pending = pending
@@ -111,7 +143,7 @@ class Tail:
                     continue
                 if stored.seq != self._fold.applied + 1:
                     raise _Hole(f"message {stored.seq} came behind {self._fold.applied}")
-                folding = self._fold.take(stored.seq, stored.subject, stored.data, self._first)
+                folding = await self._take(stored)
                 self._journal.fold(folding.appends, folding.seq, folding.changes, folding.keys).add_done_callback(
                     partial(self._show, folding)
                 )
@@ -119,6 +151,16 @@ class Tail:
             self._note(pull.pending)
             while self._journal.queued_bytes > QUEUED_BYTES:  # a disk: there is no event to wait for
                 await asyncio.sleep(REST_S)
+
+    async def _take(self, stored: Stored) -> Folding:
+        try:
+            return self._fold.take(stored.seq, stored.subject, stored.data, self._first)
+        except Diverged:  # or what it follows has gone since the bounds were looked at
+            before, self._fold.applied = self._first, stored.seq - 1
+            self._first, _ = await bounds(self._engine, self._cluster)
+            if self._first <= before:
+                raise
+            return self._fold.take(stored.seq, stored.subject, stored.data, self._first)
 
     def _show(self, folding: Folding, committed: asyncio.Future[None]) -> None:
         if committed.cancelled() or committed.exception() is not None:
@@ -148,6 +190,10 @@ class Tail:
     def lag_s(self) -> float:
         """For how long there has been something that was not read."""
         return 0.0 if self.behind_since is None else time.monotonic() - self.behind_since
+
+
+async def _nobody() -> None:
+    return None
 
 
 class _Hole(Exception):

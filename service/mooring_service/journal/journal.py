@@ -128,9 +128,11 @@ class Journal(Protocol):
     held, in order. While the journal cannot be written (`failure` is a reason then) appended items stay queued, and
     are committed when it can be written again; `on_failure` is called at each change. `on_death` is called when nothing
     will ever be written again by this process: it should end, and leave what it keeps to the next one.
+    `holes` are in their order: (the last position before one, the last one in it). What happened there it was never told.
     """
 
     epoch: str
+    holes: list[tuple[int, int]]
 
     async def start(
         self,

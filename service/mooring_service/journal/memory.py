@@ -25,6 +25,7 @@ class MemoryJournal:
 
     def __init__(self, config: JournalConfig, *, answer_age_s: float = 86_400.0) -> None:
         self.epoch = secrets.token_hex(4)
+        self.holes: list[tuple[int, int]] = []
         self._config = config
         self._answer_age_ms = int(answer_age_s * 1000)
         self._batches: deque[Batch] = deque()

@@ -52,6 +52,7 @@ class SqliteJournal:
         replica: Replica | None = None,
     ) -> None:
         self.epoch = ""
+        self.holes: list[tuple[int, int]] = []
         self._path = path
         self._ids_path = path.with_suffix(".ids")
         self._config = config
@@ -67,8 +68,7 @@ class SqliteJournal:
         self._on_death: Callable[[str], None] | None = None
         self._gathering = Gathering(self._writer.wake)
         self._unopened: str | None = None  # why
-        self._first = 1
-        self._last = 0
+        self._first, self._last = 1, 0
         self._clock = AgeClock(0)
 
     async def start(

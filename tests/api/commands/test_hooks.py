@@ -55,7 +55,8 @@ async def test_a_hook_to_listen_shows_its_first_verified_event(
     await shared.open(f"{echo.url}push?count=3")
     out, errors = await asyncio.wait_for(listener.communicate(), 20)
     assert [json.loads(line)["event"]["data"] for line in out.splitlines()] == ["1", "2", "3"]
-    assert b"verified try-1_" in errors and listener.returncode == 0
+    told = re.findall(rb"verified try-1_\S+  (\d+) (events?)  attempt 1\n", errors)
+    assert told and all((word == b"event") == (count == b"1") for count, word in told) and listener.returncode == 0
     await mooring(shared, "hooks", "rm", "try")
 
 
@@ -98,7 +99,8 @@ async def test_each_command_does_what_its_verb_does(shared: RunningService, echo
         for words in (("resume",), ("retry",), ("replay", "--after", "now"), ("rotate",)):
             ran = await mooring(shared, "hooks", words[0], "shop", *words[1:])
             assert ran.code == 0, ran.errors
-        assert (await mooring(shared, "hooks", "rm", "shop")).code == 0
+        gone = await mooring(shared, "hooks", "rm", "shop")
+        assert gone.code == 0 and re.fullmatch(r"removed shop, which was at \S+\n", gone.out), "not as if it went on"
         missing = await mooring(shared, "hooks", "show", "shop")
         assert missing.code == 1 and "no hook 'shop'" in missing.errors
         assert (await mooring(shared, "hooks", "set", "a.b", receiver.url)).code == 1

@@ -40,11 +40,11 @@ def test_a_preset_is_gone_through_line_by_line() -> None:
 @pytest.mark.parametrize(
     ("said", "last"),
     [
-        ("< {\"type\": \"auth_required\"}\n< {\"type\": \"auth_invalid\"}", "! 112: step 1 of the opening was refused (refused: renewed once)"),
-        ("~ 11", "! 112: step 0 of the opening was not answered in time"),
-        ("< x", "! it is not ready: step 0 of the opening is awaited"),
+        ("< {\"type\": \"auth_required\"}\n< {\"type\": \"auth_invalid\"}", "! 112: step 2 of the opening was refused (refused: renewed once)"),
+        ("~ 11", "! 112: step 1 of the opening was not answered in time"),
+        ("< x", "! it is not ready: step 1 of the opening is awaited"),
         (SAID + "~ 100", "! 207: no answer to a heartbeat, or no heartbeat"),
-        ("< {\"type\": \"auth_required\"}\n> {\"type\": \"hello\"}", "! it is not ready: step 1 of the opening is awaited"),
+        ("< {\"type\": \"auth_required\"}\n> {\"type\": \"hello\"}", "! it is not ready: step 2 of the opening is awaited"),
     ],
 )  # fmt: skip
 def test_what_goes_wrong_is_told_and_is_the_exit_status(said: str, last: str) -> None:

@@ -46,6 +46,11 @@ class Loop:
     def call_soon(self, function: Callable[..., object], *args: Any) -> Timer:
         return self.call_at(self.now, function, *args)
 
+    def drop_cancelled(self) -> None:
+        """Forget the timers that were cancelled, as asyncio does once they are many."""
+        self._heap = [one for one in self._heap if one[2].run is not None]
+        heapq.heapify(self._heap)
+
     def advance(self, seconds: float = 0.0) -> None:
         """Move the clock, and do what is due on the way, in order."""
         self.run_to(self.now + seconds)

@@ -85,7 +85,7 @@ THREE = {
 def test_no_step_is_sent_before_the_one_before_it_is_answered() -> None:  # 19
     peer = Peer(THREE)
     assert sent(peer.session.begin(0)) == [{"n": 1}]
-    assert (peer.session.step, peer.session.deadline, peer.session.ready) == (0, 3, False)
+    assert (peer.session.step, peer.session.deadline, peer.session.ready) == (1, 3, False)
     assert peer.says({"data": 1}) == Heard([])
     peer.now = 1
     assert sent(peer.says({"ok": 1, "id": "x"}).actions) == [{"n": 2, "re": "x"}]

@@ -211,7 +211,7 @@ class Conversation:
     def opening(self) -> int:
         """Which step of the opening is under way, from 1; 0: none."""
         session = self._session
-        return 0 if session is None or self.watch is not None else session.step + 1
+        return 0 if session is None or self.watch is not None else session.step
 
     def _obey(self, actions: list[Action]) -> bool:
         """Do what follows from a message, or from the time; False: the socket is over."""

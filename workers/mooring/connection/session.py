@@ -137,8 +137,8 @@ class Session:
 
     @property
     def step(self) -> int:
-        """Which step it is at, from 0."""
-        return self._at
+        """Which step it is at, from 1, as in the record."""
+        return self._at + 1
 
     @property
     def deadline(self) -> float:
@@ -184,7 +184,7 @@ class Session:
         if now < self._deadline:
             return []
         self._deadline = math.inf
-        return [Failed(f"step {self._at} of the opening was not answered in time")]
+        return [Failed(f"step {self.step} of the opening was not answered in time")]
 
     def hear(self, frame: Frame, now: float) -> Heard:
         """Return what follows from a message."""
@@ -261,7 +261,7 @@ class Session:
         step = self._recipe.opening[self._at]
         if step.fail is not None and step.fail.matches(frame):
             self._deadline = math.inf
-            return [Failed(f"step {self._at} of the opening was refused", refused=True)]
+            return [Failed(f"step {self.step} of the opening was refused", refused=True)]
         if step.expect is None or not step.expect.matches(frame):
             return []
         self._match = frame.json
@@ -283,7 +283,7 @@ class Session:
             if step.send is not None:
                 filled = self.fill(step.send, self._match)
                 if isinstance(filled, Unfilled):
-                    return [*actions, Failed(f"step {self._at} of the opening: {filled}")]
+                    return [*actions, Failed(f"step {self.step} of the opening: {filled}")]
                 actions.append(Send(filled, step.send.binary))
             if step.expect is not None:
                 self._deadline = now + step.timeout_s
