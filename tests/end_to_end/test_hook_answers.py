@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
-import json
 import time
 from typing import Any
 
@@ -277,7 +276,7 @@ async def test_each_format_carries_the_events_as_the_pages_of_the_api_do(
         raw = (await response.read()).split(b'{"events":[', 1)[1].rsplit(b'],"next"', 1)[0]
     async with Receiver() as receiver:
         secret = (await hook(shared, worker, receiver.url, after="start", workers=[worker], format=form))["secret"]
-        await receiver.until(len(json.loads(b"[%b]" % raw)))  # the worker's own start is among them
+        await receiver.until(raw.count(b'{"id":"'))  # the worker's own start is among them
         if form == "page":
             assert b'"events":[' + raw + b"]}" in receiver.got[0].body or len(receiver.got) > 1
             assert receiver.got[0].verify(secret)["hook"] == worker
