@@ -240,6 +240,10 @@ async def test_a_start_that_waiting_does_not_mend_ends_with_78_and_one_sentence(
     try:
         await service.start()
         assert await asyncio.to_thread(service.process.wait, 20) == 78
-        assert f"the engine has no stream mooring_{cluster_name}_log: run `mooring cluster init` once" in service.log()
+        await wait_for(
+            lambda: (
+                f"the engine has no stream mooring_{cluster_name}_log: run `mooring cluster init` once" in service.log()
+            )
+        )
     finally:
         await service.clean_up()

@@ -123,6 +123,7 @@ async def test_a_hook_that_is_failing_is_so_after_a_restart_and_told_once(
             await _posts_again(receiver)
             after = await service.get("/v1/hooks/shop")
             assert (after["status"], after["failingSince"]) == ("Failing", before["failingSince"])
+            await wait_for(service.is_ready)
             assert (await service.get("/readyz"))["hooks"] == ["shop"]
         assert len(await _told(service, "hookFailing")) == 1
         receiver.answer = lambda got: 200
@@ -307,4 +308,4 @@ async def test_with_a_journal_in_memory_a_hook_begins_anew_and_says_so(
         await receiver.until(4)
         assert "gap" not in {event["kind"] for event in receiver.taken}
         receiver.got[-1].verify(secret)
-        assert "begins anew" in service.log()
+        await wait_for(lambda: "begins anew" in service.log())

@@ -89,7 +89,7 @@ async def test_a_restart_into_a_configuration_that_cannot_be_used_is_refused_and
     assert "the old service goes on" in told
     assert "unknown table [limit]; did you mean limits?" in told
     assert (await service.record(record["id"]))["status"] == "Connected"
-    assert "the restart is refused" in service.log()
+    await wait_for(lambda: "the restart is refused" in service.log())
     config.write_text("[limits]\nmax_workers = 6\n")
     assert "restarted in" in await mooring(service, "restart")
     assert (await service.record(record["id"]))["status"] == "Connected"
@@ -125,8 +125,8 @@ async def test_sighup_reads_tokens_egress_and_limits_again_and_names_the_rest(
     )
     service.process.send_signal(signal.SIGHUP)
     await wait_for(lambda: "were read again" in service.log())
-    assert "[journal] has changed, but needs a restart" in service.log()
-    assert "[limits.max_body_bytes] has changed, but needs a restart" in service.log()
+    await wait_for(lambda: "[journal] has changed, but needs a restart" in service.log())
+    await wait_for(lambda: "[limits.max_body_bytes] has changed, but needs a restart" in service.log())
     await service.send(record["id"], "more than a byte")
     assert (await service.open(echo.url, 429))["setting"] == "limits.max_connections"
     await service.call("DELETE", f"/v1/connections/{record['id']}")

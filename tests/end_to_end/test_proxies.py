@@ -24,7 +24,7 @@ async def test_a_connection_through_a_proxy_is_one_like_any_other(shared: Runnin
             final = await shared.call("DELETE", f"/v1/connections/{record['id']}")
             assert final["terminate"]["wasClean"] is True
             assert PASSWORD not in f"{record} {final} {await shared.events(record['id'], until='onTerminate')}"
-        assert ": CONNECT " in http.log()
+        await wait_for(lambda: ": CONNECT " in http.log())
 
 
 async def test_a_password_that_a_proxy_refuses_is_shown_nowhere(shared: RunningService, echo: EchoServer) -> None:

@@ -174,7 +174,7 @@ async def test_a_secret_that_is_not_there_refuses_a_start_and_a_reload(
     good = config.read_text()
     config.write_text(good + '[secrets.new]\nfrom = "env:NOT_SET_AT_ALL"\n')
     await read_again(service, "SIGHUP: nothing was changed")
-    assert "secrets.new: the variable NOT_SET_AT_ALL is not set" in service.log()
+    await wait_for(lambda: "secrets.new: the variable NOT_SET_AT_ALL is not set" in service.log())
     ran = await mooring(service, "check", "--config", str(config), "--app-dir", str(ROOT), env={"OWN_TOKEN": "x"})
     assert ran.code == 1
     assert "no  secret new: secrets.new: the variable NOT_SET_AT_ALL is not set" in ran.out

@@ -115,7 +115,7 @@ async def test_a_worker_of_another_version_is_refused_with_the_reason(service: R
         assert reason in refused.reason
         assert refused.drain
         writer.close()
-    assert "is refused" in service.log()
+    await wait_for(lambda: "is refused" in service.log())
 
 
 async def test_a_worker_that_hangs_has_its_stacks_dumped_and_is_replaced(start_service: StartService) -> None:
@@ -159,7 +159,7 @@ async def test_a_worker_whose_callbacks_can_run_no_more_says_so_and_is_replaced(
     assert echo.peers[0].close_code == 1001
     call = {"function": "add", "params": [1, 2]}
     assert (await service.call("POST", "/v1/workers/main/calls", json=call))["result"] == 3
-    assert "NoneType" in service.worker_log(), "what has ended it"
+    await wait_for(lambda: "NoneType" in service.worker_log())
 
 
 async def _exit_event(service: RunningService) -> dict[str, object] | None:
