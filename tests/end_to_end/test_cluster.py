@@ -140,7 +140,7 @@ async def test_every_node_does_what_is_asked_of_any(nodes: dict[str, RunningServ
         async def all_came_back() -> bool:
             return (await c.get(f"/v1/connections/{one}"))["stats"]["messagesIn"] == 2_021
 
-        await wait_for(all_came_back)
+        await wait_for(all_came_back, 60)
         texts = []
         after = "start"
         while len(texts) < 2_021:
@@ -163,8 +163,10 @@ async def test_every_node_does_what_is_asked_of_any(nodes: dict[str, RunningServ
         other = (await a.open(echo.url))["id"]
         await c.get(f"/v1/connections/{other}")
         await a.kill()
-        problem = await b.send(other, b"x", status=503)
-        assert problem["type"].endswith("node-unreachable")
+        problem = await b.send(other, b"x", status=None)
+        # The engine's servers tell each other a moment later that nobody listens there any more: until then it is silent.
+        assert problem["status"] in (503, 504), problem
+        assert problem["type"].endswith(("node-unreachable", "node-silent"))
         assert problem["node"] == "a"
 
 
