@@ -196,7 +196,7 @@ class RunningService:
         return await self.call("POST", "/v1/connections", status, json={"url": url, **options}, headers=request_headers)
 
     async def send(
-        self, connection: int, data: bytes | str, kind: str = "text/plain", status: int | None = 200, **headers: str
+        self, connection: int, data: bytes | str, kind: str = "text/plain", status: int = 200, **headers: str
     ) -> Any:
         return await self.call(
             "POST",
