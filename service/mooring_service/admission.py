@@ -50,6 +50,9 @@ class Placing(Protocol):
     async def hold_name(self, name: str) -> None:
         """Have this node hold a name, or raise them."""
 
+    async def clear(self, worker: str) -> None:
+        """Forget that nodes which had a worker have died."""
+
     async def release(self, worker: str) -> None:
         """Give a worker up."""
 

@@ -265,7 +265,7 @@ class Connections:
         Raises:
             UnknownConnection: If it never existed or is no longer retained.
         """
-        entry = self._directory.entry(
+        entry = self._directory.entry_here(
             connection
         )  # held: the stream goes to its end, also once it is no longer retained
         events = EventFilter(connections=frozenset((connection,)), kinds=kinds)

@@ -51,10 +51,14 @@ class Directory:
         retained: How many ended connections are kept.
         retained_age_s: For how long they are kept.
         now_ms: The clock that tells ages (`Journal.now_ms`).
+
+    Attributes:
+        ended_elsewhere: Returns a connection that has ended, and of which other nodes of a cluster tell; None if there is none.
     """
 
     def __init__(self, retained: int, retained_age_s: float, now_ms: Callable[[], int]) -> None:
         self.epoch = ""  # of event ids; a log that nodes share tells it with its first message, and may change it
+        self.ended_elsewhere: Callable[[int], Entry | None] = lambda connection: None
         self._retained = retained
         self._retained_age_ms = int(retained_age_s * 1000)
         self._now_ms = now_ms
@@ -212,6 +216,13 @@ class Directory:
         Raises:
             UnknownConnection: If it never existed or is no longer retained.
         """
+        entry = self._entries.get(connection) or self.ended_elsewhere(connection)
+        if entry is None:
+            raise UnknownConnection(connection)
+        return entry
+
+    def entry_here(self, connection: int) -> Entry:
+        """The same, of what this service has had itself."""
         entry = self._entries.get(connection)
         if entry is None:
             raise UnknownConnection(connection)

@@ -22,7 +22,7 @@ from mooring_service.cluster_errors import EngineDown, NodeUnreachable
 from mooring_service.cluster_records import ClusterFigures, ClusterRecord
 from mooring_service.config import Config
 from mooring_service.connections import Connections
-from mooring_service.directory import Directory
+from mooring_service.directory import Directory, Entry
 from mooring_service.everywhere import Everywhere
 from mooring_service.feed import Feed
 from mooring_service.inheriting import Inheriting
@@ -111,6 +111,10 @@ class Membership:
         self._background.spawn(self._settle_asks(asks))
         self._cluster.placement.where = self._holder_of
 
+    def recall(self) -> None:
+        """Behind the adoption of workers: what stood Failed, as the nodes that ran it have died, does so again."""
+        self._cluster.heirs.recall()
+
     async def stop(self, *, handover: bool) -> None:
         """End; see `Cluster.stop`."""
         self.feed.close()
@@ -150,6 +154,10 @@ class Membership:
         """Have this node hold a name; see `Placement.hold_name`."""
         await self._cluster.placement.hold_name(name)
 
+    async def clear(self, worker: str) -> None:
+        """Forget what nodes have died of; see `Placement.clear`."""
+        await self._cluster.placement.clear(worker)
+
     async def release(self, worker: str) -> None:
         """Give a worker up."""
         await self._cluster.placement.release(worker)
@@ -158,9 +166,9 @@ class Membership:
         """Claim an Idempotency-Key; see `Keys.claim`."""
         return await self._keys.claim(key, fingerprint, anywhere=anywhere)
 
-    async def answer_key(self, key: str, answer: bytes | None) -> None:
+    async def answer_key(self, key: str, fingerprint: bytes, answer: bytes | None) -> None:
         """Keep the answer of a key; see `Keys.answer`."""
-        await self._keys.answer(key, answer)
+        await self._keys.answer(key, fingerprint, answer)
 
     def holder_of_worker(self, worker: str) -> str | None:
         """Return which other node has a worker; None: this one, or none that lives."""
@@ -259,8 +267,17 @@ class Membership:
         """Wait until what was committed here can be read at every node; say whether it was in time."""
         return await self._cluster.shown(timeout_s)
 
+    def _ended(self, connection: int) -> Entry | None:
+        """Return a connection that has ended, as the log tells of it: whoever had it, its record is the same at every node."""
+        try:
+            entry = self.directory.entry(connection)
+        except UnknownConnection:
+            return None
+        return entry if entry.update.ended else None
+
     def reading(self, connections: Connections, own: Directory) -> Everywhere:
         """Return what is read at every node."""
+        own.ended_elsewhere = self._ended
         return Everywhere(connections, own, self.directory, self.feed, self._holds, self._node_of, self.shown)
 
     @property

@@ -97,6 +97,9 @@ class Workers:
         self._admission.locate(name, node)
         self._admission.check()
         await self._admission.place(name)
+        slot = self._roster.find(name)
+        if self._admission.placing is not None and slot is not None and slot.state is WorkerState.FAILED:
+            await self._admission.placing.clear(name)
         created = await self._supervisor.start_worker(name)
         return self.record(name), created
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mooring_service.journal.journal import Committed
+from tests.bench import cluster_cost
 from tests.cluster_kit.nodes import Node, running_nodes, settled
 from tests.cluster_kit.running import running_services
 from tests.cluster_kit.servers import PROGRAM, EngineServers
@@ -189,5 +190,22 @@ async def _measure(report: Adds, quick: bool) -> None:
                 "cluster: a send through another node, p50", f"{found['passed on']:.1f} ms",
                 f"local {found['local']:.1f} ms, {found['passed on'] - found['local']:+.1f} ms", "local + 1.5 ms",
             )  # fmt: skip
+            await asyncio.to_thread(_costs, report, servers.urls, quick)
         finally:
             servers.stop_all()
+
+
+def _costs(report: Adds, urls: list[str], quick: bool) -> None:
+    count, turns = (100_000, 1) if quick else (400_000, 5)
+    found: dict[str, list[Figures]] = {"alone": [], "a node": []}
+    for turn in range(turns):
+        found["alone"].append(cluster_cost.alone(count))
+        found["a node"].append(cluster_cost.flood(f"bench-cost-{turn}", urls, count))
+    report.figures["cluster cost"] = found
+    alone, node = (
+        [statistics.median(one[key] for one in each) for key in ("cpu_us", "rate")] for each in found.values()
+    )
+    report.add(
+        "cluster: flood of a service with [cluster], CPU of the service an event", f"{node[0]:.1f} µs, {node[1]:,.0f} events/s",
+        f"{node[0] / alone[0]:.1f} × that without ({alone[0]:.1f} µs, {alone[1]:,.0f} events/s)", "≤ 4 ×",
+    )  # fmt: skip

@@ -116,7 +116,10 @@ async def once(
             payload = response.body if isinstance(response.body, bytes) else b""
             answer = encode_answer(StoredResponse(response.status, kept, payload))
         try:
-            await (journal if cluster is None else cluster).answer_key(key, answer)
+            if cluster is None:
+                await journal.answer_key(key, answer)
+            else:
+                await cluster.answer_key(key, fingerprint, answer)
         except JournalUnavailable:
             pass  # what was done is done; asked again, it is as after a crash: the worker, or the intent, knows
         if elsewhere is not None:

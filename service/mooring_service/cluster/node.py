@@ -263,6 +263,7 @@ class Cluster:
         await self.tail.caught_up.wait()
         while not await self.shown(SHOWN_S):
             await asyncio.sleep(LOOK_S)
+        self.heirs.recall()
         self.placed.set()
 
     async def shown(self, timeout_s: float) -> bool:
@@ -289,7 +290,8 @@ class Cluster:
             self.judge.look(now, state.acked_at, self._mark.fresh_at)
             if self.placed.is_set() and not self._leaving:
                 await self.verdicts.look(now)
-                self.heirs.look(now)
+                if self.judge.fit_since is not None:  # what was read is not older than it may be
+                    self.heirs.look(now)
             full = await self.backlog.look(now, state.replicated)
             if state.replicated != saved and now - saved_at > SAVE_S and not full:
                 saved_at, saved = now, state.replicated

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from mooring.deadline import first_of
 from mooring.errors import Invalid, InvalidRequest
-from mooring_service.cluster.claims import Holder
+from mooring_service.cluster.claims import CLEARED, Holder
 from mooring_service.cluster.engine import Engine
 from mooring_service.cluster.fold import Fold, NodeState
 from mooring_service.cluster_errors import Elsewhere, EngineDown
@@ -151,6 +151,12 @@ class Placement:
         if held is not None and held.node == self._node:
             self._given_up.add(worker)
             await self._journal.append_waiting(Append(worker=worker, claims=[Claim("worker", worker, None)]))
+
+    async def clear(self, worker: str) -> None:
+        """Have it forgotten that nodes which had a worker have died: somebody starts it again. Ends once that is committed here."""
+        held = self._fold.claims.workers.get(worker)
+        if held is not None and self.is_mine(held) and held.lost_us:
+            await self._journal.append_waiting(Append(worker=worker, claims=[Claim("worker", worker, CLEARED)]))
 
     def _lives(self, held: Holder) -> bool:
         if held.node == self._node:
