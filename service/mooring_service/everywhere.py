@@ -27,6 +27,7 @@ class Everywhere(Reading):
         holds: Says whether this node holds a worker.
         node_of: Returns at which node the connection of a worker is, given both.
         shown: Waits until what was committed here can be read everywhere; says whether it was in time.
+        meet: See `Reading.meet`.
     """
 
     def __init__(
@@ -38,10 +39,11 @@ class Everywhere(Reading):
         holds: Callable[[str], bool],
         node_of: Callable[[str, int], str],
         shown: Callable[[float], Awaitable[bool]],
+        meet: Callable[[str], Awaitable[None]],
     ) -> None:
         super().__init__(connections, directory, feed)
         self._of_all = of_all
-        self._holds, self._node_of, self._shown = holds, node_of, shown
+        self._holds, self._node_of, self._shown, self._meet = holds, node_of, shown, meet
 
     def id_of(self, name: str) -> int:
         """Return which connection a name means: the own ones first."""
@@ -111,6 +113,14 @@ class Everywhere(Reading):
                 return found, found[-1].id
             found.append(record)
         return found, following
+
+    async def meet(self, cursor: str) -> None:
+        """Find out whether another node has given out a cursor that is ahead of what is shown here.
+
+        Raises:
+            EngineDown: If nothing of the log was read here yet.
+        """
+        await self._meet(cursor)
 
     def has_worker(self, worker: str) -> bool:
         """Say whether a connection of a worker is known at any node."""

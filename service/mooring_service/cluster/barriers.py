@@ -7,6 +7,7 @@ import asyncio
 from mooring_service.cluster import objects
 from mooring_service.cluster.engine import EngineError
 from mooring_service.cluster.node import Cluster
+from mooring_service.cluster.position import position_of
 from mooring_service.cluster_errors import EngineDown
 
 LOOK_S = 0.1
@@ -25,6 +26,15 @@ async def barrier(cluster: Cluster, timeout_s: float) -> None:
         raise EngineDown(str(exc)) from None
     if not await cluster.tail.reach(last, timeout_s):
         raise EngineDown(cluster.tail.failure or "the log is not read up to its end")
+
+
+async def end_of_log(cluster: Cluster, *, else_: int) -> int:
+    """Return the last position that the log can have given out; `else_` if it cannot be asked."""
+    try:
+        _, last = await objects.bounds(cluster.engine, cluster.name)
+    except EngineError:
+        return else_
+    return position_of(last + 1) - 1
 
 
 async def settled(cluster: Cluster, wanted: int) -> None:
