@@ -11,7 +11,7 @@ from pathlib import Path
 from mooring.background import Background
 from mooring.errors import UnknownConnection
 from mooring_service.asks import Asks
-from mooring_service.cluster.barriers import barrier, end_of_log, settled
+from mooring_service.cluster.barriers import barrier, reach_of, settled
 from mooring_service.cluster.copy import Pair
 from mooring_service.cluster.fold import FoldedAsk
 from mooring_service.cluster.forward import Command, Headers, Reply
@@ -26,7 +26,6 @@ from mooring_service.directory import Directory
 from mooring_service.everywhere import Everywhere
 from mooring_service.feed import Feed
 from mooring_service.inheriting import Inheriting
-from mooring_service.journal.cursor import ahead_of
 from mooring_service.journal.journal import Committed, StoredAnswer
 from mooring_service.journal.replica import SLOT_STEP
 from mooring_service.journal.sqlite import SqliteJournal
@@ -262,18 +261,8 @@ class Membership:
 
     def reading(self, connections: Connections, own: Directory) -> Everywhere:
         """Return what is read at every node."""
-        return Everywhere(
-            connections, own, self.directory, self.feed, self._holds, self._node_of, self.shown, self._meet
-        )
-
-    async def _meet(self, cursor: str) -> None:
-        if not self._cluster.fold.epoch:
-            raise EngineDown("nothing of the log was read here yet")
-        feed = self.feed
-        ahead = ahead_of(cursor, epoch=self._cluster.fold.epoch, last=max(feed.last, feed.reach))
-        if ahead is not None:
-            # Whoever cannot be asked does not say that it is none: a gap here would be a loss there is not.
-            feed.reach = max(feed.reach, await end_of_log(self._cluster, else_=ahead))
+        reach = partial(reach_of, self._cluster)
+        return Everywhere(connections, own, self.directory, self.feed, self._holds, self._node_of, self.shown, reach)
 
     @property
     def reason(self) -> str | None:
