@@ -294,22 +294,6 @@ def opens(count: int, concurrency: int) -> Figures:
         server.close()
 
 
-def worker_start(count: int) -> Figures:
-    """Milliseconds until a worker is Running, and its memory."""
-    gateway = Mooring().start()
-    try:
-        times = []
-        for index in range(count):
-            begin = time.monotonic()
-            gateway.request("PUT", f"/v1/workers/w{index}")
-            times.append(time.monotonic() - begin)
-        time.sleep(0.5)
-        pids = gateway.worker_pids()
-        return {"ms": sorted(times)[count // 2] * 1e3, "pss_bytes": pss_bytes(pids) / len(pids)}
-    finally:
-        gateway.stop()
-
-
 def journal(count: int) -> Figures:
     """The rate with an empty journal and with `count` events in it, and the replay of all of them."""
     gateway = Mooring().start()
