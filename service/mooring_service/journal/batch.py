@@ -176,6 +176,11 @@ class Batch:
             self._bodies = found
         return found
 
+    @property
+    def lines(self) -> list[bytes]:
+        """Per event, its body with a line feed, but for the last: for who joins them again, and keeps what comes of it."""
+        return bodies.lines(self.joined)
+
     def cool(self) -> None:
         """Give back what was kept for subscribers that keep up; those that lag make it anew, for themselves."""
         self.cold = True
