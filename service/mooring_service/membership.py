@@ -55,15 +55,14 @@ class Membership:
         inheriting: Inheriting,
     ) -> None:
         tokens = sorted((name, token.hash, sorted(token.scopes)) for name, token in config.tokens.items())
+        equal = tokens, config.cluster.dead_after, _secret_hash(config.cluster.secret_file)
         self._cluster = Cluster(
             config.cluster,
             config.journal,
             journal,
             state_dir,
             url=lambda: config.cluster.advertise or "",
-            configuration=configuration_hash(
-                tokens, config.cluster.dead_after, _secret_hash(config.cluster.secret_file)
-            ),
+            configuration=configuration_hash(*equal),
             figures=lambda: Figures(*figures()),
             workers=workers,
             on_folded=self._show,
