@@ -117,10 +117,12 @@ async def test_connections_from_before_the_cluster_are_not_taken_along(
 
 
 LACKS = {
-    "info": ("$JS.API.STREAM.INFO.", 503),
-    "read": ("$JS.API.STREAM.MSG.GET.", 503),
-    "log": ("$JS.API.CONSUMER.CREATE.", 503),
-    "write": ("mooring.granted.>", 503),
+    "info": "$JS.API.STREAM.INFO.",
+    "read": "$JS.API.STREAM.MSG.GET.",
+    "log": "$JS.API.CONSUMER.CREATE.",
+    "write": "mooring.granted.>",
+    "answers": "_INBOX_answers.>",
+    "commands": "mooring.granted.cmd.commands",
 }
 
 
@@ -128,37 +130,45 @@ async def test_what_the_engine_does_not_grant_is_told_with_what_mends_it(tmp_pat
     """A node waits for the grant: it may be given while it runs."""
     cluster = "granted"
     users = ['{ user: "init", password: "init" }']
-    for name, (lacking, _) in LACKS.items():
-        user = objects.grants(cluster, name).replace("…", "secret")
-        grants = user.split('"')
-        users.append('"'.join("nothing" if one.startswith(lacking) else one for one in grants))
-    guarded = EngineServers(
-        tmp_path / "guarded", 1, extra=f"authorization {{ users: [ {', '.join(users)} ] }}"
-    ).start_all()
+    for name, lacking in LACKS.items():
+        words = objects.grants(cluster, name).replace("…", "secret").split('"')
+        users.append('"'.join("nothing" if word.startswith(lacking) else word for word in words))
+    guarded = EngineServers(tmp_path / "guarded", 1, extra=f"authorization {{ users: [ {', '.join(users)} ] }}")
     (tmp_path / "password").write_text("secret")
-    services = []
+    services = {}
     try:
+        await asyncio.to_thread(guarded.start_all)
         async with running_engine(guarded.urls, user="init", password="init") as engine:
             await objects.create(engine, cluster, ONE)
         for name in LACKS:
             path = Path(configuration(tmp_path, name, cluster, guarded.urls))
             path.write_text(f'{path.read_text()}user = "{name}"\npassword_file = "{tmp_path / "password"}"\n')
-            services.append(RunningService(tmp_path / name, "--config", str(path)))
-        await asyncio.gather(*(service.start() for service in services))
-        for service, (lacking, status) in zip(services, LACKS.values(), strict=True):
+            services[name] = RunningService(tmp_path / name, "--config", str(path))
+        await asyncio.gather(*(service.start() for service in services.values()))
+        for name, service in services.items():
+            violated = (
+                f"permissions violation for {'subscription' if name in ('answers', 'commands') else 'publish'} to "
+            )
+            subject = LACKS[name].lower().removesuffix(">")
 
-            async def it_is_told(
-                service: RunningService = service, lacking: str = lacking, status: int = status
-            ) -> bool:
-                ready = await service.get("/readyz", status)
+            async def told(service: RunningService = service) -> list[str]:
+                async with service.client.get("/readyz") as response:
+                    ready = await response.json()
+                    return [*ready["reasons"], *ready["degraded"]]
+
+            async def it_is_told(name: str = name, wanted: tuple[str, ...] = (violated, subject)) -> bool:
                 return any(
-                    "ermissions Violation" in reason and lacking.rstrip(">") in reason for reason in ready["reasons"]
+                    reason.startswith("engine: it grants us less than we need (mooring cluster init --grants): ")
+                    and all(one in reason for one in wanted)
+                    for reason in await told(services[name])
                 )
 
-            await wait_for(it_is_told, END_S, f"that {lacking} is not granted")
-            await wait_for(lambda service=service: "mooring cluster init --grants" in service.log(), END_S)
+            try:
+                await wait_for(it_is_told, END_S)
+            except AssertionError:
+                raise AssertionError(f"{name}: {await told()}") from None
             assert service.process.poll() is None
+            assert (await service.get("/v1/cluster"))["engine"]["status"] == "refused"
     finally:
-        for service in services:
-            await service.clean_up()
+        await asyncio.gather(*(service.clean_up() for service in services.values()))
         guarded.stop_all()
