@@ -6,7 +6,8 @@ What one commit adds is one batch, as far as it is small (`BatchBuilder`), so it
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import count
 
 import msgspec
 
@@ -15,6 +16,7 @@ from mooring.events import Kind
 from mooring.link.record import ConnectionCreated, ConnectionUpdate
 
 MAX_NUMBER = 1 << 63  # what SQLite holds, and the columns
+MANY = 16  # so many connections are looked for in a column at once
 _KINDS = bytes(kind for kind in Kind if kind is not Kind.gap)
 
 
@@ -98,6 +100,14 @@ def last_of(connections: bytes, first: int, connection: int) -> int:
     while at > 0 and at % 8:  # a match across two ids is none
         at = connections.rfind(wanted, 0, at + 7)
     return first + at // 8 if at >= 0 and not at % 8 else 0
+
+
+def lasts_of(connections: bytes, first: int, asked: int) -> Callable[[int], int]:
+    """Return `last_of` for a column of which so many connections are `asked`: many are looked for once, and not each from the end."""
+    if asked < MANY:
+        return lambda connection: last_of(connections, first, connection)
+    lasts = dict(zip(array("q", connections), count(first), strict=False))
+    return lambda connection: lasts.get(connection, 0)
 
 
 def ids_of(connections: bytes) -> set[int]:
