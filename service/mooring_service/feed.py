@@ -53,10 +53,14 @@ class Feed:
     Args:
         ring_bytes: Bound of the batches held in memory.
         max_subscribers: One more is refused.
+
+    Attributes:
+        reach: Positions up to this one were given out, be they shown here or not yet: to go on there is no gap.
     """
 
     def __init__(self, journal: Journal, *, ring_bytes: int = 32 * 1024 * 1024, max_subscribers: int = 1_000) -> None:
         self.journal = journal
+        self.reach = 0
         self._ring_bytes = ring_bytes
         self.max_subscribers = max_subscribers
         self._ring: deque[Batch] = deque()
@@ -174,7 +178,9 @@ class Feed:
         if not brief and len(self.subscriptions) >= self.max_subscribers:
             raise LimitReached("limits.max_subscribers", self.max_subscribers)
         journal = self.journal
-        found = parse_cursor(cursor or default, epoch=journal.epoch, first=journal.first, last=self.last)
+        found = parse_cursor(
+            cursor or default, epoch=journal.epoch, first=journal.first, last=self.last, reach=self.reach
+        )
         subscription = Subscription(self, events, found, end_of)
         if not brief:
             self.subscriptions.add(subscription)
