@@ -100,7 +100,7 @@ def hooks(ctx: click.Context, as_json: bool) -> None:
     """
     if ctx.invoked_subcommand is not None:
         return
-    found = ctx.obj.run(lambda client: client.hooks())
+    found = ctx.obj.ask(lambda client: client.hooks())
     if as_json:
         for record in found:
             show_json(record)

@@ -19,10 +19,7 @@ from msgspec.structs import replace
 from mooring.background import Background
 from mooring.deadline import first_of
 from mooring.errors import JournalUnavailable
-from mooring.events import (
-    Kind,
-    now_us,
-)
+from mooring.events import Kind, now_us
 from mooring_service.feed import Feed
 from mooring_service.hooks import telling
 from mooring_service.hooks.alarm import Alarm
@@ -32,17 +29,7 @@ from mooring_service.hooks.page import Cut
 from mooring_service.hooks.place import stored
 from mooring_service.hooks.post import IDLE_S, Poster
 from mooring_service.hooks.reader import Reader
-from mooring_service.hooks.state import (
-    Answer,
-    Decision,
-    Do,
-    after_skip,
-    begin,
-    decide,
-    failing_at_s,
-    outcome,
-    room,
-)
+from mooring_service.hooks.state import Answer, Decision, Do, after_skip, begin, decide, failing_at_s, outcome, room
 from mooring_service.journal.batch import EventFilter
 from mooring_service.journal.journal import Journal
 
