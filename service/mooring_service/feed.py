@@ -80,6 +80,11 @@ class Feed:
         """Position of the newest event that is shown."""
         return self._ring[-1].last if self._ring else self.journal.last
 
+    @property
+    def holds(self) -> bool:
+        """Whether what was committed is shown only a little later: subscribers are many, and were woken just now."""
+        return self._wake_later is not None
+
     def publish(self, committed: list[Committed]) -> None:
         """Take what was committed, and wake whoever waits: at once, unless they are many and were woken just now."""
         ring = self._ring
