@@ -78,7 +78,8 @@ def stalls(gateway: Mooring, idle: Aiohttp, count: int, workers: int) -> dict[st
         return polled(gateway, idle, lambda: [ask(gateway, path) for _ in range(50)])
 
     def adopt() -> None:
-        until(lambda: live(gateway) == count, 120)
+        until(lambda: _running(gateway) == workers and live(gateway) == count, 120)
+        time.sleep(1)  # what follows the welcome
 
     def die() -> None:
         os.kill(next(worker["pid"] for worker in _workers(gateway) if worker["name"] == "w0"), signal.SIGKILL)
@@ -174,7 +175,7 @@ def reboot(count: int) -> Figures:
         begin = time.monotonic()
         gateway.start()
         listening = time.monotonic()
-        all_running = until(lambda: _running(gateway) == count, 60 + count)
+        all_running = until(lambda: _running(gateway) == count, 60 + count, 0.1)
         took = time.monotonic() - listening
         one = statistics.median(alone)
         return {

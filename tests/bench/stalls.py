@@ -51,13 +51,13 @@ def words(found: Figures) -> tuple[str, str]:
     )
 
 
-def until(ready: Callable[[], bool], seconds: float) -> bool:
+def until(ready: Callable[[], bool], seconds: float, every_s: float = 0.02) -> bool:
     """Wait until it is so; say whether it came to that."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if ready():
             return True
-        time.sleep(0.02)
+        time.sleep(every_s)
     return False
 
 

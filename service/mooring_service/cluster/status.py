@@ -32,7 +32,7 @@ def engine_failure(cluster: Cluster) -> str | None:
         return cluster.engine.refusal or "its place in the log is not known yet"
     if cluster.chain.state.state is State.BACK:
         return "the log has lost what it had acknowledged: nothing is published any more"
-    return cluster.chain.refusal or cluster.engine.refusal or None
+    return cluster.engine.refusal or cluster.chain.refusal or None  # what is not granted is seen as silence, too
 
 
 def degraded(cluster: Cluster) -> list[str]:
@@ -56,7 +56,7 @@ def record_of(cluster: Cluster) -> ClusterRecord:
     failure = engine_failure(cluster)
     replicated = cluster.own.kept.replicated if chain is None else chain.state.replicated
     additions, size, oldest_s = cluster.backlog.tell(now, replicated)
-    status = "down" if not engine.up.is_set() else "refused" if failure and chain is not None else "up"
+    status = "down" if not engine.up.is_set() else "refused" if failure and (chain or engine.refusal) else "up"
     return ClusterRecord(
         name=cluster.name,
         node=cluster.node,
