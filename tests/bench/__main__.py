@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.bench import cluster, hooks, kept, measure, scale
+from tests.bench import cluster, hooks, kept, measure, opens, scale
 from tests.bench.gateways import BENCH, Aiohttp, AiohttpBatched, FastApi, Gateway, Mooring, Node, NodeBatched
 
 Row = tuple[str, str, str, str]
@@ -218,16 +218,6 @@ def idle_section(report: Report, quick: bool) -> None:
 
 
 def rest_section(report: Report, quick: bool) -> None:
-    count = 500 if quick else 3_000
-    found = in_turns(1 if quick else 3, {"mooring": lambda: measure.opens(count, 32)})["mooring"]
-    report.figures["opens"] = found
-    share = statistics.median(one["rate"] / one["plain_rate"] for one in found)
-    report.add(
-        "opens at concurrency 32",
-        thousands(median(found, "rate")),
-        f"{share:.2f} × plain aiohttp client ({thousands(median(found, 'plain_rate'))})",
-        "0.5 ×",
-    )
     started = measure.worker_start(3 if quick else 9)
     report.figures["worker_start"] = started
     report.add(
@@ -318,6 +308,7 @@ SECTIONS: dict[str, Callable[[Report, bool], None]] = {
     "idle": idle_section,
     "kept": kept.section,
     "hooks": hooks.section,
+    "opens": opens.section,
     "rest": rest_section,
     "scale": scale.section,
     "cluster": cluster.section,
