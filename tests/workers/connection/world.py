@@ -6,7 +6,7 @@ Connections, sockets, outbox and limiter are the real ones; what is faked is the
 from __future__ import annotations
 
 import json
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from mooring.bounds import RedialLimits
@@ -101,6 +101,9 @@ class World:
 
     def answer(self, report: Report) -> None:
         self.answers.append(report)
+
+    def answer_behind(self, made: Callable[[int], Report]) -> None:
+        self.answers.append(made(self.flush()))
 
     def answer_send(self, answer: Any, key: str | None) -> None:
         self.answers.append(answer)

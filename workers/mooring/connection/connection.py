@@ -58,7 +58,8 @@ class Connection(LiveConnection):
     def dial(self, request: int) -> None:
         """Begin the dial; `request` is answered when it has ended."""
         self._open_request = request
-        self._host.touch(self)
+        if not self._created_reported:
+            self._host.touch(self)
         self._dial_task = self._host.spawn(self._dial())
 
     async def _dial(self) -> None:

@@ -39,6 +39,7 @@ from mooring.link.messages import (
 from mooring.link.messages_changed import Changed
 from mooring.link.messages_sent import Replied, RequestFailed, RequestTaken, SendFailed, SendQueued, Sent
 from mooring.link.outbox import Outbox, Recorded
+from mooring.process.behind import AnswersBehind
 from mooring.process.figures import Figures
 from mooring.process.openings import Openings
 from mooring.process.redialling import Redialling
@@ -110,6 +111,8 @@ class Runtime:
         self._handing_over: asyncio.TimerHandle | None = None
         # Called for each message: without a method of ours in between.
         self.post = self._posts.post
+        self._behind = AnswersBehind(self.post, self.flush, self.answer)
+        self.answer_behind = self._behind.add
         reservations = Reservations(settings.outbound_bytes)
         self.reserve, self.release = reservations.reserve, reservations.release
         self._figures = Figures(settings, self.connections)
@@ -158,6 +161,7 @@ class Runtime:
         except TimeoutError:
             log.warning("a dial does not end")
         self._posts.run()
+        self._behind.send()
         self.outbox.flush()
         await self.dialler.close()
 
