@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from mooring.connection.asked import opening_s, shown_of
+from mooring.connection.asked import is_simple, opening_s, shown_of
 from mooring.connection.secret_headers import secrets_of
 from mooring.deadline import first_of
 from mooring.errors import (
@@ -232,7 +232,8 @@ class Openings:
                 claims=[Claim("name", request.name, connection)] if request.name and self._admission.placing else [],
             )  # fmt: skip
             slot.dispatched.add(connection)
-            self._reopenings.remember(connection, request)  # a handler may ask for it to be kept
+            if request.name or not is_simple(request):  # a handler may ask for it to be kept
+                self._reopenings.remember(connection, request)
             try:
                 await self._journal.append_waiting(intent, fails_fast=True)
             except BaseException:

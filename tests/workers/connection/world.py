@@ -96,6 +96,8 @@ class World:
         self.outbox.touch(connection)
         self.wake()
 
+    touch_later = touch
+
     def figures_changed(self, connection: Any) -> None:
         pass
 

@@ -174,7 +174,8 @@ class Connection(LiveConnection):
 
     def _close(self, code: int, reason: str) -> None:
         if self.state is ConnectionState.CONNECTED and self._socket is not None:
-            self._set_state(ConnectionEvent.CLOSE_BEGUN)
+            self.state = step(self.state, ConnectionEvent.CLOSE_BEGUN)
+            self._host.touch_later(self)  # most peers answer at once
             self._replies_lost()
             self._socket.close(code, reason)
             self._host.paused.discard(self)

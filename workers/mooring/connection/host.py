@@ -120,6 +120,9 @@ class Host(Protocol):
     def touch(self, connection: Recorded) -> None:
         """The record of `connection` has changed: it is reported with the next flush."""
 
+    def touch_later(self, connection: Recorded) -> None:
+        """Likewise, but what is about to follow may bring that flush: a moment is waited for it."""
+
     def figures_changed(self, connection: RecordedConnection) -> None:
         """Only figures have changed: they are reported with the next `Stats`."""
 

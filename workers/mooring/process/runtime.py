@@ -176,6 +176,11 @@ class Runtime:
         self.outbox.touch(connection)
         self.wake()
 
+    def touch_later(self, connection: Recorded) -> None:
+        """Likewise; if nothing follows, it is reported after `HOLD_S`."""
+        self.outbox.touch(connection)
+        self._hold()
+
     def wake(self) -> None:
         """Have what was recorded handed over soon; called behind `Outbox.add`, from any thread, for each message."""
         # What waits behind a frame needs no wake-up: the end of that wait, or `_hand_over_late`, takes it along.
@@ -183,7 +188,11 @@ class Runtime:
             self._posts.wake()
 
     def _hand_over(self) -> None:
-        if not self.outbox.flush_behind() and self._handing_over is None:
+        if not self.outbox.flush_behind():
+            self._hold()
+
+    def _hold(self) -> None:
+        if self._handing_over is None:
             self._handing_over = self.loop.call_later(HOLD_S, self._hand_over_late)
 
     def _hand_over_late(self) -> None:

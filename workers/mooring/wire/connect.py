@@ -199,10 +199,15 @@ class Connector:
                 context = await self._contexts.get(proxy.tls)
             except DialFailed as exc:
                 raise exc if exc.policy else unreachable(exc.errors[0].message) from None
+        family = _local_family(plan.way)
+        known = [info for text in self._routes.addresses_of(proxy.host) for info in literal(text, proxy.port) or ()]
         try:
-            found = await self._resolver.addresses(proxy.host, proxy.port, _local_family(plan.way))
+            found = known or await self._resolver.addresses(proxy.host, proxy.port, family)
         except NotResolved:
             raise unreachable("the host name of the proxy could not be resolved") from None
+        found = [info for info in found if family in (socket.AF_UNSPEC, info[0])]
+        if not found:
+            raise unreachable("[dial] hosts has no address of the proxy of the family of localAddress")
         # The exemption belongs to this leg: a dial that goes to the proxy itself is judged as any other.
         refusal = self._policy.refusal_of_proxy if proxy.is_configured else self._policy.refusal
         found = _let_out(found, proxy.host, proxy.port, refusal, f"{plan.place}: ")
