@@ -217,3 +217,12 @@ def test_the_reference_pages_are_what_the_code_says() -> None:
         [sys.executable, "tools/make-reference", "--check"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert run.returncode == 0, run.stderr
+
+
+def test_tests_that_a_page_names_are_there() -> None:
+    files = [path for path in tracked() if path.name.startswith("test_") and path.suffix == ".py"]
+    there = {name for path in files for name in re.findall(r"def (test_\w+)\(", path.read_text())}
+    for page in _all_pages():
+        named = re.findall(r"`(test_[a-z0-9_]+)`", page.read_text())
+        missing = {name for name in named if name not in there and not any((ROOT / "tests").rglob(f"{name}.py"))}
+        assert not missing, page

@@ -232,7 +232,10 @@ class Connector:
             await self._loop.create_connection(lambda: exchange, sock=sock)
             return exchange
         # Nearly always: by the loop alone, at a third of what a socket of our own costs. It looks nothing up, it is an address.
-        await self._loop.create_connection(lambda: exchange, host, port)
+        try:
+            await self._loop.create_connection(lambda: exchange, host, port)
+        except ConnectionRefusedError as exc:
+            raise ConnectionRefusedError(exc.errno, f"Connect call failed {found[0][4]}") from None  # as for any socket
         if way.keepalive:
             _keep_alive(exchange.transport.get_extra_info("socket"))
         return exchange
