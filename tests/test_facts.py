@@ -143,6 +143,10 @@ WORDS = [
     ("workerExited", {"pid": 5, "reason": "signal 9", "restarting": True}, "pid 5: signal 9; restarting"),
     ("gap", {"type": "gap", "lost": None}, "events are missing: an unknown number"),
     ("gap", {"type": "gap", "lost": 0}, "events are missing: 0"),
+    ("nodeLost", {"node": "a", "connections": 1}, "a: 1 connection"),
+    ("nodeLost", {"node": "a", "connections": 0}, "a: 0 connections"),
+    ("hookSkipped", {"hook": "h", "count": 1, "from": "e-1", "through": "e-1"}, "h: 1 event, e-1 to e-1"),
+    ("onUnsent", {"count": 2, "bytes": 1, "reason": "closed"}, "2 messages, 1 byte: closed"),
     ("onSomethingNew", {"a": 1}, '{"a":1}'),
 ]  # fmt: skip
 

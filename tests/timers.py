@@ -42,7 +42,6 @@ PLAIN = {
         "Lifecycle._one_process",
     ): "gives the turn to the next start; nobody is ended by it",
     ("mooring_service.processes.link_server", "LinkServer._probe_early"): OWN_PACE,
-    ("mooring_service.processes.slot", "Slot.until_room"): "looks again, for as long as it takes",
     (
         "mooring_service.processes.supervisor",
         "Supervisor.stop",

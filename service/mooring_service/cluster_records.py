@@ -21,11 +21,12 @@ class EngineRecord(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
 
 
 class LogRecord(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """`last`: up to where this node has read; `pending`: how many messages it knows of behind that; `lagMs`: for how long there were some.
+    """`first`: the first message that the log holds, as far as was seen; `last`: up to where this node has read; `pending`: how many messages it knows of behind that; `lagMs`: for how long there were some.
 
     `failure`: why it is not read just now.
     """
 
+    first: int
     last: int
     pending: int
     lag_ms: int
@@ -36,6 +37,7 @@ class UnreplicatedRecord(msgspec.Struct, frozen=True, kw_only=True, rename="came
     """What this node has committed and the log has not acknowledged. An addition is what one frame of a worker brings."""
 
     additions: int
+    events: int
     bytes: int
     oldest_seconds: float
 
@@ -83,6 +85,9 @@ class ClusterFigures(msgspec.Struct, frozen=True):
     doubts: dict[str, int]
     rebuilds: dict[str, int]
     strangers: int
+    fenced: int
+    epochs: int
+    takeovers: dict[str, int]
     forwards: dict[tuple[str, str], int] = {}
     forward_seconds: dict[str, Histogram] = {}
     diverged: bool = False

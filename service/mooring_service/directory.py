@@ -15,7 +15,7 @@ from mooring.errors import UnknownConnection
 from mooring.events import now_us
 from mooring.link.record import STATUS_CONNECTED, STATUS_CONNECTING, ConnectionCreated, ConnectionUpdate, Down
 from mooring_service.census import Census
-from mooring_service.journal.batch import last_of
+from mooring_service.journal.batch import lasts_of
 from mooring_service.journal.journal import Committed, StoredConnection
 from mooring_service.records import ConnectionRecord, record_of
 
@@ -88,6 +88,7 @@ class Directory:
                     self._census.moved(entry.created.worker, created.worker, entry.update)
                 entry.created = created
                 entry.incarnation = append.incarnation or entry.incarnation
+        last_of = lasts_of(append.connections, committed.first, len(append.updates))
         for update in append.updates:
             entry = self._entries.get(update.id)
             if entry is None:
@@ -98,7 +99,7 @@ class Directory:
                 # Totals of sends may have come ahead of what is committed (`sent`, `figures`): they never go back.
                 entry.update = _with_totals(update, before.messages_out, before.bytes_out)
             if batch is not None:
-                entry.last_position = last_of(append.connections, committed.first, update.id) or entry.last_position
+                entry.last_position = last_of(update.id) or entry.last_position
             if not before.ended and self._census.changed(entry.created, before, update):
                 self._ended[update.id] = self._now_ms()
             if update.id in self._awaited:

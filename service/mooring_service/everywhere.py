@@ -27,6 +27,7 @@ class Everywhere(Reading):
         holds: Says whether this node holds a worker.
         node_of: Returns at which node the connection of a worker is, given both.
         shown: Waits until what was committed here can be read everywhere; says whether it was in time.
+        reach: Returns up to which position the log goes, given a cursor and up to where that is known; see `barriers.reach_of`.
     """
 
     def __init__(
@@ -38,10 +39,11 @@ class Everywhere(Reading):
         holds: Callable[[str], bool],
         node_of: Callable[[str, int], str],
         shown: Callable[[float], Awaitable[bool]],
+        reach: Callable[[str, int], Awaitable[int]],
     ) -> None:
         super().__init__(connections, directory, feed)
         self._of_all = of_all
-        self._holds, self._node_of, self._shown = holds, node_of, shown
+        self._holds, self._node_of, self._shown, self._reach = holds, node_of, shown, reach
 
     def id_of(self, name: str) -> int:
         """Return which connection a name means: the own ones first."""
@@ -111,6 +113,15 @@ class Everywhere(Reading):
                 return found, found[-1].id
             found.append(record)
         return found, following
+
+    async def meet(self, cursor: str) -> None:
+        """Find out whether another node has given out a cursor that is ahead of what is shown here.
+
+        Raises:
+            EngineDown: If nothing of the log was read here yet.
+        """
+        feed = self._feed
+        feed.reach = max(feed.reach, await self._reach(cursor, max(feed.last, feed.reach)))
 
     def has_worker(self, worker: str) -> bool:
         """Say whether a connection of a worker is known at any node."""

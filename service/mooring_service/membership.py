@@ -11,7 +11,7 @@ from pathlib import Path
 from mooring.background import Background
 from mooring.errors import UnknownConnection
 from mooring_service.asks import Asks
-from mooring_service.cluster.barriers import barrier, settled
+from mooring_service.cluster.barriers import barrier, reach_of, settled
 from mooring_service.cluster.copy import Pair
 from mooring_service.cluster.fold import FoldedAsk
 from mooring_service.cluster.forward import Command, Headers, Reply
@@ -55,15 +55,14 @@ class Membership:
         inheriting: Inheriting,
     ) -> None:
         tokens = sorted((name, token.hash, sorted(token.scopes)) for name, token in config.tokens.items())
+        equal = tokens, config.cluster.dead_after, _secret_hash(config.cluster.secret_file)
         self._cluster = Cluster(
             config.cluster,
             config.journal,
             journal,
             state_dir,
             url=lambda: config.cluster.advertise or "",
-            configuration=configuration_hash(
-                tokens, config.cluster.dead_after, _secret_hash(config.cluster.secret_file)
-            ),
+            configuration=configuration_hash(*equal),
             figures=lambda: Figures(*figures()),
             workers=workers,
             on_folded=self._show,
@@ -261,7 +260,8 @@ class Membership:
 
     def reading(self, connections: Connections, own: Directory) -> Everywhere:
         """Return what is read at every node."""
-        return Everywhere(connections, own, self.directory, self.feed, self._holds, self._node_of, self.shown)
+        reach = partial(reach_of, self._cluster)
+        return Everywhere(connections, own, self.directory, self.feed, self._holds, self._node_of, self.shown, reach)
 
     @property
     def reason(self) -> str | None:

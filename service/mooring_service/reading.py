@@ -55,6 +55,9 @@ class Reading:
         """Say whether a connection of a worker is known."""
         return worker in self._directory.workers()
 
+    async def meet(self, cursor: str) -> None:
+        """Find out whether somebody who has read more than is shown here was given this cursor: it is no gap then. Nobody has here."""
+
     def subscribe(self, events: EventFilter, cursor: str | None, *, brief: bool = False) -> Subscription:
         """Return the stream of all that is wanted.
 

@@ -1,4 +1,4 @@
-"""Many of everything: connections of a hundred thousand, workers that all start at once, and whether the loop answers meanwhile."""
+"""Many of everything: connections of a hundred thousand, and workers that all start at once."""
 
 from __future__ import annotations
 
@@ -8,56 +8,15 @@ import json
 import os
 import signal
 import statistics
-import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
-from tests.bench.gateways import Aiohttp, Gateway, Mooring, Tool, pss_bytes
+from tests.bench.gateways import Aiohttp, Mooring, Tool, cpu_s, pss_bytes
+from tests.bench.stalls import Figures, polled, until, words
 
-Figures = dict[str, float]
 THREADS = 16
 SERVER_CONNECTIONS = 12_500  # of one server process: below what a process may open
-POLL_S = 0.005
-
-
-class Poll:
-    """Asks a gateway for `path` each 5 ms, on a thread, until it is left; knows how long the slowest answers took."""
-
-    def __init__(self, gateway: Gateway, path: str = "/healthz") -> None:
-        self._address = gateway.url.removeprefix("http://")
-        self._path = path
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-        self.took_ms: list[float] = []
-
-    def __enter__(self) -> Poll:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        api = http.client.HTTPConnection(self._address, timeout=60)
-        while not self._ended.wait(POLL_S):
-            begin = time.monotonic()
-            api.request("GET", self._path)
-            api.getresponse().read()
-            self.took_ms.append((time.monotonic() - begin) * 1e3)
-        api.close()
-
-    @property
-    def longest_ms(self) -> float:
-        return max(self.took_ms, default=0.0)
-
-
-def polled(gateway: Gateway, idle: Gateway, work: Callable[[], object]) -> tuple[float, float]:
-    """Do `work`; return how long the slowest answer of `gateway` took meanwhile, and that of one which does nothing, in milliseconds."""
-    with Poll(gateway) as ours, Poll(idle, "/") as control:
-        work()
-    return ours.longest_ms, control.longest_ms
+PINGS_S = 30
 
 
 def open_all(gateway: Mooring, urls: list[str], count: int, workers: int) -> float:
@@ -95,18 +54,72 @@ def live(gateway: Mooring) -> int:
     return sum(worker["connections"] for worker in gateway.request("GET", "/v1/workers")["workers"])
 
 
-def until(ready: Callable[[], bool], seconds: float) -> bool:
-    """Wait until it is so; say whether it came to that."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if ready():
-            return True
-        time.sleep(0.02)
-    return False
+def terminate_all(gateway: Mooring, ids: list[int]) -> None:
+    """Terminate connections, each by a request of its own."""
+
+    def some(thread: int) -> None:
+        api = http.client.HTTPConnection(gateway.url.removeprefix("http://"), timeout=120)
+        for connection in ids[thread::THREADS]:
+            api.request("DELETE", f"/v1/connections/{connection}", headers={"Authorization": f"Bearer {gateway.token}"})
+            answer = api.getresponse()
+            text = answer.read()
+            assert answer.status == 200, (answer.status, text)
+        api.close()
+
+    with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
+        list(pool.map(some, range(THREADS)))
 
 
-def many(count: int, workers: int) -> Figures:
-    """Connections to several servers, each at a loopback address of its own: held, what one takes, how long pages take, and their adoption."""
+def stalls(gateway: Mooring, idle: Aiohttp, count: int, workers: int) -> dict[str, Figures]:
+    """What is done with many connections at once, and how long `/healthz` took meanwhile. It leaves few of them."""
+    each = count // workers
+
+    def asked(path: str) -> Figures:
+        return polled(gateway, idle, lambda: [ask(gateway, path) for _ in range(50)])
+
+    def adopt() -> None:
+        until(lambda: _running(gateway) == workers and live(gateway) == count, 120)
+        time.sleep(1)  # what follows the welcome
+
+    def die() -> None:
+        os.kill(next(worker["pid"] for worker in _workers(gateway) if worker["name"] == "w0"), signal.SIGKILL)
+        until(lambda: live(gateway) == count - each, 120)
+
+    def kill() -> None:
+        gateway.request("DELETE", "/v1/workers/w1")
+        until(lambda: live(gateway) == count - 2 * each, 120)
+
+    found = {
+        "/metrics": asked("/metrics"),
+        "a list that finds nothing": asked("/v1/connections?status=Closing&limit=100"),
+        "the last page": asked(f"/v1/connections?limit=100&after={count - 100}"),
+    }
+    gateway.process.kill()
+    gateway.process.wait()
+    gateway.start()
+    found[f"adoption of {count:,}"] = polled(gateway, idle, adopt)
+    held = live(gateway)
+    found[f"death of a worker with {each:,}"] = polled(gateway, idle, die)
+    found[f"end of a worker with {each:,}"] = polled(gateway, idle, kill)
+    page = gateway.request("GET", "/v1/connections?worker=w2&status=Connected&limit=1000")["connections"]
+    ids = [record["id"] for record in page]
+    found[f"{len(ids):,} terminated"] = polled(gateway, idle, lambda: terminate_all(gateway, ids))
+    assert held == count, (held, count)
+    return found
+
+
+def ask(gateway: Mooring, path: str) -> None:
+    """Ask for `path`, whatever it answers with."""
+    api = http.client.HTTPConnection(gateway.url.removeprefix("http://"), timeout=60)
+    api.request("GET", path, headers={"Authorization": f"Bearer {gateway.token}"})
+    answer = api.getresponse()
+    answer.read()
+    assert answer.status == 200, (path, answer.status)
+    api.close()
+
+
+def many(count: int, workers: int) -> tuple[Figures, dict[str, Figures]]:
+    """Connections to several servers, each at a loopback address of its own: held, what one takes, how long pages take, and stalls."""
     limits = {
         "MOORING_LIMITS_MAX_CONNECTIONS": str(count + 10),
         "MOORING_LIMITS_MAX_CONNECTIONS_PER_WORKER": str(count),
@@ -122,52 +135,27 @@ def many(count: int, workers: int) -> Figures:
         before = pss_bytes(gateway.pids())
         rate = open_all(gateway, urls, count, workers)
         time.sleep(3)
-        each = (pss_bytes(gateway.pids()) - before) / count
+        pids = gateway.pids()
+        each = (pss_bytes(pids) - before) / count
+        used = cpu_s(pids)
+        time.sleep(PINGS_S)
+        used = cpu_s(pids) - used
         pages = [page_ms(gateway, after) for after in (0, count // 2, count - 100)]
-        gateway.process.kill()
-        gateway.process.wait()
-        gateway.start()
-        adopted, control = polled(gateway, idle, lambda: until(lambda: live(gateway) == count, 120))
-        return {
+        figures = {
             "held": live(gateway),
             "bytes_each": each,
             "open_rate": rate,
+            "pings_percent": used / PINGS_S * 100,
             "first_page_ms": pages[0],
             "middle_page_ms": pages[1],
             "last_page_ms": pages[2],
-            "adoption_longest_ms": adopted,
-            "adoption_idle_ms": control,
         }
+        return figures, stalls(gateway, idle, count, workers)
     finally:
         gateway.stop()
         idle.stop()
         for server in servers:
             server.close()
-
-
-def pruning(count: int) -> Figures:
-    """A flood into a journal that is full: the slowest answer while the oldest events go."""
-    gateway = Mooring(env={"MOORING_JOURNAL_MAX_EVENTS": str(count // 4)}).start()
-    idle = Aiohttp().start()
-    server = Tool("server")
-    try:
-        connection = gateway.open(f"ws://127.0.0.1:{server.line()['port']}/rate?rate=5000&s={count / 5_000}")
-
-        def flood() -> None:
-            gateway.send(connection, "go")
-            until(lambda: _first(gateway) > count // 2, 120)
-
-        ours, control = polled(gateway, idle, flood)
-        return {"longest_ms": ours, "idle_ms": control, "first": _first(gateway)}
-    finally:
-        gateway.stop()
-        idle.stop()
-        server.close()
-
-
-def _first(gateway: Mooring) -> int:
-    events = gateway.request("GET", "/v1/events?after=start&limit=1")["events"]
-    return int(events[0]["id"].split("-")[1]) if events else 0
 
 
 def reboot(count: int) -> Figures:
@@ -187,7 +175,7 @@ def reboot(count: int) -> Figures:
         begin = time.monotonic()
         gateway.start()
         listening = time.monotonic()
-        all_running = until(lambda: _running(gateway) == count, 60 + count)
+        all_running = until(lambda: _running(gateway) == count, 60 + count, 0.1)
         took = time.monotonic() - listening
         one = statistics.median(alone)
         return {
@@ -212,8 +200,8 @@ def _running(gateway: Mooring) -> int:
     return sum(worker["status"] == "Running" for worker in _workers(gateway))
 
 
-def section(report: Any, quick: bool) -> None:
-    """Measure all of it; `quick`: a tenth."""
+def reboot_section(report: Any, quick: bool) -> None:
+    """Measure how long workers take behind a reboot; `quick`: few."""
     for count in (16,) if quick else (64, 200):
         found = reboot(count)
         report.figures[f"reboot {count}"] = found
@@ -223,22 +211,19 @@ def section(report: Any, quick: bool) -> None:
             f"1.2 × n × one start / cores = {found['bound_s']:.1f} s (one: {found['one_s'] * 1e3:.0f} ms)",
             "all, within that",
         )
-    found = pruning(20_000 if quick else 200_000)
-    report.figures["pruning"] = found
-    report.add(
-        "slowest /healthz while events are pruned",
-        f"{found['longest_ms']:.0f} ms",
-        f"a server that does nothing: {found['idle_ms']:.0f} ms",
-        "20 ms",
-    )
+
+
+def many_section(report: Any, quick: bool) -> None:
+    """Measure many connections; `quick`: a tenth."""
     for count, workers in ((2_000, 4),) if quick else ((20_000, 4), (100_000, 8)):
-        found = many(count, workers)
-        report.figures[f"many {count}"] = found
+        found, stalled = many(count, workers)
+        report.figures[f"many {count}"] = {**found, "stalls": stalled}
         report.add(
             f"{count:,} idle connections on {workers} workers",
             f"{found['held']:,.0f} held, {found['bytes_each'] / 1024:.1f} KiB each; pages of the list "
             f"{found['first_page_ms']:.1f}, {found['middle_page_ms']:.1f}, {found['last_page_ms']:.1f} ms",
-            f"opened at {found['open_rate']:.0f}/s; slowest /healthz while adopted {found['adoption_longest_ms']:.0f} ms "
-            f"(a server that does nothing: {found['adoption_idle_ms']:.0f} ms)",
-            "14 KiB, flat; 20 ms",
+            f"opened at {found['open_rate']:.0f}/s; pings each {PINGS_S} s {found['pings_percent']:.1f} % of a core",
+            "14 KiB, flat; 20,000: 4 %",
         )
+        for what, one in stalled.items():
+            report.add(f"  /healthz meanwhile: {what}", *words(one), "20 ms")

@@ -21,10 +21,10 @@ class Proxies:
     def _answer(self) -> Any:
         return json.loads(self._process.stdout.readline())
 
-    def _say(self, word: str) -> None:
+    def _say(self, word: Any) -> Any:
         self._process.stdin.write(json.dumps(word).encode() + b"\n")
         self._process.stdin.flush()
-        self._answer()
+        return self._answer()
 
     def pass_on(self) -> None:
         """Forward everything."""
@@ -41,6 +41,15 @@ class Proxies:
     def cut(self) -> None:
         """End all connections at once."""
         self._say("cut")
+
+    def trap(self, marker: bytes, *, passes: bool) -> None:
+        """Become a black hole at the moment at which the node publishes what contains `marker`; with `passes` that still arrives."""
+        self._say(["trap", marker.hex(), passes])
+
+    @property
+    def sprung(self) -> bool:
+        """Has that moment come?"""
+        return bool(self._say("sprung"))
 
     def close(self) -> None:
         self._process.stdin.close()

@@ -1,4 +1,6 @@
-"""The process of `proxy.Proxies`: forwards TCP, and on command holds back, loses or cuts. One command a line on stdin, one answer on stdout."""
+"""The process of `proxy.Proxies`: forwards TCP, and on command holds back, loses, cuts, or waits for a moment. One command a line on stdin, one
+answer on stdout.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +9,57 @@ import json
 import sys
 
 
+class Trap:
+    """Becomes a black hole, on all ways of a node, at the moment at which it publishes something that contains `marker`.
+
+    With `passes` that message still goes through, and nothing behind it in either direction; else it is the first that does not.
+    """
+
+    def __init__(self, ways: list[Proxy]) -> None:
+        self.ways = ways
+        self.marker: bytes | None = None
+        self.passes = False
+        self.sprung = False
+
+    def arm(self, marker: bytes | None, passes: bool) -> None:
+        self.marker, self.passes, self.sprung = marker, passes, False
+
+    def meets(self, frame: bytes) -> bool:
+        """Take what a node says next; return whether it may go through."""
+        if self.marker is None or not frame.startswith(b"HPUB ") or self.marker not in frame:
+            return False
+        self.marker, self.sprung = None, True
+        for way in self.ways:
+            way.set("hole")
+        return self.passes
+
+
+class Frames:
+    """Parts what a client of the engine says into whole lines, and messages with what they bear."""
+
+    def __init__(self) -> None:
+        self._rest = bytearray()
+
+    def take(self, data: bytes) -> list[bytes]:
+        self._rest += data
+        found = []
+        while (end := self._rest.find(b"\r\n")) >= 0:
+            words, size = self._rest[:end].split(), end + 2
+            if words and words[0] in (b"PUB", b"HPUB"):
+                size += int(words[-1]) + 2
+            if len(self._rest) < size:
+                break
+            found.append(bytes(self._rest[:size]))
+            del self._rest[:size]
+        return found
+
+
 class Proxy:
     """One way to one server. `mode`: pass; hole (nothing is read, in neither direction); deaf (what the server says is lost)."""
 
-    def __init__(self, target: int) -> None:
+    def __init__(self, target: int, trap: Trap) -> None:
         self.target = target
+        self.trap = trap
         self.mode = "pass"
         self.open = asyncio.Event()
         self.open.set()
@@ -39,13 +87,28 @@ class Proxy:
             writer.close()
             return
         self.writers.add(up_writer)
-        await asyncio.gather(self._pump(reader, up_writer, False), self._pump(up_reader, writer, True))
+        await asyncio.gather(self._up(reader, up_writer), self._down(up_reader, writer))
 
-    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, down: bool) -> None:
+    async def _up(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        frames = Frames()
+        try:
+            while data := await source.read(65536):
+                for frame in frames.take(data):
+                    if not self.trap.meets(frame):
+                        await self.open.wait()
+                    sink.write(frame)
+                await sink.drain()
+        except OSError:
+            pass
+        finally:
+            sink.close()
+            self.writers.discard(sink)
+
+    async def _down(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         try:
             while data := await source.read(65536):
                 await self.open.wait()
-                if down and self.mode == "deaf":
+                if self.mode == "deaf":
                     continue
                 sink.write(data)
                 await sink.drain()
@@ -57,15 +120,24 @@ class Proxy:
 
 
 async def main() -> None:
-    proxies = [Proxy(int(port)) for port in sys.argv[1:]]
-    print(json.dumps([await proxy.start() for proxy in proxies]), flush=True)
+    ways: list[Proxy] = []
+    trap = Trap(ways)
+    ways += [Proxy(int(port), trap) for port in sys.argv[1:]]
+    print(json.dumps([await way.start() for way in ways]), flush=True)
     lines = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
     while line := await lines.readline():
-        word = json.loads(line)
-        for proxy in proxies:
-            proxy.cut() if word == "cut" else proxy.set(word)
-        print("null", flush=True)
+        match json.loads(line):
+            case "cut":
+                for way in ways:
+                    way.cut()
+            case ["trap", marker, passes]:
+                trap.arm(bytes.fromhex(marker), passes)
+            case mode if mode != "sprung":
+                trap.arm(None, False)
+                for way in ways:
+                    way.set(mode)
+        print(json.dumps(trap.sprung), flush=True)
 
 
 asyncio.run(main())

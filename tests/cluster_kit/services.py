@@ -108,6 +108,13 @@ async def causes(service: RunningService, connection: int) -> list[str]:
     return [event["event"]["cause"] for event in page["events"]]
 
 
+async def metric(service: RunningService, name: str) -> float:
+    """Return one sample of what a service has counted; `name` with its labels."""
+    async with service.client.get("/metrics") as response:
+        found = dict(line.rsplit(" ", 1) for line in (await response.text()).splitlines() if not line.startswith("#"))
+    return float(found[name])
+
+
 def stop_whole(service: RunningService) -> list[int]:
     """Freeze a service, and then the processes of its workers; return them all."""
     pids = [service.process.pid, *service.worker_pids()]

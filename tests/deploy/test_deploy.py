@@ -14,6 +14,7 @@ import msgspec
 import pytest
 import yaml
 
+from mooring_api.rest.cluster_metrics import CLUSTER_ROWS
 from mooring_service.cluster_config import ClusterConfig
 from tests.cluster_kit.servers import PROGRAM
 from tests.conftest import ROOT, RunningService
@@ -68,6 +69,36 @@ async def test_alerts_and_dashboard_ask_for_metrics_that_exist(shared: RunningSe
     expressions += [rule["expr"] for rule in rules]
     for expression in expressions:
         assert used_metrics(expression) <= known, expression
+
+
+def test_every_metric_of_a_node_is_in_the_runbook_and_what_operators_need_of_a_cluster_is_served() -> None:
+    served = {row.name.removeprefix("mooring_cluster_") + "_total" * (row.kind == "counter") for row in CLUSTER_ROWS}
+    runbook = (DEPLOY / "CLUSTER.md").read_text()
+    told = {
+        name.removeprefix("mooring_cluster").removeprefix("_")
+        for line in runbook[runbook.index("## Metrics") :].splitlines()
+        for name in re.findall(r"`((?:mooring_cluster)?_[a-z_]+)", line.split("|")[1] if line.startswith("| `") else "")
+    }
+    assert told == served
+    operators = (
+        "nodes engine_up ack_seconds last_ack_age_seconds unreplicated_events unreplicated_bytes unreplicated_seconds tail_lag_seconds "
+        "messages_total bytes_total doubts_total tail_rebuilds_total takeovers_total fenced_total epochs_total divergence "
+        "forward_seconds forwards_total"
+    )
+    assert set(operators.split()) <= served
+    dashboard = json.loads((DEPLOY / "grafana" / "dashboard.json").read_text())
+    shown = " ".join(target["expr"] for panel in dashboard["panels"] for target in panel["targets"])
+    for name in [
+        "nodes",
+        "ack_seconds",
+        "last_ack_age_seconds",
+        "unreplicated_bytes",
+        "tail_lag_seconds",
+        "takeovers_total",
+        "fenced_total",
+        "forwards_total",
+    ]:
+        assert f"mooring_cluster_{name}" in shown, name
 
 
 def test_every_alert_is_in_the_runbook_and_is_tested() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -17,7 +16,7 @@ from tests.cluster_kit.nodes import running_engine
 from tests.cluster_kit.running import configuration, running_services
 from tests.cluster_kit.servers import EngineServers
 from tests.command_line import mooring
-from tests.conftest import RunningService, rounds, wait_for
+from tests.conftest import RunningService, StartService, rounds, wait_for
 from tests.servers import EchoServer
 
 
@@ -234,18 +233,39 @@ async def test_a_service_without_its_engine_serves_and_says_so(tmp_path: Path) -
         await service.clean_up()
 
 
-async def test_without_a_cluster_there_is_none_and_nothing_of_it_is_imported(service: RunningService) -> None:
+# Runs the command line, and says at its end what was imported.
+TELL_MODULES = (
+    "import atexit, pathlib, sys\n"
+    "from mooring_api.commands.cli import main\n"
+    "atexit.register(lambda: pathlib.Path({path!r}).write_text(chr(10).join(sys.modules)))\n"
+    "sys.exit(main())"
+)
+
+
+async def test_without_a_cluster_there_is_none_and_nothing_of_it_is_imported_by_a_service_that_does_everything(
+    start_service: StartService, tmp_path: Path
+) -> None:
+    told = tmp_path / "modules"
+    service = await start_service(program=(sys.executable, "-c", TELL_MODULES.format(path=str(told))))
+    async with EchoServer() as echo:
+        one = (await service.open(echo.url, name="one", reconnect={"persist": True}))["id"]
+        assert (await service.send(one, b"hello", **{"Idempotency-Key": "k"}))["sent"] == 1
+        await service.events(one, count=2)
+        await service.call("PUT", "/v1/workers/other", 201)
+        await service.get("/v1/connections/99", 404)
+        await service.get("/readyz")
+        await service.call("DELETE", f"/v1/connections/{one}")
     problem = await service.get("/v1/cluster", 404)
     assert problem["type"].endswith("no-cluster")
-    code = (
-        "import sys, mooring_api.server.serve, mooring_api.commands.service\n"
-        "print([name for name in sys.modules if name.split('.')[0] == 'nats'"
-        " or name.startswith(('mooring_service.cluster.', 'mooring_service.membership'))])"
-    )
-    ran = await asyncio.to_thread(
-        subprocess.run, [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
-    assert ran.stdout == "[]\n"
+    names = {path.name for path in service.state_dir.iterdir()}
+    assert "journal.db" in names and not any("cluster" in name for name in names)
+    assert await service.stop() == 0
+    modules = told.read_text().split("\n")
+    assert "mooring_service.service" in modules
+    assert not [
+        name for name in modules
+        if name.split(".")[0] == "nats" or f"{name}.".startswith(("mooring_service.cluster.", "mooring_service.membership."))
+    ]  # fmt: skip
 
 
 async def test_a_start_that_waiting_does_not_mend_ends_with_78_and_one_sentence(

@@ -22,6 +22,7 @@ from tests.cluster_kit.services import (
     all_events_of_node,
     causes,
     kill,
+    metric,
     opened_at,
     opened_once_more,
     stop_whole,
@@ -70,6 +71,8 @@ async def test_what_a_killed_node_held_is_told_once_and_what_persists_is_open_el
         assert (await b.get("/v1/cluster"))["nodes"][0]["status"] == "Dead"
         await b.get("/v1/workers/main-a")
         await b.get("/v1/workers/other", 404)
+        assert await metric(b, 'mooring_cluster_takeovers_total{why="dead"}') == 2
+        assert await metric(b, "mooring_cluster_epochs_total") == 1
 
         # It returns with its directory: a new life, in which nothing of the old one goes on.
         await a.start()
@@ -93,6 +96,7 @@ async def test_after_an_ordered_stop_the_others_open_at_once_and_a_later_start_i
         await b.get(f"/v1/connections/{kept}")
         assert await a.stop() == 0
         await opened_at(b, kept, "b")
+        assert await metric(b, 'mooring_cluster_takeovers_total{why="left"}') == 1
         assert await causes(b, kept) == ["serviceStopped"]
         assert echo.overlaps == 0
         assert (await b.get("/v1/cluster"))["nodes"][0]["status"] == "Left"
@@ -164,6 +168,7 @@ async def test_a_node_that_is_cut_off_alone_stops_or_goes_on_as_unsure_says(node
             await opened_at(b, kept, "b")
             assert echo.overlaps == (unsure == "keep")
             assert echo.peers[0].gone.is_set() is (unsure == "stop")
+            assert await metric(a, "mooring_cluster_fenced_total") == 1
             proxies.pass_on()
             await until_told(b, "nodeReturned", "a")
             await asyncio.wait_for(echo.peers[0].gone.wait(), FOUND_S)
@@ -192,6 +197,11 @@ async def test_an_outage_of_the_engine_closes_nothing_and_kills_nobody(nodes: No
                 assert (await a.send(mine[0], b"%d" % number))["sent"] == 1
                 await asyncio.sleep(0.7)  # for longer than `dead_after`
             assert (await a.open(echo.url))["node"] == "a"
+
+            async def all_waits() -> bool:
+                return await metric(a, "mooring_cluster_unreplicated_events") == 11
+
+            await wait_for(all_waits, FOUND_S)
             problem = await a.call("GET", "/v1/connections/987", 503)
             assert problem["type"].endswith("engine-down")
         finally:

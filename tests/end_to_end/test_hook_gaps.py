@@ -114,8 +114,12 @@ async def test_a_restored_copy_is_a_gap_and_nothing_of_it_is_posted_again(
         await service.stop()
         other = RunningService(service.state_dir.parent / "other")
         other.state_dir.mkdir(mode=0o700)
+        without = RunningService(service.state_dir.parent / "without")
+        told = (await mooring(without, "restore", str(copy))).out
+        assert "1 hook (shop) will go on" in told and f"put the hooks.json of then into {without.state_dir}" in told
         (other.state_dir / "hooks.json").write_bytes((service.state_dir / "hooks.json").read_bytes())
-        await mooring(other, "restore", str(copy))
+        told = (await mooring(other, "restore", str(copy))).out
+        assert "1 hook (shop) will go on" in told and "before the start" not in told
         receiver.taken.clear()
         moved = await start_service(name="other")
         await moved.open(echo.url, worker="new")

@@ -71,14 +71,16 @@ async def test_the_receiver_of_the_page_takes_what_is_signed_and_refuses_what_is
     try:
         record = await shared.open(f"{echo.url}push?count=20", worker=worker)
         await shared.send(record["id"], "ünïcödé 🎈")
+        blob = await shared.open(echo.url, worker=worker, dataType="blob")
+        await shared.send(blob["id"], bytes(range(256)), "application/octet-stream")
 
         async def taken() -> bool:
-            return (await shared.get(f"/v1/hooks/{worker}"))["delivered"] >= 23
+            return (await shared.get(f"/v1/hooks/{worker}"))["delivered"] >= 25
 
         await wait_for(taken, 30, "what was posted is taken")
         if language == "python":
             with sqlite3.connect(tmp_path / "events.db") as database:
-                assert database.execute("SELECT count(*) FROM events").fetchone()[0] >= 23
+                assert database.execute("SELECT count(*) FROM events").fetchone()[0] >= 25
             database.close()
         await hook(shared, f"{worker}-other", f"http://127.0.0.1:{port}/", workers=[worker], paused=True)
         tested = await wait_for(lambda: _tested(shared, f"{worker}-other"))

@@ -31,6 +31,38 @@ async def test_the_retry_clock_doubles_to_its_longest_and_what_was_refused_comes
     await shared.call("DELETE", f"/v1/hooks/{worker}")
 
 
+async def test_a_receiver_that_refuses_all_is_held_after_ten_skips_and_nothing_more_is_lost(
+    shared: RunningService, echo: EchoServer, worker: str
+) -> None:
+    record = await shared.open(f"{echo.url}push?count=60", worker=worker)
+    await shared.events(record["id"], count=61)
+    ids = [event["id"] for event in await all_events(shared, f"&worker={worker}")]
+    retry = {"delay": 0.1, "maxDelay": 1}
+    async with Receiver(lambda got: 400) as receiver:
+        await hook(shared, worker, receiver.url, after="start", workers=[worker], refused="skip", retry=retry)
+
+        async def held() -> dict[str, Any] | None:
+            shown = await shared.get(f"/v1/hooks/{worker}")
+            return shown if shown["status"] == "Failing" and shown["held"] and shown["attempts"] > 3 else None
+
+        shown = await wait_for(held, 20, "it is tried again and again")
+        assert (shown["reason"], shown["skipped"], shown["delivered"]) == ("refused", 10, 0)
+        assert [one["id"] for one in shown["held"]] == [ids[10]]
+        told = await all_events(shared, "&kind=hookSkipped,hookFailing")
+        told = [(one["kind"], one["event"].get("through")) for one in told if one["event"]["hook"] == worker]
+        assert told == [*[("hookSkipped", one) for one in ids[:10]], ("hookFailing", None)]
+        receiver.answer = lambda got: 200
+        await wait_for(lambda: receiver.ids == ids[10:], 20, "what was held, and all behind it")
+        receiver.answer = lambda got: 400
+        record = await shared.open(f"{echo.url}push?count=20", worker=worker)
+
+        async def held_again() -> bool:
+            return bool((await shared.get(f"/v1/hooks/{worker}"))["skipped"] == 20)
+
+        await wait_for(held_again, 20, "after a success ten more may go")
+    await shared.call("DELETE", f"/v1/hooks/{worker}")
+
+
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
 @pytest.mark.parametrize(
     ("location", "told"),

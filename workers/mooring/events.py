@@ -196,7 +196,8 @@ class KindInfo(NamedTuple):
         meaning: When it comes, for the documentation.
         tone: What it is for whoever watches.
         words: Its ``$2`` in words: ``{name}`` is a field, ``{name|text}`` stands where it is missing, and
-            ``{name?yes:no}`` is one of two texts; ``{name@}`` is its time of day, ``{name~}`` its milliseconds as a duration.
+            ``{name?yes:no}`` is one of two texts; ``{name@}`` is its time of day, ``{name~}`` its milliseconds as a duration,
+            ``{name+thing}`` so many things.
         callback: The handler's method that gets it, if one does.
         in_json: Fields that only the JSON has, and what they hold.
         sometimes: Fields that are in the JSON only where they say more than their default.
@@ -274,7 +275,7 @@ KINDS: dict[Kind, KindInfo] = {
         UnsentEvent,
         "messages that waited to be sent were given up (comes with `whenDown`)",
         "bad",
-        "{count} messages, {bytes} bytes: {reason}",
+        "{count+message}, {bytes+byte}: {reason}",
         "on_unsent",
     ),
     Kind.hookFailing: KindInfo(HookFailingEvent, "a hook has begun to fail", "bad", "{hook}: {reason} {error}"),
@@ -284,13 +285,13 @@ KINDS: dict[Kind, KindInfo] = {
         HookSkippedEvent,
         "a hook has given up events",
         "bad",
-        "{hook}: {count} events, {from} to {through}",
+        "{hook}: {count+event}, {from} to {through}",
     ),
     Kind.nodeLost: KindInfo(
         NodeLostEvent,
         "a node of the cluster is lost (comes with `[cluster]`)",
         "bad",
-        "{node}: {connections} connections",
+        "{node}: {connections+connection}",
     ),
     Kind.nodeReturned: KindInfo(
         NodeReturnedEvent, "a node that was lost is back (comes with `[cluster]`)", "good", "{node}"

@@ -28,6 +28,7 @@ class Client(ConnectionVerbs, SendingVerbs, WorkerVerbs, EventVerbs, HookVerbs, 
         state_dir: Where address and token are found; None: the default one.
         ssl: A context for a service with a private certificate.
         few: The program makes a few requests and ends: none of them waits for an HTTP library to be imported.
+        loop: False: no loop runs, and few requests are made, which block. Coroutines then never wait, and can be run without a loop.
 
     Raises:
         ServiceAway: If the state directory names no address.

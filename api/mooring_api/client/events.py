@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterable
 from urllib.parse import quote
 
@@ -107,6 +106,8 @@ class EventVerbs(Transport):
             except ApiError as exc:
                 if exc.status not in (502, 503, 504):
                     raise
+            import asyncio  # takes longer than what a plain command asks for
+
             await asyncio.sleep(delay_s)
             delay_s = min(RETRY_MAX_S, delay_s * 2)
             self._locate_again()

@@ -5,12 +5,10 @@ An HTTP library takes longer to import than such a request to answer.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import http.client
 import socket
 import ssl
-import threading
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
@@ -30,7 +28,7 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(self._path)
 
 
-async def request(
+def request(
     base: str,
     method: str,
     path: str,
@@ -40,7 +38,7 @@ async def request(
     params: dict[str, str] | None,
     context: Any,
 ) -> tuple[int, bytes]:
-    """Make one request on a connection of its own; return status and body. Who is cancelled leaves it to its thread.
+    """Make one request on a connection of its own; return status and body.
 
     Args:
         base: ``http://…``, ``https://…`` or ``unix:PATH``.
@@ -49,36 +47,22 @@ async def request(
     Raises:
         NotReached: If nobody took it.
         OSError: If there is no answer.
+        ValueError: If no header can carry the token.
     """
     connection = _connection(base, context)
     full = f"{path}?{urlencode(params)}" if params else path
-    loop = asyncio.get_running_loop()
-    answer: asyncio.Future[tuple[int, bytes]] = loop.create_future()
-
-    def work() -> None:
-        result: tuple[int, bytes] | None = None
-        failure: Exception | None = None
-        try:
-            with contextlib.closing(connection):
-                try:
-                    connection.connect()
-                except OSError as exc:
-                    raise NotReached(exc.strerror or str(exc)) from None
-                connection.sock.settimeout(
-                    None
-                )  # how long an answer takes is the service's affair, and Ctrl-C the user's
-                connection.request(method, full, body, headers)
-                response = connection.getresponse()
-                result = response.status, response.read()
-        except http.client.HTTPException as exc:
-            failure = OSError(str(exc) or type(exc).__name__)
-        except (OSError, ValueError) as exc:  # ValueError: a token that no header can carry
-            failure = exc
-        loop.call_soon_threadsafe(_settle, answer, result, failure)
-
-    # Daemonic: who gives up does not wait for an answer that may never come.
-    threading.Thread(target=work, name="mooring-request", daemon=True).start()
-    return await answer
+    try:
+        with contextlib.closing(connection):
+            try:
+                connection.connect()
+            except OSError as exc:
+                raise NotReached(exc.strerror or str(exc)) from None
+            connection.sock.settimeout(None)  # how long an answer takes is the service's affair, and Ctrl-C the user's
+            connection.request(method, full, body, headers)
+            response = connection.getresponse()
+            return response.status, response.read()
+    except http.client.HTTPException as exc:
+        raise OSError(str(exc) or type(exc).__name__) from None
 
 
 def _connection(base: str, context: Any) -> http.client.HTTPConnection:
@@ -92,15 +76,3 @@ def _connection(base: str, context: Any) -> http.client.HTTPConnection:
     elif context is False:
         context = ssl._create_unverified_context()  # asked for
     return http.client.HTTPSConnection(parts.hostname or "", parts.port, timeout=CONNECT_S, context=context)
-
-
-def _settle(
-    answer: asyncio.Future[tuple[int, bytes]], result: tuple[int, bytes] | None, failure: Exception | None
-) -> None:
-    if answer.done():
-        return
-    if failure is not None:
-        answer.set_exception(failure)
-    else:
-        assert result is not None, "it has one or the other"
-        answer.set_result(result)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from typing import Any
 
@@ -114,5 +113,7 @@ def _keyed(idempotency_key: str | None) -> dict[str, str] | None:
 
 
 async def _unblocked(lines: Iterator[bytes]) -> AsyncIterator[bytes]:
+    import asyncio  # takes longer than what a plain command asks for
+
     while (line := await asyncio.to_thread(next, lines, None)) is not None:
         yield line

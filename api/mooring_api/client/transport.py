@@ -1,6 +1,6 @@
 """One service at its address: the session, the token, one request and its answer. It knows no resource.
 
-How requests travel is in `session` (aiohttp, imported with the first one) and in `plain` (the standard library).
+How requests travel is in `session` (aiohttp, imported with the first one) and in `plain` (the standard library; beside a loop `threaded`).
 """
 
 from __future__ import annotations
@@ -50,8 +50,10 @@ class Transport:
         state_dir: Path | None = None,
         ssl: Any = True,
         few: bool = False,
+        loop: bool = True,
     ) -> None:
         self._few = few
+        self._loop = loop
         self._addresses = _addresses(url or os.environ.get("MOORING_URL") or ())
         self._given_url = self._addresses[0] if self._addresses else None
         self._url = self._given_url
@@ -188,7 +190,13 @@ class Transport:
     ) -> tuple[int, bytes]:
         if self._few and self._session is None and (body is None or isinstance(body, bytes)):
             self._check_entered()
-            return await plain.request(
+            if not self._loop:
+                return plain.request(
+                    self.url, method, path, body=body, headers=headers, params=params, context=self._ssl
+                )
+            from mooring_api.client import threaded
+
+            return await threaded.request(
                 self.url, method, path, body=body, headers=headers, params=params, context=self._ssl
             )
         return await self._open_session().request(method, self._full(path), body=body, headers=headers, params=params)

@@ -262,7 +262,8 @@ def status(target: Target, as_json: bool) -> None:
     click.echo(f"log     read up to message {log.last:,}, {lag}" + (f"; {log.failure}" if log.failure else ""))
     if behind.additions:
         click.echo(
-            f"unreplicated  {behind.additions:,} additions, {behind.bytes:,} bytes, for {behind.oldest_seconds:.1f} s"
+            f"unreplicated  {behind.events:,} events in {behind.additions:,} additions, {behind.bytes:,} bytes, "
+            f"for {behind.oldest_seconds:.1f} s"
         )
     out = console()
     out.print(_nodes(record, out.width))

@@ -66,7 +66,7 @@ def ls(target: Target, worker: str | None, status: str | None, everything: bool,
             await known_worker(client, worker, client.worker(worker))
         return found
 
-    found = target.run(work)
+    found = target.ask(work)
     if status is None and not everything:
         found = [record for record in found if record.status != "Closed"]
     if as_json:
@@ -111,7 +111,7 @@ def show(target: Target, connection: int | str, as_json: bool) -> None:
     \b
     Example:  mooring show 1
     """
-    record = target.run(lambda client: known(client, connection, client.connection(connection)))
+    record = target.ask(lambda client: known(client, connection, client.connection(connection)))
     if as_json:
         show_json(record)
         return

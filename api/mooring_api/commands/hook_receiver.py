@@ -8,6 +8,7 @@ import hashlib
 import hmac
 import json
 import os
+import shlex
 import signal
 import time
 from pathlib import Path
@@ -16,31 +17,29 @@ import click
 from aiohttp import web
 
 from mooring import private_files
+from mooring_api.commands.secret_file import secret_in
 from mooring_api.commands.tables import plain
 from mooring_api.commands.target import EXIT_INTERRUPTED, Failure, plural
-from mooring_service.hook_options import secret_faults, secret_key, secret_of
+from mooring_service.hook_options import secret_key, secret_of
 
 TOLERANCE_S = 300.0
 MAX_BODY_BYTES = 64 * 1024 * 1024
 SECRET_BYTES = 32
 
 
-def secret_in(path: Path) -> bytes:
+def key_in(path: Path) -> bytes:
     """Return the key of a secret's file, which is made where there is none.
 
     Raises:
         Failure: If it holds none.
     """
-    try:
-        if not path.exists():
+    if not path.exists():
+        try:
             private_files.write_text(path, secret_of(os.urandom(SECRET_BYTES)) + "\n")
-            click.echo(f"a secret was made in the file {path}", err=True)
-        lines = path.read_text().split()
-    except (OSError, UnicodeDecodeError) as exc:
-        raise Failure(f"{path}: {getattr(exc, 'strerror', None) or 'is not text'}") from None
-    for fault in secret_faults(lines[0]) if lines else ["is empty"]:
-        raise Failure(f"{path}: {fault}")
-    return secret_key(lines[0])
+        except OSError as exc:
+            raise Failure(f"{path}: {exc.strerror}") from None
+        click.echo(f"a secret was made in the file {path}", err=True)
+    return secret_key(secret_in(path))
 
 
 def is_signed(key: bytes, number: str, time_text: str, signatures: str, body: bytes, now_s: float) -> bool:
@@ -96,7 +95,7 @@ def _events(kind: str, body: bytes) -> list[str]:
 
 def run(port: int, secret_file: Path, limit: int | None) -> None:
     """Listen until Ctrl-C, or until `limit` events have come."""
-    key = secret_in(secret_file)
+    key = key_in(secret_file)
 
     async def main() -> bool:
         listener = _Listener(key, limit)
@@ -112,7 +111,9 @@ def run(port: int, secret_file: Path, limit: int | None) -> None:
             await site.start()
             where = f"http://127.0.0.1:{runner.addresses[0][1]}/"
             click.echo(f"listening at {where}; in another terminal:", err=True)
-            click.echo(f"  mooring hooks set try {where} --secret-file {secret_file}", err=True)
+            click.echo(
+                f"  mooring hooks set try {where} --secret-file {shlex.quote(str(secret_file.resolve()))}", err=True
+            )
             waits = [asyncio.ensure_future(stopped.wait()), asyncio.ensure_future(listener.done.wait())]
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             for wait in waits:

@@ -10,9 +10,11 @@ from typing import Any
 import click
 
 from mooring_api.client import Client
+from mooring_api.commands.secret_file import secret_in
 from mooring_api.commands.tables import Column, Styled, plain, show_table
-from mooring_api.commands.target import Failure, Target, as_json, plural, show_json
+from mooring_api.commands.target import Target, as_json, plural, show_json
 from mooring_api.commands.words import COLOURS, duration, seconds_of
+from mooring_service.hook_options import fingerprint
 from mooring_service.hook_records import HOOK_TONES, AttemptRecord, HookRecord
 
 COLUMNS = (
@@ -98,7 +100,7 @@ def hooks(ctx: click.Context, as_json: bool) -> None:
     """
     if ctx.invoked_subcommand is not None:
         return
-    found = ctx.obj.run(lambda client: client.hooks())
+    found = ctx.obj.ask(lambda client: client.hooks())
     if as_json:
         for record in found:
             show_json(record)
@@ -134,7 +136,7 @@ def set_hook(
         "headers": dict(_header(text) for text in headers) or None, "maxEvents": max_events, "linger": linger,
         "refused": refused,
     }  # fmt: skip
-    secret = _secret(secret_file) if secret_file is not None else None
+    secret = secret_in(secret_file) if secret_file is not None else None
 
     async def work(client: Client) -> HookRecord:
         known = {record.name: record for record in await client.hooks()}
@@ -147,8 +149,17 @@ def set_hook(
 
     record = target.run(work)
     _show(record, as_json)
-    if not as_json and isinstance(record.secret, str):
-        click.echo(f"secret (shown this once): {record.secret}" if secret is None else "it signs with the given secret")
+    if as_json:
+        return
+    if secret is None:
+        if isinstance(record.secret, str):
+            click.echo(f"secret (shown this once): {record.secret}")
+    elif fingerprint(secret) in [one.fingerprint for one in record.secrets]:
+        click.echo("it signs with the given secret")
+    else:
+        click.echo(
+            f"it was there, and signs with another secret; mooring hooks rotate {name} --secret-file … changes that"
+        )
 
 
 def _header(text: str) -> tuple[str, str]:
@@ -156,13 +167,6 @@ def _header(text: str) -> tuple[str, str]:
     if not colon:
         raise click.UsageError(f"--header {name!r}: NAME:VALUE is wanted")
     return name.strip(), value.strip()
-
-
-def _secret(path: Path) -> str:
-    lines = path.read_text().split()
-    if not lines:
-        raise Failure(f"{path}: is empty")
-    return lines[0]
 
 
 def _command(name: str, help_text: str, verb: str) -> None:
@@ -253,7 +257,7 @@ def skip(target: Target, name: str, through: str) -> None:
 @click.pass_obj
 def rotate(target: Target, name: str, expires_in: float, secret_file: Path | None) -> None:
     """Run ``mooring hooks rotate``."""
-    given = _secret(secret_file) if secret_file is not None else None
+    given = secret_in(secret_file) if secret_file is not None else None
     made = target.run(lambda client: client.add_hook_secret(name, given, expires_in=expires_in))
     click.echo(f"secret (shown this once): {made}" if given is None else "it signs with the given secret")
 

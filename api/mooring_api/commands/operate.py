@@ -13,7 +13,7 @@ import click
 
 from mooring.errors import JournalUnavailable
 from mooring_api.client import ApiError, Client, ServiceAway
-from mooring_api.commands.target import Failure, Progress, Target, as_json, show_json
+from mooring_api.commands.target import Failure, Progress, Target, as_json, plural, show_json
 from mooring_api.server.restart import refusal_file
 from mooring_api.server.state_file import prepare_state_dir
 from mooring_service.config import ConfigError
@@ -144,7 +144,7 @@ def restore(target: Target, file: Path, as_json: bool) -> None:
         lock = StateLock(target.state_dir)
         lock.acquire()
         try:
-            restore_file(file, target.state_dir / "journal.db")
+            hooks = restore_file(file, target.state_dir / "journal.db")
         finally:
             lock.release()
     except (ConfigError, StateDirectoryBusy) as exc:
@@ -152,7 +152,17 @@ def restore(target: Target, file: Path, as_json: bool) -> None:
     except JournalUnavailable as exc:
         raise Failure(exc.detail) from None
     if as_json:
-        show_json({"stateDir": str(target.state_dir)})
+        show_json({"stateDir": str(target.state_dir), "hooks": hooks})
     else:
         start = shlex.join(["mooring", "--state-dir", str(target.state_dir), "serve"])
         click.echo(f"restored into {target.state_dir}; start it with: {start}")
+        if hooks:
+            click.echo(_of_hooks(hooks, target.state_dir / "hooks.json"))
+
+
+def _of_hooks(names: list[str], definitions: Path) -> str:
+    """Say what becomes of hooks: the copy has their places, and neither definition nor secret of any."""
+    text = f"{plural(len(names), 'hook')} ({', '.join(names)}) will go on where the copy has them, behind one gap"
+    if definitions.exists():
+        return text
+    return f"{text}: before the start put the hooks.json of then into {definitions.parent}, or have them in the configuration"

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import difflib
-import signal
 import sys
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,16 +38,31 @@ class Target:
         except ServiceAway as exc:
             raise Failure(str(exc)) from None
 
-    def client(self) -> Client:
-        """Return a client that is not connected yet.
+    def client(self, *, loop: bool = True) -> Client:
+        """Return a client that is not connected yet; see `Client`.
 
         Raises:
             Failure: If it is not known where the service is.
         """
         try:
-            return Client(self.url, state_dir=self._state_dir, few=True)
+            return Client(self.url, state_dir=self._state_dir, few=True, loop=loop)
         except ServiceAway as exc:
             raise Failure(str(exc)) from None
+
+    def ask(self, work: Callable[[Client], Coroutine[Any, Any, Result]]) -> Result:
+        """As `run`, for `work` that awaits nothing but requests, one behind the other: a loop takes longer to import than they do."""
+
+        async def main() -> Result:
+            async with self.client(loop=False) as client:
+                return await work(client)
+
+        with _told():
+            try:
+                main().send(None)
+            except StopIteration as exc:
+                result: Result = exc.value
+                return result
+            raise AssertionError("it awaits something that needs a loop")
 
     def run(self, work: Callable[[Client], Coroutine[Any, Any, Result]], *, waiting: str | None = None) -> Result:
         """Run `work` with a client; what goes wrong is one line on stderr and exit status 1.
@@ -56,6 +70,8 @@ class Target:
         Args:
             waiting: What is said, with the seconds, while it takes longer than one.
         """
+        import asyncio  # a tenth of what a plain command takes
+        import signal
 
         async def main() -> Result:
             this = asyncio.current_task()
@@ -72,18 +88,28 @@ class Target:
                         progress.show(f"{waiting} … {time.monotonic() - begun:.0f} s")
                 return await task
 
-        try:
-            return asyncio.run(main())
-        except (ApiError, ServiceAway) as exc:
-            raise Failure(explain(exc)) from None
-        except BrokenPipeError:
-            raise  # whoever read our output has gone: click ends without a word
-        except UnicodeError as exc:
-            raise Failure(f"not valid Unicode: {exc}") from None
-        except (OSError, ValueError) as exc:  # a full disk under our output; a token or URL that no request can carry
-            raise Failure(getattr(exc, "strerror", None) or str(exc)) from None
-        except (KeyboardInterrupt, asyncio.CancelledError):
-            sys.exit(EXIT_INTERRUPTED)
+        with _told():
+            try:
+                return asyncio.run(main())
+            except asyncio.CancelledError:
+                sys.exit(EXIT_INTERRUPTED)
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """Say what goes wrong on one line."""
+    try:
+        yield
+    except (ApiError, ServiceAway) as exc:
+        raise Failure(explain(exc)) from None
+    except BrokenPipeError:
+        raise  # whoever read our output has gone: click ends without a word
+    except UnicodeError as exc:
+        raise Failure(f"not valid Unicode: {exc}") from None
+    except (OSError, ValueError) as exc:  # a full disk under our output; a token or URL that no request can carry
+        raise Failure(getattr(exc, "strerror", None) or str(exc)) from None
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
 
 
 class Failure(click.ClickException):

@@ -16,7 +16,7 @@ COLOURS = {"good": "green", "warn": "yellow", "bad": "red", "soft": "dim", "plai
 """Tone → how a terminal shows it."""
 
 _BY_NAME = {kind.name: info for kind, info in KINDS.items()}
-_FIELD = re.compile(r"\{(\w+)([@~]?)(?:\|([^}]*)|\?([^:}]*):([^}]*))?\}")
+_FIELD = re.compile(r"\{(\w+)([@~]?)(?:\|([^}]*)|\?([^:}]*):([^}]*)|\+([^}]*))?\}")
 _ORDINALS = {1: "st", 2: "nd", 3: "rd"}
 
 
@@ -43,7 +43,7 @@ def in_words(kind: str, event: Mapping[str, Any]) -> str:
         return plain(_as_json(event))
 
     def filled(match: re.Match[str]) -> str:
-        name, form, missing, yes, no = match.groups()
+        name, form, missing, yes, no, thing = match.groups()
         value = event.get(name)
         if yes is not None:
             return str(yes if value else no)
@@ -53,6 +53,8 @@ def in_words(kind: str, event: Mapping[str, Any]) -> str:
             return value[11:23]
         if form == "~" and isinstance(value, int | float):
             return duration(value / 1000)
+        if thing is not None:
+            return f"{value} {thing}{'' if value == 1 else 's'}"
         if isinstance(value, str):
             return value
         if name == "errors":

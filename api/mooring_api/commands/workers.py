@@ -71,7 +71,7 @@ def workers(ctx: click.Context, as_json: bool) -> None:
     """
     if ctx.invoked_subcommand is not None:
         return
-    found = ctx.obj.run(lambda client: client.workers())
+    found = ctx.obj.ask(lambda client: client.workers())
     if as_json:
         for record in found:
             show_json(record)

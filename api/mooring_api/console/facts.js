@@ -46,7 +46,7 @@ export const KINDS = {
   },
   "onUnsent": {
     "tone": "bad",
-    "words": "{count} messages, {bytes} bytes: {reason}"
+    "words": "{count+message}, {bytes+byte}: {reason}"
   },
   "hookFailing": {
     "tone": "bad",
@@ -62,11 +62,11 @@ export const KINDS = {
   },
   "hookSkipped": {
     "tone": "bad",
-    "words": "{hook}: {count} events, {from} to {through}"
+    "words": "{hook}: {count+event}, {from} to {through}"
   },
   "nodeLost": {
     "tone": "bad",
-    "words": "{node}: {connections} connections"
+    "words": "{node}: {connections+connection}"
   },
   "nodeReturned": {
     "tone": "good",

@@ -61,18 +61,19 @@ export function why(record) {
 export const summary = (event) => visible(inWords(event));
 
 // What an event says, by the words of its kind: {name} is a field, {name|text} stands where it is missing, {name?yes:no} is
-// one of two texts, {name@} its time of day, {name~} its milliseconds as a duration.
+// one of two texts, {name@} its time of day, {name~} its milliseconds as a duration, {name+thing} so many things.
 function inWords(event) {
   const data = event.event;
   const who = event.connection || !event.worker ? '' : `${event.worker}: `;
   const words = KINDS[event.kind]?.words;
   if (words === undefined) return who + JSON.stringify(data);
-  return who + words.replace(/\{(\w+)([@~]?)(?:\|([^}]*)|\?([^:}]*):([^}]*))?\}/g, (_, name, form, missing = '', yes, no) => {
+  return who + words.replace(/\{(\w+)([@~]?)(?:\|([^}]*)|\?([^:}]*):([^}]*)|\+([^}]*))?\}/g, (_, name, form, missing = '', yes, no, thing) => {
     const value = data[name];
     if (yes !== undefined) return value && value.length !== 0 ? yes : no;
     if (value === undefined || value === null) return missing;
     if (form === '@') return exactTime(value);
     if (form === '~') return duration(value / 1000);
+    if (thing !== undefined) return `${value} ${thing}${value === 1 ? '' : 's'}`;
     return name === 'errors' ? value.map((error) => `${error.errCode} ${error.message}`).join('; ') : short(value);
   }).trimEnd();
 }

@@ -56,7 +56,7 @@ async def of_everything(request: web.Request) -> web.StreamResponse:
     workers = worker_names(query.getall("worker", []))
     events = EventFilter(connections, workers, kinds_of(query.getall("kind", [])))
     reading = reading_of(request)
-    return await _answer(request, lambda cursor, brief: reading.subscribe(events, cursor, brief=brief))
+    return await _answer(request, reading, lambda cursor, brief: reading.subscribe(events, cursor, brief=brief))
 
 
 async def of_worker(request: web.Request) -> web.StreamResponse:
@@ -70,7 +70,7 @@ async def of_worker(request: web.Request) -> web.StreamResponse:
         _filter_id(request, part) for value in query.getall("connection", []) for part in value.split(",")
     )
     events = EventFilter(connections, frozenset((name,)), kinds_of(query.getall("kind", [])))
-    return await _answer(request, lambda cursor, brief: reading.subscribe(events, cursor, brief=brief))
+    return await _answer(request, reading, lambda cursor, brief: reading.subscribe(events, cursor, brief=brief))
 
 
 async def of_connection(request: web.Request) -> web.StreamResponse:
@@ -80,7 +80,7 @@ async def of_connection(request: web.Request) -> web.StreamResponse:
     kinds = kinds_of(query.getall("kind", []))
     reading = reading_of(request)
     reading.record(connection)
-    return await _answer(request, lambda cursor, brief: reading.follow(connection, cursor, kinds, brief=brief))
+    return await _answer(request, reading, lambda cursor, brief: reading.follow(connection, cursor, kinds, brief=brief))
 
 
 def reading_of(request: web.Request) -> Reading:
@@ -100,7 +100,7 @@ def _filter_id(request: web.Request, text: str) -> int:
     return int(text)
 
 
-async def _answer(request: web.Request, subscribe: Subscribe) -> web.StreamResponse:
+async def _answer(request: web.Request, reading: Reading, subscribe: Subscribe) -> web.StreamResponse:
     kind = wants(", ".join(request.headers.getall("Accept", ())), (JSON, EVENT_STREAM, NDJSON))
     # An empty header is none: some clients send it before they have seen an event.
     cursor = request.headers.get("Last-Event-ID") or request.query.get("after")
@@ -108,6 +108,8 @@ async def _answer(request: web.Request, subscribe: Subscribe) -> web.StreamRespo
         cursor = cursor[:MAX_CURSOR_CHARS]
     if cursor is not None:
         cursor = cursor.encode("utf-8", "replace").decode()
+    if cursor not in (None, "", "start", "now"):
+        await reading.meet(cursor)
     if kind == JSON and "wait" not in request.query:
         return await _page(request, subscribe, cursor or None)
     with request.app[API].access.held(request, "read"):

@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
@@ -19,6 +19,7 @@ from prometheus_client.registry import Collector
 from mooring.errors import ErrCode
 from mooring.metrics import LONG_SECONDS, SECONDS, Histogram, WorkerMetrics, decode
 from mooring.version import __version__
+from mooring_api.rest.cluster_metrics import CLUSTER_ROWS, Kind, Samples, Value
 from mooring_service.cluster_records import ClusterFigures
 from mooring_service.config import Config
 from mooring_service.hooks.hook import BATCH_EVENTS, Hook
@@ -80,9 +81,6 @@ def figures_of(data: bytes) -> WorkerMetrics | None:
         return None  # it was adopted, and is of another version: no reason to fail a scrape
 
 
-Value = float | Histogram | None
-"""None: there is nothing to tell now."""
-Samples = Iterable[tuple[tuple[str, ...], Value]]
 Read = Callable[[Scrape], Samples]
 
 
@@ -90,7 +88,7 @@ class Row(NamedTuple):
     """One family: `read` returns its samples, values of the labels and the figure; `bounds`: of a histogram."""
 
     name: str
-    kind: Literal["counter", "gauge", "histogram"]
+    kind: Kind
     text: str
     labels: tuple[str, ...]
     read: Read
@@ -209,11 +207,6 @@ def of_cluster(read: Callable[[ClusterFigures], Samples]) -> Read:
     return lambda scrape: [] if scrape.cluster is None else read(scrape.cluster)
 
 
-def one_of_cluster(read: Callable[[ClusterFigures], Value]) -> Read:
-    """Read one sample of a node."""
-    return of_cluster(lambda figures: [((), read(figures))])
-
-
 HOOK = ("hook",)
 WORKER = ("worker",)
 WORKER_QUEUE = ("worker", "queue")
@@ -311,26 +304,7 @@ ROWS = (
         hooks(lambda hook: hook.figures.seconds)),
     Row("mooring_hook_batch_events", "histogram", "Events of the POSTs that were taken.", HOOK,
         hooks(lambda hook: hook.figures.batches), BATCH_EVENTS),
-    Row("mooring_cluster_nodes", "gauge", "Nodes, by status.", ("status",), of_cluster(lambda c: [((name,), n) for name, n in sorted(c.nodes.items())])),
-    Row("mooring_cluster_engine_up", "gauge", "1 while the engine is linked and takes what is published.", (), one_of_cluster(lambda c: float(c.engine_up))),
-    Row("mooring_cluster_ack_seconds", "histogram", "How long the engine takes to acknowledge a message.", (), one_of_cluster(lambda c: c.ack)),
-    Row("mooring_cluster_last_ack_age_seconds", "gauge", "Since the last acknowledged message was sent.", (), one_of_cluster(lambda c: c.last_ack_age_s)),
-    Row("mooring_cluster_unreplicated_additions", "gauge", "What was committed here and is not in the log yet.", (), one_of_cluster(lambda c: c.unreplicated.additions)),
-    Row("mooring_cluster_unreplicated_bytes", "gauge", "Its bytes.", (), one_of_cluster(lambda c: c.unreplicated.bytes)),
-    Row("mooring_cluster_unreplicated_seconds", "gauge", "For how long there has been some.", (), one_of_cluster(lambda c: c.unreplicated.oldest_seconds)),
-    Row("mooring_cluster_tail_lag_seconds", "gauge", "For how long the log has had something that is not read here.", (), one_of_cluster(lambda c: c.tail_lag_s)),
-    Row("mooring_cluster_messages", "counter", "Messages of this node that the log has acknowledged.", (), one_of_cluster(lambda c: c.messages)),
-    Row("mooring_cluster_bytes", "counter", "Their bytes.", (), one_of_cluster(lambda c: c.bytes_total)),
-    Row("mooring_cluster_doubts", "counter", "How often nobody knew what became of a message, by what was found then.", ("outcome",),
-        of_cluster(lambda c: [((name,), n) for name, n in sorted(c.doubts.items())])),
-    Row("mooring_cluster_tail_rebuilds", "counter", "How often reading the log began anew, by why.", ("why",),
-        of_cluster(lambda c: [((name,), n) for name, n in sorted(c.rebuilds.items())])),
-    Row("mooring_cluster_divergence", "gauge", "1 once the log is not the one that was read before: it went back, or its replicas differ.", (), one_of_cluster(lambda c: float(c.diverged))),
-    Row("mooring_cluster_forwards", "counter", "Requests passed on to other nodes, by method and what became of them.", ("op", "outcome"),
-        of_cluster(lambda c: [(key, n) for key, n in sorted(c.forwards.items())])),
-    Row("mooring_cluster_forward_seconds", "histogram", "How long they took.", ("op",),
-        of_cluster(lambda c: [((op,), taken) for op, taken in sorted(c.forward_seconds.items())])),
-    Row("mooring_cluster_strangers", "counter", "Messages of the log that were left out: damaged, or a stranger's.", (), one_of_cluster(lambda c: c.strangers)),
+    *(Row(row.name, row.kind, row.text, row.labels, of_cluster(row.read)) for row in CLUSTER_ROWS),
     Row("mooring_log_lines_dropped", "counter", "Lines of the service's log that nobody has read in time.", (),
         one(lambda scrape: scrape.lines_dropped)),
 )  # fmt: skip

@@ -11,14 +11,14 @@ class Backlog:
     """The additions that wait.
 
     Attributes:
-        bytes_total: What they take, as it was looked last.
+        bytes_total: What they take, as it was looked last; `events`: how many events they bring.
         since: Since when there have been some; None: there are none.
     """
 
     def __init__(self, replica: Replica, max_bytes: int) -> None:
         self._replica = replica
         self._full_at_bytes = max_bytes // FULL_SHARE
-        self.bytes_total = 0
+        self.bytes_total = self.events = 0
         self.since: float | None = None
 
     async def look(self, now: float, replicated: int) -> bool:
@@ -28,10 +28,10 @@ class Backlog:
             JournalUnavailable: If the file cannot be read.
         """
         if replicated >= self._replica.last:
-            self.since, self.bytes_total = None, 0
+            self.since, self.bytes_total, self.events = None, 0, 0
         else:
             self.since = self.since or now
-            self.bytes_total = await self._replica.unreplicated_bytes(replicated)
+            self.bytes_total, self.events = await self._replica.unreplicated(replicated)
         self._replica.full = self.bytes_total > self._full_at_bytes
         return self._replica.full
 

@@ -19,7 +19,7 @@ class Holder(msgspec.Struct):
     """Who has something, in which life; `connection`: of a name, 0 before it is made. `time_ms`: of a key, by its claimer's clock.
 
     Of a worker: `inherited` until its heir has told what became of the connections that it had; `lost_us`: when the last nodes that had
-    it were found dead.
+    it were found dead; `found_dead`: whether the last one was, or has left in order.
     """
 
     node: str
@@ -29,6 +29,7 @@ class Holder(msgspec.Struct):
     time_ms: int = 0
     inherited: bool = False
     lost_us: list[int] = []
+    found_dead: bool = False
 
 
 class Claims:
@@ -108,7 +109,7 @@ class Claims:
             if lost_us is None:
                 return False
             lost = [*held.lost_us, lost_us][-KEPT_TAKEOVERS:] if lost_us else held.lost_us
-            self.workers[claim.key] = Holder(node, life, inherited=True, lost_us=lost)
+            self.workers[claim.key] = Holder(node, life, inherited=True, lost_us=lost, found_dead=lost_us > 0)
         return True
 
     def _name(self, name: str, connection: int, node: str, life: str) -> bool:

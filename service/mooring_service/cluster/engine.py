@@ -127,8 +127,9 @@ class Link:
         async def failed(exc: Exception) -> None:
             self.reason = str(exc) or type(exc).__name__
             if "permissions violation" in str(exc).lower():
-                self.refusal = str(exc).removeprefix("nats: ")
-                log.error("the engine grants us less than we need (mooring cluster init --grants): %s", self.refusal)
+                told = str(exc).removeprefix("nats: ")
+                self.refusal = f"it grants us less than we need (mooring cluster init --grants): {told}"
+                log.error("the engine at %s: %s", url, self.refusal)
 
         connecting = self.client.connect(
             servers=[url],

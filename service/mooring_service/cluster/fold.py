@@ -77,12 +77,13 @@ class Fold:
         applied: The last message that was folded.
         epoch: The log's name.
         nodes: By name.
+        epochs: How often the log got a name, or another one, since this service reads it.
         strangers: Messages that were none of ours, or damaged.
         on_claim: Called with each claim: whose it is, and whether it was granted.
     """
 
     def __init__(self, folded: Folded) -> None:
-        self.strangers = 0
+        self.strangers = self.epochs = 0
         self.on_claim: Callable[[NodeState, Claim, bool], None] = lambda node, claim, granted: None
         self.on_message: Callable[[Message], None] = lambda message: None
         self._is_news = False  # the life that the last `lost` is about was not over before
@@ -197,6 +198,7 @@ class Fold:
         return None
 
     def _set_epoch(self, epoch: str) -> None:
+        self.epochs += epoch != self.epoch
         self.epoch = epoch
         self._changes["epoch", ""] = epoch.encode()
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
@@ -61,7 +62,7 @@ class Heirs:
         shown: Waits until all that the log holds of this node is shown here; says whether it was in time.
 
     Attributes:
-        takeovers: How many workers this node has taken over.
+        takeovers: How many workers with connections this node has taken over, by why: the node that had them was found dead, or has left.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class Heirs:
         self._under_way: set[str] = set()
         self._claimed: set[str] = set()  # as their heir: not because somebody wants them here
         self._blocked_at = 0.0
-        self.takeovers = 0
+        self.takeovers: Counter[str] = Counter()
 
     @property
     def busy(self) -> bool:
@@ -141,11 +142,11 @@ class Heirs:
         if not await self._shown(CATCH_UP_S):
             return
         log.warning("the worker %s of a node that is gone is taken over", worker, extra={"worker": worker})
+        self.takeovers["dead" if held.found_dead else "left"] += self._estate.is_left(worker)
         persists = await self._estate.take(worker, failed=_is_deadly(held))
         value = TOLD if persists or worker not in self._claimed else None
         self._claimed.discard(worker)
         await self._journal.append_waiting(Append(worker=worker, claims=[Claim("worker", worker, value)]))
-        self.takeovers += 1
         await self._placement.told(worker)
 
 

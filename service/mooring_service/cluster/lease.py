@@ -17,6 +17,7 @@ class Lease:
 
     Attributes:
         timers: Of the configuration.
+        fenced: How often nothing was acknowledged for so long that this node had to take itself for cut off.
     """
 
     def __init__(self, config: ClusterConfig) -> None:
@@ -25,9 +26,13 @@ class Lease:
         self._looked_at = now_s()
         self._away_at = 0.0
         self._could = False
+        self.fenced = 0
+        self._is_fenced = False
 
-    def look(self, now: float) -> None:
+    def look(self, now: float, acked_at: float) -> None:
         """Look whether this process was away itself for so long that others may have found it dead: then only the log can tell."""
+        was, self._is_fenced = self._is_fenced, fenced(now, acked_at, self.timers)
+        self.fenced += self._is_fenced and not was
         if self._is_away(now):
             self._away_at = now
         self._looked_at = now

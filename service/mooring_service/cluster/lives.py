@@ -70,7 +70,7 @@ class Judge:
         self._timers = timers
         self.fit_since: float | None = None
         self.peers: dict[str, Peer] = {}
-        self._born_at = now
+        self._looked_at = now
 
     def heard(self, node: str, life: str, now: float) -> None:
         """A message of this life was read."""
@@ -86,8 +86,13 @@ class Judge:
         self.peers[node].over = standing
 
     def look(self, now: float, acked_at: float, fresh_at: float) -> None:
-        """Take whether it is fit: an outage of the engine is nobody's death, so all timers begin again after one."""
-        fit = now - acked_at <= self._timers.fit_s and now - fresh_at <= self._timers.fit_s
+        """Take whether it is fit: an outage of the engine is nobody's death, so all timers begin again after one.
+
+        So they do after it stood still itself: a machine that was suspended has heard nobody, and acknowledgements may be the first to come.
+        """
+        oldest = min(acked_at, fresh_at, self._looked_at)
+        fit = now - oldest <= self._timers.fit_s
+        self._looked_at = now
         if not fit:
             self.fit_since = None
         elif self.fit_since is None:

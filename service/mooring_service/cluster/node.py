@@ -282,7 +282,7 @@ class Cluster:
             if chain is None:
                 continue
             state = chain.state
-            self.lease.look(now)
+            self.lease.look(now, state.acked_at)
             if self.lease.may_again(self.may_open):
                 self._background.spawn(self._estate.go_on())
             self._mark.look(now, state.acked_seq, self.fold.applied)

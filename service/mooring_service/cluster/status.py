@@ -32,7 +32,7 @@ def engine_failure(cluster: Cluster) -> str | None:
         return cluster.engine.refusal or "its place in the log is not known yet"
     if cluster.chain.state.state is State.BACK:
         return "the log has lost what it had acknowledged: nothing is published any more"
-    return cluster.chain.refusal or cluster.engine.refusal or None
+    return cluster.engine.refusal or cluster.chain.refusal or None  # what is not granted is seen as silence, too
 
 
 def degraded(cluster: Cluster) -> list[str]:
@@ -56,7 +56,7 @@ def record_of(cluster: Cluster) -> ClusterRecord:
     failure = engine_failure(cluster)
     replicated = cluster.own.kept.replicated if chain is None else chain.state.replicated
     additions, size, oldest_s = cluster.backlog.tell(now, replicated)
-    status = "down" if not engine.up.is_set() else "refused" if failure and chain is not None else "up"
+    status = "down" if not engine.up.is_set() else "refused" if failure and (chain or engine.refusal) else "up"
     return ClusterRecord(
         name=cluster.name,
         node=cluster.node,
@@ -71,9 +71,15 @@ def record_of(cluster: Cluster) -> ClusterRecord:
             fit_ms=0 if judge.fit_since is None else int((now - judge.fit_since) * 1000),
         ),
         log=LogRecord(
-            last=cluster.fold.applied, pending=tail.pending, lag_ms=int(tail.lag_s * 1000), failure=tail.failure or None
+            first=tail.first,
+            last=cluster.fold.applied,
+            pending=tail.pending,
+            lag_ms=int(tail.lag_s * 1000),
+            failure=tail.failure or None,
         ),
-        unreplicated=UnreplicatedRecord(additions=additions, bytes=size, oldest_seconds=oldest_s),
+        unreplicated=UnreplicatedRecord(
+            additions=additions, events=cluster.backlog.events, bytes=size, oldest_seconds=oldest_s
+        ),
         nodes=[_node(cluster, state, now) for _, state in sorted(cluster.fold.nodes.items()) if _is_shown(state)],
     )
 
@@ -125,6 +131,9 @@ def figures_of(cluster: Cluster) -> ClusterFigures:
         doubts={} if chain is None else chain.doubts,
         rebuilds=cluster.tail.rebuilds,
         strangers=cluster.fold.strangers,
+        fenced=cluster.lease.fenced,
+        epochs=cluster.fold.epochs,
+        takeovers=dict(cluster.heirs.takeovers),
         forwards=cluster.forward.outcomes,
         forward_seconds=cluster.forward.seconds,
         diverged=has_diverged(cluster),

@@ -35,6 +35,7 @@ class Tail:
         failure: Why it is not read just now; "" while it is.
         stopped: Why it is not read any more: the log is another one, or of a later mooring (`too_new`).
         rebuilds: How often it was begun anew, by reason.
+        first: The first message that the log holds, as it was looked last.
         gaps: How often the log no longer had what comes next.
         caught_up: Set once all that the log held was read.
         on_asks: Called with what code in workers asks for, once it is committed.
@@ -52,7 +53,7 @@ class Tail:
         self.find_copy: Callable[[], Awaitable[Copy | None]] = _nobody
         self.known: Callable[[], Iterable[Pair]] = tuple
         self.on_crossed: Callable[[], None] = lambda: None
-        self._first = 1  # the first message that the log holds
+        self.first = 1
         self.failure = "not read yet"
         self.stopped = ""
         self.too_new = False
@@ -72,7 +73,7 @@ class Tail:
             try:
                 pull = Pull(self._engine, stream_name(self._cluster), self._fold.applied + 1)
                 try:
-                    self._first, last = await bounds(self._engine, self._cluster)
+                    self.first, last = await bounds(self._engine, self._cluster)
                     if self._look_at_bounds(last):
                         await self._cross()
                         continue
@@ -82,6 +83,7 @@ class Tail:
                     await pull.close()
             except (EngineError, _Hole) as exc:
                 self.failure = str(exc)
+                self._is_behind()
                 why = type(exc).__name__.strip("_").lower()
                 self.rebuilds[why] = self.rebuilds.get(why, 0) + 1
                 if isinstance(exc, Refused):
@@ -99,7 +101,7 @@ class Tail:
         applied = self._fold.applied
         if applied > last:
             raise Diverged(f"message {applied} was read, and the log ends at {last}: it went back")
-        if applied + 1 < self._first:
+        if applied + 1 < self.first:
             self.failure = "what comes next is not kept any more"
             return True
         self._note(last - applied)
@@ -108,13 +110,13 @@ class Tail:
     async def _cross(self) -> None:
         """Go on behind what the log no longer has: with what a peer has folded, or, if nobody has it, at the first message that is kept."""
         before = self._fold.applied
-        log.error("messages %d to %d of the log are gone before they were read", before + 1, self._first - 1)
+        log.error("messages %d to %d of the log are gone before they were read", before + 1, self.first - 1)
         copy = await self.find_copy()
         appends = []
         if copy is None:
-            self._first, _ = await bounds(self._engine, self._cluster)
-            self._fold.applied = self._first - 1
-            log.error("no peer has what was missed: it goes on at message %d", self._first)
+            self.first, _ = await bounds(self._engine, self._cluster)
+            self._fold.applied = self.first - 1
+            log.error("no peer has what was missed: it goes on at message %d", self.first)
         else:
             appends = additions_of(copy, self.known())
             self._fold.recover(copy.folded.folded)
@@ -132,7 +134,11 @@ class Tail:
         if not pending:
             self.behind_since = None
             self.caught_up.set()
-        elif self.behind_since is None:
+        else:
+            self._is_behind()
+
+    def _is_behind(self) -> None:
+        if self.behind_since is None:
             self.behind_since = time.monotonic()
 
     async def _read(self, pull: Pull) -> None:
@@ -154,13 +160,13 @@ class Tail:
 
     async def _take(self, stored: Stored) -> Folding:
         try:
-            return self._fold.take(stored.seq, stored.subject, stored.data, self._first)
+            return self._fold.take(stored.seq, stored.subject, stored.data, self.first)
         except Diverged:  # or what it follows has gone since the bounds were looked at
-            before, self._fold.applied = self._first, stored.seq - 1
-            self._first, _ = await bounds(self._engine, self._cluster)
-            if self._first <= before:
+            before, self._fold.applied = self.first, stored.seq - 1
+            self.first, _ = await bounds(self._engine, self._cluster)
+            if self.first <= before:
                 raise
-            return self._fold.take(stored.seq, stored.subject, stored.data, self._first)
+            return self._fold.take(stored.seq, stored.subject, stored.data, self.first)
 
     def _show(self, folding: Folding, committed: asyncio.Future[None]) -> None:
         if committed.cancelled() or committed.exception() is not None:
@@ -188,7 +194,7 @@ class Tail:
 
     @property
     def lag_s(self) -> float:
-        """For how long there has been something that was not read."""
+        """For how long there has been something that was not read, as far as is known; while nothing can be read, there may be."""
         return 0.0 if self.behind_since is None else time.monotonic() - self.behind_since
 
 

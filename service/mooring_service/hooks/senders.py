@@ -85,8 +85,11 @@ class Senders:
 
     async def start(self) -> None:
         """Begin to post."""
-        for name in self.unclaimed:
-            await self.journal.forget_hook(name)  # it was being made, or deleted, when the service died
+        for name in self.unclaimed:  # it was being made, or deleted, when the service died; or its file is missing
+            log.warning(
+                "hooks.json and the configuration have no hook %s: its place is forgotten", name, extra={"hook": name}
+            )
+            await self.journal.forget_hook(name)
         self.unclaimed = {}
         for sender in self.by_name.values():
             self.go_on(sender)

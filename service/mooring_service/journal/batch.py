@@ -6,7 +6,8 @@ What one commit adds is one batch, as far as it is small (`BatchBuilder`), so it
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import count
 
 import msgspec
 
@@ -15,6 +16,7 @@ from mooring.events import Kind
 from mooring.link.record import ConnectionCreated, ConnectionUpdate
 
 MAX_NUMBER = 1 << 63  # what SQLite holds, and the columns
+MANY = 16  # so many connections are looked for in a column at once
 _KINDS = bytes(kind for kind in Kind if kind is not Kind.gap)
 
 
@@ -100,12 +102,23 @@ def last_of(connections: bytes, first: int, connection: int) -> int:
     return first + at // 8 if at >= 0 and not at % 8 else 0
 
 
+def lasts_of(connections: bytes, first: int, asked: int) -> Callable[[int], int]:
+    """Return `last_of` for a column of which so many connections are `asked`: many are looked for once, and not each from the end."""
+    if asked < MANY:
+        return lambda connection: last_of(connections, first, connection)
+    lasts = dict(zip(array("q", connections), count(first), strict=False))
+    return lambda connection: lasts.get(connection, 0)
+
+
 def ids_of(connections: bytes) -> set[int]:
     """Return the connections in a column."""
-    one = connections[:8]
-    if connections == one * (len(connections) // 8):  # a flood of one of them: the column is long
-        connections = one
+    if _alike(connections):  # a flood of one of them: the column is long
+        connections = connections[:8]
     return set(array("q", connections)) - {0}
+
+
+def _alike(connections: bytes) -> bool:
+    return connections == connections[:8] * (len(connections) // 8)
 
 
 def kinds_of(kinds: bytes) -> set[int]:
@@ -176,6 +189,11 @@ class Batch:
             self._bodies = found
         return found
 
+    @property
+    def lines(self) -> list[bytes]:
+        """Per event, its body with a line feed, but for the last: for who joins them again, and keeps what comes of it."""
+        return bodies.lines(self.joined)
+
     def cool(self) -> None:
         """Give back what was kept for subscribers that keep up; those that lag make it anew, for themselves."""
         self.cold = True
@@ -185,6 +203,10 @@ class Batch:
     def last_of(self, connection: int) -> int:
         """Return the position of the last event of `connection`; 0 when it has none here."""
         return last_of(self.connections.tobytes(), self.first, connection)
+
+    def is_of_one(self, of: frozenset[int]) -> bool:
+        """Say whether all events are of one connection, and that is one `of` these: a flood, which nobody has to go through."""
+        return self.connections[0] in of and _alike(self.connections.tobytes())
 
     def until(self, last: int) -> Batch:
         """Return the events up to position `last`, of which there is at least one here."""
@@ -316,12 +338,12 @@ class EventFilter(msgspec.Struct, frozen=True):
                 if len(wanted) < len(batch.workers):
                     worker_of = batch.worker_of
                     found = [at for at in found if worker_of[at] in wanted] if wanted else []
-        if self.connections:
+        if self.connections and not batch.is_of_one(self.connections):
             wanted_connections, connections = self.connections, batch.connections
             if len(wanted_connections) < len(connections) and wanted_connections.isdisjoint(connections):
                 return []
             found = [at for at in found if connections[at] in wanted_connections]
-        if self.kinds:
+        if self.kinds and kinds.translate(None, bytes(self.kinds)):
             wanted_kinds = self.kinds
             found = [at for at in found if kinds[at] in wanted_kinds]
         return None if len(found) == len(kinds) else list(found)

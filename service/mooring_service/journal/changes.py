@@ -9,7 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from mooring.link.record import ConnectionCreated, ConnectionUpdate
-from mooring_service.journal.batch import Append, last_of
+from mooring_service.journal.batch import Append, lasts_of
 
 
 class Changes(msgspec.Struct, array_like=True):
@@ -38,8 +38,9 @@ class Changes(msgspec.Struct, array_like=True):
         """Fold in what `append` changes; its events begin at position `first`."""
         for created in append.created:
             self._create(created, append.incarnation)
+        last_of = lasts_of(append.connections, first, len(append.updates))
         for update in append.updates:
-            self._update(update, last_of(append.connections, first, update.id))
+            self._update(update, last_of(update.id))
         if append.number:
             self.numbers[append.incarnation] = append.number
         if append.ended:

@@ -24,8 +24,8 @@ class Broken(msgspec.Struct, frozen=True):
     position: int | None
 
 
-def parse_cursor(text: str, *, epoch: str, first: int, last: int) -> From | Broken:
-    """Return what a cursor means in a journal that keeps `first` … `last`.
+def parse_cursor(text: str, *, epoch: str, first: int, last: int, reach: int = 0) -> From | Broken:
+    """Return what a cursor means in a journal that keeps `first` … `last`; up to `reach` there are positions that are not shown here yet.
 
     ``start`` is everything kept, ``now`` nothing that is there already, otherwise an event's id: ``<epoch>-<position>``.
     """
@@ -37,6 +37,12 @@ def parse_cursor(text: str, *, epoch: str, first: int, last: int) -> From | Brok
     if match is None or match[1] != epoch:
         return Broken(text[:MAX_CURSOR_CHARS], None)
     position = int(match[2])
-    if first - 1 <= position <= last:
+    if first - 1 <= position <= max(last, reach):
         return From(position)
     return Broken(text, position)
+
+
+def ahead_of(text: str, *, epoch: str, last: int) -> int | None:
+    """Return the position that a cursor of this epoch means, if that is behind `last`; else None."""
+    match = _ID.match(text) if len(text) <= MAX_CURSOR_CHARS else None
+    return int(match[2]) if match is not None and match[1] == epoch and int(match[2]) > last else None

@@ -322,10 +322,11 @@ async def copy_into(path: Path, target: Path) -> None:
         raise JournalUnavailable(f"the copy failed: {exc}") from exc
 
 
-def restore(copy: Path, path: Path) -> None:
+def restore(copy: Path, path: Path) -> list[str]:
     """Make `path` the journal that continues from the backup `copy`, under a new epoch. The caller holds the lock.
 
     Processes of that time are forgotten; connections that were open then get their ``onTerminate`` at the next start.
+    Return the names of the hooks whose places it holds; their definitions are no part of a journal.
 
     Raises:
         JournalUnavailable: If `copy` is no journal, or `path` (or what SQLite keeps beside it) exists.
@@ -346,10 +347,12 @@ def restore(copy: Path, path: Path) -> None:
                 connection.execute("UPDATE meta SET value = ? WHERE name = 'epoch'", (secrets.token_hex(4),))
                 connection.execute("DELETE FROM incarnations")
                 connection.execute("DELETE FROM asks")
+            names = [hook.name for hook in stored_hooks(connection)]
             connection.execute("PRAGMA journal_mode = DELETE").fetchall()
         finally:
             connection.close()
         temporary.replace(path)
+        return names
     except (apsw.Error, OSError) as exc:
         raise JournalUnavailable(f"{copy} cannot be restored: {exc}") from exc
     finally:

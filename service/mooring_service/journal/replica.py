@@ -28,7 +28,8 @@ PRUNE_ROWS = 500  # in one transaction
 
 _TABLE = """
 CREATE TABLE IF NOT EXISTS replica (
-    rn INTEGER PRIMARY KEY, time_ms INTEGER NOT NULL, total INTEGER NOT NULL, body BLOB NOT NULL) STRICT;
+    rn INTEGER PRIMARY KEY, time_ms INTEGER NOT NULL, total INTEGER NOT NULL, body BLOB NOT NULL,
+    events INTEGER NOT NULL DEFAULT 0) STRICT;
 """
 _STATE = "cluster"  # in `meta`: opaque to the journal
 
@@ -38,7 +39,7 @@ class Replica:
 
     Attributes:
         last: Number of the newest that is committed; 0: there never was one.
-        total_bytes: Of all that ever were.
+        total_bytes: Of all that ever were; `total_events` likewise.
         committed: Set whenever there is a new one.
         slot: Who gives out ids of connections, so that no two nodes give out the same; None: not known yet, and none is given out.
         full: Too much waits to be published: nothing is committed, as with a full disk, until less does.
@@ -47,7 +48,7 @@ class Replica:
     def __init__(self, path: Path) -> None:
         self._path = path
         self.last = 0
-        self.total_bytes = 0
+        self.total_bytes = self.total_events = 0
         self.committed = asyncio.Event()
         self.slot: int | None = None
         self.full = False
@@ -55,13 +56,17 @@ class Replica:
         self._lock = threading.Lock()
         self._memory: deque[tuple[int, bytes]] = deque()
         self._memory_bytes = 0
-        self._pending: list[tuple[int, int, int, bytes]] = []
+        self._pending: list[tuple[int, int, int, bytes, int]] = []
 
     def open(self, connection: apsw.Connection) -> None:
         """Make the table, or find where it ends."""
         connection.execute(_TABLE)
-        row = connection.execute("SELECT rn, total FROM replica ORDER BY rn DESC LIMIT 1").fetchone()
-        self.last, self.total_bytes = row or (0, 0)
+        if not any(row[1] == "events" for row in connection.execute("PRAGMA table_info(replica)")):
+            connection.execute(
+                "ALTER TABLE replica ADD COLUMN events INTEGER NOT NULL DEFAULT 0"
+            )  # made before it was counted
+        row = connection.execute("SELECT rn, total, events FROM replica ORDER BY rn DESC LIMIT 1").fetchone()
+        self.last, self.total_bytes, self.total_events = row or (0, 0, 0)
         self._state = connection.execute("SELECT value FROM meta WHERE name = ?", (_STATE,)).get
 
     @property
@@ -84,26 +89,26 @@ class Replica:
 
     def write(self, connection: apsw.Connection, committed: Iterable[Committed], time_ms: int) -> None:
         """Write, inside the transaction, what it has of additions."""
-        rn, total = self.last, self.total_bytes
+        rn, total, events = self.last, self.total_bytes, self.total_events
         self._pending = []
         for one in committed:
             if one.repeated or (body := encode_addition(one.append, one.first_ask)) is None:
                 continue
-            rn, total = rn + 1, total + len(body)
-            self._pending.append((rn, time_ms, total, body))
-        connection.executemany("INSERT INTO replica VALUES (?, ?, ?, ?)", self._pending)
+            rn, total, events = rn + 1, total + len(body), events + len(one.append.kinds)
+            self._pending.append((rn, time_ms, total, body, events))
+        connection.executemany("INSERT INTO replica VALUES (?, ?, ?, ?, ?)", self._pending)
 
     def confirm(self) -> None:
         """The transaction is committed."""
         if not self._pending:
             return
         with self._lock:
-            for rn, _, _, body in self._pending:
+            for rn, _, _, body, _ in self._pending:
                 self._memory.append((rn, body))
                 self._memory_bytes += len(body)
             while self._memory_bytes > MEMORY_BYTES and len(self._memory) > 1:
                 self._memory_bytes -= len(self._memory.popleft()[1])
-            self.last, _, self.total_bytes, _ = self._pending[-1]
+            self.last, _, self.total_bytes, _, self.total_events = self._pending[-1]
         self._pending = []
 
     # Of the event loop
@@ -150,26 +155,27 @@ class Replica:
         except apsw.Error as exc:
             raise JournalUnavailable(f"it cannot be read: {exc}") from exc
 
-    async def unreplicated_bytes(self, replicated: int) -> int:
-        """Return how much is behind addition `replicated`.
+    async def unreplicated(self, replicated: int) -> tuple[int, int]:
+        """Return how much is behind addition `replicated`: bytes, and events.
 
         Raises:
             JournalUnavailable: If the file cannot be read.
         """
         if replicated >= self.last:
-            return 0
+            return 0, 0
         return await asyncio.to_thread(self._behind, replicated)
 
-    def _behind(self, replicated: int) -> int:
+    def _behind(self, replicated: int) -> tuple[int, int]:
         try:
             connection = apsw.Connection(str(self._path), flags=apsw.SQLITE_OPEN_READONLY)
             try:
-                before = connection.execute("SELECT total FROM replica WHERE rn = ?", (replicated,)).get or 0
+                found = connection.execute("SELECT total, events FROM replica WHERE rn = ?", (replicated,)).fetchone()
             finally:
                 connection.close()
         except apsw.Error as exc:
             raise JournalUnavailable(f"it cannot be read: {exc}") from exc
-        return self.total_bytes - before
+        size, events = found or (0, 0)
+        return self.total_bytes - size, self.total_events - events
 
     def save(self, state: bytes, acknowledged: int, now_ms: int) -> Callable[[apsw.Connection], None]:
         """Return the job that keeps what the cluster keeps beside the additions, and drops what was acknowledged long ago."""

@@ -30,8 +30,8 @@ from mooring_service.processes.worker_process import WorkerProcess
 from mooring_service.processes.worker_state import WorkerEvent, WorkerState, step
 from mooring_service.records import RunningItem, WorkerRecord
 
-COMMANDS_BYTES = 16 * 1024 * 1024  # for a worker that does not read: what is asked of it beyond that is refused
-ROOM_S = 0.5  # so often it is looked whether there is room again, should nobody say so
+# For a worker that does not read: what is asked of it beyond that is refused. Above the channel's own mark, so that it says when there is room.
+COMMANDS_BYTES = 16 * 1024 * 1024
 WINDOW_SINCE = 5  # from this version of the link on a worker keeps to its window of events
 COUNTS_CALLS_SINCE = 5  # from this version on it says how many of what was asked of it has not ended
 TAKES_SINCE = 3  # from this version of the link on a worker says what it has taken of what was asked for
@@ -167,6 +167,7 @@ class Slot:
         """The process has a link."""
         self.channel = channel
         channel.on_drained = self._room.set
+        self._room.set()
         self.reading = True
         self.unlinked.clear()
         self.last_report_at = time.monotonic()
@@ -191,6 +192,7 @@ class Slot:
         if self.channel is not channel:
             return False
         self.channel = None
+        self._room.set()
         self.reading = True
         self.unlinked.set()
         self.last_report_at = time.monotonic()
@@ -237,8 +239,7 @@ class Slot:
         """Wait until more may be asked of the worker, or its link is lost."""
         while not self.has_room:
             self._room.clear()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._room.wait(), ROOM_S)
+            await self._room.wait()
 
     def command(self, command: Command) -> None:
         """Send a command; the caller has seen `linked`."""

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from mooring_service.hook_options import secret_of
 from tests.command_line import command, mooring
 from tests.conftest import RunningService, StartService, wait_for
 from tests.receiver import Receiver, all_events, hook
@@ -104,6 +105,35 @@ async def test_each_command_does_what_its_verb_does(shared: RunningService, echo
         missing = await mooring(shared, "hooks", "show", "shop")
         assert missing.code == 1 and "no hook 'shop'" in missing.errors
         assert (await mooring(shared, "hooks", "set", "a.b", receiver.url)).code == 1
+
+
+async def test_a_given_secret_is_the_one_that_signs_or_it_is_said(shared: RunningService, tmp_path: Path) -> None:
+    async with Receiver() as receiver:
+        files = [tmp_path / "one", tmp_path / "two"]
+        for at, file in enumerate(files):
+            file.write_text(secret_of(bytes([at]) * 32) + "\n")
+        words = ("hooks", "set", "signs", receiver.url, "--secret-file")
+        assert "it signs with the given secret" in (await mooring(shared, *words, str(files[0]))).out
+        assert "it signs with the given secret" in (await mooring(shared, *words, str(files[0]))).out, "again"
+        other = await mooring(shared, *words, str(files[1]))
+        assert "signs with another secret" in other.out and "hooks rotate signs --secret-file" in other.out
+        rotated = await mooring(shared, "hooks", "rotate", "signs", "--secret-file", str(files[1]))
+        assert "it signs with the given secret" in rotated.out
+        assert "it signs with the given secret" in (await mooring(shared, *words, str(files[1]))).out
+    await mooring(shared, "hooks", "rm", "signs")
+
+
+@pytest.mark.parametrize("content", [b"", b"whsec_c2hvcnQ=\n", b"canary\n", b"\xff\xfe"], ids=repr)
+async def test_a_file_without_a_secret_is_one_line_that_quotes_nothing_of_it(
+    shared: RunningService, tmp_path: Path, content: bytes
+) -> None:
+    file = tmp_path / "secret"
+    file.write_bytes(content)
+    for words in (("set", "never", "http://127.0.0.1:9/"), ("rotate", "never"), ("listen", "--port", "0")):
+        ran = await mooring(shared, "hooks", *words, "--secret-file", str(file))
+        assert ran.code == 1 and ran.errors.startswith(f"Error: {file}: ") and ran.errors.count("\n") == 1, ran.errors
+        assert "canary" not in ran.errors and "c2hvcnQ" not in ran.errors
+    await shared.get("/v1/hooks/never", 404)
 
 
 async def test_tail_with_a_cursor_goes_on_where_it_was_killed(

@@ -11,7 +11,7 @@ from tests.conftest import RunningService
 
 PLAIN = (["ls"], ["workers"], ["show", "1"], ["send", "1", "text"], ["close", "1"], ["kill", "nobody"])
 LISTS = (["ls"], ["workers"], ["hooks"])
-MODULES = 300  # `ls` has 260; a hundred more are a tenth of a second on a slow machine
+MODULES = 260  # `ls` has 220; a hundred more are a tenth of a second on a slow machine
 
 
 def modules_of(shared: RunningService, command: list[str]) -> set[str]:
@@ -41,5 +41,5 @@ async def test_a_list_in_a_pipe_is_written_without_what_draws_on_terminals(
     shared: RunningService, command: list[str]
 ) -> None:
     found = modules_of(shared, command)
-    assert "rich" not in found
+    assert not found & {"rich", "asyncio"}, "a loop takes longer to import than such a request to answer"
     assert len(found) < MODULES

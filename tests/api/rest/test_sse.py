@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mooring.events import Kind, body_prefix, connection_body, now_us, text_event
-from mooring_api.rest.sse import PREAMBLE, ndjson, sse
+from mooring_api.rest.sse import MANY, PREAMBLE, ndjson, sse
 from mooring_service.feed import Selection
 from mooring_service.journal.batch import Batch
 from mooring_service.render import objects
@@ -43,7 +43,7 @@ def batch_of(texts: list[str], kinds: list[Kind]) -> Batch:
     )  # fmt: skip
 
 
-texts = st.lists(st.text(st.characters(codec="utf-8"), max_size=40), min_size=1, max_size=6)
+texts = st.lists(st.text(st.characters(codec="utf-8"), max_size=40), min_size=1, max_size=3 * MANY)
 
 
 @given(texts, st.data())
@@ -62,3 +62,13 @@ def test_any_texts_come_back_whole_in_order_with_their_ids(found: list[str], dat
     lines = ndjson(selection, b"e1").decode().split("\n")[:-1]
     assert [json.loads(line) for line in lines] == [json.loads(event[2]) for event in events]
     assert [json.loads(body) for _, body in objects(selection, b"e1")] == [json.loads(event[2]) for event in events]
+
+
+def test_a_batch_as_a_whole_is_what_its_events_are_one_by_one() -> None:
+    for count in range(1, 3 * MANY):
+        kinds = [Kind.onOpen, *[Kind.onMessage] * (count - 1)]
+        for texts in (["x"] * count, [""] * count):
+            batch = batch_of(texts, kinds)
+            for render in (sse, ndjson):
+                one_by_one = [render(Selection(batch, [at]), b"e1") for at in range(count)]
+                assert render(Selection(batch, None), b"e1") == b"".join(one_by_one)

@@ -101,6 +101,8 @@ async def test_all_servers_are_killed_and_come_back(
             for index in range(3):
                 servers.kill(index)
             await asyncio.sleep(1.0)  # events that only the journals have
+            for node in nodes.values():  # who can read nothing does not know of itself that it is not behind
+                await wait_for(lambda node=node: node.cluster.tail.lag_s > 0.5, 20)
             await asyncio.to_thread(servers.start_all)
             await progress(nodes)
         await holds(engine, cluster_name, nodes, 100)
@@ -201,6 +203,35 @@ async def test_a_node_commits_nothing_more_when_too_much_waits_for_the_engine_an
             await holds(engine, cluster_name, nodes, 300)
     finally:
         ways.close()
+
+
+@pytest.mark.parametrize(
+    ("clock", "jumps_s"), [("time_ns", (86_500.0, -3 * 86_400.0)), ("clock_gettime", (60.0, 3_600.0))]
+)
+async def test_clocks_that_jump_and_machines_that_were_suspended_end_nobody(
+    servers: EngineServers, engine: Engine, cluster_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    clock: str, jumps_s: tuple[float, ...],
+) -> None:  # fmt: skip
+    real, ahead_s = getattr(time, clock), [0.0]
+    async with running_nodes(tmp_path, cluster_name, servers.urls) as nodes:
+        lives = {name: node.cluster.life for name, node in nodes.items()}
+        unit = 10**9 if clock == "time_ns" else 1.0
+
+        def jumped(*which: int) -> float:
+            now = real(*which)
+            return now + type(now)(ahead_s[0] * unit)
+
+        monkeypatch.setattr(time, clock, jumped)
+        async with load(nodes):
+            for jump_s in jumps_s:
+                await progress(nodes)
+                ahead_s[0] += jump_s
+                await progress(nodes)
+                await asyncio.sleep(1)  # four looks of each judge
+        await holds(engine, cluster_name, nodes, 100)
+        for node in nodes.values():
+            assert node.cluster.life == lives[node.name]
+            assert not any(state.over for state in node.cluster.fold.nodes.values())
 
 
 async def test_a_journal_that_lost_what_the_log_has_gives_its_life_up(

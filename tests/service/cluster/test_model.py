@@ -83,6 +83,8 @@ class Log(RuleBasedStateMachine):
     @rule(seconds=st.sampled_from([0.01, 0.5, 2.0, 3.5]))
     def time_goes_on(self, seconds: float) -> None:
         self.now += seconds
+        for node in self.nodes.values():
+            self._look(node)
 
     @rule(name=st.sampled_from(NAMES), count=st.integers(1, 3), large=st.booleans())
     def commits(self, name: str, count: int, large: bool) -> None:
@@ -192,8 +194,7 @@ class Log(RuleBasedStateMachine):
         node = self.nodes[name]
         if node.chain is None:
             return
-        node.mark.look(self.now, node.chain.acked_seq, node.applied)
-        node.judge.look(self.now, node.chain.acked_at, node.mark.fresh_at)
+        self._look(node)
         for peer in node.judge.verdicts(self.now):
             verdict = Message(
                 VERSION, LOST, peer.node, peer.life, nonce() * 2, node.heads[peer.node], "e", 0, self._last_of(peer.node, peer.life)
@@ -203,6 +204,11 @@ class Log(RuleBasedStateMachine):
                 # The law of the lease: who is declared dead has known for a while that it might be.
                 if dead.chain is not None and dead.identity.life == peer.life:
                     assert fenced(self.now, dead.chain.acked_at, TIMERS), "declared dead while it was sure to live"
+
+    def _look(self, node: Node) -> None:
+        if node.chain is not None:
+            node.mark.look(self.now, node.chain.acked_seq, node.applied)
+            node.judge.look(self.now, node.chain.acked_at, node.mark.fresh_at)
 
     def _last_of(self, name: str, life: str) -> int:
         return max((message.last for message in self.log if (message.node, message.life) == (name, life)), default=0)

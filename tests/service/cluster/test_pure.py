@@ -126,7 +126,7 @@ def test_a_peer_is_dead_after_its_time_and_the_judges_take_turns() -> None:
             judge.heard(name, name, 0.0)
         judge.look(0.0, 0.0, 0.0)
     order = ranked("a", set("bcd"))
-    for now in (14.9, 15.5, 16.5, 17.5):
+    for now in (5.0, 10.0, 14.9, 15.5, 16.5, 17.5):
         for judge in judges.values():
             for name in "bcd":
                 judge.heard(name, name, now)
@@ -141,15 +141,29 @@ def test_nobody_is_dead_while_the_judge_is_not_fit_and_timers_begin_again() -> N
     judge.look(1.0, 1.0, 1.0)
     judge.look(20.0, 1.0, 1.0)
     assert judge.verdicts(30.0) == []
-    judge.look(31.0, 31.0, 31.0)
-    assert judge.standing("a", 31.0) is Standing.SUSPECT
-    assert judge.verdicts(45.0) == []
+    for now in (26.0, 31.0, 36.0, 41.0, 45.0):
+        judge.look(now, now if now > 30 else 1.0, now)
+        assert judge.standing("a", now) is Standing.SUSPECT
+        assert judge.verdicts(now) == []
     judge.look(46.5, 46.5, 46.5)
     assert [peer.node for peer in judge.verdicts(46.5)] == ["a"]
     judge.ended("a", "x", Standing.LEFT, 47.0)
     assert judge.verdicts(99.0) == []
     judge.heard("a", "y", 50.0)
     assert judge.standing("a", 50.0) is Standing.LIVE
+
+
+def test_a_judge_that_stood_still_begins_its_timers_again_whatever_is_acknowledged_first() -> None:
+    judge = Judge("b", TIMERS, 0.0)
+    judge.heard("a", "x", 0.0)
+    judge.look(1.0, 1.0, 1.0)
+    judge.look(100.0, 99.9, 99.9)
+    assert judge.verdicts(100.0) == [], "it has heard nobody, and could not"
+    for now in (105.0, 110.0, 115.0):
+        judge.look(now, now, now)
+        assert judge.verdicts(now) == []
+    judge.look(120.5, 120.5, 120.5)
+    assert [peer.node for peer in judge.verdicts(120.5)] == ["a"]
 
 
 def test_a_tail_is_fresh_by_what_has_come_by_not_by_having_reached_the_end() -> None:

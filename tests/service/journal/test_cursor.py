@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mooring_service.journal.cursor import Broken, From, parse_cursor
+from mooring_service.journal.cursor import Broken, From, ahead_of, parse_cursor
 
 
 @pytest.mark.parametrize(
@@ -30,6 +30,19 @@ from mooring_service.journal.cursor import Broken, From, parse_cursor
 )
 def test_what_a_cursor_means(text: str, expected: From | Broken) -> None:
     assert parse_cursor(text, epoch="e1", first=5, last=20) == expected
+
+
+def test_what_others_have_read_is_no_gap_here() -> None:
+    kept = {"epoch": "e1", "first": 5, "last": 20, "reach": 30}
+    assert [parse_cursor(text, **kept) for text in ("e1-30", "e1-31", "now")] == [
+        From(30),
+        Broken("e1-31", 31),
+        From(20),
+    ]
+    assert [ahead_of(text, epoch="e1", last=20) for text in ("e1-21", "e1-20", "e2-21", "now", "e1-")] == [
+        21,
+        *[None] * 4,
+    ]
 
 
 @given(st.text(max_size=300))

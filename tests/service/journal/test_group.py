@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from mooring.link.record import ConnectionCreated, ConnectionUpdate
-from mooring_service.journal.batch import Append, BatchBuilder, EventFilter
+from mooring_service.journal.batch import Append, BatchBuilder, EventFilter, lasts_of
 from mooring_service.journal.changes import Changes, decode_changes, encode_changes
 from mooring_service.journal.group import GROUP_BYTES, Group
 from tests.service.journal.test_journal import run_of
@@ -28,6 +28,9 @@ def test_small_additions_of_many_workers_are_one_batch_and_each_knows_its_place(
     assert EventFilter(workers=frozenset("a")).select(batch, 0) == [0, 1, 4, 5]
     assert EventFilter(workers=frozenset("x")).select(batch, 0) == []
     assert [batch.last_of(ord(name)) for name in "abc"] == [16, 14, 18]
+    for asked in (1, 1_000):
+        last_of = lasts_of(batch.connections.tobytes(), batch.first, asked)
+        assert [last_of(ord(name)) for name in "abcx"] == [16, 14, 18, 0]
 
 
 def test_a_batch_grows_to_its_bound_and_a_large_addition_is_one_of_its_own() -> None:

@@ -80,8 +80,8 @@ async def test_each_addition_is_there_once_in_its_order_also_after_a_restart(
         assert bodies_of(await replica.read(0, 1 << 20)) == [b"%d" % number for number in range(1, 7)]
         assert bodies_of(await replica.read(4, 1)) == [b"5"]
         assert await replica.read(6, 1) == []
-        assert await replica.unreplicated_bytes(6) == 0
-        assert await replica.unreplicated_bytes(0) == replica.total_bytes
+        assert await replica.unreplicated(6) == (0, 0)
+        assert await replica.unreplicated(0) == (replica.total_bytes, 6)
         await journal.save_cluster(b"state", 3)
     async with replicating(path) as journal:
         replica = journal.replica

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from mooring.errors import Unavailable, WorkerSilent
+from mooring.link import channel as channel_module
 from mooring.link.messages import AskCall, Call, Called, Stored, Taken
 from mooring.link.messages_sent import Send, Sent
 from mooring.options import ConnectionRequest
@@ -89,11 +90,13 @@ async def test_a_worker_that_does_not_read_is_asked_for_so_many_bytes_and_no_mor
         assert await asking == b"1"
 
 
+@pytest.mark.parametrize("link", ["read again", "lost"])
 async def test_what_code_asks_for_waits_for_a_worker_that_does_not_read(
-    tmp_path: Path, fakes: FakeWorkers, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, fakes: FakeWorkers, monkeypatch: pytest.MonkeyPatch, link: str
 ) -> None:
     monkeypatch.setattr("tests.service.fake_worker.FUNCTIONS", {"f": "m:f"})
     monkeypatch.setattr(slot_module, "COMMANDS_BYTES", 1_000_000)
+    monkeypatch.setattr(channel_module, "WRITE_HIGH_BYTES", 250_000)
     async with running_service(tmp_path) as service:
         workers = []
         for name in ("main", "other"):
@@ -107,7 +110,13 @@ async def test_what_code_asks_for_waits_for_a_worker_that_does_not_read(
         await until(lambda: len(service._asks._waiting) == 1)
         slot = service.workers.slots()[1]
         assert slot.channel is not None and slot.channel.waiting_bytes < 2_000_000
-        other.channel.resume_reading()
+        if link == "lost":
+            other.hang_up()
+            await other.lost()
+            await other.dial()
+            other.hello()
+        else:
+            other.channel.resume_reading()
         for number in range(12):
             call = await other.expect(Call)
             assert call.params[0] == number  # type: ignore[index]

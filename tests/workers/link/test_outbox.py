@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 
 from mooring.link.messages import Events, report_decoder
-from mooring.link.outbox import GROUP_BYTES, Outbox
+from mooring.link.outbox import FRAME_CONNECTIONS, GROUP_BYTES, Outbox
 
 
 class _Connection:
@@ -68,6 +68,16 @@ def test_many_events_of_one_read_go_in_frames_that_the_link_can_hold() -> None:
     assert connection.ended and connection.recorded_seq == 10
     outbox.stored(outbox.number)
     assert outbox.held_bytes == 0
+
+
+def test_ends_of_thousands_of_connections_go_in_frames_that_are_folded_in_a_moment() -> None:
+    sent: list[bytes] = []
+    outbox = Outbox(1 << 20, lambda data: not sent.append(data), lambda: None)
+    for number in range(3 * FRAME_CONNECTIONS + 1):
+        outbox.add(_Connection(number + 1), b"\x02\x04", b"1\n2", 2, ended=True)
+    outbox.flush()
+    frames = [report_decoder.decode(data[4:]) for data in sent]
+    assert [len(one.connections) // 16 for one in frames if isinstance(one, Events)] == [FRAME_CONNECTIONS] * 3 + [1]
 
 
 def test_a_frame_is_kept_byte_for_byte_until_it_is_stored() -> None:

@@ -19,6 +19,7 @@ from mooring.link.messages import AskCall, AskKill, Events
 from mooring.link.record import ConnectionCreated, ConnectionUpdate
 
 FRAME_BYTES = 1024 * 1024  # a frame is cut after the run that takes it past this
+FRAME_CONNECTIONS = 500  # … and after so many: the service folds their records in one step of its loop
 GROUP_BYTES = 64 * 1024  # so many bytes of events wait for no other frame
 
 
@@ -192,7 +193,7 @@ class Outbox:
                     kinds.append(run_kinds)
                     bodies.append(run_bodies)
                     size += len(run_bodies)
-                    if size >= FRAME_BYTES:
+                    if size >= FRAME_BYTES or len(changed) >= FRAME_CONNECTIONS:
                         break
             for connection in gone:
                 connection.mark_ended()

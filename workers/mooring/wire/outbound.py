@@ -78,7 +78,7 @@ class Outbound:
         self._transport = transport
         self._deflater = deflater
         self._max_bytes = max_bytes
-        self._queue: deque[_Queued] = deque()
+        self._queue: deque[_Queued] | None = None  # while nothing waits: an empty one is large
         self._timer: Deadline | None = None
         self._pong_owed: bytes | None = None
         self.queued_bytes = 0
@@ -160,6 +160,8 @@ class Outbound:
         return b"".join(frames)
 
     def _put(self, queued: _Queued) -> None:
+        if self._queue is None:
+            self._queue = deque()
         self._queue.append(queued)
         self.queued_bytes += queued.size
         if self._timer is None and queued.deadline != NEVER:
@@ -169,12 +171,13 @@ class Outbound:
         """Give up what the peer did not read in time: it was not written, and will not be."""
         self._timer = None
         now = self._loop.time()
-        overdue = [queued for queued in self._queue if queued.deadline <= now]
-        self._queue = deque(queued for queued in self._queue if queued.deadline > now)
+        waiting = self._queue or ()
+        overdue = [queued for queued in waiting if queued.deadline <= now]
+        self._queue = deque(queued for queued in waiting if queued.deadline > now) or None
         for queued in overdue:
             self.queued_bytes -= queued.size
             self._sender.unwritten(queued.ticket, queued.size, stalled=True)
-        due = min((queued.deadline for queued in self._queue), default=NEVER)
+        due = min((queued.deadline for queued in self._queue or ()), default=NEVER)
         if due != NEVER:
             self._timer = Deadline(self._loop, due, self._drop_overdue)
 
@@ -192,6 +195,8 @@ class Outbound:
                 continue
             self.write(self._frames(queued.opcode, queued.payloads))
             self._sender.written(queued.ticket, len(queued.payloads), queued.size)
+        if not self._queue:
+            self._queue = None
         if not self.paused:
             self._sender.caught_up()
 
@@ -200,8 +205,8 @@ class Outbound:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        dropped, self._queue = self._queue, deque()
+        dropped, self._queue = self._queue, None
         self.queued_bytes = 0
-        for queued in dropped:
+        for queued in dropped or ():
             if queued.opcode != CLOSE:
                 self._sender.unwritten(queued.ticket, queued.size, stalled=False)
