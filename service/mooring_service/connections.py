@@ -269,8 +269,8 @@ class Connections:
         Raises:
             UnknownConnection: If it never existed or is no longer retained.
         """
-        entry = self._directory.entry_here(
-            connection
+        entry = self._directory.entry(
+            connection, here=True
         )  # held: the stream goes to its end, also once it is no longer retained
         events = EventFilter(connections=frozenset((connection,)), kinds=kinds)
         return self._feed.subscribe(events, cursor, "start", brief=brief, end_of=lambda: entry.end)

@@ -51,14 +51,11 @@ class Directory:
         retained: How many ended connections are kept.
         retained_age_s: For how long they are kept.
         now_ms: The clock that tells ages (`Journal.now_ms`).
-
-    Attributes:
-        ended_elsewhere: Returns a connection that has ended, and of which other nodes of a cluster tell; None if there is none.
     """
 
     def __init__(self, retained: int, retained_age_s: float, now_ms: Callable[[], int]) -> None:
         self.epoch = ""  # of event ids; a log that nodes share tells it with its first message, and may change it
-        self.ended_elsewhere: Callable[[int], Entry | None] = lambda connection: None
+        self.ended_elsewhere: Callable[[int], Entry | None] = lambda connection: None  # of which other nodes tell
         self._retained = retained
         self._retained_age_ms = int(retained_age_s * 1000)
         self._now_ms = now_ms
@@ -211,20 +208,13 @@ class Directory:
             raise UnknownConnection(name)
         return max(self._named[name])
 
-    def entry(self, connection: int) -> Entry:
-        """Return what is known of `connection`.
+    def entry(self, connection: int, *, here: bool = False) -> Entry:
+        """Return what is known of `connection`; `here`: if this service has had it itself.
 
         Raises:
             UnknownConnection: If it never existed or is no longer retained.
         """
-        entry = self._entries.get(connection) or self.ended_elsewhere(connection)
-        if entry is None:
-            raise UnknownConnection(connection)
-        return entry
-
-    def entry_here(self, connection: int) -> Entry:
-        """The same, of what this service has had itself."""
-        entry = self._entries.get(connection)
+        entry = self._entries.get(connection) or (None if here else self.ended_elsewhere(connection))
         if entry is None:
             raise UnknownConnection(connection)
         return entry
@@ -278,9 +268,8 @@ class Directory:
         """Look at the next `LOOKS` connections past id `after`, by id; return those that are wanted, and after which id it goes on
         (None: that was the last one).
         """
-        if name is None:
-            ids = self._census.next_ids(after, LOOKS)
-        else:
+        ids = self._census.next_ids(after, LOOKS)
+        if name is not None:
             ids = sorted(connection for connection in self._named.get(name, ()) if connection > after)
         found: list[Entry] = []
         for entry in map(self._entries.__getitem__, ids):

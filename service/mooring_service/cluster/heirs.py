@@ -97,8 +97,10 @@ class Heirs:
             if self._placement.is_mine(held) and _is_deadly(held):
                 self._estate.stand_failed(worker)
 
-    def look(self, now: float) -> None:
-        """Claim what this node is due to have now, and take over what it was granted."""
+    def look(self, now: float, *, fit: bool) -> None:
+        """Claim what this node is due to have now, and take over what it was granted; unless (`fit`) what was read is older than it may be."""
+        if not fit:
+            return
         free: dict[tuple[str, str, str], float] = {}
         for worker, held in list(self._fold.claims.workers.items()):
             if worker in self._under_way:

@@ -12,9 +12,8 @@ from mooring_service.cluster.fold import Fold
 from mooring_service.cluster.placement import Placement
 from mooring_service.cluster_errors import Elsewhere
 from mooring_service.journal.batch import Append, Claim
-from mooring_service.journal.journal import StoredAnswer
+from mooring_service.journal.journal import Journal, StoredAnswer
 from mooring_service.journal.sparse import SparseJournal
-from mooring_service.journal.sqlite import SqliteJournal
 
 
 class Keys:
@@ -27,7 +26,7 @@ class Keys:
     def __init__(
         self,
         placement: Placement,
-        journal: SqliteJournal,
+        journal: Journal,
         of_all: SparseJournal,
         fold: Fold,
         node: str,
@@ -49,9 +48,11 @@ class Keys:
         held = self._fold.claims.keys.get(key)
         if held is not None and now_ms - held.time_ms < KEY_AGE_MS:
             if held.fingerprint != fingerprint:
-                own = await self._journal.find_key(key)
+                own = await self._journal.claim_key(key, fingerprint)
                 if own is not None and own.fingerprint == fingerprint:
                     return None  # both were begun in one moment, before either was read: what was done here is answered here
+                if own is None:
+                    await self._journal.answer_key(key, None)
                 return StoredAnswer(key, held.fingerprint, held.time_ms, None)
             if self._placement.is_mine(held):
                 return None

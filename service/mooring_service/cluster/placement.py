@@ -71,8 +71,8 @@ class Placement:
         if (has or node or self._node) != self._node:
             raise Elsewhere(f"the worker {worker!r}", has or node or "")
 
-    async def hold(self, worker: str) -> None:
-        """Have this node hold a worker.
+    async def hold(self, worker: str, *, anew: bool = False) -> None:
+        """Have this node hold a worker; `anew`: it is forgotten that nodes which had it have died.
 
         Raises:
             Elsewhere: If another node has it.
@@ -88,6 +88,8 @@ class Placement:
             await first_of((self._until_told(worker),), CLAIM_S)
             if held.inherited:
                 raise EngineDown(f"what the worker {worker!r} had at another node is being taken over")
+        if anew and held.lost_us:
+            await self._journal.append_waiting(Append(worker=worker, claims=[Claim("worker", worker, CLEARED)]))
 
     async def ask_for(self, worker: str) -> None:
         """Claim a worker, and wait for what becomes of that.
@@ -151,12 +153,6 @@ class Placement:
         if held is not None and held.node == self._node:
             self._given_up.add(worker)
             await self._journal.append_waiting(Append(worker=worker, claims=[Claim("worker", worker, None)]))
-
-    async def clear(self, worker: str) -> None:
-        """Have it forgotten that nodes which had a worker have died: somebody starts it again. Ends once that is committed here."""
-        held = self._fold.claims.workers.get(worker)
-        if held is not None and self.is_mine(held) and held.lost_us:
-            await self._journal.append_waiting(Append(worker=worker, claims=[Claim("worker", worker, CLEARED)]))
 
     def _lives(self, held: Holder) -> bool:
         if held.node == self._node:

@@ -177,23 +177,16 @@ class Replica:
         size, events = found or (0, 0)
         return self.total_bytes - size, self.total_events - events
 
-    def save(self, state: bytes) -> Callable[[apsw.Connection], None]:
-        """Return the job that keeps what the cluster keeps beside the additions."""
+    def save(self, state: bytes, acknowledged: int, now_ms: int) -> Callable[[apsw.Connection], bool]:
+        """Return the job that keeps what the cluster keeps beside the additions, and drops some of what was acknowledged long ago.
 
-        def job(connection: apsw.Connection) -> None:
-            connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (_STATE, state))
-
-        return job
-
-    def prune(self, acknowledged: int, now_ms: int) -> Callable[[apsw.Connection], bool]:
-        """Return the job that drops some of what was acknowledged long ago, and says whether there may be more of it.
-
-        Never the last one of all: the numbers go on behind it.
+        It says whether there may be more of that. The last one of all stays: the numbers go on behind it.
         """
         acknowledged = min(acknowledged, self.last - 1)
         kept_bytes = self.total_bytes - KEPT_BYTES
 
         def job(connection: apsw.Connection) -> bool:
+            connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (_STATE, state))
             # The oldest stand first: only they are looked at, not all that are kept.
             connection.execute(
                 "DELETE FROM replica WHERE rn IN (SELECT rn FROM (SELECT rn, time_ms, total FROM replica WHERE rn <= ? ORDER BY rn LIMIT ?)"

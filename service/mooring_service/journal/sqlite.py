@@ -239,14 +239,6 @@ class SqliteJournal:
         """Drop records of closed connections that are no longer retained."""
         await self._do(lambda connection: self._writer.forget(ids))
 
-    async def find_key(self, key: str) -> StoredAnswer | None:
-        """Return what an Idempotency-Key stands for; None if it is not there.
-
-        Raises:
-            JournalUnavailable: If the file cannot be asked.
-        """
-        return await self._do(lambda connection: jobs.find_key(connection, key))
-
     async def claim_key(self, key: str, fingerprint: bytes) -> StoredAnswer | None:
         """Claim an Idempotency-Key: None when it is new and now ours, else what it stands for."""
         return await self._do(jobs.claim_key(key, fingerprint, self._clock, self._answer_age_ms))
@@ -255,12 +247,10 @@ class SqliteJournal:
         """Store the answer of a claimed key; None gives the key up."""
         await self._do(jobs.answer_key(key, answer))
 
-    async def save_cluster(self, state: bytes, acknowledged: int) -> None:
-        """Keep what the cluster keeps beside the additions; of those up to number `acknowledged` the oldest go."""
+    async def save_cluster(self, state: bytes, acknowledged: int) -> bool:
+        """Keep what the cluster keeps beside the additions, drop the oldest up to number `acknowledged`; True: there may be more of them."""
         assert self.replica is not None, "only a node of a cluster keeps it"
-        await self._do(self.replica.save(state))
-        while await self._do(self.replica.prune(acknowledged, self.now_ms())):
-            pass  # others come in between
+        return await self._do(self.replica.save(state, acknowledged, self.now_ms()))
 
     async def save_hook(self, hook: StoredHook, *, fails_fast: bool = False) -> None:
         """Keep a hook's place."""
