@@ -33,6 +33,7 @@ PROGRAM_TIMEOUT_S = 120  # the first `go run` of a machine compiles the standard
 BINARIES = Path(sys.executable).parent
 RUNNABLE = {"console", "python", "toml", "json", "mjs", "php", "go"}
 _FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
+_NAMED_TEST = re.compile(r"`(tests/[\w/]+\.py)::(test_\w+)`")
 INTERPRETERS = {"mjs": ["node"], "php": ["php"], "go": ["go", "run"]}
 
 
@@ -217,3 +218,10 @@ def test_the_reference_pages_are_what_the_code_says() -> None:
         [sys.executable, "tools/make-reference", "--check"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert run.returncode == 0, run.stderr
+
+
+def test_each_test_that_a_page_names_is_there() -> None:
+    named = [(page, *found) for page in _all_pages() for found in _NAMED_TEST.findall(page.read_text())]
+    assert len(named) > 50
+    missing = [one for one in named if not re.search(rf"^(async )?def {one[2]}\(", (ROOT / one[1]).read_text(), re.M)]
+    assert not missing

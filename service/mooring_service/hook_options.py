@@ -32,6 +32,7 @@ MAX_BYTES = 8 * 1024 * 1024
 MIN_BYTES = 1024
 MIN_SECRET_BYTES, MAX_SECRET_BYTES = 24, 64
 SECRET_PREFIX = "whsec_"  # of Standard Webhooks; no secret
+HIDDEN = "***"  # what records show instead of a query, or a header's value
 AFTER = re.compile(r"start|now|[0-9a-z]{1,32}-[0-9]{1,19}")
 
 Format = Literal["page", "event", "lines"]
@@ -63,7 +64,12 @@ class RetrySettings(RetryRequest, forbid_unknown_fields=True, rename={}, frozen=
 class HookRequest(msgspec.Struct, forbid_unknown_fields=True, rename="camel", frozen=True, kw_only=True):
     """The body of ``PUT /v1/hooks/{name}``: only `url` is required."""
 
-    url: Annotated[str, Meta(description="https://…; http:// for loopback, or where [delivery] allow_plain says so.")]
+    url: Annotated[
+        str,
+        Meta(
+            description="https://…; http:// for loopback, or where [delivery] allow_plain says so. Records do not show its query."
+        ),
+    ]
     workers: Annotated[list[str], Meta(description="Only events of these workers; none: of all.")] = []
     connections: Annotated[
         list[int | str], Meta(description="Only events of these connections, by id or name; none: of all.")
@@ -138,6 +144,12 @@ class HookRequest(msgspec.Struct, forbid_unknown_fields=True, rename="camel", fr
         """The host of the URL with its port: what logs and texts may say."""
         return urlsplit(self.url).netloc
 
+    @property
+    def shown_url(self) -> str:
+        """The URL as records show it: its query may hold a credential."""
+        place, mark, _ = self.url.partition("?")
+        return place + mark + HIDDEN if mark else place
+
 
 class HookSettings(HookRequest, forbid_unknown_fields=True, rename={}, frozen=True, kw_only=True):
     """One hook of ``[hooks]``: as a request has it, but for its secrets."""
@@ -209,9 +221,13 @@ def check_hook(hook: HookRequest, *, allow_plain: bool) -> list[Invalid]:
     if hook.retry.delay > hook.retry.max_delay:
         wrong.append(Invalid("/retry/delay", "is longer than maxDelay"))
     wrong += check_headers(hook.headers)
-    for name in hook.headers:
+    for name, given in hook.headers.items():
         if name.lower().startswith(_OURS) or name.lower() == "user-agent":
             wrong.append(Invalid(f"/headers/{escape_pointer(name)[:100]}", "mooring sets this header itself"))
+        elif HIDDEN in ([given] if isinstance(given, str) else given):
+            wrong.append(
+                Invalid(f"/headers/{escape_pointer(name)[:100]}", "this is how a record shows it: give its value")
+            )
     if isinstance(hook.secret, str):
         wrong += [Invalid("/secret", detail) for detail in secret_faults(hook.secret)]
     wrong += check_tls(hook.tls, "/tls")
@@ -242,6 +258,8 @@ def check_hook_url(url: str, *, allow_plain: bool) -> list[Invalid]:
         return bad("a host is required: https://host[:port]/path")
     if "#" in url:
         return bad("a fragment ('#…') is never sent")
+    if url.endswith(f"?{HIDDEN}"):
+        return bad("this is how a record shows it: give its query, too")
     if "@" in parts.netloc:
         return bad("credentials do not belong in the URL: put them in headers")
     if port == 0 or parts.netloc.endswith(":") or len(host) > 253:

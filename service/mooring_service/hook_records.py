@@ -44,7 +44,8 @@ class HeldEvent(msgspec.Struct, frozen=True):
 class HookRecord(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     """One hook. `delivered`, `skipped`, `lag` count events; `attempts` those of the batch that waits.
 
-    `held` is what waits to be posted again; `secret` stands only in the answer to the PUT that made it.
+    `url` ends in ``?***`` where it has a query, and `headers` have no values: they may hold a credential. `held` is what waits
+    to be posted again; `secret` stands only in the answer to the PUT that made it.
     """
 
     name: str

@@ -174,6 +174,7 @@ def sparse(
     wide: bool = False,
     seed: int = 1,
     trace: bool = False,
+    quiet_s: float = 2.0,
 ) -> Figures:
     """Messages at random times on many connections, one subscriber of all: CPU by process, latency, bytes written.
 
@@ -181,6 +182,7 @@ def sparse(
         narrow: So many further subscribers, each of one connection.
         wide: All connections at once, each second, instead of at random times.
         trace: Count system calls too, which slows everything: no other figure of such a run means anything.
+        quiet_s: So long a silence is the end.
     """
     server = Tool("server", module="sparse")
     gateway.start()
@@ -194,7 +196,7 @@ def sparse(
             others.append(Tool("drain", *urls, token=gateway.token, module="sparse"))
             others[0].line()
         count = int(seconds) * len(opened) if wide else 1 << 30
-        reader = Tool("subscribe", gateway.url + "/v1/events", count, token=gateway.token, module="sparse")
+        reader = Tool("subscribe", gateway.url + "/v1/events", count, quiet_s, token=gateway.token, module="sparse")
         reader.line()
         time.sleep(1)
         pids = gateway.pids()

@@ -1,7 +1,7 @@
 """Scattered events: many connections, one message here and one there, at random times. Each end is a process of its own.
 
-python -m tests.bench.sparse server            a WebSocket server that is told on standard input when to send what
-python -m tests.bench.sparse subscribe URL N   reads a stream until N messages have come, or for two quiet seconds
+python -m tests.bench.sparse server                a WebSocket server that is told on standard input when to send what
+python -m tests.bench.sparse subscribe URL N [S]   reads a stream until N messages have come, or for two (or so many) quiet seconds
 
 Each message carries the monotonic time at which it was sent, so the subscriber knows how long it was on its way.
 """
@@ -105,7 +105,7 @@ def connect(url: str) -> tuple[socket.socket, bytes]:
     return sock, head.split(b"\r\n\r\n", 1)[1]
 
 
-def subscribe(url: str, count: int) -> None:
+def subscribe(url: str, count: int, quiet_s: float = QUIET_S) -> None:
     sock, carry = connect(url)
     print(json.dumps({"ready": True}), flush=True)
     late: list[int] = []
@@ -125,7 +125,8 @@ def subscribe(url: str, count: int) -> None:
             end = found.end()
         carry = text[max(end, len(text) - 24) :]
         if late:  # a comment of an idle stream is no begin
-            sock.settimeout(QUIET_S)
+            sock.settimeout(quiet_s)
+    sock.close()
     late.sort()
     p = {name: late[min(len(late) - 1, int(len(late) * share))] / 1e6 for name, share in SHARES.items()} if late else {}
     print(json.dumps({"seen": len(late), **p}), flush=True)
@@ -153,8 +154,8 @@ def main() -> None:
     match sys.argv[1:]:
         case ["server"]:
             uvloop.run(serve())
-        case ["subscribe", url, count]:
-            subscribe(url, int(count))
+        case ["subscribe", url, count, *quiet_s]:
+            subscribe(url, int(count), *map(float, quiet_s))
         case ["drain", *urls]:
             drain(urls)
         case _:

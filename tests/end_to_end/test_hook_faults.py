@@ -216,6 +216,26 @@ async def test_a_hook_of_the_configuration_is_its_and_keeps_its_place_when_it_va
         assert stored["hooks"]["shop"]["secrets"] == [] and secret not in json.dumps(stored)
 
 
+async def test_a_hook_whose_file_of_secrets_cannot_be_read_posts_nothing_until_it_can(
+    start_service: StartService, echo: EchoServer, tmp_path: Path
+) -> None:
+    config, file = tmp_path / "mooring.toml", tmp_path / "secret"
+    async with Receiver() as receiver:
+        config.write_text(f'[hooks.shop]\nurl = "{receiver.url}"\nsecret_file = "{file}"\nafter = "start"\n')
+        service = await start_service("--config", str(config))
+        assert await _is(service, status="Paused", reason="secret-file", secrets=[])
+        await service.open(echo.url)
+        for verb in ("resume", "test"):
+            problem = await service.call("POST", f"/v1/hooks/shop/{verb}", 409)
+            assert problem["type"].endswith("hook-conflict") and str(file) not in problem["detail"]
+        await service.call("POST", "/v1/hooks/shop/retry")
+        file.write_text("whsec_" + base64.b64encode(b"k" * 32).decode())
+        await _read_again(service)
+        await receiver.until(2)
+        for got in receiver.got:
+            got.verify(file.read_text())
+
+
 async def _is(service: RunningService, **wanted: Any) -> bool:
     record = await service.get("/v1/hooks/shop")
     return all(record[key] == value for key, value in wanted.items())
@@ -251,7 +271,8 @@ async def test_secrets_of_all_sorts_stand_nowhere_but_in_their_file(
         for name, text in texts.items():
             for canary in ("canary-query", "canary-header", secret, secret.removeprefix("whsec_")):
                 assert canary not in text, f"{canary} in {name}"
-        assert "canary-header" not in json.dumps(records) and secret not in json.dumps(records)
+        assert "canary" not in json.dumps(records) and secret not in json.dumps(records)
+        assert records[0]["url"] == f"{receiver.url}?***" and records[0]["headers"] == {"Authorization": "***"}
         file = service.state_dir / "hooks.json"
         assert file.stat().st_mode & 0o777 == 0o600 and secret in file.read_text()
 

@@ -111,7 +111,9 @@ def run(port: int, secret_file: Path, limit: int | None) -> None:
             await site.start()
             where = f"http://127.0.0.1:{runner.addresses[0][1]}/"
             click.echo(f"listening at {where}; in another terminal:", err=True)
-            click.echo(f"  mooring hooks set try {where} --secret-file {shlex.quote(str(secret_file))}", err=True)
+            click.echo(
+                f"  mooring hooks set try {where} --secret-file {shlex.quote(str(secret_file.resolve()))}", err=True
+            )
             waits = [asyncio.ensure_future(stopped.wait()), asyncio.ensure_future(listener.done.wait())]
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             for wait in waits:

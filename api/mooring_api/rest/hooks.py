@@ -215,7 +215,7 @@ ROUTES = (
         summary="Post a test to a hook",
         detail="One signed POST with no events and `test` true, once a second at most; also while it is paused." + _KEYLESS,
         answers={200: answer("How it ended.", HookTested)},
-        problems=(_NOT_FOUND, "limit-reached"),
+        problems=(_NOT_FOUND, "hook-conflict", "limit-reached"),
     ),
     Route(
         "POST", "/v1/hooks/{hook}/cursor", move, "manage",

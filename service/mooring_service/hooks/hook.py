@@ -6,11 +6,11 @@ import time
 from collections import Counter, deque
 
 import msgspec
-from msgspec import UNSET
 
+from mooring.dial_options import ProxyRequest
 from mooring.events import now_us, rfc3339
 from mooring.metrics import Histogram
-from mooring_service.hook_options import HookRequest, fingerprint, secret_key
+from mooring_service.hook_options import HIDDEN, HookRequest, fingerprint, secret_key
 from mooring_service.hook_records import AttemptRecord, HeldEvent, HookRecord, SecretRecord
 from mooring_service.hooks.page import Cut
 from mooring_service.hooks.place import Place
@@ -171,16 +171,10 @@ class Hook:
         """
         one, place = self.definition, self.place
         since_us = self.failing_since_us
-        proxy = (
-            one.proxy
-            if one.proxy is None or isinstance(one.proxy, str)
-            else UNSET
-            if one.proxy is UNSET
-            else one.proxy.url
-        )
+        proxy = one.proxy.url if isinstance(one.proxy, ProxyRequest) else one.proxy
         return HookRecord(
             name=self.name,
-            url=one.url,
+            url=one.shown_url,
             status=self.status,
             reason=self.reason,
             cursor=place.after if place.epoch == "" else f"{place.epoch}-{place.position}",
@@ -207,7 +201,7 @@ class Hook:
             timeout=one.timeout,
             retry={"delay": one.retry.delay, "maxDelay": one.retry.max_delay},
             refused=one.refused,
-            headers=dict.fromkeys(one.headers, "***"),
+            headers=dict.fromkeys(one.headers, HIDDEN),
             tls=msgspec.to_builtins(one.tls),
             proxy=proxy,
             secrets=[

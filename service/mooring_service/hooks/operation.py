@@ -66,12 +66,13 @@ class Operation:
 
         Raises:
             UnknownHook: If there is none of that name.
-            HookConflict: If it is no longer in the configuration.
+            HookConflict: If it is no longer in the configuration, or has no secret to sign with.
         """
         sender = self.senders.get(name)
         hook = sender.hook
         if hook.paused == NOT_CONFIGURED:
             raise HookConflict(f"the hook {name!r} is no longer in the configuration")
+        _need_secret(hook)
         if hook.paused is not None:
             hook.paused = None
             hook.progress = replace(hook.progress, gone_at_s=None)
@@ -94,9 +95,11 @@ class Operation:
 
         Raises:
             UnknownHook: If there is none of that name.
+            HookConflict: If it has no secret to sign with.
             LimitReached: More than once a second.
         """
         hook = self.senders.get(name).hook
+        _need_secret(hook)
         now_s = time.monotonic()
         if now_s < self._tested_s + TEST_EVERY_S:
             raise LimitReached("test posts per second", 1)
@@ -152,3 +155,9 @@ class Operation:
             await sender.skip(events, cut.position if whole else events[-1][0], cut.next if whole else through, status)
             self.senders.go_on(sender)
             return count
+
+
+def _need_secret(hook: Hook) -> None:
+    """Raise `HookConflict` where a post would be unsigned: no file of secrets that the configuration names was ever readable."""
+    if not hook.secrets:
+        raise HookConflict(f"the hook {hook.name!r} has no secret: its secret_file cannot be used, as the log says")

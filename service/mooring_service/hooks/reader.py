@@ -37,9 +37,7 @@ class Reader:
         self._hook = hook
         self._without_hooks = not hook.kinds
         self._waiting: deque[tuple[int, bytes]] = deque()
-        self._times: deque[tuple[int, int]] = (
-            deque()
-        )  # position of the first event of a batch, and when that was committed
+        self._times: deque[tuple[int, int]] = deque()  # position of a batch's first event, and when it was committed
         self._bytes = 0
         self.after = place.after
         epoch = feed.journal.epoch
