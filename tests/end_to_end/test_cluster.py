@@ -246,7 +246,7 @@ async def test_what_is_asked_of_a_worker_that_moves_is_done_where_it_is_or_refus
             await asyncio.sleep(0.05)
         over.set()
     print(dict(told))
-    known = {"terminated", "worker-elsewhere", "worker-not-found", "node-unreachable", "engine-down"}
+    known = {"terminated", "worker-busy", "worker-elsewhere", "worker-not-found", "node-unreachable", "engine-down"}
     assert {one.split()[2] for one in told if one.split()[1][0] != "2"} <= known
     assert not any(one.startswith("POST") and one.endswith("worker-elsewhere") for one in told), (
         "nobody asked for a node"
