@@ -277,25 +277,6 @@ def idle(count: int, workers: int, watch_s: float, **options: Any) -> Figures:
         server.close()
 
 
-def opens(count: int, concurrency: int) -> Figures:
-    """Opens a second, beside a plain aiohttp client that opens the same."""
-    gateway = Mooring().start()
-    server = Tool("server")
-    try:
-        url = f"ws://127.0.0.1:{server.line()['port']}/echo"
-        gateway.request("PUT", "/v1/workers/main")
-        body = json.dumps({"url": url})
-        ours = Tool(
-            "post", gateway.url + "/v1/connections", count, concurrency, body, "application/json", token=gateway.token
-        )
-        rate = ours.result()["rate"]
-        plain = Tool("plain-opens", url, count, concurrency).result()["rate"]
-        return {"rate": rate, "plain_rate": plain}
-    finally:
-        gateway.stop()
-        server.close()
-
-
 def journal(count: int) -> Figures:
     """The rate with an empty journal and with `count` events in it, and the replay of all of them."""
     gateway = Mooring().start()

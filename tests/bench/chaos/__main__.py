@@ -48,11 +48,15 @@ async def run(
     seconds: float,
     *,
     dead_after: float = 15.0,
+    unsure: str = "",
     rate: float = RATE,
     connections: int = CONNECTIONS,
     keep: Path | None = None,
 ) -> dict[str, Any]:
-    """Return what became of one run: `verdict` is "right", or what is wrong. `keep`: where to put what is left of a wrong one."""
+    """Return what became of one run: `verdict` is "right", or what is wrong.
+
+    `unsure`: of `[cluster]`; "": as the seed says. `keep`: where to put what is left of a wrong run.
+    """
     case, chosen = CASES[name], random.Random(seed)
     begun = time.monotonic()
     faults, flow_s = 0, 0.0
@@ -60,7 +64,7 @@ async def run(
         await asyncio.to_thread(servers.start_all)
         world = World(
             Path(folder), servers, f"{name}-{seed}-{os.getpid()}"[:20], chosen, dead_after=dead_after, max_age=case.max_age,
-            unsure=chosen.choice(["keep", "stop"]), rate=rate, connections=connections,
+            unsure=unsure or chosen.choice(["keep", "stop"]), rate=rate, connections=connections,
         )  # fmt: skip
         try:
             async with world.begun() as reader:
