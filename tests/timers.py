@@ -22,7 +22,7 @@ PLAIN = {
         "Redialling._set_timer",
     ): "the alarm of `connection.watch`, which looks again; else own pace",
     ("mooring.process.runtime", "Runtime._look_later"): OWN_PACE,
-    ("mooring.process.runtime", "Runtime._hand_over"): OWN_PACE,
+    ("mooring.process.handing_over", "HandingOver._hold"): OWN_PACE,
     ("mooring.wire.pulse", "Pulse.__init__"): LOOKS_FIRST,
     ("mooring.wire.pulse", "Pulse._tick"): LOOKS_FIRST,
     ("mooring.wire.ticks", "Ticks.call_at"): "the timers of `wire.pulse`",

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import UNSET
 
 from mooring.checks import check_worker_name
-from mooring.connection.asked import Known, expand
+from mooring.connection.asked import Known, expand, is_simple
 from mooring.connection.secret_headers import check_secrets
 from mooring.dial_options import ProxyRequest
 from mooring.errors import Invalid, InvalidRequest, JournalUnavailable, PolicyRefused, Unavailable, UnknownFunction
@@ -200,6 +200,8 @@ def check_way(config: Config, request: ConnectionRequest, *, declared: bool) -> 
     for place, asked in tls:
         if asked and not asked.verify and not config.egress.allow_insecure_tls:
             raise PolicyRefused(f"{place}.verify false is refused: [egress] allow_insecure_tls is not set")
+    if is_simple(request):
+        return
     expanded, _ = expand(request, Known(config.recipes, config.functions), [])
     check_secrets(effective(expanded), Secrets(config.secrets), declared=declared)
 

@@ -83,7 +83,8 @@ class Connections:
         if wrong:
             raise InvalidRequest(wrong)
         self._admission.locate(request.worker, request.node or None)
-        request = msgspec.structs.replace(request, node=msgspec.UNSET)
+        if request.node is not msgspec.UNSET:
+            request = msgspec.structs.replace(request, node=msgspec.UNSET)
         self._admission.check()
         reference = None if request.handler is None else self._admission.handler(request.handler.name)
         return await self._openings.open(request, reference, begun)
@@ -248,9 +249,12 @@ class Connections:
         while entry.update.status != STATUS_CLOSED:
             number, future = slot.request(deadline - loop.time(), with_link=True)
             slot.command(msgspec.structs.replace(order, request=number))
-            done, _ = await asyncio.wait({future, *ended}, return_when=asyncio.FIRST_COMPLETED)
+            if ended:
+                await asyncio.wait({future, *ended}, return_when=asyncio.FIRST_COMPLETED)
+                if not future.done():
+                    return
             with contextlib.suppress(LinkLost):
-                done.pop().result()
+                await future
                 return
             ended = {self._directory.until(order.connection, lambda update: update.status == STATUS_CLOSED)}
             if not await first_of((slot.ready, *ended), deadline - loop.time()):

@@ -69,6 +69,7 @@ class Feed:
         self._hot_bytes = 0
         self._waiting: dict[asyncio.Future[bool], float] = {}  # who waits, and until when (loop time)
         self._yielding: set[asyncio.Future[bool]] = set()  # of these, who is woken behind all others
+        self._in_turn: deque[asyncio.Future[bool]] = deque()  # and whose turn is still to come
         self._expiry: asyncio.TimerHandle | None = None
         self._woken_at = 0.0
         self._wake_later: asyncio.TimerHandle | None = None
@@ -79,6 +80,11 @@ class Feed:
     def last(self) -> int:
         """Position of the newest event that is shown."""
         return self._ring[-1].last if self._ring else self.journal.last
+
+    @property
+    def holds(self) -> bool:
+        """Whether what was committed is shown only a little later: subscribers are many, and were woken just now."""
+        return self._wake_later is not None
 
     def publish(self, committed: list[Committed]) -> None:
         """Take what was committed, and wake whoever waits: at once, unless they are many and were woken just now."""
@@ -114,14 +120,27 @@ class Feed:
         self._woken_at = asyncio.get_running_loop().time()
         waiting, self._waiting = self._waiting, {}
         yielding, self._yielding = self._yielding, set()
-        for waiter in sorted(waiting, key=yielding.__contains__) if yielding else waiting:
-            if not waiter.done():
+        idle = not self._in_turn
+        for waiter in waiting:
+            if waiter in yielding:
+                self._in_turn.append(waiter)
+            elif not waiter.done():
                 waiter.set_result(True)
+        if idle and self._in_turn:
+            asyncio.get_running_loop().call_soon(self._wake_in_turn)
+
+    def _wake_in_turn(self) -> None:
+        # One in a pass of the loop: what comes meanwhile waits for one of them, and not for all.
+        waiter = self._in_turn.popleft()
+        if not waiter.done():
+            waiter.set_result(True)
+        if self._in_turn:
+            asyncio.get_running_loop().call_soon(self._wake_in_turn)
 
     def wait(self, deadline: float, *, yields: bool = False) -> asyncio.Future[bool]:
         """Return a future that ends with True at the next `wake`, with False at `deadline` (loop time).
 
-        Who `yields` is woken behind all others: hooks, whose POSTs would keep the streams waiting.
+        Who `yields` is woken behind all others, and one after the other: hooks, whose POSTs would keep the streams waiting.
         One timer serves all deadlines: they are mostly heartbeats, which are many and far away.
         """
         loop = asyncio.get_running_loop()

@@ -131,7 +131,8 @@ class Intake:
             for update in append.updates:
                 if update.ended:
                     self._reopenings.forget(update.id)
-        self._window.acknowledge(touched, scattered=1 < events <= SCATTERED)
+        # What is shown only a little later need not hurry either: one event after the other would be a commit each.
+        self._window.acknowledge(touched, scattered=(events > 1 or self._feed.holds) and events <= SCATTERED)
         self._window.go_on()
 
     def on_failure(self, failure: str | None) -> None:

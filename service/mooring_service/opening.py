@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from mooring.connection.asked import opening_s, shown_of
+from mooring.connection.asked import is_simple, opening_s, shown_of
 from mooring.connection.secret_headers import secrets_of
 from mooring.deadline import first_of
 from mooring.errors import (
@@ -25,10 +25,10 @@ from mooring.errors import (
     WorkerTooOld,
 )
 from mooring.events import now_us
-from mooring.link.messages import Open, Opened, OpenFailed, OpenInvalid, Terminate
+from mooring.link.messages import PROTOCOL_VERSION, Open, Opened, OpenFailed, OpenInvalid, Terminate
 from mooring.link.record import STATUS_CLOSED, STATUS_CONNECTING, ConnectionCreated, ConnectionUpdate
 from mooring.name_errors import SecretNotAllowed
-from mooring.options import ConnectionRequest, effective, too_new
+from mooring.options import ConnectionOptions, ConnectionRequest, effective, too_new
 from mooring_service.admission import Admission
 from mooring_service.directory import Directory
 from mooring_service.endings import Endings
@@ -104,6 +104,15 @@ def invalid_error(answer: OpenInvalid) -> SecretNotAllowed | LimitReached | Inva
     if answer.limit:
         return LimitReached("limits.max_connections_per_worker", answer.limit)
     return InvalidRequest(answer.errors)
+
+
+def _check_age(slot: Slot, request: ConnectionRequest, options: ConnectionOptions) -> None:
+    """Check that a worker of an older program knows all that it is asked for."""
+    unknown = too_new(request, slot.version)
+    if slot.version < SECRETS_VERSION:
+        unknown += [f"${{secret:{name}}}" for name in secrets_of(options.headers)]
+    if unknown:
+        raise WorkerTooOld(slot.name, unknown)
 
 
 class Opening(msgspec.Struct, frozen=True):
@@ -201,12 +210,9 @@ class Openings:
             slot.check_room()
             if slot.draining:
                 raise WorkerBusy(slot.name, "Draining")
-            unknown = too_new(self._admission.with_proxy(request), slot.version)
-            if slot.version < SECRETS_VERSION:
-                unknown += [f"${{secret:{name}}}" for name in secrets_of(effective(request).headers)]
-            if unknown:
-                raise WorkerTooOld(slot.name, unknown)
             options = effective(request)
+            if slot.version < PROTOCOL_VERSION:
+                _check_age(slot, self._admission.with_proxy(request), options)
             created = ConnectionCreated.of(
                 connection,
                 request.worker,
@@ -226,7 +232,8 @@ class Openings:
                 claims=[Claim("name", request.name, connection)] if request.name and self._admission.placing else [],
             )  # fmt: skip
             slot.dispatched.add(connection)
-            self._reopenings.remember(connection, request)  # a handler may ask for it to be kept
+            if request.name or not is_simple(request):  # a handler may ask for it to be kept
+                self._reopenings.remember(connection, request)
             try:
                 await self._journal.append_waiting(intent, fails_fast=True)
             except BaseException:
@@ -236,7 +243,9 @@ class Openings:
         finally:
             self._under_way[request.worker] -= 1
             self._under_way += Counter()  # what is 0 goes
-        done = asyncio.get_running_loop().create_task(self._open(slot, intent.incarnation, request, created, reference))
+        done = asyncio.get_running_loop().create_task(
+            self._open(slot, intent.incarnation, request, options, created, reference)
+        )
         self._tasks.add(done)
         done.add_done_callback(self._done)
         return Opening(connection, done)
@@ -258,11 +267,11 @@ class Openings:
         slot: Slot,
         incarnation: str,
         request: ConnectionRequest,
+        options: ConnectionOptions,
         created: ConnectionCreated,
         reference: str | None,
     ) -> ConnectionRecord:
         connection = created.id
-        options = effective(request)
         wait_s = options.connect_timeout_s + opening_s(request, self._admission.known) + SILENT_S
         if options.reconnect is not None and options.reconnect.first == "retry":
             wait_s += options.connect_timeout_s  # for its turn

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.bench import cluster, hooks, kept, measure, scale, stalls, starts
+from tests.bench import cluster, hooks, kept, measure, opens, scale, stalls, starts
 from tests.bench.gateways import BENCH, Aiohttp, AiohttpBatched, FastApi, Gateway, Mooring, Node, NodeBatched
 
 Row = tuple[str, str, str, str]
@@ -219,16 +219,6 @@ def idle_section(report: Report, quick: bool) -> None:
 
 
 def rest_section(report: Report, quick: bool) -> None:
-    count = 500 if quick else 3_000
-    found = in_turns(1 if quick else 3, {"mooring": lambda: measure.opens(count, 32)})["mooring"]
-    report.figures["opens"] = found
-    share = statistics.median(one["rate"] / one["plain_rate"] for one in found)
-    report.add(
-        "opens at concurrency 32",
-        thousands(median(found, "rate")),
-        f"{share:.2f} × plain aiohttp client ({thousands(median(found, 'plain_rate'))})",
-        "0.5 ×",
-    )
     events = 200_000 if quick else 1_000_000
     kept = measure.journal(events)
     report.figures["journal"] = kept
@@ -314,6 +304,7 @@ SECTIONS: dict[str, Callable[[Report, bool], None]] = {
     "idle": idle_section,
     "kept": kept.section,
     "hooks": hooks.section,
+    "opens": opens.section,
     "rest": rest_section,
     "starts": starts.section,
     "reboot": scale.reboot_section,

@@ -121,12 +121,11 @@ def told_by(receiver: Tool) -> dict[str, Any]:
 
 
 def latency(rate: int, seconds: float) -> dict[str, float]:
-    """From the server's write to the receiver's read: at `rate` and random times, or (1) once a second on one connection."""
+    """Scattered messages, `rate` a second: from the server's write to the receiver's read."""
     receiver = Tool("receive", module="hooks")
     gateway = WithHooks(receiver.line()["port"], 1, kinds=["onMessage"])
     try:
-        once_a_second = rate == 1
-        measure.sparse(gateway, 1 if once_a_second else 16, rate, seconds, wide=once_a_second)
+        measure.sparse(gateway, 16, rate, seconds, quiet_s=2.0 if rate > 10 else STALL_S)
         told = told_by(receiver)
         return {"p50": told["p50"], "p99": told["p99"]}
     finally:

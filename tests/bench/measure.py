@@ -174,6 +174,7 @@ def sparse(
     wide: bool = False,
     seed: int = 1,
     trace: bool = False,
+    quiet_s: float = 2.0,
 ) -> Figures:
     """Messages at random times on many connections, one subscriber of all: CPU by process, latency, bytes written.
 
@@ -181,6 +182,7 @@ def sparse(
         narrow: So many further subscribers, each of one connection.
         wide: All connections at once, each second, instead of at random times.
         trace: Count system calls too, which slows everything: no other figure of such a run means anything.
+        quiet_s: So long a silence is the end.
     """
     server = Tool("server", module="sparse")
     gateway.start()
@@ -194,7 +196,7 @@ def sparse(
             others.append(Tool("drain", *urls, token=gateway.token, module="sparse"))
             others[0].line()
         count = int(seconds) * len(opened) if wide else 1 << 30
-        reader = Tool("subscribe", gateway.url + "/v1/events", count, token=gateway.token, module="sparse")
+        reader = Tool("subscribe", gateway.url + "/v1/events", count, quiet_s, token=gateway.token, module="sparse")
         reader.line()
         time.sleep(1)
         pids = gateway.pids()
@@ -270,25 +272,6 @@ def idle(count: int, workers: int, watch_s: float, **options: Any) -> Figures:
             "cpu_percent": (cpu_s(pids) - used) / watch_s * 100,
             "open_rate": count / took,
         }
-    finally:
-        gateway.stop()
-        server.close()
-
-
-def opens(count: int, concurrency: int) -> Figures:
-    """Opens a second, beside a plain aiohttp client that opens the same."""
-    gateway = Mooring().start()
-    server = Tool("server")
-    try:
-        url = f"ws://127.0.0.1:{server.line()['port']}/echo"
-        gateway.request("PUT", "/v1/workers/main")
-        body = json.dumps({"url": url})
-        ours = Tool(
-            "post", gateway.url + "/v1/connections", count, concurrency, body, "application/json", token=gateway.token
-        )
-        rate = ours.result()["rate"]
-        plain = Tool("plain-opens", url, count, concurrency).result()["rate"]
-        return {"rate": rate, "plain_rate": plain}
     finally:
         gateway.stop()
         server.close()

@@ -126,6 +126,7 @@ def subscribe(url: str, count: int, quiet_s: float = QUIET_S) -> None:
         carry = text[max(end, len(text) - 24) :]
         if late:  # a comment of an idle stream is no begin
             sock.settimeout(quiet_s)
+    sock.close()
     late.sort()
     p = {name: late[min(len(late) - 1, int(len(late) * share))] / 1e6 for name, share in SHARES.items()} if late else {}
     print(json.dumps({"seen": len(late), **p}), flush=True)

@@ -322,24 +322,6 @@ async def bare_latency(post_url: str, echo_url: str, count: int) -> None:
     print(json.dumps({"post_p50": found[0], "echo_p50": found[1]}), flush=True)
 
 
-async def plain_opens(url: str, count: int, concurrency: int) -> None:
-    """How fast a plain aiohttp client opens connections."""
-    import aiohttp
-
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
-        numbers = iter(range(count))
-        sockets = []
-
-        async def some() -> None:
-            for _ in numbers:
-                sockets.append(await session.ws_connect(url))
-
-        begin = time.monotonic()
-        await asyncio.gather(*(some() for _ in range(concurrency)))
-        took = time.monotonic() - begin
-    print(json.dumps({"rate": count / took}), flush=True)
-
-
 def main() -> None:
     match sys.argv[1:]:
         case ["server", *host]:
@@ -354,8 +336,6 @@ def main() -> None:
             uvloop.run(latency(base, int(connection), int(count)))
         case ["bare-latency", post_url, echo_url, count]:
             uvloop.run(bare_latency(post_url, echo_url, int(count)))
-        case ["plain-opens", url, count, concurrency]:
-            uvloop.run(plain_opens(url, int(count), int(concurrency)))
         case _:
             sys.exit(__doc__)
 

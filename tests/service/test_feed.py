@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import random
 from pathlib import Path
 
@@ -59,6 +60,30 @@ async def test_who_yields_is_woken_behind_all_others() -> None:
         await asyncio.sleep(0)
         feed.wake()
     assert woken == ["stream 1", "stream 2", "hook 1", "hook 2"]
+
+
+async def test_those_who_yield_are_woken_one_in_a_pass_of_the_loop() -> None:
+    feed, loop = Feed(MemoryJournal(JournalConfig())), asyncio.get_running_loop()
+    seen: list[str] = []
+
+    async def wait(name: str) -> None:
+        await feed.wait(float("inf"), yields=True)
+        seen.append(name)
+
+    def each_pass() -> None:
+        seen.append("what came meanwhile")
+        if len(seen) < 20:
+            loop.call_soon(each_pass)
+
+    async with asyncio.TaskGroup() as group:
+        for number in range(3):
+            group.create_task(wait(f"hook {number}"))
+        await asyncio.sleep(0)
+        feed.wake()
+        loop.call_soon(each_pass)
+    hooks = [at for at, one in enumerate(seen) if one.startswith("hook")]
+    assert [seen[at] for at in hooks] == ["hook 0", "hook 1", "hook 2"]
+    assert all("what came meanwhile" in seen[at:until] for at, until in itertools.pairwise(hooks))
 
 
 @rounds(1, 20)

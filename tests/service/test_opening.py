@@ -17,6 +17,7 @@ from mooring_api.rest.problems import problem_of
 from mooring_service import opening
 from mooring_service.config import Config, DialConfig, JournalConfig
 from mooring_service.journal.memory import MemoryJournal
+from mooring_service.journal.sqlite import SqliteJournal
 from mooring_service.opening import OpenError
 from mooring_service.service import Service
 from tests.conftest import ROOT
@@ -96,5 +97,26 @@ async def test_a_worker_of_an_older_program_is_not_asked_for_what_it_does_not_kn
             await service.connections.open(ConnectionRequest(url=echo.url))
         opened = await service.connections.open(ConnectionRequest(url=echo.url, proxy=None))
         assert (await opened.done).status == "Connected"
+    finally:
+        await service.stop()
+
+
+async def test_opens_that_come_together_share_commits_and_frames(tmp_path: Path, echo: EchoServer) -> None:
+    count = 64
+    journal = SqliteJournal(tmp_path / "journal.db", JournalConfig())
+    service = Service(Config(), tmp_path, journal, app_dirs=[])
+    await service.start()
+    try:
+        await service.workers.start("main")
+        slot = service._roster.slot("main")
+        commits, frames = journal.stats().commits, slot.stored
+        begun = await asyncio.gather(*(service.connections.open(ConnectionRequest(url=echo.url)) for _ in range(count)))
+        intents = journal.stats().commits - commits
+        records = await asyncio.gather(*(one.done for one in begun))
+        assert {record.status for record in records} == {"Connected"}
+        assert all(record.last_event_id for record in records), "behind the commit of its onOpen"
+        assert intents < count, "the intents of many share a transaction"
+        assert slot.stored - frames < count, "so do the events, and a frame of the worker before"
+        assert journal.stats().commits - commits < count
     finally:
         await service.stop()

@@ -9,7 +9,8 @@ import pytest
 
 from mooring.events import Kind
 from mooring.link.messages import Events, Stored
-from mooring_service import window
+from mooring_service import feed, window
+from mooring_service.journal.batch import EventFilter
 from tests.service.fake_worker import FakeWorker, FakeWorkers, running_service
 
 
@@ -57,3 +58,29 @@ async def test_scattered_events_are_told_at_one_time_and_what_comes_after_quiet_
         _say(one, 3, 1_000)
         assert (await one.expect(Stored)).number == 3
         assert loop.time() - begun < 0.2, "who floods is told at once"
+
+
+async def test_one_event_alone_is_told_in_the_rhythm_too_while_many_subscribers_are_shown_it_later(
+    tmp_path: Path, fakes: FakeWorkers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(window, "TELL_S", 0.3)
+    monkeypatch.setattr(feed, "PACE_S", 1.0)
+    monkeypatch.setattr(feed, "PACE_MAX_S", 30.0)
+    async with running_service(tmp_path) as service:
+        one = await _started(service, fakes, "one")
+        many = [service.feed.subscribe(EventFilter(), None, "now") for _ in range(feed.PACE_ABOVE + 1)]
+        loop = asyncio.get_running_loop()
+        await asyncio.sleep(0.3)
+        _say(one, 1, 1)
+        told = await one.expect(Stored)
+        assert not told.next_us, "after quiet"
+        service.feed.wake()
+        shown = [service.feed.wait(float("inf")) for _ in many]
+        begun = loop.time()
+        _say(one, 2, 1)
+        told = await one.expect(Stored)
+        assert told.number == 2 and told.next_us == 300_000
+        assert loop.time() - begun > 0.1, "what comes meanwhile is of the same commit"
+        assert not any(waiter.done() for waiter in shown), "nobody has missed anything by it"
+        for subscription in many:
+            subscription.close()

@@ -31,6 +31,9 @@ _CONNECTION_NAME = re.compile(rf"{CONNECTION_NAME_PATTERN}\Z")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")  # RFC 9110 section 5.6.2
 _FORBIDDEN_VALUE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # RFC 9110 section 5.5, and every other control but TAB
 _URL_FORBIDDEN = re.compile(r"[\x00-\x20\x7f\\]")
+_PLAIN_URL = re.compile(  # what nearly all look like; others are looked at more closely
+    r"wss?://[A-Za-z0-9.-]{1,253}(:([1-9][0-9]{0,3}|[1-5][0-9]{4}))?([/?][A-Za-z0-9/?=&%:@!$'()*+,;._~-]*)?\Z"
+)
 _FORBIDDEN_HEADERS = frozenset({"host", "connection", "upgrade", "content-length", "transfer-encoding"})
 
 HeaderValue = str | list[str]
@@ -73,6 +76,8 @@ def check_url(url: str, pointer: str = "/url") -> list[Invalid]:
 
     if len(url) > MAX_URL_CHARS:
         return bad(f"longer than {MAX_URL_CHARS} characters")
+    if _PLAIN_URL.match(url):
+        return []
     if _URL_FORBIDDEN.search(url):
         return bad("white space, control characters and '\\' must be percent-encoded")
     try:

@@ -21,7 +21,8 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
     """What is to be known of one create option.
 
     Attributes:
-        name: As a field and as an attribute of a handler; `key` is its name in JSON.
+        name: As a field and as an attribute of a handler.
+        key: Its name in JSON.
         kind: The type of its value, with None where that is something to say.
         default: What stands for it when nobody says it, as JSON has it; `NODEFAULT`: it is required.
         doc: Its line in the documentation; `why`: the reason for the default.
@@ -36,6 +37,7 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     name: str = ""
+    key: str = ""
     kind: Any = None
     default: Any = NODEFAULT
     doc: str
@@ -49,11 +51,6 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
     check: Callable[[Any, str], list[Invalid]] | None = None
     since: int = 1
     since_values: dict[str, int] = {}
-
-    @property
-    def key(self) -> str:
-        """Its name in JSON."""
-        return camel(self.name)
 
     @property
     def bounds(self) -> str:
@@ -106,6 +103,7 @@ def table_of(kind: type[msgspec.Struct]) -> dict[str, Option]:
         found[field.name] = msgspec.structs.replace(
             option,
             name=field.name,
+            key=camel(field.name),
             kind=_kind(declared),
             becomes=option.becomes or (f"{field.name}_s" if option.unit == "s" else field.name),
         )

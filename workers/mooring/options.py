@@ -8,6 +8,7 @@ which is what a connection runs with: complete, and with units in the names.
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -239,6 +240,8 @@ class ConnectionRequest(msgspec.Struct, forbid_unknown_fields=True, rename="came
 OPTIONS = table_of(ConnectionRequest)
 """Every create option, by its Python name, in the order of the documentation."""
 
+_said = attrgetter(*OPTIONS)  # one step for all of them: each create looks at all, several times
+
 HANDLER_OPTIONS = tuple(option.name for option in OPTIONS.values() if option.by_handler)
 """Attributes of a handler that are create options, by their Python names."""
 
@@ -295,8 +298,7 @@ def check_request(request: ConnectionRequest, *, fills: bool = False) -> list[In
     wrong: list[Invalid] = []
     if request.recipe is UNSET and not (fills and "${" in request.url):
         wrong += check_url(request.url)
-    for option in OPTIONS.values():
-        value = getattr(request, option.name)
+    for option, value in zip(OPTIONS.values(), _said(request), strict=True):
         if value is not UNSET and value is not None:
             wrong += option.wrong(value)
     if request.tls is not UNSET and request.url.lower().startswith("ws://"):
@@ -310,8 +312,7 @@ def check_request(request: ConnectionRequest, *, fills: bool = False) -> list[In
 def too_new(request: ConnectionRequest, version: int) -> list[str]:
     """Return what of `request` a worker which speaks `version` of the link does not know, by keys."""
     found = []
-    for option in OPTIONS.values():
-        value = getattr(request, option.name)
+    for option, value in zip(OPTIONS.values(), _said(request), strict=True):
         if value is UNSET or value is None:
             continue
         if option.since > version:
@@ -325,8 +326,8 @@ def effective(request: ConnectionRequest) -> ConnectionOptions:
     """Return what `request` asks for, with the defaults filled in. It is not checked, and no handler is asked."""
     said = {
         option.becomes: value
-        for option in OPTIONS.values()
-        if option.by_handler and (value := getattr(request, option.name)) is not UNSET
+        for option, value in zip(OPTIONS.values(), _said(request), strict=True)
+        if value is not UNSET and option.by_handler
     }
     if request.headers is not UNSET:
         said["headers"] = [

@@ -72,6 +72,9 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
+_read_json = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant).decode
+
+
 def parse_json(body: bytes) -> Any:
     """Return what a request's JSON body holds.
 
@@ -87,7 +90,7 @@ def parse_json(body: bytes) -> Any:
     if not text.strip():
         raise Problem("bad-request", "the body is empty; a JSON object is expected")
     try:
-        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+        value = _read_json(text)
     except _DuplicateKey as exc:
         key = str(exc).encode("utf-8", "replace").decode()
         raise Problem("bad-request", f"the key {key!r} stands twice in one object") from None

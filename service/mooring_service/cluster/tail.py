@@ -83,6 +83,7 @@ class Tail:
                     await pull.close()
             except (EngineError, _Hole) as exc:
                 self.failure = str(exc)
+                self._is_behind()
                 why = type(exc).__name__.strip("_").lower()
                 self.rebuilds[why] = self.rebuilds.get(why, 0) + 1
                 if isinstance(exc, Refused):
@@ -133,7 +134,11 @@ class Tail:
         if not pending:
             self.behind_since = None
             self.caught_up.set()
-        elif self.behind_since is None:
+        else:
+            self._is_behind()
+
+    def _is_behind(self) -> None:
+        if self.behind_since is None:
             self.behind_since = time.monotonic()
 
     async def _read(self, pull: Pull) -> None:
@@ -189,7 +194,7 @@ class Tail:
 
     @property
     def lag_s(self) -> float:
-        """For how long there has been something that was not read."""
+        """For how long there has been something that was not read, as far as is known; while nothing can be read, there may be."""
         return 0.0 if self.behind_since is None else time.monotonic() - self.behind_since
 
 

@@ -164,7 +164,8 @@ class Sender:
         full = await reader.fill()
         hook.behind_ms, hook.passed = reader.behind_ms, reader.passed or 0
         if not reader.waiting:
-            await self._settle(reader)
+            if await self._settle(reader):
+                return None  # what came meanwhile has woken nobody
             if not await self._alarm.events(self._house.feed, self._loop.time() + IDLE_S):
                 self._poster.close()
             return None
@@ -243,11 +244,13 @@ class Sender:
         with contextlib.suppress(JournalUnavailable):
             await self._house.journal.save_hook(stored(self.hook.name, self.hook.place), fails_fast=True)
 
-    async def _settle(self, reader: Reader) -> None:
+    async def _settle(self, reader: Reader) -> bool:
         """Move the place past what the filter leaves out, now and then: it must not be pruned from under a quiet hook."""
         position, place = reader.passed, self.hook.place
-        if position is not None and position > place.position and time.monotonic() > self._settled_s + SETTLE_S:
+        due = position is not None and position > place.position and time.monotonic() > self._settled_s + SETTLE_S
+        if due:
             await self._commit(position=position)
+        return due
 
     async def skip(self, events: list[tuple[int, bytes]], position: int, after: str, status: int | None) -> None:
         """Give `events` up, and say so; go on behind `position`."""

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.chaos.cases import CASES
+from tests.bench.chaos.verdict import Verdict, verify
 from tests.bench.chaos.world import CONNECTIONS, RATE, World
 from tests.bench.gateways import BENCH
 from tests.cluster_kit.servers import EngineServers
@@ -47,19 +48,23 @@ async def run(
     seconds: float,
     *,
     dead_after: float = 15.0,
+    unsure: str = "",
     rate: float = RATE,
     connections: int = CONNECTIONS,
     keep: Path | None = None,
 ) -> dict[str, Any]:
-    """Return what became of one run: `verdict` is "right", or what is wrong. `keep`: where to put what is left of a wrong one."""
+    """Return what became of one run: `verdict` is "right", or what is wrong.
+
+    `unsure`: of `[cluster]`; "": as the seed says. `keep`: where to put what is left of a wrong run.
+    """
     case, chosen = CASES[name], random.Random(seed)
     begun = time.monotonic()
-    faults, wrong = 0, ["not begun"]
+    faults, flow_s = 0, 0.0
     with tempfile.TemporaryDirectory(prefix="mooring-") as folder:
         await asyncio.to_thread(servers.start_all)
         world = World(
             Path(folder), servers, f"{name}-{seed}-{os.getpid()}"[:20], chosen, dead_after=dead_after, max_age=case.max_age,
-            unsure=chosen.choice(["keep", "stop"]), rate=rate, connections=connections,
+            unsure=unsure or chosen.choice(["keep", "stop"]), rate=rate, connections=connections,
         )  # fmt: skip
         try:
             async with world.begun() as reader:
@@ -72,18 +77,18 @@ async def run(
                     await world.fill()
                 await asyncio.sleep(max(0.0, end - time.monotonic()))
                 flow_s = time.monotonic() - flowing_since
-                wrong = await world.verify(reader)
+                found = await verify(world, reader, one_socket=world.unsure == "stop" and not case.freezes)
         except AssertionError as exc:
-            wrong = [str(exc)[:1_000] or repr(exc)]
-        if wrong and keep is not None:
+            found = Verdict([str(exc)[:1_000] or repr(exc)])
+        if found.wrong and keep is not None:
             shutil.copytree(
                 folder, keep / f"{name}-{seed}", dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.sock")
             )
     return {
         "case": name, "seed": seed, "dead_after": dead_after, "unsure": world.unsure, "seconds": round(time.monotonic() - begun),
-        "faults": faults, "lost": world.lost, "took_s": round(world.took_s, 1), "events": world.events,
-        "rate": round(world.feed.sent / flow_s) if not wrong else 0, "overlap_s": round(max(world.feed.overlap_s.values(), default=0.0), 2),
-        "load": round(os.getloadavg()[0]), "verdict": "; ".join(wrong) or ("right, exactly there" if world.exact else "right"),
+        "faults": faults, "lost": found.lost, "took_s": round(found.took_s, 1), "events": found.events,
+        "rate": round(world.feed.sent / flow_s) if flow_s else 0, "overlap_s": round(max(world.feed.overlap_s.values(), default=0.0), 2),
+        "load": round(os.getloadavg()[0]), "verdict": "; ".join(found.wrong) or ("right, exactly there" if world.exact else "right"),
     }  # fmt: skip
 
 

@@ -15,7 +15,8 @@ import msgspec
 from mooring_service.cluster import message as wire
 from mooring_service.cluster.chain import head_of
 from mooring_service.cluster.position import slot_of
-from tests.bench.chaos.world import NAMES, SETTLE_S, World
+from tests.bench.chaos.rest import SETTLE_S
+from tests.bench.chaos.world import NAMES, World
 from tests.cluster_kit.nodes import running_engine
 from tests.conftest import wait_for
 
@@ -25,11 +26,12 @@ DECLARED, TAKEN = "is declared lost", "is taken over"
 
 
 class Case(msgspec.Struct, frozen=True):
-    """`once`: it leaves nodes dead, or takes so long that it is not begun again. `max_age`: of the log."""
+    """`once`: it leaves nodes dead, or takes so long that it is not begun again. `max_age`: of the log. `freezes`: sockets may stay open meanwhile."""
 
     fault: Callable[[World], Awaitable[None]]
     once: bool = False
     max_age: float | None = None
+    freezes: bool = False
 
 
 async def leader(w: World) -> None:
@@ -256,7 +258,7 @@ async def away_all(w: World) -> None:
 CASES = {
     "leader": Case(leader),
     "node": Case(node),
-    "stop": Case(stop),
+    "stop": Case(stop, freezes=True),
     "engine": Case(engine),
     "part": Case(part),
     "ack": Case(ack),

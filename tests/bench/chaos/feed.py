@@ -61,7 +61,10 @@ class Feed(_Listening):
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         websocket = web.WebSocketResponse()
-        await websocket.prepare(request)
+        try:
+            await websocket.prepare(request)
+        except ConnectionError:  # who dialled is dead already
+            return websocket
         assert request.transport is not None, "it was just accepted"
         socket = Socket(request.transport)
         held = self.sockets.setdefault(request.path, [])

@@ -47,6 +47,12 @@ async def create(request: web.Request) -> web.Response:
     return web.json_response({"id": connection.number}, status=201)
 
 
+async def terminate(request: web.Request) -> web.Response:
+    connection = connections.pop(int(request.match_info["id"]))
+    await connection.socket.close()
+    return web.json_response({"id": connection.number, "code": connection.socket.close_code})
+
+
 async def send(request: web.Request) -> web.Response:
     connection = connections[int(request.match_info["id"])]
     data = await request.read()
@@ -86,6 +92,7 @@ async def main(port: int) -> None:
     app.add_routes(
         [
             web.post("/v1/connections", create),
+            web.delete("/v1/connections/{id}", terminate),
             web.post("/v1/connections/{id}/messages", send),
             web.get("/v1/connections/{id}/events", events),
             web.get("/v1/events", events),

@@ -101,6 +101,8 @@ async def test_all_servers_are_killed_and_come_back(
             for index in range(3):
                 servers.kill(index)
             await asyncio.sleep(1.0)  # events that only the journals have
+            for node in nodes.values():  # who can read nothing does not know of itself that it is not behind
+                await wait_for(lambda node=node: node.cluster.tail.lag_s > 0.5, 20)
             await asyncio.to_thread(servers.start_all)
             await progress(nodes)
         await holds(engine, cluster_name, nodes, 100)

@@ -57,6 +57,10 @@ class DrivenLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return _monotonic() + self._ahead_s
 
+    def pass_by(self, seconds: float) -> None:
+        """Have so much time pass at once."""
+        self._ahead_s += seconds
+
     def _leap(self, seconds: float) -> bool:
         if not self.only_waits():
             return False
@@ -78,15 +82,15 @@ class Driven:
         body = {"url": url, "after": "start", **options}
         return await self.hooks.put(name, msgspec.convert(body, HookRequest))
 
-    async def events(self, count: int) -> None:
-        """Have `count` messages more in the journal."""
+    async def events(self, count: int, kind: Kind = Kind.onMessage) -> None:
+        """Have `count` events more in the journal."""
         first = self.journal.last + 1
         bodies = [
-            b'"kind":"onMessage","connection":1,"worker":"w","seq":%d,"time":"%b","event":{"type":"message","data":"%d"}}'
-            % (number, rfc3339(now_us()).encode(), number)
+            b'"kind":"%b","connection":1,"worker":"w","seq":%d,"time":"%b","event":{"type":"message","data":"%d"}}'
+            % (kind.name.encode(), number, rfc3339(now_us()).encode(), number)
             for number in range(first, first + count)
         ]
-        kinds = bytes([Kind.onMessage]) * count
+        kinds = bytes([kind]) * count
         connections = (1).to_bytes(8, "little") * count
         for at in range(0, count):
             one = Append(worker="w", connections=connections[:8], kinds=kinds[:1], bodies=bodies[at])

@@ -5,10 +5,13 @@ from __future__ import annotations
 import itertools
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import web
 
+from mooring.events import Kind
+from mooring_service.hooks.sender import SETTLE_S
 from tests.receiver import Got, Receiver
 from tests.service.hooks.driven import Driven, run
 
@@ -103,5 +106,26 @@ def test_a_hundred_hooks_to_a_dead_port_try_less_than_four_times_a_second_in_all
         assert max(rates[1:]) <= 4.0 and min(rates) >= 1.0, rates
         told = await driven.told()
         assert told == ["hookFailing"] * 100, "each says it once"
+
+    run(scenario, tmp_path, monkeypatch)
+
+
+def test_what_comes_while_a_quiet_hooks_place_is_stored_is_posted_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(driven: Driven) -> None:
+        async with Receiver() as receiver:
+            await driven.make("shop", receiver.url, kinds=["onTerminate"])
+            save, times = driven.journal.save_hook, itertools.count()
+
+            async def meanwhile(*args: Any, **kwargs: Any) -> None:
+                await save(*args, **kwargs)
+                if next(times) == 0:
+                    await driven.events(1, Kind.onTerminate)
+
+            monkeypatch.setattr(driven.journal, "save_hook", meanwhile)
+            driven.loop.pass_by(SETTLE_S + 1)
+            await driven.events(1)  # it is left out
+            await driven.until(lambda: receiver.taken, 20)
 
     run(scenario, tmp_path, monkeypatch)

@@ -6,7 +6,7 @@ Connections, sockets, outbox and limiter are the real ones; what is faked is the
 from __future__ import annotations
 
 import json
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from mooring.bounds import RedialLimits
@@ -96,11 +96,16 @@ class World:
         self.outbox.touch(connection)
         self.wake()
 
+    touch_later = touch
+
     def figures_changed(self, connection: Any) -> None:
         pass
 
     def answer(self, report: Report) -> None:
         self.answers.append(report)
+
+    def answer_behind(self, made: Callable[[int], Report]) -> None:
+        self.answers.append(made(self.flush()))
 
     def answer_send(self, answer: Any, key: str | None) -> None:
         self.answers.append(answer)

@@ -102,18 +102,21 @@ async def test_a_hello_names_any_number_of_connections_however_long_their_urls_a
             request = ConnectionRequest(url=url, headers=headers)
             service.streams[0].send(Open(1 + number, 100 + number, request, None, 1))
         await wait_for(lambda: len(service.of(Opened)) == CONNECTIONS)
-        reported = [created for events in service.of(Events) for created in events.created]
-        assert len({created.id for created in reported}) == CONNECTIONS
-        assert {created.url for created in reported} == {url}
+        assert not _created(service.reports), "the service has stored it before it asked"
+        frames = {events.number: {update.id for update in events.updates} for events in service.of(Events)}
+        assert len(frames) < CONNECTIONS, "what opens in one pass of the loop shares a frame"
+        for opened in service.of(Opened):
+            assert 99 + opened.request in set().union(
+                *(ids for number, ids in frames.items() if number <= opened.after)
+            )
         service.streams[0].abort()
         await wait_for(lambda: len(service.of(Hello)) == 2)
         hello = service.of(Hello)[1]
         assert [held.id_of(packed) for packed in hello.connections] == list(range(100, 100 + CONNECTIONS))
         assert {held.read(packed).update.status for packed in hello.connections} == {"Connected"}
         assert len(frame(hello)) < 200 * CONNECTIONS + 500, "10,000 of them are 2 MB: one frame holds 256"
-        await wait_for(lambda: len(_created(service.reports[service.reports.index(hello) :])) == CONNECTIONS)
-        again = _created(service.reports[service.reports.index(hello) :])
-        assert {created.url for created in again} == {url}, "what was not stored is sent again, whole"
+        await wait_for(lambda: set(_again(service, hello)) == set(frames))
+        assert _again(service, hello) == frames, "what was not stored is sent again, whole"
         service.streams[-1].send(Stop("done", 2.0))
         assert await asyncio.wait_for(working, 20) == "done"
     finally:
@@ -122,6 +125,12 @@ async def test_a_hello_names_any_number_of_connections_however_long_their_urls_a
         server.close()
         await service.ended()
         current.set_runtime(None)
+
+
+def _again(service: Service, hello: Hello) -> dict[int, set[int]]:
+    """Return which connections the frames speak of that came behind `hello`."""
+    behind = service.reports[service.reports.index(hello) :]
+    return {one.number: {update.id for update in one.updates} for one in behind if isinstance(one, Events)}
 
 
 def _created(reports: list[Any]) -> list[ConnectionCreated]:

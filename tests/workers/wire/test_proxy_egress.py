@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
+from ipaddress import IPv4Network, IPv6Address, IPv6Network
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from mooring.dial_options import DialSettings, ProxyRequest, ProxySettings
 from mooring.errors import ErrCode
 from mooring.options import ConnectionOptions
 from mooring.wire.dial import DialFailed, Dialler
-from mooring.wire.egress import EgressPolicy
+from mooring.wire.egress import DENIED_NETWORKS, EgressPolicy
 from mooring.wire.route import Routes
 from mooring.wire.target import Target
 from tests.servers import RawConnection, RawServer
@@ -89,7 +90,23 @@ DENIED = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("host", DENIED)
+def spelled(network: IPv4Network | IPv6Network) -> list[str]:
+    """Return hosts of URLs that mean an address of `network`, in each spelling that is known of its kind."""
+    address = network[min(1, network.num_addresses - 1)]
+    if isinstance(address, IPv6Address):
+        return [f"[{address}]", f"[{address.exploded.upper()}]"]
+    high, low = divmod(int(address), 1 << 16)
+    v4 = f"{high:x}:{low:x}"
+    return [
+        str(address), hex(int(address)), f"[::ffff:{address}]", f"[::ffff:{v4}]", f"[::ffff:0:{v4}]",
+        f"[64:ff9b::{v4}]", f"[2002:{v4}::1]",
+    ]  # fmt: skip
+
+
+SPELLED = [host for network, _ in DENIED_NETWORKS for host in spelled(network)]
+
+
+@pytest.mark.parametrize("host", [*DENIED, *(host for host in SPELLED if host not in DENIED)])
 async def test_what_is_denied_is_refused_as_a_literal_before_any_proxy_sees_a_byte(host: str) -> None:
     async with Ledger() as ledger:
         http, socks = f"http://127.0.0.1:{ledger.port}", f"socks5h://127.0.0.1:{ledger.port}"
@@ -322,3 +339,17 @@ async def test_a_name_that_the_configuration_does_not_have_names_the_nearest() -
             )
         assert failure.value.code == ErrCode.PROXY_UNREACHABLE
         assert failure.value.errors[0].message.endswith(f"[proxies] of the configuration has no {asked!r}{hint}")
+
+
+async def test_the_name_of_a_proxy_may_stand_in_dial_hosts_too() -> None:
+    async with Ledger() as ledger:
+        url = f"http://proxy.test:{ledger.port}"
+        hosts = {"proxy.test": ["127.0.0.1"]}
+        async with a_dialler(proxies={"p": ProxySettings(url=url)}, hosts=hosts) as dialler:
+            for proxy in ("p", ProxyRequest(url=url)):
+                await failure(dial(dialler, "ws://10.0.0.1/", proxy=proxy))
+            assert ledger.asked == ["10.0.0.1:80"] * 2
+            failed = await failure(dial(dialler, "ws://10.0.0.1/", proxy="p", local_address="::1"))
+            assert failed.errors[0].err_code == ErrCode.PROXY_UNREACHABLE
+        async with a_dialler(EgressPolicy(deny=["127.0.0.0/8"]), hosts=hosts) as dialler:
+            assert (await failure(dial(dialler, "ws://10.0.0.1/", proxy=ProxyRequest(url=url)))).policy

@@ -17,6 +17,7 @@ from msgspec import UNSET
 
 from mooring import staying
 from mooring.changes import Changes, changed, with_clocks
+from mooring.checks import HeaderValue
 from mooring.connection import hidden
 from mooring.connection.fragment import Fragment, fill_fragment, parse_fragment
 from mooring.connection.kept_rules import Compiled, KeptRequest, compile_kept, secrets_of_http
@@ -83,8 +84,38 @@ def _same(recipe: RecipeRequest) -> RecipeRequest:
     return _asked_recipes.setdefault(msgspec.json.encode(recipe), recipe)
 
 
+def resolve_checked(request: ConnectionRequest, known: Known) -> ConnectionOptions:
+    """As `resolve`, of a request without a handler that the service has checked.
+
+    Raises:
+        InvalidRequest: If what it names means something else here.
+    """
+    return effective(request) if is_simple(request) else resolve(request, known=known)
+
+
+def is_simple(request: ConnectionRequest) -> bool:
+    """Say whether `request` names nothing that has to be read, compiled or filled in: that of most connections."""
+    return (
+        request.handler is None
+        and request.recipe is UNSET
+        and request.reconnect is UNSET
+        and request.keep_alive is UNSET
+        and request.requests is UNSET
+        and request.data_timeout is UNSET
+        and request.when_down is UNSET
+        and request.queue_ttl is UNSET
+        and (request.headers is UNSET or not _has_templates(request.headers))
+    )
+
+
+def _has_templates(headers: Mapping[str, HeaderValue]) -> bool:
+    return any("${" in text for value in headers.values() for text in ([value] if isinstance(value, str) else value))
+
+
 def check_asked(request: ConnectionRequest, known: Known) -> list[Invalid]:
     """Return everything that is wrong with `request`, as far as it can be told without its handler."""
+    if is_simple(request):
+        return check_request(request)
     fills = request.handler is not None
     wrong = check_request(request, fills=fills)
     filled, of_fragment = expand(request, known, wrong)
@@ -248,6 +279,8 @@ def secrets_used(options: ConnectionOptions) -> list[SecretUse]:
 
 def opening_s(request: ConnectionRequest, known: Known) -> float:
     """Return how long `request`, which was checked, may take beside its dial: to fetch values, and to open."""
+    if request.recipe is UNSET:
+        return 0.0
     return opening_time_s(effective(expand(request, known, [])[0]))
 
 

@@ -58,7 +58,8 @@ class Connection(LiveConnection):
     def dial(self, request: int) -> None:
         """Begin the dial; `request` is answered when it has ended."""
         self._open_request = request
-        self._host.touch(self)
+        if not self._created_reported:
+            self._host.touch(self)
         self._dial_task = self._host.spawn(self._dial())
 
     async def _dial(self) -> None:
@@ -173,7 +174,8 @@ class Connection(LiveConnection):
 
     def _close(self, code: int, reason: str) -> None:
         if self.state is ConnectionState.CONNECTED and self._socket is not None:
-            self._set_state(ConnectionEvent.CLOSE_BEGUN)
+            self.state = step(self.state, ConnectionEvent.CLOSE_BEGUN)
+            self._host.touch_later(self)  # most peers answer at once
             self._replies_lost()
             self._socket.close(code, reason)
             self._host.paused.discard(self)

@@ -120,6 +120,9 @@ class Host(Protocol):
     def touch(self, connection: Recorded) -> None:
         """The record of `connection` has changed: it is reported with the next flush."""
 
+    def touch_later(self, connection: Recorded) -> None:
+        """Likewise, but what is about to follow may bring that flush: a moment is waited for it."""
+
     def figures_changed(self, connection: RecordedConnection) -> None:
         """Only figures have changed: they are reported with the next `Stats`."""
 
@@ -146,6 +149,9 @@ class Host(Protocol):
 
     def answer(self, report: Report) -> None:
         """Answer a request; what it depends on has been flushed before."""
+
+    def answer_behind(self, made: Callable[[int], Report]) -> None:
+        """Answer a request behind all that is recorded, with all others of this pass of the loop; `made` is given the last frame's number."""
 
     def answer_send(self, answer: Sent | SendFailed | SendQueued, key: str | None) -> None:
         """Answer a send; what was written, or waits, under a `key` is remembered, so that a repeat does nothing."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from abc import abstractmethod
 from concurrent.futures import Future
+from functools import partial
 from typing import Literal
 
 from mooring.connection.asking_connection import AskingConnection
@@ -89,10 +90,8 @@ class LiveConnection(AskingConnection):
         self._host.paused.discard(self)
         self._record(Kind.onTerminate, TerminateEvent(code=code, reason=reason, was_clean=was_clean))
         waiters, self._closing_waiters = self._closing_waiters, []
-        if waiters:
-            after = self._host.flush()
-            for request in waiters:
-                self._host.answer(TerminateDone(request, after))
+        for request in waiters:
+            self._host.answer_behind(partial(TerminateDone, request))
 
     def fileno(self) -> int:
         """Return the descriptor of the socket; -1: there is none."""
@@ -143,21 +142,19 @@ class LiveConnection(AskingConnection):
         request, self._open_request = self._open_request, 0
         if not request:
             return
-        after = self._host.flush()
         if self.errors:
-            self._host.answer(
-                OpenFailed(
-                    request,
-                    after,
-                    self.errors,
-                    timed_out=timed_out,
-                    terminated=terminated,
-                    policy=policy,
-                    opening=opening,
-                )
+            told = partial(
+                OpenFailed,
+                request,
+                errors=self.errors,
+                timed_out=timed_out,
+                terminated=terminated,
+                policy=policy,
+                opening=opening,
             )
+            self._host.answer_behind(told)
         else:
-            self._host.answer(Opened(request, after))
+            self._host.answer_behind(partial(Opened, request))
 
     # What comes: the socket's reports.
 

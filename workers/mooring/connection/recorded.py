@@ -82,6 +82,10 @@ class RecordedConnection:
         ended = kind is Kind.onTerminate and self.handler is None
         outbox.add(self, bytes((kind,)), connection_body(prefix, self.seq, now_us(), event), self.seq, ended=ended)
 
+    def created_is_stored(self) -> None:
+        """The service has stored the unchanging part of the record before it asked for the connection: it need not be told."""
+        self._created_reported = True
+
     def take_created(self) -> ConnectionCreated | None:
         """Return the unchanging part of the record, the first time."""
         if self._created_reported:

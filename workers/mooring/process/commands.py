@@ -6,7 +6,7 @@ from typing import assert_never
 
 import msgspec
 
-from mooring.connection.asked import resolve
+from mooring.connection.asked import resolve, resolve_checked
 from mooring.connection.asking import Answer, Waiter
 from mooring.connection.changing import change
 from mooring.connection.kept import KeptConnection
@@ -71,7 +71,7 @@ def _open(runtime: Runtime, command: Open) -> None:
         if command.handler is not None and request.handler is not None:
             runtime.constructions.begin(command, command.handler)
         else:
-            options = resolve(request, known=runtime.known)
+            options = resolve_checked(request, runtime.known)
             if command.resumed is None:  # else each attempt finds out
                 runtime.check_secrets(options, declared=command.declared)
             runtime.begin(command, options, None)

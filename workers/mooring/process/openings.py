@@ -117,6 +117,8 @@ class Openings:
         connection: LiveConnection
         if options.reconnect is None and resumed is None:
             connection = Connection(self._worker, created, options, handler)
+            if command is not None and command.handler is None:
+                connection.created_is_stored()
             if created.name is not None and command is not None:
                 connection.spec = command.connection_request
         else:

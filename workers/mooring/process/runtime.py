@@ -38,12 +38,13 @@ from mooring.link.messages import (
 )
 from mooring.link.messages_changed import Changed
 from mooring.link.messages_sent import Replied, RequestFailed, RequestTaken, SendFailed, SendQueued, Sent
-from mooring.link.outbox import Outbox, Recorded
+from mooring.link.outbox import Outbox
 from mooring.process.figures import Figures
+from mooring.process.handing_over import HandingOver
 from mooring.process.openings import Openings
 from mooring.process.redialling import Redialling
 from mooring.process.sleep import Sleep
-from mooring.process.threads import Posts, Reservations, Room
+from mooring.process.threads import Reservations, Room
 from mooring.usercode.asked_code import run_code, tell_failure
 from mooring.usercode.construction import Constructions
 from mooring.usercode.context import Context
@@ -52,7 +53,6 @@ from mooring.wire.dial import Dialler
 from mooring.wire.egress import EgressPolicy
 from mooring.wire.ticks import Ticks
 
-HOLD_S = 0.02  # a journal that is slower than this holds up nothing on its way to the service
 PROBE_S = 5.0  # so long a peer has to answer after a sleep, or its pingTimeout
 LOOK_S = 1.0  # so often we see to it that the context is awake while something waits for it
 END_TASKS_S = 1.0
@@ -106,10 +106,10 @@ class Runtime:
         self.answer: Callable[[Report], None] = uplink.send
         self.outbox = Outbox(settings.outbox_bytes, uplink.send_frame, self._on_room)
         self.room = Room(lambda: self.outbox.full)
-        self._posts = Posts(self.loop, self._hand_over)
-        self._handing_over: asyncio.TimerHandle | None = None
-        # Called for each message: without a method of ours in between.
-        self.post = self._posts.post
+        self._handing_over = handing_over = HandingOver(self.loop, self.outbox, self.answer)
+        self.post, self.wake, self.flush = handing_over.post, handing_over.wake, handing_over.flush
+        self.touch, self.touch_later = handing_over.touch, handing_over.touch_later
+        self.answer_behind = handing_over.answer_behind
         reservations = Reservations(settings.outbound_bytes)
         self.reserve, self.release = reservations.reserve, reservations.release
         self._figures = Figures(settings, self.connections)
@@ -157,8 +157,7 @@ class Runtime:
                 await self._tasks.close()
         except TimeoutError:
             log.warning("a dial does not end")
-        self._posts.run()
-        self.outbox.flush()
+        self._handing_over.end()
         await self.dialler.close()
 
     # What connections ask for.
@@ -166,30 +165,6 @@ class Runtime:
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run a task of a connection."""
         return self._tasks.spawn(work)
-
-    def touch(self, connection: Recorded) -> None:
-        """The record of `connection` has changed: it is reported with the next flush."""
-        self.outbox.touch(connection)
-        self.wake()
-
-    def wake(self) -> None:
-        """Have what was recorded handed over soon; called behind `Outbox.add`, from any thread, for each message."""
-        # What waits behind a frame needs no wake-up: the end of that wait, or `_hand_over_late`, takes it along.
-        if self._handing_over is None or not self.outbox.holds:
-            self._posts.wake()
-
-    def _hand_over(self) -> None:
-        if not self.outbox.flush_behind() and self._handing_over is None:
-            self._handing_over = self.loop.call_later(HOLD_S, self._hand_over_late)
-
-    def _hand_over_late(self) -> None:
-        self._handing_over = None
-        self.outbox.flush()
-
-    def flush(self) -> int:
-        """Make frames of everything now; return the number of the last one."""
-        self.outbox.flush()
-        return self.outbox.number
 
     def answer_send(self, answer: Sent | SendFailed | SendQueued, key: str | None) -> None:
         """Answer a send; what was written, or waits, under a `key` is remembered, so that a repeat does nothing."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from functools import lru_cache
 
 from aiohappyeyeballs import AddrInfoType
 
@@ -49,10 +50,14 @@ class Resolver:
 
 def literal(host: str, port: int = 0) -> list[AddrInfoType] | None:
     """Return the address that `host` is a spelling of (``0x7f.1`` is one, too), or None if it is a name. No look-up."""
+    found = _literal(host, port)
+    return None if found is None else list(found)
+
+
+@lru_cache(maxsize=256)  # many connections of a worker go to one address
+def _literal(host: str, port: int) -> tuple[AddrInfoType, ...] | None:
     try:
-        return socket.getaddrinfo(  # type: ignore[return-value]
-            host, port, type=socket.SOCK_STREAM, flags=_NUMERIC
-        )
+        return tuple(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=_NUMERIC))
     except (OSError, UnicodeError):
         return None
 

@@ -13,6 +13,8 @@ from yarl import URL
 
 _OUTSIDE_HTTP = re.compile(r"[^\x21-\x7e]+")  # RFC 9112 section 3.2: a request's target is visible ASCII
 _PORT = re.compile(r":([0-9]{1,5})\Z")
+_PATH = re.compile(r"[/?]")
+_HOST = re.compile(r"[A-Za-z0-9._-]+")
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -43,7 +45,7 @@ def parse_target(url: str) -> Target:
         ValueError: If its host is none; the text says so, and does not hold the query.
     """
     scheme, _, rest = url.partition("://")
-    found = re.search(r"[/?]", rest)
+    found = _PATH.search(rest)
     authority, path = (rest, "/") if found is None else (rest[: found.start()], rest[found.start() :])
     if path.startswith("?"):
         path = f"/{path}"
@@ -81,7 +83,7 @@ def ascii_host(host: str) -> str:
     """
     if not host.isascii():
         host = URL.build(scheme="http", host=host).raw_host or ""
-    if not re.fullmatch(r"[A-Za-z0-9._-]+", host):
+    if not _HOST.fullmatch(host):
         raise ValueError("not a host")
     return host
 
