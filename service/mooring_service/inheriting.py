@@ -125,7 +125,9 @@ class Inheriting:
         left = [entry for entry in self.of_all.live_of(worker) if entry.created.id not in own]
         staying: list[Entry] = []
         lost: list[Entry] = []
-        for entry in left:
+        for index, entry in enumerate(left, 1):
+            if not index % BATCH:
+                await asyncio.sleep(0)  # there may be thousands
             if entry.created.spec is not None:
                 self._reopenings.remember(entry.created.id, unpack(entry.created.spec, entry.created.url))
             (staying if self._reopenings.stays(entry) else lost).append(entry)

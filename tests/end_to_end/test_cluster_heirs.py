@@ -82,7 +82,7 @@ async def test_an_heir_that_cannot_make_a_connection_tells_it_and_opens_it_once_
     (a,) = await nodes.begin("a", "[limits]\nmax_connections = 100\n")
     (b,) = await nodes.begin("b", "[limits]\nmax_connections = 1\n")
     async with EchoServer() as echo:
-        own = (await b.open(echo.url))["id"]
+        own = (await b.open(echo.url, **PERSIST))["id"]  # it stays also where the restart takes longer than the lease
         kept = (await a.open(echo.url, **PERSIST))["id"]
         plain = (await a.open(echo.url))["id"]
         await b.get(f"/v1/connections/{plain}")

@@ -25,6 +25,7 @@ from mooring_service.cluster.replicator import Head, Identity, Replicator, State
 from mooring_service.journal.replica import Replica
 
 BUSY_S = 0.003
+BUSY_AT_MOST_S = 2.0  # then it is asked what became of it
 DOUBT_PAUSE_S = (0.05, 0.5)
 RETRY_S = 0.5  # where the own journal cannot be read
 
@@ -168,7 +169,10 @@ class Chain:
             try:
                 await self._put(data, message.prev)
                 break
-            except Busy:
+            except Busy as exc:
+                if now_s() - message_at > BUSY_AT_MOST_S:
+                    self._failed(exc)
+                    return ""
                 await asyncio.sleep(BUSY_S)
             except EngineError as exc:
                 self._failed(exc)

@@ -10,7 +10,7 @@ import time
 from mooring_service.cluster.claims import KEY_AGE_MS
 from mooring_service.cluster.fold import Fold
 from mooring_service.cluster.placement import Placement
-from mooring_service.cluster_errors import Elsewhere
+from mooring_service.cluster_errors import Elsewhere, EngineDown
 from mooring_service.journal.batch import Append, Claim
 from mooring_service.journal.journal import Journal, StoredAnswer
 from mooring_service.journal.sparse import SparseJournal
@@ -66,7 +66,10 @@ class Keys:
             self._journal.append(Append(claims=[claim]))
             return None
         if not await self._placement.claim(claim):
-            raise Elsewhere("the Idempotency-Key", self._fold.claims.keys[key].node)
+            held = self._fold.claims.keys.get(key)
+            if held is None:  # who had it has given it up since
+                raise EngineDown("the Idempotency-Key is just being given up")
+            raise Elsewhere("the Idempotency-Key", held.node)
         return None
 
     async def answer(self, key: str, fingerprint: bytes, answer: bytes | None) -> None:
