@@ -81,7 +81,9 @@ class Placement:
         held = self._fold.claims.workers.get(worker)
         if held is None or not self._lives(held) or worker in self._given_up:
             await self.ask_for(worker)
-            held = self._fold.claims.workers[worker]
+            held = self._fold.claims.workers.get(worker)
+        if held is None:  # it was granted, and given up since
+            raise EngineDown(f"the worker {worker!r} is just being given up")
         if held.node != self._node:
             raise Elsewhere(f"the worker {worker!r}", held.node)
         if held.inherited:  # nothing new before what it had is told
@@ -127,7 +129,9 @@ class Placement:
                 if node != self._node:
                     raise Elsewhere(f"the name {name!r}", node)
             await self.claim(Claim("name", name, 0))
-            held = self._fold.claims.names[name]
+            held = self._fold.claims.names.get(name)
+        if held is None:  # the connection that got it has ended since
+            raise EngineDown(f"the name {name!r} is just being given up")
         if held.node != self._node:
             raise Elsewhere(f"the name {name!r}", held.node)
 
