@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -212,6 +213,54 @@ async def test_a_worker_and_a_name_live_at_one_node_and_each_other_finds_them_th
             assert (response.status, response.headers["Mooring-Committed"]) == (200, "cluster")
         await c.get("/v1/connections/77", 404)  # behind the end of the log
         assert (await c.open(echo.url, worker="desk"))["node"] == "c"
+
+
+@rounds(5, 50)
+async def test_what_is_asked_of_a_worker_that_moves_is_done_where_it_is_or_refused(
+    nodes: dict[str, RunningService], servers: EngineServers, cluster_name: str, tmp_path: Path, rounds: int
+) -> None:
+    """Who asks has read less of the log than the nodes between which it moves: they say who has it, or that they have not."""
+    over = asyncio.Event()
+    opened: set[int] = set()
+    told: Counter[str] = Counter()
+
+    async def ask(service: RunningService, method: str, path: str, body: dict[str, object] | None = None) -> int:
+        async with asyncio.timeout(60), service.client.request(method, path, json=body) as response:
+            answer = await response.json()
+            told[f"{method} {response.status} {str(answer.get('type', '')).rpartition(':')[2]}"] += 1
+            if response.status == 201 and method == "POST":
+                opened.add(answer["id"])
+        return response.status
+
+    async def use(service: RunningService) -> None:
+        while not over.is_set():
+            await ask(service, "POST", "/v1/connections", {"url": echo.url, "worker": "desk"})
+
+    async with EchoServer() as echo, asyncio.TaskGroup() as going:
+        for service in nodes.values():
+            going.create_task(use(service))
+        for number in range(rounds):
+            one, other = list(nodes.values())[number % 3], list(nodes.values())[(number + 1) % 3]
+            await ask(one, "DELETE", "/v1/workers/desk")
+            await ask(other, "PUT", "/v1/workers/desk", {"node": "abc"[(number + 1) % 3]})
+            await asyncio.sleep(0.05)
+        over.set()
+    print(dict(told))
+    known = {"terminated", "worker-busy", "worker-elsewhere", "worker-not-found", "node-unreachable", "engine-down"}
+    assert {one.split()[2] for one in told if one.split()[1][0] != "2"} <= known
+    assert not any(one.startswith("POST") and one.endswith("worker-elsewhere") for one in told), (
+        "nobody asked for a node"
+    )
+    assert opened, "some were done"
+    async with nodes["a"].client.delete("/v1/workers/desk") as response:
+        assert response.status in (200, 404)
+    for service in nodes.values():
+        for one in opened:
+            assert (await service.get(f"/v1/connections/{one}"))["status"] == "Closed"
+    for service in nodes.values():
+        await service.stop()
+    async with running_engine(servers.urls) as engine:
+        await check(engine, cluster_name, {name: tmp_path / name for name in nodes}, partial=True)
 
 
 async def test_a_service_without_its_engine_serves_and_says_so(tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ from mooring_service.cluster.chain import Chain, now_s
 from mooring_service.cluster.lives import Timers, fenced
 from mooring_service.cluster_config import ClusterConfig
 
+SURE_S = 2.0  # so long before it would lapse, what goes on is told so: a Probe each second, and one that comes late
+
 
 class Lease:
     """The lease of this node's persisted connections.
@@ -63,9 +65,9 @@ class Lease:
         if self._is_away(now) or (self._away_at and (chain is None or chain.state.acked_at < self._away_at)):
             return 0.0
         acked_at = chain.state.acked_at if chain is not None and chain.messages else None
-        if acked_at is not None and now - acked_at <= self.timers.fit_s:
+        # Not earlier: a service that freezes meanwhile has its sockets closed before an heir opens.
+        if acked_at is not None and now - acked_at <= max(self.timers.fit_s, self.timers.fence_s - SURE_S):
             return acked_at + self.timers.fence_s
-        # Nothing is acknowledged, or not any more: early enough, or what goes on would lapse before it is told so.
         if self._keeps or not persists():
             return now + self.timers.fence_s
         return 0.0 if acked_at is None else acked_at + self.timers.fence_s

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from mooring.deadline import first_of
 from mooring.errors import Invalid, InvalidRequest
-from mooring_service.cluster.claims import Holder
+from mooring_service.cluster.claims import CLEARED, Holder
 from mooring_service.cluster.engine import Engine
 from mooring_service.cluster.fold import Fold, NodeState
 from mooring_service.cluster_errors import Elsewhere, EngineDown
@@ -71,8 +71,8 @@ class Placement:
         if (has or node or self._node) != self._node:
             raise Elsewhere(f"the worker {worker!r}", has or node or "")
 
-    async def hold(self, worker: str) -> None:
-        """Have this node hold a worker.
+    async def hold(self, worker: str, *, anew: bool = False) -> None:
+        """Have this node hold a worker; `anew`: it is forgotten that nodes which had it have died.
 
         Raises:
             Elsewhere: If another node has it.
@@ -81,13 +81,17 @@ class Placement:
         held = self._fold.claims.workers.get(worker)
         if held is None or not self._lives(held) or worker in self._given_up:
             await self.ask_for(worker)
-            held = self._fold.claims.workers[worker]
+            held = self._fold.claims.workers.get(worker)
+        if held is None:  # it was granted, and given up since
+            raise EngineDown(f"the worker {worker!r} is just being given up")
         if held.node != self._node:
             raise Elsewhere(f"the worker {worker!r}", held.node)
         if held.inherited:  # nothing new before what it had is told
             await first_of((self._until_told(worker),), CLAIM_S)
             if held.inherited:
                 raise EngineDown(f"what the worker {worker!r} had at another node is being taken over")
+        if anew and held.lost_us:
+            await self._journal.append_waiting(Append(worker=worker, claims=[Claim("worker", worker, CLEARED)]))
 
     async def ask_for(self, worker: str) -> None:
         """Claim a worker, and wait for what becomes of that.
@@ -127,7 +131,9 @@ class Placement:
                 if node != self._node:
                     raise Elsewhere(f"the name {name!r}", node)
             await self.claim(Claim("name", name, 0))
-            held = self._fold.claims.names[name]
+            held = self._fold.claims.names.get(name)
+        if held is None:  # the connection that got it has ended since
+            raise EngineDown(f"the name {name!r} is just being given up")
         if held.node != self._node:
             raise Elsewhere(f"the name {name!r}", held.node)
 
