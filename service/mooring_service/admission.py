@@ -44,8 +44,8 @@ class Placing(Protocol):
     def check(self) -> None:
         """Raise `EngineDown` while what this node held is another's, and it has no new place yet."""
 
-    async def hold(self, worker: str) -> None:
-        """Have this node hold a worker, or raise `Elsewhere` or `EngineDown`."""
+    async def hold(self, worker: str, *, anew: bool = False) -> None:
+        """Have this node hold a worker (`anew`: whatever the nodes that had it have died of), or raise `Elsewhere` or `EngineDown`."""
 
     async def hold_name(self, name: str) -> None:
         """Have this node hold a name, or raise them."""
@@ -124,15 +124,15 @@ class Admission:
         elif node is not None:
             raise InvalidRequest([Invalid("/node", "this service is no node of a cluster")])
 
-    async def place(self, worker: str, name: str | None = None) -> None:
-        """Have this service hold a worker, and a name.
+    async def place(self, worker: str, name: str | None = None, *, anew: bool = False) -> None:
+        """Have this service hold a worker, and a name; `anew`: somebody starts it who has seen it Failed.
 
         Raises:
             Elsewhere: If another node has it.
             EngineDown: If that cannot be said just now.
         """
         if self.placing is not None:
-            await self.placing.hold(worker)
+            await self.placing.hold(worker, anew=anew)
             if name is not None:
                 await self.placing.hold_name(name)
 

@@ -270,7 +270,7 @@ class Connections:
             UnknownConnection: If it never existed or is no longer retained.
         """
         entry = self._directory.entry(
-            connection
+            connection, here=True
         )  # held: the stream goes to its end, also once it is no longer retained
         events = EventFilter(connections=frozenset((connection,)), kinds=kinds)
         return self._feed.subscribe(events, cursor, "start", brief=brief, end_of=lambda: entry.end)

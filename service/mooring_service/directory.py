@@ -55,6 +55,7 @@ class Directory:
 
     def __init__(self, retained: int, retained_age_s: float, now_ms: Callable[[], int]) -> None:
         self.epoch = ""  # of event ids; a log that nodes share tells it with its first message, and may change it
+        self.ended_elsewhere: Callable[[int], Entry | None] = lambda connection: None  # of which other nodes tell
         self._retained = retained
         self._retained_age_ms = int(retained_age_s * 1000)
         self._now_ms = now_ms
@@ -207,13 +208,13 @@ class Directory:
             raise UnknownConnection(name)
         return max(self._named[name])
 
-    def entry(self, connection: int) -> Entry:
-        """Return what is known of `connection`.
+    def entry(self, connection: int, *, here: bool = False) -> Entry:
+        """Return what is known of `connection`; `here`: if this service has had it itself.
 
         Raises:
             UnknownConnection: If it never existed or is no longer retained.
         """
-        entry = self._entries.get(connection)
+        entry = self._entries.get(connection) or (None if here else self.ended_elsewhere(connection))
         if entry is None:
             raise UnknownConnection(connection)
         return entry
@@ -267,9 +268,8 @@ class Directory:
         """Look at the next `LOOKS` connections past id `after`, by id; return those that are wanted, and after which id it goes on
         (None: that was the last one).
         """
-        if name is None:
-            ids = self._census.next_ids(after, LOOKS)
-        else:
+        ids = self._census.next_ids(after, LOOKS)
+        if name is not None:
             ids = sorted(connection for connection in self._named.get(name, ()) if connection > after)
         found: list[Entry] = []
         for entry in map(self._entries.__getitem__, ids):

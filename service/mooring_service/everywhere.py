@@ -55,7 +55,7 @@ class Everywhere(Reading):
     def _is_own(self, connection: int) -> bool:
         """Say whether what is known here of a connection is the truth: what this node has given away lives on elsewhere."""
         try:
-            return self._holds(self._directory.entry(connection).created.worker)
+            return self._holds(self._directory.entry(connection, here=True).created.worker)
         except UnknownConnection:
             return False
 

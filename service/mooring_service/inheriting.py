@@ -59,6 +59,7 @@ class Inheriting:
         self._supervisor = supervisor
         self._settled = settled
         self.blocked: dict[str, str] = {}
+        reopenings.keeps_back = self._keeps_back
 
     def is_left(self, worker: str) -> bool:
         """Say whether connections of a worker have not ended."""
@@ -71,12 +72,34 @@ class Inheriting:
     def _wrong(self, worker: str) -> str | None:
         specs = [entry for entry in self.of_all.live_of(worker) if entry.created.spec is not None]
         own = {entry.created.id for entry in self._directory.live_of(worker)}
-        more = sum(entry.created.id not in own for entry in specs)
+        return self._full(worker, sum(entry.created.id not in own for entry in specs)) or self._unmakeable(specs)
+
+    def _keeps_back(self, worker: str) -> bool:
+        """Say whether what waits of a worker is `blocked`: what came from other nodes by this node's bounds, too."""
+        live = self._directory.live_of(worker)
+        waiting = [entry for entry in live if entry.created.spec is not None and self._reopenings.waits(entry)]
+        wrong = (self._full(worker, 0) if any(map(_is_inherited, waiting)) else None) or self._unmakeable(waiting)
+        if wrong is None:
+            self.blocked.pop(worker, None)
+        elif self.blocked.get(worker) != wrong:
+            self.blocked[worker] = wrong
+            log.error("what persists of worker %s waits here: %s", worker, wrong, extra={"worker": worker})
+        return wrong is not None
+
+    def _full(self, worker: str, more: int) -> str | None:
         if self._admission.full_at(self._directory.live_count + more - 1):
             return "limits.max_connections leaves no room"
         if len(self._roster) >= self._supervisor.max_workers and self._roster.find(worker) is None:
             return "limits.max_workers leaves no room"
+        return None
+
+    def _unmakeable(self, specs: list[Entry]) -> str | None:
+        seen: set[tuple[bytes, str]] = set()  # of thousands most are alike
         for entry in specs:
+            what = entry.created.spec or b"", entry.created.url
+            if what in seen:
+                continue
+            seen.add(what)
             try:
                 assert entry.created.spec is not None, "selected by it"
                 spec = unpack(entry.created.spec, entry.created.url)
@@ -98,7 +121,6 @@ class Inheriting:
         Raises:
             JournalUnavailable: If it cannot be written now.
         """
-        wrong = self._wrong(worker)
         own = {entry.created.id for entry in self._directory.live_of(worker)}
         left = [entry for entry in self.of_all.live_of(worker) if entry.created.id not in own]
         staying: list[Entry] = []
@@ -117,13 +139,14 @@ class Inheriting:
         if not staying and not own:
             return False
         if failed:
-            self._supervisor.stand_failed(worker, DEADLY)
-        elif wrong is not None:
-            self.blocked[worker] = wrong
-            log.error("what persists of worker %s waits here: %s", worker, wrong, extra={"worker": worker})
-        else:
+            self.stand_failed(worker)
+        elif self._reopenings.due(worker):
             await self._open(worker)
         return True
+
+    def stand_failed(self, worker: str) -> None:
+        """Have a worker Failed, as the nodes that ran it have died, unless it runs here: somebody has started it then."""
+        self._supervisor.stand_failed(worker, DEADLY)
 
     async def _open(self, worker: str) -> None:
         try:
@@ -135,14 +158,13 @@ class Inheriting:
     async def go_on(self) -> None:
         """Open again what waits here for a process, or was not told to one."""
         for worker in sorted(self._directory.workers()):
-            if worker not in self.blocked and any(map(self._reopenings.waits, self._directory.live_of(worker))):
+            if any(map(self._reopenings.waits, self._reopenings.due(worker))):
                 await self._open(worker)
 
     async def open_blocked(self) -> None:
         """Open what could not be opened here, where that has changed."""
         for worker in list(self.blocked):
-            if self._wrong(worker) is None:
-                del self.blocked[worker]
+            if not self._keeps_back(worker) and self._reopenings.due(worker):
                 await self._open(worker)
 
     async def end_all(self) -> None:
@@ -155,6 +177,12 @@ class Inheriting:
                 await self._endings.write(live[begin : begin + BATCH], REASON, ErrCode.NODE_LOST)
         self.blocked.clear()
         await self._journal.append_waiting(Append())
+
+
+def _is_inherited(entry: Entry) -> bool:
+    """Say whether a connection that waits here was another node's when it was lost."""
+    down = None if entry.update.kept is None else entry.update.kept.down
+    return down is not None and any(error.err_code == ErrCode.NODE_LOST for error in down.errors)
 
 
 def _created(worker: str, entries: list[Entry]) -> Append:

@@ -22,11 +22,11 @@ from mooring_service.cluster_errors import EngineDown, NodeUnreachable
 from mooring_service.cluster_records import ClusterFigures, ClusterRecord
 from mooring_service.config import Config
 from mooring_service.connections import Connections
-from mooring_service.directory import Directory
+from mooring_service.directory import Directory, Entry
 from mooring_service.everywhere import Everywhere
 from mooring_service.feed import Feed
 from mooring_service.inheriting import Inheriting
-from mooring_service.journal.journal import Committed, StoredAnswer
+from mooring_service.journal.journal import Committed
 from mooring_service.journal.replica import SLOT_STEP
 from mooring_service.journal.sqlite import SqliteJournal
 
@@ -41,6 +41,7 @@ class Membership:
     Attributes:
         directory: The connections of all nodes, as the log tells of them.
         feed: The events of all nodes.
+        keys: What Idempotency-Keys stand for at all nodes.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class Membership:
         of_all = self._cluster.journal
         self._background = Background(log)
         self._asks, self._journal = asks, journal
-        self._keys: Keys
+        self.keys: Keys
         self.directory = Directory(config.retention.closed_connections, config.retention.closed_age, of_all.now_ms)
         inheriting.of_all = self.directory
         self.feed = Feed(of_all, ring_bytes=config.journal.ring_bytes, max_subscribers=config.limits.max_subscribers)
@@ -104,11 +105,15 @@ class Membership:
         cluster = self._cluster
         recovered = await cluster.open(has_connections=has_connections)
         cluster.tail.on_asks = self._take_asks  # nothing is read before the next wait
-        self._keys = Keys(cluster.placement, self._journal, cluster.journal, cluster.fold, self.node)
+        self.keys = Keys(cluster.placement, self._journal, cluster.journal, cluster.fold, self.node)
         self.directory.recover(self._cluster.fold.epoch, recovered.connections)
         cluster.copies.records = cluster.tail.known = partial(_records, self.directory)
         self._background.spawn(self._settle_asks(asks))
         self._cluster.placement.where = self._holder_of
+
+    def recall(self) -> None:
+        """Behind the adoption of workers: what stood Failed, as the nodes that ran it have died, does so again."""
+        self._cluster.heirs.recall()
 
     async def stop(self, *, handover: bool) -> None:
         """End; see `Cluster.stop`."""
@@ -141,9 +146,9 @@ class Membership:
         """Say whether this node has a worker; see `Placement.holds`."""
         return self._cluster.placement.holds(worker)
 
-    async def hold(self, worker: str) -> None:
+    async def hold(self, worker: str, *, anew: bool = False) -> None:
         """Have this node hold a worker; see `Placement.hold`."""
-        await self._cluster.placement.hold(worker)
+        await self._cluster.placement.hold(worker, anew=anew)
 
     async def hold_name(self, name: str) -> None:
         """Have this node hold a name; see `Placement.hold_name`."""
@@ -152,14 +157,6 @@ class Membership:
     async def release(self, worker: str) -> None:
         """Give a worker up."""
         await self._cluster.placement.release(worker)
-
-    async def claim_key(self, key: str, fingerprint: bytes, *, anywhere: bool) -> StoredAnswer | None:
-        """Claim an Idempotency-Key; see `Keys.claim`."""
-        return await self._keys.claim(key, fingerprint, anywhere=anywhere)
-
-    async def answer_key(self, key: str, answer: bytes | None) -> None:
-        """Keep the answer of a key; see `Keys.answer`."""
-        await self._keys.answer(key, answer)
 
     def holder_of_worker(self, worker: str) -> str | None:
         """Return which other node has a worker; None: this one, or none that lives."""
@@ -260,6 +257,7 @@ class Membership:
 
     def reading(self, connections: Connections, own: Directory) -> Everywhere:
         """Return what is read at every node."""
+        own.ended_elsewhere = partial(_ended, self.directory)
         reach = partial(reach_of, self._cluster)
         return Everywhere(connections, own, self.directory, self.feed, self._holds, self._node_of, self.shown, reach)
 
@@ -285,6 +283,15 @@ class Membership:
     def figures(self) -> ClusterFigures:
         """What metrics tell."""
         return figures_of(self._cluster)
+
+
+def _ended(directory: Directory, connection: int) -> Entry | None:
+    """Return a connection that has ended, as the log tells of it: whoever had it, its record is the same at every node."""
+    try:
+        entry = directory.entry(connection)
+    except UnknownConnection:
+        return None
+    return entry if entry.update.ended else None
 
 
 def _records(directory: Directory) -> Iterator[Pair]:

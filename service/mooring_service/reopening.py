@@ -7,7 +7,7 @@ spec a connection ends with the process, as one that is not kept.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -48,6 +48,8 @@ class Reopenings:
 
     Attributes:
         handed: What `waiting_specs` of the program before us has returned, for `recall`.
+        keeps_back: Says of a worker whether what persists of it, and waits, cannot be opened here now: it goes on waiting then. Where it
+            is never so, what cannot be made any more ends.
     """
 
     def __init__(self, admission: Admission, journal: Journal, directory: Directory, endings: Endings) -> None:
@@ -58,6 +60,7 @@ class Reopenings:
         self._specs: dict[int, bytes] = {}
         self._told: dict[int, str] = {}
         self.handed = b""
+        self.keeps_back: Callable[[str], bool] = lambda worker: False
 
     def remember(self, connection: int, spec: ConnectionRequest) -> None:
         """Keep what `connection` was asked for, until it has ended, or turns out to be neither kept nor named."""
@@ -102,6 +105,16 @@ class Reopenings:
             return False
         return created.kept.reconnect.first == "retry" or bool(update.kept and update.kept.socket)
 
+    def due(self, worker: str) -> list[Entry]:
+        """Return what of a worker a process of it is to hold, whether one does or not."""
+        live = self._directory.live_of(worker)
+        keeps_back = self.keeps_back(worker)
+        return [
+            entry
+            for entry in live
+            if self.stays(entry) and not (keeps_back and entry.created.spec is not None and self.waits(entry))
+        ]
+
     async def open_again(self, slot: Slot, connections: Iterable[int] = ()) -> None:
         """Have the process of `slot` open what an earlier one has held; the pace of the dials is the worker's.
 
@@ -111,11 +124,7 @@ class Reopenings:
         if not self._admission.may_open:
             return  # they wait until it may
         incarnation, again = slot.incarnation, set(connections)
-        due = [
-            entry
-            for entry in self._directory.live_of(slot.name)
-            if self.stays(entry) and (entry.incarnation != incarnation or entry.created.id in again)
-        ]
+        due = [entry for entry in self.due(slot.name) if entry.incarnation != incarnation or entry.created.id in again]
         handlers = self._admission.config.handlers
         unknown = [
             entry for entry in due if entry.created.handler is not None and entry.created.handler not in handlers

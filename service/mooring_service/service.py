@@ -226,6 +226,8 @@ class Service:
         except JournalUnavailable as exc:
             log.error("the journal cannot be written: %s; nothing new is begun until it can be", exc)
         self._supervisor.adopt([stored for stored in recovered.incarnations if not stored.ended or stored.stands])
+        if self.cluster is not None:
+            self.cluster.recall()
         self._asks.do(recovered.asks)
         await self.hooks.start(recovered.hooks)
         known = {stored.incarnation for stored in recovered.incarnations if not stored.ended}

@@ -79,8 +79,8 @@ class Strays:
         await asyncio.gather(self._reconciling.reconcile(), *map(self._bring_back, self._workers))
 
     async def _bring_back(self, name: str) -> None:
-        if not any(map(self._reopenings.stays, self._directory.live_of(name))):
-            return  # they have ended meanwhile
+        if not self._reopenings.due(name):
+            return  # they have ended meanwhile, or cannot be opened here now
         try:
             slot = await self._supervisor.ensure(name)
             await self._reopenings.open_again(slot)  # a process that was adopted is not told by itself

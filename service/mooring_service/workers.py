@@ -96,7 +96,8 @@ class Workers:
         check_name(name)
         self._admission.locate(name, node)
         self._admission.check()
-        await self._admission.place(name)
+        slot = self._roster.find(name)
+        await self._admission.place(name, anew=slot is not None and slot.state is WorkerState.FAILED)
         created = await self._supervisor.start_worker(name)
         return self.record(name), created
 

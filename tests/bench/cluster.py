@@ -15,9 +15,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mooring_service.journal.journal import Committed
+from tests.bench import cluster_cost
 from tests.cluster_kit.nodes import Node, running_nodes, settled
 from tests.cluster_kit.running import running_services
 from tests.cluster_kit.servers import PROGRAM, EngineServers
+from tests.cluster_kit.services import kill
+from tests.conftest import RunningService, wait_for
 from tests.servers import EchoServer
 
 Figures = dict[str, float]
@@ -139,6 +142,25 @@ async def sends(servers: EngineServers, folder: Path, count: int) -> Figures:
         return {name: statistics.median(values) for name, values in taken.items()}
 
 
+async def a_death(servers: EngineServers, folder: Path) -> Figures:
+    """Return how long after the kill of a node the other tells it, and has what persists open, in seconds (`dead_after` 15)."""
+    async with running_services(servers, "bench-death", folder, "ab", dead_after=15) as services, EchoServer() as echo:
+        a, b = services.values()
+        kept = (await a.open(echo.url, reconnect={"persist": True}))["id"]
+        await b.get(f"/v1/connections/{kept}")
+        killed_at = time.perf_counter()
+        await kill(a)
+        taken: Figures = {}
+        for kind in ("nodeLost", "onReconnect"):
+            await wait_for(lambda kind=kind: _told(b, kind), 60)  # type: ignore[misc]
+            taken[kind] = time.perf_counter() - killed_at
+        return taken
+
+
+async def _told(service: RunningService, kind: str) -> bool:
+    return bool((await service.get(f"/v1/events?after=start&limit=1000&kind={kind}"))["events"])
+
+
 def section(report: Adds, quick: bool) -> None:
     """Measure a cluster."""
     if PROGRAM is None:
@@ -189,5 +211,28 @@ async def _measure(report: Adds, quick: bool) -> None:
                 "cluster: a send through another node, p50", f"{found['passed on']:.1f} ms",
                 f"local {found['local']:.1f} ms, {found['passed on'] - found['local']:+.1f} ms", "local + 1.5 ms",
             )  # fmt: skip
+            (folder / "death").mkdir()
+            found = report.figures["cluster death"] = await a_death(servers, folder / "death")
+            report.add(
+                "cluster: a node is killed: told, what persists is open elsewhere", f"{found['nodeLost']:.1f} s, {found['onReconnect']:.1f} s",
+                "dead_after 15", "≤ 20 s, ≤ 22 s",
+            )  # fmt: skip
+            await asyncio.to_thread(_costs, report, servers.urls, quick)
         finally:
             servers.stop_all()
+
+
+def _costs(report: Adds, urls: list[str], quick: bool) -> None:
+    count, turns = (100_000, 1) if quick else (400_000, 5)
+    found: dict[str, list[Figures]] = {"alone": [], "a node": []}
+    for turn in range(turns):
+        found["alone"].append(cluster_cost.alone(count))
+        found["a node"].append(cluster_cost.flood(f"bench-cost-{turn}", urls, count))
+    report.figures["cluster cost"] = found
+    alone, node = (
+        [statistics.median(one[key] for one in each) for key in ("cpu_us", "rate")] for each in found.values()
+    )
+    report.add(
+        "cluster: flood of a service with [cluster], CPU of the service an event", f"{node[0]:.1f} µs, {node[1]:,.0f} events/s",
+        f"{node[0] / alone[0]:.1f} × that without ({alone[0]:.1f} µs, {alone[1]:,.0f} events/s)", "≤ 4 ×",
+    )  # fmt: skip

@@ -41,16 +41,21 @@ async def running_engine(urls: list[str], node: str = "test", **settings: Any) -
 
 
 class NoEstate:
-    """Of a service without workers."""
+    """Of a service without workers; `left`: of each worker something is left all the same."""
+
+    left = False
 
     def is_left(self, worker: str) -> bool:
-        return False
+        return self.left
 
     def could_have(self, worker: str) -> bool:
         return True
 
     async def take(self, worker: str, *, failed: bool) -> bool:
         return False
+
+    def stand_failed(self, worker: str) -> None:
+        pass
 
     async def go_on(self) -> None:
         pass
@@ -85,6 +90,7 @@ class Node:
         folder.mkdir(exist_ok=True)
         self.config = ClusterConfig(name=cluster, node=name, engine=urls, **{"dead_after": 5.0, **settings})
         self.shown = shown()
+        self.estate = NoEstate()
         self.refusals: list[str] = []
         self.sequences: dict[int, int] = {}  # by connection, of its last event
 
@@ -95,7 +101,7 @@ class Node:
         self.cluster = Cluster(
             self.config, self.journal_config, self.journal, self.folder,
             url=lambda: f"http://{self.name}", configuration="same", figures=lambda: Figures(len(self.sequences), 1, 1_000),
-            workers=set, on_folded=self.shown.extend, refuse=self.refusals.append, estate=NoEstate(),
+            workers=set, on_folded=self.shown.extend, refuse=self.refusals.append, estate=self.estate,
         )  # fmt: skip
         await self.cluster.open(has_connections=has_connections)
         await self.cluster.forward.serve(self.cluster.copies.beside(_nothing))

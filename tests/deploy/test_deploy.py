@@ -49,8 +49,22 @@ def test_each_alert_fires_on_what_it_is_for_and_on_nothing_less(tmp_path: Path) 
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
+def dashboard_expressions() -> list[str]:
+    dashboard = json.loads((DEPLOY / "grafana" / "dashboard.json").read_text())
+    return [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+
+
+@needs_promtool
+def test_prometheus_reads_every_expression_of_the_dashboard(tmp_path: Path) -> None:
+    rules = [{"record": f"panel:{at}", "expr": expression} for at, expression in enumerate(dashboard_expressions())]
+    (tmp_path / "panels.yml").write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": rules}]}))
+    checked = run(str(PROMTOOL), "check", "rules", str(tmp_path / "panels.yml"))
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert f"{len(rules)} rules found" in checked.stdout
+
+
 def used_metrics(text: str) -> set[str]:
-    return set(re.findall(r"\bmooring_\w+", text))
+    return set(re.findall(r"\b(?:mooring|process)_\w+", text))
 
 
 async def test_alerts_and_dashboard_ask_for_metrics_that_exist(shared: RunningService) -> None:
@@ -63,8 +77,7 @@ async def test_alerts_and_dashboard_ask_for_metrics_that_exist(shared: RunningSe
         }
         families = {line.split(" ")[2] for line in (await response.text()).splitlines() if line.startswith("# TYPE")}
     known = served | families | {f"{name}_total" for name in families} | {f"{name}_bucket" for name in families}
-    dashboard = json.loads((DEPLOY / "grafana" / "dashboard.json").read_text())
-    expressions = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    expressions = dashboard_expressions()
     rules = yaml.safe_load((DEPLOY / "prometheus" / "alerts.yml").read_text())["groups"][0]["rules"]
     expressions += [rule["expr"] for rule in rules]
     for expression in expressions:
@@ -86,8 +99,7 @@ def test_every_metric_of_a_node_is_in_the_runbook_and_what_operators_need_of_a_c
         "forward_seconds forwards_total"
     )
     assert set(operators.split()) <= served
-    dashboard = json.loads((DEPLOY / "grafana" / "dashboard.json").read_text())
-    shown = " ".join(target["expr"] for panel in dashboard["panels"] for target in panel["targets"])
+    shown = " ".join(dashboard_expressions())
     for name in [
         "nodes",
         "ack_seconds",

@@ -38,6 +38,10 @@ async def test_a_call_runs_where_its_worker_is_and_a_kill_ends_it_there(nodes: d
     await wait_for(lambda: has_seen(b, "desk", [1, 2, 3]), WAIT_S)
     assert (await a.get("/v1/workers/near"))["node"] == "a"
     assert await seen_by(a, "desk") == [1, 2, 3], "asked at the other node, it is the same worker"
+    large = "x" * 700_000  # as a parameter, and in the result: in pieces, both ways
+    for _ in range(3):
+        await a.call("POST", "/v1/workers/desk/calls", 200, json={"function": "remember", "params": [large]})
+    assert await seen_by(a, "desk") == [1, 2, 3, large, large, large] == await seen_by(b, "desk")
     # A worker that nobody has is begun by who asks.
     await call(b, "tell", "fresh", "first", worker="far")
 

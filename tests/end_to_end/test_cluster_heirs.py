@@ -93,9 +93,54 @@ async def test_an_heir_that_cannot_make_a_connection_tells_it_and_opens_it_once_
             return any(reason.startswith("worker main-a: limits.max_connections") for reason in reasons)
 
         await wait_for(is_blocked, FOUND_S)
+        await b.kill()  # its workers go on, and the next service waits as this one did
+        await b.start()
+        await wait_for(b.is_ready, FOUND_S)
+        await wait_for(is_blocked, FOUND_S)
         assert (await b.get(f"/v1/connections/{plain}"))["status"] == "Closed"
         assert (await b.get(f"/v1/connections/{kept}"))["status"] == "Reconnecting"
         await b.call("DELETE", f"/v1/connections/{own}")
+        await opened_at(b, kept, "b")
+        assert not (await b.get("/readyz"))["degraded"]
+    await nodes.check()
+
+
+async def test_what_persists_waits_at_an_heir_that_lacks_its_handler_and_is_not_ended_by_a_start(nodes: Nodes) -> None:
+    handlers = '[handlers]\nquiet = "types:SimpleNamespace"\n'
+    (a,) = await nodes.begin("a", handlers)
+    (b,) = await nodes.begin("b")
+    async with EchoServer() as echo:
+        kept = (await a.open(echo.url, worker="desk", handler={"name": "quiet"}, **PERSIST))["id"]
+        ended = (await a.open(echo.url, worker="desk"))["id"]
+        await a.call("DELETE", f"/v1/connections/{ended}")
+        assert (await b.get(f"/v1/connections/{ended}"))["status"] == "Closed"
+        await kill(a)
+
+        async def is_blocked() -> bool:
+            reasons = (await b.get("/readyz"))["degraded"]
+            return any(reason.startswith("worker desk: connection") and "quiet" in reason for reason in reasons)
+
+        async def it_waits() -> None:
+            await wait_for(is_blocked, FOUND_S)
+            assert (await b.get(f"/v1/connections/{kept}"))["status"] == "Reconnecting"
+
+        await it_waits()
+        await b.call("PUT", "/v1/workers/desk", 201)  # the process helps nothing
+        await it_waits()
+        # What a dead node had and has ended: its record, whoever is asked to end it, and gone for everything else.
+        final = await b.get(f"/v1/connections/{ended}")
+        assert await b.call("DELETE", f"/v1/connections/{ended}", 200) == final
+        assert (await b.send(ended, b"late", status=410))["type"].endswith("connection-closed")
+        await b.call("DELETE", f"/v1/connections/{kept + 1000}", 404)
+        await b.kill()
+        await b.start()
+        await wait_for(b.is_ready, FOUND_S)
+        await it_waits()
+        await kill(b)
+        config = nodes.folder / "b.toml"
+        config.write_text(config.read_text() + handlers)
+        await b.start()
+        await wait_for(b.is_ready, FOUND_S)
         await opened_at(b, kept, "b")
         assert not (await b.get("/readyz"))["degraded"]
     await nodes.check()
@@ -128,6 +173,17 @@ async def test_a_worker_whose_nodes_die_three_times_is_failed_until_somebody_sta
                 return response.status == 200 and (await response.json())["status"] == "Failed"
 
         await wait_for(is_failed, FOUND_S)
+        for how in (kill, RunningService.kill):  # whatever becomes of the heir
+            await how(last)
+            await last.start()
+            await wait_for(last.is_ready, FOUND_S)
+            await last.call("GET", "/v1/workers/deadly", 200)
+            assert await is_failed()
+        assert (await last.get(f"/v1/connections/{kept}"))["status"] == "Reconnecting"
         await last.call("PUT", "/v1/workers/deadly", 200)
         await opened_at(last, kept, min(living), again=3)
+        await kill(last)
+        await last.start()
+        await wait_for(last.is_ready, FOUND_S)
+        await opened_at(last, kept, min(living), again=4)
     await nodes.check()

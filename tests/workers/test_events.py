@@ -12,7 +12,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mooring.events import blob_event, object_event, rfc3339, text_event
+from mooring.events import Kind, blob_event, body_prefix, connection_body, object_event, rfc3339, text_body, text_event
 
 
 @given(st.text(max_size=100))
@@ -82,3 +82,11 @@ def test_objects_pass_as_they_came_but_on_one_line(value: object, space: str) ->
     event = object_event(text.encode())
     assert b"\n" not in event and b"\r" not in event
     assert json.loads(event)["data"] == value
+
+
+def test_the_body_of_a_text_is_the_same_in_one_go() -> None:
+    prefix = body_prefix(Kind.onMessage, 7, "w")
+    for time_us in (1_732_820_000_000_000, 1_732_820_000_000_007, 1_732_820_001_999_999, 1_732_820_000_123_456):
+        for text in ("", "x", 'ä"\n\u2028', "\U0001f600"):
+            whole = connection_body(prefix, 41, time_us, text_event(text))
+            assert text_body(prefix, 41, time_us, text) == whole

@@ -304,6 +304,7 @@ _second: tuple[int, str] = (
     0,
     "1970-01-01T00:00:00.",
 )  # one value: threads that write it never mix a second and its text
+_second_bytes: tuple[int, bytes] = (0, b"1970-01-01T00:00:00.")  # likewise
 
 
 def rfc3339(time_us: int) -> str:
@@ -334,6 +335,19 @@ def body_prefix(kind: Kind, connection: int, worker: str) -> bytes:
 def connection_body(prefix: bytes, seq: int, time_us: int, event: bytes) -> bytes:
     """Return the body of a connection's event; `event` is the JSON of the ``$2`` object."""
     return b'%b%d,"time":"%b","event":%b}' % (prefix, seq, rfc3339(time_us).encode(), event)
+
+
+def text_body(prefix: bytes, seq: int, time_us: int, text: str) -> bytes:
+    """Return the body of an ``onMessage`` of text: what `connection_body` makes of `text_event`, at half the cost."""
+    global _second_bytes
+    second, microsecond = divmod(time_us, 1_000_000)
+    known, begin = _second_bytes
+    if second != known:
+        begin = rfc3339(time_us)[: len(begin)].encode()
+        _second_bytes = (second, begin)
+    return b'%b%d,"time":"%b%06dZ","event":{"type":"message","data":%b}}' % (
+        prefix, seq, begin, microsecond, _encoder.encode(text),
+    )  # fmt: skip
 
 
 def worker_body(kind: Kind, worker: str, time_us: int, event: msgspec.Struct) -> bytes:

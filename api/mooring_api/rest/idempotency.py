@@ -85,7 +85,7 @@ async def once(
         (request.method, request.path, request.headers.get("Content-Type", ""), request.headers.get("Prefer", ""))
     )
     fingerprint = hashlib.sha256(asked.encode("utf-8", "surrogateescape") + b"\0" + body).digest()
-    known = None if cluster is None else await cluster.claim_key(key, fingerprint, anywhere=anywhere)
+    known = None if cluster is None else await cluster.keys.claim(key, fingerprint, anywhere=anywhere)
     if known is None:
         known = await journal.claim_key(key, fingerprint)
     connection: int | None = None
@@ -116,7 +116,10 @@ async def once(
             payload = response.body if isinstance(response.body, bytes) else b""
             answer = encode_answer(StoredResponse(response.status, kept, payload))
         try:
-            await (journal if cluster is None else cluster).answer_key(key, answer)
+            if cluster is None:
+                await journal.answer_key(key, answer)
+            else:
+                await cluster.keys.answer(key, fingerprint, answer)
         except JournalUnavailable:
             pass  # what was done is done; asked again, it is as after a crash: the worker, or the intent, knows
         if elsewhere is not None:

@@ -12,6 +12,9 @@ from mooring_service.journal.batch import Claim
 
 KEY_AGE_MS = 24 * 3_600_000
 TOLD = "-"  # of a worker: its heir has told what became of its connections; no node has that name
+CLEARED = (
+    "+"  # of a worker: somebody has started it again, whatever its nodes have died of; no node has that name either
+)
 KEPT_TAKEOVERS = 3
 
 
@@ -101,6 +104,10 @@ class Claims:
         if claim.value == TOLD:
             if held is not None and mine:
                 held.inherited = False
+            return mine
+        if claim.value == CLEARED:
+            if held is not None and mine:
+                held.lost_us = []
             return mine
         if held is None:
             self.workers[claim.key] = Holder(node, life)

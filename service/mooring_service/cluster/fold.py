@@ -256,7 +256,9 @@ class Fold:
                     self._note_key(claim)
                 self.on_claim(node, claim, granted)
             for key, answer in addition.answers:
-                self._keys.append(KeyChange(key, answer=answer))
+                held = self.claims.keys.get(key)
+                if held is not None and (held.node, held.life) == (node.node, node.life):
+                    self._keys.append(KeyChange(key, answer=answer))
             self._ask(addition, node)
             for update in addition.updates:
                 if update.ended and (name := self.claims.ended(update.id)) is not None:

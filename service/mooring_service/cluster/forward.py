@@ -24,7 +24,7 @@ VERSION = 1
 PIECE_BYTES = 512 * 1024
 PIECE_S = 5.0  # until a piece of a body is acknowledged
 MARGIN_S = 1.0  # beyond the deadline of what is asked for
-MAX_TRANSFERS = 64  # bodies that come in pieces, at once
+MAX_TRANSFERS = 64  # bodies that come, or are fetched, in pieces, at once
 TRANSFER_S = 60.0
 
 log = logging.getLogger("mooring.cluster")
@@ -34,7 +34,10 @@ Headers = list[tuple[str, str]]
 
 
 class Command(msgspec.Struct, frozen=True, array_like=True):
-    """A request on its way to another node; by place, new fields go last. Of a large body `index` (from 0) of `count` pieces."""
+    """A request on its way to another node; by place, new fields go last. Of a large body `index` (from 0) of `count` pieces.
+
+    Without a method it asks for that piece of an answer.
+    """
 
     version: int
     node: str
@@ -49,11 +52,13 @@ class Command(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Reply(msgspec.Struct, frozen=True, array_like=True):
-    """What the other node has answered; `status` 0: the piece is taken."""
+    """What the other node has answered; `status` 0: the piece is taken. Of a large body the first of `count` pieces."""
 
     status: int
     headers: Headers
     body: bytes
+    transfer: str = ""
+    count: int = 1
 
 
 Run = Callable[[Command], Awaitable[Reply]]
@@ -78,6 +83,7 @@ class Forward:
         self._engine, self._cluster, self._node, self._fold, self._background = engine, cluster, node, fold, background
         self._run: Run | None = None
         self._transfers: dict[str, list[bytes]] = {}
+        self._answers: dict[str, list[bytes]] = {}  # of which the other node has the first piece
         self.outcomes: dict[tuple[str, str], int] = {}
         self.seconds: dict[str, Histogram] = {}
 
@@ -95,7 +101,7 @@ class Forward:
             EngineDown: If there is no way to it.
         """
         state = self._fold.nodes.get(node)
-        pieces = [body[at : at + PIECE_BYTES] for at in range(0, len(body), PIECE_BYTES)] or [b""]
+        pieces, subject = _cut(body), command_subject(self._cluster, node)
         command = Command(VERSION, self._node, int(deadline_s * 1000), method, path, headers, b"")
         if len(pieces) > 1:
             command = msgspec.structs.replace(command, transfer=os.urandom(8).hex(), count=len(pieces))
@@ -110,9 +116,8 @@ class Forward:
             for index, piece in enumerate(pieces):
                 last = index == len(pieces) - 1
                 data = _pack(msgspec.structs.replace(command, body=piece, index=index))
-                subject = command_subject(self._cluster, node)
                 answer = await self._engine.ask(subject, data, timeout_s=deadline_s + MARGIN_S if last else PIECE_S)
-            reply = _decode_reply(answer)
+            reply = await self._whole(subject, _decode_reply(answer))
             outcome = "done" if reply.status else "silent"
         except Down:
             outcome = "unreachable"
@@ -126,12 +131,28 @@ class Forward:
             raise NodeSilent(node)
         return reply
 
+    async def _whole(self, subject: str, reply: Reply) -> Reply:
+        """Return an answer with all of its body; `status` 0 if some of it is not to be had any more."""
+        found = [reply.body]
+        for index in range(1, reply.count):
+            wanted = Command(VERSION, self._node, 0, "", "", [], b"", reply.transfer, index)
+            piece = _decode_reply(await self._engine.ask(subject, _pack(wanted), timeout_s=PIECE_S))
+            if not piece.status:
+                return piece
+            found.append(piece.body)
+        return msgspec.structs.replace(reply, body=b"".join(found))
+
     async def _take(self, asked: Answer) -> None:
         try:
             command = _decode_command(asked.data)
         except msgspec.MsgspecError as exc:
             log.error("a command of another node cannot be read: %s", exc)
             return  # it runs into its deadline: nobody can tell what was meant
+        if not command.method:
+            kept = self._answers.get(command.transfer, [])
+            more = command.index < len(kept)
+            await self._answer(asked, Reply(200, [], kept[command.index]) if more else Reply(0, [], b""))
+            return
         if command.count > 1 and not self._collect(command):
             await self._answer(asked, Reply(0, [], b""))
             return
@@ -146,11 +167,8 @@ class Forward:
         """Take a piece of a body; say whether it was the last."""
         pieces = self._transfers.get(command.transfer)
         if pieces is None:
-            while len(self._transfers) >= MAX_TRANSFERS:
-                del self._transfers[next(iter(self._transfers))]
-            pieces = self._transfers[command.transfer] = []
-            loop = asyncio.get_running_loop()
-            Deadline(loop, loop.time() + TRANSFER_S, lambda: self._transfers.pop(command.transfer, None))
+            pieces = []
+            _keep(self._transfers, command.transfer, pieces)
         if command.index == len(pieces):
             pieces.append(command.body)
         return command.index == command.count - 1
@@ -163,6 +181,10 @@ class Forward:
         except (TimeoutError, OSError, ValueError) as exc:
             log.warning("a request of node %s was not answered: %s", command.node, exc or "not in time")
             return  # it is silent there, too
+        pieces = _cut(reply.body)
+        if len(pieces) > 1:
+            reply = msgspec.structs.replace(reply, body=pieces[0], transfer=os.urandom(8).hex(), count=len(pieces))
+            _keep(self._answers, reply.transfer, pieces)
         await self._answer(asked, reply)
 
     async def _answer(self, asked: Answer, reply: Reply) -> None:
@@ -170,3 +192,16 @@ class Forward:
             await self._engine.publish(asked.reply, _pack(reply))
         except EngineError as exc:
             log.warning("an answer to another node is lost: %s", exc)
+
+
+def _cut(body: bytes) -> list[bytes]:
+    return [body[at : at + PIECE_BYTES] for at in range(0, len(body), PIECE_BYTES)] or [b""]
+
+
+def _keep(kept: dict[str, list[bytes]], transfer: str, pieces: list[bytes]) -> None:
+    """Keep pieces for a while, and not too many of them."""
+    while len(kept) >= MAX_TRANSFERS:
+        del kept[next(iter(kept))]
+    kept[transfer] = pieces
+    loop = asyncio.get_running_loop()
+    Deadline(loop, loop.time() + TRANSFER_S, lambda: kept.pop(transfer, None))

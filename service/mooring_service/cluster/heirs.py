@@ -45,6 +45,9 @@ class Estate(Protocol):
             MooringError: If it cannot be told now; it is begun anew then.
         """
 
+    def stand_failed(self, worker: str) -> None:
+        """Have a worker Failed, unless it runs here."""
+
     async def go_on(self) -> None:
         """Open again what this service has lost while it could not know whether others had it."""
 
@@ -88,8 +91,16 @@ class Heirs:
         """True while something is claimed, or taken over."""
         return bool(self._under_way)
 
-    def look(self, now: float) -> None:
-        """Claim what this node is due to have now, and take over what it was granted."""
+    def recall(self) -> None:
+        """Have those Failed again that were so at an earlier start: nobody has started them, or the log said so."""
+        for worker, held in self._fold.claims.workers.items():
+            if self._placement.is_mine(held) and _is_deadly(held):
+                self._estate.stand_failed(worker)
+
+    def look(self, now: float, *, fit: bool) -> None:
+        """Claim what this node is due to have now, and take over what it was granted; unless (`fit`) what was read is older than it may be."""
+        if not fit:
+            return
         free: dict[tuple[str, str, str], float] = {}
         for worker, held in list(self._fold.claims.workers.items()):
             if worker in self._under_way:

@@ -48,6 +48,11 @@ class Keys:
         held = self._fold.claims.keys.get(key)
         if held is not None and now_ms - held.time_ms < KEY_AGE_MS:
             if held.fingerprint != fingerprint:
+                own = await self._journal.claim_key(key, fingerprint)
+                if own is not None and own.fingerprint == fingerprint:
+                    return None  # both were begun in one moment, before either was read: what was done here is answered here
+                if own is None:
+                    await self._journal.answer_key(key, None)
                 return StoredAnswer(key, held.fingerprint, held.time_ms, None)
             if self._placement.is_mine(held):
                 return None
@@ -64,14 +69,18 @@ class Keys:
             raise Elsewhere("the Idempotency-Key", self._fold.claims.keys[key].node)
         return None
 
-    async def answer(self, key: str, answer: bytes | None) -> None:
+    async def answer(self, key: str, fingerprint: bytes, answer: bytes | None) -> None:
         """Keep the answer of a claimed key, here and in the log; None gives it up.
 
         Raises:
             JournalUnavailable: If that cannot be written.
         """
         if answer is not None:
-            await self._journal.append_waiting(Append(answers=[(key, answer)]))
+            held = self._fold.claims.keys.get(key)
+            mine = held is not None and self._placement.is_mine(held)
+            # Not ours: another node had it in the same moment, and has given it up, or has used it for something else.
+            claims = [] if mine else [Claim("key", key, (fingerprint, time.time_ns() // 1_000_000))]
+            await self._journal.append_waiting(Append(claims=claims, answers=[(key, answer)]))
             return
         await self._journal.answer_key(key, None)
         await self._journal.append_waiting(Append(claims=[Claim("key", key, None)]))

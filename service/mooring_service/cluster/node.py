@@ -196,8 +196,6 @@ class Cluster:
         self.own.returned = None
         self.chain.say(wire.UP, wire.raw(up))
 
-    # Told by the chain
-
     def beat(self) -> wire.Beat:
         """Return how this node is."""
         figures = self._figures()
@@ -263,6 +261,7 @@ class Cluster:
         await self.tail.caught_up.wait()
         while not await self.shown(SHOWN_S):
             await asyncio.sleep(LOOK_S)
+        self.heirs.recall()
         self.placed.set()
 
     async def shown(self, timeout_s: float) -> bool:
@@ -289,7 +288,7 @@ class Cluster:
             self.judge.look(now, state.acked_at, self._mark.fresh_at)
             if self.placed.is_set() and not self._leaving:
                 await self.verdicts.look(now)
-                self.heirs.look(now)
+                self.heirs.look(now, fit=self.judge.fit_since is not None)
             full = await self.backlog.look(now, state.replicated)
             if state.replicated != saved and now - saved_at > SAVE_S and not full:
                 saved_at, saved = now, state.replicated

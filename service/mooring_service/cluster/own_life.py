@@ -86,7 +86,8 @@ class OwnLife:
         self.kept.replicated = replicated
         while True:
             try:
-                await self._journal.save_cluster(_pack(self.kept), replicated)
+                while await self._journal.save_cluster(_pack(self.kept), replicated):
+                    pass  # others write in between
                 return
             except JournalUnavailable as exc:
                 log.error("the place in the cluster cannot be kept: %s", exc)

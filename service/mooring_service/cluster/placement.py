@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from mooring.deadline import first_of
 from mooring.errors import Invalid, InvalidRequest
-from mooring_service.cluster.claims import Holder
+from mooring_service.cluster.claims import CLEARED, Holder
 from mooring_service.cluster.engine import Engine
 from mooring_service.cluster.fold import Fold, NodeState
 from mooring_service.cluster_errors import Elsewhere, EngineDown
@@ -71,8 +71,8 @@ class Placement:
         if (has or node or self._node) != self._node:
             raise Elsewhere(f"the worker {worker!r}", has or node or "")
 
-    async def hold(self, worker: str) -> None:
-        """Have this node hold a worker.
+    async def hold(self, worker: str, *, anew: bool = False) -> None:
+        """Have this node hold a worker; `anew`: it is forgotten that nodes which had it have died.
 
         Raises:
             Elsewhere: If another node has it.
@@ -90,6 +90,8 @@ class Placement:
             await first_of((self._until_told(worker),), CLAIM_S)
             if held.inherited:
                 raise EngineDown(f"what the worker {worker!r} had at another node is being taken over")
+        if anew and held.lost_us:
+            await self._journal.append_waiting(Append(worker=worker, claims=[Claim("worker", worker, CLEARED)]))
 
     async def ask_for(self, worker: str) -> None:
         """Claim a worker, and wait for what becomes of that.

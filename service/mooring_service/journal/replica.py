@@ -177,16 +177,22 @@ class Replica:
         size, events = found or (0, 0)
         return self.total_bytes - size, self.total_events - events
 
-    def save(self, state: bytes, acknowledged: int, now_ms: int) -> Callable[[apsw.Connection], None]:
-        """Return the job that keeps what the cluster keeps beside the additions, and drops what was acknowledged long ago."""
-        total_bytes = self.total_bytes
+    def save(self, state: bytes, acknowledged: int, now_ms: int) -> Callable[[apsw.Connection], bool]:
+        """Return the job that keeps what the cluster keeps beside the additions, and drops some of what was acknowledged long ago.
 
-        def job(connection: apsw.Connection) -> None:
+        It says whether there may be more of that. The last one of all stays: the numbers go on behind it.
+        """
+        acknowledged = min(acknowledged, self.last - 1)
+        kept_bytes = self.total_bytes - KEPT_BYTES
+
+        def job(connection: apsw.Connection) -> bool:
             connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (_STATE, state))
+            # The oldest stand first: only they are looked at, not all that are kept.
             connection.execute(
-                "DELETE FROM replica WHERE rn IN (SELECT rn FROM replica WHERE rn <= ? AND rn < (SELECT max(rn) FROM replica)"
-                " AND time_ms < ? AND total < ? ORDER BY rn LIMIT ?)",
-                (acknowledged, now_ms - KEPT_MS, total_bytes - KEPT_BYTES, PRUNE_ROWS),
+                "DELETE FROM replica WHERE rn IN (SELECT rn FROM (SELECT rn, time_ms, total FROM replica WHERE rn <= ? ORDER BY rn LIMIT ?)"
+                " WHERE time_ms < ? AND total < ?)",
+                (acknowledged, PRUNE_ROWS, now_ms - KEPT_MS, kept_bytes),
             )
+            return connection.changes() == PRUNE_ROWS
 
         return job

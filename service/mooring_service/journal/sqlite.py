@@ -247,10 +247,10 @@ class SqliteJournal:
         """Store the answer of a claimed key; None gives the key up."""
         await self._do(jobs.answer_key(key, answer))
 
-    async def save_cluster(self, state: bytes, acknowledged: int) -> None:
-        """Keep what the cluster keeps beside the additions; some of those up to number `acknowledged` may go."""
+    async def save_cluster(self, state: bytes, acknowledged: int) -> bool:
+        """Keep what the cluster keeps beside the additions, drop the oldest up to number `acknowledged`; True: there may be more of them."""
         assert self.replica is not None, "only a node of a cluster keeps it"
-        await self._do(self.replica.save(state, acknowledged, self.now_ms()))
+        return await self._do(self.replica.save(state, acknowledged, self.now_ms()))
 
     async def save_hook(self, hook: StoredHook, *, fails_fast: bool = False) -> None:
         """Keep a hook's place."""

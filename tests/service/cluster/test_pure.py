@@ -8,7 +8,7 @@ import pytest
 from mooring.events import Kind
 from mooring.link.record import ConnectionUpdate
 from mooring_service.cluster import message as wire
-from mooring_service.cluster.claims import KEY_AGE_MS, Claims
+from mooring_service.cluster.claims import CLEARED, KEY_AGE_MS, Claims
 from mooring_service.cluster.fold import Fold, NodeState
 from mooring_service.cluster.lives import Judge, Mark, Standing, Timers, fenced, ranked
 from mooring_service.cluster.message import Message, TooNew, Unreadable
@@ -210,6 +210,19 @@ def test_a_key_is_free_with_its_life_and_after_a_day() -> None:
     assert claims.claim(Claim("key", "k", (b"g", 1_000 + KEY_AGE_MS)), "b", "b1")
     claims.over("b", "b1")
     assert claims.claim(Claim("key", "k", (b"h", 1_001 + KEY_AGE_MS)), "c", "c1")
+
+
+def test_a_worker_whose_nodes_have_died_is_started_again_by_its_holder_alone() -> None:
+    claims = Claims()
+    claims.claim(Claim("worker", "w", ""), "a", "1")
+    for number, (dead, heir) in enumerate(["ab", "bc", "cd"], 1):
+        claims.over(dead, "1", number * 1_000)
+        assert claims.claim(Claim("worker", "w", ""), heir, "1")
+    assert claims.workers["w"].lost_us == [1_000, 2_000, 3_000]
+    assert not claims.claim(Claim("worker", "w", CLEARED), "a", "1")
+    assert claims.workers["w"].lost_us == [1_000, 2_000, 3_000]
+    assert claims.claim(Claim("worker", "w", CLEARED), "d", "1")
+    assert (claims.workers["w"].node, claims.workers["w"].lost_us) == ("d", [])
 
 
 def test_a_slot_is_its_nodes_for_ever() -> None:

@@ -92,6 +92,33 @@ async def test_each_addition_is_there_once_in_its_order_also_after_a_restart(
         assert bodies_of(await replica.read(5, 1 << 20)) == [b"6", b"7"]
 
 
+async def test_all_that_was_acknowledged_long_ago_goes_however_much_it_is_but_never_the_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replicas, "PRUNE_ROWS", 10)
+    monkeypatch.setattr(replicas, "KEPT_BYTES", 0)
+    path = tmp_path / "journal.db"
+
+    def numbers() -> list[int]:
+        with contextlib.closing(apsw.Connection(str(path))) as file:
+            return [rn for (rn,) in file.execute("SELECT rn FROM replica ORDER BY rn")]
+
+    async with replicating(path) as journal:
+        for number in range(35):
+            journal.append(events("main", b"%d" % number))
+        await journal.save_cluster(b"state", 30)
+        assert numbers() == [*range(1, 36)], "they are young"
+        monkeypatch.setattr(replicas, "KEPT_MS", -60_000)
+        while await journal.save_cluster(b"state", 30):
+            assert numbers()[-5:] == [*range(31, 36)]
+        assert numbers() == [*range(31, 36)]
+        await journal.save_cluster(b"state", 35)
+        assert numbers() == [35]
+    async with replicating(path) as journal:
+        await journal.append_waiting(events("main", b"next"))
+        assert numbers() == [35, 36]
+
+
 async def test_a_journal_without_a_cluster_is_the_file_that_it_was(tmp_path: Path) -> None:
     path = tmp_path / "journal.db"
     journal = SqliteJournal(path, JournalConfig())

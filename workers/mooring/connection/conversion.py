@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import msgspec
 
 from mooring import json_text
-from mooring.events import blob_event, connection_body, object_event, rfc3339, text_event
+from mooring.events import blob_event, connection_body, object_event, rfc3339, text_body, text_event
 from mooring.wire.frames import TEXT
 
 _encode_json = msgspec.json.Encoder().encode
@@ -46,6 +47,8 @@ def message_event(data_type: str, data: Any, payload: bytes) -> bytes:
 
 def message_body(prefix: bytes, seq: int, time_us: int, data_type: str, data: Any, payload: bytes) -> bytes:
     """Return the body of the ``onMessage`` of one message; `prefix` is `events.body_prefix` of its connection."""
+    if isinstance(data, str) and data_type != "object":
+        return text_body(prefix, seq, time_us, data)
     return connection_body(prefix, seq, time_us, message_event(data_type, data, payload))
 
 
@@ -132,6 +135,10 @@ class Converted(msgspec.Struct):
 def convert_all(items: list[tuple[int, bytes]], data_type: str) -> Converted:
     """Return the messages of one read, for a handler's callbacks; arguments as `render`."""
     messages: list[tuple[Any, bytes]] = []
+    if data_type == "text":
+        with contextlib.suppress(UnicodeDecodeError):
+            messages = [(payload.decode(), payload) for _, payload in items]
+            return Converted(messages, len(items), sum([len(payload) for _, payload in items]))
     size = count = 0
     for opcode, payload in items:
         count += 1

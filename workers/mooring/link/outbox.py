@@ -52,6 +52,10 @@ class Watcher(Protocol):
         """It is known by itself."""
 
 
+Run = tuple[Recorded, bytes, bytes, int, bool]
+"""Of one connection: kinds and bodies of events, the number of the last, and whether no event of it follows."""
+
+
 class Outbox:
     """The events of one worker process on their way to the journal.
 
@@ -66,7 +70,7 @@ class Outbox:
         self._send = send
         self._on_room = on_room
         # Appended to by two threads, emptied by one: deque's append and popleft are atomic.
-        self._runs: deque[tuple[Recorded, bytes, bytes, int, bool]] = deque()
+        self._runs: deque[Run] = deque()
         self._asks: deque[tuple[AskCall | AskKill, int]] = deque()
         self._changed: dict[Recorded, None] = {}
         self._watchers: dict[Watcher, None] = {}
@@ -105,7 +109,8 @@ class Outbox:
     @property
     def full(self) -> bool:
         """True when recorders must wait; once it was, `on_room` follows."""
-        if self.held_bytes < self._max_bytes:
+        # `held_bytes`, without a call: this is asked for each message.
+        if self._frame_bytes + self._added_bytes - self._flushed_bytes < self._max_bytes:
             return False
         self._was_full = True
         # Again: what was stored between the two lines has told nobody that there is room.
@@ -181,9 +186,10 @@ class Outbox:
             gone: list[Recorded] = []
             size = 0
             for _ in range(len(runs)):
-                if len(runs[0][2]) > FRAME_BYTES and len(runs[0][1]) > 1:
-                    self._cut_first()
-                connection, run_kinds, run_bodies, seq, ended = runs.popleft()
+                run = runs.popleft()
+                if len(run[2]) > FRAME_BYTES and len(run[1]) > 1:
+                    run = self._cut(run)
+                connection, run_kinds, run_bodies, seq, ended = run
                 changed[connection] = None
                 connection.recorded_seq = seq
                 if ended:
@@ -221,12 +227,12 @@ class Outbox:
             if self._unsent == 1:
                 self.send_unsent()
 
-    def _cut_first(self) -> None:
-        """Cut the first run so that each piece ends with the event that takes it past `FRAME_BYTES`.
+    def _cut(self, run: Run) -> Run:
+        """Cut `run` so that each piece ends with the event that takes it past `FRAME_BYTES`; return the first, and put back the others.
 
         A few kilobytes that were compressed may become more events than one frame of the link can hold.
         """
-        connection, kinds, bodies, seq, ended = self._runs.popleft()
+        connection, kinds, bodies, seq, ended = run
         lines = column.split(bodies, len(kinds))
         pieces: list[tuple[int, int]] = []  # from event, to event
         begin = size = 0
@@ -241,6 +247,7 @@ class Outbox:
             last = end == len(lines)
             piece = (kinds[begin:end], b"\n".join(lines[begin:end]), seq - len(lines) + end)
             self._runs.appendleft((connection, *piece, ended and last))
+        return self._runs.popleft()
 
     def send_unsent(self) -> None:
         """Hand over frames that the link could not take before, oldest first."""

@@ -179,7 +179,9 @@ class Context:
                     callback = getattr(handler, "on_message", None)  # a property is user code too
                     if callback is not None:
                         self.running.begin(name)
-                        result = callback(connection.websocket, MessageEvent(data, filled=filled))
+                        result = callback(
+                            connection.websocket, MessageEvent(data, filled=True) if filled else MessageEvent(data)
+                        )
                         if result is not None:
                             await _finish(result)
                 # The law of callbacks, 5: whatever it raises (SystemExit, KeyboardInterrupt too) is an event.

@@ -19,6 +19,7 @@ class Running:
 
     def __init__(self, host: CodeHost) -> None:
         self._host = host
+        self._observe = host.metrics.callback.observe
         self.item: tuple[str, float] | None = None
         self.errors = 0
 
@@ -30,7 +31,7 @@ class Running:
         """It has ended, well or not."""
         item, self.item = self.item, None
         if item is not None:
-            self._host.metrics.callback.observe(time.monotonic() - item[1])
+            self._observe(time.monotonic() - item[1])
 
     def raised(self, connection: RecordedConnection | None, callback: str, exc: BaseException) -> None:
         """It has raised: that is counted, written into the log, and an event of `connection` (None: of the worker)."""
