@@ -117,15 +117,19 @@ async def backlog(nodes: dict[str, Node], servers: EngineServers, rate: int, sec
             sent += FLOOD_BATCH
         await asyncio.sleep(0.001)
     arose = sent / (time.perf_counter() - begun)
-    await asyncio.to_thread(servers.start_all)
     assert a.cluster.chain is not None
     waiting = a.cluster.chain.state.replicated
+    starting = asyncio.create_task(
+        asyncio.to_thread(servers.start_all)
+    )  # it may be drained before all of them are ready
     while a.cluster.chain.state.replicated == waiting:  # an election
         await asyncio.sleep(0.005)
     begun = time.perf_counter()
     while not a.replicated:
         await asyncio.sleep(0.005)
-    return {"drained": sent / (time.perf_counter() - begun), "arose": arose, "events": sent}
+    drained = sent / (time.perf_counter() - begun)
+    await starting
+    return {"drained": drained, "arose": arose, "events": sent}
 
 
 async def sends(servers: EngineServers, folder: Path, count: int) -> Figures:

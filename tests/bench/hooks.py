@@ -28,7 +28,7 @@ LENGTH = re.compile(rb"content-length: (\d+)", re.I)
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 ATTEMPTS = re.compile(rb"^mooring_hook_attempts_total\{[^}]*\} (\S+)$", re.M)
 BUSY, DEAD, CONNECTIONS = 10, 100, 50
-STALL_S = 20.0  # a subscriber bears so long a silence: others may want the machine
+STALL_S = 12.0  # a subscriber bears so long a silence: others may want the machine; a stream has a comment each 15 s
 
 
 class Receiver(asyncio.Protocol):

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from mooring_api.rest.cluster_metrics import CLUSTER_ROWS
+from mooring_api.rest.metrics import ROWS
 from mooring_service.cluster_config import ClusterConfig
 from tests.cluster_kit.servers import PROGRAM
 from tests.conftest import ROOT, RunningService
@@ -67,6 +68,24 @@ def used_metrics(text: str) -> set[str]:
     return set(re.findall(r"\b(?:mooring|process)_\w+", text))
 
 
+def alert_expressions() -> list[str]:
+    rules = yaml.safe_load((DEPLOY / "prometheus" / "alerts.yml").read_text())["groups"][0]["rules"]
+    return [rule["expr"] for rule in rules]
+
+
+def test_alerts_and_dashboard_ask_for_labels_that_their_metrics_have() -> None:
+    labels = {row.name: {"instance", "job", *row.labels, *(["le"] if row.kind == "histogram" else [])} for row in ROWS}
+    for expression in dashboard_expressions() + alert_expressions():
+        named = {
+            re.sub(r"_(total|bucket)$", "", name): pairs
+            for name, pairs in re.findall(r"\b(mooring_\w+)(?:\{([^}]*)\})?", expression)
+        }
+        for name, pairs in named.items():
+            assert set(re.findall(r"(\w+)\s*(?:=|!=|=~|!~)", pairs)) <= labels[name], expression
+        asked = {label.strip() for some in re.findall(r"\bby \(([^)]*)\)", expression) for label in some.split(",")}
+        assert asked <= set[str]().union(*(labels[name] for name in named)), expression
+
+
 async def test_alerts_and_dashboard_ask_for_metrics_that_exist(shared: RunningService) -> None:
     await shared.call("PUT", "/v1/workers/main", None)
     async with shared.client.get("/metrics") as response:
@@ -77,10 +96,7 @@ async def test_alerts_and_dashboard_ask_for_metrics_that_exist(shared: RunningSe
         }
         families = {line.split(" ")[2] for line in (await response.text()).splitlines() if line.startswith("# TYPE")}
     known = served | families | {f"{name}_total" for name in families} | {f"{name}_bucket" for name in families}
-    expressions = dashboard_expressions()
-    rules = yaml.safe_load((DEPLOY / "prometheus" / "alerts.yml").read_text())["groups"][0]["rules"]
-    expressions += [rule["expr"] for rule in rules]
-    for expression in expressions:
+    for expression in dashboard_expressions() + alert_expressions():
         assert used_metrics(expression) <= known, expression
 
 

@@ -139,3 +139,40 @@ async def test_a_service_that_freezes_eight_seconds_after_its_last_acknowledgeme
         await nodes.check()
     finally:
         proxies.close()
+
+
+async def test_sockets_are_not_read_while_too_much_waits_for_the_engine_and_nothing_is_lost(nodes: Nodes) -> None:
+    count = 1_400  # 14 MB, 2 MB a second: 8 may wait, which is looked at four times a second
+    (b,) = await nodes.begin("b", dead_after=600)
+    proxies = Proxies(nodes.servers.ports)
+    try:
+        (a,) = await nodes.begin("a", "[journal]\nmax_bytes = 16_000_000\n", dead_after=600, engine=proxies.urls)
+        async with Sockets() as server:
+            await a.call("DELETE", f"/v1/connections/{(await a.open(server.url))['id']}")  # its worker is held now
+            proxies.hold()
+            one = (await a.open(f"{server.url}push?count={count}&size=10000&interval=0.005"))["id"]
+
+            async def is_full() -> bool:
+                async with a.client.get("/readyz") as response:
+                    return "too much waits for the engine" in await response.text()
+
+            await wait_for(is_full, FOUND_S)
+            came = 0
+            while came != (came := (await a.record(one))["stats"]["messagesIn"]):
+                await asyncio.sleep(1)
+            assert 0 < came < count, "the rest stays where it is"
+            assert not server.peers[1].gone.is_set()
+            proxies.cut()
+            proxies.pass_on()
+
+            async def all_came() -> bool:
+                async with b.client.get(f"/v1/connections/{one}") as response:  # b has not heard of it yet
+                    return response.status == 200 and (await response.json())["stats"]["messagesIn"] == count
+
+            await wait_for(all_came, FOUND_S)
+            told = [event for event in await b.events(one, count=count + 1, timeout_s=FOUND_S)]
+            assert [event["seq"] for event in told] == list(range(1, count + 2))
+            assert [int(event["event"]["data"].rstrip(".")) for event in told[1:]] == list(range(1, count + 1))
+        await nodes.check()
+    finally:
+        proxies.close()

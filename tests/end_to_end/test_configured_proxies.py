@@ -123,7 +123,7 @@ async def test_a_password_in_a_file_and_the_proxies_themselves_are_exchanged_und
         assert (await service.open(echo.url, proxy="corp"))["status"] == "Connected"
         password.unlink()
         problem = await service.open(echo.url, 502, proxy="corp")
-        assert "password file cannot be read" in problem["detail"]
+        assert "its password cannot be had: the file" in problem["detail"]
         # The same by a secret; it is bound to no host, and what a request opens uses the proxy by its name alone.
         password.write_text(f"{PASSWORD}\n")
         config.write_text(

@@ -110,7 +110,7 @@ async def test_a_restored_copy_is_a_gap_and_nothing_of_it_is_posted_again(
         await receiver.until(23)
         await wait_for(lambda: _caught_up(service))
         copy = tmp_path / "copy.db"
-        await mooring(service, "backup", str(copy))
+        assert f"{service.state_dir}/hooks.json is not in it" in (await mooring(service, "backup", str(copy))).out
         await service.stop()
         other = RunningService(service.state_dir.parent / "other")
         other.state_dir.mkdir(mode=0o700)

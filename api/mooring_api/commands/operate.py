@@ -124,7 +124,12 @@ def backup(target: Target, file: Path, as_json: bool) -> None:
     except BaseException:
         file.unlink(missing_ok=True)
         raise
-    show_json({"file": str(file), "bytes": size}) if as_json else click.echo(f"{file}: {size:,} bytes")
+    if as_json:
+        show_json({"file": str(file), "bytes": size})
+        return
+    click.echo(f"{file}: {size:,} bytes")
+    if target.url is None and (definitions := target.state_dir / "hooks.json").exists():
+        click.echo(f"{definitions} is not in it: keep a copy beside it, as carefully as the token")
 
 
 @click.command()

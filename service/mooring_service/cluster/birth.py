@@ -21,7 +21,7 @@ from mooring_service.cluster.engine import Conflict, Engine, EngineError
 from mooring_service.cluster.lifetimes import declare_lost
 from mooring_service.cluster.message import Message
 from mooring_service.cluster.objects import bounds, stream_name, subject_of, verify
-from mooring_service.cluster.replicator import Head, Identity, Start, start
+from mooring_service.cluster.replicator import Head, Identity, Start, forgets, start
 from mooring_service.cluster_config import ClusterConfig
 from mooring_service.journal.replica import Replica
 
@@ -107,7 +107,7 @@ class Birth:
 
     Attributes:
         over: The life of `kept` has ended, whoever has said so: what this process holds of it must end before the next one begins.
-        behind: The journal has lost what the log has of it.
+        behind: The journal has lost what the log has of it: nobody can tell which ids it has given out.
     """
 
     def __init__(self, engine: Engine, config: ClusterConfig, kept: Kept, replica: Replica, run: bytes) -> None:
@@ -131,7 +131,9 @@ class Birth:
             identity = Identity(name, kept.life, self._run, frozenset(kept.runs), kept.born)
             how = start(identity, self._replica.last, kept.replicated > 0, head)
             if how in (Start.CONTINUE, Start.NEW_LIFE):
-                self.over = self.over or how is Start.NEW_LIFE
+                if how is Start.NEW_LIFE:
+                    self.over = True
+                    self.behind = self.behind or forgets(identity, self._replica.last, head)
                 return head
             assert head is not None, "only of what is there"
             if how is Start.OTHER:
@@ -145,7 +147,7 @@ class Birth:
                     await asyncio.sleep(LOOK_S)
                     continue
             log.warning("the life %s of node %s is declared lost: %s", head.message.life, name, how.name.lower())
-            self.behind = self.behind or how is Start.BEHIND
+            self.behind = True
             reason = "behind" if how is Start.BEHIND else "replaced"
             lost = wire.Lost(head.message.life, name, 0, reason, 0, 0, time.time_ns() // 1000)
             with contextlib.suppress(Conflict):  # it lives, or somebody else was faster: the next look says which

@@ -259,3 +259,8 @@ def start(identity: Identity, journal_last: int, published: bool, head: Head | N
     if message.last > journal_last:
         return Start.BEHIND
     return Start.CONTINUE if message.run in identity.runs else Start.OTHER
+
+
+def forgets(identity: Identity, journal_last: int, head: Head | None) -> bool:
+    """Say whether a journal lacks what its chain has borne: which ids it has given out cannot be told then."""
+    return head is not None and (head.message.life != identity.life or head.message.last > journal_last)

@@ -262,3 +262,31 @@ async def test_a_journal_that_lost_what_the_log_has_gives_its_life_up(
         states = nodes["b"].cluster.fold.nodes
         await wait_for(lambda: states["a"].life == a.cluster.life and not states["a"].over)
         assert nodes["b"].cluster.fold.claims.is_over("a", life)
+
+
+async def test_a_journal_of_an_earlier_life_gives_out_no_id_that_a_later_one_has_given_out(
+    servers: EngineServers, cluster_name: str, tmp_path: Path
+) -> None:
+    async with running_nodes(tmp_path, cluster_name, servers.urls, "ab") as nodes:
+        a, claims = nodes["a"], nodes["b"].cluster.fold.claims
+
+        async def dies() -> None:
+            life = a.cluster.life
+            await a.stop(handover=True)
+            await wait_for(lambda: claims.is_over("a", life), 60, "it is found dead")
+
+        a.commit(await a.open_connection())
+        await settled(nodes)
+        await dies()
+        copy = {path.name: path.read_bytes() for path in a.folder.iterdir()}
+        await (await a.start()).ready()
+        later = await a.open_connection()
+        assert later // 10**12 == 1, "it has lost nothing"
+        await settled(nodes)
+        await dies()
+        for path in a.folder.iterdir():
+            path.unlink()
+        for name, data in copy.items():
+            (a.folder / name).write_bytes(data)
+        await (await a.start()).ready()
+        assert (await a.open_connection()) // 10**12 == 3, "it has lost a whole life"

@@ -13,7 +13,7 @@ from mooring_service.cluster.fold import Fold, NodeState
 from mooring_service.cluster.lives import Judge, Mark, Standing, Timers, fenced, ranked
 from mooring_service.cluster.message import Message, TooNew, Unreadable
 from mooring_service.cluster.position import MAX_SLOT, STEP, Epoch, connection_id, position_of, resume, seq_of, slot_of
-from mooring_service.cluster.replicator import Head, Identity, Start, start
+from mooring_service.cluster.replicator import Head, Identity, Start, forgets, start
 from mooring_service.journal.addition import encode_addition
 from mooring_service.journal.batch import Append, Claim
 from mooring_service.journal.folded import Folded
@@ -257,6 +257,21 @@ def test_how_a_service_begins_is_what_its_chain_and_its_journal_say(
     head: Head | None, journal_last: int, published: bool, wanted: Start
 ) -> None:
     assert start(ME, journal_last, published, head) is wanted
+
+
+@pytest.mark.parametrize(
+    ("head", "wanted"),
+    [
+        (Head(4, made(wire.LOST, last=9)), False),
+        (Head(4, made(wire.LOST, last=10)), True),
+        (Head(4, made(wire.LOST, last=5, life="a later one")), True),
+        (None, False),
+    ],
+)
+def test_a_journal_that_lacks_what_its_chain_has_borne_does_not_know_which_ids_it_has_given_out(
+    head: Head | None, wanted: bool
+) -> None:
+    assert forgets(ME, 9, head) is wanted
 
 
 def test_a_seventeenth_node_is_refused_and_one_that_is_over_does_not_count() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mooring.connection.conversion import InvalidData, convert, convert_all, message_event, render
+from mooring.connection.conversion import InvalidData, convert, convert_all, message_body, message_event, render
 from mooring.events import Kind, body_prefix
 from mooring.testing import LocalWorker, Server
 from mooring.wire.frames import BINARY, TEXT
@@ -19,8 +19,8 @@ PREFIX = body_prefix(Kind.onMessage, 1, "main")
 def rendered(data_type: str, opcode: int, payload: bytes) -> bytes:
     """Return the event of one message to a connection without a handler."""
     found = render([(opcode, payload)], data_type, PREFIX, 4, 0)
-    assert (found.failure, found.count, found.size) == (None, 1, len(payload))
-    return found.bodies[0].split(b'"event":', 1)[1].removesuffix(b"}")
+    assert (found.failure, found.events, found.count, found.size) == (None, 1, 1, len(payload))
+    return found.bodies.split(b'"event":', 1)[1].removesuffix(b"}")
 
 
 JSON = [
@@ -47,7 +47,7 @@ def test_what_is_not_json_fails_with_and_without_a_handler(payload: bytes) -> No
     with_handler = convert_all(items, "object")
     assert without.failure == with_handler.failure
     assert without.failure is not None and without.failure.startswith("a message that is not JSON: ")
-    assert len(without.bodies) == len(with_handler.messages) == 1
+    assert without.events == len(with_handler.messages) == 1
     with pytest.raises(InvalidData):
         convert("object", TEXT, payload)
 
@@ -72,8 +72,23 @@ def test_under_auto_each_message_is_what_it_is(opcode: int, payload: bytes, data
 @pytest.mark.parametrize("data_type", ["text", "blob", "auto"])
 def test_a_text_frame_that_is_not_utf8_fails_under_every_type(data_type: str) -> None:
     found = render([(TEXT, b"\xff")], data_type, PREFIX, 4, 0)
-    assert (found.bodies, found.failure) == ([], "a message that is not UTF-8")
+    assert (found.bodies, found.events, found.failure) == (b"", 0, "a message that is not UTF-8")
     assert convert_all([(TEXT, b"\xff")], data_type).failure == found.failure
+
+
+@pytest.mark.parametrize("wrong", [None, 0, 1, 4])
+def test_the_texts_of_one_read_are_what_each_is_by_itself_up_to_one_that_is_not_utf8(wrong: int | None) -> None:
+    payloads = [b"a", b"", "Grüße \n".encode(), b'"\\', b"x" * 300]
+    if wrong is not None:
+        payloads[wrong] = b"a\xff"
+    found = render([(TEXT, payload) for payload in payloads], "text", PREFIX, 4, 1_000_007)
+    whole = payloads[:wrong] if wrong is not None else payloads
+    assert found.events == len(whole) and found.bodies == b"\n".join(
+        message_body(PREFIX, seq, 1_000_007, "text", payload.decode(), payload) for seq, payload in enumerate(whole, 5)
+    )
+    seen = payloads[: len(whole) + 1]
+    assert (found.count, found.size) == (len(seen), sum(map(len, seen)))
+    assert (found.failure is None) == (wrong is None)
 
 
 def test_the_other_types_stay_as_they_were() -> None:

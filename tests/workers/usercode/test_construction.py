@@ -149,7 +149,7 @@ async def test_what_ends_otherwise_meanwhile_is_not_told_twice(echo: EchoServer,
             _open(runtime, echo.url, "Quick", connect_timeout=0.2)
             if how == "terminated":
                 obey(runtime, Terminate(8, 1))
-                assert {type(answer) for answer in service.answers} == {OpenFailed, TerminateDone}
+                await wait_for(lambda: {type(answer) for answer in service.answers} == {OpenFailed, TerminateDone})
             else:
                 runtime.link_lost()
             await wait_for(lambda: len(_events(service)) == 2)

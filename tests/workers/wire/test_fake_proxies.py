@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
+from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
-from mooring.dial_options import ProxyRequest, TlsRequest
+from mooring.dial_options import DialSettings, ProxyRequest, ProxySettings, TlsRequest
 from mooring.errors import ErrCode
 from mooring.options import ConnectionOptions
 from tests.certificates import Files, server_context
@@ -167,6 +169,18 @@ async def test_a_proxy_is_not_left_unverified_unless_the_configuration_lets_it_b
     async with a_dialler() as dialler:
         way = dict(proxy=ProxyRequest(url="https://127.0.0.1:9", tls=TlsRequest(verify=False)))
         assert (await failure(dial_with(dialler, "ws://127.0.0.1:9/", **way))).policy
+
+
+async def test_a_password_file_that_is_a_pipe_holds_up_nobody(tmp_path: Path) -> None:
+    pipe = tmp_path / "password"
+    os.mkfifo(pipe)
+    async with RawServer(answers(OK, then=is_the_server), early=True) as proxy:
+        url = f"http://127.0.0.1:{proxy.port}"
+        settings = DialSettings(proxies={"p": ProxySettings(url=url, username="u", password_file=str(pipe))})
+        async with a_dialler(settings=settings) as dialler:
+            failed = await failure(dial_with(dialler, "ws://127.0.0.1:9/", proxy="p"))
+            assert failed.errors[0].err_code == ErrCode.PROXY_AUTH_FAILED
+        assert proxy.connections == []
 
 
 def test_a_dial_through_a_proxy_may_be_cancelled_after_any_pass_of_the_loop(run: Run, files: Files) -> None:

@@ -88,9 +88,10 @@ def _event(data_type: str, opcode: int, payload: bytes) -> bytes:
 
 
 class Rendered(msgspec.Struct):
-    """The events of one read, as JSON; `failure` says what was wrong with the message after them."""
+    """The events of one read, as a column of JSON (`mooring.bodies`); `failure` says what was wrong with the message after them."""
 
-    bodies: list[bytes]
+    bodies: bytes
+    events: int
     count: int
     size: int
     failure: str | None = None
@@ -103,24 +104,33 @@ def render(items: list[tuple[int, bytes]], data_type: str, prefix: bytes, seq: i
         prefix: `events.body_prefix` of the connection.
         seq: Of the connection's last event before these.
     """
-    middle = b',"time":"%b","event":{"type":"message","data":' % rfc3339(time_us).encode()
+    if data_type == "text" and items:
+        with contextlib.suppress(UnicodeDecodeError):  # then the messages before that one are events, as below
+            return _render_texts(items, prefix, seq, time_us)
     bodies: list[bytes] = []
-    add = bodies.append
-    text_only = data_type == "text"
     size = count = 0
+    failure = None
     for opcode, payload in items:
         count += 1
         size += len(payload)
         try:
-            if text_only:
-                add(b"%b%d%b%b}}" % (prefix, seq + count, middle, _encode_json(payload.decode())))
-            else:
-                add(connection_body(prefix, seq + count, time_us, _event(data_type, opcode, payload)))
-        except UnicodeDecodeError:
-            return Rendered(bodies, count, size, "a message that is not UTF-8")
+            bodies.append(connection_body(prefix, seq + count, time_us, _event(data_type, opcode, payload)))
         except InvalidData as exc:
-            return Rendered(bodies, count, size, str(exc))
-    return Rendered(bodies, count, size)
+            failure = str(exc)
+            break
+    return Rendered(b"\n".join(bodies), len(bodies), count, size, failure)
+
+
+def _render_texts(items: list[tuple[int, bytes]], prefix: bytes, seq: int, time_us: int) -> Rendered:
+    """Four pieces an event, and one join: half of what formatting each event costs."""
+    count = len(items)
+    middle = b',"time":"%b","event":{"type":"message","data":' % rfc3339(time_us).encode()
+    pieces = [b"}}\n" + prefix, b"", middle, b""] * count
+    pieces[0] = prefix
+    pieces[1::4] = _encode_json(list(range(seq + 1, seq + count + 1)))[1:-1].split(b",")
+    pieces[3::4] = [_encode_json(payload.decode()) for _, payload in items]
+    pieces.append(b"}}")
+    return Rendered(b"".join(pieces), count, count, sum([len(payload) for _, payload in items]))
 
 
 class Converted(msgspec.Struct):

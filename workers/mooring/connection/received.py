@@ -32,10 +32,9 @@ def take(host: Host, connection: RecordedConnection, items: list[tuple[int, byte
     taken: Rendered | Converted
     if connection.handler is None:
         taken = render(items, connection.options.data_type, connection.message_prefix, connection.seq, time_us)
-        bodies = taken.bodies
-        if bodies:
-            connection.seq += len(bodies)
-            host.outbox.add(connection, b"\x02" * len(bodies), b"\n".join(bodies), connection.seq)
+        if taken.events:
+            connection.seq += taken.events
+            host.outbox.add(connection, b"\x02" * taken.events, taken.bodies, connection.seq)
             host.wake()
     else:
         taken = _hand_over(host, connection, items)

@@ -21,7 +21,7 @@ from mooring.wire.failure import DialFailed, failed, reason_of, refused_by_polic
 from mooring.wire.proxy import HttpConnect, ProxyError, Socks5, Tunnel
 from mooring.wire.resolve import NotResolved, Resolver, literal
 from mooring.wire.route import Proxy, Routes, Way
-from mooring.wire.secret_table import NoSecret, Secrets
+from mooring.wire.secret_table import NoSecret, Secrets, read_source
 from mooring.wire.target import Target
 from mooring.wire.threads import Threads
 from mooring.wire.tls import TlsContexts
@@ -293,22 +293,17 @@ async def _converse(exchange: Exchange, tunnel: Tunnel) -> None:
 
 def _password(proxy: Proxy, plan: Plan, secrets: Secrets) -> str | None:
     """Return the password; one in a file, or a secret, as it is now."""
-    if proxy.password_file is None:
-        name = secret_of(proxy.password) if proxy.is_configured else None
-        if name is None:
-            return proxy.password
-        try:
-            return secrets.read(name)
-        except NoSecret as exc:
-            raise failed(ErrCode.PROXY_AUTH_FAILED, f"{plan.place}: its password cannot be had: {exc}") from None
+    name = secret_of(proxy.password) if proxy.is_configured else None
+    if proxy.password_file is None and name is None:
+        return proxy.password
     try:
-        with open(proxy.password_file, encoding="utf-8") as file:
-            password = file.read(4096).rstrip("\r\n")
-        detail = "; ".join(credential_faults(password))
-    except (OSError, ValueError) as exc:
-        detail = f"cannot be read: {reason_of(exc)}"
-    if detail:
-        raise failed(ErrCode.PROXY_AUTH_FAILED, f"{plan.place}: its password file {detail}")
+        if name is not None:
+            return secrets.read(name)
+        password = read_source(f"file:{proxy.password_file}").rstrip("\r\n")
+    except NoSecret as exc:
+        raise failed(ErrCode.PROXY_AUTH_FAILED, f"{plan.place}: its password cannot be had: {exc}") from None
+    if wrong := credential_faults(password):
+        raise failed(ErrCode.PROXY_AUTH_FAILED, f"{plan.place}: its password file {'; '.join(wrong)}")
     return password
 
 
