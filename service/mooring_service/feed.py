@@ -1,17 +1,15 @@
 """From a cursor: stored events, then live ones, each once, in order, at the subscriber's own pace.
 
-The newest batches are held in a ring, bounded by bytes; a subscriber is a position. Is it inside the ring, it is served
-from memory and shares the bytes with all others; is it behind, from the journal. Nothing is ever pushed, so a slow
-subscriber costs nothing but its own time.
+The newest batches are held in a ring; a subscriber is a position. Is it inside the ring, it is served from memory and shares the bytes
+with all others; is it behind, from the journal. Only who keeps up is pushed anything (`Sink`): a slow one costs but its own time.
 """
 
 from __future__ import annotations
 
 import asyncio
-from bisect import bisect_left
-from collections import deque
 from collections.abc import Callable
-from typing import Literal
+from functools import partial
+from typing import Literal, Protocol
 
 import msgspec
 
@@ -20,12 +18,12 @@ from mooring.events import GapEvent, gap_body, now_us
 from mooring_service.journal.batch import Batch, EventFilter
 from mooring_service.journal.cursor import Broken, From, parse_cursor
 from mooring_service.journal.journal import Committed, Journal
+from mooring_service.ring import Ring
 
 # Many subscribers are woken at most so often: what comes meanwhile reaches each of them in one write.
 PACE_ABOVE = 8
 PACE_S = 0.0002  # for each subscriber
 PACE_MAX_S = 0.05
-HOT_BYTES = 8 * 1024 * 1024  # of the ring's newest batches, for which rendered events are kept to be shared
 CHUNK_BYTES = 512 * 1024  # what one `next` hands out at most, but for a single larger batch
 
 
@@ -41,6 +39,17 @@ class Gap(msgspec.Struct, frozen=True):
 
     position: int
     body: bytes
+
+
+class Sink(Protocol):
+    """Where a stream goes that keeps up: what is committed is written there at once, and nobody is woken for it."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether it takes more at once; else its stream is woken, and writes as fast as it is read."""
+
+    def take(self, items: list[Selection | Gap]) -> None:
+        """Write these."""
 
 
 class Stopped(Exception):
@@ -61,15 +70,11 @@ class Feed:
     def __init__(self, journal: Journal, *, ring_bytes: int = 32 * 1024 * 1024, max_subscribers: int = 1_000) -> None:
         self.journal = journal
         self.reach = 0
-        self._ring_bytes = ring_bytes
+        self.ring = Ring(ring_bytes)
         self.max_subscribers = max_subscribers
-        self._ring: deque[Batch] = deque()
-        self._held_bytes = 0
-        self._hot: deque[Batch] = deque()
-        self._hot_bytes = 0
         self._waiting: dict[asyncio.Future[bool], float] = {}  # who waits, and until when (loop time)
         self._yielding: set[asyncio.Future[bool]] = set()  # of these, who is woken behind all others
-        self._in_turn: deque[asyncio.Future[bool]] = deque()  # and whose turn is still to come
+        self._pushes: dict[asyncio.Future[bool], Callable[[float], float]] = {}  # of these, who need not be woken
         self._expiry: asyncio.TimerHandle | None = None
         self._woken_at = 0.0
         self._wake_later: asyncio.TimerHandle | None = None
@@ -79,7 +84,7 @@ class Feed:
     @property
     def last(self) -> int:
         """Position of the newest event that is shown."""
-        return self._ring[-1].last if self._ring else self.journal.last
+        return self.ring.last or self.journal.last
 
     @property
     def holds(self) -> bool:
@@ -88,20 +93,7 @@ class Feed:
 
     def publish(self, committed: list[Committed]) -> None:
         """Take what was committed, and wake whoever waits: at once, unless they are many and were woken just now."""
-        ring = self._ring
-        for item in committed:
-            if item.batch is not None and not (ring and ring[-1] is item.batch):  # additions share their batch
-                ring.append(item.batch)
-                self._hot.append(item.batch)
-                size = item.batch.size
-                self._held_bytes += size
-                self._hot_bytes += size
-        while self._hot_bytes > HOT_BYTES and len(self._hot) > 1:
-            old = self._hot.popleft()
-            self._hot_bytes -= old.size
-            old.cool()
-        while self._held_bytes > self._ring_bytes and len(ring) > 1:
-            self._held_bytes -= ring.popleft().size
+        self.ring.add(committed)
         if not self._waiting or self._wake_later is not None:
             return
         many = len(self.subscriptions)
@@ -120,27 +112,27 @@ class Feed:
         self._woken_at = asyncio.get_running_loop().time()
         waiting, self._waiting = self._waiting, {}
         yielding, self._yielding = self._yielding, set()
-        idle = not self._in_turn
-        for waiter in waiting:
-            if waiter in yielding:
-                self._in_turn.append(waiter)
-            elif not waiter.done():
+        for waiter in sorted(waiting, key=yielding.__contains__) if yielding else waiting:
+            if waiter.done():
+                continue
+            push = self._pushes.get(waiter)
+            try:
+                deadline = 0.0 if push is None else push(waiting[waiter])
+            except Exception as exc:  # noqa: BLE001 - it is about this stream alone: its task meets it, and all others go on
+                waiter.set_exception(exc)
+                continue
+            if deadline:
+                self._waiting[waiter] = deadline
+            else:
                 waiter.set_result(True)
-        if idle and self._in_turn:
-            asyncio.get_running_loop().call_soon(self._wake_in_turn)
 
-    def _wake_in_turn(self) -> None:
-        # One in a pass of the loop: what comes meanwhile waits for one of them, and not for all.
-        waiter = self._in_turn.popleft()
-        if not waiter.done():
-            waiter.set_result(True)
-        if self._in_turn:
-            asyncio.get_running_loop().call_soon(self._wake_in_turn)
-
-    def wait(self, deadline: float, *, yields: bool = False) -> asyncio.Future[bool]:
+    def wait(
+        self, deadline: float, *, yields: bool = False, push: Callable[[float], float] | None = None
+    ) -> asyncio.Future[bool]:
         """Return a future that ends with True at the next `wake`, with False at `deadline` (loop time).
 
-        Who `yields` is woken behind all others, and one after the other: hooks, whose POSTs would keep the streams waiting.
+        Who `yields` is woken behind all others: hooks, whose POSTs would keep the streams waiting. `push` is
+        asked first, with the deadline: it does what there is to do, and returns the next one; 0: the future is to end.
         One timer serves all deadlines: they are mostly heartbeats, which are many and far away.
         """
         loop = asyncio.get_running_loop()
@@ -148,6 +140,8 @@ class Feed:
         self._waiting[waiter] = deadline
         if yields:
             self._yielding.add(waiter)
+        if push is not None:
+            self._pushes[waiter] = push
         if deadline != float("inf") and (self._expiry is None or deadline < self._expiry.when()):
             if self._expiry is not None:
                 self._expiry.cancel()
@@ -170,6 +164,7 @@ class Feed:
         """Nobody waits for `waiter` any more."""
         self._waiting.pop(waiter, None)
         self._yielding.discard(waiter)
+        self._pushes.pop(waiter, None)
 
     def close(self) -> None:
         """End all streams: the service is stopping."""
@@ -204,26 +199,6 @@ class Feed:
         if not brief:
             self.subscriptions.add(subscription)
         return subscription
-
-    def ring_from(self, position: int) -> int | None:
-        """Return the index in the ring of the batch that holds the event after `position`; None if it is not there."""
-        ring = self._ring
-        if not ring or ring[0].first > position + 1:
-            return None
-        return bisect_left(ring, position + 1, key=lambda batch: batch.last)
-
-    def ring_slice(self, index: int, limit_bytes: int) -> list[Batch]:
-        """Return batches of the ring from `index` on, about `limit_bytes` of them, at least one if there is one."""
-        found: list[Batch] = []
-        size = 0
-        ring = self._ring
-        for at in range(index, len(ring)):
-            batch = ring[at]
-            if found and size + batch.size > limit_bytes:
-                break
-            found.append(batch)
-            size += batch.size
-        return found
 
 
 class Subscription:
@@ -289,9 +264,11 @@ class Subscription:
         end = self._end_of()
         return end is not None and self.cursor >= end
 
-    async def next(self, timeout_s: float | None, limit_bytes: int = CHUNK_BYTES) -> list[Selection | Gap] | None:
+    async def next(
+        self, timeout_s: float | None, limit_bytes: int = CHUNK_BYTES, sink: Sink | None = None
+    ) -> list[Selection | Gap] | None:
         """Return what comes next: at least one event; ``[]`` when there was none for `timeout_s`, be it that there is
-        still more to look through; None at the end.
+        still more to look through; None at the end. While it waits, what comes goes to `sink`, as long as that is ready.
 
         Raises:
             Stopped: If the service is stopping.
@@ -300,9 +277,10 @@ class Subscription:
         loop = asyncio.get_running_loop()
         deadline = float("inf") if timeout_s is None else loop.time() + timeout_s
         while True:
-            found = await self.take(limit_bytes)
-            if found:
-                return found
+            if self._broken is not None or self.cursor < feed.last:
+                found = await self.take(limit_bytes)
+                if found:
+                    return found
             if self.at_end:
                 return None
             if feed.closed:
@@ -311,12 +289,24 @@ class Subscription:
                 if loop.time() >= deadline:
                     return []
                 continue  # all of that chunk was left out by the filter, and there is more
-            waiter = feed.wait(deadline)
+            waiter = feed.wait(deadline, push=None if sink is None else partial(self._push, sink, timeout_s))
             try:
                 if not await waiter:
                     return []
             finally:
                 feed.forget(waiter)
+
+    def _push(self, sink: Sink, timeout_s: float | None, deadline: float) -> float:
+        """Give to `sink` what there is; return until when it waits for more; 0: its stream has to look itself."""
+        if self._feed.closed or not sink.ready:
+            return 0.0
+        found = self._take_now(CHUNK_BYTES)
+        if found is None:
+            return 0.0
+        if found:
+            sink.take(found)
+            deadline = float("inf") if timeout_s is None else asyncio.get_running_loop().time() + timeout_s
+        return 0.0 if self.cursor < self._feed.last or self.at_end else deadline
 
     async def take_more(self) -> list[Selection | Gap]:
         """Return what there is now that is wanted, reading on past what the filter leaves out; ``[]``: nothing more."""
@@ -327,6 +317,11 @@ class Subscription:
 
     async def take(self, limit_bytes: int = CHUNK_BYTES) -> list[Selection | Gap]:
         """Return what is there now, without waiting for more, and move the cursor past what was looked at."""
+        found = self._take_now(limit_bytes)
+        return await self._read(limit_bytes) if found is None else found
+
+    def _take_now(self, limit_bytes: int) -> list[Selection | Gap] | None:
+        """Return what there is in memory; None if it has to be read."""
         journal = self._feed.journal
         if self._broken is not None:
             broken, self._broken = self._broken, None
@@ -341,27 +336,37 @@ class Subscription:
             return [self._gap(self.cursor_id, journal.first - 1 - self.cursor)]
         if self.cursor >= self._feed.last:
             return []
-        hole = next((hole for hole in journal.holes if self.cursor < hole[1]), None)
+        hole = self._hole
         if hole is not None and self.cursor >= hole[0]:
             if self._untouched:
                 self.cursor = hole[1]  # nothing was begun that is missed
                 return []
             return [self._gap(self.cursor_id, None, hole[1])]
-        index = self._feed.ring_from(self.cursor)
-        if index is not None:
-            batches = self._feed.ring_slice(index, limit_bytes)
-            upto = batches[-1].last if batches else self.cursor
-        else:
-            last_shown = self._feed.last
-            first_before = journal.first
-            batches, upto = await journal.read(self.cursor, self._events, limit_bytes)
-            if journal.first > self.cursor + 1 and journal.first != first_before:
-                if self._untouched:
-                    return []  # and from the oldest the next time
-                return [self._gap(self.cursor_id, journal.first - 1 - self.cursor)]
-            # What is committed but not yet folded is not shown.
-            upto = min(upto, last_shown)
-        if hole is not None:
+        batches = self._feed.ring.after(self.cursor, limit_bytes)
+        if batches is None:
+            return None
+        return self._select(batches, batches[-1].last if batches else self.cursor)
+
+    async def _read(self, limit_bytes: int) -> list[Selection | Gap]:
+        journal = self._feed.journal
+        last_shown = self._feed.last
+        first_before = journal.first
+        batches, upto = await journal.read(self.cursor, self._events, limit_bytes)
+        if journal.first > self.cursor + 1 and journal.first != first_before:
+            if self._untouched:
+                return []  # and from the oldest the next time
+            return [self._gap(self.cursor_id, journal.first - 1 - self.cursor)]
+        # What is committed but not yet folded is not shown.
+        return self._select(batches, min(upto, last_shown))
+
+    @property
+    def _hole(self) -> tuple[int, int] | None:
+        """The next hole in the record: where it begins, and where it ends."""
+        return next((hole for hole in self._feed.journal.holes if self.cursor < hole[1]), None)
+
+    def _select(self, batches: list[Batch], upto: int) -> list[Selection | Gap]:
+        """Move the cursor to `upto`, and return what is wanted of `batches` up to there."""
+        if (hole := self._hole) is not None:
             upto = min(upto, hole[0])  # the hole is told before what lies behind it
         cursor = self.cursor
         found: list[Selection | Gap] = []

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import random
+from collections.abc import Awaitable
 from pathlib import Path
 
 import apsw
@@ -13,7 +13,7 @@ import pytest
 
 from mooring.events import Kind
 from mooring_service.config import JournalConfig
-from mooring_service.feed import Feed, Selection
+from mooring_service.feed import Feed, Gap, Selection, Stopped
 from mooring_service.journal.batch import Append, EventFilter
 from mooring_service.journal.memory import MemoryJournal
 from mooring_service.journal.sqlite import SqliteJournal
@@ -62,30 +62,6 @@ async def test_who_yields_is_woken_behind_all_others() -> None:
     assert woken == ["stream 1", "stream 2", "hook 1", "hook 2"]
 
 
-async def test_those_who_yield_are_woken_one_in_a_pass_of_the_loop() -> None:
-    feed, loop = Feed(MemoryJournal(JournalConfig())), asyncio.get_running_loop()
-    seen: list[str] = []
-
-    async def wait(name: str) -> None:
-        await feed.wait(float("inf"), yields=True)
-        seen.append(name)
-
-    def each_pass() -> None:
-        seen.append("what came meanwhile")
-        if len(seen) < 20:
-            loop.call_soon(each_pass)
-
-    async with asyncio.TaskGroup() as group:
-        for number in range(3):
-            group.create_task(wait(f"hook {number}"))
-        await asyncio.sleep(0)
-        feed.wake()
-        loop.call_soon(each_pass)
-    hooks = [at for at, one in enumerate(seen) if one.startswith("hook")]
-    assert [seen[at] for at in hooks] == ["hook 0", "hook 1", "hook 2"]
-    assert all("what came meanwhile" in seen[at:until] for at, until in itertools.pairwise(hooks))
-
-
 @rounds(1, 20)
 async def test_pages_from_the_start_begin_with_an_event_that_is_kept_while_the_oldest_are_dropped(
     rounds: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -131,3 +107,116 @@ def messages(count: int) -> Append:
         kinds=bytes((Kind.onMessage,)) * count,
         bodies=b"\n".join([b"{}"] * count),
     )
+
+
+class Shown:
+    """Where a stream goes: notes what came, and is ready or not, by chance."""
+
+    def __init__(self, chance: random.Random) -> None:
+        self.positions: list[int] = []
+        self.pushed = 0
+        self.share = 0.7
+        self._chance = chance
+
+    @property
+    def ready(self) -> bool:
+        return self._chance.random() < self.share
+
+    def take(self, items: list[Selection | Gap]) -> None:
+        self.pushed += 1
+        self.note(items)
+
+    def note(self, items: list[Selection | Gap]) -> None:
+        for item in items:
+            assert isinstance(item, Selection)
+            indices = range(len(item.batch.kinds)) if item.indices is None else item.indices
+            self.positions += [item.batch.first + at for at in indices]
+
+
+@rounds(300, 20_000, "additions")
+async def test_what_goes_straight_to_a_sink_and_what_its_stream_takes_is_everything_once_in_order(
+    additions: int,
+) -> None:
+    seed = random.randrange(1 << 32)
+    chance = random.Random(seed)
+    journal = MemoryJournal(JournalConfig())
+    feed = Feed(journal, ring_bytes=2_000)
+    await journal.start(feed.publish, lambda failure: None)
+    wanted = EventFilter(kinds=frozenset({Kind.onMessage}))
+    sink = Shown(chance)
+
+    async def follow() -> None:
+        with feed.subscribe(wanted, "start", "start") as subscription, contextlib.suppress(Stopped):
+            while True:
+                sink.note(await subscription.next(None, sink=sink) or [])
+
+    following = asyncio.create_task(follow())
+    expected: list[int] = []
+    for _ in range(additions):
+        kinds = bytes(chance.choices((Kind.onMessage, Kind.onOpen), k=chance.randint(1, 5)))
+        bodies = b"\n".join([b"{}"] * len(kinds))
+        journal.append(Append(worker="w", connections=bytes(8 * len(kinds)), kinds=kinds, bodies=bodies))
+        if chance.random() < 0.8:
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+    await journal.append_waiting(Append())
+    everything, _ = await journal.read(0, wanted, 1 << 30)
+    for batch in everything:
+        expected += [batch.first + at for at, kind in enumerate(batch.kinds) if kind == Kind.onMessage]
+    async with asyncio.timeout(20):
+        while len(sink.positions) < len(expected):
+            await asyncio.sleep(0)
+    feed.close()
+    await following
+    assert sink.positions == expected, f"seed {seed}"
+    assert sink.pushed, "nothing went straight"
+
+
+async def test_a_sink_that_gets_something_has_its_heartbeat_later() -> None:
+    journal = MemoryJournal(JournalConfig())
+    feed = Feed(journal)
+    await journal.start(feed.publish, lambda failure: None)
+    sink = Shown(random.Random(0))
+    sink.share = 1.0
+    with feed.subscribe(EventFilter(), "now", "now") as subscription:
+        waiting = asyncio.create_task(subscription.next(60, sink=sink))
+        await asyncio.sleep(0.01)
+        (due,) = feed._waiting.values()
+        await journal.append_waiting(Append(connections=bytes(8), kinds=bytes((Kind.onMessage,)), bodies=b"{}"))
+        assert sink.positions == [1]
+        assert not waiting.done(), "its stream sleeps on"
+        (later,) = feed._waiting.values()
+        assert later > due
+        feed.close()
+        with pytest.raises(Stopped):
+            await waiting
+
+
+async def test_a_sink_that_fails_fails_its_own_stream_and_no_other() -> None:
+    class Failing(Shown):
+        def take(self, items: list[Selection | Gap]) -> None:
+            raise ConnectionError("the peer is gone")
+
+    journal = MemoryJournal(JournalConfig())
+    feed = Feed(journal)
+    await journal.start(feed.publish, lambda failure: None)
+    failing, other = Failing(random.Random(0)), Shown(random.Random(0))
+    failing.share = other.share = 1.0
+    with feed.subscribe(EventFilter(), "now", "now") as one, feed.subscribe(EventFilter(), "now", "now") as two:
+        async with asyncio.TaskGroup() as group:
+            first = group.create_task(raised_by(one.next(60, sink=failing)))
+            second = group.create_task(raised_by(two.next(60, sink=other)))
+            await asyncio.sleep(0.01)
+            await journal.append_waiting(Append(connections=bytes(8), kinds=bytes((Kind.onMessage,)), bodies=b"{}"))
+            feed.close()
+    assert isinstance(first.result(), ConnectionError)
+    assert isinstance(second.result(), Stopped)
+    assert other.positions == [1]
+
+
+async def raised_by(waiting: Awaitable[object]) -> Exception | None:
+    try:
+        await waiting
+    except (ConnectionError, Stopped) as exc:
+        return exc
+    return None

@@ -14,6 +14,7 @@ from mooring.events import Kind
 from mooring_api.rest import sse
 from mooring_api.rest.connections import LIMIT
 from mooring_api.rest.context import API, connection_by, connection_of
+from mooring_api.rest.live import LiveSink
 from mooring_api.rest.routes import EVENT_STREAM, JSON, NDJSON, Answer, Parameter, Route, ref
 from mooring_api.rest.schemas import (
     MAX_PAGE,
@@ -193,6 +194,7 @@ async def _stream(
         return response
     heartbeat_s = api.config.api.heartbeat
     writing = api.stalls.watch(request.transport)
+    sink = LiveSink(request, response, lambda item: render(item, subscription.epoch))
     try:
         if preamble:
             with writing:
@@ -204,7 +206,7 @@ async def _stream(
                 with writing:
                     await response.write(data[0] if len(data) == 1 else b"".join(data))
             try:
-                items = await subscription.next(heartbeat_s)
+                items = await subscription.next(heartbeat_s, sink=sink)
             except Stopped:
                 break
             if items is None:

@@ -73,12 +73,16 @@ class Append(msgspec.Struct, frozen=True, kw_only=True):
             return f"{there} bodies for {events} events"
         if self.kinds.translate(None, _KINDS):
             return "events of unknown kinds"
-        if not 0 <= self.number < MAX_NUMBER or not all(
-            0 < record.id < MAX_NUMBER for records in (self.created, self.updates) for record in records
-        ):
+        if not 0 <= self.number < MAX_NUMBER:
             return "a number out of range"
-        if not all(created.worker == self.worker for created in self.created):
-            return "a connection of another worker"
+        for update in self.updates:
+            if not 0 < update.id < MAX_NUMBER:
+                return "a number out of range"
+        for created in self.created:
+            if not 0 < created.id < MAX_NUMBER:
+                return "a number out of range"
+            if created.worker != self.worker:
+                return "a connection of another worker"
         return None
 
     @property

@@ -55,11 +55,13 @@ class AskingConnection(ConversingConnection):
             asking.answer(found, self.messages_in - counted, before + 1 if self.handler is None else 0)
         if wrong is not None:
             self.failed(ErrCode.INVALID_DATA, f"the server sent {wrong}", INVALID_DATA)
-        return len(items) > sum(one.place is not None for one in found)
+        return len(items) > (sum(one.place is not None for one in found) if found else 0)
 
     def may_read(self) -> bool:
         """Say whether every queue that this connection feeds has room."""
         conversation = self._conversation
+        if conversation is None and self.handler is None:  # the common case: asked after each read
+            return not self._host.outbox.full
         if conversation is not None and (conversation.opening or not conversation.has_room()):
             return bool(conversation.opening)
         return received.has_room(self._host, self, waited_for=self._asking is not None and self._asking.code_waits)

@@ -103,7 +103,7 @@ class RecordedConnection:
         """Return the changing part of the record."""
         return ConnectionUpdate(
             id=self.id,
-            status=self.state.value,
+            status=self.state.status,
             seq=self.recorded_seq,
             messages_in=self.messages_in,
             messages_out=self.messages_out,

@@ -24,6 +24,9 @@ class ConnectionState(Enum):
     CLOSING = STATUS_CLOSING
     CLOSED = STATUS_CLOSED
 
+    def __init__(self, status: str) -> None:
+        self.status = status  # the value as an attribute: `value` is two calls, and each event asks for it
+
 
 class ConnectionEvent(Enum):
     """What moves a connection."""

@@ -1,0 +1,51 @@
+"""A stream that keeps up is written to at once when something is committed: its task sleeps on, and all streams are served in one pass.
+
+It knows no event: what there is to be written, and how it reads, is told by whoever made it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from aiohttp import web
+
+from mooring_service.feed import Gap, Selection
+
+
+class LiveSink:
+    """The body of one response (`feed.Sink`). Past its peer's pace it is not ready, and its task writes, with a deadline.
+
+    Args:
+        response: Prepared; its first bytes are its task's affair.
+        render: Returns the bytes of one item.
+    """
+
+    def __init__(
+        self, request: web.Request, response: web.StreamResponse, render: Callable[[Selection | Gap], bytes]
+    ) -> None:
+        self._request = request
+        self._response = response
+        self._render = render
+
+    @property
+    def ready(self) -> bool:
+        """Whether the head is sent, and the peer has taken all that was written so far."""
+        transport = self._request.transport
+        return (
+            transport is not None
+            and self._request.writer.output_size > 0
+            and not transport.is_closing()
+            and not transport.get_write_buffer_size()
+        )
+
+    def take(self, items: list[Selection | Gap]) -> None:
+        """Write these, as a chunk of the body."""
+        transport = self._request.transport
+        assert transport is not None, "it is ready"
+        data = b"".join([self._render(item) for item in items])
+        if self._response.chunked:
+            data = b"%x\r\n%b\r\n" % (len(data), data)
+        transport.write(data)
+        writer = self._request.writer
+        writer.output_size += len(data)
+        writer.buffer_size += len(data)  # so that the next write of its task waits for the peer
