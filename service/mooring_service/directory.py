@@ -101,8 +101,7 @@ class Directory:
                 entry.update = _with_totals(update, before.messages_out, before.bytes_out)
             if batch is not None:
                 entry.last_position = last_of(update.id) or entry.last_position
-            figures_alone = before.status == update.status and update.kept is None and not update.ended
-            if not (figures_alone or before.ended) and self._census.changed(entry.created, before, update):
+            if not before.ended and self._census.changed(entry.created, before, update):
                 self._ended[update.id] = self._now_ms()
             if update.id in self._awaited:
                 self._look(entry)
