@@ -131,9 +131,8 @@ class Birth:
             identity = Identity(name, kept.life, self._run, frozenset(kept.runs), kept.born)
             how = start(identity, self._replica.last, kept.replicated > 0, head)
             if how in (Start.CONTINUE, Start.NEW_LIFE):
-                if how is Start.NEW_LIFE:
-                    self.over = True
-                    self.behind = self.behind or forgets(identity, self._replica.last, head)
+                self.over = self.over or how is Start.NEW_LIFE
+                self.behind = self.behind or forgets(identity, self._replica.last, head)
                 return head
             assert head is not None, "only of what is there"
             if how is Start.OTHER:

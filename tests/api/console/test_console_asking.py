@@ -33,7 +33,7 @@ async def test_a_connection_that_is_down_takes_messages_that_wait_and_can_be_dro
     await expect(page.locator("#queue-words")).to_have_text("1 message waits to be sent, 5 bytes.")
     await page.locator("#queue-drop").click()
     await expect(page.locator("#queue")).to_be_hidden()
-    await expect(page.locator("#events .row", has_text="onUnsent")).to_contain_text("1 messages, 5 bytes: dropped")
+    await expect(page.locator("#events .row", has_text="onUnsent")).to_contain_text("1 message, 5 bytes: dropped")
     assert opened.complaints == []
 
 

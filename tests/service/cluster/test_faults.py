@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from mooring.errors import JournalUnavailable
+from mooring_service.cluster import node as node_module
 from mooring_service.cluster.engine import Engine
 from mooring_service.cluster.objects import stream_name
 from mooring_service.journal.batch import Append
@@ -264,9 +265,11 @@ async def test_a_journal_that_lost_what_the_log_has_gives_its_life_up(
         assert nodes["b"].cluster.fold.claims.is_over("a", life)
 
 
+@pytest.mark.parametrize("saved_each_s", [0.0, 1_000.0], ids=["its place was kept", "its place was not kept yet"])
 async def test_a_journal_of_an_earlier_life_gives_out_no_id_that_a_later_one_has_given_out(
-    servers: EngineServers, cluster_name: str, tmp_path: Path
+    servers: EngineServers, cluster_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saved_each_s: float
 ) -> None:
+    monkeypatch.setattr(node_module, "SAVE_S", saved_each_s)
     async with running_nodes(tmp_path, cluster_name, servers.urls, "ab") as nodes:
         a, claims = nodes["a"], nodes["b"].cluster.fold.claims
 
@@ -277,6 +280,8 @@ async def test_a_journal_of_an_earlier_life_gives_out_no_id_that_a_later_one_has
 
         a.commit(await a.open_connection())
         await settled(nodes)
+        if not saved_each_s:
+            await wait_for(lambda: a.cluster.own.kept.replicated > 0, 20, "its place is kept")
         await dies()
         copy = {path.name: path.read_bytes() for path in a.folder.iterdir()}
         await (await a.start()).ready()
