@@ -265,7 +265,11 @@ async def test_a_journal_that_lost_what_the_log_has_gives_its_life_up(
         assert nodes["b"].cluster.fold.claims.is_over("a", life)
 
 
-@pytest.mark.parametrize("saved_each_s", [0.0, 1_000.0], ids=["its place was kept", "its place was not kept yet"])
+@pytest.mark.parametrize(
+    "saved_each_s",
+    [pytest.param(0.0, marks=pytest.mark.long), 1_000.0],
+    ids=["its place was kept", "its place was not kept yet"],
+)
 async def test_a_journal_of_an_earlier_life_gives_out_no_id_that_a_later_one_has_given_out(
     servers: EngineServers, cluster_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saved_each_s: float
 ) -> None:
