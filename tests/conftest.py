@@ -257,14 +257,15 @@ def rounds(short: int, long: int, name: str = "rounds") -> pytest.MarkDecorator:
     return pytest.mark.parametrize(name, [short, pytest.param(long, marks=pytest.mark.long)])
 
 
-NEED_A_PROCESS = {"start_service", "module_service"}
+NEED_A_PROCESS = {"start_service", "module_service", "three_servers"}
+END_TO_END = Path(__file__).parent / "end_to_end"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as `quick` what starts no service, and give the long ones their time."""
+    """Mark as `quick` what starts neither a service nor the engine, and give the long ones their time."""
     for item in items:
         fixtures = set(getattr(item, "fixturenames", ()))
-        if not NEED_A_PROCESS & fixtures:
+        if not NEED_A_PROCESS & fixtures and not item.path.is_relative_to(END_TO_END):
             item.add_marker(pytest.mark.quick)
         if item.get_closest_marker("long"):
             item.add_marker(pytest.mark.timeout(600))
