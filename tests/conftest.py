@@ -25,7 +25,10 @@ import pytest
 
 from tests.servers import EchoServer
 
-hypothesis.settings.register_profile("mooring", database=None, deadline=None, print_blob=True)
+# Neither a deadline nor "too slow" is about our code: both are the machine's clock.
+hypothesis.settings.register_profile(
+    "mooring", database=None, deadline=None, print_blob=True, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
 hypothesis.settings.load_profile("mooring")
 
 pytest_plugins = ["tests.cluster_kit.fixtures"]
@@ -258,14 +261,20 @@ def rounds(short: int, long: int, name: str = "rounds") -> pytest.MarkDecorator:
 
 
 NEED_A_PROCESS = {"start_service", "module_service", "three_servers"}
-END_TO_END = Path(__file__).parent / "end_to_end"
+OF_PROCESSES = tuple(
+    Path(__file__).parent / place
+    for place in (
+        "end_to_end", "api/server", "service/journal/test_crash.py", "service/processes/test_forker.py", "workers/wire/test_proxies.py",
+    )
+)  # fmt: skip
+"""Where services, proxies or processes that are killed are started without a fixture."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as `quick` what starts neither a service nor the engine, and give the long ones their time."""
+    """Mark as `quick` what starts no service, engine or proxy, and give the long ones their time."""
     for item in items:
         fixtures = set(getattr(item, "fixturenames", ()))
-        if not NEED_A_PROCESS & fixtures and not item.path.is_relative_to(END_TO_END):
+        if not NEED_A_PROCESS & fixtures and not any(item.path.is_relative_to(place) for place in OF_PROCESSES):
             item.add_marker(pytest.mark.quick)
         if item.get_closest_marker("long"):
             item.add_marker(pytest.mark.timeout(600))

@@ -321,6 +321,7 @@ async def test_while_it_cannot_be_written_events_wait_and_intents_are_refused(tm
     await journal.append_waiting(run_of(1, 1))
     # Another connection that holds the write lock is the simplest disk that does not take anything.
     blocker = apsw.Connection(str(tmp_path / "journal.db"))
+    blocker.set_busy_timeout(10_000)  # the writer may just be at it
     blocker.execute("BEGIN IMMEDIATE").fetchall()
     intent = journal.append_waiting(Append(), fails_fast=True)
     waiting = journal.append_waiting(run_of(1, 5))
