@@ -114,7 +114,7 @@ class Cluster:
         self.heirs: Heirs
         self.verdicts: Verdicts
         self.chain: Chain | None = None
-        self._ready = asyncio.Event()  # the own `up` is folded, and its slot granted
+        self._slot_granted = asyncio.Event()  # the own `up` is folded, and its slot granted
         self.placed = asyncio.Event()
         self._leaving = False
 
@@ -207,7 +207,7 @@ class Cluster:
         if self._leaving:
             await asyncio.Event().wait()  # it ends us
         self.own.over = True
-        self._ready.clear()
+        self._slot_granted.clear()
         self.placed.clear()
         log.error("this node was declared lost: its connections may be open elsewhere, and end here")
         head = await until_asked(partial(head_of, self.engine, self.name, self.node))
@@ -238,7 +238,7 @@ class Cluster:
         """What messages would have told of the nodes, a copy may have."""
         self.verdicts.hear_all(now_s())
         own = self.fold.living(self.node, self.life)
-        if own is not None and not self._ready.is_set():
+        if own is not None and not self._slot_granted.is_set():
             self._is_up(own)
 
     def _is_up(self, state: NodeState) -> None:
@@ -253,23 +253,29 @@ class Cluster:
             self._refuse(unlike)
             return
         assert self.chain is not None, "it has said so"
+        life = self.life
         # First: ids that were given out are never given out by another.
         await self.own.save(self.chain.state.replicated)
         self._replica.slot = self.own.kept.slot
-        self.placement.take(self._workers())
-        self._ready.set()
+        self._slot_granted.set()
+        await self.placement.take(self._workers())
+        claimed = self._replica.last
         await self.tail.caught_up.wait()
-        while not await self.shown(SHOWN_S):
+        while not await self._in_log(claimed, SHOWN_S):
             await asyncio.sleep(LOOK_S)
-        self.heirs.recall()
-        self.placed.set()
+        if self.life == life:  # else the next one takes its own place
+            self.heirs.recall()
+            self.placed.set()
 
     async def shown(self, timeout_s: float) -> bool:
         """Wait until all that was committed here is shown here as part of the log; say whether it was in time."""
+        return await self._in_log(self._replica.last, timeout_s)
+
+    async def _in_log(self, addition: int, timeout_s: float) -> bool:
         chain = self.chain
         if chain is None or not self.engine.up.is_set():
             return False
-        seq = await chain.reach(self._replica.last, timeout_s)
+        seq = await chain.reach(addition, timeout_s)
         return seq is not None and await self.tail.reach(seq, timeout_s)
 
     async def _watch(self) -> None:
@@ -296,8 +302,8 @@ class Cluster:
 
     @property
     def ready(self) -> bool:
-        """True once this node has its place in the log, and all that the log held then was read."""
-        return self._ready.is_set() and self.tail.caught_up.is_set()
+        """True once this node has its place in the log, its own workers in it, and all that the log held then was read."""
+        return self.placed.is_set() and self.tail.caught_up.is_set()
 
     @property
     def may_open(self) -> bool:
