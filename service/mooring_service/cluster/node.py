@@ -94,7 +94,7 @@ class Cluster:
         self.backlog = Backlog(journal.replica, journal_config.max_bytes)
         self.name, self.node, self.configuration = config.name, config.node, configuration
         self._url, self._figures, self._workers = url, figures, workers
-        self._on_folded, self._refuse, self._estate = on_folded, refuse, estate
+        self._on_folded, self.refuse, self._estate = on_folded, refuse, estate
         # Positions have holes, so they count no events: what is kept of the log is bounded by size and age.
         self.journal = SparseJournal(
             state_dir / "cluster.db", msgspec.structs.replace(journal_config, max_events=NO_LIMIT)
@@ -144,7 +144,7 @@ class Cluster:
         self.heirs = Heirs(*heir, self.node, self.shown, self._background)
         self.verdicts.hear_all(now_s())
         self._background.spawn(self.engine.run())
-        self._background.spawn(_live(self.engine, self.name, self._begin, self._refuse))
+        self._background.spawn(_live(self.engine, self.name, self._begin, self.refuse))
         self._background.spawn(self._watch())
         return recovered
 
@@ -178,13 +178,13 @@ class Cluster:
             beat_s=self._config.beat_s, pace_s=self._config.pace,
         )  # fmt: skip
         if not kept.slot:  # nobody misses a node that has none: it looks first which is free
-            self._background.spawn(_read_on(self.tail, self._refuse))
+            self._background.spawn(_read_on(self.tail, self.refuse))
             await self.tail.caught_up.wait()
             kept.slot = self.fold.claims.next_slot
             self._say_up()
         else:
             self._say_up()
-            self._background.spawn(_read_on(self.tail, self._refuse))
+            self._background.spawn(_read_on(self.tail, self.refuse))
         await self.chain.run()
 
     def _say_up(self) -> None:
@@ -216,10 +216,6 @@ class Cluster:
         await self.own.save(self.chain.state.replicated)
         self._say_up()
 
-    def refuse(self, reason: str) -> None:
-        """This process must not go on."""
-        self._refuse(reason)
-
     # Told by the fold, and looked at again and again
 
     def _read(self, message: Message) -> None:
@@ -250,7 +246,7 @@ class Cluster:
 
     async def _take_place(self) -> None:
         if unlike := self.fold.unlike(self.node, self._config.dead_after):
-            self._refuse(unlike)
+            self.refuse(unlike)
             return
         assert self.chain is not None, "it has said so"
         life = self.life
@@ -261,21 +257,18 @@ class Cluster:
         await self.placement.take(self._workers())
         claimed = self._replica.last
         await self.tail.caught_up.wait()
-        while not await self._in_log(claimed, SHOWN_S):
+        while not await self.shown(SHOWN_S, claimed):
             await asyncio.sleep(LOOK_S)
         if self.life == life:  # else the next one takes its own place
             self.heirs.recall()
             self.placed.set()
 
-    async def shown(self, timeout_s: float) -> bool:
-        """Wait until all that was committed here is shown here as part of the log; say whether it was in time."""
-        return await self._in_log(self._replica.last, timeout_s)
-
-    async def _in_log(self, addition: int, timeout_s: float) -> bool:
+    async def shown(self, timeout_s: float, addition: int = 0) -> bool:
+        """Wait until what was committed here, all or up to `addition`, is shown here as part of the log; say whether it was in time."""
         chain = self.chain
         if chain is None or not self.engine.up.is_set():
             return False
-        seq = await chain.reach(addition, timeout_s)
+        seq = await chain.reach(addition or self._replica.last, timeout_s)
         return seq is not None and await self.tail.reach(seq, timeout_s)
 
     async def _watch(self) -> None:
