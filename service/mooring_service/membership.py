@@ -266,7 +266,7 @@ class Membership:
         """Why this node has no place in the cluster yet; None once it has one."""
         if self._cluster.ready:
             return None
-        return f"engine: {engine_failure(self._cluster) or 'the log is being read'}"
+        return f"engine: {engine_failure(self._cluster) or 'the log is being read, or does not have the claim of the default worker yet'}"
 
     @property
     def degraded(self) -> list[str]:

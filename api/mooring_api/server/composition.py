@@ -160,11 +160,7 @@ class Server:
         """Return what runs a request of another node, which has checked who asks."""
         host = min(access.hosts, default="localhost")
         ours = [("Host", host)] if token is None else [("Host", host), ("Authorization", f"Bearer {token}")]
-
-        async def run(method: str, path: str, headers: inner.Headers, body: bytes) -> inner.Answered:
-            return await inner.run(factory, method, path, [*ours, *headers], body)
-
-        return run
+        return inner.Inner(factory, ours).run
 
     @property
     def died(self) -> asyncio.Future[str]:

@@ -94,7 +94,7 @@ class Cluster:
         self.backlog = Backlog(journal.replica, journal_config.max_bytes)
         self.name, self.node, self.configuration = config.name, config.node, configuration
         self._url, self._figures, self._workers = url, figures, workers
-        self._on_folded, self._refuse, self._estate = on_folded, refuse, estate
+        self._on_folded, self.refuse, self._estate = on_folded, refuse, estate
         # Positions have holes, so they count no events: what is kept of the log is bounded by size and age.
         self.journal = SparseJournal(
             state_dir / "cluster.db", msgspec.structs.replace(journal_config, max_events=NO_LIMIT)
@@ -114,7 +114,7 @@ class Cluster:
         self.heirs: Heirs
         self.verdicts: Verdicts
         self.chain: Chain | None = None
-        self._ready = asyncio.Event()  # the own `up` is folded, and its slot granted
+        self._slot_granted = asyncio.Event()  # the own `up` is folded, and its slot granted
         self.placed = asyncio.Event()
         self._leaving = False
 
@@ -144,7 +144,7 @@ class Cluster:
         self.heirs = Heirs(*heir, self.node, self.shown, self._background)
         self.verdicts.hear_all(now_s())
         self._background.spawn(self.engine.run())
-        self._background.spawn(_live(self.engine, self.name, self._begin, self._refuse))
+        self._background.spawn(_live(self.engine, self.name, self._begin, self.refuse))
         self._background.spawn(self._watch())
         return recovered
 
@@ -178,13 +178,13 @@ class Cluster:
             beat_s=self._config.beat_s, pace_s=self._config.pace,
         )  # fmt: skip
         if not kept.slot:  # nobody misses a node that has none: it looks first which is free
-            self._background.spawn(_read_on(self.tail, self._refuse))
+            self._background.spawn(_read_on(self.tail, self.refuse))
             await self.tail.caught_up.wait()
             kept.slot = self.fold.claims.next_slot
             self._say_up()
         else:
             self._say_up()
-            self._background.spawn(_read_on(self.tail, self._refuse))
+            self._background.spawn(_read_on(self.tail, self.refuse))
         await self.chain.run()
 
     def _say_up(self) -> None:
@@ -207,7 +207,7 @@ class Cluster:
         if self._leaving:
             await asyncio.Event().wait()  # it ends us
         self.own.over = True
-        self._ready.clear()
+        self._slot_granted.clear()
         self.placed.clear()
         log.error("this node was declared lost: its connections may be open elsewhere, and end here")
         head = await until_asked(partial(head_of, self.engine, self.name, self.node))
@@ -215,10 +215,6 @@ class Cluster:
         self.chain.begin(self.own.identity, head.seq if head else 0)
         await self.own.save(self.chain.state.replicated)
         self._say_up()
-
-    def refuse(self, reason: str) -> None:
-        """This process must not go on."""
-        self._refuse(reason)
 
     # Told by the fold, and looked at again and again
 
@@ -238,7 +234,7 @@ class Cluster:
         """What messages would have told of the nodes, a copy may have."""
         self.verdicts.hear_all(now_s())
         own = self.fold.living(self.node, self.life)
-        if own is not None and not self._ready.is_set():
+        if own is not None and not self._slot_granted.is_set():
             self._is_up(own)
 
     def _is_up(self, state: NodeState) -> None:
@@ -250,26 +246,29 @@ class Cluster:
 
     async def _take_place(self) -> None:
         if unlike := self.fold.unlike(self.node, self._config.dead_after):
-            self._refuse(unlike)
+            self.refuse(unlike)
             return
         assert self.chain is not None, "it has said so"
+        life = self.life
         # First: ids that were given out are never given out by another.
         await self.own.save(self.chain.state.replicated)
         self._replica.slot = self.own.kept.slot
-        self.placement.take(self._workers())
-        self._ready.set()
+        self._slot_granted.set()
+        await self.placement.take(self._workers())
+        claimed = self._replica.last
         await self.tail.caught_up.wait()
-        while not await self.shown(SHOWN_S):
+        while not await self.shown(SHOWN_S, claimed):
             await asyncio.sleep(LOOK_S)
-        self.heirs.recall()
-        self.placed.set()
+        if self.life == life:  # else the next one takes its own place
+            self.heirs.recall()
+            self.placed.set()
 
-    async def shown(self, timeout_s: float) -> bool:
-        """Wait until all that was committed here is shown here as part of the log; say whether it was in time."""
+    async def shown(self, timeout_s: float, addition: int = 0) -> bool:
+        """Wait until what was committed here, all or up to `addition`, is shown here as part of the log; say whether it was in time."""
         chain = self.chain
         if chain is None or not self.engine.up.is_set():
             return False
-        seq = await chain.reach(self._replica.last, timeout_s)
+        seq = await chain.reach(addition or self._replica.last, timeout_s)
         return seq is not None and await self.tail.reach(seq, timeout_s)
 
     async def _watch(self) -> None:
@@ -296,8 +295,8 @@ class Cluster:
 
     @property
     def ready(self) -> bool:
-        """True once this node has its place in the log, and all that the log held then was read."""
-        return self._ready.is_set() and self.tail.caught_up.is_set()
+        """True once this node has its place in the log, its own workers in it, and all that the log held then was read."""
+        return self.placed.is_set() and self.tail.caught_up.is_set()
 
     @property
     def may_open(self) -> bool:

@@ -137,19 +137,21 @@ class Placement:
         if held.node != self._node:
             raise Elsewhere(f"the name {name!r}", held.node)
 
-    def take(self, workers: set[str]) -> None:
-        """Claim the workers that this node has at the beginning of a life, and a default one; nobody waits for it."""
+    async def take(self, workers: set[str]) -> None:
+        """Claim the workers that this node has at the beginning of a life, and a default one. Ends once that is committed here."""
         number = 1
         name = self.default_worker = default_worker(self._node)
         while self.holder_of(name) is not None:  # an heir has it
             number += 1
             name = self.default_worker = f"{default_worker(self._node)}-{number}"
+        claims = []
         for worker in sorted(workers | {name}):
             held = self._fold.claims.workers.get(worker)
             if held is None or not self._lives(held):
-                self._journal.append(Append(worker=worker, claims=[Claim("worker", worker, "")]))
+                claims.append(self._journal.append_waiting(Append(worker=worker, claims=[Claim("worker", worker, "")])))
             elif held.node != self._node:
                 log.error("the worker %s is at the node %s, and there is one of that name here, too", worker, held.node)
+        await asyncio.gather(*claims)
 
     async def release(self, worker: str) -> None:
         """Give a worker up: others may have it. Ends once that is committed here."""

@@ -70,6 +70,17 @@ async def test_a_node_goes_on_in_the_same_life_after_a_restart_and_begins_a_new_
         assert len(await check(engine, cluster_name, {name: node.folder for name, node in nodes.items()})) == 15
 
 
+async def test_a_node_that_is_ready_has_its_default_worker_also_in_a_new_life(
+    servers: EngineServers, cluster_name: str, tmp_path: Path
+) -> None:
+    async with running_nodes(tmp_path, cluster_name, servers.urls, "abc") as nodes:
+        for _ in range(5):
+            for name, node in nodes.items():
+                await node.stop()
+                await (await node.start()).ready()
+                assert node.cluster.placement.holds(f"main-{name}")
+
+
 async def test_a_second_process_of_one_name_is_refused_while_the_first_is_heard(
     servers: EngineServers, cluster_name: str, tmp_path: Path
 ) -> None:
