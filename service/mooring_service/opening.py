@@ -235,7 +235,9 @@ class Openings:
             if request.name or not is_simple(request):  # a handler may ask for it to be kept
                 self._reopenings.remember(connection, request)
             try:
-                await self._journal.append_waiting(intent, fails_fast=True)
+                stored = self._journal.append_waiting(intent, fails_fast=True)
+                self._journal.hurry()
+                await stored
             except BaseException:
                 slot.dispatched.discard(connection)
                 self._reopenings.forget(connection)
@@ -344,7 +346,7 @@ class Openings:
             if not slot.welcomed:
                 break
             number, future = slot.request(deadline - loop.time(), with_link=True)
-            slot.command(msgspec.structs.replace(order, request=number))
+            slot.open(msgspec.structs.replace(order, request=number))
             with contextlib.suppress(LinkLost):
                 return await future
             unknown = loop.create_future()

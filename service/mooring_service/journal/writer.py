@@ -102,6 +102,7 @@ class Writer:
         self._queued_bytes = 0
         self._arrived_s = -math.inf  # when the last of it was queued
         self._following = Following()
+        self._awaited = False  # a request is answered once all that is queued is committed
         self._wanted = threading.Condition()
         self._idle = False  # the thread sleeps until something is queued
         self._ending = False
@@ -161,6 +162,15 @@ class Writer:
                 return
         self._refuse(list(items))
 
+    def hurry(self) -> None:
+        """A request waits for what is queued: see `Journal.hurry`."""
+        # Seen without the lock: it is taken back only together with all that is queued.
+        if not self._awaited:
+            with self._wanted:
+                if self._queue:
+                    self._awaited = True
+                    self._wanted.notify()
+
     def wake(self) -> None:
         """What was said to follow has not come."""
         with self._wanted:
@@ -201,6 +211,7 @@ class Writer:
                     self._taken += self._queue
                     self._queue.clear()
                     self._queued_bytes = 0
+                    self._awaited = False
                     self._last_arrival_s = self._arrived_s
                     self._in_rhythm = self._following.taken()
             if self._taken or (due and self.failure is not None and not ending):
@@ -224,7 +235,7 @@ class Writer:
         """Return when the next commit is due."""
         if self._taken or self.failure is not None:
             return self._retry_at
-        due_s = self._pace.due_s(self._queued_bytes, self._following.since_s)
+        due_s = self._pace.due_s(self._queued_bytes, self._following.since_s, awaited=self._awaited)
         return due_s if self._queue or (due_s > time.monotonic() and not self._in_rhythm) else math.inf
 
     def _keep_up(self, connection: apsw.Connection, *, ending: bool) -> None:
