@@ -143,6 +143,7 @@ class Openings:
         self._names = names
         self._supervisor = supervisor
         self._ids: list[int] = []
+        self._ids_above = 0  # see `Journal.first_id`
         self._allotting = asyncio.Lock()
         self._under_way: Counter[str] = Counter()  # by worker: creates whose intent is not stored yet
         self._tasks: set[asyncio.Task[ConnectionRecord]] = set()
@@ -155,7 +156,7 @@ class Openings:
 
     async def _next_id(self) -> int:
         async with self._allotting:
-            if not self._ids:
+            if not self._ids or self._ids_above != self._journal.first_id:
                 await self.allot()
             return self._ids.pop()
 
@@ -168,6 +169,7 @@ class Openings:
         """Reserve the next block of ids."""
         first = await self._journal.allot_ids(ID_BLOCK)
         self._ids = list(range(first + ID_BLOCK - 1, first - 1, -1))
+        self._ids_above = self._journal.first_id
 
     async def open(
         self,

@@ -224,7 +224,8 @@ class Service:
             # Taken first: the first connection of a new state directory is number 1.
             await self._openings.allot()
         except JournalUnavailable as exc:
-            log.error("the journal cannot be written: %s; nothing new is begun until it can be", exc)
+            if self.cluster is None:  # else it has no place yet: nothing new is begun before that
+                log.error("the journal cannot be written: %s; nothing new is begun until it can be", exc)
         self._supervisor.adopt([stored for stored in recovered.incarnations if not stored.ended or stored.stands])
         if self.cluster is not None:
             self.cluster.recall()

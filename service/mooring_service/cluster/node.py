@@ -30,7 +30,7 @@ from mooring_service.cluster.fold import Fold, NodeState
 from mooring_service.cluster.forward import Forward
 from mooring_service.cluster.heirs import Estate, Heirs
 from mooring_service.cluster.lease import Lease
-from mooring_service.cluster.lifetimes import Verdicts, leave
+from mooring_service.cluster.lifetimes import Verdicts, declare_forgotten, leave
 from mooring_service.cluster.lives import Judge, Mark, Standing
 from mooring_service.cluster.message import Message, TooNew, Unreadable
 from mooring_service.cluster.own_life import OwnLife
@@ -159,8 +159,10 @@ class Cluster:
 
     async def _begin(self) -> None:
         kept = self.own.kept
-        birth = Birth(self.engine, self._config, kept, self._replica, self.own.run)
-        epoch = self.fold.epoch or await until_asked(partial(find_epoch, self.engine, self.name, self.node))
+        epoch = self.fold.epoch or await until_asked(
+            partial(find_epoch, self.engine, self.name, self.node, self._config.dead_after)
+        )
+        birth = Birth(self.engine, self._config, kept, self._replica, self.own.run, self.fold, epoch)
         head = await until_asked(birth.own_chain)
         if birth.over or birth.behind or (head is not None and head.message.kind == wire.LOST):
             await self.own.follow(head, replicated=kept.replicated, slot=0 if birth.behind else kept.slot)
@@ -210,8 +212,14 @@ class Cluster:
         self._slot_granted.clear()
         self.placed.clear()
         log.error("this node was declared lost: its connections may be open elsewhere, and end here")
-        head = await until_asked(partial(head_of, self.engine, self.name, self.node))
+        own = partial(head_of, self.engine, self.name, self.node)
+        head, life = await until_asked(own), self.life
         await self.own.follow(head, replicated=self.chain.state.replicated, slot=self.own.kept.slot)
+        if head is None:  # behind the end of all that it held: nobody may have opened any of it yet
+            last = self.chain.state.replicated
+            forgotten = self.engine, self.name, self.node, life, last, self.fold, self.chain.state.epoch
+            await until_asked(partial(declare_forgotten, *forgotten))
+            head = await until_asked(own)
         self.chain.begin(self.own.identity, head.seq if head else 0)
         await self.own.save(self.chain.state.replicated)
         self._say_up()
@@ -254,11 +262,14 @@ class Cluster:
         await self.own.save(self.chain.state.replicated)
         self._replica.slot = self.own.kept.slot
         self._slot_granted.set()
-        await self.placement.take(self._workers())
-        claimed = self._replica.last
-        await self.tail.caught_up.wait()
-        while not await self.shown(SHOWN_S, claimed):
-            await asyncio.sleep(LOOK_S)
+        while True:
+            await self.placement.take(self._workers())
+            claimed = self._replica.last
+            await self.tail.caught_up.wait()
+            while not await self.shown(SHOWN_S, claimed):
+                await asyncio.sleep(LOOK_S)
+            if self.placement.holder_of(self.placement.default_worker) is None:
+                break  # else another node was faster: the next name
         if self.life == life:  # else the next one takes its own place
             self.heirs.recall()
             self.placed.set()

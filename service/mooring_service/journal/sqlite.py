@@ -224,8 +224,16 @@ class SqliteJournal:
 
     async def allot_ids(self, count: int) -> int:
         """Reserve connection ids for ever and return the first of them."""
-        base = 0 if self.replica is None else self.replica.first_id
-        return base + await self._do(jobs.allot_ids(count, self._ids_path, synced=self._config.level == "power"))
+        while True:
+            base = self.first_id
+            first = await self._do(jobs.allot_ids(count, self._ids_path, synced=self._config.level == "power"))
+            if self.first_id == base:
+                return base + first
+
+    @property
+    def first_id(self) -> int:
+        """Below all ids that may be given out now."""
+        return 0 if self.replica is None else self.replica.first_id
 
     async def save_incarnation(
         self, incarnation: str, worker: str, record: bytes, *, ended: bool = False, stands: bool = False
