@@ -11,6 +11,7 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TypeVar
 
 import msgspec
@@ -116,21 +117,41 @@ async def find_epoch(engine: Engine, cluster: str, node: str, wait_s: float) -> 
         return epoch
 
 
+async def end_forgotten(
+    engine: Engine, cluster: str, node: str, life: str, last: int, fold: Fold, epoch: str
+) -> Head | None:
+    """Have it in the log that a life of which that keeps nothing is over (`declare_forgotten`); return the last message of its chain then."""
+    await until_asked(partial(declare_forgotten, engine, cluster, node, life, last, fold, epoch))
+    return await until_asked(partial(head_of, engine, cluster, node))
+
+
 class Birth:
     """One start of a node.
 
     Attributes:
+        epoch: The log's name, once `find` has ended.
         over: The life of `kept` has ended, whoever has said so: what this process holds of it must end before the next one begins.
         behind: The journal may lack what the log has, or had, of it: nobody can tell which ids were given out.
     """
 
     def __init__(
-        self, engine: Engine, config: ClusterConfig, kept: Kept, replica: Replica, run: bytes, fold: Fold, epoch: str
+        self, engine: Engine, config: ClusterConfig, kept: Kept, replica: Replica, run: bytes, fold: Fold
     ) -> None:
         self._engine, self._config, self._kept, self._replica, self._run = engine, config, kept, replica, run
-        self._fold, self._epoch = fold, epoch
+        self._fold = fold
+        self.epoch = ""
         self.over = False
         self.behind = False
+
+    async def find(self) -> Head | None:
+        """Return what `own_chain` returns, once the engine can be asked.
+
+        Raises:
+            NameTaken, TooNew, Unreadable: As that.
+        """
+        ask = partial(find_epoch, self._engine, self._config.name, self._config.node, self._config.dead_after)
+        self.epoch = self._fold.epoch or await until_asked(ask)
+        return await until_asked(self.own_chain)
 
     async def own_chain(self) -> Head | None:
         """Return the chain's last message, once it is one behind which this process may write.
@@ -181,7 +202,7 @@ class Birth:
         if head is None:
             kept = self._kept
             await declare_forgotten(
-                self._engine, self._config.name, node, kept.life, kept.replicated, self._fold, self._epoch
+                self._engine, self._config.name, node, kept.life, kept.replicated, self._fold, self.epoch
             )
             return
         old = head.message
