@@ -7,6 +7,7 @@ with all others; is it behind, from the journal. Only who keeps up is pushed any
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Literal, Protocol
@@ -18,12 +19,9 @@ from mooring.events import GapEvent, gap_body, now_us
 from mooring_service.journal.batch import Batch, EventFilter
 from mooring_service.journal.cursor import Broken, From, parse_cursor
 from mooring_service.journal.journal import Committed, Journal
+from mooring_service.passes import FEW, Passes
 from mooring_service.ring import Ring
 
-# Many subscribers are woken at most so often: what comes meanwhile reaches each of them in one write.
-PACE_ABOVE = 8
-PACE_S = 0.0002  # for each subscriber
-PACE_MAX_S = 0.05
 CHUNK_BYTES = 512 * 1024  # what one `next` hands out at most, but for a single larger batch
 
 
@@ -65,6 +63,7 @@ class Feed:
 
     Attributes:
         reach: Positions up to this one were given out, be they shown here or not yet: to go on there is no gap.
+        passes: When whoever waits is shown the next.
     """
 
     def __init__(self, journal: Journal, *, ring_bytes: int = 32 * 1024 * 1024, max_subscribers: int = 1_000) -> None:
@@ -74,9 +73,9 @@ class Feed:
         self.max_subscribers = max_subscribers
         self._waiting: dict[asyncio.Future[bool], float] = {}  # who waits, and until when (loop time)
         self._yielding: set[asyncio.Future[bool]] = set()  # of these, who is woken behind all others
-        self._pushes: dict[asyncio.Future[bool], Callable[[float], float]] = {}  # of these, who need not be woken
+        self._pushes: dict[asyncio.Future[bool], Callable[[], float | None]] = {}  # of these, who need not be woken
         self._expiry: asyncio.TimerHandle | None = None
-        self._woken_at = 0.0
+        self.passes = Passes()
         self._wake_later: asyncio.TimerHandle | None = None
         self.subscriptions: set[Subscription] = set()
         self.closed = False
@@ -86,21 +85,14 @@ class Feed:
         """Position of the newest event that is shown."""
         return self.ring.last or self.journal.last
 
-    @property
-    def holds(self) -> bool:
-        """Whether what was committed is shown only a little later: subscribers are many, and were woken just now."""
-        return self._wake_later is not None
-
     def publish(self, committed: list[Committed]) -> None:
-        """Take what was committed, and wake whoever waits: at once, unless they are many and were woken just now."""
+        """Take what was committed, and have a pass over whoever waits: at once, or behind the pause of the last one."""
         self.ring.add(committed)
         if not self._waiting or self._wake_later is not None:
             return
-        many = len(self.subscriptions)
-        pause_s = min(PACE_MAX_S, many * PACE_S) if many > PACE_ABOVE else 0.0
         loop = asyncio.get_running_loop()
-        if pause_s and loop.time() < self._woken_at + pause_s:
-            self._wake_later = loop.call_at(self._woken_at + pause_s, self.wake)
+        if loop.time() < self.passes.due_s:
+            self._wake_later = loop.call_at(self.passes.due_s, self.wake)
         else:
             self.wake()
 
@@ -109,30 +101,39 @@ class Feed:
         if self._wake_later is not None:
             self._wake_later.cancel()
             self._wake_later = None
-        self._woken_at = asyncio.get_running_loop().time()
         waiting, self._waiting = self._waiting, {}
+        now = asyncio.get_running_loop().time()
+        many = len(waiting) > FEW
+        # CPU of this thread alone: what the others take meanwhile is no reason to pause.
+        cpu_before = time.thread_time() if many else 0.0
+        written = woken = 0
         yielding, self._yielding = self._yielding, set()
         for waiter in sorted(waiting, key=yielding.__contains__) if yielding else waiting:
             if waiter.done():
                 continue
             push = self._pushes.get(waiter)
             try:
-                deadline = 0.0 if push is None else push(waiting[waiter])
+                deadline = 0.0 if push is None else push()
             except Exception as exc:  # noqa: BLE001 - it is about this stream alone: its task meets it, and all others go on
                 waiter.set_exception(exc)
                 continue
-            if deadline:
+            if deadline is None:
+                self._waiting[waiter] = waiting[waiter]
+            elif deadline:
                 self._waiting[waiter] = deadline
+                written += 1
             else:
                 waiter.set_result(True)
+                woken += waiter not in yielding
+        self.passes.passed(now, time.thread_time() - cpu_before if many else 0.0, written=written, woken=woken)
 
     def wait(
-        self, deadline: float, *, yields: bool = False, push: Callable[[float], float] | None = None
+        self, deadline: float, *, yields: bool = False, push: Callable[[], float | None] | None = None
     ) -> asyncio.Future[bool]:
         """Return a future that ends with True at the next `wake`, with False at `deadline` (loop time).
 
         Who `yields` is woken behind all others: hooks, whose POSTs would keep the streams waiting. `push` is
-        asked first, with the deadline: it does what there is to do, and returns the next one; 0: the future is to end.
+        asked first: it does what there is to do, and returns the next deadline; None: there was nothing; 0: the future is to end.
         One timer serves all deadlines: they are mostly heartbeats, which are many and far away.
         """
         loop = asyncio.get_running_loop()
@@ -296,8 +297,8 @@ class Subscription:
             finally:
                 feed.forget(waiter)
 
-    def _push(self, sink: Sink, timeout_s: float | None, deadline: float) -> float:
-        """Give to `sink` what there is; return until when it waits for more; 0: its stream has to look itself."""
+    def _push(self, sink: Sink, timeout_s: float | None) -> float | None:
+        """Give to `sink` what there is; return until when it waits for more; None: there was nothing; 0: its stream has to look itself."""
         if self._feed.closed or not sink.ready:
             return 0.0
         found = self._take_now(CHUNK_BYTES)
@@ -305,8 +306,11 @@ class Subscription:
             return 0.0
         if found:
             sink.take(found)
-            deadline = float("inf") if timeout_s is None else asyncio.get_running_loop().time() + timeout_s
-        return 0.0 if self.cursor < self._feed.last or self.at_end else deadline
+        if self.cursor < self._feed.last or self.at_end:
+            return 0.0
+        if not found:
+            return None
+        return float("inf") if timeout_s is None else asyncio.get_running_loop().time() + timeout_s
 
     async def take_more(self) -> list[Selection | Gap]:
         """Return what there is now that is wanted, reading on past what the filter leaves out; ``[]``: nothing more."""
@@ -362,7 +366,8 @@ class Subscription:
     @property
     def _hole(self) -> tuple[int, int] | None:
         """The next hole in the record: where it begins, and where it ends."""
-        return next((hole for hole in self._feed.journal.holes if self.cursor < hole[1]), None)
+        holes = self._feed.journal.holes
+        return next((hole for hole in holes if self.cursor < hole[1]), None) if holes else None
 
     def _select(self, batches: list[Batch], upto: int) -> list[Selection | Gap]:
         """Move the cursor to `upto`, and return what is wanted of `batches` up to there."""

@@ -132,7 +132,9 @@ class Intake:
                 if update.ended:
                     self._reopenings.forget(update.id)
         # What is shown only a little later need not hurry either: one event after the other would be a commit each.
-        self._window.acknowledge(touched, scattered=(events > 1 or self._feed.holds) and events <= SCATTERED)
+        passes = self._feed.passes
+        scattered = (events > 1 or passes.pause_s > 0) and events <= SCATTERED
+        self._window.acknowledge(touched, passes if scattered else None)
         self._window.go_on()
 
     def on_failure(self, failure: str | None) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from mooring_service.admission import Admission
 from mooring_service.directory import Directory
 from mooring_service.journal.journal import Journal
+from mooring_service.passes import Passes
 from mooring_service.processes.roster import Roster
 from mooring_service.processes.slot import WINDOW_SINCE, Slot
 
@@ -20,6 +21,8 @@ QUEUE_HIGH_BYTES = (
 WINDOW_MIN_BYTES = 1024 * 1024  # but no less than a frame
 FOLLOW_S = 0.002  # who sends nothing within this has nothing to send
 TELL_S = 0.004  # under load, workers are told so often that their events are stored
+TELL_MAX_S = 0.016  # where many subscribers are shown something less often: below what a worker waits for that (`handing_over.HOLD_S`)
+AHEAD_S = 0.0015  # so long before the next pass over the subscribers: what is sent then is committed when it begins
 
 
 class Window:
@@ -34,6 +37,7 @@ class Window:
         self._told_full_at = 0
         self._stored: dict[Slot, None] = {}  # who is to be told
         self._told_at = -math.inf
+        self._every_s = TELL_S
         self._telling: asyncio.TimerHandle | None = None
         self._follow: dict[Slot, None] = {}  # who has been told with others, and has not sent anything since
 
@@ -42,25 +46,33 @@ class Window:
         """What a worker is told: bytes of its events that may be on their way; ``limits.max_connections`` while it is reached, else 0."""
         return self.size, self._admission.full_at(self._directory.live_count)
 
-    def acknowledge(self, slots: Iterable[Slot] = (), *, scattered: bool = False) -> None:
+    def acknowledge(self, slots: Iterable[Slot] = (), scattered: Passes | None = None) -> None:
         """Tell the workers of which events were stored; and all of them, if no further connections may be opened, or may again.
 
-        A worker sends what comes meanwhile once it is told. So under load (what was stored is `scattered`) it is told a little behind
-        the last time, with all others: what they send then comes at one time, and is one commit. Only that waits, never what is stored.
+        A worker sends what comes meanwhile once it is told. So under load (what was stored is `scattered`: the passes in which it is
+        shown) it is told a little behind the last time, with all others: what they send then comes at one time, and is one commit.
+        Where passes are further apart, it comes just before one: a commit between two would be shown no earlier. Only that waits,
+        never what is stored.
         """
         self._stored.update(dict.fromkeys(slots))
         if self._telling is not None:
             return
         loop = asyncio.get_running_loop()
-        if scattered and loop.time() < self._told_at + TELL_S:
-            self._telling = loop.call_at(self._told_at + TELL_S, self._tell_all)
-        else:
+        pause_s = scattered.pause_s if scattered is not None else 0.0
+        self._every_s = max(TELL_S, min(TELL_MAX_S, pause_s))
+        if scattered is None or loop.time() >= self._told_at + self._every_s:
             self._tell()
+            return
+        at = self._told_at + TELL_S
+        if pause_s:
+            before = scattered.due_s - AHEAD_S
+            at = min(before if before >= at else max(at, before + pause_s), self._told_at + TELL_MAX_S)
+        self._telling = loop.call_at(at, self._tell_all)
 
     def _tell_all(self) -> None:
         self._telling = None
         self._follow = dict(self._stored)
-        self._tell(int(TELL_S * 1e6))
+        self._tell(int(self._every_s * 1e6))
 
     def _tell(self, next_us: int = 0) -> None:
         self._told_at = asyncio.get_running_loop().time()

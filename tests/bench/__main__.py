@@ -153,8 +153,10 @@ def fan_out_section(report: Report, quick: bool) -> None:
         ours, theirs = results["mooring"], results["aiohttp"]
         report.add(
             f"50 subscribers × {rate:,} messages/s",
-            f"{median(ours, 'complete'):.0%} complete, {median(ours, 'behind_s'):.2f} s behind, {median(ours, 'cpu_us'):.2f} µs each",
-            f"{ratio(ours, theirs, 'cpu_s'):.2f} × CPU of aiohttp ({median(theirs, 'behind_s'):.2f} s behind)",
+            f"{median(ours, 'complete'):.0%} complete, {median(ours, 'behind_s'):.2f} s behind, {median(ours, 'cpu_us'):.2f} µs each, "
+            f"p50 {median(ours, 'p50'):.1f} ms, p99 {median(ours, 'p99'):.1f} ms",
+            f"{ratio(ours, theirs, 'cpu_s'):.2f} × CPU of aiohttp ({median(theirs, 'behind_s'):.2f} s behind, "
+            f"p50 {median(theirs, 'p50'):.1f} ms, p99 {median(theirs, 'p99'):.1f} ms)",
             f"complete, ≤ {reach} × aiohttp's CPU",
         )
 

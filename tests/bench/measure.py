@@ -79,6 +79,8 @@ def fan_out(gateway: Gateway, subscribers: int, rate: int, seconds: float) -> Fi
             "behind_s": max(0.0, result["end"] - begin - seconds),
             "cpu_s": used,
             "cpu_us": used / (count * subscribers) * 1e6,
+            "p50": result["p50_ms"],
+            "p99": result["p99_ms"],
         }
     finally:
         gateway.stop()

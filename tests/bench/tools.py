@@ -12,6 +12,7 @@ import base64
 import hashlib
 import json
 import os
+import re
 import socket
 import sys
 import time
@@ -22,6 +23,7 @@ import uvloop
 
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 CHUNK_BYTES = 50_000  # one write of the flood, or one frame if that is longer
+STAMP = re.compile(rb"t=(\d{19})")  # the monotonic time at which a message was sent
 
 
 def text_frame(payload: bytes) -> bytes:
@@ -127,15 +129,19 @@ class FloodServer(asyncio.Protocol):
 
     async def steady(self) -> None:
         rate, seconds = float(self.query["rate"]), float(self.query["s"])
-        frame = text_frame(b"x" * int(self.query.get("size", "100")))
+        size = int(self.query.get("size", "100"))
+
+        def frame() -> bytes:
+            return text_frame((b"t=%019d " % time.monotonic_ns()).ljust(size, b"x"))
+
         begin, sent = time.monotonic(), 0
         while (elapsed := time.monotonic() - begin) < seconds:
             due = int(elapsed * rate)
             if due > sent:
-                self.transport.write(frame * (due - sent))
+                self.transport.write(frame() * (due - sent))
                 sent = due
             await asyncio.sleep(0.002)
-        self.transport.write(frame * (int(seconds * rate) - sent))
+        self.transport.write(frame() * (int(seconds * rate) - sent))
 
 
 async def serve(host: str = "127.0.0.1") -> None:
@@ -145,7 +151,9 @@ async def serve(host: str = "127.0.0.1") -> None:
 
 
 def subscribe(url: str, count: int, readers: int, mark: bytes) -> None:
-    """Read `readers` streams of `url`, each until `count` marks have come; print when the first and the last came."""
+    """Read `readers` streams of `url`, each until `count` marks have come; print when the first and the last came, and how
+    long stamped messages were on their way to the last reader.
+    """
     import selectors
 
     parts = urlsplit(url)
@@ -154,6 +162,7 @@ def subscribe(url: str, count: int, readers: int, mark: bytes) -> None:
     seen = [0] * readers
     carry = [b""] * readers
     begun = [0.0] * readers
+    late: list[int] = []
     for index in range(readers):
         sock = socket.create_connection((parts.hostname, parts.port))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
@@ -183,12 +192,21 @@ def subscribe(url: str, count: int, readers: int, mark: bytes) -> None:
             text = carry[index] + data
             seen[index] += text.count(mark)
             carry[index] = text[-len(mark) + 1 :]
+            if readers > 1 and index == readers - 1:  # of a flood nothing is stamped
+                now = time.monotonic_ns()
+                late += [now - int(found[1]) for found in STAMP.finditer(data)]
             if seen[index] >= count or not data:
                 begun[index] = time.monotonic()
                 selector.unregister(sock)
                 open_streams -= 1
     end = max(begun)
-    print(json.dumps({"begin": begin, "end": end, "seen": seen}), flush=True)
+    late.sort()
+    p = (
+        {name: late[int(len(late) * share)] / 1e6 for name, share in (("p50_ms", 0.5), ("p99_ms", 0.99))}
+        if late
+        else {}
+    )
+    print(json.dumps({"begin": begin, "end": end, "seen": seen, **p}), flush=True)
 
 
 class Poster(asyncio.Protocol):

@@ -9,8 +9,8 @@ import pytest
 
 from mooring.events import Kind
 from mooring.link.messages import Events, Stored
-from mooring_service import feed, window
-from mooring_service.journal.batch import EventFilter
+from mooring_service import passes, window
+from mooring_service.service import Service
 from tests.service.fake_worker import FakeWorker, FakeWorkers, running_service
 
 
@@ -60,27 +60,60 @@ async def test_scattered_events_are_told_at_one_time_and_what_comes_after_quiet_
         assert loop.time() - begun < 0.2, "who floods is told at once"
 
 
+def _shown_later(service: Service, pause_s: float, monkeypatch: pytest.MonkeyPatch) -> list[asyncio.Future[bool]]:
+    """Have a pass over many subscribers that is followed by such a pause; return what many wait for then."""
+    monkeypatch.setattr(passes, "PAUSE_MAX_S", pause_s)
+    monkeypatch.setattr(passes, "WOKEN_S", pause_s)
+    for _ in range(passes.FEW + 1):
+        service.feed.wait(float("inf"))
+    service.feed.wake()
+    assert service.feed.passes.pause_s == pause_s
+    return [service.feed.wait(float("inf")) for _ in range(passes.FEW + 1)]
+
+
 async def test_one_event_alone_is_told_in_the_rhythm_too_while_many_subscribers_are_shown_it_later(
     tmp_path: Path, fakes: FakeWorkers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(window, "TELL_S", 0.3)
-    monkeypatch.setattr(feed, "PACE_S", 1.0)
-    monkeypatch.setattr(feed, "PACE_MAX_S", 30.0)
+    monkeypatch.setattr(window, "TELL_MAX_S", 0.3)
     async with running_service(tmp_path) as service:
         one = await _started(service, fakes, "one")
-        many = [service.feed.subscribe(EventFilter(), None, "now") for _ in range(feed.PACE_ABOVE + 1)]
         loop = asyncio.get_running_loop()
         await asyncio.sleep(0.3)
         _say(one, 1, 1)
         told = await one.expect(Stored)
         assert not told.next_us, "after quiet"
-        service.feed.wake()
-        shown = [service.feed.wait(float("inf")) for _ in many]
+        shown = _shown_later(service, 30.0, monkeypatch)
         begun = loop.time()
         _say(one, 2, 1)
         told = await one.expect(Stored)
         assert told.number == 2 and told.next_us == 300_000
         assert loop.time() - begun > 0.1, "what comes meanwhile is of the same commit"
         assert not any(waiter.done() for waiter in shown), "nobody has missed anything by it"
-        for subscription in many:
-            subscription.close()
+
+
+async def test_where_many_are_shown_it_later_a_worker_is_told_a_little_before_that_and_all_of_it_is_one_commit(
+    tmp_path: Path, fakes: FakeWorkers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(window, "TELL_MAX_S", 30.0)
+    monkeypatch.setattr(window, "AHEAD_S", 0.1)
+    async with running_service(tmp_path) as service:
+        one = await _started(service, fakes, "one")
+        loop = asyncio.get_running_loop()
+        shown = _shown_later(service, 0.5, monkeypatch)
+        due = service.feed.passes.due_s
+        _say(one, 1, 1)
+        await one.expect(Stored)  # nothing was told for long
+        last = service.feed.last
+        for number in range(2, 5):
+            _say(one, number, 1)
+        async with asyncio.timeout(20):
+            while service.feed.last < last + 3:
+                await asyncio.sleep(0.001)
+            told = await one.expect(Stored)
+            while told.number < 4:
+                told = await one.expect(Stored)
+            assert told.next_us == 500_000, "until about the pass behind the next one"
+            assert loop.time() > due - 0.15, "not before what it sends then is in time for the pass"
+            await asyncio.gather(*shown)
+            assert loop.time() > due - 0.05

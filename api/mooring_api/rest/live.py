@@ -23,29 +23,30 @@ class LiveSink:
     def __init__(
         self, request: web.Request, response: web.StreamResponse, render: Callable[[Selection | Gap], bytes]
     ) -> None:
-        self._request = request
-        self._response = response
+        self._transport = request.transport  # None: the peer is gone already
+        self._writer = request.writer
+        self._chunked = response.chunked
         self._render = render
 
     @property
     def ready(self) -> bool:
         """Whether the head is sent, and the peer has taken all that was written so far."""
-        transport = self._request.transport
+        transport = self._transport
         return (
             transport is not None
-            and self._request.writer.output_size > 0
+            and self._writer.output_size > 0
             and not transport.is_closing()
             and not transport.get_write_buffer_size()
         )
 
     def take(self, items: list[Selection | Gap]) -> None:
         """Write these, as a chunk of the body."""
-        transport = self._request.transport
-        assert transport is not None, "it is ready"
-        data = b"".join([self._render(item) for item in items])
-        if self._response.chunked:
+        assert self._transport is not None, "it is ready"
+        render = self._render
+        data = render(items[0]) if len(items) == 1 else b"".join([render(item) for item in items])
+        if self._chunked:
             data = b"%x\r\n%b\r\n" % (len(data), data)
-        transport.write(data)
-        writer = self._request.writer
+        self._transport.write(data)
+        writer = self._writer
         writer.output_size += len(data)
         writer.buffer_size += len(data)  # so that the next write of its task waits for the peer

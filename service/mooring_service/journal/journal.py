@@ -206,6 +206,15 @@ class Journal(Protocol):
         """Reserve `count` connection ids for ever and return the first of them."""
         ...
 
+    @property
+    def first_id(self) -> int:
+        """Below all ids that may be given out now: of a node of a cluster it changes where it begins anew, and those reserved before are void.
+
+        Raises:
+            JournalUnavailable: If none may be given out yet.
+        """
+        ...
+
     async def save_incarnation(
         self, incarnation: str, worker: str, record: bytes, *, ended: bool = False, stands: bool = False
     ) -> None:

@@ -182,6 +182,11 @@ class MemoryJournal:
         self._next_id += count
         return first
 
+    @property
+    def first_id(self) -> int:
+        """Below all ids: there is no cluster beside it."""
+        return 0
+
     async def save_incarnation(
         self, incarnation: str, worker: str, record: bytes, *, ended: bool = False, stands: bool = False
     ) -> None:
