@@ -59,10 +59,12 @@ class Following:
 
     Attributes:
         since_s: Since when it is known; -infinity: it is not.
+        awaited: A request is answered once all of it is committed, until it is taken.
     """
 
     def __init__(self) -> None:
         self.since_s = -math.inf
+        self.awaited = False
         self._together = False
 
     def queued(self, now_s: float, *, more: bool, first: bool) -> bool:
@@ -79,5 +81,5 @@ class Following:
     def taken(self) -> bool:
         """Take that the writer has all of it; say whether it came together, as was known."""
         together, self._together = self._together, False
-        self.since_s = -math.inf
+        self.since_s, self.awaited = -math.inf, False
         return together

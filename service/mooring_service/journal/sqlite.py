@@ -133,7 +133,7 @@ class SqliteJournal:
 
     def hurry(self) -> None:
         """Commit what is queued at once."""
-        self._writer.hurry()
+        self._writer.wake(awaited=True)
 
     async def _do(self, job: Callable[[apsw.Connection], Result], *, fails_fast: bool = True) -> Result:
         """Have `job` run inside the writer's next transaction, in the order of the queue."""

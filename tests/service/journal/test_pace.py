@@ -105,6 +105,16 @@ def test_the_last_of_what_is_known_to_follow_is_told_and_all_of_it_came_together
     assert not following.taken(), "once"
 
 
+def test_what_a_request_waits_for_is_awaited_until_it_is_taken() -> None:
+    following = Following()
+    following.queued(1.0, more=False, first=True)
+    following.awaited = True
+    following.queued(2.0, more=True, first=False)
+    assert following.awaited, "whatever is queued behind it"
+    following.taken()
+    assert not following.awaited
+
+
 def test_what_nobody_knew_to_follow_came_by_itself() -> None:
     following = Following()
     assert not following.queued(1.0, more=False, first=True)
