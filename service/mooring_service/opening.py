@@ -122,6 +122,31 @@ class Opening(msgspec.Struct, frozen=True):
     done: asyncio.Future[ConnectionRecord]
 
 
+class _Ids:
+    """Ids that are reserved for connections of requests, and not given out yet."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._reserved: list[int] = []
+        self._above = 0  # see `Journal.first_id`
+        self._allotting = asyncio.Lock()
+
+    @property
+    def coming(self) -> int:
+        return self._reserved[-1] if self._reserved else 0
+
+    async def next(self) -> int:
+        async with self._allotting:
+            if not self._reserved or self._above != self._journal.first_id:
+                await self.allot()
+            return self._reserved.pop()
+
+    async def allot(self) -> None:
+        first = await self._journal.allot_ids(ID_BLOCK)
+        self._reserved = list(range(first + ID_BLOCK - 1, first - 1, -1))
+        self._above = self._journal.first_id
+
+
 class Openings:
     """The connections that are being opened."""
 
@@ -142,8 +167,7 @@ class Openings:
         self._reopenings = reopenings
         self._names = names
         self._supervisor = supervisor
-        self._ids: list[int] = []
-        self._allotting = asyncio.Lock()
+        self._ids = _Ids(journal)
         self._under_way: Counter[str] = Counter()  # by worker: creates whose intent is not stored yet
         self._tasks: set[asyncio.Task[ConnectionRecord]] = set()
 
@@ -153,21 +177,14 @@ class Openings:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _next_id(self) -> int:
-        async with self._allotting:
-            if not self._ids:
-                await self.allot()
-            return self._ids.pop()
-
     @property
     def next_connection(self) -> int:
         """The id that the next connection of a request gets; for the demo's greeting."""
-        return self._ids[-1] if self._ids else 0
+        return self._ids.coming
 
     async def allot(self) -> None:
         """Reserve the next block of ids."""
-        first = await self._journal.allot_ids(ID_BLOCK)
-        self._ids = list(range(first + ID_BLOCK - 1, first - 1, -1))
+        await self._ids.allot()
 
     async def open(
         self,
@@ -203,7 +220,7 @@ class Openings:
         self._check_limits(request.worker)
         self._under_way[request.worker] += 1
         try:
-            connection = await self._next_id()
+            connection = await self._ids.next()
             await self._admission.place(request.worker)  # it may have been killed meanwhile, and given up
             # The last wait before the intent is stored: what dies from here on reports this connection's end as well.
             slot = await self._supervisor.ensure(request.worker)
@@ -235,7 +252,9 @@ class Openings:
             if request.name or not is_simple(request):  # a handler may ask for it to be kept
                 self._reopenings.remember(connection, request)
             try:
-                await self._journal.append_waiting(intent, fails_fast=True)
+                stored = self._journal.append_waiting(intent, fails_fast=True)
+                self._journal.hurry()
+                await stored
             except BaseException:
                 slot.dispatched.discard(connection)
                 self._reopenings.forget(connection)
@@ -344,7 +363,7 @@ class Openings:
             if not slot.welcomed:
                 break
             number, future = slot.request(deadline - loop.time(), with_link=True)
-            slot.command(msgspec.structs.replace(order, request=number))
+            slot.open(msgspec.structs.replace(order, request=number))
             with contextlib.suppress(LinkLost):
                 return await future
             unknown = loop.create_future()

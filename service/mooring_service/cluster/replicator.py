@@ -243,14 +243,15 @@ class Start(Enum):
 
     CONTINUE = auto()  # in the same life, behind its last message
     NEW_LIFE = auto()  # the old one is over, and that is said
+    FORGOTTEN = auto()  # it was silent for longer than the log keeps: the old life is over, whoever has said so, and that is to be said again
     BEHIND = auto()  # the journal has lost what the log has: the old life is to be declared lost
     OTHER = auto()  # another life, or process: if it is not heard any more, that is to be declared lost
 
 
 def start(identity: Identity, journal_last: int, published: bool, head: Head | None) -> Start:
-    """Return how to begin. `journal_last`: the last addition of the journal; `published`: some of it was acknowledged once."""
+    """Return how to begin. `journal_last`: the last addition of the journal; `published`: the log has held something of this state."""
     if head is None:
-        return Start.NEW_LIFE if published else Start.CONTINUE
+        return Start.FORGOTTEN if published else Start.CONTINUE
     message = head.message
     if message.kind == LOST:
         return Start.NEW_LIFE if published or message.life == identity.life else Start.CONTINUE
