@@ -224,9 +224,16 @@ class Membership:
         return self._cluster.lease.until(self._cluster.chain, persists)
 
     def check(self) -> None:
-        """Raise `EngineDown` while what this node held is another's, and it has no new place yet."""
+        """Raise `EngineDown` while what this node held is another's, or may be, and it has no new place yet."""
         if self._cluster.own.over:
             raise EngineDown("this node was declared lost, and what it held ends")
+        if self._cluster.lease.is_in_doubt(self._cluster.chain):
+            raise EngineDown("this node stood still, and the log has not told yet whether others have what it held")
+
+    def check_asked(self) -> None:
+        """Raise `EngineDown` where what another node asks for may be somebody else's by now: before a verdict this node is cut off for a while."""
+        if self._cluster.lease.is_fenced(self._cluster.chain):
+            raise EngineDown("nothing of this node is acknowledged, so others may have what it held")
 
     async def until_placed(self) -> None:
         """Wait until this node may open again what it has lost."""
