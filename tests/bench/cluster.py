@@ -178,8 +178,8 @@ async def _measure(report: Adds, quick: bool) -> None:
     with tempfile.TemporaryDirectory(prefix="mooring-bench-") as made:
         folder = Path(made)
         servers = EngineServers(folder / "nats")
-        await asyncio.to_thread(servers.start_all)
         try:
+            await asyncio.to_thread(servers.start_all)
 
             async def with_nodes(name: str, work: Callable[[dict[str, Node]], Awaitable[Figures]]) -> Figures:
                 (folder / name).mkdir()
