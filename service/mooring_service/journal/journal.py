@@ -163,6 +163,10 @@ class Journal(Protocol):
         """
         ...
 
+    def hurry(self) -> None:
+        """A request is answered once what is queued is committed: that waits for nothing else that may come meanwhile."""
+        ...
+
     @property
     def failure(self) -> str | None:
         """Why the journal cannot be written just now, or None. So it is, too, where it could not be opened."""

@@ -72,6 +72,9 @@ class MemoryJournal:
         self._schedule()
         return future
 
+    def hurry(self) -> None:
+        """It never waits for more."""
+
     def _schedule(self) -> None:
         if not self._scheduled:
             self._scheduled = True

@@ -131,6 +131,10 @@ class SqliteJournal:
         self._gathering.queued(more=others_follow)
         self._writer.put(*items, others_follow=others_follow)
 
+    def hurry(self) -> None:
+        """Commit what is queued at once."""
+        self._writer.wake(awaited=True)
+
     async def _do(self, job: Callable[[apsw.Connection], Result], *, fails_fast: bool = True) -> Result:
         """Have `job` run inside the writer's next transaction, in the order of the queue."""
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
