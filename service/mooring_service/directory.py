@@ -101,7 +101,8 @@ class Directory:
                 entry.update = _with_totals(update, before.messages_out, before.bytes_out)
             if batch is not None:
                 entry.last_position = last_of(update.id) or entry.last_position
-            if not before.ended and self._census.changed(entry.created, before, update):
+            alike = update.status == before.status and not update.ended and update.kept is None  # a message has come
+            if not alike and not before.ended and self._census.changed(entry.created, before, update):
                 self._ended[update.id] = self._now_ms()
             if update.id in self._awaited:
                 self._look(entry)
