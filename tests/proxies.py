@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -25,13 +26,21 @@ while read user password; do
 done
 """
 PASSWORD_HASH = "$1$mooring$b5Tb5JXp3L5yMj.DAcseP/"  # openssl passwd -1 -salt mooring s3cr3t
+LOWEST_PORT = 10_000
 NAMESPACES = ["unshare", "--map-root-user", "--mount"]
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as sock:
-        sock.bind((host, 0))
-        return int(sock.getsockname()[1])
+    """Return a port for what is started later, and perhaps again: none that the kernel gives to whoever dials or asks for any."""
+    below = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        port = secrets.randbelow(below - LOWEST_PORT) + LOWEST_PORT
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as sock:
+            try:
+                sock.bind((host, port))
+            except OSError:
+                continue
+            return port
 
 
 def program(name: str) -> str:

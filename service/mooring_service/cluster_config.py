@@ -63,7 +63,7 @@ class ClusterConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
         ),
     ] = 15.0
     pace: Annotated[Positive, _doc("Messages of this node start at least so far apart while more keeps coming.")] = (
-        0.0025
+        0.001
     )
 
     @property

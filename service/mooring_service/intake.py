@@ -155,7 +155,7 @@ class Intake:
             LinkError: If one of them is none of ours: the link ends, and what came before it is taken.
         """
         slot.last_report_at = time.monotonic()
-        taken = 0
+        taken, answered = 0, True
         for report in reports:
             match report:
                 case Events():
@@ -163,13 +163,13 @@ class Intake:
                 case Sent() | SendFailed() | OpenInvalid() | RequestFailed() | RequestTaken():
                     slot.answer(report.request, report)
                 case SendQueued() | QueueDropped() | Replied():
-                    slot.answer(report.request, report, report.after)
+                    answered &= slot.answer(report.request, report, report.after)
                 case Opened() | OpenFailed() | TerminateDone() | ReconnectDone() | Called() | CallFailed():
-                    slot.answer(report.request, report, report.after)
+                    answered &= slot.answer(report.request, report, report.after)
                 case Changed(request, connection, after, spec=spec):
                     if spec is not None:
                         self._reopenings.remember(connection, spec)
-                    slot.answer(request, report, after)
+                    answered &= slot.answer(request, report, after)
                 case Stats():
                     slot.stats = report
                     slot.answer(report.probe, report)
@@ -189,6 +189,8 @@ class Intake:
                     assert_never(report)
         if taken:
             self._journal.append(Append(asks_done=slot.taken(taken)))
+        if not answered:
+            self._journal.hurry()
 
     def _take_events(self, slot: Slot, events: Events) -> None:
         append = Append(

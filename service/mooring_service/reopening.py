@@ -147,7 +147,7 @@ class Reopenings:
         connection, spec = entry.created.id, unpack(self._specs[entry.created.id], entry.created.url)
         reference = None if spec.handler is None else self._admission.config.handlers.get(spec.handler.name)
         self._told[connection] = slot.incarnation
-        slot.command(
+        slot.open(
             Open(0, connection, spec, reference, entry.created.created_at_us, entry.update, entry.created.declared)
         )
 

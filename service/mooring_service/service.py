@@ -35,6 +35,7 @@ from mooring_service.journal.sqlite import SqliteJournal
 from mooring_service.lock import StateLock
 from mooring_service.naming import Names
 from mooring_service.opening import Openings
+from mooring_service.processes.execution import ForkerProcess
 from mooring_service.processes.link_server import SOCKET_NAME, check_path
 from mooring_service.processes.roster import Roster
 from mooring_service.processes.supervisor import Supervisor
@@ -79,16 +80,15 @@ class Service:
         config: Read once; see `mooring_service.config`.
         state_dir: An existing directory, mode 0700.
         journal: Not yet started.
+        begun: The forker's process, if there is one already; whoever has begun it ends it where `start` does not come to that.
 
     Attributes:
         connections: The verbs of connections.
         wanted: Those of who wants one of a name.
-        sending: What is sent over connections.
-        requesting: What is asked over them.
-        workers: The verbs of workers.
+        sending, requesting: What is sent over connections, and asked.
+        workers, hooks: The verbs of workers, and of hooks.
         reopenings: What kept connections ask for, of which the next program of this process must be told.
         backups: Copies of the journal.
-        hooks: The verbs of hooks.
         reading: What is read of connections and events, in a cluster of all nodes; `here`: of this service alone.
         feed: The events of everything; those of one connection are followed in `connections`.
         kept_ends: How many ends of kept connections the service has written, by worker and why.
@@ -105,6 +105,7 @@ class Service:
         *,
         app_dirs: list[str] | None = None,
         config_file: str = "the configuration",
+        begun: ForkerProcess | None = None,
     ) -> None:
         self.state_dir = state_dir
         self.journal = journal
@@ -129,6 +130,7 @@ class Service:
             roster,
             self._intake,
             max_workers=config.limits.max_workers,
+            begun=begun,
         )
         names = Names(self.directory)
         self._openings = Openings(
@@ -249,9 +251,8 @@ class Service:
     @property
     def restart_refusal(self) -> str | None:
         """Why the next service could not go on with what this one holds; None when it could."""
-        if (
-            self.journal.failure is None or self.journal.damaged
-        ):  # a damaged one is set aside by a start, and only by that
+        # A damaged one is set aside by a start, and only by that.
+        if self.journal.failure is None or self.journal.damaged:
             return None
         return f"the journal cannot be written: {self.journal.failure}"
 

@@ -14,7 +14,7 @@ from mooring_service.cluster import objects
 from mooring_service.cluster.engine import Engine, EngineSettings
 from mooring_service.cluster.forward import Command, Reply
 from mooring_service.cluster.node import Cluster, Figures
-from mooring_service.cluster.objects import StreamSettings
+from mooring_service.cluster.objects import StreamSettings, bounds, stream_name
 from mooring_service.cluster_config import ClusterConfig
 from mooring_service.config import JournalConfig
 from mooring_service.journal.batch import Append
@@ -184,3 +184,17 @@ async def settled(nodes: dict[str, Node], timeout_s: float = 40.0) -> None:
     await wait_for(
         lambda: not any(node.cluster.journal.queued_bytes for node in nodes.values()), timeout_s, "all is shown"
     )
+
+
+async def forget_all(engine: Engine, cluster_name: str) -> None:
+    """Have the log drop all that it holds, as it does by itself with what is too old."""
+    stream = stream_name(cluster_name)
+    config = (await engine.api(f"STREAM.INFO.{stream}"))["config"]
+    await engine.api(f"STREAM.UPDATE.{stream}", {**config, "max_age": 10**8, "duplicate_window": 10**8})
+
+    async def is_empty() -> bool:
+        first, last = await bounds(engine, cluster_name)
+        return first == last + 1
+
+    await wait_for(is_empty, 60)
+    await engine.api(f"STREAM.UPDATE.{stream}", config)

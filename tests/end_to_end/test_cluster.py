@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -181,6 +182,31 @@ async def test_every_node_does_what_is_asked_of_any(
         problem = await b.send(other, b"x", status=503)
         assert problem["type"].endswith("node-unreachable")
         assert problem["node"] == "a"
+
+
+async def test_a_message_that_is_sent_waits_for_no_log_and_what_becomes_of_its_key_does(
+    nodes: dict[str, RunningService], servers: EngineServers
+) -> None:
+    a, b, _ = nodes.values()
+
+    async def committed(service: RunningService, connection: int, **headers: str) -> str:
+        path, headers = f"/v1/connections/{connection}/messages", {"Content-Type": "text/plain", **headers}
+        async with service.client.post(path, data="x", headers=headers) as response:
+            assert response.status == 200
+            return response.headers.get("Mooring-Committed", "")
+
+    async with EchoServer() as echo:
+        one = (await a.open(echo.url))["id"]
+        for service in (a, b):
+            assert await committed(service, one) == ""
+            assert await committed(service, one, **{"Idempotency-Key": service.state_dir.name}) == "cluster"
+        for index in range(servers.count):
+            servers.kill(index, signal.SIGSTOP)
+        try:
+            assert await committed(a, one) == ""
+            assert await committed(a, one, **{"Idempotency-Key": "k"}) == "node"
+        finally:
+            servers.start_all()
 
 
 @rounds(10, 333)

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from mooring_service.cluster import objects
-from tests.cluster_kit.nodes import THREE, running_engine
+from tests.cluster_kit.nodes import THREE, forget_all, running_engine
 from tests.cluster_kit.proxy import Proxies
 from tests.cluster_kit.services import (
     FOUND_S,
@@ -290,6 +290,37 @@ async def test_a_cut_that_ends_before_the_verdict_costs_one_loss_and_the_node_op
         proxies.close()
 
 
+@pytest.mark.parametrize("away", ["ab", pytest.param("a", marks=pytest.mark.long)])
+async def test_what_a_node_held_of_which_the_log_keeps_nothing_is_told_once_and_what_persists_is_open(
+    nodes: Nodes, away: str
+) -> None:
+    a, b = await nodes.begin("ab", dead_after=600)  # so nobody is found dead: only the log's forgetting ends its life
+    async with EchoServer() as echo:
+        kept = (await a.open(echo.url, **PERSIST))["id"]
+        plain = (await a.open(echo.url))["id"]
+        await b.get(f"/v1/connections/{plain}")
+        for name in away:
+            await kill(nodes.all[name])
+        async with running_engine(nodes.servers.urls) as engine:
+            await forget_all(engine, nodes.cluster)
+        back = [nodes.all[name] for name in away]
+        await asyncio.gather(*(service.start() for service in back))
+        await asyncio.gather(*(wait_for(service.is_ready, FOUND_S) for service in back))
+        await opened_once_more(b, kept)
+        lost = await until_told(b, "nodeLost", "a")
+        assert (await until_told(b, "nodeReturned", "a"))["life"] == lost["life"]
+        assert await causes(b, kept) == ["nodeLost"]
+
+        async def is_closed() -> bool:
+            return (await b.get(f"/v1/connections/{plain}"))["status"] == "Closed"
+
+        await wait_for(is_closed, FOUND_S)
+        fresh = (await a.open(echo.url))["id"]
+        assert fresh // 10**12 not in (kept // 10**12, 0), "nobody can tell which ids were given out"
+        assert (await b.get(f"/v1/connections/{fresh}"))["node"] == "a"
+    await nodes.check(given_up="ab", cut=True)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("away", ["a", "ab"])
 async def test_who_was_away_for_longer_than_the_log_keeps_begins_anew_and_what_persists_opens(
@@ -319,6 +350,7 @@ async def test_who_was_away_for_longer_than_the_log_keeps_begins_anew_and_what_p
         await wait_for(is_open_for_all, FOUND_S)
         assert {(await service.get("/v1/cluster"))["epoch"] for service in (a, b)} == {epoch}
         fresh = (await a.open(echo.url))["id"]
+        assert fresh // 10**12 not in (kept // 10**12, 0), "nobody can tell which ids were given out"
         assert (await b.get(f"/v1/connections/{fresh}"))["node"] == "a"
         for service in (a, b):
             events = [event["seq"] for event in await all_events(service) if event.get("connection") == kept]

@@ -8,7 +8,6 @@ import json
 import os
 import random
 import signal
-import socket
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -19,6 +18,7 @@ import pytest
 from tests.command_line import mooring
 from tests.conftest import RunningService, StartService, rounds, wait_for
 from tests.end_to_end.test_faults import full_disk
+from tests.proxies import free_port
 from tests.receiver import Got, Receiver, all_events, hook
 from tests.servers import EchoServer
 
@@ -255,7 +255,7 @@ async def test_secrets_of_all_sorts_stand_nowhere_but_in_their_file(
     async with Receiver(lambda got: 500) as receiver:
         url = f"{receiver.url}?token=canary-query"
         secret = (await hook(service, "shop", url, after="start", retry=QUICK, headers=headers))["secret"]
-        dead = f"http://127.0.0.1:{_closed_port()}/?token=canary-query"
+        dead = f"http://127.0.0.1:{free_port()}/?token=canary-query"
         await hook(service, "dead", dead, after="start", retry=QUICK, headers=headers)
         await service.open(f"{echo.url}push?count=3")
         await wait_for(lambda: len(receiver.got) > 3)
@@ -277,17 +277,11 @@ async def test_secrets_of_all_sorts_stand_nowhere_but_in_their_file(
         assert file.stat().st_mode & 0o777 == 0o600 and secret in file.read_text()
 
 
-def _closed_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
 async def test_a_hundred_hooks_to_a_dead_port_try_a_few_times_a_second(
     start_service: StartService, echo: EchoServer
 ) -> None:
     service = await start_service()
-    dead = f"http://127.0.0.1:{_closed_port()}/"
+    dead = f"http://127.0.0.1:{free_port()}/"
     await service.open(f"{echo.url}push?count=100")
     for number in range(100):
         await hook(service, f"dead-{number}", dead, after="start", retry={"delay": 5, "maxDelay": 60})

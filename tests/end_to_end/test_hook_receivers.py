@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -15,17 +14,12 @@ import pytest
 
 from tests.conftest import RunningService, wait_for
 from tests.documented import program
+from tests.proxies import free_port
 from tests.receiver import Receiver, hook
 from tests.servers import EchoServer
 
 START_S = 60.0  # `npm install`
 BUILD_S = 300.0  # `go build` of the standard library, too
-
-
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 def _commands(language: str, tmp_path: Path, secret: Path, port: int) -> list[str]:
@@ -58,7 +52,7 @@ def _commands(language: str, tmp_path: Path, secret: Path, port: int) -> list[st
 async def test_the_receiver_of_the_page_takes_what_is_signed_and_refuses_what_is_not(
     shared: RunningService, echo: EchoServer, worker: str, tmp_path: Path, language: str
 ) -> None:
-    port, secret = _free_port(), tmp_path / "secret"
+    port, secret = free_port(), tmp_path / "secret"
     made = await hook(
         shared, worker, f"http://127.0.0.1:{port}/", workers=[worker], retry={"delay": 0.1, "maxDelay": 1}
     )

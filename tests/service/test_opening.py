@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 
 import msgspec
@@ -11,18 +12,22 @@ from aiohttp import web
 
 from mooring.dial_options import ProxySettings
 from mooring.errors import WorkerTooOld
-from mooring.link.messages import PROTOCOL_VERSION
+from mooring.link.messages import PROTOCOL_VERSION, Open, Opened
 from mooring.options import OPTIONS, ConnectionRequest, HandlerRequest
 from mooring_api.rest.problems import problem_of
 from mooring_service import opening
 from mooring_service.config import Config, DialConfig, JournalConfig
+from mooring_service.journal import pace
+from mooring_service.journal.batch import Append
 from mooring_service.journal.memory import MemoryJournal
 from mooring_service.journal.sqlite import SqliteJournal
+from mooring_service.journal.writer import Item
 from mooring_service.opening import OpenError
 from mooring_service.service import Service
 from tests.conftest import ROOT
 from tests.scripted import Scripted
 from tests.servers import EchoServer
+from tests.service.fake_worker import FakeWorkers, running_service
 
 
 async def test_what_the_worker_does_not_come_to_in_time_is_given_up_and_never_opened(
@@ -120,3 +125,48 @@ async def test_opens_that_come_together_share_commits_and_frames(tmp_path: Path,
         assert journal.stats().commits - commits < count
     finally:
         await service.stop()
+
+
+async def test_neither_the_intent_nor_the_opening_of_what_a_request_waits_for_keeps_to_the_pace_of_the_journal(
+    tmp_path: Path, fakes: FakeWorkers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running_service(tmp_path) as service:
+        starting = asyncio.create_task(service.workers.start("main"))
+        worker = await fakes.linked()
+        await starting
+        monkeypatch.setattr(pace, "GROUP_S", 600.0)
+        await _load(service)
+        creating = asyncio.create_task(service.connections.open(ConnectionRequest(url="ws://127.0.0.1:1/")))
+        order = await worker.expect(Open, 30)
+        begun = await creating
+        await _load(service)
+        stored = worker.opened(order.connection)
+        worker.send(Opened(order.request, stored))
+        assert (await asyncio.wait_for(begun.done, 30)).status == "Connected"
+
+
+async def test_the_order_is_on_its_way_in_the_step_in_which_the_intent_is_known_to_be_stored(
+    tmp_path: Path, fakes: FakeWorkers
+) -> None:
+    async with running_service(tmp_path) as service:
+        starting = asyncio.create_task(service.workers.start("main"))
+        worker = await fakes.linked()
+        await starting
+        (slot,) = service.workers.slots()
+        begun = await service.connections.open(ConnectionRequest(url="ws://127.0.0.1:1/"))
+        assert slot.channel is not None and slot.channel.queued == 1
+        order = await worker.expect(Open, 30)
+        worker.send(Opened(order.request, worker.opened(order.connection)))
+        assert (await asyncio.wait_for(begun.done, 30)).status == "Connected"
+
+
+async def _load(service: Service) -> None:
+    """Have the journal take it that it is under load: from now on a commit waits for `GROUP_S`, if it waits."""
+    journal = service.journal
+    assert isinstance(journal, SqliteJournal)
+    while journal._writer._pace.due_s(0) <= time.monotonic():
+        committed = asyncio.get_running_loop().create_future()
+        addition = Append()
+        journal.put(Item(addition, None, None, False, 0), Item(addition, None, committed, False, 0))
+        journal.hurry()
+        await committed

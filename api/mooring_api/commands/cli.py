@@ -22,7 +22,7 @@ TWO_COLUMNS = 76
 
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "serve": ("service:serve_command", "Run the service"),
+    "serve": ("serve:serve_command", "Run the service"),
     "token": ("service:token", "Print the API's token"),
     "open": ("open:open_command", "Open a connection"),
     "ls": ("connections:ls", "List connections"),

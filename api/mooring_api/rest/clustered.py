@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # without [cluster] none of it is imported
 COMMITTED = "Mooring-Committed"
 TOLD_S = 2.0
 ONE_CONNECTION, ONE_WORKER = "/v1/connections/{id}", "/v1/workers/{name}"
+MESSAGES = "/v1/connections/{id}/messages"
 
 
 async def answer(request: web.Request, handler: Handler, cluster: Membership) -> web.StreamResponse:
@@ -44,6 +45,7 @@ async def answer(request: web.Request, handler: Handler, cluster: Membership) ->
     if FORWARDED in request.headers:
         if node is not None:
             raise Elsewhere("what is meant", node)
+        cluster.check(asked=True)
         return await _do(request, handler, cluster)
     retried = False
     while True:
@@ -74,15 +76,25 @@ def _where(exc: Exception) -> str | None:
 
 
 async def _do(request: web.Request, handler: Handler, cluster: Membership) -> web.StreamResponse:
+    cluster.check()
     response = await handler(request)
-    if response.status < 300 and not response.prepared:
+    if response.status < 300 and not response.prepared and _commits(request):
         response.headers[COMMITTED] = "cluster" if await cluster.shown(TOLD_S) else "node"
     return response
 
 
-async def _show(request: web.Request, handler: Handler, cluster: Membership) -> web.StreamResponse:
+def _commits(request: web.Request) -> bool:
+    """Say whether what is asked for is told by the log: of a message that is sent only what becomes of its key is."""
+    return _path(request) != MESSAGES or "Idempotency-Key" in request.headers
+
+
+def _path(request: web.Request) -> str:
     resource = request.match_info.route.resource
-    path = "" if resource is None else resource.canonical
+    return "" if resource is None else resource.canonical
+
+
+async def _show(request: web.Request, handler: Handler, cluster: Membership) -> web.StreamResponse:
+    path = _path(request)
     if path in (ONE_CONNECTION, ONE_WORKER) and FORWARDED not in request.headers:
         try:
             node = await _holder(request, cluster)

@@ -26,6 +26,7 @@ from mooring_service.journal.journal import Journal
 from mooring_service.journal.memory import MemoryJournal
 from mooring_service.journal.replica import Replica
 from mooring_service.journal.sqlite import SqliteJournal
+from mooring_service.processes.execution import ForkerProcess
 from mooring_service.service import Service
 
 SHUTDOWN_TIMEOUT_S = 1.0  # for requests under way; streams have been ended before
@@ -34,13 +35,14 @@ log = logging.getLogger("mooring.serve")
 
 
 class ServeOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What the command line decides, and no configuration file should."""
+    """What the command line decides, and no configuration file should; and `begun`, the forker's process, if there is one already."""
 
     state_dir: Path
     app_dirs: list[str] = []
     config_file: str = "the configuration"
     demo: bool = False
     handover: bool = False
+    begun: ForkerProcess | None = None
 
 
 def make_journal(config: JournalConfig, state_dir: Path, answer_age_s: float, *, clustered: bool = False) -> Journal:
@@ -87,7 +89,12 @@ class Server:
         clustered = bool(config.cluster.name)
         journal = make_journal(config.journal, options.state_dir, config.api.idempotency_age, clustered=clustered)
         self._service = service = Service(
-            config, options.state_dir, journal, app_dirs=options.app_dirs, config_file=options.config_file
+            config,
+            options.state_dir,
+            journal,
+            app_dirs=options.app_dirs,
+            config_file=options.config_file,
+            begun=options.begun,
         )
         service.reopenings.handed = handed_specs.take()
         service.acquire()  # first: whoever does not get it must touch nothing, and names the holder, not the port

@@ -36,6 +36,11 @@ def finish_standard_streams() -> int:
     return unwritten  # of the last one
 
 
+def follows_another() -> bool:
+    """Say whether this is the next program of a process: until `tell_lost`."""
+    return LOST in os.environ
+
+
 def leave_standard_streams() -> None:
     """Another program is about to take over this process: what is queued goes out, or is told by that one."""
     os.environ[LOST] = str(finish_standard_streams())

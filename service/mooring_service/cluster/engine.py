@@ -292,8 +292,9 @@ class Engine:
             link.end()
             raise Down("the link is gone") from None
         finally:
-            doing.cancel()
-            await asyncio.gather(doing, return_exceptions=True)
+            if not doing.done():
+                doing.cancel()
+                await asyncio.gather(doing, return_exceptions=True)
 
     async def api(
         self, verb: str, body: dict[str, Any] | None = None, timeout_s: float = ASK_TIMEOUT_S

@@ -6,6 +6,7 @@ It writes one message and asks nobody. Who is to be declared lost says `lives`, 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
@@ -23,6 +24,7 @@ from mooring_service.journal.addition import decode_addition
 from mooring_service.journal.replica import Replica
 
 SILENT = "silent"
+FORGOTTEN = "forgotten"
 AGAIN_S = 1.0  # a verdict that the engine did not take is tried again
 STOP_S = 2.0  # so long the end of a service waits until all is acknowledged
 POLL_S = 0.02
@@ -43,6 +45,37 @@ async def declare_lost(engine: Engine, cluster: str, old: Message, prev: int, lo
         wire.VERSION, wire.LOST, old.node, lost.life, nonce, prev, old.epoch, 0, old.last, extra=wire.raw(lost)
     )
     await engine.put(stream_name(cluster), subject_of(cluster, old.node), wire.encode(message), prev)
+
+
+async def declare_forgotten(
+    engine: Engine, cluster: str, node: str, life: str, last: int, fold: Fold, epoch: str
+) -> None:
+    """Say of a life of which the log keeps nothing any more that it is over, as it was silent for so long; `last`: its last addition there.
+
+    Others may have said so, and the log has lost that, too; or nobody was there. Whoever was faster now has said it.
+
+    Raises:
+        EngineError: If nobody knows whether it was taken.
+    """
+    log.warning("the life %s of node %s is declared lost: the log keeps nothing of it any more", life, node)
+    beat = beat_of(fold, node, life)
+    lost = wire.Lost(life, node, 0, FORGOTTEN, beat.workers, beat.connections, time.time_ns() // 1000)
+    old = Message(wire.VERSION, wire.LOST, node, life, b"", 0, epoch, 0, last)
+    with contextlib.suppress(Conflict):
+        await declare_lost(engine, cluster, old, 0, lost)
+
+
+def said_forgotten(head: Head | None) -> bool:
+    """Say whether the last message of a chain is one of `declare_forgotten`."""
+    return (
+        head is not None and head.message.kind == wire.LOST and wire.extra(head.message, wire.Lost).reason == FORGOTTEN
+    )
+
+
+def beat_of(fold: Fold, node: str, life: str) -> wire.Beat:
+    """Return how a node was in a life of it, as far as it was read."""
+    known = fold.nodes.get(node)
+    return known.beat if known is not None and known.life == life else wire.Beat()
 
 
 class Verdicts:

@@ -12,7 +12,6 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable
-from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -22,8 +21,8 @@ from mooring.version import __version__
 from mooring_service.cluster import message as wire
 from mooring_service.cluster import objects
 from mooring_service.cluster.backlog import Backlog
-from mooring_service.cluster.birth import Birth, NameTaken, find_epoch, until_asked, verified
-from mooring_service.cluster.chain import Chain, head_of, now_s
+from mooring_service.cluster.birth import Birth, NameTaken, verified
+from mooring_service.cluster.chain import Chain, now_s
 from mooring_service.cluster.copies import Copies
 from mooring_service.cluster.engine import Engine
 from mooring_service.cluster.fold import Fold, NodeState
@@ -159,9 +158,8 @@ class Cluster:
 
     async def _begin(self) -> None:
         kept = self.own.kept
-        birth = Birth(self.engine, self._config, kept, self._replica, self.own.run)
-        epoch = self.fold.epoch or await until_asked(partial(find_epoch, self.engine, self.name, self.node))
-        head = await until_asked(birth.own_chain)
+        birth = Birth(self.engine, self._config, kept, self._replica, self.own.run, self.fold)
+        head = await birth.find()
         if birth.over or birth.behind or (head is not None and head.message.kind == wire.LOST):
             await self.own.follow(head, replicated=kept.replicated, slot=0 if birth.behind else kept.slot)
         else:
@@ -170,7 +168,7 @@ class Cluster:
         replicated = head.message.last if head is not None and head.message.life == kept.life else kept.born
         await self.own.save(replicated)
         state = Replicator(
-            self.own.identity, epoch, head.seq if head else 0, replicated, now_s(),
+            self.own.identity, birth.epoch, head.seq if head else 0, replicated, now_s(),
             lambda: os.urandom(wire.NONCE_BYTES - wire.RUN_BYTES),
         )  # fmt: skip
         self.chain = Chain(
@@ -210,8 +208,7 @@ class Cluster:
         self._slot_granted.clear()
         self.placed.clear()
         log.error("this node was declared lost: its connections may be open elsewhere, and end here")
-        head = await until_asked(partial(head_of, self.engine, self.name, self.node))
-        await self.own.follow(head, replicated=self.chain.state.replicated, slot=self.own.kept.slot)
+        head = await self.own.give_up(self.engine, self.name, self.fold, self.chain.state)
         self.chain.begin(self.own.identity, head.seq if head else 0)
         await self.own.save(self.chain.state.replicated)
         self._say_up()
@@ -254,11 +251,14 @@ class Cluster:
         await self.own.save(self.chain.state.replicated)
         self._replica.slot = self.own.kept.slot
         self._slot_granted.set()
-        await self.placement.take(self._workers())
-        claimed = self._replica.last
-        await self.tail.caught_up.wait()
-        while not await self.shown(SHOWN_S, claimed):
-            await asyncio.sleep(LOOK_S)
+        while True:
+            await self.placement.take(self._workers())
+            claimed = self._replica.last
+            await self.tail.caught_up.wait()
+            while not await self.shown(SHOWN_S, claimed):
+                await asyncio.sleep(LOOK_S)
+            if self.placement.holder_of(self.placement.default_worker) is None:
+                break  # else another node was faster: the next name
         if self.life == life:  # else the next one takes its own place
             self.heirs.recall()
             self.placed.set()

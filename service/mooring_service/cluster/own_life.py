@@ -9,14 +9,18 @@ import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import msgspec
 
 from mooring.errors import JournalUnavailable
 from mooring_service.cluster import message as wire
-from mooring_service.cluster.birth import Kept
+from mooring_service.cluster.birth import Kept, end_forgotten, until_asked
+from mooring_service.cluster.chain import head_of
+from mooring_service.cluster.engine import Engine
+from mooring_service.cluster.fold import Fold
 from mooring_service.cluster.lifetimes import said_lost, unpublished
-from mooring_service.cluster.replicator import Head, Identity
+from mooring_service.cluster.replicator import Head, Identity, Replicator
 from mooring_service.config import ClusterRefused
 from mooring_service.journal.replica import Replica
 from mooring_service.journal.sqlite import SqliteJournal
@@ -92,6 +96,15 @@ class OwnLife:
             except JournalUnavailable as exc:
                 log.error("the place in the cluster cannot be kept: %s", exc)
                 await asyncio.sleep(SAVE_S)
+
+    async def give_up(self, engine: Engine, cluster: str, fold: Fold, state: Replicator) -> Head | None:
+        """End this life while the service runs, and begin another; return the last message of the chain behind which that goes on."""
+        head, life = await until_asked(partial(head_of, engine, cluster, self._node)), self.kept.life
+        await self.follow(head, replicated=state.replicated, slot=self.kept.slot)
+        if head is not None:
+            return head
+        # Behind the end of all that it held: nobody may have opened any of it yet.
+        return await end_forgotten(engine, cluster, self._node, life, state.replicated, fold, state.epoch)
 
     async def follow(self, head: Head | None, *, replicated: int, slot: int) -> None:
         """End what belongs to the life that was, whose chain ends with `head`, and begin another.

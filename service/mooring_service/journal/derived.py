@@ -154,12 +154,24 @@ class Derived:
 def _of(changes: Changes) -> Iterator[Statement]:
     """Return what brings `changes` into the tables."""
     for number, (created, incarnation) in changes.created.items():
+        update, last = changes.updates.get(number, (None, 0))
+        known = "" if update is None else ", changing = excluded.changing"
+        if last:
+            known += ", last_position = excluded.last_position"
         yield (
-            "INSERT INTO connections VALUES (?, ?, ?, ?, 0) ON CONFLICT (id) DO UPDATE SET created = excluded.created,"
-            " incarnation = iif(excluded.incarnation = '', incarnation, excluded.incarnation)",
-            (number, _record(created), _record(ConnectionUpdate(number, STATUS_CONNECTING)), incarnation),
+            "INSERT INTO connections VALUES (?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET created = excluded.created,"
+            f" incarnation = iif(excluded.incarnation = '', incarnation, excluded.incarnation){known}",
+            (
+                number,
+                _record(created),
+                _record(update or ConnectionUpdate(number, STATUS_CONNECTING)),
+                incarnation,
+                last,
+            ),
         )
     for number, (update, last) in changes.updates.items():
+        if number in changes.created:
+            continue  # written with it
         yield (
             "UPDATE connections SET changing = ?1, last_position = iif(?2 = 0, last_position, ?2) WHERE id = ?3",
             (_record(update), last, number),

@@ -163,6 +163,10 @@ class Journal(Protocol):
         """
         ...
 
+    def hurry(self) -> None:
+        """A request is answered once what is queued is committed: that waits for nothing else that may come meanwhile."""
+        ...
+
     @property
     def failure(self) -> str | None:
         """Why the journal cannot be written just now, or None. So it is, too, where it could not be opened."""
@@ -200,6 +204,15 @@ class Journal(Protocol):
 
     async def allot_ids(self, count: int) -> int:
         """Reserve `count` connection ids for ever and return the first of them."""
+        ...
+
+    @property
+    def first_id(self) -> int:
+        """Below all ids that may be given out now: of a node of a cluster it changes where it begins anew, and those reserved before are void.
+
+        Raises:
+            JournalUnavailable: If none may be given out yet.
+        """
         ...
 
     async def save_incarnation(

@@ -72,6 +72,9 @@ class MemoryJournal:
         self._schedule()
         return future
 
+    def hurry(self) -> None:
+        """It never waits for more."""
+
     def _schedule(self) -> None:
         if not self._scheduled:
             self._scheduled = True
@@ -178,6 +181,11 @@ class MemoryJournal:
         first = self._next_id
         self._next_id += count
         return first
+
+    @property
+    def first_id(self) -> int:
+        """Below all ids: there is no cluster beside it."""
+        return 0
 
     async def save_incarnation(
         self, incarnation: str, worker: str, record: bytes, *, ended: bool = False, stands: bool = False

@@ -2,6 +2,7 @@
 
 A commit costs the same whatever it holds, and so does all that follows it, up to the wake-up of each subscriber. Waiting is
 of use only where something else comes meanwhile: who waits for an answer before the next message is sent is not kept waiting.
+Nor is whoever has asked for something that is answered once it is stored: an open waits for two commits, and all opens for the same two.
 """
 
 from __future__ import annotations
@@ -24,13 +25,14 @@ class Pace:
         self._pause = 1  # so many commits of several additions, until it is tried again
         self._pauses = 1
 
-    def due_s(self, queued_bytes: int, follows_s: float = -math.inf) -> float:
+    def due_s(self, queued_bytes: int, follows_s: float = -math.inf, *, awaited: bool = False) -> float:
         """Return when the next commit is due, now that so much is queued.
 
         Args:
             follows_s: Since when more is known to follow.
+            awaited: A request is answered once it is committed.
         """
-        if queued_bytes >= LARGE_BYTES:
+        if awaited or queued_bytes >= LARGE_BYTES:
             return -math.inf
         return max(self._begun_s + GROUP_S if self._patience else -math.inf, follows_s + GATHER_S)
 
@@ -57,10 +59,12 @@ class Following:
 
     Attributes:
         since_s: Since when it is known; -infinity: it is not.
+        awaited: A request is answered once all of it is committed, until it is taken.
     """
 
     def __init__(self) -> None:
         self.since_s = -math.inf
+        self.awaited = False
         self._together = False
 
     def queued(self, now_s: float, *, more: bool, first: bool) -> bool:
@@ -77,5 +81,5 @@ class Following:
     def taken(self) -> bool:
         """Take that the writer has all of it; say whether it came together, as was known."""
         together, self._together = self._together, False
-        self.since_s = -math.inf
+        self.since_s, self.awaited = -math.inf, False
         return together

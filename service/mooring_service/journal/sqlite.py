@@ -131,6 +131,10 @@ class SqliteJournal:
         self._gathering.queued(more=others_follow)
         self._writer.put(*items, others_follow=others_follow)
 
+    def hurry(self) -> None:
+        """Commit what is queued at once."""
+        self._writer.wake(awaited=True)
+
     async def _do(self, job: Callable[[apsw.Connection], Result], *, fails_fast: bool = True) -> Result:
         """Have `job` run inside the writer's next transaction, in the order of the queue."""
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
@@ -224,8 +228,16 @@ class SqliteJournal:
 
     async def allot_ids(self, count: int) -> int:
         """Reserve connection ids for ever and return the first of them."""
-        base = 0 if self.replica is None else self.replica.first_id
-        return base + await self._do(jobs.allot_ids(count, self._ids_path, synced=self._config.level == "power"))
+        base = -1
+        while base != self.first_id:  # a place that changes meanwhile voids it
+            base = self.first_id
+            first = await self._do(jobs.allot_ids(count, self._ids_path, synced=self._config.level == "power"))
+        return base + first
+
+    @property
+    def first_id(self) -> int:
+        """Below all ids that may be given out now."""
+        return 0 if self.replica is None else self.replica.first_id
 
     async def save_incarnation(
         self, incarnation: str, worker: str, record: bytes, *, ended: bool = False, stands: bool = False
@@ -270,17 +282,21 @@ class SqliteJournal:
 
     def stats(self) -> JournalStats:
         """Return figures."""
-        writer, marks = self._writer, self._writer.marks
-        return JournalStats(
-            events=self._last - self._first + 1,
-            bytes=marks.total_bytes - marks.gone_bytes,
-            oldest_age_s=None if marks.oldest_ms is None else (self.now_ms() - marks.oldest_ms) / 1000,
-            first=self._first,
-            last=self._last,
-            queued_bytes=self._queued_bytes,
-            commits=writer.commits,
-            commit_seconds=writer.commit_seconds,
-            last_commit_s=writer.last_commit_s,
-            batches=writer.batches,
-            failure=self.failure,
-        )
+        return _stats(self._writer, self._first, self._last, self._queued_bytes, self.failure, self.now_ms())
+
+
+def _stats(writer: Writer, first: int, last: int, queued_bytes: int, failure: str | None, now_ms: int) -> JournalStats:
+    marks = writer.marks
+    return JournalStats(
+        events=last - first + 1,
+        bytes=marks.total_bytes - marks.gone_bytes,
+        oldest_age_s=None if marks.oldest_ms is None else (now_ms - marks.oldest_ms) / 1000,
+        first=first,
+        last=last,
+        queued_bytes=queued_bytes,
+        commits=writer.commits,
+        commit_seconds=writer.commit_seconds,
+        last_commit_s=writer.last_commit_s,
+        batches=writer.batches,
+        failure=failure,
+    )

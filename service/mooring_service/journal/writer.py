@@ -109,9 +109,8 @@ class Writer:
         self._thread: threading.Thread | None = None
         self._clock = AgeClock(0)
         # Of the writer's thread; others only read them, for figures.
-        self._in_rhythm = (
-            False  # what was taken last came together, and so will what follows it: later than a pause lasts
-        )
+        # What was taken last came together, and so will what follows it: later than a pause lasts.
+        self._in_rhythm = False
         self._taken: list[Item] = []
         self._last_arrival_s = -math.inf  # of what was taken last
         self._stored: dict[str, int] = {}
@@ -122,10 +121,8 @@ class Writer:
         self._upkeep_held_s = -math.inf  # after a mistake of ours it rests until then
         self.failure: str | None = None
         self.marks = Marks()
-        self.batches = 0
-        self.commits = 0
-        self.commit_seconds = 0.0
-        self.last_commit_s = 0.0
+        self.batches = self.commits = 0
+        self.commit_seconds = self.last_commit_s = 0.0
 
     def start(self, opened: OpenFile, clock: AgeClock) -> None:
         """Begin; the file's connection is the writer's from now on."""
@@ -161,10 +158,13 @@ class Writer:
                 return
         self._refuse(list(items))
 
-    def wake(self) -> None:
-        """What was said to follow has not come."""
-        with self._wanted:
-            self._wanted.notify()
+    def wake(self, *, awaited: bool = False) -> None:
+        """What was said to follow has not come; or a request waits for what is queued (`awaited`)."""
+        # Seen without the lock: that is over only once all that is queued is taken.
+        if not (awaited and self._following.awaited):
+            with self._wanted:
+                self._following.awaited |= awaited and bool(self._queue)
+                self._wanted.notify()
 
     def forget(self, connections: list[int]) -> None:
         """Drop the records of these connections; called by a job."""
@@ -224,7 +224,7 @@ class Writer:
         """Return when the next commit is due."""
         if self._taken or self.failure is not None:
             return self._retry_at
-        due_s = self._pace.due_s(self._queued_bytes, self._following.since_s)
+        due_s = self._pace.due_s(self._queued_bytes, self._following.since_s, awaited=self._following.awaited)
         return due_s if self._queue or (due_s > time.monotonic() and not self._in_rhythm) else math.inf
 
     def _keep_up(self, connection: apsw.Connection, *, ending: bool) -> None:

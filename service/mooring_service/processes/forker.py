@@ -17,41 +17,51 @@ from mooring.deadline import within
 from mooring.link.messages import WorkerSettings
 from mooring.process import forker as there
 from mooring.process import identity
-from mooring_service.processes import orphans, worker_process
+from mooring_service.processes import execution, orphans, worker_process
+from mooring_service.processes.execution import ForkerProcess
 from mooring_service.processes.worker_process import ProcessIdentity, WorkerProcess
 
 PREPARE_S = 1.0  # a service that goes on with its workers has better to do at first
 ANSWER_S = 5.0  # its imports, too, where it has just been started
 RENEW_S = 10.0  # so long after the last one was started, a new one is; workers of that time are started by exec
 END_S = 1.0  # it has nothing to do at its end
-PROGRAM = (*worker_process.PYTHON, "-m", there.__name__, there.TITLE_ROOM)
 
 log = logging.getLogger("mooring.supervisor")
 
 
 class Forker:
-    """Has workers forked; renews the process that does it. On the service's loop only."""
+    """Has workers forked; renews the process that does it. On the service's loop only.
 
-    def __init__(self) -> None:
+    Args:
+        begun: The process, if there is one already; from `begin` on it is ours.
+    """
+
+    def __init__(self, begun: ForkerProcess | None = None) -> None:
+        self._begun = begun
         self._helper: _Helper | None = None
         self._soon: asyncio.TimerHandle | None = None
         self._ending: set[WorkerProcess] = set()
         self._renewed_at = -RENEW_S
 
     def begin(self) -> None:
-        """Start the process soon, so that it is ready when it is needed: at the first worker, or once the service has come up."""
+        """Take over the process that was begun before us, or start one: at the first worker, or once the service has come up."""
         try:
             orphans.adopt_all()  # else nobody could tell how a worker has ended
         except OSError as exc:
             log.warning("workers are started by exec: %s", exc)
             self._renewed_at = float("inf")
+            if self._begun is not None:
+                self._begun.end()
+            return
+        if self._begun is not None:
+            self._take_over(self._begun)
         else:
             self._soon = asyncio.get_running_loop().call_later(PREPARE_S, self._prepare)
 
     async def start(self, settings: WorkerSettings) -> WorkerProcess | None:
         """Have a worker forked; None if it cannot be, which is in the log: it is to be started by exec."""
         helper = self._helper
-        if helper is None or helper.environment != worker_process.environment():
+        if helper is None or helper.environment != execution.environment():
             helper = self._renew("" if helper is None else "the environment has changed")
         if helper is None:
             return None
@@ -78,6 +88,12 @@ class Forker:
         for process in self._ending:
             process.let_go()
 
+    def _take_over(self, begun: ForkerProcess) -> None:
+        try:
+            self._helper = _Helper(begun)
+        except OSError as exc:
+            log.warning("the forker cannot be held: %s", exc)
+
     def _prepare(self) -> None:
         if self._helper is None:
             self._renew("")
@@ -88,7 +104,7 @@ class Forker:
             return None
         self._renewed_at = time.monotonic()
         try:
-            self._helper = _Helper()
+            self._helper = _Helper(ForkerProcess())
         except OSError as exc:
             log.warning("the forker cannot be started: %s", exc)
         return self._helper
@@ -106,22 +122,21 @@ class _Helper:
     """One such process.
 
     Raises:
-        OSError: If it cannot be started.
+        OSError: If it cannot be held; it has ended then.
 
     Attributes:
         environment: What its copies inherit.
     """
 
-    def __init__(self) -> None:
-        self.environment = worker_process.environment()
+    def __init__(self, begun: ForkerProcess) -> None:
+        self.environment = begun.environment
         self._loop = asyncio.get_running_loop()
-        self._control, its_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with its_end:
-            try:
-                self.process = worker_process.execute(PROGRAM, stdin=its_end.fileno())
-            except OSError:
-                self._control.close()
-                raise
+        self._control = begun.control
+        try:
+            self.process = worker_process.hold(begun.child)
+        except OSError:
+            begun.end()
+            raise
         self._control.setblocking(False)
         self._ready: asyncio.Future[None] = self._loop.create_future()
         self._answers: deque[asyncio.Future[WorkerProcess]] = deque()

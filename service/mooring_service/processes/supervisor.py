@@ -17,6 +17,7 @@ from mooring_service.config import SupervisorConfig
 from mooring_service.journal.journal import Incarnation
 from mooring_service.processes import orphans
 from mooring_service.processes.backoff import RestartBudget
+from mooring_service.processes.execution import ForkerProcess
 from mooring_service.processes.forker import Forker
 from mooring_service.processes.lifecycle import Lifecycle
 from mooring_service.processes.link_server import SOCKET_NAME, LinkServer
@@ -42,6 +43,7 @@ class Supervisor:
         roster: Where they are found; the supervisor fills it.
         reports: Who takes what workers report.
         max_workers: One more is refused; adopted ones always find a place.
+        begun: The forker's process, if there is one already: with `listen` it is ours.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Supervisor:
         reports: Reports,
         *,
         max_workers: int,
+        begun: ForkerProcess | None = None,
     ) -> None:
         self._config = config
         self._state_dir = state_dir
@@ -61,7 +64,7 @@ class Supervisor:
         self._background = Background(log)
         self._stopping = False
         socket_path = state_dir / SOCKET_NAME
-        self._forker = Forker() if config.fork_workers else None
+        self._forker = Forker(begun) if config.fork_workers else None
         self._starter = Starter(settings, state_dir, socket_path, reports, roster, self._forker)
         self._lifecycle = Lifecycle(config, self._starter, reports, roster)
         reception = Reception(reports, roster, self._background, lambda: self._starter.changeable)

@@ -13,8 +13,7 @@ import logging
 import os
 import signal
 import subprocess
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -23,16 +22,9 @@ from mooring import private_files
 from mooring.link.messages import WorkerSettings
 from mooring.process import identity
 from mooring.process.worker import ExitRecord
+from mooring_service.processes import execution
 
-# The worker's name is its last argument. -P: code comes from where the configuration says (--app-dir), never from the folder
-# we were started in.
-PYTHON = (sys.executable, "-P")
-PROGRAM = (*PYTHON, "-m", "mooring")
-KEEP_ENVIRONMENT_OUT = (
-    "MOORING_TOKEN", "_MOORING_LISTEN", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS",
-    "LISTEN_FDNAMES",
-)  # fmt: skip
-"""The worker runs user code: the API's token, and what the service manager says to the service alone, are none of its business."""
+PROGRAM = (*execution.PYTHON, "-m", "mooring")  # the worker's name is its last argument
 
 _MFD_NOEXEC_SEAL = 8  # memfd_create(2): a hardened system makes no other files of this kind (vm.memfd_noexec)
 
@@ -171,12 +163,6 @@ def log_of(settings: WorkerSettings) -> Iterator[int]:
         os.close(descriptor)
 
 
-def environment() -> dict[str, str]:
-    """Return the environment of workers, as it is now."""
-    kept = {name: value for name, value in os.environ.items() if name not in KEEP_ENVIRONMENT_OUT}
-    return kept | {"PYTHONUNBUFFERED": "1"}
-
-
 def start(settings: WorkerSettings) -> WorkerProcess:
     """Start a worker process by exec. (A fork of the service would hold our lock, port and database.)
 
@@ -184,27 +170,15 @@ def start(settings: WorkerSettings) -> WorkerProcess:
         OSError: If it cannot be started.
     """
     with log_of(settings) as log_fd, in_memory(settings) as settings_fd:
-        return execute([*PROGRAM, settings.worker], stdin=settings_fd, output=log_fd)
+        return hold(execution.execute([*PROGRAM, settings.worker], stdin=settings_fd, output=log_fd))
 
 
-def execute(command: Sequence[str], *, stdin: int, output: int | None = None) -> WorkerProcess:
-    """Start a process of ours by exec.
-
-    Args:
-        output: Where it prints; None: where we do.
+def hold(child: subprocess.Popen[bytes]) -> WorkerProcess:
+    """Hold a child of ours that was just executed.
 
     Raises:
-        OSError: If it cannot be started.
+        OSError: If the system has no descriptor for that.
     """
-    child = subprocess.Popen(
-        command,
-        stdin=stdin,
-        stdout=output,
-        stderr=output,
-        close_fds=True,
-        start_new_session=True,  # Ctrl-C is for the service, which then ends its workers in order
-        env=environment(),
-    )
     pidfd = os.pidfd_open(child.pid)
     ticks = identity.started_at_ticks(child.pid)
     return WorkerProcess(ProcessIdentity(child.pid, ticks, identity.boot_id()), pidfd, child)

@@ -9,9 +9,11 @@ import pytest
 
 from mooring_service.cluster import message as wire
 from mooring_service.cluster.engine import Engine
+from mooring_service.cluster.message import PART_BYTES
 from mooring_service.cluster.objects import stream_name, subject_of
 from mooring_service.cluster.position import slot_of
 from mooring_service.config import ClusterRefused
+from mooring_service.journal.batch import Append
 from tests.cluster_kit.checker import check, read_log
 from tests.cluster_kit.nodes import Node, running_nodes, settled
 from tests.cluster_kit.servers import EngineServers
@@ -40,10 +42,20 @@ async def test_an_addition_that_is_larger_than_a_message_arrives_whole(
 ) -> None:
     async with running_nodes(tmp_path, cluster_name, servers.urls, "ab") as nodes:
         connection = await nodes["a"].open_connection()
+        replica = nodes["a"].journal.replica
+        assert replica is not None
+        reading, reads = replica.read, []
+
+        async def read(after: int, limit_bytes: int) -> list[bytes]:
+            reads.append(await reading(after, limit_bytes))
+            return reads[-1]
+
+        replica.read = read
         nodes["a"].commit(connection, 1)
         nodes["a"].commit(connection, 3, size=600_000)
         nodes["a"].commit(connection, 2)
         await settled(nodes)
+        assert sum(len(found[0]) > PART_BYTES for found in reads) == 1, "for all of its parts"
         rows = await check(engine, cluster_name, {name: node.folder for name, node in nodes.items()})
         assert len(rows) == 6
 
@@ -79,6 +91,27 @@ async def test_a_node_that_is_ready_has_its_default_worker_also_in_a_new_life(
                 await node.stop()
                 await (await node.start()).ready()
                 assert node.cluster.placement.holds(f"main-{name}")
+
+
+async def test_a_node_whose_default_worker_is_claimed_by_another_in_the_same_moment_has_the_next_one(
+    servers: EngineServers, cluster_name: str, tmp_path: Path
+) -> None:
+    async with running_nodes(tmp_path, cluster_name, servers.urls, "b") as nodes:
+        b = nodes["b"]
+        a = nodes["a"] = Node(tmp_path / "a", "a", cluster_name, servers.urls)
+        await a.start()
+        commit = a.journal.append_waiting
+
+        async def commit_later(append: Append, **how: bool) -> None:
+            if append.claims and not b.cluster.placement.holds("main-a"):
+                await b.cluster.placement.hold("main-a")  # behind the look of the one, before its claim
+            await commit(append, **how)
+
+        a.journal.append_waiting = commit_later  # type: ignore[method-assign]
+        await a.ready()
+        assert b.cluster.placement.holds("main-a")
+        assert a.cluster.placement.default_worker == "main-a-2"
+        assert a.cluster.placement.holds("main-a-2")
 
 
 async def test_a_second_process_of_one_name_is_refused_while_the_first_is_heard(

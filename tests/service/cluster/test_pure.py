@@ -243,7 +243,7 @@ ME = Identity("a", "l", b"rrrr", frozenset({b"rrrr"}))
     ("head", "journal_last", "published", "wanted"),
     [
         (None, 0, False, Start.CONTINUE),
-        (None, 9, True, Start.NEW_LIFE),
+        (None, 9, True, Start.FORGOTTEN),
         (Head(4, made(last=5)), 9, True, Start.CONTINUE),
         (Head(4, made(last=10)), 9, True, Start.BEHIND),
         (Head(4, made(last=5, run=b"????")), 9, True, Start.OTHER),

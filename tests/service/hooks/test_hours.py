@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from aiohttp import web
 
 from mooring.events import Kind
 from mooring_service.hooks.sender import SETTLE_S
+from tests.proxies import free_port
 from tests.receiver import Got, Receiver
 from tests.service.hooks.driven import Driven, run
 
@@ -90,9 +90,7 @@ def test_a_hundred_hooks_to_a_dead_port_try_less_than_four_times_a_second_in_all
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def scenario(driven: Driven) -> None:
-        with socket.socket() as sock:
-            sock.bind(("127.0.0.1", 0))
-            port = sock.getsockname()[1]
+        port = free_port()
         await driven.events(10)
         begun = driven.loop.time()
         for number in range(100):

@@ -82,6 +82,18 @@ def test_what_is_large_does_not_wait() -> None:
     assert pace.due_s(LARGE_BYTES) == -math.inf
 
 
+def test_a_request_that_is_answered_once_it_is_stored_waits_for_nothing_under_load() -> None:
+    pace = Pace()
+    for at in range(10):  # load
+        pace.committed(at * GROUP_S, 3, (at - 0.3) * GROUP_S)
+    begun = 9 * GROUP_S
+    assert pace.due_s(200) == begun + GROUP_S
+    assert pace.due_s(200, awaited=True) == -math.inf
+    assert pace.due_s(200, begun, awaited=True) == -math.inf, "nor for what is known to follow"
+    pace.committed(begun + GROUP_S, 3, begun + GROUP_S / 2)
+    assert pace.due_s(200) == begun + GROUP_S + GROUP_S, "all others keep to the pace"
+
+
 def test_the_last_of_what_is_known_to_follow_is_told_and_all_of_it_came_together() -> None:
     following = Following()
     assert not following.queued(1.0, more=True, first=True)
@@ -91,6 +103,16 @@ def test_the_last_of_what_is_known_to_follow_is_told_and_all_of_it_came_together
     assert following.since_s == -math.inf
     assert following.taken()
     assert not following.taken(), "once"
+
+
+def test_what_a_request_waits_for_is_awaited_until_it_is_taken() -> None:
+    following = Following()
+    following.queued(1.0, more=False, first=True)
+    following.awaited = True
+    following.queued(2.0, more=True, first=False)
+    assert following.awaited, "whatever is queued behind it"
+    following.taken()
+    assert not following.awaited
 
 
 def test_what_nobody_knew_to_follow_came_by_itself() -> None:

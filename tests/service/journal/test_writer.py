@@ -111,3 +111,24 @@ async def test_what_is_known_to_follow_is_waited_for_a_moment_and_no_longer_once
         async with asyncio.timeout(5):
             while journal.last < 42:
                 await asyncio.sleep(0.001)
+
+
+async def test_what_a_request_waits_for_is_committed_at_once_whatever_is_known_to_follow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pace, "GATHER_S", 600.0)
+    async with running(tmp_path) as opened:
+        journal = opened.journal
+        for first in (0, 2):
+            journal.append(run_of(1, 1), others_follow=True)
+            await asyncio.sleep(0.01)
+            assert journal.last == first, "it waits for what follows"
+            journal.append(run_of(2, 1), others_follow=True)
+            journal.hurry()
+            async with asyncio.timeout(30):
+                while journal.last < first + 2:
+                    await asyncio.sleep(0.001)
+        journal.hurry()  # nothing is queued
+        journal.append(run_of(3, 1), others_follow=True)
+        await asyncio.sleep(0.01)
+        assert journal.last == 4, "what comes later is not hurried by it"

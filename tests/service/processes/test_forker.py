@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from mooring_service.processes import forker, orphans, worker_process
+from mooring_service.processes.execution import ForkerProcess
 from mooring_service.processes.forker import Forker
 from mooring_service.processes.worker_process import WorkerProcess
 from tests.service.fake_worker import until
@@ -140,6 +141,47 @@ async def test_a_forker_that_can_go_on_no_longer_is_renewed_and_no_start_fails(
             if process is not None:
                 assert (await asyncio.wait_for(process.exited, 30)).exit_code == 0
         await asyncio.wait_for(first.exited, 30)
+
+
+async def test_a_process_that_was_begun_before_is_taken_over_with_its_environment(parent: None, tmp_path: Path) -> None:
+    begun = ForkerProcess()
+    ours = Forker(begun)
+    ours.begin()
+    try:
+        assert helper_of(ours).pid == begun.child.pid
+        process = await ours.start(settings(tmp_path, orphan_time_s=0.1))
+        assert process is not None
+        assert helper_of(ours).pid == begun.child.pid
+        assert (await asyncio.wait_for(process.exited, 30)).exit_code == 0
+    finally:
+        await ours.close()
+    begun.end()  # whoever has begun it says so at its own end: there is nothing left to do
+    assert not Path(f"/proc/{begun.child.pid}").exists()
+
+
+async def test_one_that_has_died_before_it_was_taken_over_is_renewed_at_once(
+    parent: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    begun = ForkerProcess()
+    begun.child.send_signal(signal.SIGKILL)
+    ours = Forker(begun)
+    ours.begin()
+    try:
+        assert await ours.start(settings(tmp_path, orphan_time_s=0.1)) is None, "this one is started by exec"
+        assert any("worker w is started by exec: the forker is gone" in line for line in caplog.messages)
+        process = await ours.start(settings(tmp_path, orphan_time_s=0.1))
+        assert process is not None
+        assert helper_of(ours).pid != begun.child.pid
+        assert (await asyncio.wait_for(process.exited, 30)).exit_code == 0
+    finally:
+        await ours.close()
+
+
+def test_one_that_no_service_has_taken_over_is_ended_at_once() -> None:
+    begun = ForkerProcess()
+    begun.end()
+    assert not Path(f"/proc/{begun.child.pid}").exists()
+    begun.end()
 
 
 async def test_a_worker_that_nobody_waits_for_any_more_never_begins(parent: None, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from pathlib import Path
 
@@ -10,13 +11,14 @@ import pytest
 
 from mooring.errors import Unavailable, WorkerSilent
 from mooring.link import channel as channel_module
-from mooring.link.messages import AskCall, Call, Called, Stored, Taken
+from mooring.link.channel import Channel, FrameSplitter
+from mooring.link.messages import AskCall, Call, Called, Open, Stored, Taken, report_decoder
 from mooring.link.messages_sent import Send, Sent
 from mooring.options import ConnectionRequest
 from mooring_service.processes import slot as slot_module
 from mooring_service.processes.backoff import RestartBudget
 from mooring_service.processes.requests import SWEEP_S
-from mooring_service.processes.slot import Slot
+from mooring_service.processes.slot import OPENS_AT_ONCE, Slot
 from tests.service.fake_worker import FakeWorkers, running_service, until
 
 
@@ -48,6 +50,25 @@ async def test_an_answer_waits_until_what_it_speaks_of_is_stored() -> None:
     assert not future.done()
     slot.committed(7)
     assert await future == "opened"
+
+
+async def test_a_worker_begins_with_the_first_of_many_opens_while_the_others_are_made() -> None:
+    slot = _slot()
+    ours, its = socket.socketpair()
+    its.settimeout(10)
+    _, channel = await asyncio.get_running_loop().create_unix_connection(
+        lambda: Channel(report_decoder, lambda channel, reports: None, lambda channel, exc: None), sock=ours
+    )
+    slot.linked_by(channel)
+    splitter = FrameSplitter()
+    sent = 2 * OPENS_AT_ONCE + 1
+    for connection in range(1, sent + 1):
+        slot.open(Open(connection, connection, ConnectionRequest(url="ws://127.0.0.1:1/")))
+    assert len(splitter.feed(its.recv(1 << 20))) == 2 * OPENS_AT_ONCE, "in the pass of the loop in which they were made"
+    await asyncio.sleep(0.01)
+    assert len(splitter.feed(its.recv(1 << 20))) == 1
+    channel.abort()
+    its.close()
 
 
 async def test_a_worker_that_does_not_read_is_asked_for_so_many_bytes_and_no_more(

@@ -101,6 +101,9 @@ class World:
     def figures_changed(self, connection: Any) -> None:
         pass
 
+    def waits(self, connection: Any) -> None:
+        pass
+
     def answer(self, report: Report) -> None:
         self.answers.append(report)
 

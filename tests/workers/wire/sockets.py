@@ -46,6 +46,9 @@ class Owner:
         self.reports.append(("gone",))
         self.lost.set()
 
+    def waits(self) -> None:
+        """What waits is told when it was written, or was not."""
+
     def written(self, ticket: object, count: int, size: int) -> None:
         self.reports.append(("written", ticket))
 

@@ -126,6 +126,9 @@ class Host(Protocol):
     def figures_changed(self, connection: RecordedConnection) -> None:
         """Only figures have changed: they are reported with the next `Stats`."""
 
+    def waits(self, connection: RecordedConnection) -> None:
+        """Something waits at `connection`, for its peer or its handler: how much is looked at with the figures."""
+
     def run_code(
         self,
         connection: RecordedConnection,

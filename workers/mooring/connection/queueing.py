@@ -98,6 +98,7 @@ class QueueingConnection(LiveConnection):
         self._host.answer(QueueDropped(request, self._host.flush(), self.state.value, messages, size))
 
     def greeted(self) -> None:
-        """A callback that was told of a ready socket has returned."""
+        """A callback that was told of a ready socket has returned; what it has filled waits."""
+        self._host.waits(self)
         if self._greets:
             self._sends.greeted()

@@ -52,6 +52,7 @@ def _hand_over(host: Host, connection: RecordedConnection, items: list[tuple[int
     if taken.messages:
         size = taken.size if taken.failure is None else sum(len(payload) for _, payload in taken.messages)
         host.mailbox.post_messages(connection, taken.messages, size)
+        host.waits(connection)
     host.touch(connection)
     return taken
 
@@ -92,6 +93,7 @@ def fill(host: Host, connection: RecordedConnection, items: Iterable[Any]) -> in
         return 0
     if connection.handler is not None:
         host.mailbox.post_messages(connection, found, size, filled=True)
+        host.waits(connection)
     else:
         time_us, prefix, seq = now_us(), connection.message_prefix, connection.seq
         bodies = [

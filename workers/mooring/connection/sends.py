@@ -121,6 +121,10 @@ class Sends:
             return False
         return True
 
+    def waits(self) -> None:
+        """The peer reads too slowly for all that is sent (`Sender`)."""
+        self._host.waits(self._connection)
+
     def written(self, ticket: Ticket | Awaited | None, count: int, size: int) -> None:
         """Messages were written (`Sender`)."""
         if ticket is OWN:

@@ -136,6 +136,11 @@ class Channel(asyncio.Protocol, Generic[Message]):
         self._pending.append(data)
         self._pending_bytes += len(data)
 
+    @property
+    def queued(self) -> int:
+        """How many messages wait for the end of this pass of the loop."""
+        return len(self._pending)
+
     def flush(self) -> None:
         """Write what is queued, in one write."""
         pending = self._pending

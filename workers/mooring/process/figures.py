@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 
 from mooring.connection.live import LiveConnection
 from mooring.connection.recorded import RecordedConnection
@@ -21,19 +20,27 @@ class Figures:
         metrics: What is counted where it happens.
     """
 
-    def __init__(self, settings: WorkerSettings, connections: Mapping[int, LiveConnection]) -> None:
+    def __init__(self, settings: WorkerSettings) -> None:
         self._settings = settings  # of the bounds, which never change
-        self._connections = connections
         self._changed: dict[RecordedConnection, None] = {}
+        self._waiting: dict[RecordedConnection, None] = {}
         self.metrics = WorkerMetrics()
 
     def changed(self, connection: RecordedConnection) -> None:
         """Only figures of `connection` have changed: they are reported with the next `Stats`."""
         self._changed[connection] = None
 
+    def waits(self, connection: RecordedConnection) -> None:
+        """Something waits at `connection`, for its peer or its handler: it is looked at as long as it does.
+
+        Nobody looks at all of them: that would be a quarter of what thousands that are idle cost.
+        """
+        self._waiting[connection] = None
+
     def forget(self, connection: RecordedConnection) -> None:
         """`connection` is over; its last record had its figures."""
         self._changed.pop(connection, None)
+        self._waiting.pop(connection, None)
 
     def stats(self, probe: int, context: Context, outbox: Outbox, inbound_paused: int) -> Stats:
         """Return how the worker does."""
@@ -66,14 +73,19 @@ class Figures:
         )
         metrics.outbox_fill = outbox.held_bytes / settings.outbox_bytes
         metrics.inbound_bytes = metrics.outbound_bytes = most = most_bytes = most_out = 0
-        for connection in self._connections.values():
-            outbound_bytes = connection.outbound_bytes
-            if connection.posted or outbound_bytes:
-                waiting = connection.posted_bytes - connection.taken_bytes
-                metrics.inbound_bytes += waiting
-                metrics.outbound_bytes += outbound_bytes
-                most = max(most, connection.posted - connection.taken)
-                most_bytes = max(most_bytes, waiting)
-                most_out = max(most_out, outbound_bytes)
+        for connection in list(self._waiting):
+            outbound_bytes = connection.outbound_bytes if isinstance(connection, LiveConnection) else 0
+            waiting, waiting_bytes = (
+                connection.posted - connection.taken,
+                connection.posted_bytes - connection.taken_bytes,
+            )
+            if connection.ended or not (waiting or outbound_bytes):
+                del self._waiting[connection]
+                continue
+            metrics.inbound_bytes += waiting_bytes
+            metrics.outbound_bytes += outbound_bytes
+            most = max(most, waiting)
+            most_bytes = max(most_bytes, waiting_bytes)
+            most_out = max(most_out, outbound_bytes)
         metrics.inbound_fill = max(most / settings.inbound_messages, most_bytes / settings.inbound_bytes)
         metrics.outbound_fill = most_out / settings.outbound_bytes

@@ -32,7 +32,6 @@ FORKED = b"forked "
 STALE = b"stale"
 FAILED = b"failed "
 MAX_MESSAGE_BYTES = 4_096
-TITLE_ROOM = " " * 160  # an argument of ours: where a copy writes the command line that a worker has
 
 
 class Copy(NamedTuple):

@@ -112,9 +112,9 @@ class Runtime:
         self.answer_behind = handing_over.answer_behind
         reservations = Reservations(settings.outbound_bytes)
         self.reserve, self.release = reservations.reserve, reservations.release
-        self._figures = Figures(settings, self.connections)
+        self._figures = Figures(settings)
         self.metrics = self._figures.metrics
-        self.figures_changed = self._figures.changed
+        self.figures_changed, self.waits = self._figures.changed, self._figures.waits
         self.context = Context(self, settings.mailbox_items, settings.mailbox_bytes)
         self.mailbox = self.context.mailbox
         self.constructions = Constructions(self)

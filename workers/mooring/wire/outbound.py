@@ -21,7 +21,10 @@ NEVER = float("inf")
 
 
 class Sender(Protocol):
-    """Who sends, and is told about what had to wait."""
+    """Who sends, and is told about what has to wait."""
+
+    def waits(self) -> None:
+        """Something has to wait; told of each."""
 
     def written(self, ticket: Any, count: int, size: int) -> None:
         """`count` messages of `size` bytes, queued with `ticket`, were written."""
@@ -164,6 +167,7 @@ class Outbound:
             self._queue = deque()
         self._queue.append(queued)
         self.queued_bytes += queued.size
+        self._sender.waits()
         if self._timer is None and queued.deadline != NEVER:
             self._timer = Deadline(self._loop, queued.deadline, self._drop_overdue)
 

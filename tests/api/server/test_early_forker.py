@@ -1,0 +1,97 @@
+"""The forker is executed before the service has imported its own modules, and is left behind by none that does not start."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.command_line import run
+from tests.conftest import RunningService, StartService, wait_for
+
+MANY_CORES = len(os.sched_getaffinity(0)) > 1
+
+
+def forkers(mark: str) -> list[int]:
+    """Return the pids of forkers in whose environment `mark` is: whoever is their parent by now."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                words = (folder / "cmdline").read_bytes().split(b"\0")
+                if b"mooring.process.forker" in words and mark.encode() in (folder / "environ").read_bytes():
+                    found.append(int(folder.name))
+            except OSError:
+                continue  # it has ended
+    return found
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+@pytest.mark.skipif(not MANY_CORES, reason="on one core a service keeps it for itself until it listens")
+async def test_the_forker_of_a_service_is_there_before_it_listens_and_forks_its_first_worker(
+    start_service: StartService,
+) -> None:
+    mark = secrets.token_hex(8)
+    service = await start_service(env={"MARK": mark})
+    [forker] = forkers(mark)
+    assert parent_of(forker) == service.process.pid
+    await service.call("PUT", "/v1/workers/main", 201)
+    [worker] = service.worker_pids()
+    assert parent_of(worker) == service.process.pid, "an orphan of the forker's"
+    assert forkers(mark) == [forker], "it was not renewed: its environment is that of the workers"
+    assert await service.stop() == 0
+    assert not forkers(mark)
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        lambda service: (
+            ("--state-dir", str(service.state_dir), "serve", "--listen", "127.0.0.1:0"),
+            "in use by process",
+        ),
+        lambda service: (
+            ("--state-dir", f"{service.state_dir}-other", "serve", "--listen", f"127.0.0.1:{service.port}"),
+            "address",
+        ),
+    ],
+    ids=["state directory in use", "port in use"],
+)
+async def test_a_service_that_refuses_to_start_leaves_no_forker_behind(
+    start_service: StartService, refusal: Callable[[RunningService], tuple[tuple[str, ...], str]]
+) -> None:
+    arguments, says = refusal(await start_service())
+    mark = secrets.token_hex(8)
+    ran = await run(*arguments, env={"MARK": mark})
+    assert (ran.code, says in ran.errors.lower()) == (1, True), ran.errors
+    assert not forkers(mark)
+
+
+async def test_a_service_that_forks_no_workers_executes_no_forker(start_service: StartService) -> None:
+    mark = secrets.token_hex(8)
+    service = await start_service(env={"MARK": mark, "MOORING_SUPERVISOR_FORK_WORKERS": "false"})
+    assert not forkers(mark)
+    await service.call("PUT", "/v1/workers/main", 201)
+    assert not forkers(mark)
+
+
+async def test_the_next_program_of_a_process_forks_its_workers_too(start_service: StartService) -> None:
+    mark = secrets.token_hex(8)
+    service = await start_service(env={"MARK": mark})
+    ran = await run("--state-dir", str(service.state_dir), "restart")
+    assert ran.code == 0, ran.errors
+
+    async def running() -> bool:
+        return (await service.call("PUT", "/v1/workers/main", None) or {}).get("status") == "Running"
+
+    await wait_for(running, 30)
+    [worker] = service.worker_pids()
+    assert parent_of(worker) == service.process.pid
+    [forker] = forkers(mark)
+    assert parent_of(forker) == service.process.pid
