@@ -91,8 +91,7 @@ class Directory:
                 entry.incarnation = append.incarnation or entry.incarnation
         last_of = lasts_of(append.connections, committed.first, len(append.updates))
         for update in append.updates:
-            entry = self._entries.get(update.id)
-            if entry is None:
+            if (entry := self._entries.get(update.id)) is None:
                 continue
             before = entry.update
             entry.update = update
