@@ -209,6 +209,8 @@ class Chain:
             return state.message(kind, now_s(), extra)
         if replica.last > state.replicated:
             await asyncio.sleep(max(0.0, self._begun_at + self._pace_s - now_s()))
+            if state.in_parts:  # it was read for the first of them
+                return state.part(now_s())
             try:
                 additions = await replica.read(state.replicated, wire.PART_BYTES)
             except JournalUnavailable as exc:
