@@ -17,7 +17,7 @@ from mooring_service.cluster.fold import FoldedAsk
 from mooring_service.cluster.forward import Command, Headers, Reply
 from mooring_service.cluster.keys import Keys
 from mooring_service.cluster.node import Cluster, Figures, configuration_hash
-from mooring_service.cluster.status import degraded, engine_failure, figures_of, record_of
+from mooring_service.cluster.status import degraded, doubt_of, engine_failure, figures_of, record_of
 from mooring_service.cluster_errors import EngineDown, NodeUnreachable
 from mooring_service.cluster_records import ClusterFigures, ClusterRecord
 from mooring_service.config import Config
@@ -223,10 +223,10 @@ class Membership:
         """Until when a worker may hold its connections; see `Lease.until`."""
         return self._cluster.lease.until(self._cluster.chain, persists)
 
-    def check(self) -> None:
-        """Raise `EngineDown` while what this node held is another's, and it has no new place yet."""
-        if self._cluster.own.over:
-            raise EngineDown("this node was declared lost, and what it held ends")
+    def check(self, *, asked: bool = False) -> None:
+        """Raise `EngineDown` while what this node held is another's, or may be; `asked`: another node asks for something of it."""
+        if doubt := doubt_of(self._cluster, asked=asked):
+            raise EngineDown(doubt)
 
     async def until_placed(self) -> None:
         """Wait until this node may open again what it has lost."""

@@ -35,13 +35,13 @@ from mooring_service.endings import Endings
 from mooring_service.journal.batch import Append, Claim
 from mooring_service.journal.journal import Journal
 from mooring_service.naming import Names
-from mooring_service.processes.reports import ID_BLOCK
 from mooring_service.processes.requests import LinkLost
 from mooring_service.processes.slot import Slot
 from mooring_service.processes.supervisor import Supervisor
 from mooring_service.processes.worker_state import WorkerState
 from mooring_service.records import ConnectionRecord
 from mooring_service.reopening import Reopenings
+from mooring_service.reserved import ReservedIds
 
 ENDED_S = 5.0  # after a death so long is waited for what is written of its connections
 SILENT_S = 30.0  # beyond connectTimeout, which the worker keeps itself: for one that says nothing
@@ -122,31 +122,6 @@ class Opening(msgspec.Struct, frozen=True):
     done: asyncio.Future[ConnectionRecord]
 
 
-class _Ids:
-    """Ids that are reserved for connections of requests, and not given out yet."""
-
-    def __init__(self, journal: Journal) -> None:
-        self._journal = journal
-        self._reserved: list[int] = []
-        self._above = 0  # see `Journal.first_id`
-        self._allotting = asyncio.Lock()
-
-    @property
-    def coming(self) -> int:
-        return self._reserved[-1] if self._reserved else 0
-
-    async def next(self) -> int:
-        async with self._allotting:
-            if not self._reserved or self._above != self._journal.first_id:
-                await self.allot()
-            return self._reserved.pop()
-
-    async def allot(self) -> None:
-        first = await self._journal.allot_ids(ID_BLOCK)
-        self._reserved = list(range(first + ID_BLOCK - 1, first - 1, -1))
-        self._above = self._journal.first_id
-
-
 class Openings:
     """The connections that are being opened."""
 
@@ -167,7 +142,7 @@ class Openings:
         self._reopenings = reopenings
         self._names = names
         self._supervisor = supervisor
-        self._ids = _Ids(journal)
+        self._ids = ReservedIds(journal)
         self._under_way: Counter[str] = Counter()  # by worker: creates whose intent is not stored yet
         self._tasks: set[asyncio.Task[ConnectionRecord]] = set()
 
@@ -176,6 +151,7 @@ class Openings:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._ids.close()
 
     @property
     def next_connection(self) -> int:
@@ -261,10 +237,16 @@ class Openings:
                 raise
         finally:
             self._under_way[request.worker] -= 1
-            self._under_way += Counter()  # what is 0 goes
-        done = asyncio.get_running_loop().create_task(
-            self._open(slot, intent.incarnation, request, options, created, reference)
-        )
+            if not self._under_way[request.worker]:
+                del self._under_way[request.worker]
+        wait_s = options.connect_timeout_s + opening_s(request, self._admission.known) + SILENT_S
+        if options.reconnect is not None and options.reconnect.first == "retry":
+            wait_s += options.connect_timeout_s  # for its turn
+        order = Open(0, connection, request, reference, created.created_at_us, declared=declared)
+        # At once, in the step that the commit has woken: all that it holds leaves in one write, ahead of what else there is to do.
+        there = slot.welcomed and slot.process is not None and slot.incarnation == intent.incarnation
+        answered = self._dispatch(slot, order, wait_s) if there else None
+        done = asyncio.get_running_loop().create_task(self._open(slot, intent.incarnation, order, wait_s, answered))
         self._tasks.add(done)
         done.add_done_callback(self._done)
         return Opening(connection, done)
@@ -281,22 +263,20 @@ class Openings:
         if not task.cancelled():
             task.exception()  # whoever did not wait finds it in the record and the events
 
+    def _dispatch(self, slot: Slot, order: Open, wait_s: float) -> asyncio.Future[Any]:
+        """Have a process that is welcomed dial; return the future of its answer."""
+        # From here on a hello knows of it, or it has not arrived.
+        slot.dispatched.discard(order.connection)
+        number, answered = slot.request(wait_s, with_link=True)
+        slot.open(msgspec.structs.replace(order, request=number))
+        return answered
+
     async def _open(
-        self,
-        slot: Slot,
-        incarnation: str,
-        request: ConnectionRequest,
-        options: ConnectionOptions,
-        created: ConnectionCreated,
-        reference: str | None,
+        self, slot: Slot, incarnation: str, order: Open, wait_s: float, answered: asyncio.Future[Any] | None
     ) -> ConnectionRecord:
-        connection = created.id
-        wait_s = options.connect_timeout_s + opening_s(request, self._admission.known) + SILENT_S
-        if options.reconnect is not None and options.reconnect.first == "retry":
-            wait_s += options.connect_timeout_s  # for its turn
-        order = Open(0, connection, request, reference, created.created_at_us, declared=created.declared)
+        connection = order.connection
         try:
-            answer = await self._answer(slot, incarnation, order, wait_s)
+            answer = await self._answer(slot, incarnation, order, wait_s, answered)
         except WorkerDied as exc:
             if not await self._reopenings.until_ended_or_waiting(connection, ENDED_S):
                 return self._directory.record(connection)  # it goes on trying, in the next process
@@ -340,11 +320,13 @@ class Openings:
             connection, lambda update: update.status != STATUS_CONNECTING or self._reopenings.waits(entry)
         )
 
-    async def _answer(self, slot: Slot, incarnation: str, order: Open, wait_s: float) -> Any:
+    async def _answer(
+        self, slot: Slot, incarnation: str, order: Open, wait_s: float, answered: asyncio.Future[Any] | None
+    ) -> Any:
         """Have a process dial, and return its answer; None: its link was lost under that, and the record tells how it has gone.
 
         What the process turns out not to know of, once it has a link again, has not arrived (or was refused on the link that died):
-        it is told again, once.
+        it is told again, once. `answered`: it was told already.
 
         Raises:
             WorkerDied: If the process has ended.
@@ -354,19 +336,18 @@ class Openings:
         deadline = loop.time() + wait_s
         connection = order.connection
         for again in (False, True):
-            if not slot.welcomed:  # its link was lost just now
-                await slot.until_welcomed(deadline - loop.time())
-            # From here on a hello knows of it, or it has not arrived.
-            slot.dispatched.discard(connection)
-            if slot.process is None or slot.incarnation != incarnation:
-                raise WorkerDied(slot.name, "it ended before the dial")
-            if not slot.welcomed:
-                break
-            number, future = slot.request(deadline - loop.time(), with_link=True)
-            slot.open(msgspec.structs.replace(order, request=number))
+            if answered is None:
+                if not slot.welcomed:  # its link was lost just now
+                    await slot.until_welcomed(deadline - loop.time())
+                slot.dispatched.discard(connection)
+                if slot.process is None or slot.incarnation != incarnation:
+                    raise WorkerDied(slot.name, "it ended before the dial")
+                if not slot.welcomed:
+                    break
+                answered = self._dispatch(slot, order, deadline - loop.time())
             with contextlib.suppress(LinkLost):
-                return await future
-            unknown = loop.create_future()
+                return await answered
+            answered, unknown = None, loop.create_future()
             if not again:  # or it is the order that ends the link
                 slot.untold[connection] = unknown
             told = self._told(connection)

@@ -313,10 +313,16 @@ SECTIONS: dict[str, Callable[[Report, bool], None]] = {
     "stalls": stalls.section,
     "many": scale.many_section,
     "cluster": cluster.section,
+    **{
+        f"cluster-{part}": lambda report, quick, part=part: cluster.section(report, quick, [part])  # type: ignore[misc]
+        for part in cluster.PARTS
+    },
 }
 
-
-ON_REQUEST = {"reboot", "stalls", "many"}  # minutes each, and most of the machine's descriptors
+ON_REQUEST = {
+    "reboot", "stalls", "many",  # minutes each, and most of the machine's descriptors
+    *(f"cluster-{part}" for part in cluster.PARTS),
+}  # fmt: skip
 
 
 def main() -> None:

@@ -14,6 +14,8 @@ from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
+import msgspec
+
 from mooring_service.journal.journal import Committed
 from tests.bench import cluster_cost
 from tests.cluster_kit.nodes import Node, running_nodes, settled
@@ -104,7 +106,7 @@ async def flood(nodes: dict[str, Node], seconds: float) -> Figures:
 
 
 async def backlog(nodes: dict[str, Node], servers: EngineServers, rate: int, seconds: float) -> Figures:
-    """Return how fast what was committed without the engine is in the log once it is back, in events a second."""
+    """Return how fast what was committed without the engine is in the log once it is back, and shown by all nodes, in events a second."""
     a = nodes["a"]
     connection = await a.open_connection()
     await settled(nodes)
@@ -128,8 +130,10 @@ async def backlog(nodes: dict[str, Node], servers: EngineServers, rate: int, sec
     while not a.replicated:
         await asyncio.sleep(0.005)
     drained = sent / (time.perf_counter() - begun)
+    await settled(nodes)
+    shown = sent / (time.perf_counter() - begun)
     await starting
-    return {"drained": drained, "arose": arose, "events": sent}
+    return {"drained": drained, "shown": shown, "arose": arose, "events": sent}
 
 
 async def sends(servers: EngineServers, folder: Path, count: int) -> Figures:
@@ -165,68 +169,112 @@ async def _told(service: RunningService, kind: str) -> bool:
     return bool((await service.get(f"/v1/events?after=start&limit=1000&kind={kind}"))["events"])
 
 
-def section(report: Adds, quick: bool) -> None:
+class Setting(msgspec.Struct):
+    """What a part is measured with."""
+
+    report: Adds
+    quick: bool
+    servers: EngineServers
+    folder: Path  # of this part
+
+    @property
+    def seconds(self) -> float:
+        """How long is measured."""
+        return 3.0 if self.quick else 10.0
+
+    async def with_nodes(self, name: str, work: Callable[[dict[str, Node]], Awaitable[Figures]]) -> Figures:
+        """Measure with three nodes that have a log of their own."""
+        folder = self.folder / name
+        folder.mkdir()
+        urls = self.servers.urls
+        async with running_nodes(folder, f"bench-{name}", urls, dead_after=60.0, shown=Stamped) as nodes:
+            found = self.report.figures[f"cluster {name}"] = await work(nodes)
+        return found
+
+
+async def _latencies(setting: Setting) -> None:
+    for rate in (200, 10_000):
+        found = await setting.with_nodes(
+            f"latency-{rate}",
+            lambda nodes, rate=rate: latency(nodes, rate, setting.seconds),  # type: ignore[misc]
+        )
+        setting.report.add(
+            f"cluster: commit to shown elsewhere, {rate:,} events/s",
+            f"p50 {found['p50']:.1f} ms, p99 {found['p99']:.1f} ms",
+            f"{found['p50'] / found['ack']:.1f} × the mean acknowledgement ({found['ack']:.1f} ms)", "≤ 3 ×; p99 ≤ 20 ms",
+        )  # fmt: skip
+
+
+async def _floods(setting: Setting) -> None:
+    found = await setting.with_nodes("flood", lambda nodes: flood(nodes, setting.seconds))
+    setting.report.add(
+        "cluster: flood of one node, shown at all three", f"{found['rate']:,.0f} events/s",
+        f"{found['cpu_us']:.1f} µs CPU an event, of three nodes in one process", "≥ 50,000/s",
+    )  # fmt: skip
+
+
+async def _backlogs(setting: Setting) -> None:
+    seconds = 3.0 if setting.quick else 30.0
+    found = await setting.with_nodes("backlog", lambda nodes: backlog(nodes, setting.servers, 10_000, seconds))
+    setting.report.add(
+        f"cluster: a backlog of {found['events']:,.0f} events", f"drained at {found['drained']:,.0f} events/s",
+        f"{found['drained'] / found['arose']:.1f} × the rate at which it arose; shown at all three {found['shown'] / found['arose']:.1f} ×", "≥ 5 ×",
+    )  # fmt: skip
+
+
+async def _sends(setting: Setting) -> None:
+    found = await sends(setting.servers, setting.folder, 100 if setting.quick else 500)
+    setting.report.figures["cluster sends"] = found
+    setting.report.add(
+        "cluster: a send through another node, p50", f"{found['passed on']:.1f} ms",
+        f"local {found['local']:.1f} ms, {found['passed on'] - found['local']:+.1f} ms", "local + 1.5 ms",
+    )  # fmt: skip
+
+
+async def _deaths(setting: Setting) -> None:
+    found = setting.report.figures["cluster death"] = await a_death(setting.servers, setting.folder)
+    setting.report.add(
+        "cluster: a node is killed: told, what persists is open elsewhere", f"{found['nodeLost']:.1f} s, {found['onReconnect']:.1f} s",
+        "dead_after 15", "≤ 20 s, ≤ 22 s",
+    )  # fmt: skip
+
+
+async def _costs(setting: Setting) -> None:
+    await asyncio.to_thread(costs, setting.report, setting.servers.urls, setting.quick)
+
+
+PARTS: dict[str, Callable[[Setting], Awaitable[None]]] = {
+    "latency": _latencies,
+    "flood": _floods,
+    "backlog": _backlogs,
+    "sends": _sends,
+    "death": _deaths,
+    "cost": _costs,
+}
+
+
+def section(report: Adds, quick: bool, parts: Iterable[str] = tuple(PARTS)) -> None:
     """Measure a cluster."""
     if PROGRAM is None:
         print("without a cluster: nats-server is not installed")
         return
-    asyncio.run(_measure(report, quick))
+    asyncio.run(_measure(report, quick, parts))
 
 
-async def _measure(report: Adds, quick: bool) -> None:
-    seconds = 3.0 if quick else 10.0
+async def _measure(report: Adds, quick: bool, parts: Iterable[str]) -> None:
     with tempfile.TemporaryDirectory(prefix="mooring-bench-") as made:
-        folder = Path(made)
-        servers = EngineServers(folder / "nats")
+        servers = EngineServers(Path(made) / "nats")
         try:
             await asyncio.to_thread(servers.start_all)
-
-            async def with_nodes(name: str, work: Callable[[dict[str, Node]], Awaitable[Figures]]) -> Figures:
-                (folder / name).mkdir()
-                async with running_nodes(
-                    folder / name, f"bench-{name}", servers.urls, dead_after=60.0, shown=Stamped
-                ) as nodes:
-                    found = await work(nodes)
-                report.figures[f"cluster {name}"] = found
-                return found
-
-            for rate in (200, 10_000):
-                found = await with_nodes(f"latency-{rate}", lambda nodes, rate=rate: latency(nodes, rate, seconds))  # type: ignore[misc]
-                report.add(
-                    f"cluster: commit to shown elsewhere, {rate:,} events/s",
-                    f"p50 {found['p50']:.1f} ms, p99 {found['p99']:.1f} ms",
-                    f"{found['p50'] / found['ack']:.1f} × the mean acknowledgement ({found['ack']:.1f} ms)", "≤ 3 ×; p99 ≤ 20 ms",
-                )  # fmt: skip
-            found = await with_nodes("flood", lambda nodes: flood(nodes, seconds))
-            report.add(
-                "cluster: flood of one node, shown at all three", f"{found['rate']:,.0f} events/s",
-                f"{found['cpu_us']:.1f} µs CPU an event, of three nodes in one process", "≥ 50,000/s",
-            )  # fmt: skip
-            found = await with_nodes(
-                "backlog", lambda nodes: backlog(nodes, servers, 10_000, seconds if quick else 30.0)
-            )
-            report.add(
-                f"cluster: a backlog of {found['events']:,.0f} events", f"drained at {found['drained']:,.0f} events/s",
-                f"{found['drained'] / found['arose']:.1f} × the rate at which it arose", "≥ 5 ×",
-            )  # fmt: skip
-            (folder / "sends").mkdir()
-            found = report.figures["cluster sends"] = await sends(servers, folder / "sends", 100 if quick else 500)
-            report.add(
-                "cluster: a send through another node, p50", f"{found['passed on']:.1f} ms",
-                f"local {found['local']:.1f} ms, {found['passed on'] - found['local']:+.1f} ms", "local + 1.5 ms",
-            )  # fmt: skip
-            (folder / "death").mkdir()
-            found = report.figures["cluster death"] = await a_death(servers, folder / "death")
-            report.add(
-                "cluster: a node is killed: told, what persists is open elsewhere", f"{found['nodeLost']:.1f} s, {found['onReconnect']:.1f} s",
-                "dead_after 15", "≤ 20 s, ≤ 22 s",
-            )  # fmt: skip
-            await asyncio.to_thread(_costs, report, servers.urls, quick)
+            for name in parts:
+                (Path(made) / name).mkdir()
+                await PARTS[name](Setting(report, quick, servers, Path(made) / name))
         finally:
             servers.stop_all()
 
 
-def _costs(report: Adds, urls: list[str], quick: bool) -> None:
+def costs(report: Adds, urls: list[str], quick: bool) -> None:
+    """Measure what a node costs beside a single service, in turns."""
     count, turns = (100_000, 1) if quick else (400_000, 5)
     found: dict[str, list[Figures]] = {"alone": [], "a node": []}
     for turn in range(turns):

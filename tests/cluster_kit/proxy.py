@@ -42,13 +42,25 @@ class Proxies:
         """End all connections at once."""
         self._say("cut")
 
+    def pass_commands(self) -> None:
+        """Lose what the node says and hears of the log: only what nodes ask of each other goes through."""
+        self._say("commands")
+
+    def keep(self, marker: bytes) -> None:
+        """Keep the next message that the node publishes and that contains `marker`; everything else passes."""
+        self._say(["keep", marker.hex()])
+
+    def release(self) -> None:
+        """Let go on what is kept."""
+        self._say("release")
+
     def trap(self, marker: bytes, *, passes: bool) -> None:
         """Become a black hole at the moment at which the node publishes what contains `marker`; with `passes` that still arrives."""
         self._say(["trap", marker.hex(), passes])
 
     @property
     def sprung(self) -> bool:
-        """Has that moment come?"""
+        """Has the moment of `trap` or `keep` come?"""
         return bool(self._say("sprung"))
 
     def close(self) -> None:

@@ -1,5 +1,5 @@
-"""The process of `proxy.Proxies`: forwards TCP, and on command holds back, loses, cuts, or waits for a moment. One command a line on stdin, one
-answer on stdout.
+"""The process of `proxy.Proxies`: forwards TCP, and on command holds back, loses, cuts, waits for a moment, or keeps one message for a while.
+One command a line on stdin, one answer on stdout.
 """
 
 from __future__ import annotations
@@ -20,9 +20,27 @@ class Trap:
         self.marker: bytes | None = None
         self.passes = False
         self.sprung = False
+        self.keeps: bytes | None = None
+        self.kept: list[tuple[asyncio.StreamWriter, bytes]] = []
 
     def arm(self, marker: bytes | None, passes: bool) -> None:
         self.marker, self.passes, self.sprung = marker, passes, False
+
+    def keep_one(self, marker: bytes) -> None:
+        self.keeps, self.sprung = marker, False
+
+    def release(self) -> None:
+        for sink, frame in self.kept:
+            sink.write(frame)
+        self.kept.clear()
+
+    def takes(self, frame: bytes, sink: asyncio.StreamWriter) -> bool:
+        """Say whether a frame does not go on: it is kept, everything else passes."""
+        if self.keeps is None or not frame.startswith((b"PUB ", b"HPUB ")) or self.keeps not in frame:
+            return False
+        self.keeps, self.sprung = None, True
+        self.kept.append((sink, frame))
+        return True
 
     def meets(self, frame: bytes) -> bool:
         """Take what a node says next; return whether it may go through."""
@@ -35,7 +53,7 @@ class Trap:
 
 
 class Frames:
-    """Parts what a client of the engine says into whole lines, and messages with what they bear."""
+    """Parts what is said between a client and the engine into whole lines, and messages with what they bear."""
 
     def __init__(self) -> None:
         self._rest = bytearray()
@@ -45,7 +63,7 @@ class Frames:
         found = []
         while (end := self._rest.find(b"\r\n")) >= 0:
             words, size = self._rest[:end].split(), end + 2
-            if words and words[0] in (b"PUB", b"HPUB"):
+            if words and words[0] in (b"PUB", b"HPUB", b"MSG", b"HMSG"):
                 size += int(words[-1]) + 2
             if len(self._rest) < size:
                 break
@@ -55,7 +73,9 @@ class Frames:
 
 
 class Proxy:
-    """One way to one server. `mode`: pass; hole (nothing is read, in neither direction); deaf (what the server says is lost)."""
+    """One way to one server. `mode`: pass; hole (nothing is read, in neither direction); deaf (what the server says is lost); commands (only what
+    nodes ask of each other goes through: what this one publishes in the log, and is told of it, is lost).
+    """
 
     def __init__(self, target: int, trap: Trap) -> None:
         self.target = target
@@ -94,6 +114,8 @@ class Proxy:
         try:
             while data := await source.read(65536):
                 for frame in frames.take(data):
+                    if self.trap.takes(frame, sink) or (self.mode == "commands" and _is_of_the_log(frame)):
+                        continue
                     if not self.trap.meets(frame):
                         await self.open.wait()
                     sink.write(frame)
@@ -105,18 +127,29 @@ class Proxy:
             self.writers.discard(sink)
 
     async def _down(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        frames = Frames()
         try:
             while data := await source.read(65536):
                 await self.open.wait()
-                if self.mode == "deaf":
-                    continue
-                sink.write(data)
+                for frame in frames.take(data):
+                    if self.mode == "deaf" or (self.mode == "commands" and _is_answer(frame)):
+                        continue
+                    sink.write(frame)
                 await sink.drain()
         except OSError:
             pass
         finally:
             sink.close()
             self.writers.discard(sink)
+
+
+def _is_of_the_log(frame: bytes) -> bool:
+    subject = frame.split(maxsplit=2)[1] if frame.startswith((b"PUB ", b"HPUB ")) else b""
+    return subject.startswith(b"$JS.") or b".log." in subject
+
+
+def _is_answer(frame: bytes) -> bool:
+    return frame.startswith((b"MSG _INBOX", b"HMSG _INBOX"))
 
 
 async def main() -> None:
@@ -133,6 +166,10 @@ async def main() -> None:
                     way.cut()
             case ["trap", marker, passes]:
                 trap.arm(bytes.fromhex(marker), passes)
+            case ["keep", marker]:
+                trap.keep_one(bytes.fromhex(marker))
+            case "release":
+                trap.release()
             case mode if mode != "sprung":
                 trap.arm(None, False)
                 for way in ways:

@@ -148,8 +148,8 @@ class Seen:
         return self.end.done() and bool(self.lines) and self.lines[-1][0] == self.end.result()
 
 
-@rounds(1, 10)
-@pytest.mark.timeout(600)
+@rounds(1, 20)
+@pytest.mark.timeout(900)
 async def test_a_stream_goes_on_at_another_node_from_any_event_while_leaders_are_killed(
     nodes: dict[str, RunningService], servers: EngineServers, cluster_name: str, tmp_path: Path, rounds: int
 ) -> None:

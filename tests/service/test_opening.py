@@ -145,6 +145,21 @@ async def test_neither_the_intent_nor_the_opening_of_what_a_request_waits_for_ke
         assert (await asyncio.wait_for(begun.done, 30)).status == "Connected"
 
 
+async def test_the_order_is_on_its_way_in_the_step_in_which_the_intent_is_known_to_be_stored(
+    tmp_path: Path, fakes: FakeWorkers
+) -> None:
+    async with running_service(tmp_path) as service:
+        starting = asyncio.create_task(service.workers.start("main"))
+        worker = await fakes.linked()
+        await starting
+        (slot,) = service.workers.slots()
+        begun = await service.connections.open(ConnectionRequest(url="ws://127.0.0.1:1/"))
+        assert slot.channel is not None and slot.channel.queued == 1
+        order = await worker.expect(Open, 30)
+        worker.send(Opened(order.request, worker.opened(order.connection)))
+        assert (await asyncio.wait_for(begun.done, 30)).status == "Connected"
+
+
 async def _load(service: Service) -> None:
     """Have the journal take it that it is under load: from now on a commit waits for `GROUP_S`, if it waits."""
     journal = service.journal

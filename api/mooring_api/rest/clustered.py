@@ -45,6 +45,7 @@ async def answer(request: web.Request, handler: Handler, cluster: Membership) ->
     if FORWARDED in request.headers:
         if node is not None:
             raise Elsewhere("what is meant", node)
+        cluster.check(asked=True)
         return await _do(request, handler, cluster)
     retried = False
     while True:
@@ -75,6 +76,7 @@ def _where(exc: Exception) -> str | None:
 
 
 async def _do(request: web.Request, handler: Handler, cluster: Membership) -> web.StreamResponse:
+    cluster.check()
     response = await handler(request)
     if response.status < 300 and not response.prepared and _commits(request):
         response.headers[COMMITTED] = "cluster" if await cluster.shown(TOLD_S) else "node"

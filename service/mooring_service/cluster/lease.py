@@ -25,16 +25,16 @@ class Lease:
     def __init__(self, config: ClusterConfig) -> None:
         self.timers = Timers(config.dead_after, config.fit_s, config.fence_s)
         self._keeps = config.unsure == "keep"
-        self._looked_at = now_s()
+        self._looked_at: float | None = None
         self._away_at = 0.0
         self._could = False
         self.fenced = 0
-        self._is_fenced = False
+        self._was_fenced = False
 
     def look(self, now: float, acked_at: float) -> None:
         """Look whether this process was away itself for so long that others may have found it dead: then only the log can tell."""
-        was, self._is_fenced = self._is_fenced, fenced(now, acked_at, self.timers)
-        self.fenced += self._is_fenced and not was
+        was, self._was_fenced = self._was_fenced, fenced(now, acked_at, self.timers)
+        self.fenced += self._was_fenced and not was
         if self._is_away(now):
             self._away_at = now
         self._looked_at = now
@@ -45,15 +45,21 @@ class Lease:
         return may and not could
 
     def _is_away(self, now: float) -> bool:
-        return now - self._looked_at > self.timers.fence_s
+        return self._looked_at is not None and now - self._looked_at > self.timers.fence_s
+
+    def is_in_doubt(self, chain: Chain | None) -> bool:
+        """Say whether this process stood still for so long that others may have found it dead, and only the log can tell."""
+        return self._is_away(now_s()) or bool(self._away_at and _acked_at(chain) < self._away_at)
+
+    def is_fenced(self, chain: Chain | None) -> bool:
+        """Say whether nothing was acknowledged for so long that this node must take itself for cut off."""
+        return fenced(now_s(), _acked_at(chain), self.timers)
 
     def holds(self, chain: Chain | None) -> bool:
         """Say whether nobody else can have taken this node for dead, or that is risked (`unsure = "keep"`)."""
-        now = now_s()
-        if self._is_away(now):
+        if self.is_in_doubt(chain):
             return False
-        acked_at = 0.0 if chain is None else chain.state.acked_at
-        return acked_at >= self._away_at and (self._keeps or not fenced(now, acked_at, self.timers))
+        return self._keeps or not self.is_fenced(chain)
 
     def until(self, chain: Chain | None, persists: Callable[[], bool]) -> float:
         """Return until when a worker goes on if it hears nothing newer; 0.0: as was said before.
@@ -62,7 +68,7 @@ class Lease:
             persists: Says whether it holds a persisted connection.
         """
         now = now_s()
-        if self._is_away(now) or (self._away_at and (chain is None or chain.state.acked_at < self._away_at)):
+        if self.is_in_doubt(chain):
             return 0.0
         acked_at = chain.state.acked_at if chain is not None and chain.messages else None
         # Not earlier: a service that freezes meanwhile has its sockets closed before an heir opens.
@@ -71,3 +77,7 @@ class Lease:
         if self._keeps or not persists():
             return now + self.timers.fence_s
         return 0.0 if acked_at is None else acked_at + self.timers.fence_s
+
+
+def _acked_at(chain: Chain | None) -> float:
+    return 0.0 if chain is None else chain.state.acked_at

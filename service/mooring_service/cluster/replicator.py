@@ -132,10 +132,16 @@ class Replicator:
         self._last = self.replicated
         return self._made(kind, now, 0, [], extra)
 
+    @property
+    def in_parts(self) -> bool:
+        """True while parts of an addition are in the log, and others are to follow: `part` is next."""
+        return bool(self._pieces)
+
     def add(self, additions: list[bytes], now: float) -> Message:
         """Return the next message, sent now: as many of the additions behind `replicated` as it holds (there is one at least)."""
-        if self._pieces or len(additions[0]) > PART_BYTES:
-            return self._part(additions[0], now)
+        if len(additions[0]) > PART_BYTES:
+            self._pieces, self._piece = cut(additions[0]), 0
+            return self.part(now)
         size, count = 0, 0
         for one in additions:
             size += len(one)
@@ -145,9 +151,8 @@ class Replicator:
         self._last = self.replicated + count
         return self._made(ADD, now, self.replicated + 1, [msgspec.Raw(one) for one in additions[:count]])
 
-    def _part(self, addition: bytes, now: float) -> Message:
-        if not self._pieces:
-            self._pieces, self._piece = cut(addition), 0
+    def part(self, now: float) -> Message:
+        """Return the next part, sent now."""
         index, count = self._piece, len(self._pieces)
         self._last = self.replicated + (index == count - 1)
         extra = raw(Part(index, count))
@@ -236,6 +241,7 @@ class Replicator:
         self._go(Event.RISEN)
         self.identity = identity
         self.prev, self.replicated = prev, identity.born
+        self._pieces = []
 
 
 class Start(Enum):

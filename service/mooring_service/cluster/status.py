@@ -35,6 +35,20 @@ def engine_failure(cluster: Cluster) -> str | None:
     return cluster.engine.refusal or cluster.chain.refusal or None  # what is not granted is seen as silence, too
 
 
+def doubt_of(cluster: Cluster, *, asked: bool) -> str:
+    """Return why what this node held may be another's by now; "" where that cannot be.
+
+    `asked`: another node asks for something of it. That is done where nobody else can have it: a verdict needs a longer silence than the fence.
+    """
+    if cluster.own.over:
+        return "this node was declared lost, and what it held ends"
+    if cluster.lease.is_in_doubt(cluster.chain):
+        return "this node stood still, and the log has not told yet whether others have what it held"
+    if asked and cluster.lease.is_fenced(cluster.chain):
+        return "nothing of this node is acknowledged, so others may have what it held"
+    return ""
+
+
 def degraded(cluster: Cluster) -> list[str]:
     """Return what is not as it should be, one sentence each."""
     found = []

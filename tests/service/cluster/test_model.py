@@ -101,7 +101,10 @@ class Log(RuleBasedStateMachine):
             return
         if chain.state is State.IDLE:
             waiting = node.bodies[chain.replicated :]
-            message = chain.add(waiting, self.now) if waiting else chain.message(BEAT, self.now)
+            if chain.in_parts:
+                message = chain.part(self.now)
+            else:
+                message = chain.add(waiting, self.now) if waiting else chain.message(BEAT, self.now)
         elif chain.state is State.PROBING:
             message = chain.probe(self.now)
         else:
@@ -264,7 +267,8 @@ def test_what_is_published_is_a_message_of_its_kind() -> None:
     assert (small.kind, small.first, small.last) == (ADD, 1, 2)
     chain.acked(1, 0)
     for index in range(2):
-        part = chain.add([LARGE, SMALL], 2.0)
+        assert chain.in_parts is (index > 0)
+        part = chain.part(2.0) if chain.in_parts else chain.add([LARGE, SMALL], 2.0)
         assert (part.kind, part.first, part.last, extra(part, Part)) == (PART, 3, 2 + index, Part(index, 2))
         chain.acked(2 + index, 0)
-    assert chain.replicated == 3
+    assert chain.replicated == 3 and not chain.in_parts

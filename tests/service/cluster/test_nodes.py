@@ -9,6 +9,7 @@ import pytest
 
 from mooring_service.cluster import message as wire
 from mooring_service.cluster.engine import Engine
+from mooring_service.cluster.message import PART_BYTES
 from mooring_service.cluster.objects import stream_name, subject_of
 from mooring_service.cluster.position import slot_of
 from mooring_service.config import ClusterRefused
@@ -41,10 +42,20 @@ async def test_an_addition_that_is_larger_than_a_message_arrives_whole(
 ) -> None:
     async with running_nodes(tmp_path, cluster_name, servers.urls, "ab") as nodes:
         connection = await nodes["a"].open_connection()
+        replica = nodes["a"].journal.replica
+        assert replica is not None
+        reading, reads = replica.read, []
+
+        async def read(after: int, limit_bytes: int) -> list[bytes]:
+            reads.append(await reading(after, limit_bytes))
+            return reads[-1]
+
+        replica.read = read
         nodes["a"].commit(connection, 1)
         nodes["a"].commit(connection, 3, size=600_000)
         nodes["a"].commit(connection, 2)
         await settled(nodes)
+        assert sum(len(found[0]) > PART_BYTES for found in reads) == 1, "for all of its parts"
         rows = await check(engine, cluster_name, {name: node.folder for name, node in nodes.items()})
         assert len(rows) == 6
 
