@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -116,10 +117,29 @@ def _check_age(slot: Slot, request: ConnectionRequest, options: ConnectionOption
 
 
 class Opening(msgspec.Struct, frozen=True):
-    """A dial under way: `done` ends with the record once Connected, or raises what went wrong."""
+    """A dial under way: `done` ends with the record once Connected, or raises what went wrong. It is for one who waits, and may be cancelled."""
 
     connection: int
     done: asyncio.Future[ConnectionRecord]
+
+
+def _seen(done: asyncio.Future[ConnectionRecord]) -> None:
+    if not done.cancelled():
+        done.exception()  # nobody need wait
+
+
+async def _tell(done: asyncio.Future[ConnectionRecord], opening: Callable[[], Awaitable[ConnectionRecord]]) -> None:
+    """Have `done` end with what becomes of an opening; it is no task, for who waits for one is woken a pass of the loop later."""
+    try:
+        record = await opening()
+    except Exception as exc:  # noqa: BLE001 - whoever waits has it; else it stands in the record and the events
+        if not done.done():
+            done.set_exception(exc)
+    else:
+        if not done.done():
+            done.set_result(record)
+    finally:
+        done.cancel()  # nothing, unless we are cancelled
 
 
 class Openings:
@@ -144,7 +164,7 @@ class Openings:
         self._supervisor = supervisor
         self._ids = ReservedIds(journal)
         self._under_way: Counter[str] = Counter()  # by worker: creates whose intent is not stored yet
-        self._tasks: set[asyncio.Task[ConnectionRecord]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
         """Give up what is being opened; the workers' answers are in the journal, or will be."""
@@ -246,9 +266,12 @@ class Openings:
         # At once, in the step that the commit has woken: all that it holds leaves in one write, ahead of what else there is to do.
         there = slot.welcomed and slot.process is not None and slot.incarnation == intent.incarnation
         answered = self._dispatch(slot, order, wait_s) if there else None
-        done = asyncio.get_running_loop().create_task(self._open(slot, intent.incarnation, order, wait_s, answered))
-        self._tasks.add(done)
-        done.add_done_callback(self._done)
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[ConnectionRecord] = loop.create_future()
+        done.add_done_callback(_seen)
+        task = loop.create_task(_tell(done, partial(self._open, slot, intent.incarnation, order, wait_s, answered)))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
         return Opening(connection, done)
 
     def _check_limits(self, worker: str) -> None:
@@ -257,11 +280,6 @@ class Openings:
             raise LimitReached("limits.max_connections", full_at)
         if self._directory.live_count_of(worker) + self._under_way[worker] >= limits.max_connections_per_worker:
             raise LimitReached("limits.max_connections_per_worker", limits.max_connections_per_worker)
-
-    def _done(self, task: asyncio.Task[ConnectionRecord]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled():
-            task.exception()  # whoever did not wait finds it in the record and the events
 
     def _dispatch(self, slot: Slot, order: Open, wait_s: float) -> asyncio.Future[Any]:
         """Have a process that is welcomed dial; return the future of its answer."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -25,6 +27,7 @@ from mooring_api.rest.schemas import (
     query_int,
 )
 from mooring_service.cluster_errors import NodeUnreachable
+from mooring_service.opening import Opening
 from mooring_service.records import ConnectionRecord
 
 _DIAL_PROBLEMS: dict[int, str] = {
@@ -44,31 +47,40 @@ async def create(request: web.Request) -> web.Response:
     body = await read_body(request)
     later = prefers_async(request)
     wanted = decode(body, ConnectionRequest)
+    connections = api.service.connections
     if key is None:
-        return await api.finish(_create(api, wanted, later, None, None))
+        return await _answer(api, later, api.finish(connections.open(wanted)))
     if api.service.cluster is not None:
-        api.service.connections.locate(wanted)  # the key is claimed by who does it
-    anywhere = wanted.worker == DEFAULT_WORKER and not wanted.name and not wanted.node
-    return await api.finish(
-        idempotency.once(request, key, body, lambda begun: _create(api, wanted, later, key, begun), anywhere=anywhere)
-    )
+        connections.locate(wanted)  # the key is claimed by who does it
 
-
-async def _create(api: Api, wanted: ConnectionRequest, later: bool, key: str | None, begun: int | None) -> web.Response:
-    try:
+    async def work(begun: int | None) -> web.Response:
         if begun is not None:
-            if later:
-                return created(api.service.reading.record(begun), 202)
-            return created(await _await_end_of_dial(api, begun, wanted))
-        opening = await api.service.connections.open(
-            wanted,
-            begun=None
-            if key is None
-            else lambda connection: (key, idempotency.encode_answer(idempotency.Running(connection))),
-        )
+            return await _answer_begun(api, begun, wanted, later)
+        return await _answer(api, later, connections.open(wanted, begun=partial(_running, key)))
+
+    anywhere = wanted.worker == DEFAULT_WORKER and not wanted.name and not wanted.node
+    return await api.finish(idempotency.once(request, key, body, work, anywhere=anywhere))
+
+
+def _running(key: str, connection: int) -> tuple[str, bytes]:
+    return key, idempotency.encode_answer(idempotency.Running(connection))
+
+
+async def _answer(api: Api, later: bool, begun: Awaitable[Opening]) -> web.Response:
+    try:
+        opening = await begun
         if later:
             return created(api.service.reading.record(opening.connection), 202)
         return created(await api.service.reading.told(await opening.done))
+    except MooringError as exc:
+        raise problem_of(exc) from exc
+
+
+async def _answer_begun(api: Api, connection: int, wanted: ConnectionRequest, later: bool) -> web.Response:
+    try:
+        if later:
+            return created(api.service.reading.record(connection), 202)
+        return created(await _await_end_of_dial(api, connection, wanted))
     except MooringError as exc:
         raise problem_of(exc) from exc
 
