@@ -91,8 +91,7 @@ class Directory:
                 entry.incarnation = append.incarnation or entry.incarnation
         last_of = lasts_of(append.connections, committed.first, len(append.updates))
         for update in append.updates:
-            entry = self._entries.get(update.id)
-            if entry is None:
+            if (entry := self._entries.get(update.id)) is None:
                 continue
             before = entry.update
             entry.update = update
@@ -101,7 +100,8 @@ class Directory:
                 entry.update = _with_totals(update, before.messages_out, before.bytes_out)
             if batch is not None:
                 entry.last_position = last_of(update.id) or entry.last_position
-            if not before.ended and self._census.changed(entry.created, before, update):
+            alike = update.status == before.status and not update.ended and update.kept is None  # a message has come
+            if not alike and not before.ended and self._census.changed(entry.created, before, update):
                 self._ended[update.id] = self._now_ms()
             if update.id in self._awaited:
                 self._look(entry)

@@ -90,8 +90,7 @@ class Feed:
         self.ring.add(committed)
         if not self._waiting or self._wake_later is not None:
             return
-        loop = asyncio.get_running_loop()
-        if loop.time() < self.passes.due_s:
+        if self.passes.pause_s and (loop := asyncio.get_running_loop()).time() < self.passes.due_s:
             self._wake_later = loop.call_at(self.passes.due_s, self.wake)
         else:
             self.wake()
@@ -102,8 +101,8 @@ class Feed:
             self._wake_later.cancel()
             self._wake_later = None
         waiting, self._waiting = self._waiting, {}
-        now = asyncio.get_running_loop().time()
         many = len(waiting) > FEW
+        now = asyncio.get_running_loop().time() if many else float("-inf")
         # CPU of this thread alone: what the others take meanwhile is no reason to pause.
         cpu_before = time.thread_time() if many else 0.0
         written = woken = 0

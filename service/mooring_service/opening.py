@@ -35,13 +35,13 @@ from mooring_service.endings import Endings
 from mooring_service.journal.batch import Append, Claim
 from mooring_service.journal.journal import Journal
 from mooring_service.naming import Names
-from mooring_service.processes.reports import ID_BLOCK
 from mooring_service.processes.requests import LinkLost
 from mooring_service.processes.slot import Slot
 from mooring_service.processes.supervisor import Supervisor
 from mooring_service.processes.worker_state import WorkerState
 from mooring_service.records import ConnectionRecord
 from mooring_service.reopening import Reopenings
+from mooring_service.reserved import ReservedIds
 
 ENDED_S = 5.0  # after a death so long is waited for what is written of its connections
 SILENT_S = 30.0  # beyond connectTimeout, which the worker keeps itself: for one that says nothing
@@ -122,31 +122,6 @@ class Opening(msgspec.Struct, frozen=True):
     done: asyncio.Future[ConnectionRecord]
 
 
-class _Ids:
-    """Ids that are reserved for connections of requests, and not given out yet."""
-
-    def __init__(self, journal: Journal) -> None:
-        self._journal = journal
-        self._reserved: list[int] = []
-        self._above = 0  # see `Journal.first_id`
-        self._allotting = asyncio.Lock()
-
-    @property
-    def coming(self) -> int:
-        return self._reserved[-1] if self._reserved else 0
-
-    async def next(self) -> int:
-        async with self._allotting:
-            if not self._reserved or self._above != self._journal.first_id:
-                await self.allot()
-            return self._reserved.pop()
-
-    async def allot(self) -> None:
-        first = await self._journal.allot_ids(ID_BLOCK)
-        self._reserved = list(range(first + ID_BLOCK - 1, first - 1, -1))
-        self._above = self._journal.first_id
-
-
 class Openings:
     """The connections that are being opened."""
 
@@ -167,7 +142,7 @@ class Openings:
         self._reopenings = reopenings
         self._names = names
         self._supervisor = supervisor
-        self._ids = _Ids(journal)
+        self._ids = ReservedIds(journal)
         self._under_way: Counter[str] = Counter()  # by worker: creates whose intent is not stored yet
         self._tasks: set[asyncio.Task[ConnectionRecord]] = set()
 
@@ -176,6 +151,7 @@ class Openings:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._ids.close()
 
     @property
     def next_connection(self) -> int:

@@ -95,7 +95,7 @@ class Window:
         if not follow:
             return False
         follow.pop(slot, None)
-        if asyncio.get_running_loop().time() > self._told_at + FOLLOW_S:
+        if follow and asyncio.get_running_loop().time() > self._told_at + FOLLOW_S:
             follow.clear()
         return bool(follow)
 

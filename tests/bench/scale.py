@@ -175,7 +175,7 @@ def reboot(count: int) -> Figures:
         begin = time.monotonic()
         gateway.start()
         listening = time.monotonic()
-        all_running = until(lambda: _running(gateway) == count, 60 + count, 0.02)
+        all_running = until(lambda: _running(gateway) == count, 60 + count, 0.05)
         took = time.monotonic() - listening
         one = statistics.median(alone)
         return {

@@ -185,7 +185,8 @@ async def test_a_stream_goes_on_at_another_node_from_any_event_while_leaders_are
             for follower in followers:
                 going.create_task(follower.follow())
             talking = [going.create_task(talk(service, one)) for service, one in zip(services, ours, strict=True)]
-            for _ in range(rounds):
+            for number in range(1, rounds + 1):
+                print(f"kill {number}", flush=True)
                 leader = await wait_for(lambda: (index := servers.leader(stream)) is not None and [index])
                 servers.kill(leader[0])
                 before = (await nodes["a"].get("/v1/cluster"))["log"]["last"]

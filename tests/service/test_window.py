@@ -13,11 +13,18 @@ from mooring_service import passes, window
 from mooring_service.service import Service
 from tests.service.fake_worker import FakeWorker, FakeWorkers, running_service
 
+RHYTHM_S = 3.0  # instead of milliseconds: a machine that stands still for seconds changes nothing
+TOLD_S = 30.0
 
-async def _started(service: object, fakes: FakeWorkers, name: str) -> FakeWorker:
-    starting = asyncio.create_task(service.workers.start(name))  # type: ignore[attr-defined]
+
+async def _started(service: Service, fakes: FakeWorkers, name: str) -> FakeWorker:
+    last = service.feed.last
+    starting = asyncio.create_task(service.workers.start(name))
     worker = await fakes.linked()
     await starting
+    async with asyncio.timeout(TOLD_S):
+        while service.feed.last == last:  # that it has started is told, too
+            await asyncio.sleep(0.001)
     return worker
 
 
@@ -29,35 +36,31 @@ def _say(worker: FakeWorker, number: int, events: int) -> None:
 async def test_scattered_events_are_told_at_one_time_and_what_comes_after_quiet_or_floods_at_once(
     tmp_path: Path, fakes: FakeWorkers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(window, "TELL_S", 0.3)
     async with running_service(tmp_path) as service:
         one, two = [await _started(service, fakes, name) for name in ("one", "two")]
         loop = asyncio.get_running_loop()
-        await asyncio.sleep(0.3)
-        begun = loop.time()
+        await asyncio.sleep(0.1)
         _say(one, 1, 3)
-        told = await one.expect(Stored)
+        told = await one.expect(Stored, TOLD_S)
+        told_at = loop.time()
         assert told.number == 1
-        assert loop.time() - begun < 0.2, "after quiet"
-        assert not told.next_us, "there is no rhythm in which to rest"
+        assert not told.next_us, "at once after quiet: there is no rhythm in which to rest"
+        monkeypatch.setattr(window, "TELL_S", RHYTHM_S)
         last = service.feed.last
-        begun = loop.time()
         _say(one, 2, 3)
         _say(two, 1, 2)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(TOLD_S):
             while service.feed.last < last + 5:
                 await asyncio.sleep(0.001)
-        assert loop.time() - begun < 0.2, "it is shown at once"
-        assert (await one.expect(Stored)).number == 2
-        told_one = loop.time()
-        told = await two.expect(Stored)
-        assert told.number == 1
-        assert told.next_us == 300_000, "it may rest so long"
-        assert told_one - begun > 0.1 and loop.time() - told_one < 0.1, "both are told at one time"
-        begun = loop.time()
+        for worker, number in ((one, 2), (two, 1)):
+            told = await worker.expect(Stored, TOLD_S)
+            assert told.number == number and told.next_us == RHYTHM_S * 1e6, (
+                "both are told in the rhythm, and may rest so long"
+            )
+        assert loop.time() > told_at + RHYTHM_S / 2, "it was shown long before"
         _say(one, 3, 1_000)
-        assert (await one.expect(Stored)).number == 3
-        assert loop.time() - begun < 0.2, "who floods is told at once"
+        told = await one.expect(Stored, TOLD_S)
+        assert told.number == 3 and not told.next_us, "who floods is told at once"
 
 
 def _shown_later(service: Service, pause_s: float, monkeypatch: pytest.MonkeyPatch) -> list[asyncio.Future[bool]]:
@@ -74,20 +77,20 @@ def _shown_later(service: Service, pause_s: float, monkeypatch: pytest.MonkeyPat
 async def test_one_event_alone_is_told_in_the_rhythm_too_while_many_subscribers_are_shown_it_later(
     tmp_path: Path, fakes: FakeWorkers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(window, "TELL_S", 0.3)
-    monkeypatch.setattr(window, "TELL_MAX_S", 0.3)
     async with running_service(tmp_path) as service:
         one = await _started(service, fakes, "one")
         loop = asyncio.get_running_loop()
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(0.1)
         _say(one, 1, 1)
-        told = await one.expect(Stored)
+        told = await one.expect(Stored, TOLD_S)
         assert not told.next_us, "after quiet"
+        monkeypatch.setattr(window, "TELL_S", RHYTHM_S)
+        monkeypatch.setattr(window, "TELL_MAX_S", RHYTHM_S)
         shown = _shown_later(service, 30.0, monkeypatch)
         begun = loop.time()
         _say(one, 2, 1)
-        told = await one.expect(Stored)
-        assert told.number == 2 and told.next_us == 300_000
+        told = await one.expect(Stored, TOLD_S)
+        assert told.number == 2 and told.next_us == RHYTHM_S * 1e6
         assert loop.time() - begun > 0.1, "what comes meanwhile is of the same commit"
         assert not any(waiter.done() for waiter in shown), "nobody has missed anything by it"
 
@@ -100,20 +103,20 @@ async def test_where_many_are_shown_it_later_a_worker_is_told_a_little_before_th
     async with running_service(tmp_path) as service:
         one = await _started(service, fakes, "one")
         loop = asyncio.get_running_loop()
-        shown = _shown_later(service, 0.5, monkeypatch)
+        shown = _shown_later(service, RHYTHM_S, monkeypatch)
         due = service.feed.passes.due_s
         _say(one, 1, 1)
-        await one.expect(Stored)  # nothing was told for long
+        await one.expect(Stored, TOLD_S)  # nothing was told for long
         last = service.feed.last
         for number in range(2, 5):
             _say(one, number, 1)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(TOLD_S):
             while service.feed.last < last + 3:
                 await asyncio.sleep(0.001)
-            told = await one.expect(Stored)
+            told = await one.expect(Stored, TOLD_S)
             while told.number < 4:
-                told = await one.expect(Stored)
-            assert told.next_us == 500_000, "until about the pass behind the next one"
+                told = await one.expect(Stored, TOLD_S)
+            assert told.next_us == RHYTHM_S * 1e6, "until about the pass behind the next one"
             assert loop.time() > due - 0.15, "not before what it sends then is in time for the pass"
             await asyncio.gather(*shown)
             assert loop.time() > due - 0.05

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from mooring.errors import JournalUnavailable
+from mooring_service.cluster.chain import now_s
 from mooring_service.journal.replica import Replica
 
 FULL_SHARE = 2  # of `journal.max_bytes`, one part in so many may wait to be replicated
+LOOK_S = 0.25
+SAVE_S = 1.0
+
+log = logging.getLogger("mooring.cluster")
 
 
 class Backlog:
@@ -20,6 +30,29 @@ class Backlog:
         self._full_at_bytes = max_bytes // FULL_SHARE
         self.bytes_total = self.events = 0
         self.since: float | None = None
+
+    async def watch(self, replicated: Callable[[], int | None], save: Callable[[int], Awaitable[None]]) -> None:
+        """Look again and again, and have it saved how much is replicated (None: not known yet). Ends by cancellation.
+
+        It waits for the disk, so nothing that concerns lives may wait for it.
+        """
+        saved_at, saved, told = 0.0, -1, ""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            upto, now = replicated(), now_s()
+            if upto is None:
+                continue
+            try:
+                full = await self.look(now, upto)
+            except JournalUnavailable as exc:
+                if str(exc) != told:
+                    log.error("how much waits for the engine cannot be read: %s", exc)
+                told = str(exc)
+                continue
+            told = ""
+            if upto != saved and now - saved_at > SAVE_S and not full:
+                saved_at, saved = now, upto
+                await save(saved)
 
     async def look(self, now: float, replicated: int) -> bool:
         """Look how much there is; return whether it is too much: then nothing more is committed.

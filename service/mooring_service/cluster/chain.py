@@ -104,6 +104,7 @@ class Chain:
         self.bytes_total = 0
         self.refusal = ""
         self._begun_at = 0.0
+        self._told = ""  # why nothing can be read, as it was logged
         self._wanted: list[tuple[str, msgspec.Raw]] = []
         self._acknowledged = asyncio.Event()
 
@@ -213,9 +214,12 @@ class Chain:
             try:
                 additions = await replica.read(state.replicated, wire.PART_BYTES)
             except JournalUnavailable as exc:
-                log.error("what is to be published cannot be read: %s", exc)
+                if str(exc) != self._told:
+                    self._told = str(exc)
+                    log.error("what is to be published cannot be read: %s", exc)
                 await asyncio.sleep(RETRY_S)
                 return None
+            self._told = ""
             return state.add(additions, now_s())
         due_s = state.acked_at + self._beat_s - now_s()
         if due_s <= 0:

@@ -115,8 +115,7 @@ class Link:
     def __init__(self) -> None:
         self.client = nats.NATS()
         self.gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.refusal = ""
-        self.reason = ""
+        self.refusal = self.reason = ""
 
     async def dial(self, url: str, settings: EngineSettings, context: ssl.SSLContext | None) -> None:
         """Connect, or raise what nats-py, the resolver or the kernel says (`reason` says it better)."""
@@ -128,8 +127,9 @@ class Link:
             self.reason = str(exc) or type(exc).__name__
             if "permissions violation" in str(exc).lower():
                 told = str(exc).removeprefix("nats: ")
+                if not self.refusal:  # it is asked again each second
+                    log.error("the engine at %s grants us less than we need: %s", url, told)
                 self.refusal = f"it grants us less than we need (mooring cluster init --grants): {told}"
-                log.error("the engine at %s: %s", url, self.refusal)
 
         connecting = self.client.connect(
             servers=[url],
@@ -351,10 +351,13 @@ class Engine:
         return Stored(message["seq"], message["subject"], base64.b64decode(message.get("data", "")))
 
     async def serve(self, subject: str, handler: Callable[[Answer], Awaitable[None]]) -> None:
-        """Have `handler` called with whatever comes in on `subject`, on this link and on all later ones."""
+        """Have `handler` called with whatever comes in on `subject`, on this link, unless that ends meanwhile, and on all later ones."""
         self._served[subject] = handler
-        if self.link is not None:
-            await _subscribe(self.link, subject, handler)
+        try:
+            if self.link is not None:
+                await _subscribe(self.link, subject, handler)
+        except (TimeoutError, nats.errors.Error, OSError):
+            await self.drop()
 
     async def subscribe(self, link: Link, subject: str, handler: Callable[[Answer], Awaitable[None]]) -> Any:
         """The same on one link; `unsubscribe` takes what this returns.
@@ -364,20 +367,22 @@ class Engine:
         """
         try:
             return await _subscribe(link, subject, handler)
-        except (nats.errors.Error, OSError) as exc:
-            raise Down(str(exc)) from None
+        except (TimeoutError, nats.errors.Error, OSError) as exc:
+            raise Down(str(exc) or "no subscription in time") from None
 
     async def unsubscribe(self, subscription: Any) -> None:
         """End it; a link that is gone has ended it."""
-        with contextlib.suppress(nats.errors.Error, OSError):
-            await subscription.unsubscribe()
+        with contextlib.suppress(TimeoutError, nats.errors.Error, OSError):
+            async with within(CLOSE_TIMEOUT_S):
+                await subscription.unsubscribe()
 
 
 async def _subscribe(link: Link, subject: str, handler: Callable[[Answer], Awaitable[None]]) -> Any:
     async def on_message(message: Any) -> None:
         await handler(Answer(message.subject, message.reply, dict(message.headers or {}), bytes(message.data)))
 
-    return await link.client.subscribe(subject, cb=on_message, pending_msgs_limit=-1, pending_bytes_limit=-1)
+    async with within(CLOSE_TIMEOUT_S):  # on a broken link it waits for ever
+        return await link.client.subscribe(subject, cb=on_message, pending_msgs_limit=-1, pending_bytes_limit=-1)
 
 
 def _check(answer: dict[str, Any]) -> None:

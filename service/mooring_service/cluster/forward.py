@@ -25,6 +25,7 @@ PIECE_BYTES = 512 * 1024
 PIECE_S = 5.0  # until a piece of a body is acknowledged
 MARGIN_S = 1.0  # beyond the deadline of what is asked for
 MAX_TRANSFERS = 64  # bodies that come, or are fetched, in pieces, at once
+MAX_TRANSFER_BYTES = 256 << 20  # of all of them; the oldest give way
 TRANSFER_S = 60.0
 
 log = logging.getLogger("mooring.cluster")
@@ -71,6 +72,34 @@ def command_subject(cluster: str, node: str) -> str:
     return f"mooring.{cluster}.cmd.{node}"
 
 
+class Pieces:
+    """Pieces of bodies whose rest is on its way, or fetched: for a while, and not too many of them."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, list[bytes]] = {}
+        self._bytes = 0
+
+    def of(self, transfer: str) -> list[bytes]:
+        """Return the pieces of one body."""
+        return self._kept.get(transfer, [])
+
+    def add(self, transfer: str, pieces: list[bytes]) -> None:
+        """Keep further pieces of a body; the oldest ones of others give way."""
+        if transfer not in self._kept:
+            self._kept[transfer] = []
+            loop = asyncio.get_running_loop()
+            Deadline(loop, loop.time() + TRANSFER_S, lambda: self.drop(transfer))
+        self._kept[transfer] += pieces
+        self._bytes += sum(map(len, pieces))
+        while len(self._kept) > 1 and (len(self._kept) > MAX_TRANSFERS or self._bytes > MAX_TRANSFER_BYTES):
+            oldest = next(one for one in self._kept if one != transfer)
+            self.drop(oldest)
+
+    def drop(self, transfer: str) -> None:
+        """Forget the pieces of a body."""
+        self._bytes -= sum(map(len, self._kept.pop(transfer, [])))
+
+
 class Forward:
     """The way to other nodes, and from them.
 
@@ -82,8 +111,8 @@ class Forward:
     def __init__(self, engine: Engine, cluster: str, node: str, fold: Fold, background: Background) -> None:
         self._engine, self._cluster, self._node, self._fold, self._background = engine, cluster, node, fold, background
         self._run: Run | None = None
-        self._transfers: dict[str, list[bytes]] = {}
-        self._answers: dict[str, list[bytes]] = {}  # of which the other node has the first piece
+        self._transfers = Pieces()
+        self._answers = Pieces()  # of which the other node has the first piece
         self.outcomes: dict[tuple[str, str], int] = {}
         self.seconds: dict[str, Histogram] = {}
 
@@ -149,28 +178,25 @@ class Forward:
             log.error("a command of another node cannot be read: %s", exc)
             return  # it runs into its deadline: nobody can tell what was meant
         if not command.method:
-            kept = self._answers.get(command.transfer, [])
+            kept = self._answers.of(command.transfer)
             more = command.index < len(kept)
             await self._answer(asked, Reply(200, [], kept[command.index]) if more else Reply(0, [], b""))
             return
         if command.count > 1 and not self._collect(command):
             await self._answer(asked, Reply(0, [], b""))
             return
-        whole = self._transfers.pop(command.transfer, None)
         if command.count > 1:
-            if whole is None or len(whole) != command.count:
+            whole = self._transfers.of(command.transfer)
+            self._transfers.drop(command.transfer)
+            if len(whole) != command.count:
                 return  # its beginning was lost
             command = msgspec.structs.replace(command, body=b"".join(whole))
         self._background.spawn(self._do(asked, command))
 
     def _collect(self, command: Command) -> bool:
         """Take a piece of a body; say whether it was the last."""
-        pieces = self._transfers.get(command.transfer)
-        if pieces is None:
-            pieces = []
-            _keep(self._transfers, command.transfer, pieces)
-        if command.index == len(pieces):
-            pieces.append(command.body)
+        if command.index == len(self._transfers.of(command.transfer)):
+            self._transfers.add(command.transfer, [command.body])
         return command.index == command.count - 1
 
     async def _do(self, asked: Answer, command: Command) -> None:
@@ -184,7 +210,7 @@ class Forward:
         pieces = _cut(reply.body)
         if len(pieces) > 1:
             reply = msgspec.structs.replace(reply, body=pieces[0], transfer=os.urandom(8).hex(), count=len(pieces))
-            _keep(self._answers, reply.transfer, pieces)
+            self._answers.add(reply.transfer, pieces)
         await self._answer(asked, reply)
 
     async def _answer(self, asked: Answer, reply: Reply) -> None:
@@ -196,12 +222,3 @@ class Forward:
 
 def _cut(body: bytes) -> list[bytes]:
     return [body[at : at + PIECE_BYTES] for at in range(0, len(body), PIECE_BYTES)] or [b""]
-
-
-def _keep(kept: dict[str, list[bytes]], transfer: str, pieces: list[bytes]) -> None:
-    """Keep pieces for a while, and not too many of them."""
-    while len(kept) >= MAX_TRANSFERS:
-        del kept[next(iter(kept))]
-    kept[transfer] = pieces
-    loop = asyncio.get_running_loop()
-    Deadline(loop, loop.time() + TRANSFER_S, lambda: kept.pop(transfer, None))

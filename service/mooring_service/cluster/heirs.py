@@ -83,6 +83,7 @@ class Heirs:
         self._free_since: dict[tuple[str, str, str], float] = {}
         self._under_way: set[str] = set()
         self._claimed: set[str] = set()  # as their heir: not because somebody wants them here
+        self._told: dict[str, str] = {}  # why one is not taken over yet, as it was logged
         self._blocked_at = 0.0
         self.takeovers: Counter[str] = Counter()
 
@@ -132,8 +133,12 @@ class Heirs:
             try:
                 await work
             except MooringError as exc:
-                log.warning("the worker %s is not taken over yet: %s", worker, exc, extra={"worker": worker})
+                if self._told.get(worker) != str(exc):
+                    self._told[worker] = str(exc)
+                    log.warning("the worker %s is not taken over yet: %s", worker, exc, extra={"worker": worker})
                 await asyncio.sleep(AGAIN_S)
+            else:
+                self._told.pop(worker, None)
             finally:
                 self._under_way.discard(worker)
 
@@ -152,8 +157,9 @@ class Heirs:
         # Also what this node had committed before it was killed: else an end would be told twice.
         if not await self._shown(CATCH_UP_S):
             return
-        log.warning("the worker %s of a node that is gone is taken over", worker, extra={"worker": worker})
-        self.takeovers["dead" if held.found_dead else "left"] += self._estate.is_left(worker)
+        if worker not in self._told:  # else it is tried again
+            log.warning("the worker %s of a node that is gone is taken over", worker, extra={"worker": worker})
+            self.takeovers["dead" if held.found_dead else "left"] += self._estate.is_left(worker)
         persists = await self._estate.take(worker, failed=_is_deadly(held))
         value = TOLD if persists or worker not in self._claimed else None
         self._claimed.discard(worker)

@@ -25,7 +25,7 @@ class Lease:
     def __init__(self, config: ClusterConfig) -> None:
         self.timers = Timers(config.dead_after, config.fit_s, config.fence_s)
         self._keeps = config.unsure == "keep"
-        self._looked_at = now_s()
+        self._looked_at: float | None = None
         self._away_at = 0.0
         self._could = False
         self.fenced = 0
@@ -45,7 +45,7 @@ class Lease:
         return may and not could
 
     def _is_away(self, now: float) -> bool:
-        return now - self._looked_at > self.timers.fence_s
+        return self._looked_at is not None and now - self._looked_at > self.timers.fence_s
 
     def is_in_doubt(self, chain: Chain | None) -> bool:
         """Say whether this process stood still for so long that others may have found it dead, and only the log can tell."""

@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Callable
 
+from mooring.background import Background
 from mooring_service.cluster import message as wire
 from mooring_service.cluster.chain import Chain, head_of, now_s
 from mooring_service.cluster.engine import Conflict, Engine, EngineError
@@ -85,9 +86,14 @@ class Verdicts:
         spoken: How many were taken by the log.
     """
 
-    def __init__(self, engine: Engine, cluster: str, node: str, fold: Fold, judge: Judge) -> None:
+    def __init__(
+        self, engine: Engine, cluster: str, node: str, fold: Fold, judge: Judge, background: Background
+    ) -> None:
         self._engine, self._cluster, self._node, self._fold, self._judge = engine, cluster, node, fold, judge
+        self._background = background
+        self._under_way: set[str] = set()
         self._not_before: dict[str, float] = {}
+        self._told: dict[str, str] = {}  # why one cannot be declared lost, as it was logged
         self.spoken = 0
 
     def hear_all(self, now: float) -> None:
@@ -98,14 +104,21 @@ class Verdicts:
             elif state.node in self._judge.peers:
                 self._judge.ended(state.node, state.life, Standing(state.over), now)
 
-    async def look(self, now: float) -> None:
-        """Declare who is due now."""
+    def look(self, now: float) -> None:
+        """Declare who is due now; nobody waits for the engine's answers."""
         for peer in self._judge.verdicts(now):
-            if now >= self._not_before.get(peer.node, 0.0):
+            if peer.node not in self._under_way and now >= self._not_before.get(peer.node, 0.0):
                 self._not_before[peer.node] = now + AGAIN_S
-                await self._declare(peer, now)
+                self._under_way.add(peer.node)
+                self._background.spawn(self._declare(peer, now))
 
     async def _declare(self, peer: Peer, now: float) -> None:
+        try:
+            await self._say(peer, now)
+        finally:
+            self._under_way.discard(peer.node)
+
+    async def _say(self, peer: Peer, now: float) -> None:
         state = self._fold.nodes[peer.node]
         silent_ms = int((now - peer.heard_at) * 1000)
         beat = state.beat
@@ -121,8 +134,11 @@ class Verdicts:
                     return  # it lives, or another judge was faster
                 await declare_lost(self._engine, self._cluster, old, 0, lost)  # the log keeps nothing of it any more
         except (EngineError, TooNew, Unreadable) as exc:
-            log.warning("node %s cannot be declared lost now: %s", peer.node, exc)
+            if self._told.get(peer.node) != str(exc):
+                self._told[peer.node] = str(exc)
+                log.warning("node %s cannot be declared lost now: %s", peer.node, exc)
             return
+        self._told.pop(peer.node, None)
         self.spoken += 1
         log.warning("node %s is declared lost: it was silent for %.1f s", peer.node, silent_ms / 1000)
 

@@ -44,7 +44,6 @@ from mooring_service.journal.sqlite import SqliteJournal
 
 SHOWN_S = 2.0
 LOOK_S = 0.25
-SAVE_S = 1.0
 NO_LIMIT = 1 << 60
 
 log = logging.getLogger("mooring.cluster")
@@ -138,13 +137,16 @@ class Cluster:
         self.forward = Forward(self.engine, self.name, self.node, self.fold, self._background)
         self.copies = Copies(self.engine, self._config, self.fold, self.journal)
         self.tail.find_copy, self.tail.on_crossed = self.copies.find, self._crossed
-        self.verdicts = Verdicts(self.engine, self.name, self.node, self.fold, self.judge)
+        self.verdicts = Verdicts(self.engine, self.name, self.node, self.fold, self.judge, self._background)
         heir = self.fold, self.placement, self._journal, self._estate
         self.heirs = Heirs(*heir, self.node, self.shown, self._background)
         self.verdicts.hear_all(now_s())
         self._background.spawn(self.engine.run())
         self._background.spawn(_live(self.engine, self.name, self._begin, self.refuse))
         self._background.spawn(self._watch())
+        self._background.spawn(
+            self.backlog.watch(lambda: None if self.chain is None else self.chain.state.replicated, self.own.save)
+        )
         return recovered
 
     async def stop(self, *, handover: bool) -> None:
@@ -272,26 +274,21 @@ class Cluster:
         return seq is not None and await self.tail.reach(seq, timeout_s)
 
     async def _watch(self) -> None:
-        # Ends by cancellation, when the service stops.
-        saved_at, saved = 0.0, -1
+        # Ends by cancellation, when the service stops. It waits for nobody: else the lease takes that for a process that stood still.
         while True:
             await asyncio.sleep(LOOK_S)
             chain, now = self.chain, now_s()
+            self.lease.look(now, now if chain is None else chain.state.acked_at)
             if chain is None:
                 continue
             state = chain.state
-            self.lease.look(now, state.acked_at)
             if self.lease.may_again(self.may_open):
                 self._background.spawn(self._estate.go_on())
             self._mark.look(now, state.acked_seq, self.fold.applied)
             self.judge.look(now, state.acked_at, self._mark.fresh_at)
             if self.placed.is_set() and not self._leaving:
-                await self.verdicts.look(now)
+                self.verdicts.look(now)
                 self.heirs.look(now, fit=self.judge.fit_since is not None)
-            full = await self.backlog.look(now, state.replicated)
-            if state.replicated != saved and now - saved_at > SAVE_S and not full:
-                saved_at, saved = now, state.replicated
-                await self.own.save(saved)
 
     @property
     def ready(self) -> bool:

@@ -88,13 +88,16 @@ class OwnLife:
     async def save(self, replicated: int) -> None:
         """Keep what a restart must know; while the disk takes nothing, that waits."""
         self.kept.replicated = replicated
+        told = ""
         while True:
             try:
                 while await self._journal.save_cluster(_pack(self.kept), replicated):
                     pass  # others write in between
                 return
             except JournalUnavailable as exc:
-                log.error("the place in the cluster cannot be kept: %s", exc)
+                if str(exc) != told:
+                    told = str(exc)
+                    log.error("the place in the cluster cannot be kept: %s", told)
                 await asyncio.sleep(SAVE_S)
 
     async def give_up(self, engine: Engine, cluster: str, fold: Fold, state: Replicator) -> Head | None:

@@ -87,7 +87,7 @@ class Tail:
 
     async def run(self) -> None:
         """Read on. Ends by cancellation, or when the log cannot be read any more (`stopped`)."""
-        pause_s = PAUSE_S[0]
+        pause_s, told = PAUSE_S[0], ""
         while not self.stopped:
             await self._engine.up.wait()
             try:
@@ -106,8 +106,9 @@ class Tail:
                 self._is_behind()
                 why = type(exc).__name__.strip("_").lower()
                 self.rebuilds[why] = self.rebuilds.get(why, 0) + 1
-                if isinstance(exc, Refused):
-                    log.error("the log cannot be read: %s", exc)
+                if isinstance(exc, Refused) and str(exc) != told:
+                    told = str(exc)
+                    log.error("the log cannot be read: %s", told)
             except (Diverged, TooNew) as exc:
                 self.stopped = self.failure = str(exc)
                 self.too_new = isinstance(exc, TooNew)
@@ -218,9 +219,11 @@ class Tail:
             self._write(self._unwritten.rest())
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((seq, future))
-        done = await first_of((future,), timeout_s)
-        future.cancel()
-        return bool(done)
+        try:
+            return bool(await first_of((future,), timeout_s))
+        finally:
+            if not future.done():  # nothing may come any more that would take it off
+                self._waiting = [one for one in self._waiting if one[1] is not future]
 
     @property
     def lag_s(self) -> float:

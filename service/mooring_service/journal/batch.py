@@ -6,6 +6,7 @@ What one commit adds is one batch, as far as it is small (`BatchBuilder`), so it
 from __future__ import annotations
 
 from array import array
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from itertools import count
 
@@ -17,6 +18,7 @@ from mooring.link.record import ConnectionCreated, ConnectionUpdate
 
 MAX_NUMBER = 1 << 63  # what SQLite holds, and the columns
 MANY = 16  # so many connections are looked for in a column at once
+SHORT_BYTES = 512  # … and any in a column that is no longer
 _KINDS = bytes(kind for kind in Kind if kind is not Kind.gap)
 
 
@@ -108,10 +110,9 @@ def last_of(connections: bytes, first: int, connection: int) -> int:
 
 def lasts_of(connections: bytes, first: int, asked: int) -> Callable[[int], int]:
     """Return `last_of` for a column of which so many connections are `asked`: many are looked for once, and not each from the end."""
-    if asked < MANY:
+    if asked < MANY and len(connections) > SHORT_BYTES:
         return lambda connection: last_of(connections, first, connection)
-    lasts = dict(zip(array("q", connections), count(first), strict=False))
-    return lambda connection: lasts.get(connection, 0)
+    return defaultdict(int, zip(array("q", connections), count(first), strict=False)).__getitem__
 
 
 def ids_of(connections: bytes) -> set[int]:

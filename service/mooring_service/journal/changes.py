@@ -6,6 +6,8 @@ folding all of it; a piece that is folded again, behind others that came before 
 
 from __future__ import annotations
 
+from array import array
+
 import msgspec
 
 from mooring.link.record import ConnectionCreated, ConnectionUpdate
@@ -35,7 +37,12 @@ class Changes(msgspec.Struct, array_like=True):
         return len(self.created) + len(self.updates) + len(self.numbers) + len(self.ended)
 
     def add(self, append: Append, first: int) -> None:
-        """Fold in what `append` changes; its events begin at position `first`."""
+        """Fold in what `append` changes; its events begin at position `first`.
+
+        Raises:
+            OverflowError: If an id is none that a table can hold; nothing is folded in then.
+        """
+        array("q", [*[created.id for created in append.created], *[update.id for update in append.updates]])
         for created in append.created:
             self._create(created, append.incarnation)
         last_of = lasts_of(append.connections, first, len(append.updates))

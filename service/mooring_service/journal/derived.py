@@ -22,6 +22,7 @@ from mooring_service.journal.sliced import Sliced, Statement
 
 MAX_ROWS = 4_000  # so many may wait
 MAX_BYTES = 4 * 1024 * 1024  # of events that a start would have to look through
+FOLDED = 64  # what so many commits have changed is folded in at once
 STEP_ROWS = 200  # in one transaction: about a millisecond
 ENDED_INCARNATIONS = 1_000  # kept, so that a late frame of a dead process is known as repeated
 
@@ -55,6 +56,8 @@ class Derived:
         self.upto = 0
         self.total_bytes = 0
         self._waiting = Changes()
+        self._taken: list[Changes] = []  # not yet folded into it
+        self._taken_rows = 0
         self._gone: set[int] = set()
         self._last = 0  # up to here commits are folded in
         self._last_bytes = 0
@@ -78,12 +81,24 @@ class Derived:
 
     def take(self, changes: Changes, marks: Marks) -> None:
         """Take what a commit has changed; with it the journal ends where `marks` say."""
-        self._waiting.merge(changes)
-        self._gone.difference_update(changes.created)
+        self._taken.append(changes)
+        self._taken_rows += len(changes)
+        if len(self._taken) >= FOLDED:
+            self._fold()
         self._last, self._last_bytes = marks.next_position - 1, marks.total_bytes
+
+    def _fold(self) -> None:
+        """Fold in what was taken: many at once, as it costs a commit much more to come to this code than what it does."""
+        for changes in self._taken:
+            self._waiting.merge(changes)
+            if self._gone:
+                self._gone.difference_update(changes.created)
+        self._taken.clear()
+        self._taken_rows = 0
 
     def forget(self, connections: Iterable[int]) -> None:
         """Drop what is known of these connections. Should that not be written before a crash, they are known a little longer."""
+        self._fold()
         for connection in connections:
             self._waiting.forget(connection)
             self._gone.add(connection)
@@ -94,7 +109,7 @@ class Derived:
         return (
             self._writing is not None
             or self._last_bytes - self.total_bytes >= MAX_BYTES
-            or len(self._waiting) + len(self._gone) >= MAX_ROWS
+            or len(self._waiting) + self._taken_rows + len(self._gone) >= MAX_ROWS
         )
 
     def write_some(self, connection: apsw.Connection) -> None:
@@ -109,15 +124,17 @@ class Derived:
 
     def write_all(self, connection: apsw.Connection) -> None:
         """Write all that waits."""
-        while self._writing is not None or self._waiting or self._gone or self.upto < self._last:
+        while self._writing is not None or self._waiting or self._taken or self._gone or self.upto < self._last:
             self.write_some(connection)
 
     def apply(self, connection: apsw.Connection) -> None:
         """Execute all that waits inside the caller's transaction, which is rolled back: it goes on waiting."""
+        self._fold()
         for sql, bindings in _of(self._waiting):
             connection.execute(sql, bindings)
 
     def _begin(self, connection: apsw.Connection) -> Sliced:
+        self._fold()
         changes, self._waiting = self._waiting, Changes()
         gone, self._gone = self._gone, set()
         last_change = connection.execute("SELECT max(id) FROM changes").get
@@ -137,12 +154,24 @@ class Derived:
 def _of(changes: Changes) -> Iterator[Statement]:
     """Return what brings `changes` into the tables."""
     for number, (created, incarnation) in changes.created.items():
+        update, last = changes.updates.get(number, (None, 0))
+        known = "" if update is None else ", changing = excluded.changing"
+        if last:
+            known += ", last_position = excluded.last_position"
         yield (
-            "INSERT INTO connections VALUES (?, ?, ?, ?, 0) ON CONFLICT (id) DO UPDATE SET created = excluded.created,"
-            " incarnation = iif(excluded.incarnation = '', incarnation, excluded.incarnation)",
-            (number, _record(created), _record(ConnectionUpdate(number, STATUS_CONNECTING)), incarnation),
+            "INSERT INTO connections VALUES (?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET created = excluded.created,"
+            f" incarnation = iif(excluded.incarnation = '', incarnation, excluded.incarnation){known}",
+            (
+                number,
+                _record(created),
+                _record(update or ConnectionUpdate(number, STATUS_CONNECTING)),
+                incarnation,
+                last,
+            ),
         )
     for number, (update, last) in changes.updates.items():
+        if number in changes.created:
+            continue  # written with it
         yield (
             "UPDATE connections SET changing = ?1, last_position = iif(?2 = 0, last_position, ?2) WHERE id = ?3",
             (_record(update), last, number),

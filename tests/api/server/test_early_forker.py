@@ -46,7 +46,7 @@ async def test_the_forker_of_a_service_is_there_before_it_listens_and_forks_its_
     assert parent_of(worker) == service.process.pid, "an orphan of the forker's"
     assert forkers(mark) == [forker], "it was not renewed: its environment is that of the workers"
     assert await service.stop() == 0
-    assert not forkers(mark)
+    await wait_for(lambda: not forkers(mark), 30)  # it ends at the end of its socket, however busy the machine is
 
 
 @pytest.mark.parametrize(
@@ -93,5 +93,5 @@ async def test_the_next_program_of_a_process_forks_its_workers_too(start_service
     await wait_for(running, 30)
     [worker] = service.worker_pids()
     assert parent_of(worker) == service.process.pid
-    [forker] = forkers(mark)
-    assert parent_of(forker) == service.process.pid
+    await wait_for(lambda: len(forkers(mark)) == 1, 30)  # that of the program before may still be ending
+    assert parent_of(forkers(mark)[0]) == service.process.pid

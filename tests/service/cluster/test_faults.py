@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from mooring.errors import JournalUnavailable
-from mooring_service.cluster import node as node_module
+from mooring_service.cluster import backlog
 from mooring_service.cluster.engine import Engine
 from mooring_service.cluster.objects import stream_name
 from mooring_service.journal.batch import Append
@@ -273,7 +273,7 @@ async def test_a_journal_that_lost_what_the_log_has_gives_its_life_up(
 async def test_a_journal_of_an_earlier_life_gives_out_no_id_that_a_later_one_has_given_out(
     servers: EngineServers, cluster_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, saved_each_s: float
 ) -> None:
-    monkeypatch.setattr(node_module, "SAVE_S", saved_each_s)
+    monkeypatch.setattr(backlog, "SAVE_S", saved_each_s)
     async with running_nodes(tmp_path, cluster_name, servers.urls, "ab") as nodes:
         a, claims = nodes["a"], nodes["b"].cluster.fold.claims
 

@@ -10,7 +10,7 @@ import apsw
 import pytest
 
 from mooring.errors import JournalUnavailable
-from mooring.link.record import ConnectionUpdate
+from mooring.link.record import ConnectionCreated, ConnectionUpdate
 from mooring_service.config import JournalConfig
 from mooring_service.journal import pace
 from mooring_service.journal.batch import Append, EventFilter
@@ -40,6 +40,8 @@ async def test_what_has_aged_goes_although_nothing_is_written(tmp_path: Path, st
 WRONG = {
     "columns of three bytes": Append(worker="w", connections=b"123", kinds=b"\x02", bodies=b"x"),
     "an id beyond 64 bits": Append(worker="w", updates=[ConnectionUpdate(2**63, "Connected", 1)]),
+    "one of many": Append(worker="w", updates=[ConnectionUpdate(2**63 - at, "Connected", 1) for at in range(20)]),
+    "of one that is new": Append(worker="w", created=[ConnectionCreated(2**63, "ws://a", "w", None, "text", [], 0)]),
     "a type that SQLite refuses": Append(worker=b"w", connections=bytes(8), kinds=b"\x02", bodies=b"x"),  # type: ignore[arg-type]
 }
 

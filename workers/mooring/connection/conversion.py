@@ -105,8 +105,9 @@ def render(items: list[tuple[int, bytes]], data_type: str, prefix: bytes, seq: i
         seq: Of the connection's last event before these.
     """
     if data_type == "text" and items:
-        with contextlib.suppress(UnicodeDecodeError):  # then the messages before that one are events, as below
-            return _render_texts(items, prefix, seq, time_us)
+        rendered = _render_texts(items, prefix, seq, time_us)
+        if rendered is not None:
+            return rendered
     bodies: list[bytes] = []
     size = count = 0
     failure = None
@@ -121,14 +122,21 @@ def render(items: list[tuple[int, bytes]], data_type: str, prefix: bytes, seq: i
     return Rendered(b"\n".join(bodies), len(bodies), count, size, failure)
 
 
-def _render_texts(items: list[tuple[int, bytes]], prefix: bytes, seq: int, time_us: int) -> Rendered:
-    """Four pieces an event, and one join: half of what formatting each event costs."""
+def _render_texts(items: list[tuple[int, bytes]], prefix: bytes, seq: int, time_us: int) -> Rendered | None:
+    """Return the bodies of texts; None if one is no UTF-8: then the messages before that one are events."""
+    try:
+        texts = [payload.decode() for _, payload in items]
+    except UnicodeDecodeError:
+        return None
     count = len(items)
+    if count == 1:
+        return Rendered(text_body(prefix, seq + 1, time_us, texts[0]), 1, 1, len(items[0][1]))
+    # Four pieces an event, and one join: half of what formatting each event costs.
     middle = b',"time":"%b","event":{"type":"message","data":' % rfc3339(time_us).encode()
     pieces = [b"}}\n" + prefix, b"", middle, b""] * count
     pieces[0] = prefix
     pieces[1::4] = _encode_json(list(range(seq + 1, seq + count + 1)))[1:-1].split(b",")
-    pieces[3::4] = [_encode_json(payload.decode()) for _, payload in items]
+    pieces[3::4] = [_encode_json(text) for text in texts]
     pieces.append(b"}}")
     return Rendered(b"".join(pieces), count, count, sum([len(payload) for _, payload in items]))
 

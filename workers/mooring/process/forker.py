@@ -44,14 +44,15 @@ class Copy(NamedTuple):
 
 def serve(control: socket.socket) -> Copy | None:
     """Fork as asked. Returns None at the end of the socket, and in each copy what it was given."""
-    before = _code()
+    files = list(_files())  # this process imports nothing more; to look for them costs as much as to look at them
+    before = _code(files)
     control.sendmsg([READY])
     while True:
         message, descriptors, _, _ = socket.recv_fds(control, MAX_MESSAGE_BYTES, 2)
         if not message:
             return None
         log, gate = descriptors
-        if _code() != before:
+        if _code(files) != before:
             # A copy of us would mix code of two versions. Who is asked next has been started anew.
             control.sendmsg([STALE])
             return None
@@ -103,10 +104,10 @@ def _fork_twice() -> int:
     return int(pid_of_copy)
 
 
-def _code() -> list[tuple[str, int, int]]:
+def _code(files: list[str]) -> list[tuple[str, int, int]]:
     """Return what tells whether the code that we have imported is still that of the files: all of ours, and the first file of
     every package that is not (an installer writes all of them anew)."""
-    return [(path, status.st_mtime_ns, status.st_ino) for path in _files() if (status := _stat(path)) is not None]
+    return [(path, status.st_mtime_ns, status.st_ino) for path in files if (status := _stat(path)) is not None]
 
 
 def _files() -> Iterator[str]:

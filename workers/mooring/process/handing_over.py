@@ -45,7 +45,7 @@ class HandingOver:
     def wake(self) -> None:
         """Have what was recorded handed over soon; called behind `Outbox.add`, from any thread, for each message."""
         # What waits behind a frame needs no wake-up: the end of that wait, or `_hand_over_late`, takes it along.
-        if self._held is None or not self._outbox.holds:
+        if not self._posts.awake and (self._held is None or not self._outbox.holds):
             self._posts.wake()
 
     def _hand_over(self) -> None:

@@ -21,6 +21,9 @@ class Posts:
 
     Args:
         afterwards: Called once behind all that was posted.
+
+    Attributes:
+        awake: The I/O loop is about to look here.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, afterwards: Callable[[], None]) -> None:
@@ -28,7 +31,7 @@ class Posts:
         self._thread = threading.get_ident()
         self._afterwards = afterwards
         self._posted: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
-        self._awake = False
+        self.awake = False
 
     def post(self, function: Callable[..., object], *args: Any) -> None:
         """Have `function` run on the I/O loop; many posts cost one wake-up."""
@@ -37,19 +40,19 @@ class Posts:
 
     def wake(self) -> None:
         """Have the I/O loop look here soon."""
-        if not self._awake:
-            self._awake = True
+        if not self.awake:
+            self.awake = True
             if threading.get_ident() == self._thread:
                 self._loop.call_soon(self.run)  # its own loop need not be woken: two system calls, and a pass
                 return
             try:
                 self._loop.call_soon_threadsafe(self.run)
             except RuntimeError:  # the loop is closed: the process is ending
-                self._awake = False
+                self.awake = False
 
     def run(self) -> None:
         """Do what was posted. On the I/O loop only."""
-        self._awake = False  # before emptying: what comes later wakes again
+        self.awake = False  # before emptying: what comes later wakes again
         posted = self._posted
         for _ in range(len(posted)):
             function, args = posted.popleft()

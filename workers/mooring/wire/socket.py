@@ -159,7 +159,8 @@ class Socket(asyncio.Protocol):
         if self.state is SocketState.CLOSED:
             return  # lingering: what a server says after its close frame is nothing
         self._take(data)
-        self._take_more()
+        if self._parser.more:
+            self._take_more()
 
     def _take_more(self) -> None:
         """Take what has been read and is not parsed yet, as long as there is room for it."""
