@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -47,6 +48,21 @@ async def test_the_forker_of_a_service_is_there_before_it_listens_and_forks_its_
     assert forkers(mark) == [forker], "it was not renewed: its environment is that of the workers"
     assert await service.stop() == 0
     await wait_for(lambda: not forkers(mark), 30)  # it ends at the end of its socket, however busy the machine is
+
+
+async def test_signals_that_were_blocked_when_the_service_was_started_are_not_in_its_workers(
+    start_service: StartService,
+) -> None:
+    blocked = (
+        "import os, signal, sys\n"
+        "signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGHUP))\n"
+        "os.execv(sys.executable, [sys.executable, '-m', 'mooring_api', *sys.argv[1:]])\n"
+    )
+    service = await start_service(program=(sys.executable, "-c", blocked))
+    await service.call("PUT", "/v1/workers/main", 201)
+    [worker] = service.worker_pids()
+    [mask] = [line for line in Path(f"/proc/{worker}/status").read_text().splitlines() if line.startswith("SigBlk")]
+    assert int(mask.split()[1], 16) == 0
 
 
 @pytest.mark.parametrize(

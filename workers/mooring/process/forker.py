@@ -158,6 +158,9 @@ def main() -> None:
     # Ours are the signals of nobody: the service ends us by closing the socket, and a hang-up is for the service alone.
     for number in (signal.SIGHUP, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(
+        signal.SIG_SETMASK, ()
+    )  # executed before the service has let pass what was blocked when it was started
     with socket.socket(fileno=os.dup(0)) as control:
         program.leave_standard_input()
         gc.collect()
