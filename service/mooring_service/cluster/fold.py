@@ -57,13 +57,14 @@ class FoldedAsk(msgspec.Struct, frozen=True):
 
 
 class Folding(msgspec.Struct):
-    """What one message adds to `cluster.db`."""
+    """What one message adds to `cluster.db`. `is_piece`: of an addition that takes effect with a later one."""
 
     seq: int
     appends: list[Append]
     changes: dict[Pair, bytes | None]
     keys: list[KeyChange] = []
     asks: list[FoldedAsk] = []
+    is_piece: bool = False
 
 
 class Diverged(Exception):
@@ -86,6 +87,7 @@ class Fold:
         self.strangers = self.epochs = 0
         self.on_claim: Callable[[NodeState, Claim, bool], None] = lambda node, claim, granted: None
         self.on_message: Callable[[Message], None] = lambda message: None
+        self._is_piece = False
         self._is_news = False  # the life that the last `lost` is about was not over before
         self._changes: dict[Pair, bytes | None] = {}
         self._keys: list[KeyChange] = []
@@ -127,6 +129,7 @@ class Fold:
             TooNew: If a later mooring has written it.
         """
         self._changes, self._keys, self._asks = {}, [], []
+        self._is_piece = False
         appends: list[Append] = []
         self.applied = seq
         try:
@@ -137,7 +140,7 @@ class Fold:
         except Unreadable as exc:
             self.strangers += 1
             log.error("message %d of the log (%s) is left out: %s", seq, subject, exc)
-        return Folding(seq, appends, self._changes, self._keys, self._asks)
+        return Folding(seq, appends, self._changes, self._keys, self._asks, self._is_piece)
 
     def _take(self, seq: int, message: Message, first_kept: int) -> list[Append]:
         if message.node == wire.EPOCH_CHAIN:
@@ -236,6 +239,7 @@ class Fold:
         parts.append(wire.piece_of(message))
         if part.index < part.count - 1:
             self._changes["part", f"{node.node} {part.index:06}"] = parts[-1]
+            self._is_piece = True
             return []
         whole = b"".join(parts)
         self._drop_parts(node.node)

@@ -28,6 +28,25 @@ REST_S = 0.005
 log = logging.getLogger("mooring.cluster")
 
 
+class Unwritten:
+    """What was folded of pieces, and is written with the next message: mostly that is the last piece, and then none of them need be kept."""
+
+    def __init__(self) -> None:
+        self._held: Folding | None = None
+
+    def take(self, folding: Folding) -> Folding | None:
+        """Take what follows; return what is to be written now, in one transaction."""
+        if self._held is not None:
+            folding.changes = {**self._held.changes, **folding.changes}
+        self._held = folding if folding.is_piece else None
+        return None if folding.is_piece else folding
+
+    def rest(self) -> Folding | None:
+        """Return what is held, which is to be written now."""
+        held, self._held = self._held, None
+        return held
+
+
 class Tail:
     """Reads the log.
 
@@ -64,6 +83,7 @@ class Tail:
         self.behind_since: float | None = time.monotonic()
         self.shown = fold.applied  # up to here it is committed, and handed on
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
+        self._unwritten = Unwritten()
 
     async def run(self) -> None:
         """Read on. Ends by cancellation, or when the log cannot be read any more (`stopped`)."""
@@ -110,6 +130,7 @@ class Tail:
 
     async def _cross(self) -> None:
         """Go on behind what the log no longer has: with what a peer has folded, or, if nobody has it, at the first message that is kept."""
+        self._write(self._unwritten.rest())
         before = self._fold.applied
         log.error("messages %d to %d of the log are gone before they were read", before + 1, self.first - 1)
         copy = await self.find_copy()
@@ -150,10 +171,9 @@ class Tail:
                     continue
                 if stored.seq != self._fold.applied + 1:
                     raise _Hole(f"message {stored.seq} came behind {self._fold.applied}")
-                folding = await self._take(stored)
-                self._journal.fold(folding.appends, folding.seq, folding.changes, folding.keys).add_done_callback(
-                    partial(self._show, folding)
-                )
+                self._write(self._unwritten.take(await self._take(stored)))
+                if any(wanted <= stored.seq for wanted, _ in self._waiting):
+                    self._write(self._unwritten.rest())
             self.failure = ""
             self._note(pull.pending)
             while self._journal.queued_bytes > QUEUED_BYTES:  # a disk: there is no event to wait for
@@ -168,6 +188,12 @@ class Tail:
             if self.first <= before:
                 raise
             return self._fold.take(stored.seq, stored.subject, stored.data, self.first)
+
+    def _write(self, folding: Folding | None) -> None:
+        if folding is not None:
+            self._journal.fold(folding.appends, folding.seq, folding.changes, folding.keys).add_done_callback(
+                partial(self._show, folding)
+            )
 
     def _show(self, folding: Folding, committed: asyncio.Future[None]) -> None:
         if committed.cancelled() or committed.exception() is not None:
@@ -187,6 +213,10 @@ class Tail:
         """Wait until the message at `seq` is folded and shown; say whether it was in time."""
         if self.shown >= seq:
             return True
+        if (
+            seq <= self._fold.applied
+        ):  # it may be a piece, and nobody knows when the next one comes: here and in `_read`
+            self._write(self._unwritten.rest())
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((seq, future))
         try:
