@@ -6,13 +6,17 @@ import asyncio
 import os
 import subprocess
 import sys
+from typing import NamedTuple
 
 from tests.conftest import RunningService
 
 
-class Ran:
-    def __init__(self, code: int, out: str, errors: str) -> None:
-        self.code, self.out, self.errors = code, out, errors
+class Ran(NamedTuple):
+    """How a command has ended."""
+
+    code: int
+    out: str
+    errors: str
 
 
 def command(service: RunningService, *arguments: str) -> list[str]:

@@ -88,7 +88,11 @@ class Feed:
     def publish(self, committed: list[Committed]) -> None:
         """Take what was committed, and have a pass over whoever waits: at once, or behind the pause of the last one."""
         self.ring.add(committed)
-        if not self._waiting or self._wake_later is not None:
+        if not self._waiting:
+            if len(self.subscriptions) <= FEW:  # else they are about to wait again
+                self.passes.left()
+            return
+        if self._wake_later is not None:
             return
         if self.passes.pause_s and (loop := asyncio.get_running_loop()).time() < self.passes.due_s:
             self._wake_later = loop.call_at(self.passes.due_s, self.wake)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import msgspec
 
+from mooring.background import outcome_of
 from mooring.connection.asked import is_simple, opening_s, shown_of
 from mooring.connection.secret_headers import secrets_of
 from mooring.deadline import first_of
@@ -116,30 +117,17 @@ def _check_age(slot: Slot, request: ConnectionRequest, options: ConnectionOption
         raise WorkerTooOld(slot.name, unknown)
 
 
+def _dial_s(options: ConnectionOptions) -> float:
+    """Return how long a first dial may take, its turn included."""
+    turns = 2 if options.reconnect is not None and options.reconnect.first == "retry" else 1
+    return options.connect_timeout_s * turns
+
+
 class Opening(msgspec.Struct, frozen=True):
     """A dial under way: `done` ends with the record once Connected, or raises what went wrong. It is for one who waits, and may be cancelled."""
 
     connection: int
     done: asyncio.Future[ConnectionRecord]
-
-
-def _seen(done: asyncio.Future[ConnectionRecord]) -> None:
-    if not done.cancelled():
-        done.exception()  # nobody need wait
-
-
-async def _tell(done: asyncio.Future[ConnectionRecord], opening: Callable[[], Awaitable[ConnectionRecord]]) -> None:
-    """Have `done` end with what becomes of an opening; it is no task, for who waits for one is woken a pass of the loop later."""
-    try:
-        record = await opening()
-    except Exception as exc:  # noqa: BLE001 - whoever waits has it; else it stands in the record and the events
-        if not done.done():
-            done.set_exception(exc)
-    else:
-        if not done.done():
-            done.set_result(record)
-    finally:
-        done.cancel()  # nothing, unless we are cancelled
 
 
 class Openings:
@@ -259,17 +247,12 @@ class Openings:
             self._under_way[request.worker] -= 1
             if not self._under_way[request.worker]:
                 del self._under_way[request.worker]
-        wait_s = options.connect_timeout_s + opening_s(request, self._admission.known) + SILENT_S
-        if options.reconnect is not None and options.reconnect.first == "retry":
-            wait_s += options.connect_timeout_s  # for its turn
+        wait_s = opening_s(request, self._admission.known) + _dial_s(options) + SILENT_S
         order = Open(0, connection, request, reference, created.created_at_us, declared=declared)
         # At once, in the step that the commit has woken: all that it holds leaves in one write, ahead of what else there is to do.
         there = slot.welcomed and slot.process is not None and slot.incarnation == intent.incarnation
         answered = self._dispatch(slot, order, wait_s) if there else None
-        loop = asyncio.get_running_loop()
-        done: asyncio.Future[ConnectionRecord] = loop.create_future()
-        done.add_done_callback(_seen)
-        task = loop.create_task(_tell(done, partial(self._open, slot, intent.incarnation, order, wait_s, answered)))
+        done, task = outcome_of(partial(self._open, slot, intent.incarnation, order, wait_s, answered))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return Opening(connection, done)

@@ -11,6 +11,8 @@ import math
 FEW = 8  # one that serves so many has no pause
 SHARE = 18  # passes take no more than one part in so many of the time
 WOKEN_S = 0.00002  # what it costs to write by a stream's own task, which is not part of the pass
+DEAR_S = 0.0005  # one that serves few, but had to look at so many that it took this long, has one, too
+LOOK_SHARE = 4  # such passes take no more than one part in so many
 PAUSE_MAX_S = 0.05  # from a pass to the next; beyond some 200 subscribers passes take more than their share
 
 
@@ -26,10 +28,16 @@ class Passes:
         self.due_s = -math.inf
         self.pause_s = 0.0
 
+    def left(self) -> None:
+        """Nobody waits: there is no pass, and nothing is shown later."""
+        self.due_s, self.pause_s = -math.inf, 0.0
+
     def passed(self, begun_s: float, cpu_s: float, *, written: int, woken: int) -> None:
         """Take that the pass that began at `begun_s` took so much CPU; to so many it has `written`, and others were `woken`."""
         if written + woken > FEW:
             self.pause_s = min(PAUSE_MAX_S, SHARE * (cpu_s + WOKEN_S * woken))
+        elif cpu_s > DEAR_S:
+            self.pause_s = min(PAUSE_MAX_S, LOOK_SHARE * cpu_s)
         else:
             self.pause_s = 0.0
         self.due_s = begun_s + self.pause_s

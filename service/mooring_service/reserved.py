@@ -36,7 +36,7 @@ class ReservedIds:
         while True:
             if self._above != self._journal.first_id:
                 self._reserved.clear()
-            if len(self._reserved) <= LOW and self._allotting is None:
+            if len(self._reserved) <= LOW and (self._allotting is None or self._allotting.done()):
                 self._allotting = asyncio.get_running_loop().create_task(self.allot())
                 self._allotting.add_done_callback(self._allotted)
             if self._reserved:
@@ -57,7 +57,8 @@ class ReservedIds:
         self._reserved[:0] = range(first + ID_BLOCK - 1, first - 1, -1)
 
     def _allotted(self, task: asyncio.Task[None]) -> None:
-        self._allotting = None
+        if self._allotting is task:
+            self._allotting = None
         if not task.cancelled():
             task.exception()  # whoever needs one before the next attempt meets it there
 

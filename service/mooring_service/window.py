@@ -55,9 +55,13 @@ class Window:
         never what is stored.
         """
         self._stored.update(dict.fromkeys(slots))
-        if self._telling is not None:
-            return
         loop = asyncio.get_running_loop()
+        if self._telling is not None:
+            soon = self._told_at + TELL_S
+            if scattered is None and self._telling.when() > soon:  # a flood waits for no pass
+                self._telling.cancel()
+                self._every_s, self._telling = TELL_S, loop.call_at(soon, self._tell_all)
+            return
         pause_s = scattered.pause_s if scattered is not None else 0.0
         self._every_s = max(TELL_S, min(TELL_MAX_S, pause_s))
         if scattered is None or loop.time() >= self._told_at + self._every_s:

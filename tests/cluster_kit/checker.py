@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import apsw
@@ -18,7 +18,7 @@ import apsw
 from mooring.events import Kind
 from mooring_service.cluster import message as wire
 from mooring_service.cluster.engine import Engine, EngineError
-from mooring_service.cluster.fold import event_of
+from mooring_service.cluster.fold import STOPPED, event_of
 from mooring_service.cluster.message import Message
 from mooring_service.cluster.objects import bounds, stream_name
 from mooring_service.cluster.position import position_of
@@ -164,6 +164,16 @@ def check_journal(path: Path, lives: Mapping[str, dict[int, bytes]], *, all_of_i
         assert kept.get(rn, body) == body, f"{path}: addition {rn} is another in the log"
     if all_of_it:
         assert set(kept) <= set(published), f"{path}: {len(set(kept) - set(published))} additions are not in the log"
+
+
+async def cut_short(engine: Engine, cluster: str, names: Iterable[str]) -> frozenset[str]:
+    """Return which nodes have not ended in order with all in the log: who was killed, or a stop waited for it for two seconds in vain."""
+    last = {message.node: message for _, message in await read_log(engine, cluster)}
+    return frozenset(name for name in names if name not in last or not _is_stopped(last[name]))
+
+
+def _is_stopped(message: Message) -> bool:
+    return message.kind == wire.LOST and wire.extra(message, wire.Lost).reason == STOPPED
 
 
 async def check(

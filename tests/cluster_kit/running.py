@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from mooring_service.cluster import objects
-from tests.cluster_kit.checker import check
+from tests.cluster_kit.checker import check, cut_short
 from tests.cluster_kit.nodes import THREE, running_engine
 from tests.cluster_kit.servers import EngineServers
 from tests.conftest import RunningService, wait_for
@@ -60,8 +60,8 @@ async def _holds(servers: EngineServers, cluster: str, folder: Path, services: d
     await wait_for(all_is_published, READY_S)
     for service in living.values():
         await service.stop()
-    killed = frozenset(name for name, service in services.items() if service.process.returncode)
     async with running_engine(servers.urls) as engine:
+        killed = await cut_short(engine, cluster, services)
         folders = {name: folder / name for name in services}
         # They have stopped one after the other, so none has read all that the last ones have said.
         await check(engine, cluster, folders, given_up=killed, partial=True)

@@ -9,7 +9,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from tests.cluster_kit.checker import Row, check
+from tests.cluster_kit.checker import Row, check, cut_short
 from tests.cluster_kit.nodes import running_engine
 from tests.cluster_kit.servers import EngineServers
 from tests.conftest import RunningService, wait_for
@@ -57,7 +57,7 @@ class Nodes:
         async with running_engine(self.servers.urls) as engine:
             return await check(
                 engine, self.cluster, {name: self.folder / name for name in names},
-                given_up=frozenset(given_up), partial=True, replaced=frozenset(replaced), cut=cut,
+                given_up=frozenset(given_up) | await cut_short(engine, self.cluster, names), partial=True, replaced=frozenset(replaced), cut=cut,
             )  # fmt: skip
 
 

@@ -170,3 +170,16 @@ async def _load(service: Service) -> None:
         journal.put(Item(addition, None, None, False, 0), Item(addition, None, committed, False, 0))
         journal.hurry()
         await committed
+
+
+async def test_who_waits_for_an_open_that_is_given_up_before_it_has_begun_waits_no_longer(
+    tmp_path: Path, fakes: FakeWorkers
+) -> None:
+    async with running_service(tmp_path) as service:
+        linking = asyncio.create_task(fakes.linked())
+        found = await service.connections.open(ConnectionRequest(url="ws://127.0.0.1:9/"))
+        await service._openings.close()  # in the step in which the task was made
+        async with asyncio.timeout(20):
+            await asyncio.wait({found.done})
+        assert found.done.cancelled()
+        await linking

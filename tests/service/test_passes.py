@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 
-from mooring_service.passes import FEW, PAUSE_MAX_S, SHARE, WOKEN_S, Passes
+from mooring_service.passes import DEAR_S, FEW, LOOK_SHARE, PAUSE_MAX_S, SHARE, WOKEN_S, Passes
 
 
-def test_there_is_no_pause_before_the_first_pass_nor_behind_one_that_serves_few_whatever_it_cost() -> None:
+def test_there_is_no_pause_before_the_first_pass_nor_behind_one_that_serves_few() -> None:
     passes = Passes()
     assert passes.due_s == -math.inf and not passes.pause_s
-    passes.passed(100.0, 0.004, written=FEW, woken=0)
+    passes.passed(100.0, DEAR_S, written=FEW, woken=0)
     assert passes.due_s == 100.0 and not passes.pause_s
-    passes.passed(100.0, 0.004, written=FEW - 1, woken=1)
+    passes.passed(100.0, DEAR_S, written=FEW - 1, woken=1)
     assert passes.due_s == 100.0 and not passes.pause_s
 
 
@@ -40,3 +40,11 @@ def test_a_pause_has_a_bound_and_ends_with_the_many() -> None:
     assert passes.pause_s == PAUSE_MAX_S
     passes.passed(101.0, 0.0002, written=1, woken=0)
     assert passes.due_s == 101.0, "one of 1,000 wanted something: the next need not wait"
+
+
+def test_looking_at_very_many_for_few_takes_no_more_than_its_share_either() -> None:
+    passes = Passes()
+    passes.passed(100.0, 0.004, written=1, woken=0)
+    assert math.isclose(passes.pause_s, LOOK_SHARE * 0.004)
+    passes.left()
+    assert passes.due_s < 100.0 and not passes.pause_s, "nobody is there any more"

@@ -13,7 +13,7 @@ from mooring_service import passes, window
 from mooring_service.service import Service
 from tests.service.fake_worker import FakeWorker, FakeWorkers, running_service
 
-RHYTHM_S = 3.0  # instead of milliseconds: a machine that stands still for seconds changes nothing
+RHYTHM_S = 6.0  # instead of milliseconds: a machine that stands still for seconds changes nothing
 TOLD_S = 30.0
 
 

@@ -32,7 +32,7 @@ class Backlog:
         self.since: float | None = None
 
     async def watch(self, replicated: Callable[[], int | None], save: Callable[[int], Awaitable[None]]) -> None:
-        """Look again and again, and have it saved how much is replicated (None: not known yet). Ends by cancellation.
+        """Look again and again, and have it saved how much is replicated (None: no life of this node goes on just now). Ends by cancellation.
 
         It waits for the disk, so nothing that concerns lives may wait for it.
         """
@@ -50,6 +50,9 @@ class Backlog:
                 told = str(exc)
                 continue
             told = ""
+            if replicated() is None:  # that life is over: nothing of it waits any more
+                self._replica.full = False
+                continue
             if upto != saved and now - saved_at > SAVE_S and not full:
                 saved_at, saved = now, upto
                 await save(saved)

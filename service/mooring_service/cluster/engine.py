@@ -220,7 +220,7 @@ class Engine:
         try:
             try:
                 await link.dial(url, self.settings, context)
-                for subject, handler in self._served.items():
+                for subject, handler in list(self._served.items()):  # one may come meanwhile
                     await _subscribe(link, subject, handler)
             except (TimeoutError, nats.errors.Error, OSError, ValueError) as exc:
                 self.failure = f"{url}: {link.reason or str(exc) or type(exc).__name__}"

@@ -165,7 +165,10 @@ class Forward:
         found = [reply.body]
         for index in range(1, reply.count):
             wanted = Command(VERSION, self._node, 0, "", "", [], b"", reply.transfer, index)
-            piece = _decode_reply(await self._engine.ask(subject, _pack(wanted), timeout_s=PIECE_S))
+            try:
+                piece = _decode_reply(await self._engine.ask(subject, _pack(wanted), timeout_s=PIECE_S))
+            except Down:  # behind an answer: it was done
+                return msgspec.structs.replace(reply, status=0)
             if not piece.status:
                 return piece
             found.append(piece.body)

@@ -83,6 +83,7 @@ class Heirs:
         self._free_since: dict[tuple[str, str, str], float] = {}
         self._under_way: set[str] = set()
         self._claimed: set[str] = set()  # as their heir: not because somebody wants them here
+        self._taking: set[str] = set()  # whose takeover was told, and is not done
         self._told: dict[str, str] = {}  # why one is not taken over yet, as it was logged
         self._blocked_at = 0.0
         self.takeovers: Counter[str] = Counter()
@@ -157,7 +158,8 @@ class Heirs:
         # Also what this node had committed before it was killed: else an end would be told twice.
         if not await self._shown(CATCH_UP_S):
             return
-        if worker not in self._told:  # else it is tried again
+        if worker not in self._taking:  # else it is tried again
+            self._taking.add(worker)
             log.warning("the worker %s of a node that is gone is taken over", worker, extra={"worker": worker})
             self.takeovers["dead" if held.found_dead else "left"] += self._estate.is_left(worker)
         persists = await self._estate.take(worker, failed=_is_deadly(held))
@@ -165,6 +167,7 @@ class Heirs:
         self._claimed.discard(worker)
         await self._journal.append_waiting(Append(worker=worker, claims=[Claim("worker", worker, value)]))
         await self._placement.told(worker)
+        self._taking.discard(worker)
 
 
 def _is_deadly(held: Holder) -> bool:

@@ -120,6 +120,8 @@ class Verdicts:
 
     async def _say(self, peer: Peer, now: float) -> None:
         state = self._fold.nodes[peer.node]
+        if state.life != peer.life or state.over:
+            return  # it has come back, or somebody has said so, since the judge looked
         silent_ms = int((now - peer.heard_at) * 1000)
         beat = state.beat
         lost = wire.Lost(

@@ -144,9 +144,7 @@ class Cluster:
         self._background.spawn(self.engine.run())
         self._background.spawn(_live(self.engine, self.name, self._begin, self.refuse))
         self._background.spawn(self._watch())
-        self._background.spawn(
-            self.backlog.watch(lambda: None if self.chain is None else self.chain.state.replicated, self.own.save)
-        )
+        self._background.spawn(self.backlog.watch(self._replicated, self.own.save))
         return recovered
 
     async def stop(self, *, handover: bool) -> None:
@@ -209,6 +207,7 @@ class Cluster:
         self.own.over = True
         self._slot_granted.clear()
         self.placed.clear()
+        self._replica.full = False  # what waits is never published, and its ends must be committed
         log.error("this node was declared lost: its connections may be open elsewhere, and end here")
         head = await self.own.give_up(self.engine, self.name, self.fold, self.chain.state)
         self.chain.begin(self.own.identity, head.seq if head else 0)
@@ -251,6 +250,8 @@ class Cluster:
         life = self.life
         # First: ids that were given out are never given out by another.
         await self.own.save(self.chain.state.replicated)
+        if self.own.over or self.life != life:
+            return  # the next one takes its own place
         self._replica.slot = self.own.kept.slot
         self._slot_granted.set()
         while True:
@@ -261,14 +262,16 @@ class Cluster:
                 await asyncio.sleep(LOOK_S)
             if self.placement.holder_of(self.placement.default_worker) is None:
                 break  # else another node was faster: the next name
-        if self.life == life:  # else the next one takes its own place
+        if self.life == life and not self.own.over:
             self.heirs.recall()
             self.placed.set()
 
+    def _replicated(self) -> int | None:
+        return self.chain.state.replicated if self.chain is not None and self._slot_granted.is_set() else None
+
     async def shown(self, timeout_s: float, addition: int = 0) -> bool:
         """Wait until what was committed here, all or up to `addition`, is shown here as part of the log; say whether it was in time."""
-        chain = self.chain
-        if chain is None or not self.engine.up.is_set():
+        if (chain := self.chain) is None or not self.engine.up.is_set():
             return False
         seq = await chain.reach(addition or self._replica.last, timeout_s)
         return seq is not None and await self.tail.reach(seq, timeout_s)

@@ -18,7 +18,7 @@ from mooring_service.cluster.engine import Engine
 from mooring_service.cluster.objects import stream_name
 from mooring_service.journal.batch import Append
 from tests.cluster_kit.checker import check
-from tests.cluster_kit.nodes import Node, running_engine, running_nodes, settled
+from tests.cluster_kit.nodes import Node, NoEstate, running_engine, running_nodes, settled
 from tests.cluster_kit.proxy import Proxies
 from tests.cluster_kit.servers import EngineServers
 from tests.conftest import rounds, wait_for
@@ -202,6 +202,45 @@ async def test_a_node_commits_nothing_more_when_too_much_waits_for_the_engine_an
             ways.pass_on()
             await wait_for(lambda: a.journal.failure is None, 20, "it goes on")
             await holds(engine, cluster_name, nodes, 300)
+    finally:
+        ways.close()
+
+
+class Ends(NoEstate):
+    """Of a service whose workers' connections end with a life: that is committed."""
+
+    node: Node
+
+    async def end_all(self) -> None:
+        await self.node.journal.append_waiting(Append(asks_done=[1]))
+
+
+async def test_a_node_that_is_declared_lost_while_too_much_waits_for_the_engine_begins_a_new_life(
+    servers: EngineServers, cluster_name: str, tmp_path: Path
+) -> None:
+    ways = Proxies(servers.ports)
+    a = Node(tmp_path / "a", "a", cluster_name, ways.urls, max_bytes=4_000_000)
+    a.estate = ends = Ends()
+    ends.node = a
+    try:
+        async with running_nodes(tmp_path, cluster_name, servers.urls, "b"):
+            await (await a.start()).ready()
+            life, connection = a.cluster.life, await a.open_connection()
+            ways.hold()
+
+            async def is_full() -> bool:
+                a.commit(connection, 1, size=100_000)
+                return a.journal.failure is not None
+
+            await wait_for(is_full, 20)
+            await asyncio.sleep(a.config.dead_after + 2)  # until the other one says so
+            ways.cut()
+            ways.pass_on()
+            await wait_for(lambda: a.cluster.life != life, 40, "a new life")
+            await a.ready()
+            await wait_for(lambda: a.journal.failure is None, 20, "it goes on")
+            await a.journal.append_waiting(Append(asks_done=[2]), fails_fast=True)
+            await a.stop()
     finally:
         ways.close()
 
