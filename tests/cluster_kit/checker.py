@@ -19,6 +19,7 @@ from mooring.events import Kind
 from mooring_service.cluster import message as wire
 from mooring_service.cluster.engine import Engine, EngineError
 from mooring_service.cluster.fold import STOPPED, event_of
+from mooring_service.cluster.lifetimes import FORGOTTEN
 from mooring_service.cluster.message import Message
 from mooring_service.cluster.objects import bounds, stream_name
 from mooring_service.cluster.position import position_of
@@ -169,11 +170,11 @@ def check_journal(path: Path, lives: Mapping[str, dict[int, bytes]], *, all_of_i
 async def cut_short(engine: Engine, cluster: str, names: Iterable[str]) -> frozenset[str]:
     """Return which nodes have not ended in order with all in the log: who was killed, or a stop waited for it for two seconds in vain."""
     last = {message.node: message for _, message in await read_log(engine, cluster)}
-    return frozenset(name for name in names if name not in last or not _is_stopped(last[name]))
+    return frozenset(name for name in names if name not in last or not _is_lost(last[name], STOPPED))
 
 
-def _is_stopped(message: Message) -> bool:
-    return message.kind == wire.LOST and wire.extra(message, wire.Lost).reason == STOPPED
+def _is_lost(message: Message, reason: str) -> bool:
+    return message.kind == wire.LOST and wire.extra(message, wire.Lost).reason == reason
 
 
 async def check(
@@ -194,15 +195,18 @@ async def check(
     """
     log = await read_log(engine, cluster)
     rows, additions = check_log(log, cut=cut)
+    # Said of a life that the log has forgotten: who knows that it is over takes it for nothing, and the log cannot tell who does.
+    again = {position_of(seq) for seq, message in log if _is_lost(message, FORGOTTEN)}
     for node, folder in folders.items():
         lives = {life: found for (name, life), found in additions.items() if name == node}
         if node not in replaced:
             check_journal(folder / "journal.db", lives, all_of_it=node not in given_up)
         shown = shown_rows(folder / "cluster.db")
         if cut:
+            shown = [row for row in shown if row[0] not in again]
             begin = max(position_of(log[0][0]), hole_of(folder / "cluster.db") + 1)
             shown = [row for row in shown if row[0] >= begin]
-            rows_here = [row for row in rows if row[0] >= begin]
+            rows_here = [row for row in rows if row[0] >= begin and row[0] not in again]
             assert shown == (rows_here[: len(shown)] if partial else rows_here), _difference(node, shown, rows_here)
             continue
         assert shown == (rows[: len(shown)] if partial else rows), _difference(node, shown, rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ from tests.bench.chaos.feed import Feed
 from tests.conftest import RunningService, wait_for
 
 SETTLE_S = 150.0
+STILL_S = 2.0
 BEATS = 10  # messages that come while one node after the other is asked
 
 Services = Mapping[str, RunningService]
@@ -32,6 +34,20 @@ async def until_rest(services: Services) -> None:
     for worker in (await service.get("/v1/workers"))["workers"]:
         if worker["status"] == "Failed":
             await service.call("PUT", f"/v1/workers/{worker['name']}", None)
+
+
+async def until_still(services: Services) -> None:
+    """Wait until nothing comes any more: what a peer has sent may lie in sockets and queues for a while, on a machine that is busy."""
+    before: dict[str, object] = {}
+
+    async def is_still() -> bool:
+        nonlocal before
+        await asyncio.sleep(STILL_S)
+        last, before = before, {name: await living_of(service) for name, service in services.items()}
+        return before == last
+
+    await wait_for(is_still, SETTLE_S, "nothing comes any more")
+    await until_rest(services)
 
 
 async def until_equal(services: Services, feed: Feed, kept: Collection[int]) -> None:

@@ -11,7 +11,7 @@ import msgspec
 
 from mooring.events import Kind
 from tests.bench.chaos.reader import Reader, position_in
-from tests.bench.chaos.rest import SETTLE_S, differences, living_of, until_equal, until_rest
+from tests.bench.chaos.rest import SETTLE_S, differences, living_of, until_equal, until_rest, until_still
 from tests.bench.chaos.world import NAMES, World
 from tests.cluster_kit import services
 from tests.cluster_kit.checker import Row, check
@@ -39,6 +39,7 @@ async def verify(world: World, reader: Reader, *, one_socket: bool) -> Verdict:
     world.feed.flowing.clear()
     alive = world.alive
     await until_rest(alive)
+    await until_still(alive)
     try:
         await until_equal(alive, world.feed, world.kept)
     except AssertionError:
