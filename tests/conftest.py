@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,13 @@ async def wait_for(predicate: Callable[[], Any], timeout_s: float = 20.0, what: 
             return value
         assert time.monotonic() < deadline, f"not within {timeout_s} s: {what or predicate}"
         await asyncio.sleep(0.01)
+
+
+def end_processes(pids: Iterable[int]) -> None:
+    """Kill these; one that was just being started, or was told to, ends by itself meanwhile."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def _open_files(pid: int) -> Iterator[str]:
@@ -175,8 +182,7 @@ class RunningService:
         if self.process is not None:
             self.process.stdout.close()
         await self._close_client()
-        for pid in self.worker_pids():
-            os.kill(pid, signal.SIGKILL)
+        end_processes(self.worker_pids())
         for path in (self.log_path, *(self.state_dir / "logs").glob("*.log*")):
             text = path.read_text(errors="replace") if path.exists() else ""
             assert "ResourceWarning" not in text, f"{path.name}: {text[text.index('ResourceWarning') - 500 :][:2000]}"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
-import signal
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -14,6 +12,7 @@ import pytest
 
 from tests.cluster_kit.running import running_services
 from tests.cluster_kit.servers import EngineServers
+from tests.cluster_kit.services import kill
 from tests.conftest import RunningService, wait_for
 from tests.servers import EchoServer
 
@@ -25,13 +24,6 @@ CANARY = "canary-4711-of-a-header"
 async def nodes(servers: EngineServers, cluster_name: str, tmp_path: Path) -> AsyncIterator[dict[str, RunningService]]:
     async with running_services(servers, cluster_name, tmp_path, "ab") as found:
         yield found
-
-
-async def kill_with_its_workers(service: RunningService) -> None:
-    workers = service.worker_pids()
-    await service.kill()
-    for pid in workers:
-        os.kill(pid, signal.SIGKILL)
 
 
 async def test_an_answer_outlives_the_node_that_gave_it_and_a_create_that_died_with_its_node_is_told_as_failed(
@@ -63,7 +55,7 @@ async def _outlive(a: RunningService, b: RunningService, port: int) -> None:
             return [record["id"] for record in page["connections"] if record["id"] not in made.values()]
 
         (begun,) = await wait_for(it_is_begun, FOUND_S)
-        await kill_with_its_workers(a)
+        await kill(a)
         await asyncio.gather(dying, return_exceptions=True)
         for what, connection in made.items():
 
