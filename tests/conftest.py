@@ -271,6 +271,7 @@ OF_PROCESSES = tuple(
     Path(__file__).parent / place
     for place in (
         "end_to_end", "api/server", "service/journal/test_crash.py", "service/processes/test_forker.py", "workers/wire/test_proxies.py",
+        "service/processes/test_worker_process.py", "service/test_window.py", "service/cluster/test_watch.py",
     )
 )  # fmt: skip
 """Where services, proxies or processes that are killed are started without a fixture."""
