@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -70,3 +71,19 @@ async def nodes(
             await service.clean_up()
             if getattr(request.node, "failed", False):
                 service.print_logs()
+
+
+@pytest.fixture
+async def ways(nodes: Any) -> AsyncIterator[Callable[[], object]]:
+    """Ways of a node to the engine (`proxy.Proxies`); made behind `nodes`, so that these are stopped first."""
+    from tests.cluster_kit.proxy import Proxies  # the extra may not be installed
+
+    made: list[Proxies] = []
+
+    def make() -> Proxies:
+        made.append(Proxies(nodes.servers.ports))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -26,20 +26,6 @@ TOLD = {
     "cut off": {"503 engine-down"},
     "frozen": {"503 engine-down", "200 cluster"},  # by whether it has read the log when it reads the request
 }
-
-
-@pytest.fixture
-async def ways(nodes: Nodes) -> AsyncIterator[Callable[[], Proxies]]:
-    """Ways of a node to the engine; made behind `nodes`, so that these are stopped first."""
-    made: list[Proxies] = []
-
-    def make() -> Proxies:
-        made.append(Proxies(nodes.servers.ports))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.close()
 
 
 async def send(service: RunningService, connection: int) -> str:

@@ -6,7 +6,7 @@ import asyncio
 import os
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
 import msgspec
 import pytest
@@ -30,20 +30,6 @@ ENDS, LOSSES = b'"errCode":305', b'"cause":"nodeLost"'
 def claim(value: str) -> bytes:
     """What stands in a message that claims the worker, or says that all is told."""
     return msgspec.msgpack.encode(Claim("worker", WORKER, value))
-
-
-@pytest.fixture
-async def ways(nodes: Nodes) -> AsyncIterator[Callable[[], Proxies]]:
-    """Ways of a node to the engine; made behind `nodes`, so that these are stopped first."""
-    made: list[Proxies] = []
-
-    def make() -> Proxies:
-        made.append(Proxies(nodes.servers.ports))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.close()
 
 
 async def open_all(service: RunningService, url: str) -> tuple[list[int], list[int]]:

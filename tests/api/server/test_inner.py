@@ -27,7 +27,7 @@ class Application:
         }.items():  # fmt: skip
             self.app.router.add_route("*", path, handler)
 
-    async def start(self) -> Inner:
+    async def start(self) -> None:
         self.runner = web.AppRunner(self.app, handler_cancellation=True, shutdown_timeout=1.0, access_log=None)
         await self.runner.setup()
         server = self.runner.server
@@ -37,7 +37,7 @@ class Application:
             self.connections += 1
             return server()
 
-        return Inner(make, [("Host", "localhost")])
+        self.inner = Inner(make, [("Host", "localhost")])
 
     async def _echo(self, request: web.Request) -> web.Response:
         return web.Response(body=await request.read(), headers={"X-Got": request.headers.get("X-Sent", "")})
@@ -78,15 +78,14 @@ class Application:
 @pytest.fixture
 async def application() -> AsyncIterator[Application]:
     made = Application()
-    made.inner = await made.start()  # type: ignore[attr-defined]
+    await made.start()
     yield made
     await made.runner.cleanup()
 
 
 @pytest.fixture
 def inner(application: Application) -> Inner:
-    found: Inner = application.inner  # type: ignore[attr-defined]
-    return found
+    return application.inner
 
 
 async def test_requests_behind_each_other_go_over_one_connection(application: Application, inner: Inner) -> None:

@@ -107,7 +107,7 @@ async def test_a_node_whose_default_worker_is_claimed_by_another_in_the_same_mom
                 await b.cluster.placement.hold("main-a")  # behind the look of the one, before its claim
             await commit(append, **how)
 
-        a.journal.append_waiting = commit_later  # type: ignore[method-assign]
+        a.journal.append_waiting = commit_later  # type: ignore[method-assign]  # of this one object
         await a.ready()
         assert b.cluster.placement.holds("main-a")
         assert a.cluster.placement.default_worker == "main-a-2"

@@ -56,7 +56,7 @@ async def test_a_disk_that_takes_nothing_is_no_reason_to_take_oneself_for_one_th
             begun.append(acknowledged)
             return await save_cluster(state, acknowledged)
 
-        a.journal.save_cluster = noted  # type: ignore[method-assign]
+        a.journal.save_cluster = noted  # type: ignore[method-assign]  # of this one object
         connection = await a.open_connection()
         await a.open_connection()
         with contextlib.closing(apsw.Connection(str(a.folder / "journal.db"))) as other:
@@ -135,7 +135,7 @@ async def test_why_a_worker_is_not_taken_over_yet_is_told_once_and_counted_once(
             a.estate.left = False
             return False
 
-        a.estate.left, a.estate.take = True, take  # type: ignore[method-assign]
+        a.estate.left, a.estate.take = True, take  # type: ignore[method-assign]  # of this one object
         await b.stop()
         await wait_for(lambda: tries >= 5 and not a.cluster.heirs.busy, FOUND_S)
         told = [record.getMessage() for record in caplog.records if "main-b" in record.getMessage()]
