@@ -353,3 +353,14 @@ def test_who_judges_by_the_clock_reads_first_and_each_other_timer_has_its_reason
     unknown = [found[where] for where in sorted(found.keys() - PLAIN.keys())]
     assert not unknown, f"use `mooring.deadline`, or say in tests/timers.py why nobody is judged: {unknown}"
     assert not sorted(PLAIN.keys() - found.keys()), "these timers are gone: take their lines out of tests/timers.py"
+
+
+def test_no_handle_is_asked_when_it_is_due() -> None:
+    """uvloop's `call_at` and `call_later` return a handle without `when` for what is due within half a millisecond."""
+    asked = [
+        f"{module}:{node.lineno}"
+        for module in modules()
+        for node in ast.walk(tree(module))
+        if isinstance(node, ast.Attribute) and node.attr == "TimerHandle"
+    ]
+    assert not asked, f"an asyncio.Handle, as the types then say too; remember the time beside it: {asked}"

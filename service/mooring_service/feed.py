@@ -7,6 +7,7 @@ with all others; is it behind, from the journal. Only who keeps up is pushed any
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from functools import partial
@@ -74,9 +75,10 @@ class Feed:
         self._waiting: dict[asyncio.Future[bool], float] = {}  # who waits, and until when (loop time)
         self._yielding: set[asyncio.Future[bool]] = set()  # of these, who is woken behind all others
         self._pushes: dict[asyncio.Future[bool], Callable[[], float | None]] = {}  # of these, who need not be woken
-        self._expiry: asyncio.TimerHandle | None = None
+        self._expiry: asyncio.Handle | None = None
+        self._expires_at = math.inf  # loop time; a handle of what is due already does not know it
         self.passes = Passes()
-        self._wake_later: asyncio.TimerHandle | None = None
+        self._wake_later: asyncio.Handle | None = None
         self.subscriptions: set[Subscription] = set()
         self.closed = False
 
@@ -146,23 +148,23 @@ class Feed:
             self._yielding.add(waiter)
         if push is not None:
             self._pushes[waiter] = push
-        if deadline != float("inf") and (self._expiry is None or deadline < self._expiry.when()):
-            if self._expiry is not None:
-                self._expiry.cancel()
-            self._expiry = loop.call_at(deadline, self._expire)
+        self._expire_by(deadline)
         return waiter
 
     def _expire(self) -> None:
-        loop = asyncio.get_running_loop()
-        now = loop.time()
-        self._expiry = None
+        now = asyncio.get_running_loop().time()
+        self._expiry, self._expires_at = None, math.inf
         for waiter in [waiter for waiter, deadline in self._waiting.items() if deadline <= now]:
             del self._waiting[waiter]
             if not waiter.done():
                 waiter.set_result(False)
-        earliest = min(self._waiting.values(), default=float("inf"))
-        if earliest != float("inf"):
-            self._expiry = loop.call_at(earliest, self._expire)
+        self._expire_by(min(self._waiting.values(), default=math.inf))
+
+    def _expire_by(self, deadline: float) -> None:
+        if deadline < self._expires_at:
+            if self._expiry is not None:
+                self._expiry.cancel()
+            self._expiry, self._expires_at = asyncio.get_running_loop().call_at(deadline, self._expire), deadline
 
     def forget(self, waiter: asyncio.Future[bool]) -> None:
         """Nobody waits for `waiter` any more."""
@@ -279,7 +281,7 @@ class Subscription:
         """
         feed = self._feed
         loop = asyncio.get_running_loop()
-        deadline = float("inf") if timeout_s is None else loop.time() + timeout_s
+        deadline = math.inf if timeout_s is None else loop.time() + timeout_s
         while True:
             if self._broken is not None or self.cursor < feed.last:
                 found = await self.take(limit_bytes)
@@ -313,7 +315,7 @@ class Subscription:
             return 0.0
         if not found:
             return None
-        return float("inf") if timeout_s is None else asyncio.get_running_loop().time() + timeout_s
+        return math.inf if timeout_s is None else asyncio.get_running_loop().time() + timeout_s
 
     async def take_more(self) -> list[Selection | Gap]:
         """Return what there is now that is wanted, reading on past what the filter leaves out; ``[]``: nothing more."""

@@ -38,7 +38,8 @@ class Window:
         self._stored: dict[Slot, None] = {}  # who is to be told
         self._told_at = -math.inf
         self._every_s = TELL_S
-        self._telling: asyncio.TimerHandle | None = None
+        self._telling: asyncio.Handle | None = None
+        self._telling_at = math.inf  # loop time; a handle of what is due already does not know it
         self._follow: dict[Slot, None] = {}  # who has been told with others, and has not sent anything since
 
     @property
@@ -58,9 +59,10 @@ class Window:
         loop = asyncio.get_running_loop()
         if self._telling is not None:
             soon = self._told_at + TELL_S
-            if scattered is None and self._telling.when() > soon:  # a flood waits for no pass
+            if scattered is None and self._telling_at > soon:  # a flood waits for no pass
                 self._telling.cancel()
-                self._every_s, self._telling = TELL_S, loop.call_at(soon, self._tell_all)
+                self._every_s = TELL_S
+                self._tell_at(soon)
             return
         pause_s = scattered.pause_s if scattered is not None else 0.0
         self._every_s = max(TELL_S, min(TELL_MAX_S, pause_s))
@@ -71,7 +73,10 @@ class Window:
         if pause_s:
             before = scattered.due_s - AHEAD_S
             at = min(before if before >= at else max(at, before + pause_s), self._told_at + TELL_MAX_S)
-        self._telling = loop.call_at(at, self._tell_all)
+        self._tell_at(at)
+
+    def _tell_at(self, at: float) -> None:
+        self._telling, self._telling_at = asyncio.get_running_loop().call_at(at, self._tell_all), at
 
     def _tell_all(self) -> None:
         self._telling = None

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import apsw
 import pytest
+import uvloop
 
 from mooring.events import Kind
 from mooring_service.config import JournalConfig
@@ -43,6 +44,19 @@ async def test_a_search_that_finds_nothing_says_so_in_time_and_goes_on_where_it_
         assert len(places) > 2, "a heartbeat is due while it still searches"
         assert places == sorted(set(places))
     await journal.stop()
+
+
+def test_a_deadline_that_is_due_at_once_and_one_before_it_both_end() -> None:
+    async def wait() -> None:
+        loop = asyncio.get_running_loop()
+        feed = Feed(MemoryJournal(JournalConfig()))
+        now = loop.time()
+        waiters = [feed.wait(now + late_s) for late_s in (0.0003, 0.0001, 10.0)]
+        async with asyncio.timeout(5):
+            assert [await waiter for waiter in waiters[:2]] == [False, False]
+        assert not waiters[2].done()
+
+    uvloop.run(wait())  # as the service does: its handle of such a timer is another one
 
 
 async def test_who_yields_is_woken_behind_all_others() -> None:

@@ -106,7 +106,7 @@ class _Guarded(asyncio.Protocol):
         self._gate = gate
         self._inner: RequestHandler | None = None
         self._transport: Any = None
-        self._timer: asyncio.TimerHandle | Deadline | None = None
+        self._timer: asyncio.Handle | Deadline | None = None
         self._tail = b""
         self._counted = False
 

@@ -14,7 +14,7 @@ class StallWatch:
     def __init__(self, timeout_s: float) -> None:
         self._timeout_s = timeout_s
         self._writing: dict[Writing, float] = {}
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
         self._due_at = 0.0
 
     def watch(self, transport: asyncio.Transport | None) -> Writing:

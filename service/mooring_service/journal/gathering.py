@@ -20,7 +20,7 @@ class Gathering:
 
     def __init__(self, late: Callable[[], None]) -> None:
         self._late = late
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
 
     def queued(self, *, more: bool) -> None:
         """Take that something was queued; `more` follows."""

@@ -37,7 +37,7 @@ class MemoryJournal:
         self._stored: dict[str, int] = {}
         self._answers: dict[str, StoredAnswer] = {}  # oldest first
         self._answer_bytes = 0
-        self._aging: asyncio.TimerHandle | None = None  # prunes, although nothing is written
+        self._aging: asyncio.Handle | None = None  # prunes, although nothing is written
         self._queue: list[tuple[Append, asyncio.Future[Committed] | None]] = []
         self._scheduled = False
         self._commits = 0

@@ -39,7 +39,7 @@ class Forker:
     def __init__(self, begun: ForkerProcess | None = None) -> None:
         self._begun = begun
         self._helper: _Helper | None = None
-        self._soon: asyncio.TimerHandle | None = None
+        self._soon: asyncio.Handle | None = None
         self._ending: set[WorkerProcess] = set()
         self._renewed_at = -RENEW_S
 

@@ -71,7 +71,7 @@ class LinkServer:
         self._server: asyncio.Server | None = None
         self._begun = False
         self._early: list[tuple[Channel[Report], list[Report]]] = []  # said hello before that
-        self._probe_timer: asyncio.TimerHandle | None = None
+        self._probe_timer: asyncio.Handle | None = None
         self.stopping = False
 
     async def listen(self) -> None:

@@ -28,7 +28,7 @@ class Requests:
         self._worker = worker
         self._waiting: dict[int, tuple[asyncio.Future[Any], float]] = {}  # by number, with their deadlines
         self._linked: dict[int, None] = {}  # those that end with the link
-        self._sweep_timer: asyncio.TimerHandle | None = None
+        self._sweep_timer: asyncio.Handle | None = None
         self._sweep_at = 0.0
         # Not from 0: an answer that a worker still owes to an earlier service must not be taken for one of ours.
         self._next = secrets.randbits(40) << 20

@@ -29,7 +29,7 @@ class HandingOver:
         self._posts = Posts(loop, self._hand_over)
         # Called for each message: without a method of ours in between.
         self.post = self._posts.post
-        self._held: asyncio.TimerHandle | None = None
+        self._held: asyncio.Handle | None = None
         self._behind: list[Callable[[int], Report]] = []
 
     def touch(self, connection: Recorded) -> None:

@@ -26,7 +26,7 @@ class Redialling:
         self._alarms: dict[Redialler, float] = {}
         self._heap: list[tuple[float, int, Redialler]] = []
         self._serial = 0
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
         self._timer_at = math.inf
 
     def alarm(self, who: Redialler, at: float) -> None:
