@@ -118,6 +118,8 @@ class Proxy:
                         continue
                     if not self.trap.meets(frame):
                         await self.open.wait()
+                    if sink.is_closing():  # cut: nobody is there to take the others
+                        return
                     sink.write(frame)
                 await sink.drain()
         except OSError:
@@ -134,6 +136,8 @@ class Proxy:
                 for frame in frames.take(data):
                     if self.mode == "deaf" or (self.mode == "commands" and _is_answer(frame)):
                         continue
+                    if sink.is_closing():
+                        return
                     sink.write(frame)
                 await sink.drain()
         except OSError:
