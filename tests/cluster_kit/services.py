@@ -12,7 +12,7 @@ from typing import Any
 from tests.cluster_kit.checker import Row, check, cut_short
 from tests.cluster_kit.nodes import running_engine
 from tests.cluster_kit.servers import EngineServers
-from tests.conftest import RunningService, end_processes, wait_for
+from tests.conftest import RunningService, wait_for
 from tests.servers import EchoServer
 
 PERSIST = {"reconnect": {"persist": True, "minDelay": 0.05, "maxDelay": 0.5}}
@@ -63,9 +63,7 @@ class Nodes:
 
 async def kill(service: RunningService) -> None:
     """Kill a whole node: the service, and the processes of its workers."""
-    workers = service.worker_pids()
-    await service.kill()
-    end_processes(workers)
+    await service.kill_all()
 
 
 async def all_events(service: RunningService, path: str = "/v1/events") -> list[dict[str, Any]]:
