@@ -27,7 +27,7 @@ from tests.conftest import wait_for
 from tests.service.cluster.test_outrun import missed
 
 FOUND_S = 60.0
-OFTEN = 4
+OFTEN = 2
 
 _pack = msgspec.msgpack.Encoder().encode
 
