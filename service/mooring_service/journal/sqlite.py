@@ -174,13 +174,15 @@ class SqliteJournal:
         self._forget(items)
         committed = [result for item, result in zip(items, results, strict=True) if item.append is not None]
         assert self._on_committed is not None, "start comes first"
-        if committed:
-            self._on_committed(committed)
-            if self.replica is not None:
+        try:
+            if committed:
+                self._on_committed(committed)
+        finally:  # it is committed, whatever a listener makes of it: who waits for that is told
+            if committed and self.replica is not None:
                 self.replica.committed.set()
-        for item, result in zip(items, results, strict=True):
-            if item.future is not None and not item.future.done():
-                item.future.set_result(result)
+            for item, result in zip(items, results, strict=True):
+                if item.future is not None and not item.future.done():
+                    item.future.set_result(result)
 
     def _refused(self, items: list[Item], reason: str) -> None:
         self._forget(items)
