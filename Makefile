@@ -5,11 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := pyproject.toml constraints.txt workers/mooring/version.py
-PYTEST := $(BIN)/python -m pytest tests
-# One more than a small machine has cores, since most tests wait; a module's tests stay together: many share a service.
-SIDE_BY_SIDE := -n 3 --dist loadfile
+PYTEST := $(BIN)/python -m pytest
+# Twice as many as a small machine has cores, since most tests wait; a module's tests stay together (many share a service), in the order of tests/selection.py.
+SIDE_BY_SIDE := -n 4 --dist loadfile --no-loadscope-reorder
+# Looking into all files for these few would take longer than they do.
+ALONE := $(shell grep -rl --include='test_*.py' 'pytest\.mark\.alone' tests)
 
-.PHONY: help run venv venv-test test test-quick test-long lint types format check bench bench-quick cluster conformance release-check test-pythons clean
+.PHONY: help run venv venv-test compiled test test-quick test-long lint types format check bench bench-quick cluster conformance release-check test-pythons clean
 
 help:
 	@echo "make run            start a demo service on 127.0.0.1:8480"
@@ -48,23 +50,27 @@ venv: $(VENV)/.run
 
 venv-test: $(VENV)/.test
 
+# The tests start hundreds of processes: none of them compiles all of it anew, also where Python is told to write no bytecode.
+compiled: $(VENV)/.test
+	@$(BIN)/python -m compileall -q workers service api
+
 cluster: $(VENV)/.test
 	@exec $(BIN)/python tools/cluster
 
 run: $(VENV)/.run
 	@exec $(BIN)/mooring serve --demo
 
-test: $(VENV)/.test
+test: compiled
 	@bash tools/install-test-tools
-	@$(PYTEST) -m "not alone and not long" $(SIDE_BY_SIDE)
-	@$(PYTEST) -m "alone and not long"
+	@$(PYTEST) tests -m "not alone and not long" $(SIDE_BY_SIDE)
+	@$(PYTEST) $(ALONE) -m "alone and not long"
 
-test-quick: $(VENV)/.test
-	@$(PYTEST) -q -m "quick and not alone and not long" $(SIDE_BY_SIDE)
+test-quick: compiled
+	@$(PYTEST) -q tests -m "quick and not alone and not long" $(SIDE_BY_SIDE)
 
-test-long: $(VENV)/.test
-	@$(PYTEST) -m "long and not alone" $(SIDE_BY_SIDE)
-	@$(PYTEST) -m "long and alone"
+test-long: compiled
+	@$(PYTEST) tests -m "long and not alone" $(SIDE_BY_SIDE)
+	@$(PYTEST) $(ALONE) -m "long and alone"
 
 lint: $(VENV)/.test
 	@$(BIN)/ruff format --check --quiet . || { echo "run: make format"; exit 1; }

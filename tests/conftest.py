@@ -31,7 +31,7 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("mooring")
 
-pytest_plugins = ["tests.cluster_kit.fixtures"]
+pytest_plugins = ["tests.cluster_kit.fixtures", "tests.selection"]
 
 ROOT = Path(__file__).parents[1]
 START_S = 60.0  # a deadline, not a figure: many may be starting at once
@@ -144,6 +144,19 @@ class RunningService:
         self.process.kill()
         await asyncio.to_thread(self.process.wait)
         self.process.stdout.close()
+
+    async def kill_all(self) -> None:
+        """Kill it and the processes of its workers, as a power cut does; also one that was just being started."""
+        workers = self.worker_pids()
+        await self.kill()
+        end_processes(workers)
+
+        def none_is_left() -> bool:
+            left = self.worker_pids()
+            end_processes(left)
+            return not left
+
+        await wait_for(none_is_left)
 
     async def restart_after_kill(self, pause_s: float = 0.0) -> None:
         await self.kill()
@@ -266,27 +279,6 @@ def rounds(short: int, long: int, name: str = "rounds") -> pytest.MarkDecorator:
     return pytest.mark.parametrize(name, [short, pytest.param(long, marks=pytest.mark.long)])
 
 
-NEED_A_PROCESS = {"start_service", "module_service", "three_servers"}
-OF_PROCESSES = tuple(
-    Path(__file__).parent / place
-    for place in (
-        "end_to_end", "api/server", "service/journal/test_crash.py", "service/processes/test_forker.py", "workers/wire/test_proxies.py",
-        "service/processes/test_worker_process.py", "service/test_window.py", "service/cluster/test_watch.py",
-    )
-)  # fmt: skip
-"""Where services, proxies or processes that are killed are started without a fixture."""
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as `quick` what starts no service, engine or proxy, and give the long ones their time."""
-    for item in items:
-        fixtures = set(getattr(item, "fixturenames", ()))
-        if not NEED_A_PROCESS & fixtures and not any(item.path.is_relative_to(place) for place in OF_PROCESSES):
-            item.add_marker(pytest.mark.quick)
-        if item.get_closest_marker("long"):
-            item.add_marker(pytest.mark.timeout(600))
-
-
 @pytest.fixture
 async def start_service(request: pytest.FixtureRequest) -> AsyncIterator[StartService]:
     """Start services; all are stopped, and their workers gone, at the end."""
@@ -318,6 +310,14 @@ def _left_open(request: pytest.FixtureRequest) -> Iterator[None]:
     yield
     if inspect.iscoroutinefunction(request.function) or "module_service" in request.fixturenames:
         gc.collect()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """What the tests of a file keep for good (trees of all our sources) is no garbage either: a second for each test behind them."""
+    if nextitem is not None and nextitem.path != item.path:
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.hookimpl(hookwrapper=True)

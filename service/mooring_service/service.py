@@ -16,6 +16,7 @@ import msgspec
 from mooring.background import Background
 from mooring.errors import JournalUnavailable, Unavailable
 from mooring.metrics import Histogram
+from mooring.told import Told
 from mooring_service.admission import Admission
 from mooring_service.asks import Asks
 from mooring_service.backups import Backups
@@ -332,14 +333,17 @@ async def _until_nothing_can_be_told(roster: Roster, unwritable: asyncio.Event) 
 
 async def _prune(directory: Directory, journal: Journal) -> None:
     # Ends by cancellation, when the service stops.
+    told = Told()
     while True:
         await asyncio.sleep(PRUNE_INTERVAL_S)
         gone = directory.prune()
         if gone:
             try:
                 await journal.forget_connections(gone)
+                told.over()
             except JournalUnavailable as exc:
-                log.warning("ended connections cannot be forgotten in the journal now: %s", exc)
+                if told.is_new(exc):
+                    log.warning("ended connections cannot be forgotten in the journal now: %s", exc)
 
 
 def _supervision(config: Config) -> SupervisorConfig:

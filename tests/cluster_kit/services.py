@@ -13,7 +13,7 @@ from mooring_service.cluster import message as wire
 from tests.cluster_kit.checker import Row, check, cut_short, read_log
 from tests.cluster_kit.nodes import running_engine
 from tests.cluster_kit.servers import EngineServers
-from tests.conftest import RunningService, end_processes, wait_for
+from tests.conftest import RunningService, wait_for
 from tests.servers import EchoServer
 
 PERSIST = {"reconnect": {"persist": True, "minDelay": 0.05, "maxDelay": 0.5}}
@@ -21,10 +21,11 @@ FOUND_S = 60.0  # a deadline, not a figure: `dead_after` is 5, and the machine m
 
 
 class Nodes:
-    """Services of one cluster, by name."""
+    """Services of one cluster, by name; `options`: of their command line."""
 
     def __init__(self, folder: Path, cluster: str, servers: EngineServers) -> None:
         self.folder, self.cluster, self.servers = folder, cluster, servers
+        self.options: list[str] = []
         self.all: dict[str, RunningService] = {}
 
     async def begin(self, names: str, beside: str = "", **settings: Any) -> list[RunningService]:
@@ -39,7 +40,7 @@ class Nodes:
         own = {"name": self.cluster, "node": name, "engine": self.servers.urls, "dead_after": 5, **settings}
         lines = [f"{key} = {json.dumps(value)}" for key, value in own.items()]
         path.write_text("\n".join(["[cluster]", *lines, beside, ""]))
-        service = self.all[name] = RunningService(self.folder / name, "--config", str(path))
+        service = self.all[name] = RunningService(self.folder / name, "--config", str(path), *self.options)
         return service
 
     async def check(self, *, given_up: str = "", replaced: str = "", cut: bool = False) -> list[Row]:
@@ -64,9 +65,7 @@ class Nodes:
 
 async def kill(service: RunningService) -> None:
     """Kill a whole node: the service, and the processes of its workers."""
-    workers = service.worker_pids()
-    await service.kill()
-    end_processes(workers)
+    await service.kill_all()
 
 
 async def all_events(service: RunningService, path: str = "/v1/events") -> list[dict[str, Any]]:

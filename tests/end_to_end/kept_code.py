@@ -49,6 +49,13 @@ class Persists:
     reconnect = {"persist": True}
 
 
+class Answers:
+    """Says again what was said."""
+
+    def on_message(self, ws, event) -> None:
+        ws.send(event.data)
+
+
 class CatchesUp:
     """Asks its source, a file with a number, for what it has missed."""
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.command_line import mooring
 from tests.conftest import RunningService, StartService, wait_for
-from tests.end_to_end.test_persist import kill_all, ready_again
+from tests.end_to_end.test_persist import ready_again
 from tests.end_to_end.test_secrets import read_again
 from tests.servers import EchoServer
 
@@ -94,7 +94,7 @@ async def test_it_outlives_stops_restarts_and_the_death_of_everything(
     await service.stop()
     await service.start()
     await ready_again(service, feed, 2)
-    await kill_all(service)
+    await service.kill_all()
     await service.start()
     await ready_again(service, feed, 3)
     assert echo.peers[-1].headers["A"] == CANARY

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from mooring_service.hooks.sender import READ_AGAIN_S
 from tests.command_line import mooring
 from tests.conftest import RunningService, StartService, rounds, wait_for
 from tests.end_to_end.test_faults import full_disk
@@ -324,3 +325,20 @@ async def test_with_a_journal_in_memory_a_hook_begins_anew_and_says_so(
         assert "gap" not in {event["kind"] for event in receiver.taken}
         receiver.got[-1].verify(secret)
         await wait_for(lambda: "begins anew" in service.log())
+
+
+async def test_a_hook_whose_journal_cannot_be_read_says_so_once_and_goes_on_when_it_can(
+    start_service: StartService, echo: EchoServer
+) -> None:
+    service = await start_service()
+    await service.open(echo.url)
+    await service.restart_after_kill()  # what was before is in the file alone
+    path = service.state_dir / "journal.db"
+    async with Receiver() as receiver:
+        path.rename(path.with_name("away.db"))  # who has it open goes on; who opens it finds none
+        await hook(service, "shop", receiver.url, after="start")
+        await wait_for(lambda: "hook shop waits for the journal" in service.log())
+        await asyncio.sleep(3.5 * READ_AGAIN_S)
+        path.with_name("away.db").rename(path)
+        await receiver.until(1)
+    assert service.log().count("hook shop waits for the journal") == 1

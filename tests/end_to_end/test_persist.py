@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.command_line import mooring
-from tests.conftest import RunningService, StartService, rounds, wait_for
+from tests.conftest import RunningService, StartService, end_processes, rounds, wait_for
 from tests.end_to_end.test_connection_names import put
 from tests.end_to_end.test_kept_sockets import Front
 from tests.servers import EchoServer
@@ -29,15 +29,6 @@ def config(tmp_path: Path) -> Path:
 
 
 HEADERS = {"Authorization": "Bearer ${secret:feed}", "Origin": "http://plain.test"}
-
-
-async def kill_all(service: RunningService) -> None:
-    """Kill service and workers at once, as a power cut does, but for the machine."""
-    pids = service.worker_pids()
-    await service.kill()
-    for pid in pids:
-        os.kill(pid, signal.SIGKILL)
-    await wait_for(lambda: not service.worker_pids())
 
 
 async def ready_again(service: RunningService, connection: int, socket: int) -> dict[str, Any]:
@@ -97,7 +88,7 @@ async def test_the_death_of_service_and_worker_is_survived(
     await service.events(kept["id"], count=2)
     # What it was changed to counts.
     await service.call("PATCH", f"/v1/connections/{kept['id']}", json={"url": f"{echo.url}new"})
-    await kill_all(service)
+    await service.kill_all()
     await service.start()
     record = await ready_again(service, kept["id"], 2)
     assert record["url"] == f"{echo.url}new" and echo.peers[-1].path_qs == "/new"
@@ -113,7 +104,7 @@ async def test_a_reboot_is_survived(start_service: StartService, config: Path, e
     """A fresh tree of processes: what it finds of the old one is the state directory alone."""
     service = await start_service("--config", str(config))
     kept = await service.open(echo.url, headers=HEADERS, worker="w", reconnect={"minDelay": 0.05, "persist": True})
-    await kill_all(service)
+    await service.kill_all()
     for path in ("address", "worker.sock"):
         (service.state_dir / path).unlink(missing_ok=True)
     await service.start()
@@ -135,7 +126,7 @@ async def test_a_half_open_line_is_lost_once_also_when_everything_dies_before_th
         assert (lost["cause"], lost["code"]) == ("ping", 1006)
         await wait_for(lambda: front.ended[0], what="the old socket is gone")
         await wait_for(lambda: len(front.ended) > 1, what="it is dialled again, in vain")
-        await kill_all(service)
+        await service.kill_all()
         await service.start()
         front.swallows = False
         await ready_again(service, kept["id"], 2)
@@ -154,7 +145,7 @@ async def test_one_that_is_down_stays_down_over_a_stop_and_is_lost_once(
     await service.events(kept["id"], until="onDisconnect")
     await service.stop()
     await service.start()
-    await kill_all(service)
+    await service.kill_all()
     await service.start()
     assert (await service.record(kept["id"]))["status"] == "Reconnecting"
     back = EchoServer()
@@ -237,12 +228,11 @@ async def test_whenever_everything_dies_each_comes_back_once(
             if how == "stop":
                 await service.stop()
             elif how == "kill":
-                await kill_all(service)
+                await service.kill_all()
             elif how == "service":
                 await service.kill()
             else:
-                for pid in service.worker_pids():
-                    os.kill(pid, signal.SIGKILL)
+                end_processes(service.worker_pids())
             if how != "worker":
                 await service.start()
         for connection in ids:

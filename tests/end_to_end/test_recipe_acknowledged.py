@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import random
-import signal
 
 import pytest
 from aiohttp import web
 
-from tests.conftest import RunningService, StartService, rounds, wait_for
+from tests.conftest import RunningService, StartService, end_processes, rounds, wait_for
 from tests.scripted import Scripted
 
 RECIPE = {
@@ -62,8 +60,7 @@ async def test_each_acknowledged_envelope_is_in_the_journal(start_service: Start
             await wait_for(goes_on, 30, f"answers in round {round_number}")
             await asyncio.sleep(chance.random() * 0.05)
             if chance.random() < 0.5 or round_number % 4 == 3:
-                for pid in service.worker_pids():
-                    os.kill(pid, signal.SIGKILL)
+                end_processes(service.worker_pids())
                 sockets = len(server.sockets)
                 await wait_for(lambda: _more(server, sockets), 30, "another socket")  # noqa: B023
             else:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from mooring.errors import JournalUnavailable
+from mooring.told import Told
 from mooring_service.cluster.chain import now_s
 from mooring_service.journal.replica import Replica
 
@@ -36,7 +37,7 @@ class Backlog:
 
         It waits for the disk, so nothing that concerns lives may wait for it.
         """
-        saved_at, saved, told = 0.0, -1, ""
+        saved_at, saved, told = 0.0, -1, Told()
         while True:
             await asyncio.sleep(LOOK_S)
             upto, now = replicated(), now_s()
@@ -45,11 +46,10 @@ class Backlog:
             try:
                 full = await self.look(now, upto)
             except JournalUnavailable as exc:
-                if str(exc) != told:
+                if told.is_new(exc):
                     log.error("how much waits for the engine cannot be read: %s", exc)
-                told = str(exc)
                 continue
-            told = ""
+            told.over()
             if replicated() is None:  # that life is over: nothing of it waits any more
                 self._replica.full = False
                 continue

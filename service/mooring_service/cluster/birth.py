@@ -16,6 +16,7 @@ from typing import TypeVar
 
 import msgspec
 
+from mooring.told import Told
 from mooring_service.cluster import message as wire
 from mooring_service.cluster.chain import head_of, now_s
 from mooring_service.cluster.engine import Conflict, Engine, EngineError
@@ -60,14 +61,13 @@ class Kept(msgspec.Struct, array_like=True):
 
 async def until_asked(ask: Callable[[], Awaitable[Answer]]) -> Answer:
     """Return what `ask` returns, once the engine can be asked; why it cannot is told once, and when that changes."""
-    told = ""
+    told = Told()
     while True:
         try:
             return await ask()
         except EngineError as exc:
-            if str(exc) != told:
-                told = str(exc)
-                log.warning("the engine cannot be asked: %s", told)
+            if told.is_new(exc):
+                log.warning("the engine cannot be asked: %s", exc)
             await asyncio.sleep(LOOK_S)
 
 

@@ -17,6 +17,7 @@ import msgspec
 from mooring.deadline import within
 from mooring.errors import JournalUnavailable
 from mooring.metrics import Histogram
+from mooring.told import Told
 from mooring_service.cluster import message as wire
 from mooring_service.cluster.engine import Busy, Conflict, Engine, EngineError
 from mooring_service.cluster.message import Message, TooNew, Unreadable
@@ -104,7 +105,7 @@ class Chain:
         self.bytes_total = 0
         self.refusal = ""
         self._begun_at = 0.0
-        self._told = ""  # why nothing can be read, as it was logged
+        self._unread = Told()
         self._wanted: list[tuple[str, msgspec.Raw]] = []
         self._acknowledged = asyncio.Event()
 
@@ -214,12 +215,11 @@ class Chain:
             try:
                 additions = await replica.read(state.replicated, wire.PART_BYTES)
             except JournalUnavailable as exc:
-                if str(exc) != self._told:
-                    self._told = str(exc)
+                if self._unread.is_new(exc):
                     log.error("what is to be published cannot be read: %s", exc)
                 await asyncio.sleep(RETRY_S)
                 return None
-            self._told = ""
+            self._unread.over()
             return state.add(additions, now_s())
         due_s = state.acked_at + self._beat_s - now_s()
         if due_s <= 0:

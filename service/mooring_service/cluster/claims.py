@@ -5,6 +5,8 @@ A claim is granted when what it names is free there: never claimed, given up, or
 
 from __future__ import annotations
 
+import itertools
+
 import msgspec
 
 from mooring_service.cluster.position import MAX_SLOT
@@ -16,6 +18,7 @@ CLEARED = (
     "+"  # of a worker: somebody has started it again, whatever its nodes have died of; no node has that name either
 )
 KEPT_TAKEOVERS = 3
+KEPT_LIVES = 32  # of each node, those that have ended last; of earlier ones those that hold something
 
 
 class Holder(msgspec.Struct):
@@ -46,8 +49,26 @@ class Claims:
         self._over: dict[tuple[str, str], int] = {}
         self._ended: dict[int, str] = {}  # connection → the name that its end frees
 
-    def over(self, node: str, life: str, lost_us: int = 0) -> None:
-        """This life has ended: what it held can be had by others. `lost_us`: when it was found dead; 0: it has ended otherwise."""
+    def over(self, node: str, life: str, lost_us: int = 0) -> list[str]:
+        """This life has ended: what it held can be had by others. `lost_us`: when it was found dead; 0: it has ended otherwise.
+
+        Returns:
+            Lives of the node that are forgotten by that: they ended long ago and hold nothing, so nobody asks for them. (Only a state
+            directory that is put back from as long ago can have one told as lost again, and then it is news.)
+        """
+        self.recall_over(node, life, lost_us)
+        ended = [one for one in self._over if one[0] == node]
+        if len(ended) < 2 * KEPT_LIVES:
+            return []
+        holders = itertools.chain(self.workers.values(), self.names.values(), self.keys.values())
+        hold = {(held.node, held.life) for held in holders}
+        gone = [one for one in ended[:-KEPT_LIVES] if one not in hold]
+        for one in gone:
+            del self._over[one]
+        return [life for _, life in gone]
+
+    def recall_over(self, node: str, life: str, lost_us: int) -> None:
+        """This life has ended, behind those that were named before."""
         self._over[node, life] = lost_us
 
     def is_over(self, node: str, life: str) -> bool:

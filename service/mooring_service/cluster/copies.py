@@ -14,6 +14,7 @@ import msgspec
 
 from mooring.deadline import Deadline
 from mooring.errors import JournalUnavailable
+from mooring.told import Told
 from mooring_service.cluster.copy import Copy, Pair, joined, pieces_of
 from mooring_service.cluster.engine import Engine, EngineError
 from mooring_service.cluster.fold import Fold
@@ -52,7 +53,8 @@ class Copies:
         self._engine, self._cluster, self._node = engine, config.name, config.node
         self._fold, self._journal = fold, journal
         self._wait_s = config.dead_after  # so long a live peer has to be found
-        self._kept: dict[str, list[bytes]] = {}
+        self._kept: dict[str, tuple[str, list[bytes]]] = {}  # by node: the copy's name, and its pieces
+        self._unmade, self._useless = Told(), Told()
         self.records: Callable[[], Iterable[Pair]] = tuple
 
     def beside(self, run: Run) -> Run:
@@ -69,9 +71,9 @@ class Copies:
             return Reply(200, [], _pack(self._fold.applied))
         if command.path == "make":
             return await self._make(command.node)
-        name, _, index = command.path.partition("/")
-        pieces = self._kept.get(name, [])
-        if not index.isdecimal() or int(index) >= len(pieces):
+        wanted, _, index = command.path.partition("/")
+        name, pieces = self._kept.get(command.node, ("", []))
+        if name != wanted or not index.isdecimal() or int(index) >= len(pieces):
             return Reply(404, [], b"")
         return Reply(200, [], pieces[int(index)])
 
@@ -79,19 +81,26 @@ class Copies:
         try:
             folded = await self._journal.copy_folded()
         except JournalUnavailable as exc:
-            log.error("no copy of what was folded can be made for node %s: %s", node, exc)
+            if self._unmade.is_new(exc):
+                log.error("no copy of what was folded can be made for node %s: %s", node, exc)
             return Reply(503, [], b"")
+        self._unmade.over()
         pieces = pieces_of(Copy(folded, list(self.records())))
+        if self._kept.pop(node, None) is None:  # else it has failed to take the one before
+            log.warning(
+                "node %s, which the log has outrun, is given a copy of what was folded up to %d", node, folded.applied
+            )
         while len(self._kept) >= MAX_KEPT:
             del self._kept[next(iter(self._kept))]
         name = os.urandom(8).hex()
-        self._kept[name] = pieces
+        self._kept[node] = name, pieces
         loop = asyncio.get_running_loop()
-        Deadline(loop, loop.time() + KEPT_S, lambda: self._kept.pop(name, None))
-        log.warning(
-            "node %s, which the log has outrun, is given a copy of what was folded up to %d", node, folded.applied
-        )
+        Deadline(loop, loop.time() + KEPT_S, lambda: self._drop(node, name))
         return Reply(200, [], _pack(Made(name, len(pieces))))
+
+    def _drop(self, node: str, name: str) -> None:
+        if node in self._kept and self._kept[node][0] == name:
+            del self._kept[node]
 
     async def find(self) -> Copy | None:
         """Return the copy of the peer that is furthest, once one reaches to where the log begins; None if nobody has one to give.
@@ -138,14 +147,17 @@ class Copies:
         for index in range(made.count):
             piece = await self._ask(peer, f"{made.name}/{index}", ASK_S)
             if piece is None:
-                log.warning("the copy of node %s broke off at piece %d of %d", peer, index, made.count)
+                if self._useless.is_new(f"{peer}: {index} of {made.count}"):
+                    log.warning("the copy of node %s broke off at piece %d of %d", peer, index, made.count)
                 return None
             pieces.append(piece)
         try:
             copy = joined(pieces)
         except msgspec.MsgspecError as exc:
-            log.error("the copy of node %s cannot be read: %s", peer, exc)
+            if self._useless.is_new(f"{peer}: {exc}"):
+                log.error("the copy of node %s cannot be read: %s", peer, exc)
             return None
+        self._useless.over()
         log.warning("the copy of node %s is taken over: what was folded up to %d", peer, copy.folded.applied)
         return copy
 

@@ -101,6 +101,7 @@ class Fold:
         self.nodes: dict[str, NodeState] = {}
         self.claims = Claims()
         self._parts: dict[str, list[bytes]] = {}
+        over: list[tuple[int, str, str, int]] = []
         for (kind, key), value in sorted(folded.values.items()):
             if kind == "epoch":
                 self.epoch = value.decode()
@@ -109,7 +110,8 @@ class Fold:
                 self.nodes[key] = state
             elif kind == "over":
                 node, _, life = key.partition(" ")
-                self.claims.over(node, life, int(value or b"0"))
+                lost_us, _, at = value.partition(b" ")
+                over.append((int(at or b"0"), node, life, int(lost_us or b"0")))
             elif kind == "slot":
                 self.claims.slots[int(key)] = value.decode()
             elif kind == "part":
@@ -119,6 +121,8 @@ class Fold:
                 held[key] = msgspec.msgpack.decode(value, type=Holder)
                 if kind == "name" and held[key].connection:
                     self.claims.name_of(held[key].connection, key)
+        for _, node, life, when_us in sorted(over):  # in the order in which they ended, as every node has them
+            self.claims.recall_over(node, life, when_us)
         self.claims.keys = dict(sorted(self.claims.keys.items(), key=lambda item: item[1].time_ms))
 
     def take(self, seq: int, subject: str, data: bytes, first_kept: int) -> Folding:
@@ -222,8 +226,9 @@ class Fold:
             node.ended_us = lost.time_us
 
     def _end(self, node: NodeState, life: str, lost_us: int = 0) -> None:
-        self.claims.over(node.node, life, lost_us)
-        self._changes["over", f"{node.node} {life}"] = b"%d" % lost_us
+        for forgotten in self.claims.over(node.node, life, lost_us):
+            self._changes["over", f"{node.node} {forgotten}"] = None
+        self._changes["over", f"{node.node} {life}"] = b"%d %d" % (lost_us, self.applied)
 
     def _pieces(self, node: NodeState, message: Message) -> list[bytes | msgspec.Raw]:
         """Return the additions that take effect with a message: those of a part with the last of them."""

@@ -14,6 +14,7 @@ from functools import partial
 import msgspec
 
 from mooring.errors import JournalUnavailable
+from mooring.told import Told
 from mooring_service.cluster import message as wire
 from mooring_service.cluster.birth import Kept, end_forgotten, until_asked
 from mooring_service.cluster.chain import head_of
@@ -63,6 +64,7 @@ class OwnLife:
         self.run = os.urandom(wire.RUN_BYTES)
         self.returned: wire.Returned | None = None
         self.over = False
+        self._unkept = Told()
         kept = self._replica.state
         if kept is not None:
             self.kept = msgspec.msgpack.decode(kept, type=Kept)
@@ -88,16 +90,15 @@ class OwnLife:
     async def save(self, replicated: int) -> None:
         """Keep what a restart must know; while the disk takes nothing, that waits."""
         self.kept.replicated = replicated
-        told = ""
         while True:
             try:
                 while await self._journal.save_cluster(_pack(self.kept), replicated):
                     pass  # others write in between
+                self._unkept.over()
                 return
             except JournalUnavailable as exc:
-                if str(exc) != told:
-                    told = str(exc)
-                    log.error("the place in the cluster cannot be kept: %s", told)
+                if self._unkept.is_new(exc):
+                    log.error("the place in the cluster cannot be kept: %s", exc)
                 await asyncio.sleep(SAVE_S)
 
     async def give_up(self, engine: Engine, cluster: str, fold: Fold, state: Replicator) -> Head | None:

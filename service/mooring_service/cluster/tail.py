@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 
 from mooring.deadline import first_of
+from mooring.told import Told
 from mooring_service.cluster.copy import Copy, Pair, additions_of
 from mooring_service.cluster.engine import Engine, EngineError, Refused, Stored
 from mooring_service.cluster.fold import Diverged, Fold, FoldedAsk, Folding
@@ -84,10 +85,11 @@ class Tail:
         self.shown = fold.applied  # up to here it is committed, and handed on
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
         self._unwritten = Unwritten()
+        self._refused, self._gone = Told(), Told()
 
     async def run(self) -> None:
         """Read on. Ends by cancellation, or when the log cannot be read any more (`stopped`)."""
-        pause_s, told = PAUSE_S[0], ""
+        pause_s = PAUSE_S[0]
         while not self.stopped:
             await self._engine.up.wait()
             try:
@@ -106,9 +108,8 @@ class Tail:
                 self._is_behind()
                 why = type(exc).__name__.strip("_").lower()
                 self.rebuilds[why] = self.rebuilds.get(why, 0) + 1
-                if isinstance(exc, Refused) and str(exc) != told:
-                    told = str(exc)
-                    log.error("the log cannot be read: %s", told)
+                if isinstance(exc, Refused) and self._refused.is_new(exc):
+                    log.error("the log cannot be read: %s", exc)
             except (Diverged, TooNew) as exc:
                 self.stopped = self.failure = str(exc)
                 self.too_new = isinstance(exc, TooNew)
@@ -132,7 +133,8 @@ class Tail:
         """Go on behind what the log no longer has: with what a peer has folded, or, if nobody has it, at the first message that is kept."""
         self._write(self._unwritten.rest())
         before = self._fold.applied
-        log.error("messages %d to %d of the log are gone before they were read", before + 1, self.first - 1)
+        if self._gone.is_new(before):  # it is tried again while peers and the engine cannot be asked
+            log.error("messages %d to %d of the log are gone before they were read", before + 1, self.first - 1)
         copy = await self.find_copy()
         appends = []
         if copy is None:
@@ -165,7 +167,9 @@ class Tail:
 
     async def _read(self, pull: Pull) -> None:
         while True:
-            for stored in await pull.next():
+            received = await pull.next()
+            self._refused.over()
+            for stored in received:
                 self.failure = ""
                 if stored.seq <= self._fold.applied:
                     continue

@@ -20,6 +20,7 @@ from mooring.background import Background
 from mooring.deadline import first_of
 from mooring.errors import JournalUnavailable
 from mooring.events import Kind, now_us
+from mooring.told import Told
 from mooring_service.feed import Feed
 from mooring_service.hooks import telling
 from mooring_service.hooks.alarm import Alarm
@@ -73,6 +74,7 @@ class Sender:
         self._last_cut: tuple[str, str, int] | None = None
         self._linger_until: float | None = None
         self._settled_s = 0.0
+        self._told = Told()
 
     def start(self) -> None:
         """Begin, from the hook's place; nothing, if it has begun."""
@@ -122,12 +124,15 @@ class Sender:
         while not self._alarm.stopped:
             try:
                 await self._step()
+                self._told.over()
             except JournalUnavailable as exc:
-                log.error("hook %s waits for the journal: %s", self.hook.name, exc, extra={"hook": self.hook.name})
+                if self._told.is_new(exc):
+                    log.error("hook %s waits for the journal: %s", self.hook.name, exc, extra={"hook": self.hook.name})
                 await self._alarm.sleep(READ_AGAIN_S)
             # The top of a hook's task: a mistake of ours must not end it unseen; it begins anew from its place.
-            except Exception:
-                log.exception("hook %s begins anew", self.hook.name, extra={"hook": self.hook.name})
+            except Exception as exc:
+                if self._told.is_new(repr(exc)):
+                    log.exception("hook %s begins anew", self.hook.name, extra={"hook": self.hook.name})
                 self._reader = None
                 await self._alarm.sleep(BEGIN_ANEW_S)
 

@@ -10,7 +10,7 @@ import signal
 import pytest
 
 from mooring_service.cluster import objects
-from mooring_service.cluster.engine import Answer, Conflict, Down, Engine, EngineError, Refused, Unknown
+from mooring_service.cluster.engine import PENDING_BYTES, Answer, Conflict, Down, Engine, EngineError, Refused, Unknown
 from tests.cluster_kit.nodes import THREE, running_engine
 from tests.cluster_kit.proxy import Proxies
 from tests.cluster_kit.servers import EngineServers
@@ -146,5 +146,32 @@ async def test_a_link_that_breaks_under_load_is_dialled_anew(servers: EngineServ
             flooded.set()
             await flooding
         await wait_for(lambda: len(asyncio.all_tasks()) == 1, 20, "no task of a broken link is left")
+    finally:
+        ways.close()
+
+
+async def test_what_is_given_up_on_a_link_that_takes_nothing_any_more_does_not_wait_for_it(
+    servers: EngineServers,
+) -> None:
+    async def ignored(_: Answer) -> None:
+        pass
+
+    ways = Proxies(servers.ports[:1])
+    try:
+        async with running_engine(ways.urls, "a") as engine:
+            link = engine.link
+            assert link is not None
+            first = await engine.subscribe(link, "nobody.speaks", ignored)
+            ways.hold()
+            for _ in range(PENDING_BYTES * 3 // 4 // 64_000):  # more than the kernel holds, less than the client does
+                await engine.publish("nobody.listens", bytes(64_000))
+            # Its writer's turns are bounded, too: behind so many nothing is said any more, and nobody knows that the link is gone.
+            begun = (engine.subscribe(link, f"nobody.speaks.{number}", ignored) for number in range(2_000))
+            await asyncio.gather(*begun, return_exceptions=True)
+            giving_up = asyncio.create_task(engine.unsubscribe(first))
+            done, _ = await asyncio.wait({giving_up}, timeout=30)  # without a cancellation, which nats-py swallows
+            ways.pass_on()
+            await giving_up
+            assert done
     finally:
         ways.close()

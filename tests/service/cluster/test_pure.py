@@ -8,7 +8,7 @@ import pytest
 from mooring.events import Kind
 from mooring.link.record import ConnectionUpdate
 from mooring_service.cluster import message as wire
-from mooring_service.cluster.claims import CLEARED, KEY_AGE_MS, Claims
+from mooring_service.cluster.claims import CLEARED, KEPT_LIVES, KEY_AGE_MS, Claims
 from mooring_service.cluster.fold import Fold, NodeState
 from mooring_service.cluster.lives import Judge, Mark, Standing, Timers, fenced, ranked
 from mooring_service.cluster.message import Message, TooNew, Unreadable
@@ -223,6 +223,42 @@ def test_a_worker_whose_nodes_have_died_is_started_again_by_its_holder_alone() -
     assert claims.workers["w"].lost_us == [1_000, 2_000, 3_000]
     assert claims.claim(Claim("worker", "w", CLEARED), "d", "1")
     assert (claims.workers["w"].node, claims.workers["w"].lost_us) == ("d", [])
+
+
+def test_of_lives_that_ended_long_ago_those_that_hold_something_are_remembered_at_each_node_alike() -> None:
+    begun = Folded(0, {})
+    values: dict[tuple[str, str], bytes] = {}
+    steady, restarted = Fold(begun), Fold(begun)
+
+    def take(seq: int, message: Message) -> None:
+        nonlocal restarted
+        for fold in (steady, restarted):
+            found = fold.take(seq, f"mooring.c.log.{message.node}", wire.encode(message), 1)
+        for key, value in found.changes.items():
+            if value is None:
+                values.pop(key, None)
+            else:
+                values[key] = value
+        if seq % 7 == 0:
+            restarted = Fold(Folded(seq, dict(values)))
+
+    seq = 0
+    for life in range(10 * KEPT_LIVES):
+        holds = [("worker", "w", ""), ("name", "n", 5)] if life == 3 else [("key", "k", (b"f", 5))] if life == 4 else []
+        body = encode_addition(append(claims=[Claim(*one) for one in holds]))
+        assert body is not None
+        take(seq + 1, made(life=f"{life:x}", seq=seq, last=1, additions=[msgspec.Raw(body)]))
+        seq += 1
+        known = [one for one in range(life) if steady.claims.is_over("a", f"{one:x}")]
+        assert known == [one for one in range(life) if restarted.claims.is_over("a", f"{one:x}")]
+        assert known[-KEPT_LIVES:] == [*range(life)][-KEPT_LIVES:] and len(known) < 2 * KEPT_LIVES + 2
+        assert {3, 4} & {*range(life)} <= {*known}
+    assert {key for kind, key in values if kind == "over"} == {f"a {one:x}" for one in known}
+    other = Message(wire.VERSION, wire.ADD, "b", "l", b"rrrrnnnn", 0, "e", last=1)
+    body = encode_addition(append(claims=[Claim("worker", "w", "")]))
+    assert body is not None
+    take(seq + 1, msgspec.structs.replace(other, additions=[msgspec.Raw(body)]))
+    assert (steady.claims.workers["w"].node, restarted.claims.workers["w"].node) == ("b", "b")
 
 
 def test_a_slot_is_its_nodes_for_ever() -> None:

@@ -25,6 +25,7 @@ from mooring.link.messages import (
     Open,
     Opened,
     Probe,
+    Refused,
     Resent,
     Stats,
     Stop,
@@ -232,6 +233,33 @@ async def test_a_service_that_cannot_welcome_yet_is_a_service_as_long_as_it_says
         server.close()
         await service.ended()
         current.set_runtime(None)
+
+
+async def test_a_service_that_refuses_a_worker_for_now_is_told_of_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(link, "REDIAL_MAX_S", 0.01)
+    service = Service(waits=True)
+    why = ["it is stopping"] * 5 + ["another one is linked"] * 5
+
+    def take(channel: Channel[Any], reports: list[Any]) -> None:
+        service.reports += reports
+        if any(isinstance(report, Hello) for report in reports):
+            channel.send(Refused(why.pop(0)) if why else Refused("it does not know you", drain=True))
+            channel.close()
+
+    server = await asyncio.get_running_loop().create_unix_server(
+        lambda: Channel(report_decoder, take, lambda channel, exc: None), str(tmp_path / "link.sock")
+    )
+    try:
+        assert "it does not know you" in await worker.Worker(settings_of(tmp_path)).run()
+    finally:
+        server.close()
+        await server.wait_closed()
+        current.set_runtime(None)
+    assert len(service.of(Hello)) == 11
+    told = [record.getMessage() for record in caplog.records if "refuses this worker for now" in record.getMessage()]
+    assert [text.rpartition(": ")[2] for text in told] == ["it is stopping", "another one is linked"]
 
 
 async def test_events_keep_to_their_window_and_all_else_passes(tmp_path: Path, echo: EchoServer) -> None:

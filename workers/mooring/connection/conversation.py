@@ -22,6 +22,7 @@ from mooring.connection.recorded import RecordedConnection
 from mooring.connection.requests import Ids
 from mooring.connection.sends import Sends
 from mooring.connection.session import Action, Session
+from mooring.connection.template import Unfilled
 from mooring.connection.watch import Watch
 from mooring.deadline import Deadline
 from mooring.errors import ErrCode, ErrorEntry
@@ -82,13 +83,7 @@ class Conversation:
         proven: A message has come over the last ready socket, or nobody waits for one.
     """
 
-    def __init__(
-        self,
-        host: Host,
-        party: Party,
-        connection: RecordedConnection,
-        compiled: Compiled,
-    ) -> None:
+    def __init__(self, host: Host, party: Party, connection: RecordedConnection, compiled: Compiled) -> None:
         self._host = host
         self._party = party
         self._connection = connection
@@ -103,6 +98,7 @@ class Conversation:
         self._listens = True  # the session wants to see each message
         self._held = Held(host, connection, self._write, party.deliver)
         self._catching_up = False
+        self._unanswered: frozenset[tuple[str, Unfilled]] = frozenset()  # what was logged of this socket
         self._timer: Deadline | None = None  # of the step that is awaited
 
     # A socket, from the handshake to its end.
@@ -131,7 +127,7 @@ class Conversation:
             self._party.ids,
             self._party.next_socket,
         )
-        self._listens = True
+        self._listens, self._unanswered = True, frozenset()
         return self._session
 
     def change(self, compiled: Compiled) -> None:
@@ -246,7 +242,9 @@ class Conversation:
                         return False
                 case acts.Unanswered(rule, unfilled):
                     self._host.metrics.unanswered += 1
-                    log.warning("connection %d: %s is not sent: %s", self._connection.id, rule, unfilled)
+                    if (rule, unfilled) not in self._unanswered:  # any message may ask for it
+                        self._unanswered |= {(rule, unfilled)}
+                        log.warning("connection %d: %s is not sent: %s", self._connection.id, rule, unfilled)
         return self._session is not None
 
     def _fail_opening(self, detail: str, *, refused: bool = False, timed_out: bool = False) -> None:

@@ -35,7 +35,7 @@ class Watch:
 
     __slots__ = (
         "_attempt", "_clocks", "_connection", "_dead", "_host", "_keep_alive", "_looks_again", "_say", "_session", "_silent",
-        "_stopped", "_told_interval",
+        "_stopped", "_told_interval", "_unfilled",
     )  # fmt: skip
 
     def __init__(
@@ -61,6 +61,7 @@ class Watch:
         self._clocks = Clocks(keep_alive, connection.options.data_timeout_s, host.loop.time())
         self._looks_again = self._stopped = False
         self._told_interval: Any = None
+        self._unfilled: Unfilled | None = None  # why the last heartbeat was not sent
         self.learn()
 
     @property
@@ -166,7 +167,10 @@ class Watch:
         filled = self._session.fill(self._keep_alive.send)
         if isinstance(filled, Unfilled):
             self._host.metrics.unanswered += 1
-            log.warning("connection %d: keepAlive is not sent: %s", self._connection.id, filled)
+            if filled != self._unfilled:
+                self._unfilled = filled
+                log.warning("connection %d: keepAlive is not sent: %s", self._connection.id, filled)
         else:
+            self._unfilled = None
             count(self._host.metrics.keep_alives, "sent")
             self._say(filled, self._keep_alive.send.binary)

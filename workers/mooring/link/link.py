@@ -44,6 +44,7 @@ from mooring.link.messages_changed import Change
 from mooring.link.messages_sent import DropQueue, Send, SendRequest
 from mooring.link.owed import ANSWERS, Owed
 from mooring.link.rest import Receiver, Rest
+from mooring.told import Told
 
 REDIAL_MIN_S = 0.05
 REDIAL_MAX_S = 0.5  # a dial on a local socket costs nothing; a new service should not wait for its workers
@@ -148,14 +149,14 @@ class Link:
 
     async def run(self) -> str:
         """Keep the link until the worker is to end; return why. May be cancelled."""
-        attempt = 0
-        was_lost = False
+        attempt, was_lost, refusals = 0, False, Told()
         orphaned_at = _orphan_clock()
         while True:
             if await self._dial():
                 if was_lost:
                     log.info("linked with the service again")
                 attempt, was_lost = 0, True
+                refusals.over()
                 stats = asyncio.create_task(self._report_stats())
                 try:
                     await self._lost.wait()
@@ -169,7 +170,8 @@ class Link:
                 self._refused = None
                 if drain:
                     return f"refused by the service: {reason}"
-                log.warning("the service refuses this worker for now: %s", reason)
+                if refusals.is_new(reason):
+                    log.warning("the service refuses this worker for now: %s", reason)
             orphaned_at = max(orphaned_at, self._heard_at)
             orphan_time_s = self._settings.orphan_time_s
             if orphan_time_s and _orphan_clock() - orphaned_at > orphan_time_s:
