@@ -51,7 +51,7 @@ async def test_what_cannot_be_converted_is_an_error_and_closes_with_1007(
     assert [event["kind"] for event in events] == ["onOpen", "onError", "onTerminate"]
     assert events[1]["event"]["errors"][0]["errCode"] == 202
     assert events[2]["event"]["wasClean"] is True
-    await asyncio.wait_for(echo.peers[0].gone.wait(), 2)
+    await asyncio.wait_for(echo.peers[0].gone.wait(), 60)
     assert echo.peers[0].close_code == 1007
     assert (await shared.record(record["id"]))["stats"]["messagesIn"] == 1
 
@@ -160,7 +160,7 @@ async def test_delete_closes_with_code_and_reason_and_is_idempotent(shared: Runn
     assert final["status"] == "Closed"
     # The code is the peer's (contract, section 2): aiohttp's server answers every close frame with 1000.
     assert final["terminate"] == {"code": 1000, "reason": "", "wasClean": True}
-    await asyncio.wait_for(echo.peers[0].gone.wait(), 2)
+    await asyncio.wait_for(echo.peers[0].gone.wait(), 60)
     assert echo.peers[0].close_code == 3001
     assert await shared.call("DELETE", path) == final
     await shared.send(record["id"], "late", status=410)
@@ -213,7 +213,7 @@ async def test_while_it_closes_a_send_is_409_and_a_second_delete_waits_for_the_s
         record = await shared.open(server.url, closeTimeout=1)
         path = f"/v1/connections/{record['id']}"
         first = asyncio.create_task(shared.call("DELETE", path))
-        await asyncio.wait_for(closing.wait(), 2)
+        await asyncio.wait_for(closing.wait(), 60)
         for body, kind in ((b"x", "text/plain"), (b"1\n", "application/x-ndjson")):
             problem = await shared.send(record["id"], body, kind, 409)
             assert problem["type"] == "urn:mooring:problem:wrong-state"
@@ -243,7 +243,7 @@ async def test_the_peers_close_is_answered_and_reported(
         assert [event["kind"] for event in events] == ["onOpen", "onMessage", "onTerminate"]
         assert events[-1]["event"]["code"] == code
         assert events[-1]["event"]["wasClean"] is clean
-        assert (await asyncio.wait_for(answered, 2))[0] == (None if code == 1005 else code)
+        assert (await asyncio.wait_for(answered, 60))[0] == (None if code == 1005 else code)
 
 
 async def test_under_auto_text_and_binary_are_told_apart_in_every_form(

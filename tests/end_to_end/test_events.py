@@ -107,7 +107,7 @@ async def test_a_stream_goes_to_its_end_also_when_its_connection_is_no_longer_re
         await _echo_many(service, other["id"], 8)
         await service.call("DELETE", f"/v1/connections/{record['id']}")
         await service.call("DELETE", f"/v1/connections/{other['id']}")
-        await wait_for(lambda: _is_gone(service, record["id"]), 10)
+        await wait_for(lambda: _is_gone(service, record["id"]))
         lines = (await response.read()).splitlines()
     assert [json.loads(line)["kind"] for line in lines] == ["onOpen", *["onMessage"] * 30, "onTerminate"]
 

@@ -83,7 +83,7 @@ async def test_a_server_sees_the_end_of_tcp_while_a_helper_lives(service: Runnin
         helper = await (call(service, "fork") if start == "plain" else call(service, "start", start))
         assert lives(helper)
         await service.call("DELETE", f"/v1/connections/{record['id']}")
-        await asyncio.wait_for(ended.wait(), 5)
+        await asyncio.wait_for(ended.wait(), 60)
         assert lives(helper)
         os.kill(helper, signal.SIGKILL)
 
@@ -94,7 +94,7 @@ async def test_a_socket_that_is_not_read_just_now_is_let_go_too(service: Running
     helper = await call(service, "start")
     pid = await pid_of(service)
     os.kill(pid, signal.SIGKILL)
-    await asyncio.wait_for(echo.peers[0].gone.wait(), 10)
+    await asyncio.wait_for(echo.peers[0].gone.wait(), 60)
     assert lives(helper)
     await service.events(record["id"], until="onTerminate")
     os.kill(helper, signal.SIGKILL)
@@ -116,7 +116,7 @@ async def test_a_worker_that_is_killed_is_replaced_at_once_while_its_helper_live
     pid = await pid_of(service)
     began = time.monotonic()
     os.kill(pid, signal.SIGKILL)
-    await asyncio.wait_for(echo.peers[0].gone.wait(), 10)
+    await asyncio.wait_for(echo.peers[0].gone.wait(), 60)
     end = (await service.events(record["id"], until="onTerminate"))[-1]["event"]
     assert "SIGKILL" in end["reason"]
     assert await call(service, "pool", [-1]) == [1], "the next process works"

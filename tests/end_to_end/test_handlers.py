@@ -168,10 +168,10 @@ async def test_a_stalled_handler_pauses_its_socket_and_loses_nothing(start_servi
     async with FeedServer(rate=5_000, size=500) as feed:
         record = await open_with(service, feed.url, "Counter")
         async with held(service):
-            await wait_for(lambda: _paused(service), 5)
+            await wait_for(lambda: _paused(service))
             assert (await service.get("/v1/workers/main"))["rss"] < 200 * 2**20
         await feed.stop_sending()
-        await wait_for(lambda: _counted(service, record["id"], feed.sent["/"]), 20)
+        await wait_for(lambda: _counted(service, record["id"], feed.sent["/"]))
         assert feed.ends == []
 
 

@@ -256,7 +256,7 @@ async def test_secrets_overlap_and_then_the_old_one_is_refused(
         async def one_is_left() -> bool:
             return len((await shared.get(f"/v1/hooks/{worker}"))["secrets"]) == 1
 
-        await wait_for(one_is_left, 10)
+        await wait_for(one_is_left)
         await _feed(shared, echo, worker, 1)
         await receiver.until(4)
         receiver.got[-1].verify(new)

@@ -89,7 +89,7 @@ async def test_a_restart_under_load_goes_on_within_three_seconds(start_service: 
             lambda: any(got.at > opened - 1.0 and str(fresh["id"]) in got.body.decode() for got in receiver.got)
         )
         assert asyncio.get_running_loop().time() - opened < 3.0, "it goes on as soon as the service does"
-        await wait_for(lambda: len(ledger.kept) >= 402, 20)
+        await wait_for(lambda: len(ledger.kept) >= 402)
         events = [event["id"] for event in await service.events(record["id"], count=401)]
         assert set(events) <= set(ledger.kept) and len(ledger.kept) == len(set(ledger.kept))
         assert ledger.repeated <= 1
@@ -245,7 +245,7 @@ async def _is(service: RunningService, **wanted: Any) -> bool:
 async def _read_again(service: RunningService) -> None:
     before = service.log().count("were read again")
     service.process.send_signal(signal.SIGHUP)
-    await wait_for(lambda: service.log().count("were read again") > before, 5)
+    await wait_for(lambda: service.log().count("were read again") > before)
 
 
 async def test_secrets_of_all_sorts_stand_nowhere_but_in_their_file(

@@ -366,4 +366,4 @@ async def test_after_all_of_it_the_worker_is_unharmed(shared: RunningService) ->
     assert "Traceback" not in log, log[-3000:]
     assert "Traceback" not in shared.log()
     soft, _ = resource.prlimit(worker["pid"], resource.RLIMIT_NOFILE)
-    await wait_for(lambda: len(os.listdir(f"/proc/{worker['pid']}/fd")) < min(60, soft), 5)
+    await wait_for(lambda: len(os.listdir(f"/proc/{worker['pid']}/fd")) < min(60, soft))

@@ -283,7 +283,7 @@ async def test_each_code_of_a_close_by_the_server_is_one_loss_and_one_return(
             transport.abort()
         else:
             await echo.sockets[-1].close(code=code)
-        await wait_for(lambda at=number: len(echo.sockets) == at, 15)
+        await wait_for(lambda at=number: len(echo.sockets) == at)
         await status_of(shared, kept, "Connected")
     events = await shared.events(kept, count=1 + 2 * len(codes))
     assert [event["kind"] for event in events] == ["onOpen", *["onDisconnect", "onReconnect"] * len(codes)]

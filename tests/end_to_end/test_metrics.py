@@ -80,7 +80,7 @@ async def test_what_is_full_is_seen(start_service: StartService) -> None:
             found = await metrics(service)
             return found["mooring_journal_failing"] == 1 and found.get('mooring_pauses_total{"worker": "main"}', 0) > 0
 
-        await wait_for(full, 15)
+        await wait_for(full)
         worker = await service.get("/v1/workers/main")
         assert worker["paused"] == 1
         assert worker["outboxBytes"] > 100_000

@@ -72,7 +72,7 @@ async def test_an_upgrade_under_load_closes_nothing_and_loses_nothing(start_serv
         assert sorted(service.worker_pids()) == pids, "the workers are the same"
         assert service.process.poll() is None, "the pid is the same"
         await feed.stop_sending()
-        await wait_for(lambda: sum(follower.ledger.numbers.values()) == sum(feed.sent.values()), 15)
+        await wait_for(lambda: sum(follower.ledger.numbers.values()) == sum(feed.sent.values()))
         assert feed.ends == []
         assert follower.ledger.gaps == 0
 
@@ -285,7 +285,7 @@ async def test_backups_that_are_hung_up_on_or_die_with_the_service_leave_nothing
         await asyncio.sleep(attempt / 2000)
         writer.transport.abort()
     await asyncio.sleep(0.2)  # the last one may only be beginning
-    await wait_for(lambda: not left(), 5)
+    await wait_for(lambda: not left())
     writer = await begin()
     await wait_for(left)
     await service.restart_after_kill()

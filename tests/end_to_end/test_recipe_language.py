@@ -73,7 +73,7 @@ async def test_what_is_remembered_is_used_by_the_next_socket_until_it_is_forgott
         assert (back["resumed"], back["lost"]) == (False, None), "it was ready before the server had said so"
         await server.sockets[-1].send_json({"op": "invalid"})
         server.sockets[-1]._req.transport.abort() if False else await server.sockets[-1].close()
-        await wait_for(lambda: _socket(shared, opened["id"], 3), 5, "the third socket")
+        await wait_for(lambda: _socket(shared, opened["id"], 3), 60, "the third socket")
         assert server.heard[2] == ["identify", "resume s-canary"]
         assert "s-canary" not in json.dumps(await shared.record(opened["id"]))
 

@@ -49,7 +49,7 @@ async def test_a_killed_service_closes_nothing_and_loses_nothing(
         await wait_for(lambda: all(ledger.numbers[c] > number + 100 for c, number in before.items()))
         await feed.stop_sending()
         names = {record["id"]: f"/{n}" for n, record in enumerate(opened)}
-        await wait_for(lambda: all(ledger.numbers[c] == feed.sent[name] for c, name in names.items()), 10)
+        await wait_for(lambda: all(ledger.numbers[c] == feed.sent[name] for c, name in names.items()))
         assert ledger.ended == {}
         assert ledger.gaps == 0
         assert feed.ends == [], "the server saw no close"
@@ -75,7 +75,7 @@ async def test_killed_again_and_again_the_service_still_loses_nothing(start_serv
         await wait_for(service.is_ready)
         await feed.stop_sending()
         names = {record["id"]: f"/{n}" for n, record in enumerate(opened)}
-        await wait_for(lambda: all(ledger.numbers.get(c) == feed.sent[name] for c, name in names.items()), 10)
+        await wait_for(lambda: all(ledger.numbers.get(c) == feed.sent[name] for c, name in names.items()))
         assert ledger.ended == {}
         assert feed.ends == []
 
@@ -111,7 +111,7 @@ async def test_random_disconnects_of_a_subscriber_cost_no_event(service: Running
             follower.drop()
         await feed.stop_sending()
         names = {record["id"]: f"/{n}" for n, record in enumerate(opened)}
-        await wait_for(lambda: all(follower.ledger.numbers.get(c) == feed.sent[name] for c, name in names.items()), 10)
+        await wait_for(lambda: all(follower.ledger.numbers.get(c) == feed.sent[name] for c, name in names.items()))
         assert follower.ledger.gaps == 0
 
 
@@ -230,7 +230,7 @@ async def test_a_subscriber_that_does_not_read_is_cut_off_and_may_resume(start_s
             follower.last_id = json.loads(last)["id"]
             follower.ledger.seqs[record["id"]] = json.loads(last)["seq"]
             follower.ledger.numbers[record["id"]] = int(json.loads(last)["event"]["data"].rstrip("."))
-            await wait_for(lambda: follower.ledger.numbers[record["id"]] == feed.sent["/"], 20)
+            await wait_for(lambda: follower.ledger.numbers[record["id"]] == feed.sent["/"])
 
 
 async def _subscribers(service: RunningService, count: int) -> bool:

@@ -103,7 +103,7 @@ async def test_a_socket_of_the_manager_is_served(tmp_path: Path) -> None:
     port = sock.getsockname()[1]
     process = serve_on(sock, tmp_path / "s")
     try:
-        line = await asyncio.wait_for(asyncio.to_thread(process.stdout.readline), 10)
+        line = await asyncio.wait_for(asyncio.to_thread(process.stdout.readline), 60)
         assert f"http://127.0.0.1:{port}" in line
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(f"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n".encode())
@@ -120,7 +120,7 @@ async def test_a_socket_of_the_manager_off_loopback_needs_tls_or_the_flag_too(tm
         sock.bind(("0.0.0.0", 0))
         process = serve_on(sock, tmp_path / "s")
         try:
-            _, errors = await asyncio.wait_for(asyncio.to_thread(process.communicate), 10)
+            _, errors = await asyncio.wait_for(asyncio.to_thread(process.communicate), 60)
         finally:
             process.kill()
     assert process.returncode == 1

@@ -64,7 +64,7 @@ async def test_a_flood_of_output_goes_to_the_log_and_blocks_nothing(
     record = await open_with(shared, echo.url, "Misbehaves", worker=worker)
     for message in ("log", "flood", "end"):
         await shared.send(record["id"], message)
-    await wait_for(lambda: _echoed(echo, "alive: end"), 15)
+    await wait_for(lambda: _echoed(echo, "alive: end"))
     text = shared.worker_log(worker)
     assert "printed by user code" in text
     logged = next(json.loads(line) for line in text.splitlines() if "logged by user code" in line)
@@ -134,7 +134,7 @@ async def test_output_after_the_service_was_killed_breaks_nothing(
     await service.kill()
     await echo_send(echo, "flood")
     await echo_send(echo, "after the flood")
-    await wait_for(lambda: _echoed(echo, "alive: after the flood"), 15)
+    await wait_for(lambda: _echoed(echo, "alive: after the flood"))
     await service.start()
     await wait_for(lambda: _running(service))
     assert (await service.record(record["id"]))["status"] == "Connected"

@@ -120,7 +120,7 @@ async def test_a_second_process_of_one_name_is_refused_while_the_first_is_heard(
     async with running_nodes(tmp_path, cluster_name, servers.urls, "a") as nodes:
         second = await Node(tmp_path / "second", "a", cluster_name, servers.urls).start()
         try:
-            await wait_for(lambda: second.refusals, 10)
+            await wait_for(lambda: second.refusals)
             assert "another service is node 'a'" in second.refusals[0]
             assert nodes["a"].cluster.ready
         finally:
@@ -133,7 +133,7 @@ async def test_a_node_that_waits_for_another_time_than_the_others_is_refused(
     async with running_nodes(tmp_path, cluster_name, servers.urls, "a"):
         other = await Node(tmp_path / "b", "b", cluster_name, servers.urls, dead_after=6.0).start()
         try:
-            await wait_for(lambda: other.refusals, 10)
+            await wait_for(lambda: other.refusals)
             assert other.refusals == ["cluster.dead_after is 6 here, and 5 at the node 'a': it must be equal"]
         finally:
             await other.stop(handover=True)
@@ -170,7 +170,7 @@ async def test_a_message_that_is_none_of_ours_is_left_out_and_one_of_a_later_moo
         }[what]
         await engine.put(stream_name(cluster_name), subject_of(cluster_name, "stranger"), data, 0)
         if what == "of a later version":
-            await wait_for(lambda: all(node.refusals for node in nodes.values()), 10)
+            await wait_for(lambda: all(node.refusals for node in nodes.values()))
             assert "start a later one" in a.refusals[0]
             return
         a.commit(connection, 3)

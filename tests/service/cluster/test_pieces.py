@@ -36,4 +36,4 @@ async def test_pieces_that_nobody_asks_for_are_forgotten(monkeypatch: pytest.Mon
     kept = Pieces()
     kept.add("one", [b"x"])
     assert kept.of("one") == [b"x"]
-    await wait_for(lambda: not kept.of("one"), 20)
+    await wait_for(lambda: not kept.of("one"))
