@@ -273,8 +273,11 @@ class Cluster:
         """Wait until what was committed here, all or up to `addition`, is shown here as part of the log; say whether it was in time."""
         if (chain := self.chain) is None or not self.engine.up.is_set():
             return False
-        seq = await chain.reach(addition or self._replica.last, timeout_s)
-        return seq is not None and await self.tail.reach(seq, timeout_s)
+        addition = addition or self._replica.last
+        seq = await chain.reach(addition, timeout_s)
+        if seq is None or 0 < addition <= chain.state.identity.born:
+            return False  # the latter: its life is over by now, and what of that was not published never will be
+        return await self.tail.reach(seq, timeout_s)
 
     async def _watch(self) -> None:
         # Ends by cancellation, when the service stops. It waits for nobody: else the lease takes that for a process that stood still.
