@@ -19,7 +19,7 @@ import pytest
 from tests.cluster_kit.fixtures import needs_servers
 from tests.command_line import run
 from tests.conftest import ROOT, wait_for
-from tests.proxies import free_port
+from tests.proxies import free_ports
 
 READY_S = 90.0
 END_S = 60.0
@@ -42,8 +42,7 @@ class Shown:
 @pytest.fixture
 async def shown() -> AsyncIterator[Shown]:
     folder = tempfile.mkdtemp(prefix="mooring-")  # pytest's own are too long for the path of a socket
-    ports = {free_port() for _ in range(8)}
-    command = [sys.executable, str(ROOT / "tools" / "cluster"), "--ports", *map(str, sorted(ports)[:4])]
+    command = [sys.executable, str(ROOT / "tools" / "cluster"), "--ports", *map(str, sorted(free_ports(4)))]
     program = await asyncio.create_subprocess_exec(
         *command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, "TMPDIR": folder}
     )

@@ -135,9 +135,9 @@ class Derived:
 
     def _begin(self, connection: apsw.Connection) -> Sliced:
         self._fold()
+        last_change = connection.execute("SELECT max(id) FROM changes").get  # if it fails, all of that goes on waiting
         changes, self._waiting = self._waiting, Changes()
         gone, self._gone = self._gone, set()
-        last_change = connection.execute("SELECT max(id) FROM changes").get
         return Sliced(
             chain(
                 _of(changes),

@@ -102,10 +102,12 @@ class MemoryJournal:
         self._commits += 1
         self._prune(time_ms)
         assert self._on_committed is not None, "start comes first"
-        self._on_committed(done)
-        for (_, future), committed in zip(queue, done, strict=True):
-            if future is not None and not future.done():
-                future.set_result(committed)
+        try:
+            self._on_committed(done)
+        finally:  # it is committed, whatever a listener makes of it: who waits for that is told
+            for (_, future), committed in zip(queue, done, strict=True):
+                if future is not None and not future.done():
+                    future.set_result(committed)
 
     def _prune(self, time_ms: int) -> None:
         config = self._config

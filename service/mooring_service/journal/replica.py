@@ -169,27 +169,33 @@ class Replica:
         try:
             connection = apsw.Connection(str(self._path), flags=apsw.SQLITE_OPEN_READONLY)
             try:
-                found = connection.execute("SELECT total, events FROM replica WHERE rn = ?", (replicated,)).fetchone()
+                # Of bytes only those that are kept: where the log went back, what it had acknowledged may be gone.
+                found = connection.execute(
+                    "SELECT total - length(body), (SELECT events FROM replica WHERE rn = ?1) FROM replica WHERE rn > ?1"
+                    " ORDER BY rn LIMIT 1",
+                    (replicated,),
+                ).fetchone()
             finally:
                 connection.close()
         except apsw.Error as exc:
             raise JournalUnavailable(f"it cannot be read: {exc}") from exc
         size, events = found or (0, 0)
-        return self.total_bytes - size, self.total_events - events
+        return self.total_bytes - size, self.total_events - (events or 0)
 
     def save(self, state: bytes, acknowledged: int, now_ms: int) -> Callable[[apsw.Connection], bool]:
         """Return the job that keeps what the cluster keeps beside the additions, and drops some of what was acknowledged long ago.
 
-        It says whether there may be more of that. The last one of all stays: the numbers go on behind it.
+        It says whether there may be more of that. The last one that was acknowledged stays: from it what is behind is counted, and
+        the numbers go on behind it where it is the last of all.
         """
-        acknowledged = min(acknowledged, self.last - 1)
+        acknowledged = min(acknowledged, self.last)
         kept_bytes = self.total_bytes - KEPT_BYTES
 
         def job(connection: apsw.Connection) -> bool:
             connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (_STATE, state))
             # The oldest stand first: only they are looked at, not all that are kept.
             connection.execute(
-                "DELETE FROM replica WHERE rn IN (SELECT rn FROM (SELECT rn, time_ms, total FROM replica WHERE rn <= ? ORDER BY rn LIMIT ?)"
+                "DELETE FROM replica WHERE rn IN (SELECT rn FROM (SELECT rn, time_ms, total FROM replica WHERE rn < ? ORDER BY rn LIMIT ?)"
                 " WHERE time_ms < ? AND total < ?)",
                 (acknowledged, PRUNE_ROWS, now_ms - KEPT_MS, kept_bytes),
             )

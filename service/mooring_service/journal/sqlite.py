@@ -171,19 +171,21 @@ class SqliteJournal:
 
     def _written(self, items: list[Item], results: list[Any], first: int, last: int) -> None:
         self._first, self._last = first, last
-        self._forget(items)
+        self._queued_bytes -= sum([item.size for item in items])
         committed = [result for item, result in zip(items, results, strict=True) if item.append is not None]
         assert self._on_committed is not None, "start comes first"
-        if committed:
-            self._on_committed(committed)
-            if self.replica is not None:
+        try:
+            if committed:
+                self._on_committed(committed)
+        finally:  # it is committed, whatever a listener makes of it: who waits for that is told
+            if committed and self.replica is not None:
                 self.replica.committed.set()
-        for item, result in zip(items, results, strict=True):
-            if item.future is not None and not item.future.done():
-                item.future.set_result(result)
+            for item, result in zip(items, results, strict=True):
+                if item.future is not None and not item.future.done():
+                    item.future.set_result(result)
 
     def _refused(self, items: list[Item], reason: str) -> None:
-        self._forget(items)
+        self._queued_bytes -= sum([item.size for item in items])
         for item in items:
             if item.future is not None and not item.future.done():
                 item.future.set_exception(JournalUnavailable(reason))
@@ -193,9 +195,6 @@ class SqliteJournal:
         if item.append is not None and self._on_committed is not None:
             # Whoever numbered it need not send it again.
             self._on_committed([Committed(item.append, None, repeated=True)])
-
-    def _forget(self, items: list[Item]) -> None:
-        self._queued_bytes -= sum([item.size for item in items])
 
     @property
     def failure(self) -> str | None:

@@ -105,13 +105,19 @@ async def test_all_that_was_acknowledged_long_ago_goes_however_much_it_is_but_ne
 
     async with replicating(path) as journal:
         for number in range(35):
-            journal.append(events("main", b"%d" % number))
+            journal.append(events("main", b"%02d" % number))
         await journal.save_cluster(b"state", 30)
         assert numbers() == [*range(1, 36)], "they are young"
         monkeypatch.setattr(replicas, "KEPT_MS", -60_000)
+        replica = journal.replica
+        assert replica is not None
+        behind = await replica.unreplicated(30)
+        assert behind == (replica.total_bytes * 5 // 35, 5)
         while await journal.save_cluster(b"state", 30):
-            assert numbers()[-5:] == [*range(31, 36)]
-        assert numbers() == [*range(31, 36)]
+            assert numbers()[-6:] == [*range(30, 36)]
+        assert numbers() == [*range(30, 36)]
+        assert await replica.unreplicated(30) == behind, "it is counted from the last that was acknowledged"
+        assert (await replica.unreplicated(0))[0] == replica.total_bytes * 6 // 35, "what is gone does not wait"
         await journal.save_cluster(b"state", 35)
         assert numbers() == [35]
     async with replicating(path) as journal:

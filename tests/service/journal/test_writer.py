@@ -14,9 +14,37 @@ from mooring.link.record import ConnectionCreated, ConnectionUpdate
 from mooring_service.config import JournalConfig
 from mooring_service.journal import pace
 from mooring_service.journal.batch import Append, EventFilter
-from mooring_service.journal.journal import Committed
+from mooring_service.journal.journal import Committed, Journal
+from mooring_service.journal.memory import MemoryJournal
+from mooring_service.journal.replica import Replica
 from mooring_service.journal.sqlite import SqliteJournal
 from tests.service.journal.test_journal import make, run_of, running
+
+
+class MistakeOfAListener(Exception):
+    """What it raises."""
+
+
+@pytest.mark.parametrize("store", ["replica", "sqlite", "memory"])
+async def test_a_listeners_mistake_leaves_nobody_waiting(tmp_path: Path, store: str) -> None:
+    path = tmp_path / "journal.db"
+    replica = Replica(path) if store == "replica" else None
+    config = JournalConfig()
+    journal: Journal = MemoryJournal(config) if store == "memory" else SqliteJournal(path, config, replica=replica)
+    told: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context.get("exception")))
+
+    def mistaken(committed: list[Committed]) -> None:
+        raise MistakeOfAListener
+
+    await journal.start(mistaken, lambda failure: None)
+    async with asyncio.timeout(30):
+        for position in (1, 2):
+            assert (await journal.append_waiting(run_of(1, 1))).first == position
+        if replica is not None:
+            await replica.committed.wait()
+    assert [type(one) for one in told] == [MistakeOfAListener] * 2, "the loop tells of it"
+    await journal.stop()
 
 
 @pytest.mark.parametrize("store", ["sqlite", "memory"])
