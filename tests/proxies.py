@@ -34,13 +34,22 @@ def free_port(host: str = "127.0.0.1") -> int:
     """Return a port for what is started later, and perhaps again: none that the kernel gives to whoever dials or asks for any."""
     below = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     while True:
-        port = secrets.randbelow(below - LOWEST_PORT) + LOWEST_PORT
+        # Where the kernel gives out all that there are, one of those has to do.
+        port = secrets.randbelow(below - LOWEST_PORT) + LOWEST_PORT if below > LOWEST_PORT else 0
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as sock:
             try:
                 sock.bind((host, port))
             except OSError:
                 continue
-            return port
+            return int(sock.getsockname()[1])
+
+
+def free_ports(count: int) -> list[int]:
+    """Return so many of them, no two the same."""
+    found: set[int] = set()
+    while len(found) < count:
+        found.add(free_port())
+    return list(found)
 
 
 def program(name: str) -> str:

@@ -19,7 +19,7 @@ PLAIN = {
     ("mooring.connection.begun", "Begun._look"): LOOKS_FIRST,
     (
         "mooring.process.redialling",
-        "Redialling._set_timer",
+        "Redialling._look_at",
     ): "the alarm of `connection.watch`, which looks again; else own pace",
     ("mooring.process.runtime", "Runtime._look_later"): OWN_PACE,
     ("mooring.process.handing_over", "HandingOver._hold"): OWN_PACE,

@@ -31,7 +31,7 @@ Row = tuple[int, int, int, bytes]  # position, connection, kind, body
 
 async def read_log(engine: Engine, cluster: str) -> list[tuple[int, Message]]:
     """Return every message that the stream holds; a server that has just come back may not answer at once."""
-    deadline = asyncio.get_running_loop().time() + 20
+    deadline = asyncio.get_running_loop().time() + 60
     while True:
         try:
             return await _read_log(engine, cluster)

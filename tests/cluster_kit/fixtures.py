@@ -12,6 +12,8 @@ import pytest
 
 from tests.cluster_kit.servers import PROGRAM, EngineServers
 
+TIMEOUT_S = 300
+
 _numbers = itertools.count(1)
 
 needs_servers = pytest.mark.skipif(PROGRAM is None, reason="no nats-server here (its wheel is for x86_64 alone)")
@@ -22,6 +24,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if "servers" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.cluster)
             item.add_marker(needs_servers)
+            if not any(item.get_closest_marker(name) for name in ("long", "timeout")):
+                item.add_marker(pytest.mark.timeout(TIMEOUT_S))  # several waits, of which each may be long
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from typing import Any
 from mooring.events import Kind
 from mooring.link.record import ConnectionUpdate
 from mooring_service.cluster import objects
-from mooring_service.cluster.engine import Engine, EngineSettings
+from mooring_service.cluster.engine import Engine, EngineError, EngineSettings
 from mooring_service.cluster.forward import Command, Reply
 from mooring_service.cluster.node import Cluster, Figures
 from mooring_service.cluster.objects import StreamSettings, bounds, stream_name
@@ -33,7 +33,7 @@ async def running_engine(urls: list[str], node: str = "test", **settings: Any) -
     engine = Engine(EngineSettings(urls=urls, node=node, **settings))
     running = asyncio.create_task(engine.run())
     try:
-        await asyncio.wait_for(engine.up.wait(), 20)
+        await asyncio.wait_for(engine.up.wait(), 60)
         yield engine
     finally:
         running.cancel()
@@ -108,7 +108,7 @@ class Node:
         return self
 
     async def ready(self) -> Node:
-        await wait_for(lambda: self.cluster.ready or self.refusals, 40, f"{self.name} has its place")
+        await wait_for(lambda: self.cluster.ready or self.refusals, 90, f"{self.name} has its place")
         assert not self.refusals
         return self
 
@@ -176,7 +176,7 @@ async def running_nodes(
             await node.stop(handover=True)
 
 
-async def settled(nodes: dict[str, Node], timeout_s: float = 40.0) -> None:
+async def settled(nodes: dict[str, Node], timeout_s: float = 90.0) -> None:
     """Wait until everything is acknowledged, and read everywhere."""
     await wait_for(lambda: all(node.replicated for node in nodes.values()), timeout_s, "all is acknowledged")
     top = max(node.cluster.chain.state.acked_seq for node in nodes.values())
@@ -189,12 +189,15 @@ async def settled(nodes: dict[str, Node], timeout_s: float = 40.0) -> None:
 async def forget_all(engine: Engine, cluster_name: str) -> None:
     """Have the log drop all that it holds, as it does by itself with what is too old."""
     stream = stream_name(cluster_name)
-    config = (await engine.api(f"STREAM.INFO.{stream}"))["config"]
-    await engine.api(f"STREAM.UPDATE.{stream}", {**config, "max_age": 10**8, "duplicate_window": 10**8})
+    config = (await engine.api(f"STREAM.INFO.{stream}", timeout_s=20))["config"]
+    await engine.api(f"STREAM.UPDATE.{stream}", {**config, "max_age": 10**8, "duplicate_window": 10**8}, timeout_s=20)
 
     async def is_empty() -> bool:
-        first, last = await bounds(engine, cluster_name)
+        try:
+            first, last = await bounds(engine, cluster_name)
+        except EngineError:
+            return False
         return first == last + 1
 
     await wait_for(is_empty, 60)
-    await engine.api(f"STREAM.UPDATE.{stream}", config)
+    await engine.api(f"STREAM.UPDATE.{stream}", config, timeout_s=20)

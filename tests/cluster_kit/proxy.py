@@ -65,5 +65,5 @@ class Proxies:
 
     def close(self) -> None:
         self._process.stdin.close()
-        self._process.wait(5)
+        self._process.wait(60)
         self._process.stdout.close()

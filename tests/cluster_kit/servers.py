@@ -12,7 +12,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from tests.proxies import free_port
+from tests.proxies import free_ports
 
 PROGRAM = shutil.which("nats-server", path=str(Path(sys.executable).parent)) or shutil.which("nats-server")
 READY_S = 60.0
@@ -27,9 +27,8 @@ class EngineServers:
     def __init__(self, root: Path, count: int = 3, *, extra: str = "", jetstream: bool = True) -> None:
         self.root, self.count = root, count
         root.mkdir(parents=True)
-        self.ports = [free_port() for _ in range(count)]
-        self.routes = [free_port() for _ in range(count)]
-        self.monitors = [free_port() for _ in range(count)]
+        ports = free_ports(3 * count)
+        self.ports, self.routes, self.monitors = ports[::3], ports[1::3], ports[2::3]
         self.processes: list[subprocess.Popen[bytes] | None] = [None] * count
         for index in range(count):
             (root / f"{index}.conf").write_text(self._configuration(index, extra, jetstream))

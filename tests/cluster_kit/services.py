@@ -9,7 +9,8 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from tests.cluster_kit.checker import Row, check, cut_short
+from mooring_service.cluster import message as wire
+from tests.cluster_kit.checker import Row, check, cut_short, read_log
 from tests.cluster_kit.nodes import running_engine
 from tests.cluster_kit.servers import EngineServers
 from tests.conftest import RunningService, wait_for
@@ -99,6 +100,29 @@ async def until_told(service: RunningService, kind: str, node: str, count: int =
         return found[-1] if len(found) == count else None
 
     return await wait_for(is_told, FOUND_S, f"{kind} of {node}")
+
+
+async def claims_of(servers: EngineServers, cluster: str, worker: str) -> list[tuple[str, object]]:
+    """Return who has claimed a worker, or given it up (None), in the order of the log."""
+    async with running_engine(servers.urls) as engine:
+        log = await read_log(engine, cluster)
+    return [
+        (message.node, one.value)
+        for _, message in log
+        if message.kind == wire.ADD
+        for addition in wire.additions(message.additions)
+        for one in addition.claims
+        if (one.what, one.key) == ("worker", worker)
+    ]
+
+
+async def until_given_up(servers: EngineServers, cluster: str, worker: str) -> None:
+    """Wait until the log holds that nobody has a worker: that follows its end, and others may have read less of the log."""
+
+    async def is_given_up() -> bool:
+        return (await claims_of(servers, cluster, worker))[-1][1] is None
+
+    await wait_for(is_given_up, FOUND_S, f"the worker {worker} is given up")
 
 
 async def causes(service: RunningService, connection: int) -> list[str]:

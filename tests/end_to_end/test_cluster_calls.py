@@ -10,6 +10,7 @@ import pytest
 
 from tests.cluster_kit.running import running_services
 from tests.cluster_kit.servers import EngineServers
+from tests.cluster_kit.services import until_given_up
 from tests.conftest import RunningService, rounds, wait_for
 from tests.end_to_end.with_user_code import call, options, seen_by
 
@@ -31,7 +32,9 @@ async def has_seen(service: RunningService, worker: str, values: list[Any]) -> b
         return bool(told.get("result") == values)
 
 
-async def test_a_call_runs_where_its_worker_is_and_a_kill_ends_it_there(nodes: dict[str, RunningService]) -> None:
+async def test_a_call_runs_where_its_worker_is_and_a_kill_ends_it_there(
+    nodes: dict[str, RunningService], servers: EngineServers, cluster_name: str
+) -> None:
     a, b = nodes.values()
     await b.call("PUT", "/v1/workers/desk", 201, json={"node": "b"})
     await call(a, "tell", "desk", 1, 2, 3, worker="near")
@@ -62,6 +65,8 @@ async def test_a_call_runs_where_its_worker_is_and_a_kill_ends_it_there(nodes: d
         return "desk" not in {one["name"] for one in (await a.get("/v1/workers"))["workers"]}
 
     await wait_for(it_is_gone, WAIT_S)
+    await until_given_up(servers, cluster_name, "desk")
+    await a.get("/v1/connections/77", 404)  # behind the end of the log
     assert (await a.call("PUT", "/v1/workers/desk", 201))["node"] == "a", "whoever is asked first has it now"
 
 

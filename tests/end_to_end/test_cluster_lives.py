@@ -77,8 +77,7 @@ async def test_what_a_killed_node_held_is_told_once_and_what_persists_is_open_el
         # It returns with its directory: a new life, in which nothing of the old one goes on.
         await a.start()
         await wait_for(a.is_ready, FOUND_S)
-        returned = [event["event"] for event in await all_events(b) if event["kind"] == "nodeReturned"]
-        assert [one["life"] for one in returned] == [lost["life"]]
+        assert (await until_told(b, "nodeReturned", "a"))["life"] == lost["life"], "once"
         assert (await a.get(f"/v1/connections/{kept}"))["node"] == "b"
         assert (await a.send(kept, b"from a"))["sent"] == 1
         fresh = await a.open(echo.url)

@@ -12,13 +12,10 @@ import msgspec
 import pytest
 
 from mooring.events import Kind
-from mooring_service.cluster import message as wire
 from mooring_service.cluster.claims import TOLD
 from mooring_service.journal.batch import Claim
-from tests.cluster_kit.checker import read_log
-from tests.cluster_kit.nodes import running_engine
 from tests.cluster_kit.proxy import Proxies
-from tests.cluster_kit.services import FOUND_S, PERSIST, Nodes, kill, opened_at
+from tests.cluster_kit.services import FOUND_S, PERSIST, Nodes, claims_of, kill, opened_at
 from tests.conftest import RunningService, wait_for
 from tests.servers import EchoServer
 
@@ -44,20 +41,6 @@ async def all_is_over(service: RunningService, kept: list[int], plain: list[int]
         return stand == ["Connected"] * len(kept) + ["Closed"] * len(plain)
 
     await wait_for(is_over, 2 * FOUND_S)
-
-
-async def claims_of(nodes: Nodes) -> list[tuple[str, object]]:
-    """Return who has claimed the worker, in the order of the log."""
-    async with running_engine(nodes.servers.urls) as engine:
-        log = await read_log(engine, nodes.cluster)
-    return [
-        (message.node, one.value)
-        for _, message in log
-        if message.kind == wire.ADD
-        for addition in wire.additions(message.additions)
-        for one in addition.claims
-        if (one.what, one.key) == ("worker", WORKER)
-    ]
 
 
 @pytest.mark.parametrize("is_stored", [True, pytest.param(False, marks=pytest.mark.long)])
@@ -86,7 +69,7 @@ async def test_an_heir_that_is_killed_at_its_claim_leaves_all_to_the_next(
         assert sum(not peer.gone.is_set() for peer in echo.peers) == COUNT
     rows = await nodes.check(given_up="abc")
     assert Counter(connection for _, connection, kind, _ in rows if kind == Kind.onTerminate) == dict.fromkeys(plain, 1)
-    told = await claims_of(nodes)
+    told = await claims_of(nodes.servers, nodes.cluster, WORKER)
     assert told[0] == ("a", "") and told[-1] == (other, TOLD)
     assert ((first, "") in told) is is_stored, "it died at its claim"
     assert (first, TOLD) not in told
@@ -125,4 +108,4 @@ async def test_an_heir_that_is_killed_between_its_commit_and_its_publish_tells_e
         assert sum(not peer.gone.is_set() for peer in echo.peers) == COUNT
     rows = await nodes.check(given_up="a")
     assert Counter(connection for _, connection, kind, _ in rows if kind == Kind.onTerminate) == dict.fromkeys(plain, 1)
-    assert (await claims_of(nodes))[-1] == ("b", TOLD)
+    assert (await claims_of(nodes.servers, nodes.cluster, WORKER))[-1] == ("b", TOLD)

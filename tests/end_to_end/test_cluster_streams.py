@@ -187,7 +187,7 @@ async def test_a_stream_goes_on_at_another_node_from_any_event_while_leaders_are
             talking = [going.create_task(talk(service, one)) for service, one in zip(services, ours, strict=True)]
             for number in range(1, rounds + 1):
                 print(f"kill {number}", flush=True)
-                leader = await wait_for(lambda: (index := servers.leader(stream)) is not None and [index])
+                leader = await wait_for(lambda: (index := servers.leader(stream)) is not None and [index], WAIT_S)
                 servers.kill(leader[0])
                 before = (await nodes["a"].get("/v1/cluster"))["log"]["last"]
 

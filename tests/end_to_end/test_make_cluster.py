@@ -19,7 +19,7 @@ import pytest
 from tests.cluster_kit.fixtures import needs_servers
 from tests.command_line import run
 from tests.conftest import ROOT, wait_for
-from tests.proxies import free_port
+from tests.proxies import free_ports
 
 READY_S = 90.0
 END_S = 60.0
@@ -42,8 +42,7 @@ class Shown:
 @pytest.fixture
 async def shown() -> AsyncIterator[Shown]:
     folder = tempfile.mkdtemp(prefix="mooring-")  # pytest's own are too long for the path of a socket
-    ports = {free_port() for _ in range(8)}
-    command = [sys.executable, str(ROOT / "tools" / "cluster"), "--ports", *map(str, sorted(ports)[:4])]
+    command = [sys.executable, str(ROOT / "tools" / "cluster"), "--ports", *map(str, sorted(free_ports(4)))]
     program = await asyncio.create_subprocess_exec(
         *command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env={**os.environ, "TMPDIR": folder}
     )
@@ -84,6 +83,7 @@ async def test_make_cluster_shows_what_it_says_and_ends_all_of_it_together(shown
     assert "cluster demo, node c" in await mooring(*shown.commands[3][1:]), "the others go on"
 
     async def another_has_opened_it() -> bool:
+        await asyncio.sleep(1)  # each look is a process
         record = json.loads(await mooring("--state-dir", f"{folder}/c", "show", "mine", "--json"))
         return record["node"] in ("b", "c") and record["status"] == "Connected"
 

@@ -309,7 +309,7 @@ def stalled_disk(state_dir: Path) -> Iterator[None]:
         blocker.close()
 
 
-async def until(true: Callable[[], object], timeout_s: float = 10.0) -> None:
+async def until(true: Callable[[], object], timeout_s: float = 60.0) -> None:
     """Wait until something of the service is so."""
     async with asyncio.timeout(timeout_s):
         while not true():

@@ -34,6 +34,11 @@ def parent_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
+def waits(pid: int) -> bool:
+    """Does it sleep, as it does once it has imported all and waits for its first order?"""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S"
+
+
 @pytest.mark.skipif(not MANY_CORES, reason="on one core a service keeps it for itself until it listens")
 async def test_the_forker_of_a_service_is_there_before_it_listens_and_forks_its_first_worker(
     start_service: StartService,
@@ -42,6 +47,9 @@ async def test_the_forker_of_a_service_is_there_before_it_listens_and_forks_its_
     service = await start_service(env={"MARK": mark})
     [forker] = forkers(mark)
     assert parent_of(forker) == service.process.pid
+    await wait_for(
+        lambda: waits(forker), 90
+    )  # a busy machine may take longer for what it imports than a start waits for it
     await service.call("PUT", "/v1/workers/main", 201)
     [worker] = service.worker_pids()
     assert parent_of(worker) == service.process.pid, "an orphan of the forker's"

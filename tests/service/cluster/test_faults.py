@@ -24,6 +24,7 @@ from tests.cluster_kit.servers import EngineServers
 from tests.conftest import rounds, wait_for
 
 LOAD_S = 0.02
+FOUND_S = 90.0  # a deadline, not a figure
 
 
 @contextlib.asynccontextmanager
@@ -55,7 +56,15 @@ async def holds(engine: Engine, cluster: str, nodes: dict[str, Node], at_least: 
     assert len(rows) == sum(sum(node.sequences.values()) for node in nodes.values())
 
 
-async def progress(nodes: dict[str, Node], timeout_s: float = 90.0) -> None:
+async def leader_of(servers: EngineServers, cluster: str) -> int:
+    """Wait until a server leads the log; return which."""
+    found: list[int] = await wait_for(
+        lambda: (index := servers.leader(stream_name(cluster))) is not None and [index], FOUND_S
+    )
+    return found[0]
+
+
+async def progress(nodes: dict[str, Node], timeout_s: float = FOUND_S) -> None:
     """Wait until each node has something acknowledged that was not before: an election takes 5 to 8 s, on a busy machine more."""
     before = {name: node.cluster.chain.messages for name, node in nodes.items()}
 
@@ -80,13 +89,7 @@ async def test_the_streams_leader_is_killed(
     async with running_nodes(tmp_path, cluster_name, servers.urls) as nodes:
         async with load(nodes):
             for _ in range(rounds):
-                leader = await wait_for(
-                    lambda: (
-                        servers.leader(stream_name(cluster_name)) is not None
-                        and [servers.leader(stream_name(cluster_name))]
-                    )
-                )
-                servers.kill(leader[0])
+                servers.kill(await leader_of(servers, cluster_name))
                 await progress(nodes)
                 await asyncio.to_thread(servers.start_all)
                 await progress(nodes)
@@ -103,7 +106,7 @@ async def test_all_servers_are_killed_and_come_back(
                 servers.kill(index)
             await asyncio.sleep(1.0)  # events that only the journals have
             for node in nodes.values():  # who can read nothing does not know of itself that it is not behind
-                await wait_for(lambda node=node: node.cluster.tail.lag_s > 0.5, 20)
+                await wait_for(lambda node=node: node.cluster.tail.lag_s > 0.5, FOUND_S)
             await asyncio.to_thread(servers.start_all)
             await progress(nodes)
         await holds(engine, cluster_name, nodes, 100)
@@ -117,8 +120,7 @@ async def test_one_server_is_stopped_for_ten_seconds(
 ) -> None:
     async with running_nodes(tmp_path, cluster_name, servers.urls) as nodes:
         async with load(nodes):
-            leader = servers.leader(stream_name(cluster_name))
-            assert leader is not None
+            leader = await leader_of(servers, cluster_name)
             index = leader if who == "leader" else (leader + 1) % 3
             servers.kill(index, signal.SIGSTOP)
             begun = time.monotonic()
@@ -194,13 +196,13 @@ async def test_a_node_commits_nothing_more_when_too_much_waits_for_the_engine_an
                 a.commit(connection, 1)
                 return a.journal.failure is not None
 
-            await wait_for(is_full, 20)
+            await wait_for(is_full, FOUND_S)
             assert "too much waits for the engine" in str(a.journal.failure)
             with pytest.raises(JournalUnavailable):
                 await a.journal.append_waiting(Append(asks_done=[1]), fails_fast=True)
             ways.cut()
             ways.pass_on()
-            await wait_for(lambda: a.journal.failure is None, 20, "it goes on")
+            await wait_for(lambda: a.journal.failure is None, FOUND_S, "it goes on")
             await holds(engine, cluster_name, nodes, 300)
     finally:
         ways.close()
@@ -223,7 +225,7 @@ async def test_a_node_that_is_declared_lost_while_too_much_waits_for_the_engine_
     a.estate = ends = Ends()
     ends.node = a
     try:
-        async with running_nodes(tmp_path, cluster_name, servers.urls, "b"):
+        async with running_nodes(tmp_path, cluster_name, servers.urls, "b") as others:
             await (await a.start()).ready()
             life, connection = a.cluster.life, await a.open_connection()
             ways.hold()
@@ -232,13 +234,13 @@ async def test_a_node_that_is_declared_lost_while_too_much_waits_for_the_engine_
                 a.commit(connection, 1, size=100_000)
                 return a.journal.failure is not None
 
-            await wait_for(is_full, 20)
-            await asyncio.sleep(a.config.dead_after + 2)  # until the other one says so
+            await wait_for(is_full, FOUND_S)
+            await wait_for(lambda: others["b"].cluster.fold.nodes["a"].over, FOUND_S, "the other one says so")
             ways.cut()
             ways.pass_on()
-            await wait_for(lambda: a.cluster.life != life, 40, "a new life")
+            await wait_for(lambda: a.cluster.life != life, FOUND_S, "a new life")
             await a.ready()
-            await wait_for(lambda: a.journal.failure is None, 20, "it goes on")
+            await wait_for(lambda: a.journal.failure is None, FOUND_S, "it goes on")
             await a.journal.append_waiting(Append(asks_done=[2]), fails_fast=True)
             await a.stop()
     finally:
@@ -319,12 +321,12 @@ async def test_a_journal_of_an_earlier_life_gives_out_no_id_that_a_later_one_has
         async def dies() -> None:
             life = a.cluster.life
             await a.stop(handover=True)
-            await wait_for(lambda: claims.is_over("a", life), 60, "it is found dead")
+            await wait_for(lambda: claims.is_over("a", life), FOUND_S, "it is found dead")
 
         a.commit(await a.open_connection())
         await settled(nodes)
         if not saved_each_s:
-            await wait_for(lambda: a.cluster.own.kept.replicated > 0, 20, "its place is kept")
+            await wait_for(lambda: a.cluster.own.kept.replicated > 0, FOUND_S, "its place is kept")
         await dies()
         copy = {path.name: path.read_bytes() for path in a.folder.iterdir()}
         await (await a.start()).ready()

@@ -27,7 +27,7 @@ from tests.conftest import wait_for
 from tests.service.cluster.test_outrun import missed
 
 FOUND_S = 60.0
-OFTEN = 4
+OFTEN = 2
 
 _pack = msgspec.msgpack.Encoder().encode
 
@@ -119,7 +119,7 @@ async def test_what_the_engine_does_not_grant_is_told_once_on_a_link(
             for number in range(OFTEN):
                 await engine.publish(f"closed.{number}", b"")
             await engine.link.client.flush(int(FOUND_S))  # what was said before is answered
-            assert 'Publish to "closed.' in engine.refusal or "closed." in engine.refusal
+            assert "closed." in engine.refusal
     finally:
         guarded.stop_all()
     assert len(told(caplog, "grants us less than we need")) == 1

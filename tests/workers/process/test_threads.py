@@ -1,7 +1,8 @@
-"""How far the threads of one worker may run ahead of its I/O loop."""
+"""What the threads of one worker have its I/O loop do, and how far they may run ahead of it."""
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from typing import Any, cast
 
@@ -12,7 +13,8 @@ from mooring.connection.state import ConnectionState
 from mooring.errors import SendError
 from mooring.options import ConnectionOptions
 from mooring.process import threads
-from mooring.process.threads import Reservations
+from mooring.process.threads import Posts, Reservations
+from tests.conftest import wait_for
 
 
 class Connection:
@@ -81,3 +83,24 @@ def test_a_send_is_not_given_up_before_the_io_loop_has_looked_once_more(monkeypa
     )  # after a worker that stood still, the loop comes second
     late.start()
     room.reserve(connection, 1_000)
+
+
+async def test_what_is_posted_is_done_whatever_raises_before_it() -> None:
+    loop = asyncio.get_running_loop()
+    told: list[object] = []
+    loop.set_exception_handler(lambda _, context: told.append(context.get("exception")))
+    done: list[str] = []
+    posts = Posts(loop, lambda: done.append("afterwards"))
+    wrong = ValueError("wrong")
+
+    def raises() -> None:
+        raise wrong
+
+    posts.post(raises)
+    posts.post(done.append, "behind it")  # nobody wakes the loop once more for this one
+    await wait_for(lambda: "behind it" in done)
+    assert done == ["afterwards", "behind it", "afterwards"]
+    assert told == [wrong], "the loop tells of it"
+    posts.post(raises)
+    await wait_for(lambda: len(done) == 4)
+    assert done[3] == "afterwards", "what was recorded is handed over all the same"

@@ -69,3 +69,27 @@ async def test_what_is_due_at_one_time_leaves_the_loop_its_passes(monkeypatch: p
         await asyncio.sleep(0)
         passes += 0 < called < 200
     assert passes >= 15
+
+
+async def test_a_callback_that_raises_holds_up_none_of_those_that_share_its_tick_or_join_it_later() -> None:
+    loop = asyncio.get_running_loop()
+    told: list[object] = []
+    loop.set_exception_handler(lambda _, context: told.append(context.get("exception")))
+    clock = Ticks(loop)
+    called: list[str] = []
+    wrong = ValueError("wrong")
+
+    def raises() -> None:
+        clock.call_at(at, lambda: called.append("joined"))
+        raise wrong
+
+    at = clock.time() + 0.05
+    clock.call_at(at, raises)
+    clock.call_at(at, lambda: called.append("behind it"))
+    await wait_for(lambda: len(called) == 2)
+    assert called == ["behind it", "joined"]
+    assert told == [wrong], "the loop tells of it"
+    assert clock._ticks == {}, "nothing is left of a tick"
+    clock.call_at(at, raises)  # the last one of its tick
+    await wait_for(lambda: len(called) == 3)
+    assert told == [wrong, wrong]

@@ -25,6 +25,7 @@ class Redialling:
         self._redials: Redials[Redialler] = Redials(limits)
         self._alarms: dict[Redialler, float] = {}
         self._heap: list[tuple[float, int, Redialler]] = []
+        self._granted: dict[Redialler, None] = {}  # whose turn it is, and who has not been told yet
         self._serial = 0
         self._timer: asyncio.Handle | None = None
         self._timer_at = math.inf
@@ -61,6 +62,7 @@ class Redialling:
     def cancel(self, who: Redialler) -> None:
         """`who` wants nothing any more. Idempotent."""
         self._alarms.pop(who, None)
+        self._granted.pop(who, None)
         self._redials.cancel(who)
         self.done(who)
 
@@ -77,7 +79,9 @@ class Redialling:
     def _set_timer(self) -> None:
         while self._heap and self._alarms.get(self._heap[0][2]) != self._heap[0][0]:
             heapq.heappop(self._heap)
-        at = min(self._heap[0][0] if self._heap else math.inf, self._redials.look_again_at)
+        self._look_at(min(self._heap[0][0] if self._heap else math.inf, self._redials.look_again_at))
+
+    def _look_at(self, at: float) -> None:
         if at < self._timer_at:
             if self._timer is not None:
                 self._timer.cancel()
@@ -87,14 +91,20 @@ class Redialling:
     def _run(self) -> None:
         self._timer, self._timer_at = None, math.inf
         now = self._loop.time()
-        while self._heap and self._heap[0][0] <= now:
-            at, _, who = heapq.heappop(self._heap)
-            if self._alarms.get(who) == at:
-                del self._alarms[who]
-                who.due(now)
-        for who in self._redials.go(now):
-            who.granted()
-        self._set_timer()
+        try:
+            while self._heap and self._heap[0][0] <= now:
+                at, _, who = heapq.heappop(self._heap)
+                if self._alarms.get(who) == at:
+                    del self._alarms[who]
+                    who.due(now)
+            self._granted.update(dict.fromkeys(self._redials.go(now)))
+            for who in list(self._granted):
+                if self._granted.pop(who, self) is None:  # it was not cancelled by one of the others
+                    who.granted()
+        finally:  # one that raises holds up nobody else
+            self._set_timer()
+            if self._granted:
+                self._look_at(now)
 
 
 def _place_of(url: str) -> str:

@@ -54,10 +54,14 @@ class Posts:
         """Do what was posted. On the I/O loop only."""
         self.awake = False  # before emptying: what comes later wakes again
         posted = self._posted
-        for _ in range(len(posted)):
-            function, args = posted.popleft()
-            function(*args)
-        self._afterwards()
+        try:
+            for _ in range(len(posted)):
+                function, args = posted.popleft()
+                function(*args)
+        finally:  # one that raises holds up nobody else
+            if posted:
+                self.wake()
+            self._afterwards()
 
 
 class Reservations:

@@ -54,13 +54,15 @@ class Ticks:
 
     def _run(self, at: float) -> None:
         tick = self._ticks[at]
-        for ticket in list(tick)[:PASS]:
-            if tick.pop(ticket, self) is None:  # it was not cancelled by one of the others
-                ticket.callback()
-        if tick:
-            self._loop.call_soon(self._run, at)
-        else:
-            del self._ticks[at]
+        try:
+            for ticket in list(tick)[:PASS]:
+                if tick.pop(ticket, self) is None:  # it was not cancelled by one of the others
+                    ticket.callback()
+        finally:  # one that raises ends no tick: nobody who waits for it, or joins it later, would ever be called
+            if tick:
+                self._loop.call_soon(self._run, at)
+            else:
+                del self._ticks[at]
 
 
 class Ticket:
