@@ -6,8 +6,11 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := pyproject.toml constraints.txt workers/mooring/version.py
 PYTEST := $(BIN)/python -m pytest
-# Twice as many as a small machine has cores, since most tests wait; a module's tests stay together (many share a service), in the order of tests/selection.py.
-SIDE_BY_SIDE := -n 4 --dist loadfile --no-loadscope-reorder
+# More than a small machine has cores, since most tests wait; a module's tests stay together (many share a service), in the order of tests/selection.py.
+BY_FILE := --dist loadfile --no-loadscope-reorder
+SIDE_BY_SIDE := -n 4 $(BY_FILE)
+# The long ones are also the heavy ones.
+LONG_SIDE_BY_SIDE := -n 3 $(BY_FILE)
 # Looking into all files for these few would take longer than they do.
 ALONE := $(shell grep -rl --include='test_*.py' 'pytest\.mark\.alone' tests)
 
@@ -69,7 +72,7 @@ test-quick: compiled
 	@$(PYTEST) -q tests -m "quick and not alone and not long" $(SIDE_BY_SIDE)
 
 test-long: compiled
-	@$(PYTEST) tests -m "long and not alone" $(SIDE_BY_SIDE)
+	@$(PYTEST) tests -m "long and not alone" $(LONG_SIDE_BY_SIDE)
 	@$(PYTEST) $(ALONE) -m "long and alone"
 
 lint: $(VENV)/.test

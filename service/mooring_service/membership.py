@@ -263,10 +263,10 @@ class Membership:
 
     @property
     def reason(self) -> str | None:
-        """Why this node has no place in the cluster yet; None once it has one."""
+        """Why this node has no place in the cluster yet, or takes no creates there; None once it does."""
         if self._cluster.ready:
             return None
-        return f"engine: {engine_failure(self._cluster) or 'the log is being read, or does not have the claim of the default worker yet'}"
+        return f"engine: {engine_failure(self._cluster) or 'the log is being read, or does not have yet that the default worker is here and what became of what it had'}"
 
     @property
     def degraded(self) -> list[str]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 
 
@@ -179,6 +180,7 @@ async def main() -> None:
                 for way in ways:
                     way.set(mode)
         print(json.dumps(trap.sprung), flush=True)
+    os._exit(0)  # whatever is open ends with the process, which is meant; the interpreter would tell of each
 
 
 asyncio.run(main())

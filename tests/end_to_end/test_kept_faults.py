@@ -325,6 +325,7 @@ async def test_what_code_in_a_worker_has_opened_ends_with_it(start_service: Star
     events = await service.events(made, until="onTerminate")
     assert (echo.peers[0].close_code, events[-1]["event"]["wasClean"]) == (1001, True), "it holds up no drain"
     again = await call(service, "open_kept", echo.url)
+    await service.events(again, until="onOpen")  # what a worker has not told yet dies with it
     os.kill(await _pid(service), signal.SIGKILL)
     events = await service.events(again, until="onTerminate")
     assert [event["kind"] for event in events] == ["onOpen", "onTerminate"]

@@ -41,18 +41,26 @@ async def test_a_server_that_accepts_and_says_nothing_is_a_failed_attempt_after_
     silent = False
 
     async def script(connection: RawConnection) -> None:
-        await (never_answers if silent and len(server.connections) < 4 else stays)(connection)
+        await (never_answers if silent else stays)(connection)
 
     async with RawServer(script) as server:
         opened = await shared.open(server.url, connectTimeout=0.4, reconnect=AT_ONCE)
         silent = True
         server.connections[0].reset()
-        await wait_for(lambda: len(server.connections) == 2)
-        record = await shared.record(opened["id"])
-        assert (record["status"], record["down"]["phase"], record["ready"]) == ("Reconnecting", "dialling", False)
+
+        async def dials() -> bool:
+            record = await shared.record(opened["id"])
+            assert (record["status"], record["ready"]) == ("Reconnecting", False)
+            return bool(record["down"]["phase"] == "dialling")
+
+        await status_of(shared, opened["id"], "Reconnecting")
+        await wait_for(dials)
+        await wait_for(lambda: len(server.connections) >= 3)
+        silent = False
         events = await shared.events(opened["id"], until="onReconnect")
         assert [event["kind"] for event in events] == ["onOpen", "onDisconnect", "onReconnect"]
-        assert events[2]["event"]["attempts"] == 3 and events[2]["event"]["downMs"] > 800
+        failed = len(server.connections) - 2
+        assert events[2]["event"]["attempts"] == failed + 1 and events[2]["event"]["downMs"] > 400 * failed
 
 
 class Front:

@@ -83,6 +83,7 @@ async def test_make_cluster_shows_what_it_says_and_ends_all_of_it_together(shown
     assert "cluster demo, node c" in await mooring(*shown.commands[3][1:]), "the others go on"
 
     async def another_has_opened_it() -> bool:
+        await asyncio.sleep(1)  # each look is a process
         record = json.loads(await mooring("--state-dir", f"{folder}/c", "show", "mine", "--json"))
         return record["node"] in ("b", "c") and record["status"] == "Connected"
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 
 from mooring.errors import JournalUnavailable
 from mooring.told import Told
@@ -31,9 +32,10 @@ class Backlog:
         self._full_at_bytes = max_bytes // FULL_SHARE
         self.bytes_total = self.events = 0
         self.since: float | None = None
+        self._lifted = 0  # how many want it
 
-    async def watch(self, replicated: Callable[[], int | None], save: Callable[[int], Awaitable[None]]) -> None:
-        """Look again and again, and have it saved how much is replicated (None: no life of this node goes on just now). Ends by cancellation.
+    async def watch(self, replicated: Callable[[], int], save: Callable[[int], Awaitable[None]]) -> None:
+        """Look again and again, and have it saved how much is replicated. Ends by cancellation.
 
         It waits for the disk, so nothing that concerns lives may wait for it.
         """
@@ -41,8 +43,6 @@ class Backlog:
         while True:
             await asyncio.sleep(LOOK_S)
             upto, now = replicated(), now_s()
-            if upto is None:
-                continue
             try:
                 full = await self.look(now, upto)
             except JournalUnavailable as exc:
@@ -50,15 +50,12 @@ class Backlog:
                     log.error("how much waits for the engine cannot be read: %s", exc)
                 continue
             told.over()
-            if replicated() is None:  # that life is over: nothing of it waits any more
-                self._replica.full = False
-                continue
             if upto != saved and now - saved_at > SAVE_S and not full:
                 saved_at, saved = now, upto
                 await save(saved)
 
     async def look(self, now: float, replicated: int) -> bool:
-        """Look how much there is; return whether it is too much: then nothing more is committed.
+        """Look how much there is; return whether it is too much: then nothing more is committed, unless that is `lifted`.
 
         Raises:
             JournalUnavailable: If the file cannot be read.
@@ -68,8 +65,19 @@ class Backlog:
         else:
             self.since = self.since or now
             self.bytes_total, self.events = await self._replica.unreplicated(replicated)
-        self._replica.full = self.bytes_total > self._full_at_bytes
-        return self._replica.full
+        full = self.bytes_total > self._full_at_bytes
+        self._replica.full = full and not self._lifted
+        return full
+
+    @contextlib.contextmanager
+    def lifted(self) -> Iterator[None]:
+        """Have committed, however much waits, what ends a life, or says how this one goes on: without it nothing would ever be published."""
+        self._lifted += 1
+        self._replica.full = False
+        try:
+            yield
+        finally:
+            self._lifted -= 1  # the next look says how it is
 
     def tell(self, now: float, replicated: int) -> tuple[int, int, float]:
         """Return additions and bytes that wait, and for how many seconds some have."""

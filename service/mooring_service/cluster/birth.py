@@ -206,8 +206,8 @@ class Birth:
             )
             return
         old = head.message
-        log.warning("the life %s of node %s is declared lost: %s", old.life, node, GIVEN_UP[how])
         beat = beat_of(self._fold, node, old.life)
         lost = wire.Lost(old.life, node, 0, GIVEN_UP[how], beat.workers, beat.connections, time.time_ns() // 1000)
         with contextlib.suppress(Conflict):  # it lives, or somebody else was faster: the next look says which
             await declare_lost(self._engine, self._config.name, old, head.seq, lost)
+            log.warning("the life %s of node %s is declared lost: %s", old.life, node, GIVEN_UP[how])

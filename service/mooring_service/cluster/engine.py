@@ -279,8 +279,7 @@ class Engine:
 
     async def _on_link(self, work: Callable[[nats.NATS], Awaitable[Any]]) -> Any:
         """Do something on the link, for as long as that lasts: nats-py lets what is under way when its link ends wait on."""
-        link = self.link
-        if link is None:
+        if (link := self.link) is None:
             raise Down(self.failure)
         doing = asyncio.ensure_future(work(link.client))
         try:
@@ -292,9 +291,10 @@ class Engine:
             link.end()
             raise Down("the link is gone") from None
         finally:
-            if not doing.done():
-                doing.cancel()
+            if doing.cancel():
                 await asyncio.gather(doing, return_exceptions=True)
+            elif not doing.cancelled():
+                doing.exception()  # who waits may be cancelled in the pass in which it fails
 
     async def api(
         self, verb: str, body: dict[str, Any] | None = None, timeout_s: float = ASK_TIMEOUT_S

@@ -58,12 +58,12 @@ async def declare_forgotten(
     Raises:
         EngineError: If nobody knows whether it was taken.
     """
-    log.warning("the life %s of node %s is declared lost: the log keeps nothing of it any more", life, node)
     beat = beat_of(fold, node, life)
     lost = wire.Lost(life, node, 0, FORGOTTEN, beat.workers, beat.connections, time.time_ns() // 1000)
     old = Message(wire.VERSION, wire.LOST, node, life, b"", 0, epoch, 0, last)
     with contextlib.suppress(Conflict):
         await declare_lost(engine, cluster, old, 0, lost)
+        log.warning("the life %s of node %s is declared lost: the log keeps nothing of it any more", life, node)
 
 
 def said_forgotten(head: Head | None) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-import os
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -34,7 +33,6 @@ from mooring_service.cluster.lives import Judge, Mark, Standing
 from mooring_service.cluster.message import Message, TooNew, Unreadable
 from mooring_service.cluster.own_life import OwnLife
 from mooring_service.cluster.placement import Placement
-from mooring_service.cluster.replicator import Replicator
 from mooring_service.cluster.tail import Tail
 from mooring_service.cluster_config import ClusterConfig
 from mooring_service.config import JournalConfig
@@ -112,7 +110,6 @@ class Cluster:
         self.heirs: Heirs
         self.verdicts: Verdicts
         self.chain: Chain | None = None
-        self._slot_granted = asyncio.Event()  # the own `up` is folded, and its slot granted
         self.placed = asyncio.Event()
         self._leaving = False
 
@@ -123,9 +120,8 @@ class Cluster:
             ClusterRefused: If this state directory cannot be a node of this cluster.
             JournalUnavailable: If `cluster.db` cannot be opened.
         """
-        self.own = OwnLife(
-            self.name, self.node, self._journal, has_connections=has_connections, end=self._estate.end_all
-        )
+        ways = self._estate.end_all, self.backlog.lifted
+        self.own = OwnLife(self.name, self.node, self._journal, *ways, has_connections=has_connections)
         recovered = await self.journal.start(self._on_folded, _say_failure)
         self.fold = Fold(self.journal.folded)
         self.fold.on_message = self._read
@@ -144,7 +140,7 @@ class Cluster:
         self._background.spawn(self.engine.run())
         self._background.spawn(_live(self.engine, self.name, self._begin, self.refuse))
         self._background.spawn(self._watch())
-        self._background.spawn(self.backlog.watch(self._replicated, self.own.save))
+        self._background.spawn(self.backlog.watch(lambda: self.replicated, self.own.keep))
         return recovered
 
     async def stop(self, *, handover: bool) -> None:
@@ -167,10 +163,7 @@ class Cluster:
         self._replica.slot = kept.slot or None
         replicated = head.message.last if head is not None and head.message.life == kept.life else kept.born
         await self.own.save(replicated)
-        state = Replicator(
-            self.own.identity, birth.epoch, head.seq if head else 0, replicated, now_s(),
-            lambda: os.urandom(wire.NONCE_BYTES - wire.RUN_BYTES),
-        )  # fmt: skip
+        state = self.own.replicator(birth.epoch, head.seq if head else 0, replicated)
         self.chain = Chain(
             self.engine, self._config.name, self._replica, state, self, lambda: self.fold.applied,
             beat_s=self._config.beat_s, pace_s=self._config.pace,
@@ -205,9 +198,8 @@ class Cluster:
         if self._leaving:
             await asyncio.Event().wait()  # it ends us
         self.own.over = True
-        self._slot_granted.clear()
+        self.own.has_slot = False
         self.placed.clear()
-        self._replica.full = False  # what waits is never published, and its ends must be committed
         log.error("this node was declared lost: its connections may be open elsewhere, and end here")
         head = await self.own.give_up(self.engine, self.name, self.fold, self.chain.state)
         self.chain.begin(self.own.identity, head.seq if head else 0)
@@ -232,13 +224,14 @@ class Cluster:
         """What messages would have told of the nodes, a copy may have."""
         self.verdicts.hear_all(now_s())
         own = self.fold.living(self.node, self.life)
-        if own is not None and not self._slot_granted.is_set():
+        if own is not None and not self.own.has_slot:
             self._is_up(own)
 
     def _is_up(self, state: NodeState) -> None:
         if state.slot and state.slot == self.own.kept.slot:
             self._background.spawn(self._take_place())
-        else:  # two began at once
+        else:  # two began at once; and ids of a slot that is another's are given out no more
+            self._replica.slot = None
             self.own.kept.slot = self.fold.claims.next_slot
             self._say_up()
 
@@ -253,7 +246,7 @@ class Cluster:
         if self.own.over or self.life != life:
             return  # the next one takes its own place
         self._replica.slot = self.own.kept.slot
-        self._slot_granted.set()
+        self.own.has_slot = True
         while True:
             await self.placement.take(self._workers())
             claimed = self._replica.last
@@ -266,15 +259,20 @@ class Cluster:
             self.heirs.recall()
             self.placed.set()
 
-    def _replicated(self) -> int | None:
-        return self.chain.state.replicated if self.chain is not None and self._slot_granted.is_set() else None
+    @property
+    def replicated(self) -> int:
+        """Up to which addition nothing waits for the log any more; see `OwnLife.replicated`."""
+        return self.own.replicated(None if self.chain is None else self.chain.state)
 
     async def shown(self, timeout_s: float, addition: int = 0) -> bool:
         """Wait until what was committed here, all or up to `addition`, is shown here as part of the log; say whether it was in time."""
         if (chain := self.chain) is None or not self.engine.up.is_set():
             return False
-        seq = await chain.reach(addition or self._replica.last, timeout_s)
-        return seq is not None and await self.tail.reach(seq, timeout_s)
+        addition = addition or self._replica.last
+        seq = await chain.reach(addition, timeout_s)
+        # Where its life is over by then, what of that was not published never will be.
+        is_over = 0 < addition <= chain.state.identity.born
+        return seq is not None and not is_over and await self.tail.reach(seq, timeout_s)
 
     async def _watch(self) -> None:
         # Ends by cancellation, when the service stops. It waits for nobody: else the lease takes that for a process that stood still.
@@ -295,8 +293,8 @@ class Cluster:
 
     @property
     def ready(self) -> bool:
-        """True once this node has its place in the log, its own workers in it, and all that the log held then was read."""
-        return self.placed.is_set() and self.tail.caught_up.is_set()
+        """True once this node has its place in the log, its own workers in it, all that the log held then was read, and creates are taken."""
+        return self.placed.is_set() and self.tail.caught_up.is_set() and self.placement.takes_creates
 
     @property
     def may_open(self) -> bool:

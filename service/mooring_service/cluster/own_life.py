@@ -9,6 +9,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 from functools import partial
 
 import msgspec
@@ -17,7 +18,7 @@ from mooring.errors import JournalUnavailable
 from mooring.told import Told
 from mooring_service.cluster import message as wire
 from mooring_service.cluster.birth import Kept, end_forgotten, until_asked
-from mooring_service.cluster.chain import head_of
+from mooring_service.cluster.chain import head_of, now_s
 from mooring_service.cluster.engine import Engine
 from mooring_service.cluster.fold import Fold
 from mooring_service.cluster.lifetimes import said_lost, unpublished
@@ -37,11 +38,13 @@ class OwnLife:
 
     Args:
         end: Ends all that the service holds of a life that is over, and waits until that is committed.
+        lifted: See `Backlog.lifted`.
 
     Attributes:
         kept: What the state directory knows.
         returned: What `up` has to say of the life before; None once it was said, and where there is nothing.
         over: True from the moment at which this life is known to be over until the next one begins.
+        has_slot: The `up` of this life is folded, and its slot granted; before, the slot of `kept` may be another's.
     """
 
     def __init__(
@@ -49,9 +52,10 @@ class OwnLife:
         cluster: str,
         node: str,
         journal: SqliteJournal,
+        end: Callable[[], Awaitable[None]],
+        lifted: Callable[[], AbstractContextManager[None]],
         *,
         has_connections: bool,
-        end: Callable[[], Awaitable[None]],
     ) -> None:
         """Read it, or begin the first.
 
@@ -59,11 +63,11 @@ class OwnLife:
             ClusterRefused: If this state directory cannot be a node of this cluster.
         """
         assert journal.replica is not None, "made with one"
-        self._node, self._journal, self._end = node, journal, end
+        self._node, self._journal, self._end, self._lifted = node, journal, end, lifted
         self._replica: Replica = journal.replica
         self.run = os.urandom(wire.RUN_BYTES)
         self.returned: wire.Returned | None = None
-        self.over = False
+        self.over = self.has_slot = False
         self._unkept = Told()
         kept = self._replica.state
         if kept is not None:
@@ -87,19 +91,41 @@ class OwnLife:
         kept = self.kept
         return Identity(self._node, kept.life, self.run, frozenset(kept.runs), kept.born)
 
+    def replicator(self, epoch: str, prev: int, replicated: int) -> Replicator:
+        """Return what decides on this life's chain, which goes on behind its message at `prev`."""
+        return Replicator(
+            self.identity, epoch, prev, replicated, now_s(), lambda: os.urandom(wire.NONCE_BYTES - wire.RUN_BYTES)
+        )
+
+    def replicated(self, state: Replicator | None) -> int:
+        """Return up to which addition nothing waits for the log any more: it has it, or will never have it, as it is an earlier life's.
+
+        `state`: of the chain; None before there is one. After the end of a life it is that one's still for a while.
+        """
+        kept = self.kept
+        if state is not None and state.identity.life == kept.life:
+            return state.replicated
+        return max(kept.born, kept.replicated)
+
+    async def keep(self, replicated: int) -> None:
+        """Keep how much is replicated, once this life has its slot; it was kept as that was granted."""
+        if self.has_slot:
+            await self.save(replicated)
+
     async def save(self, replicated: int) -> None:
         """Keep what a restart must know; while the disk takes nothing, that waits."""
         self.kept.replicated = replicated
-        while True:
-            try:
-                while await self._journal.save_cluster(_pack(self.kept), replicated):
-                    pass  # others write in between
-                self._unkept.over()
-                return
-            except JournalUnavailable as exc:
-                if self._unkept.is_new(exc):
-                    log.error("the place in the cluster cannot be kept: %s", exc)
-                await asyncio.sleep(SAVE_S)
+        with self._lifted():
+            while True:
+                try:
+                    while await self._journal.save_cluster(_pack(self.kept), replicated):
+                        pass  # others write in between
+                    self._unkept.over()
+                    return
+                except JournalUnavailable as exc:
+                    if self._unkept.is_new(exc):
+                        log.error("the place in the cluster cannot be kept: %s", exc)
+                    await asyncio.sleep(SAVE_S)
 
     async def give_up(self, engine: Engine, cluster: str, fold: Fold, state: Replicator) -> Head | None:
         """End this life while the service runs, and begin another; return the last message of the chain behind which that goes on."""
@@ -119,7 +145,8 @@ class OwnLife:
         kept = self.kept
         lost = said_lost(head, kept.life)
         log.warning("the life %s of this node is over: what is left of it ends, and a new one begins", kept.life)
-        await self._end()
+        with self._lifted():  # what waits of it is never published
+            await self._end()
         if head is not None and head.message.life == kept.life:
             replicated = max(replicated, head.message.last)
         if lost:

@@ -55,6 +55,12 @@ class Placement:
         held = self._fold.claims.workers.get(worker)
         return held is not None and self.is_mine(held) and worker not in self._given_up
 
+    @property
+    def takes_creates(self) -> bool:
+        """Say whether the default worker can have something new: what it had in an earlier life is told (`hold` waits for that)."""
+        held = self._fold.claims.workers.get(self.default_worker)
+        return held is None or not (held.inherited and self.is_mine(held))
+
     def locate(self, worker: str, node: str | None) -> None:
         """Check that this node is where something of a worker is to be begun: who has it, else who is asked for, else this one.
 

@@ -68,8 +68,7 @@ def record_of(cluster: Cluster) -> ClusterRecord:
     """Return the cluster as this node sees it."""
     now, chain, judge, engine, tail = now_s(), cluster.chain, cluster.judge, cluster.engine, cluster.tail
     failure = engine_failure(cluster)
-    replicated = cluster.own.kept.replicated if chain is None else chain.state.replicated
-    additions, size, oldest_s = cluster.backlog.tell(now, replicated)
+    additions, size, oldest_s = cluster.backlog.tell(now, cluster.replicated)
     status = "down" if not engine.up.is_set() else "refused" if failure and (chain or engine.refusal) else "up"
     return ClusterRecord(
         name=cluster.name,

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import random
 import signal
 
 import pytest
 
 from mooring_service.cluster import objects
-from mooring_service.cluster.engine import PENDING_BYTES, Answer, Conflict, Down, Engine, EngineError, Refused, Unknown
+from mooring_service.cluster.engine import (
+    PENDING_BYTES,
+    Answer,
+    Conflict,
+    Down,
+    Engine,
+    EngineError,
+    EngineSettings,
+    Link,
+    Refused,
+    Unknown,
+)
 from tests.cluster_kit.nodes import THREE, running_engine
 from tests.cluster_kit.proxy import Proxies
 from tests.cluster_kit.servers import EngineServers
@@ -175,3 +187,29 @@ async def test_what_is_given_up_on_a_link_that_takes_nothing_any_more_does_not_w
             assert done
     finally:
         ways.close()
+
+
+async def test_a_request_that_fails_while_who_waits_for_it_is_cancelled_is_told_to_nobody() -> None:
+    told: list[str] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: told.append(context["message"]))
+    engine = Engine(EngineSettings(urls=[], node="a"))
+    engine.link = Link()
+    fails = loop.create_future()
+
+    async def request(_: object) -> None:
+        await fails
+        raise TimeoutError("no answer")
+
+    waiting = asyncio.create_task(engine._on_link(request))
+    await asyncio.sleep(0.01)
+    fails.set_result(None)
+    await asyncio.sleep(0)  # it has failed, and who waits is about to be woken
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    del waiting
+    for _ in range(3):  # until the loop lets go of it, too
+        await asyncio.sleep(0)
+        gc.collect()
+    assert told == []
