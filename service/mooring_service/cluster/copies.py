@@ -119,6 +119,10 @@ class Copies:
             if furthest[0] >= first - 1 and furthest[0] > self._fold.applied:
                 copy = await self._fetch(furthest[1])
                 if copy is not None and copy.folded.applied >= first - 1:
+                    self._useless.over()
+                    log.warning(
+                        "the copy of node %s is taken over: what was folded up to %d", furthest[1], copy.folded.applied
+                    )
                     return copy
             # One that is further, and has a hole before it, too, goes on soon; of those that are equally far, one does.
             elif furthest < (self._fold.applied, self._node) and loop.time() >= until:
@@ -147,7 +151,7 @@ class Copies:
         for index in range(made.count):
             piece = await self._ask(peer, f"{made.name}/{index}", ASK_S)
             if piece is None:
-                if self._useless.is_new(f"{peer}: {index} of {made.count}"):
+                if self._useless.is_new(f"{peer}: broken off"):
                     log.warning("the copy of node %s broke off at piece %d of %d", peer, index, made.count)
                 return None
             pieces.append(piece)
@@ -157,8 +161,6 @@ class Copies:
             if self._useless.is_new(f"{peer}: {exc}"):
                 log.error("the copy of node %s cannot be read: %s", peer, exc)
             return None
-        self._useless.over()
-        log.warning("the copy of node %s is taken over: what was folded up to %d", peer, copy.folded.applied)
         return copy
 
     async def _ask(self, peer: str, path: str, timeout_s: float) -> bytes | None:

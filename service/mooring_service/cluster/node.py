@@ -252,6 +252,8 @@ class Cluster:
             claimed = self._replica.last
             await self.tail.caught_up.wait()
             while not await self.shown(SHOWN_S, claimed):
+                if self.own.over or self.life != life:
+                    return
                 await asyncio.sleep(LOOK_S)
             if self.placement.holder_of(self.placement.default_worker) is None:
                 break  # else another node was faster: the next name

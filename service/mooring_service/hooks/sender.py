@@ -74,7 +74,7 @@ class Sender:
         self._last_cut: tuple[str, str, int] | None = None
         self._linger_until: float | None = None
         self._settled_s = 0.0
-        self._told = Told()
+        self._unread, self._wrong = Told(), Told()
 
     def start(self) -> None:
         """Begin, from the hook's place; nothing, if it has begun."""
@@ -124,14 +124,14 @@ class Sender:
         while not self._alarm.stopped:
             try:
                 await self._step()
-                self._told.over()
+                self._unread.over()
             except JournalUnavailable as exc:
-                if self._told.is_new(exc):
+                if self._unread.is_new(exc):
                     log.error("hook %s waits for the journal: %s", self.hook.name, exc, extra={"hook": self.hook.name})
                 await self._alarm.sleep(READ_AGAIN_S)
             # The top of a hook's task: a mistake of ours must not end it unseen; it begins anew from its place.
             except Exception as exc:
-                if self._told.is_new(repr(exc)):
+                if self._wrong.is_new(repr(exc)):
                     log.exception("hook %s begins anew", self.hook.name, extra={"hook": self.hook.name})
                 self._reader = None
                 await self._alarm.sleep(BEGIN_ANEW_S)
@@ -162,6 +162,7 @@ class Sender:
             return
         answer = await attempt(hook, self._poster, cut)
         await self._follow(reader, cut, answer)
+        self._wrong.over()  # not before: it may wait a while between two mistakes
 
     async def _next(self, reader: Reader) -> Cut | None:
         """Return the next batch; None after a while without one."""

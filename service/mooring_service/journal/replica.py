@@ -169,10 +169,10 @@ class Replica:
         try:
             connection = apsw.Connection(str(self._path), flags=apsw.SQLITE_OPEN_READONLY)
             try:
-                # Of bytes only those that are kept: where the log went back, what it had acknowledged may be gone.
+                # Only what is kept: where the log went back, what it had acknowledged may be gone (and with it how many events the first one has).
                 found = connection.execute(
-                    "SELECT total - length(body), (SELECT events FROM replica WHERE rn = ?1) FROM replica WHERE rn > ?1"
-                    " ORDER BY rn LIMIT 1",
+                    "SELECT total - length(body), coalesce((SELECT events FROM replica WHERE rn = ?1), iif(rn = 1, 0, events))"
+                    " FROM replica WHERE rn > ?1 ORDER BY rn LIMIT 1",
                     (replicated,),
                 ).fetchone()
             finally:
@@ -180,7 +180,7 @@ class Replica:
         except apsw.Error as exc:
             raise JournalUnavailable(f"it cannot be read: {exc}") from exc
         size, events = found or (0, 0)
-        return self.total_bytes - size, self.total_events - (events or 0)
+        return self.total_bytes - size, self.total_events - events
 
     def save(self, state: bytes, acknowledged: int, now_ms: int) -> Callable[[apsw.Connection], bool]:
         """Return the job that keeps what the cluster keeps beside the additions, and drops some of what was acknowledged long ago.

@@ -61,6 +61,33 @@ async def test_what_was_committed_in_a_life_that_ends_before_it_is_published_is_
             ways.close()
 
 
+async def test_who_waits_for_the_claims_of_a_life_that_ends_before_they_are_published_waits_no_longer(
+    servers: EngineServers, cluster_name: str, tmp_path: Path
+) -> None:
+    ways = Proxies(servers.ports)
+    a = Node(tmp_path / "a", "a", cluster_name, ways.urls)
+    async with running_nodes(tmp_path, cluster_name, servers.urls, "b") as nodes:
+        ways.trap(b"main-a", passes=False)  # the claim of its default worker
+        await a.start()
+        try:
+            await wait_for(lambda: ways.sprung, DEADLINE_S, "its place was taken, and its claim is on its way")
+            life, claims = a.cluster.life, nodes["b"].cluster.fold.claims
+            await wait_for(lambda: claims.is_over("a", life), DEADLINE_S, "it is found dead")
+            ways.cut()
+            ways.pass_on()
+            await a.ready()
+            assert a.cluster.life != life
+
+            def waiting() -> list[str]:
+                names = [str(task.get_coro()) for task in asyncio.all_tasks()]
+                return [name for name in names if "_take_place" in name]
+
+            await wait_for(lambda: not waiting(), DEADLINE_S, "neither life's place is waited for")
+        finally:
+            await a.stop(handover=True)
+            ways.close()
+
+
 async def fill(node: Node, connection: int) -> None:
     """Commit until nothing more is."""
 

@@ -69,3 +69,13 @@ async def test_one_that_raises_at_its_turn_takes_nobody_elses_and_who_has_left_i
         redialling.done(who)
     redialling.take(leaving, URL)
     await wait_for(lambda: called[4:] == ["leaving"])
+
+
+async def test_one_that_raises_at_its_turn_gives_it_back() -> None:
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda *_: None)
+    redialling = Redialling(loop, RedialLimits(rate=0, at_once=1))
+    called: list[str] = []
+    redialling.take(Waiting("wrong", called, raises=True), URL)
+    redialling.take(Waiting("next", called), URL)
+    await wait_for(lambda: called == ["wrong", "next"])

@@ -100,11 +100,18 @@ class Redialling:
             self._granted.update(dict.fromkeys(self._redials.go(now)))
             for who in list(self._granted):
                 if self._granted.pop(who, self) is None:  # it was not cancelled by one of the others
-                    who.granted()
+                    self._grant(who)
         finally:  # one that raises holds up nobody else
             self._set_timer()
             if self._granted:
                 self._look_at(now)
+
+    def _grant(self, who: Redialler) -> None:
+        try:
+            who.granted()
+        except BaseException:
+            self._redials.done(who)  # its dial has not begun, so nobody else would give its turn back
+            raise
 
 
 def _place_of(url: str) -> str:
