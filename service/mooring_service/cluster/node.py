@@ -243,21 +243,19 @@ class Cluster:
         life = self.life
         # First: ids that were given out are never given out by another.
         await self.own.save(self.chain.state.replicated)
-        if self.own.over or self.life != life:
+        if not self.own.goes_on(life):
             return  # the next one takes its own place
         self._replica.slot = self.own.kept.slot
         self.own.has_slot = True
-        while True:
+        while self.own.goes_on(life):
             await self.placement.take(self._workers())
             claimed = self._replica.last
             await self.tail.caught_up.wait()
-            while not await self.shown(SHOWN_S, claimed):
-                if self.own.over or self.life != life:
-                    return
+            while self.own.goes_on(life) and not await self.shown(SHOWN_S, claimed):
                 await asyncio.sleep(LOOK_S)
             if self.placement.holder_of(self.placement.default_worker) is None:
                 break  # else another node was faster: the next name
-        if self.life == life and not self.own.over:
+        if self.own.goes_on(life):
             self.heirs.recall()
             self.placed.set()
 

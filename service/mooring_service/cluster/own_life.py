@@ -91,6 +91,10 @@ class OwnLife:
         kept = self.kept
         return Identity(self._node, kept.life, self.run, frozenset(kept.runs), kept.born)
 
+    def goes_on(self, life: str) -> bool:
+        """Say whether this life is the present one, and not over."""
+        return not self.over and self.kept.life == life
+
     def replicator(self, epoch: str, prev: int, replicated: int) -> Replicator:
         """Return what decides on this life's chain, which goes on behind its message at `prev`."""
         return Replicator(
