@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Awaitable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,58 +35,66 @@ from tests.service.cluster.test_faults import Ends
 DEADLINE_S = 60.0
 
 
+@contextlib.asynccontextmanager
+async def own_ways(
+    servers: EngineServers, folder: Path, cluster_name: str, **settings: Any
+) -> AsyncIterator[tuple[Node, Proxies]]:
+    """Make the node a, which has ways of its own to the engine; it is to be started."""
+    ways = Proxies(servers.ports)
+    a = Node(folder / "a", "a", cluster_name, ways.urls, **settings)
+    try:
+        yield a, ways
+    finally:
+        await a.stop(handover=True)
+        ways.close()
+
+
 async def test_what_was_committed_in_a_life_that_ends_before_it_is_published_is_never_shown_in_the_cluster(
     servers: EngineServers, cluster_name: str, tmp_path: Path
 ) -> None:
-    ways = Proxies(servers.ports)
-    a = Node(tmp_path / "a", "a", cluster_name, ways.urls)
-    async with running_nodes(tmp_path, cluster_name, servers.urls, "b") as nodes:
+    async with (
+        running_nodes(tmp_path, cluster_name, servers.urls, "b") as nodes,
+        own_ways(servers, tmp_path, cluster_name) as (a, ways),
+    ):
         await a.start()
-        try:
-            await a.ready()
-            life, connection = a.cluster.life, await a.open_connection()
-            ways.hold()
-            a.commit(connection)
-            await wait_for(lambda: not a.journal.queued_bytes, DEADLINE_S)
-            shown = asyncio.create_task(a.cluster.shown(600.0))
-            claims = nodes["b"].cluster.fold.claims
-            await wait_for(lambda: claims.is_over("a", life), DEADLINE_S, "it is found dead")
-            ways.cut()
-            ways.pass_on()
-            await wait_for(lambda: a.cluster.life != life, DEADLINE_S, "a new life")
-            assert not await asyncio.wait_for(shown, DEADLINE_S)
-            await a.ready()
-            assert await a.cluster.shown(DEADLINE_S), "what is of the new one is shown"
-        finally:
-            await a.stop(handover=True)
-            ways.close()
+        await a.ready()
+        life, connection = a.cluster.life, await a.open_connection()
+        ways.hold()
+        a.commit(connection)
+        await wait_for(lambda: not a.journal.queued_bytes, DEADLINE_S)
+        shown = asyncio.create_task(a.cluster.shown(600.0))
+        claims = nodes["b"].cluster.fold.claims
+        await wait_for(lambda: claims.is_over("a", life), DEADLINE_S, "it is found dead")
+        ways.cut()
+        ways.pass_on()
+        await wait_for(lambda: a.cluster.life != life, DEADLINE_S, "a new life")
+        assert not await asyncio.wait_for(shown, DEADLINE_S)
+        await a.ready()
+        assert await a.cluster.shown(DEADLINE_S), "what is of the new one is shown"
 
 
 async def test_who_waits_for_the_claims_of_a_life_that_ends_before_they_are_published_waits_no_longer(
     servers: EngineServers, cluster_name: str, tmp_path: Path
 ) -> None:
-    ways = Proxies(servers.ports)
-    a = Node(tmp_path / "a", "a", cluster_name, ways.urls)
-    async with running_nodes(tmp_path, cluster_name, servers.urls, "b") as nodes:
+    async with (
+        running_nodes(tmp_path, cluster_name, servers.urls, "b") as nodes,
+        own_ways(servers, tmp_path, cluster_name) as (a, ways),
+    ):
         ways.trap(b"main-a", passes=False)  # the claim of its default worker
         await a.start()
-        try:
-            await wait_for(lambda: ways.sprung, DEADLINE_S, "its place was taken, and its claim is on its way")
-            life, claims = a.cluster.life, nodes["b"].cluster.fold.claims
-            await wait_for(lambda: claims.is_over("a", life), DEADLINE_S, "it is found dead")
-            ways.cut()
-            ways.pass_on()
-            await a.ready()
-            assert a.cluster.life != life
+        await wait_for(lambda: ways.sprung, DEADLINE_S, "its place was taken, and its claim is on its way")
+        life, claims = a.cluster.life, nodes["b"].cluster.fold.claims
+        await wait_for(lambda: claims.is_over("a", life), DEADLINE_S, "it is found dead")
+        ways.cut()
+        ways.pass_on()
+        await a.ready()
+        assert a.cluster.life != life
 
-            def waiting() -> list[str]:
-                names = [str(task.get_coro()) for task in asyncio.all_tasks()]
-                return [name for name in names if "_take_place" in name]
+        def waiting() -> list[str]:
+            names = [str(task.get_coro()) for task in asyncio.all_tasks()]
+            return [name for name in names if "_take_place" in name]
 
-            await wait_for(lambda: not waiting(), DEADLINE_S, "neither life's place is waited for")
-        finally:
-            await a.stop(handover=True)
-            ways.close()
+        await wait_for(lambda: not waiting(), DEADLINE_S, "neither life's place is waited for")
 
 
 async def fill(node: Node, connection: int) -> None:
@@ -103,37 +112,34 @@ async def fill(node: Node, connection: int) -> None:
 async def test_a_node_that_starts_again_in_an_outage_is_bounded_as_before_and_goes_on_after_it(
     servers: EngineServers, cluster_name: str, tmp_path: Path, dies: bool
 ) -> None:
-    ways = Proxies(servers.ports)
     settings = {} if dies else {"dead_after": 600.0}
-    a = Node(tmp_path / "a", "a", cluster_name, ways.urls, max_bytes=1_000_000, **settings)
-    a.estate = ends = Ends()
-    ends.node = a
-    async with running_nodes(tmp_path, cluster_name, servers.urls, "b", **settings) as nodes:
+    async with (
+        running_nodes(tmp_path, cluster_name, servers.urls, "b", **settings) as nodes,
+        own_ways(servers, tmp_path, cluster_name, max_bytes=1_000_000, **settings) as (a, ways),
+    ):
+        a.estate = ends = Ends()
+        ends.node = a
         await a.start()
-        try:
-            await a.ready()
-            life, connection = a.cluster.life, await a.open_connection()
-            ways.hold()
-            await fill(a, connection)
-            await a.stop(handover=True)
-            if dies:
-                claims = nodes["b"].cluster.fold.claims
-                await wait_for(lambda: claims.is_over("a", life), DEADLINE_S, "it is found dead")
-            await a.start()
-            assert a.journal.failure is None
-            await fill(a, connection)
-            assert a.cluster.chain is None, "the engine is still away"
-            waits = record_of(a.cluster).unreplicated
-            assert waits.bytes > 500_000 and waits.events and waits.additions
-            ways.cut()
-            ways.pass_on()
-            await a.ready()
-            await wait_for(lambda: a.journal.failure is None and a.replicated, DEADLINE_S, "it goes on")
-            await a.journal.append_waiting(Append(asks_done=[2]), fails_fast=True)
-            assert (a.cluster.life != life) is dies
-        finally:
-            await a.stop(handover=True)
-            ways.close()
+        await a.ready()
+        life, connection = a.cluster.life, await a.open_connection()
+        ways.hold()
+        await fill(a, connection)
+        await a.stop(handover=True)  # in an outage
+        if dies:
+            claims = nodes["b"].cluster.fold.claims
+            await wait_for(lambda: claims.is_over("a", life), DEADLINE_S, "it is found dead")
+        await a.start()
+        assert a.journal.failure is None
+        await fill(a, connection)
+        assert a.cluster.chain is None, "the engine is still away"
+        waits = record_of(a.cluster).unreplicated
+        assert waits.bytes > 500_000 and waits.events and waits.additions
+        ways.cut()
+        ways.pass_on()
+        await a.ready()
+        await wait_for(lambda: a.journal.failure is None and a.replicated, DEADLINE_S, "it goes on")
+        await a.journal.append_waiting(Append(asks_done=[2]), fails_fast=True)
+        assert (a.cluster.life != life) is dies
 
 
 async def test_a_node_that_is_ready_has_told_what_became_of_its_default_worker(
