@@ -94,8 +94,17 @@ async def test_a_queue_that_is_full_by_number_and_one_busy_connection_among_many
         "--handler", "stubborn=tests.end_to_end.user_code:Stubborn", "--app-dir", str(Path(__file__).parents[2]),
         env={"MOORING_WORKER_INBOUND_MESSAGES": "10", "MOORING_SUPERVISOR_PROBE_INTERVAL": "0.1"},
     )  # fmt: skip
-    for path in ("", "push?count=50"):
-        await service.open(echo.url + path, handler={"name": "stubborn"})
+    await service.open(echo.url, handler={"name": "stubborn"})
+    busy = (await service.open(echo.url, handler={"name": "stubborn"}))["id"]
+
+    async def runs() -> bool:
+        return (await metrics(service))['mooring_callback_running_seconds{"worker": "main"}'] > 0
+
+    # Its callback has taken the first message, so that all places of its queue are for those behind it.
+    await service.send(busy, "first")
+    await wait_for(runs)
+    for number in range(50):
+        await service.send(busy, str(number))
 
     async def full() -> bool:
         found = await metrics(service)

@@ -50,18 +50,22 @@ class Modes:
 
     async def _watch(self) -> None:
         while True:
-            for path in (self._folder, *self._folder.rglob("*")):
-                try:
-                    name = str(path.relative_to(self._folder))
-                    self.seen[name] = self.seen.get(name, 0) | stat.S_IMODE(path.lstat().st_mode)
-                except FileNotFoundError:
-                    pass
+            self._look()
             await asyncio.sleep(0.001)
+
+    def _look(self) -> None:
+        for path in (self._folder, *self._folder.rglob("*")):
+            try:
+                name = str(path.relative_to(self._folder))
+                self.seen[name] = self.seen.get(name, 0) | stat.S_IMODE(path.lstat().st_mode)
+            except FileNotFoundError:
+                pass
 
     async def stop(self) -> dict[str, int]:
         """Return what was open to others."""
         self._watching.cancel()
         await asyncio.gather(self._watching, return_exceptions=True)
+        self._look()
         return {name: mode for name, mode in self.seen.items() if mode & 0o077}
 
 
