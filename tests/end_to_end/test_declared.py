@@ -11,7 +11,7 @@ import pytest
 
 from tests.command_line import mooring
 from tests.conftest import RunningService, StartService, wait_for
-from tests.end_to_end.test_persist import ready_again
+from tests.end_to_end.test_kept import ready_again
 from tests.end_to_end.test_secrets import read_again
 from tests.proxies import free_port
 from tests.servers import EchoServer

@@ -38,6 +38,17 @@ async def status_of(service: RunningService, connection: int, status: str) -> di
     return found
 
 
+async def ready_again(service: RunningService, connection: int, socket: int) -> dict[str, Any]:
+    """Wait until that socket is ready, and return the record."""
+
+    async def look() -> dict[str, Any] | None:
+        record = await service.record(connection)
+        return record if record["ready"] and record["socket"] == socket else None
+
+    found: dict[str, Any] = await wait_for(look, what=f"socket {socket} of {connection}")
+    return found
+
+
 async def counted(service: RunningService, connection: int, **figures: int) -> dict[str, Any]:
     """Wait until the record has these figures, which a worker tells a little behind its events, and return it."""
 

@@ -12,8 +12,7 @@ import pytest
 
 from tests.command_line import mooring
 from tests.conftest import ROOT, RunningService, StartService, wait_for
-from tests.end_to_end.test_kept import CODE, OPTIONS, STAYS_DOWN, status_of
-from tests.end_to_end.test_persist import ready_again
+from tests.end_to_end.test_kept import CODE, OPTIONS, STAYS_DOWN, ready_again, status_of
 from tests.end_to_end.with_user_code import call, open_with
 from tests.proxies import free_port
 from tests.servers import EchoServer, FeedServer, RawServer
