@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import sys
 from pathlib import Path
 
@@ -12,12 +13,14 @@ import pytest
 from mooring.errors import JournalUnavailable
 from mooring.link.record import ConnectionCreated, ConnectionUpdate
 from mooring_service.config import JournalConfig
-from mooring_service.journal import pace
+from mooring_service.journal import pace, upkeep, writer
 from mooring_service.journal.batch import Append, EventFilter
 from mooring_service.journal.journal import Committed, Journal
 from mooring_service.journal.memory import MemoryJournal
 from mooring_service.journal.replica import Replica
+from mooring_service.journal.retention import Marks
 from mooring_service.journal.sqlite import SqliteJournal
+from tests.conftest import wait_for
 from tests.service.journal.test_journal import make, run_of, running
 
 
@@ -161,3 +164,28 @@ async def test_what_a_request_waits_for_is_committed_at_once_whatever_is_known_t
         journal.append(run_of(3, 1), others_follow=True)
         await asyncio.sleep(0.01)
         assert journal.last == 4, "what comes later is not hurried by it"
+
+
+async def test_an_upkeep_that_fails_again_and_again_is_told_when_that_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(writer, "UPKEEP_RETRY_S", 0.01)
+    monkeypatch.setattr(upkeep.Upkeep, "due_s", lambda upkeep, marks: -math.inf)  # there is always something to do
+    step, mistake, steps = upkeep.Upkeep.step, "", 0
+
+    def mistaken(upkeep: upkeep.Upkeep, connection: apsw.Connection, marks: Marks) -> Marks:
+        nonlocal steps
+        steps += 1
+        if mistake:
+            raise ValueError(mistake)
+        return step(upkeep, connection, marks)
+
+    monkeypatch.setattr(upkeep.Upkeep, "step", mistaken)
+    opened = await make("sqlite", tmp_path).start()
+    for now in ("first", "second", "", "second"):
+        mistake, before = now, steps
+        await wait_for(lambda: steps > before + 3, 60)  # noqa: B023
+    await opened.journal.stop()
+    told = [record for record in caplog.records if "upkeep has failed" in record.getMessage()]
+    texts = [str(record.exc_info[1]) for record in told if record.exc_info]
+    assert texts == ["first", "second", "second"]

@@ -6,7 +6,9 @@ import asyncio
 import random
 import threading
 import time
+from functools import partial
 
+from mooring.link.messages import Opened, Report
 from tests.conftest import rounds, wait_for
 from tests.workers.bare_worker import Service, bare_worker
 from tests.workers.link.test_outbox import _Connection
@@ -62,3 +64,20 @@ async def test_a_journal_that_is_slow_keeps_nothing_in_the_worker() -> None:
             await asyncio.sleep(0.002)
         await wait_for(lambda: _seen(service) == [b"1", b"2", b"3", b"4", b"5"], 5)
         assert 2 <= len(service.frames) <= 4
+
+
+async def test_an_answer_that_cannot_be_given_keeps_no_other_of_its_batch() -> None:
+    told: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context.get("exception")))
+    wrong = ValueError("a report that cannot be made")
+
+    def raises(after: int) -> Report:
+        raise wrong
+
+    service = Service()
+    async with bare_worker(service) as runtime:
+        for made in (partial(Opened, 1), raises, partial(Opened, 2), raises, partial(Opened, 3)):
+            runtime.answer_behind(made)
+        await wait_for(lambda: len(service.answers) == 3, 60)
+    assert service.answers == [Opened(1, 0), Opened(2, 0), Opened(3, 0)]
+    assert told == [wrong, wrong], "the loop tells of it"
