@@ -6,7 +6,9 @@ import asyncio
 import random
 import threading
 import time
+from functools import partial
 
+from mooring.link.messages import Opened, Report
 from mooring.process.handing_over import HOLD_S
 from tests.conftest import rounds, wait_for
 from tests.workers.bare_worker import Service, bare_worker
@@ -68,3 +70,20 @@ async def test_a_journal_that_is_slow_keeps_nothing_in_the_worker() -> None:
                 runtime.wake()
             await wait_for(lambda last=seqs[-1]: _seen(service) == [b"%d" % seq for seq in range(1, last + 1)])
         assert len(service.frames) == 2
+
+
+async def test_an_answer_that_cannot_be_given_keeps_no_other_of_its_batch() -> None:
+    told: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context.get("exception")))
+    wrong = ValueError("a report that cannot be made")
+
+    def raises(after: int) -> Report:
+        raise wrong
+
+    service = Service()
+    async with bare_worker(service) as runtime:
+        for made in (partial(Opened, 1), raises, partial(Opened, 2), raises, partial(Opened, 3)):
+            runtime.answer_behind(made)
+        await wait_for(lambda: len(service.answers) == 3, 60)
+    assert service.answers == [Opened(1, 0), Opened(2, 0), Opened(3, 0)]
+    assert told == [wrong, wrong], "the loop tells of it"
