@@ -22,7 +22,6 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from mooring.local_server import WAIT_S
 from mooring.transcript import is_meant, parse_transcript
 
 
@@ -32,11 +31,11 @@ class Peer(Protocol):
     async def send(self, message: str) -> None:
         """Send a text."""
 
-    async def receive(self, timeout_s: float = WAIT_S) -> str | bytes | None:
+    async def receive(self, timeout_s: float = 30.0) -> str | bytes | None:
         """Return the next message; None once the client has closed."""
 
 
-def follow(transcript: str, *, timeout_s: float = WAIT_S) -> Callable[[Peer], Awaitable[None]]:
+def follow(transcript: str, *, timeout_s: float = 30.0) -> Callable[[Peer], Awaitable[None]]:
     """Return a script that says and awaits what `transcript` has, and then listens until the client closes.
 
     Raises:
