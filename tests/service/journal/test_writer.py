@@ -41,7 +41,7 @@ async def test_a_listeners_mistake_leaves_nobody_waiting(tmp_path: Path, store: 
         raise MistakeOfAListener
 
     await journal.start(mistaken, lambda failure: None)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         for position in (1, 2):
             assert (await journal.append_waiting(run_of(1, 1))).first == position
         if replica is not None:
@@ -58,7 +58,7 @@ async def test_what_has_aged_goes_although_nothing_is_written(tmp_path: Path, st
         await journal.append_waiting(run_of(1, 5))
     assert journal.last == 15
     commits = journal.stats().commits
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while journal.first <= journal.last:
             await asyncio.sleep(0.02)
     assert (await journal.read(0, EventFilter(), 1_000_000))[0] == []
@@ -84,7 +84,7 @@ async def test_what_can_never_be_written_keeps_nothing_else_waiting(tmp_path: Pa
     before = [journal.append_waiting(run_of(1, 1)) for _ in range(5)]
     wrong = journal.append_waiting(WRONG[what], fails_fast=True)
     after = [journal.append_waiting(run_of(1, 1)) for _ in range(5)]
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         for written in before + after:
             await written
         with pytest.raises(JournalUnavailable, match="cannot be stored"):
@@ -116,7 +116,7 @@ async def test_a_writer_that_dies_says_so_and_answers_everybody(tmp_path: Path) 
     under_it = asyncio.create_task(journal._do(exits))
     await asyncio.sleep(0)
     with_it = journal.append_waiting(run_of(1, 1))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         assert "writer has failed" in await died
         for waiting in (under_it, with_it, journal.append_waiting(run_of(1, 1))):
             with pytest.raises(JournalUnavailable):
@@ -128,7 +128,7 @@ async def test_a_writer_that_dies_says_so_and_answers_everybody(tmp_path: Path) 
 async def test_what_is_known_to_follow_is_waited_for_a_moment_and_no_longer_once_it_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pace, "GATHER_S", 0.2)  # so that a busy machine is not late
+    monkeypatch.setattr(pace, "GATHER_S", 600.0)  # so that a busy machine is not late
     async with running(tmp_path) as opened:
         journal = opened.journal
         await journal.append_waiting(run_of(1, 1))
@@ -137,9 +137,10 @@ async def test_what_is_known_to_follow_is_waited_for_a_moment_and_no_longer_once
             journal.append(run_of(1, 1), others_follow=True)
             await asyncio.sleep(0.001)
             await journal.append_waiting(run_of(2, 1))
-        assert journal.stats().commits - commits <= 25, "two are one commit; a busy machine may be late for a few"
+        assert journal.stats().commits - commits == 20, "two are one commit"
+        monkeypatch.setattr(pace, "GATHER_S", 0.05)
         journal.append(run_of(3, 1), others_follow=True)  # nothing does
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while journal.last < 42:
                 await asyncio.sleep(0.001)
 
@@ -156,7 +157,7 @@ async def test_what_a_request_waits_for_is_committed_at_once_whatever_is_known_t
             assert journal.last == first, "it waits for what follows"
             journal.append(run_of(2, 1), others_follow=True)
             journal.hurry()
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(60):
                 while journal.last < first + 2:
                     await asyncio.sleep(0.001)
         journal.hurry()  # nothing is queued
