@@ -23,6 +23,13 @@ from tests.cluster_kit.services import (
 from tests.conftest import RunningService, rounds, wait_for
 from tests.servers import EchoServer
 
+# Of the processes of workers: each waits in its start for as long as the file `held` stands.
+HELD_START = """
+import os, sys, time
+while sys.orig_argv[-2:-1] == ["mooring"] and os.path.exists(os.path.join(os.path.dirname(__file__), "held")):
+    time.sleep(0.02)
+"""
+
 
 async def degraded(service: RunningService) -> list[str]:
     """Return what is degraded, whether the service is ready at this moment or not."""
@@ -164,6 +171,32 @@ async def test_what_persists_waits_at_an_heir_that_lacks_its_handler_and_is_not_
         await opened_at(b, kept, "b")
         await wait_for(lambda: nothing_is_degraded(b), FOUND_S)
     await nodes.check()
+
+
+async def test_a_node_is_ready_once_it_is_told_what_its_worker_had_however_long_its_process_takes_to_start(
+    nodes: Nodes,
+) -> None:
+    beside = "[supervisor]\nfork_workers = false\nstart_timeout = 600\n"
+    (a,) = await nodes.begin("a", beside)
+    async with EchoServer() as echo:
+        kept = (await a.open(echo.url, **PERSIST))["id"]
+        await a.stop()
+        code = nodes.folder / "code"
+        code.mkdir()
+        (code / "sitecustomize.py").write_text(HELD_START)
+        (code / "held").touch()
+        a.env = {"PYTHONPATH": str(code)}
+        await a.start()
+        await wait_for(a.is_ready, FOUND_S)
+
+        async def is_starting() -> bool:
+            return [one["status"] for one in (await a.get("/v1/workers"))["workers"]] == ["Starting"]
+
+        await wait_for(is_starting, FOUND_S)
+        assert (await a.get(f"/v1/connections/{kept}"))["status"] == "Reconnecting"
+        (code / "held").unlink()
+        await opened_at(a, kept, "a")
+    await nodes.check(given_up="a")
 
 
 @pytest.mark.long

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import itertools
 import random
 import signal
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -134,9 +136,68 @@ async def test_the_next_server_is_dialled_when_one_is_killed(servers: EngineServ
         await wait_for(lambda: engine.link is not None and engine.url != servers.urls[0])
 
 
+class Flapping:
+    """A server on loopback that welcomes whoever comes, and ends each link at once.
+
+    Attributes:
+        links: When each of them ended, by the loop's clock.
+    """
+
+    def __init__(self) -> None:
+        self.links: list[float] = []
+
+    async def _welcome(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b'INFO {"server_id":"f","version":"2.10.0","headers":true,"max_payload":1048576}\r\n')
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            await reader.readuntil(b"PING\r\n")
+            writer.write(b"PONG\r\n")
+            await writer.drain()
+            self.links.append(asyncio.get_running_loop().time())
+        writer.close()
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[str]:
+        """Serve; yields its url."""
+        server = await asyncio.start_server(self._welcome, "127.0.0.1", 0)
+        try:
+            yield f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        finally:
+            server.close()
+            await server.wait_closed()
+
+
+async def test_the_next_server_has_its_turn_where_one_ends_each_link_at_once(servers: EngineServers) -> None:
+    flapping = Flapping()
+    async with flapping.running() as url:
+        engine = Engine(EngineSettings(urls=[url, servers.urls[0]], node="a"))
+        running = asyncio.create_task(engine.run())
+        await wait_for(lambda: engine.link is not None and engine.url == servers.urls[0])
+        running.cancel()
+        await asyncio.wait({running})
+
+
+async def test_links_that_end_at_once_are_dialled_with_longer_and_longer_pauses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first_s = 0.02
+    monkeypatch.setattr("mooring_service.cluster.engine.REDIAL_S", (first_s, 600.0))
+    flapping = Flapping()
+    async with flapping.running() as url:
+        engine = Engine(EngineSettings(urls=[url], node="a"))
+        running = asyncio.create_task(engine.run())
+        await wait_for(lambda: len(flapping.links) > 6)
+        running.cancel()
+        await asyncio.wait({running})
+    pauses = [after - before for before, after in itertools.pairwise(flapping.links)]
+    assert all(pause > 0.9 * first_s * 2**number for number, pause in enumerate(pauses)), pauses
+
+
 @rounds(4, 40)
 @pytest.mark.timeout(40)
-async def test_a_link_that_breaks_under_load_is_dialled_anew(servers: EngineServers, rounds: int) -> None:
+async def test_a_link_that_breaks_under_load_is_dialled_anew(
+    servers: EngineServers, rounds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mooring_service.cluster.engine.REDIAL_S", (0.1, 0.1))  # none of them lasts
     ways = Proxies(servers.ports[:1])
     flooded = asyncio.Event()
 
