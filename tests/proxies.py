@@ -117,7 +117,7 @@ class ProxyProcess:
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=self.folder, env=_environment(),
                 start_new_session=True, **ids,
             )  # fmt: skip
-        await wait_for(self._listens, 20, f"{self.program} listens: {self.log()[-2000:]}")
+        await wait_for(self._listens, 60, f"{self.program} listens: {self.log()[-2000:]}")
         return self
 
     def _listens(self) -> bool:

@@ -51,8 +51,11 @@ class NoEstate:
     def could_have(self, worker: str) -> bool:
         return True
 
-    async def take(self, worker: str, *, failed: bool) -> bool:
+    async def take(self, worker: str) -> bool:
         return False
+
+    async def open(self, worker: str) -> None:
+        pass
 
     def stand_failed(self, worker: str) -> None:
         pass

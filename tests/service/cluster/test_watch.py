@@ -132,7 +132,7 @@ async def test_why_a_worker_is_not_taken_over_yet_is_told_once_and_counted_once(
     async with running_nodes(tmp_path, cluster_name, servers.urls, "ab", dead_after=600) as nodes:
         a, b = nodes["a"], nodes["b"]
 
-        async def take(worker: str, *, failed: bool) -> bool:
+        async def take(worker: str) -> bool:
             nonlocal tries
             tries += 1
             if tries < 5:
