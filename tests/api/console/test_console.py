@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import re
 import shutil
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.async_api import Page, async_playwright, expect
 
 from mooring.options import OPTIONS
-from tests.conftest import ROOT, RunningService, StartService, wait_for
+from tests.conftest import RunningService, StartService, wait_for
 from tests.servers import EchoServer
 
 CHROMIUM = shutil.which("chromium")
@@ -181,24 +179,6 @@ async def test_options_of_the_form_are_made_from_the_code_and_what_is_left_out_i
         {"url": echo.url, "dataType": "text", "connectTimeout": 2.5, "maxMessageSize": 1000, "compress": True}
     ]
     assert "permessage-deflate" in echo.peers[0].headers["Sec-WebSocket-Extensions"]
-
-
-def test_no_part_of_the_page_imports_one_that_uses_it() -> None:
-    folder = ROOT / "api" / "mooring_api" / "console"
-    imports = {
-        path.name: set(re.findall(r"^import .*?'/console/([\w.]+)';$", path.read_text(), re.M))
-        for path in folder.glob("*.js")
-    }
-    left = dict(imports)
-    while left:
-        ready = [name for name, needed in left.items() if not needed & left.keys()]
-        assert ready, f"a circle among {sorted(left)}"
-        for name in ready:
-            del left[name]
-    reached = {"main.js"}
-    while more := set().union(*(imports[name] for name in reached)) - reached:
-        reached |= more
-    assert reached == set(imports), "each is used, and each is there"
 
 
 async def test_what_a_peer_sends_is_shown_as_it_is_and_does_nothing(
@@ -395,11 +375,3 @@ async def test_a_thousand_connections_do_not_freeze_the_page(
     await page.keyboard.press("PageDown")
     await expect(page.locator("#detail-title")).to_contain_text("Connection")
     assert opened.complaints == []
-
-
-def test_what_is_vendored_is_what_its_checksums_say() -> None:
-    folder = ROOT / "api" / "mooring_api" / "console" / "vendor" / "uplot"
-    for line in (folder / "SHA256SUMS.txt").read_text().splitlines():
-        digest, name = line.split()
-        assert hashlib.sha256(Path(folder, name).read_bytes()).hexdigest() == digest
-    assert (folder / "LICENSE.txt").exists()
