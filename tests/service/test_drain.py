@@ -138,6 +138,24 @@ async def test_one_that_is_killed_and_whose_process_is_gone_is_not_renewed(tmp_p
         assert not service.workers.has("main")
 
 
+async def test_one_that_dies_and_is_told_to_end_before_that_is_written_is_renewed_all_the_same(
+    tmp_path: Path, fakes: FakeWorkers
+) -> None:
+    """The drain told it to end, and its death took that back: nothing was started any more."""
+    async with running_service(tmp_path) as service:
+        worker = await _start(service, fakes)
+        worker.stats = Stats(calls=1)
+        await service.workers.drain("main")
+        slot = service._roster.slot("main")
+        await until(lambda: slot.renewal is not None)
+        with stalled_disk(service.state_dir):  # its death is still to be written
+            worker.die()
+            await until(lambda: slot.stop_wanted.done())
+        again = await fakes.linked()
+        await until(lambda: service.workers.has("main") and service.workers.record("main").pid == again.pid)
+        assert not service.workers.record("main").draining
+
+
 async def test_a_callback_that_never_ends_holds_up_a_drain_for_no_longer_than_a_call_may_take(
     tmp_path: Path, fakes: FakeWorkers
 ) -> None:

@@ -63,7 +63,7 @@ async def test_an_addition_that_is_larger_than_a_message_arrives_whole(
 async def test_a_node_goes_on_in_the_same_life_after_a_restart_and_begins_a_new_one_after_an_orderly_end(
     servers: EngineServers, engine: Engine, cluster_name: str, tmp_path: Path
 ) -> None:
-    async with running_nodes(tmp_path, cluster_name, servers.urls, "ab") as nodes:
+    async with running_nodes(tmp_path, cluster_name, servers.urls, "ab", dead_after=600) as nodes:
         a = nodes["a"]
         connection, life = await a.open_connection(), a.cluster.life
         a.commit(connection, 5)

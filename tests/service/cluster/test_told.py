@@ -96,7 +96,7 @@ async def test_that_the_place_in_the_cluster_cannot_be_kept_is_told_once(
 
         a.journal.save_cluster = counted  # type: ignore[method-assign]
         with contextlib.closing(apsw.Connection(str(a.folder / "journal.db"))) as other:
-            other.set_busy_timeout(20_000)
+            other.set_busy_timeout(60_000)
             other.execute("BEGIN IMMEDIATE")  # nothing is committed there
             saving = asyncio.create_task(a.cluster.own.save(a.cluster.own.kept.replicated))
             await wait_for(lambda: tries > OFTEN, FOUND_S)
@@ -119,7 +119,7 @@ async def test_what_the_engine_does_not_grant_is_told_once_on_a_link(
             for number in range(OFTEN):
                 await engine.publish(f"closed.{number}", b"")
             await engine.link.client.flush(int(FOUND_S))  # what was said before is answered
-            assert "closed." in engine.refusal
+            await wait_for(lambda: "closed." in engine.refusal, FOUND_S)
     finally:
         guarded.stop_all()
     assert len(told(caplog, "grants us less than we need")) == 1
@@ -206,7 +206,7 @@ async def test_who_asks_for_a_copy_again_and_again_is_told_of_once(
         a = nodes["a"]
         connection = await a.open_connection()
         with contextlib.closing(apsw.Connection(str(a.folder / "cluster.db"))) as other:
-            other.set_busy_timeout(20_000)
+            other.set_busy_timeout(60_000)
             other.execute("BEGIN IMMEDIATE")  # nothing is committed there
             a.commit(connection)
             await wait_for(lambda: told(caplog, "cluster.db cannot be written"), FOUND_S)
