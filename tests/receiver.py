@@ -105,7 +105,7 @@ class Receiver:
     def ids(self) -> list[str]:
         return [event["id"] for event in self.taken]
 
-    async def until(self, count: int, timeout_s: float = 20.0) -> list[dict[str, Any]]:
+    async def until(self, count: int, timeout_s: float = 60.0) -> list[dict[str, Any]]:
         """Wait until so many events were taken."""
         await wait_for(lambda: len(self.taken) >= count, timeout_s, f"{count} events, not {len(self.taken)}")
         return self.taken

@@ -9,7 +9,17 @@ import random
 import pytest
 
 from mooring.events import Kind
-from tests.cluster_kit.services import FOUND_S, PERSIST, Nodes, all_events, kill, opened_at, until_told
+from tests.cluster_kit.services import (
+    FOUND_S,
+    PERSIST,
+    Nodes,
+    all_events,
+    kill,
+    opened_at,
+    until_open,
+    until_status,
+    until_told,
+)
 from tests.conftest import RunningService, rounds, wait_for
 from tests.servers import EchoServer
 
@@ -91,7 +101,7 @@ async def test_who_is_left_or_comes_back_has_what_the_others_had(nodes: Nodes, k
 
         await wait_for(are_open, 2 * FOUND_S)
         await until_told(c, "nodeLost", "a")
-        assert sum(not peer.gone.is_set() for peer in echo.peers) == 3
+        await until_open(3, echo)
     await nodes.check(given_up="abc")
 
 
@@ -130,7 +140,7 @@ async def test_what_persists_waits_at_an_heir_that_lacks_its_handler_and_is_not_
         kept = (await a.open(echo.url, worker="desk", handler={"name": "quiet"}, **PERSIST))["id"]
         ended = (await a.open(echo.url, worker="desk"))["id"]
         await a.call("DELETE", f"/v1/connections/{ended}")
-        assert (await b.get(f"/v1/connections/{ended}"))["status"] == "Closed"
+        await until_status(b, ended, "Closed")
         await kill(a)
 
         async def is_blocked() -> bool:
