@@ -10,6 +10,7 @@ import pytest
 from aiohttp import web
 
 from mooring.events import Kind
+from mooring_service.hooks import sender
 from mooring_service.hooks.sender import SETTLE_S
 from tests.proxies import free_port
 from tests.receiver import Got, Receiver
@@ -128,3 +129,27 @@ def test_what_comes_while_a_quiet_hooks_place_is_stored_is_posted_at_once(
             await driven.until(lambda: receiver.taken, 20)
 
     run(scenario, tmp_path, monkeypatch)
+
+
+def test_a_mistake_of_ours_is_told_once_also_of_a_hook_that_lingers_between_two_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    mistakes = 0
+
+    def decide(*_: Any, **__: Any) -> None:
+        nonlocal mistakes
+        mistakes += 1
+        raise ValueError("wrong")
+
+    async def scenario(driven: Driven) -> None:
+        monkeypatch.setattr(sender, "BEGIN_ANEW_S", 0.01)
+        monkeypatch.setattr(sender, "decide", decide)
+        async with Receiver(lambda got: 200) as receiver:
+            await driven.events(3)
+            await driven.make("shop", receiver.url, linger=0.01)
+            await driven.until(lambda: mistakes > 3, 60)
+
+    run(scenario, tmp_path, monkeypatch)
+    assert [record.getMessage() for record in caplog.records if "begins anew" in record.getMessage()] == [
+        "hook shop begins anew"
+    ]
