@@ -150,7 +150,7 @@ async def test_one_that_dies_and_is_told_to_end_before_that_is_written_is_renewe
         await until(lambda: slot.renewal is not None)
         with stalled_disk(service.state_dir):  # its death is still to be written
             worker.die()
-            await until(lambda: slot.stop_wanted.done())
+            await until(slot.stop_wanted.done)
         again = await fakes.linked()
         await until(lambda: service.workers.has("main") and service.workers.record("main").pid == again.pid)
         assert not service.workers.record("main").draining
