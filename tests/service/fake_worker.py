@@ -21,7 +21,7 @@ import apsw
 import msgspec
 
 from mooring.events import Kind, body_prefix, connection_body
-from mooring.link.channel import Channel
+from mooring.link.channel import Channel, frame
 from mooring.link.held import HeldConnection, pack
 from mooring.link.messages import (
     PROTOCOL_VERSION,
@@ -60,7 +60,7 @@ while control.recv(1):
     socket.send_fds(control, [b"."], [link.fileno()])
     link.close()
 """
-TIMEOUT_S = 5.0
+TIMEOUT_S = 60.0  # a deadline, not a figure: the machine may be busy
 FUNCTIONS: dict[str, str] = {}  # what requests may call
 Wanted = TypeVar("Wanted")
 
@@ -92,20 +92,26 @@ class FakeWorker:
         self._pidfd = os.pidfd_open(pid)
         asyncio.get_running_loop().add_reader(self._pidfd, self._on_exit)
 
-    async def dial(self) -> None:
-        """Make a link; nothing is said on it."""
+    async def dial(self, *, at_once: Report | None = None) -> None:
+        """Make a link; nothing is said on it, but what is to be said `at_once`: the service stands still until that is in its socket."""
         loop = asyncio.get_running_loop()
         readable: asyncio.Future[None] = loop.create_future()
         loop.add_reader(self._control, lambda: readable.done() or readable.set_result(None))
         try:
             await loop.sock_sendall(self._control, b".")
-            await asyncio.wait_for(readable, TIMEOUT_S)
+            if at_once is None:
+                await asyncio.wait_for(readable, TIMEOUT_S)
         finally:
             loop.remove_reader(self._control)
-        _, (link,), _, _ = socket.recv_fds(self._control, 1, 1)
+        self._control.settimeout(TIMEOUT_S)  # our loop is the service's
+        _, (descriptor,), _, _ = socket.recv_fds(self._control, 1, 1)
+        self._control.setblocking(False)
+        link = socket.socket(fileno=descriptor)
+        if at_once is not None:
+            link.sendall(frame(at_once))
         self._lost.clear()
         self.channel = Channel(command_decoder, self._take, self._on_lost)
-        await loop.create_unix_connection(lambda: self.channel, sock=socket.socket(fileno=link))
+        await loop.create_unix_connection(lambda: self.channel, sock=link)
         self.linked = True
 
     def greeting(self, *held: HeldConnection, first_unstored: int = 1) -> Hello:
@@ -233,6 +239,8 @@ class FakeWorker:
                     self.die()
 
     def _on_lost(self, channel: Channel[Command], exc: Exception | None) -> None:
+        if channel is not self.channel:
+            return  # it has dialled again since: the end of the link before is only heard of now
         self.linked = False
         self._lost.set()
 
@@ -283,8 +291,11 @@ class FakeWorkers:
 async def running_service(
     folder: Path, journal: Journal | None = None, *, handover: bool = False, **supervisor: float
 ) -> AsyncIterator[Service]:
-    """A service in this process, with short deadlines; `handover`: it leaves its workers to the next one on the folder."""
-    deadlines: dict[str, float] = {"stop_timeout": 0.5, "kill_timeout": 0.5, "restart_delay": 0.01, **supervisor}
+    """A service in this process; `handover`: it leaves its workers to the next one on the folder."""
+    # Short are those that a test has to wait for; those that a busy machine could miss are long, and so is what stands until a test is done.
+    short = {"stop_timeout": 0.5, "restart_delay": 0.01}
+    patient = {"start_timeout": 60.0, "kill_timeout": 30.0, "restart_delay_max": 600.0, "restart_window": 600.0}
+    deadlines: dict[str, float] = {**short, **patient, **supervisor}
     config = Config(supervisor=SupervisorConfig(fork_workers=False, **deadlines), functions=FUNCTIONS)  # type: ignore[arg-type]
     state_dir = folder / "state"
     state_dir.mkdir(exist_ok=True)
@@ -300,7 +311,7 @@ async def running_service(
 def stalled_disk(state_dir: Path) -> Iterator[None]:
     """Nothing can be written meanwhile: somebody else holds the database's lock."""
     blocker = apsw.Connection(str(state_dir / "journal.db"))
-    blocker.set_busy_timeout(5_000)  # the writer may just be at work
+    blocker.set_busy_timeout(60_000)  # the writer may just be at work
     blocker.execute("BEGIN IMMEDIATE").fetchall()
     try:
         yield

@@ -55,7 +55,7 @@ async def _left(service: Service) -> list[int]:
 
 
 async def _until_done(service: Service) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while await _left(service):
             await asyncio.sleep(0.01)
 

@@ -109,7 +109,7 @@ async def test_while_the_queue_of_the_journal_is_full_all_but_events_still_passe
                     worker.message(connection, seq, 1_100_000)
             await until(lambda: service.journal.queued_bytes > 4_000_000)
             for slot, worker in zip(slots, workers, strict=True):
-                number, answer = slot.request(5.0)
+                number, answer = slot.request(60.0)
                 worker.send(Called(number, b"1"))
                 worker.send(Stats(mailbox=7))
                 assert (await answer).result == b"1"

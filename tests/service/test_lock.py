@@ -15,15 +15,17 @@ from tests.conftest import ROOT
 TWO_DEVICES = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
 MOUNTED = 'mount -t tmpfs one "$0/one" && mount -t tmpfs two "$0/two" && exec "$@"'
 
-HOLD = "import sys, time; from pathlib import Path; from mooring_service.lock import StateLock;"
-HOLD += "StateLock(Path(sys.argv[1])).acquire(); print(flush=True); time.sleep(60)"
+HOLD = "import sys; from pathlib import Path; from mooring_service.lock import StateLock;"
+HOLD += "StateLock(Path(sys.argv[1])).acquire(); print(flush=True); sys.stdin.read()"  # to the end of whoever has started it
 
 
 def test_the_holder_is_named_and_nobody_when_it_has_ended(tmp_path: Path) -> None:
     assert holder_of(tmp_path) is None, "there is no file"
     (tmp_path / "lock").touch()
     assert holder_of(tmp_path) is None, "nobody holds it"
-    with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, cwd=ROOT) as other:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
+    ) as other:
         assert other.stdout is not None
         other.stdout.readline()
         try:
@@ -45,14 +47,14 @@ import os, subprocess, sys
 from pathlib import Path
 from mooring_service.lock import holder_of
 one, two = Path(sys.argv[1], "one"), Path(sys.argv[1], "two")
-other = subprocess.Popen([sys.executable, "-c", sys.argv[2], str(one)], stdout=subprocess.PIPE)
+other = subprocess.Popen([sys.executable, "-c", sys.argv[2], str(one)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 other.stdout.readline()
 (two / "lock").touch()
 assert (one / "lock").stat().st_ino == (two / "lock").stat().st_ino, "two files of one number, on two devices"
 assert holder_of(one) == other.pid, holder_of(one)
 assert holder_of(two) is None, holder_of(two)
 told = subprocess.run(
-    [sys.executable, "-m", "mooring_api", "--state-dir", str(two), "restart"], capture_output=True, text=True, timeout=30
+    [sys.executable, "-m", "mooring_api", "--state-dir", str(two), "restart"], capture_output=True, text=True, timeout=120
 )
 assert told.returncode == 1 and told.stderr == f"Error: no service runs on {two}\\n", told
 assert other.poll() is None, "SIGUSR2 would have ended it"

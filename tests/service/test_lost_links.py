@@ -12,12 +12,19 @@ from mooring.events import Kind
 from mooring.link.messages import Open, Opened, OpenInvalid, Terminate
 from mooring.link.record import ConnectionUpdate, KeptUpdate, Terminated
 from mooring.options import ConnectionRequest
-from mooring_service import connections
+from mooring_service import connections, opening
 from mooring_service.opening import OpenError, Opening
 from mooring_service.service import Service
 from tests.service.fake_worker import FakeWorker, FakeWorkers, held, running_service, told_of
 
-PROMPT_S = 2.0  # against the 40 s of a create and the 6 s of a terminate
+PROMPT_S = 60.0  # against ten minutes; see `_patient`
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who is not answered by what comes over a link waits for so long that it cannot be taken for an answer."""
+    monkeypatch.setattr(opening, "SILENT_S", 600.0)
+    monkeypatch.setattr(connections, "ANSWER_MARGIN_S", 600.0)
 
 
 async def _start(service: Service, fakes: FakeWorkers) -> FakeWorker:

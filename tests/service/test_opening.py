@@ -27,7 +27,7 @@ from mooring_service.service import Service
 from tests.conftest import ROOT
 from tests.scripted import Scripted
 from tests.servers import EchoServer
-from tests.service.fake_worker import FakeWorkers, running_service
+from tests.service.fake_worker import FakeWorkers, running_service, until
 
 
 async def test_what_the_worker_does_not_come_to_in_time_is_given_up_and_never_opened(
@@ -40,12 +40,12 @@ async def test_what_the_worker_does_not_come_to_in_time_is_given_up_and_never_op
     await service.start()
     try:
         held = tmp_path / "held"
-        held.touch()
+        held.touch()  # nothing but the time of the request ends what waits for the context
         await service.workers.call_later("main", "hold", [str(held)])
         request = ConnectionRequest(url=echo.url, handler=HandlerRequest(name="h"), connect_timeout=0.3)
         begun = await service.connections.open(request)
         with pytest.raises(OpenError) as caught:
-            await asyncio.wait_for(begun.done, 1.8)
+            await asyncio.wait_for(begun.done, 60)
         assert caught.value.timed_out and caught.value.connection == begun.connection
         record = service.connections.record(begun.connection)
         assert record.status == "Closed" and record.errors == caught.value.errors
@@ -56,23 +56,28 @@ async def test_what_the_worker_does_not_come_to_in_time_is_given_up_and_never_op
         await service.stop()
 
 
-async def test_a_handlers_recipe_has_its_own_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_handlers_recipe_has_its_own_time(tmp_path: Path) -> None:
+    later = asyncio.Event()
+
     async def thinks(server: Scripted, socket: web.WebSocketResponse) -> None:
         text = await server.hear(socket)
-        await asyncio.sleep(1.5)  # the request, which names no recipe, has had its time by then
+        await later.wait()  # the request, which names no recipe, has had its time by then
         await socket.send_str(f"welcome {text}")
         await server.listen(socket)
 
-    monkeypatch.setattr(opening, "SILENT_S", 0.2)
     config = Config(handlers={"h": "tests.end_to_end.recipe_code:Renews"})
     service = Service(config, tmp_path, MemoryJournal(JournalConfig(store="memory")), app_dirs=[str(ROOT)])
     await service.start()
     try:
         await service.workers.start("main")
         async with Scripted(thinks) as server:
-            request = ConnectionRequest(url=server.url, handler=HandlerRequest(name="h"), connect_timeout=0.5)
-            begun = await service.connections.open(request)
-            assert (await asyncio.wait_for(begun.done, 15)).status == "Connected"
+            begun = await service.connections.open(ConnectionRequest(url=server.url, handler=HandlerRequest(name="h")))
+            await until(lambda: service.directory.entry(begun.connection).created.attempt_s)
+            requests = service._roster.slot("main")._requests
+            requests._waiting = {number: (future, 0.0) for number, (future, _) in requests._waiting.items()}
+            await until(lambda: not requests._waiting)
+            later.set()
+            assert (await asyncio.wait_for(begun.done, 60)).status == "Connected"
     finally:
         await service.stop()
 
@@ -137,12 +142,12 @@ async def test_neither_the_intent_nor_the_opening_of_what_a_request_waits_for_ke
         monkeypatch.setattr(pace, "GROUP_S", 600.0)
         await _load(service)
         creating = asyncio.create_task(service.connections.open(ConnectionRequest(url="ws://127.0.0.1:1/")))
-        order = await worker.expect(Open, 30)
+        order = await worker.expect(Open)
         begun = await creating
         await _load(service)
         stored = worker.opened(order.connection)
         worker.send(Opened(order.request, stored))
-        assert (await asyncio.wait_for(begun.done, 30)).status == "Connected"
+        assert (await asyncio.wait_for(begun.done, 60)).status == "Connected"
 
 
 async def test_the_order_is_on_its_way_in_the_step_in_which_the_intent_is_known_to_be_stored(
@@ -155,9 +160,9 @@ async def test_the_order_is_on_its_way_in_the_step_in_which_the_intent_is_known_
         (slot,) = service.workers.slots()
         begun = await service.connections.open(ConnectionRequest(url="ws://127.0.0.1:1/"))
         assert slot.channel is not None and slot.channel.queued == 1
-        order = await worker.expect(Open, 30)
+        order = await worker.expect(Open)
         worker.send(Opened(order.request, worker.opened(order.connection)))
-        assert (await asyncio.wait_for(begun.done, 30)).status == "Connected"
+        assert (await asyncio.wait_for(begun.done, 60)).status == "Connected"
 
 
 async def _load(service: Service) -> None:
@@ -179,7 +184,7 @@ async def test_who_waits_for_an_open_that_is_given_up_before_it_has_begun_waits_
         linking = asyncio.create_task(fakes.linked())
         found = await service.connections.open(ConnectionRequest(url="ws://127.0.0.1:9/"))
         await service._openings.close()  # in the step in which the task was made
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await asyncio.wait({found.done})
         assert found.done.cancelled()
         await linking

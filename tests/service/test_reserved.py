@@ -33,7 +33,7 @@ async def test_the_next_block_is_there_before_the_last_is_used_up(tmp_path: Path
         await until(lambda: ids._allotting is None)
         with stalled_disk(tmp_path):
             for _ in range(ID_BLOCK):
-                before, last = last, await asyncio.wait_for(ids.next(), 30)
+                before, last = last, await asyncio.wait_for(ids.next(), 60)
                 assert last == before + 1
         await ids.close()
 

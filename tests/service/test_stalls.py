@@ -82,7 +82,7 @@ async def _fill(worker: FakeWorker, first: int, count: int) -> None:
             created=ids,
             updates=[ConnectionUpdate(connection, "Connected", 1) for connection in ids],
         )
-        while (await worker.expect(Stored, 20)).number < number:
+        while (await worker.expect(Stored)).number < number:
             pass
 
 
@@ -119,7 +119,7 @@ async def test_adoption(tmp_path: Path, fakes: FakeWorkers, steps: Steps) -> Non
         hello = frame(worker.greeting(*(held(connection, "main") for connection in range(1, MANY + 1))))
         with steps.watched("adoption"):
             worker.channel.send_frame(hello)
-            await worker.expect(Welcome, 20)
+            await worker.expect(Welcome)
             worker.send(Resent(worker._number))
             await asyncio.wait(set(service._intake._hellos._learning.values()))
         assert service.workers.record("main").status == "Running"
@@ -129,7 +129,7 @@ async def test_the_death_of_a_worker(tmp_path: Path, fakes: FakeWorkers, steps: 
     async with filled(tmp_path, fakes, 5_000, restart_delay=30) as (service, worker):
         with steps.watched("death"):
             worker.die()
-            await until(lambda: service.workers.record("main").status == "Restarting", 30)
+            await until(lambda: service.workers.record("main").status == "Restarting")
         assert service.directory.live_count == 0
 
 
@@ -165,7 +165,7 @@ async def test_the_end_of_all_connections_of_a_worker(tmp_path: Path, fakes: Fak
                     *((connection, 2, Kind.onTerminate, "{}") for connection in ending),
                     updates=[ConnectionUpdate(one, "Closed", 2, terminate=end, ended=True) for one in ending],
                 )
-            await until(lambda: not service.directory.live_count, 30)
+            await until(lambda: not service.directory.live_count)
 
 
 async def test_pruning(tmp_path: Path, fakes: FakeWorkers, steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,6 +182,6 @@ async def test_pruning(tmp_path: Path, fakes: FakeWorkers, steps: Steps, monkeyp
                 number = worker.events(
                     *((connection, seq, Kind.onMessage, '{"data":"x"}') for connection in range(1, 101))
                 )
-                while (await worker.expect(Stored, 20)).number < number:
+                while (await worker.expect(Stored)).number < number:
                     pass
-            await until(lambda: journal.first > 20_000, 30)
+            await until(lambda: journal.first > 20_000)

@@ -82,9 +82,11 @@ def test_it_agrees_with_pythons_reader(text: str) -> None:
 
 def test_a_message_full_of_single_surrogates_is_checked_in_little_time() -> None:
     data = b'"' + b"\\ud800" * 600_000 + b"\\\\" * 300_000 + b'"'
-    began = time.perf_counter()
+    began = time.thread_time()
     json_text.check(data)
-    assert time.perf_counter() - began < 2.0
+    assert time.thread_time() - began < 20.0, (
+        "some tens of milliseconds; minutes, if each of them were searched from the start"
+    )
 
 
 def test_objects_are_encoded_with_single_surrogates_escaped_and_without_infinities() -> None:

@@ -27,10 +27,8 @@ def pipe() -> Iterator[Pipe]:
 
 def test_whoever_writes_never_waits_and_what_is_missing_is_told_in_its_place(pipe: Pipe) -> None:
     stream = QueuedStream(pipe.writing)
-    began = time.monotonic()
-    for number in range(30_000):
+    for number in range(30_000):  # a write that waits would wait for ever
         stream.write(f"line {number}\n")
-    assert time.monotonic() - began < 5, "the machine may be busy; a write that waits would wait for ever"
     assert stream.dropped > 15_000
     assert not stream.finish(0.05)
     found = pipe.read_until(lambda data: b"dropped" in data)
@@ -39,7 +37,7 @@ def test_whoever_writes_never_waits_and_what_is_missing_is_told_in_its_place(pip
     passed = 30_000 - stream.dropped
     assert found[:-2] == [f"line {number}" for number in range(passed)]
     assert found[-2:] == [f"{stream.dropped} lines were dropped: nobody has read them in time", "after"]
-    assert stream.finish(5)
+    assert stream.finish(60)
 
 
 def _write_and_end(stream: QueuedStream, chance: random.Random) -> None:
@@ -69,7 +67,7 @@ def test_whatever_a_reader_does_all_lines_are_there_or_told(
             found = pipe.read_until(
                 lambda data: data.endswith(b"end\n"), functools.partial(chance.choice, (0, 0, 0, 0.002))
             )
-            runner.run(asyncio.wait_for(writing, 10))
+            runner.run(asyncio.wait_for(writing, 60))
         at = told = 0
         for line in found[:-1]:
             kind, number_of, *_ = line.split()
@@ -88,7 +86,7 @@ def test_what_cannot_be_written_is_dropped_and_told_once_it_can_be(tmp_path: Pat
         stream = QueuedStream(full, failed=failures.append)
         for number in range(5):
             stream.write(f"lost {number}\n")
-            assert stream.finish(5)
+            assert stream.finish(60)
         os.dup2(pipe.writing.fileno(), full.fileno())  # somebody has made room
         stream.write("found\n")
         assert pipe.read_until(lambda data: b"found" in data) == [
@@ -113,7 +111,7 @@ def test_what_an_earlier_program_has_left_is_told_first(pipe: Pipe) -> None:
     stream.write("first\n")
     found = pipe.read_until(lambda data: b"first" in data)
     assert found == ["", "3 lines were dropped: nobody has read them in time", "first"]
-    assert stream.dropped == 3 and stream.finish(5) and stream.unwritten == 0
+    assert stream.dropped == 3 and stream.finish(60) and stream.unwritten == 0
 
 
 def test_what_is_left_is_counted_by_whole_lines(pipe: Pipe) -> None:
@@ -123,21 +121,21 @@ def test_what_is_left_is_counted_by_whole_lines(pipe: Pipe) -> None:
         stream.write("x" * 999 + "\n")
     assert not stream.finish(0.05) and stream.unwritten == 10
     os.read(pipe.reading, 4096)  # room for four of them, and a part of the next
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while stream.unwritten > 6 and time.monotonic() < deadline:
         time.sleep(0.001)
     assert stream.unwritten == 6
     pipe.read_until(lambda data: data.count(b"\n") == 10)
-    assert stream.finish(5) and stream.unwritten == 0
+    assert stream.finish(60) and stream.unwritten == 0
 
 
 def test_the_child_of_a_fork_writes_by_itself(pipe: Pipe) -> None:
     stream = QueuedStream(pipe.writing)
     stream.write("parent\n")
-    assert stream.finish(5)
+    assert stream.finish(60)
     child = os.fork()
     if not child:
         stream.write("child\n")
-        os._exit(0 if stream.finish(5) else 1)
+        os._exit(0 if stream.finish(60) else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert pipe.read_until(lambda data: b"child" in data) == ["parent", "child"]

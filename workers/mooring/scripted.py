@@ -31,11 +31,11 @@ class Peer(Protocol):
     async def send(self, message: str) -> None:
         """Send a text."""
 
-    async def receive(self, timeout_s: float = 5.0) -> str | bytes | None:
+    async def receive(self, timeout_s: float = 30.0) -> str | bytes | None:
         """Return the next message; None once the client has closed."""
 
 
-def follow(transcript: str, *, timeout_s: float = 5.0) -> Callable[[Peer], Awaitable[None]]:
+def follow(transcript: str, *, timeout_s: float = 30.0) -> Callable[[Peer], Awaitable[None]]:
     """Return a script that says and awaits what `transcript` has, and then listens until the client closes.
 
     Raises:

@@ -31,6 +31,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -38,7 +39,7 @@ import uvloop
 
 from mooring import json_text
 from mooring.link.messages import AskCall, Events, Report, WorkerSettings, report_decoder
-from mooring.local_server import LoopThread, Script, Server, ServerConnection, echo
+from mooring.local_server import WAIT_S, LoopThread, Script, Server, ServerConnection, echo
 from mooring.process.runtime import Runtime
 from mooring.process.stopping import run_down
 from mooring.usercode import current
@@ -167,8 +168,9 @@ class LocalWorker:
 
         self._thread.run(pass_time())
 
-    def call(self, function: Callable[..., Result], *params: Any, timeout_s: float = 10.0) -> Result:
-        """Run `function` in the worker's context, between two callbacks, and return its result.
+    def call(self, function: Callable[..., Result], *params: Any, timeout_s: float = WAIT_S) -> Result:
+        """Run `function` in the worker's context, between two callbacks, and return its result; what callbacks have done before it, and it
+        itself, is there to look at then.
 
         Raises:
             TimeoutError: If it has not run in time. Whatever `function` raises.
@@ -177,15 +179,20 @@ class LocalWorker:
 
         def run() -> None:
             try:
-                done.set_result(function(*params))
+                told: Callable[[], None] = partial(done.set_result, function(*params))
             # Handed to the caller, whatever it is.
             except BaseException as exc:  # noqa: BLE001 - user code
-                done.set_exception(exc)
+                told = partial(done.set_exception, exc)
+            self._runtime.loop.call_soon_threadsafe(self._tell, told)
 
         self._runtime.loop.call_soon_threadsafe(self._runtime.context.post_task, "call", run)
         return done.result(timeout_s)
 
-    def wait_for(self, kind: str, count: int = 1, *, connection: int | None = None, timeout_s: float = 5.0) -> None:
+    def _tell(self, told: Callable[[], None]) -> None:
+        self._runtime.flush()  # events, calls and kills: they may still be on their way to us
+        told()
+
+    def wait_for(self, kind: str, count: int = 1, *, connection: int | None = None, timeout_s: float = WAIT_S) -> None:
         """Wait until there are `count` events of `kind` (of `connection`), and their callbacks have returned.
 
         Raises:

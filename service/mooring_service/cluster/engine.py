@@ -1,8 +1,7 @@
 """The link to the engine (NATS JetStream), over five verbs of nats-py: the only file of ours that imports it.
 
 Owns the link and its redial, and turns whatever can go wrong with a request into one of five errors. Knows neither what stands in a message nor
-what the stream is to look like. nats-py's own reconnecting is not used: it keeps what was published while the link was down, and a replicator
-must know what became of each message.
+what the stream is to look like. nats-py's own reconnecting is not used: it keeps what it was given, and we must know what became of each message.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ CONNECT_TIMEOUT_S = 1.0
 ASK_TIMEOUT_S = 2.0
 READ_TIMEOUT_S = 0.5
 REDIAL_S = (0.1, 1.0)  # the first pause, and the longest
+LASTS_S = 5.0  # a link that ends earlier, a black hole too, is as good as none: the next url has its turn
 PING_INTERVAL_S = 1  # two without an answer end the link: a black hole is known after 2 to 3 s
 PENDING_BYTES = 16 << 20
 CLOSE_TIMEOUT_S = 1.0
@@ -209,14 +209,14 @@ class Engine:
         pause = REDIAL_S[0]
         while True:
             for url in self.settings.urls:
-                if await self._one_link(url, context):
+                if await self._one_link(url, context):  # it has lasted
                     pause = REDIAL_S[0]
                     break  # the first one is asked first again
             await asyncio.sleep(pause)
             pause = min(REDIAL_S[1], pause * 2)
 
     async def _one_link(self, url: str, context: ssl.SSLContext | None) -> bool:
-        link = Link()
+        link, loop = Link(), asyncio.get_running_loop()
         try:
             try:
                 await link.dial(url, self.settings, context)
@@ -225,14 +225,14 @@ class Engine:
             except (TimeoutError, nats.errors.Error, OSError, ValueError) as exc:
                 self.failure = f"{url}: {link.reason or str(exc) or type(exc).__name__}"
                 return False
-            self.link, self.failure, self.url = link, "", url
+            self.link, self.failure, self.url, begun = link, "", url, loop.time()
             self.server = str(link.client.connected_server_version or "").removeprefix("<nats server v").rstrip(">")
             self.up.set()
             log.info("linked to the engine at %s (%s)", url, self.server)
             await link.ended()
             self.failure = f"{url}: the link is gone"
             log.warning("the link to the engine at %s is gone", url)
-            return True
+            return loop.time() - begun >= LASTS_S
         finally:
             self.link = None
             self.up.clear()

@@ -10,10 +10,12 @@ sqlite.org/wal.html#walresetbug), so `check_sqlite` refuses older ones.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import apsw
@@ -80,8 +82,9 @@ class Checkpoints:
                 self._changed.notify_all()
         return apsw.SQLITE_OK
 
-    def acquire_turn(self, timeout_s: float) -> None:
-        """Wait until something may be written; `release_turn` must follow.
+    @contextlib.contextmanager
+    def turn(self, timeout_s: float) -> Iterator[None]:
+        """Wait until something may be written, and have the log begin anew behind it, if it is to.
 
         Raises:
             apsw.BusyError: If the disk does not keep up.
@@ -92,10 +95,10 @@ class Checkpoints:
                     raise apsw.BusyError(self._failure or "the disk does not keep up")
         if not self._turn.acquire(timeout=timeout_s):
             raise apsw.BusyError(self._failure or "the disk does not keep up")
-
-    def release_turn(self) -> None:
-        """Let the log begin anew, if it is to."""
-        self._turn.release()
+        try:
+            yield
+        finally:
+            self._turn.release()
 
     def _run(self) -> None:
         connection, keeper = apsw.Connection(str(self._path)), apsw.Connection(str(self._path))

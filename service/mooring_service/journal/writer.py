@@ -15,13 +15,14 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
 import apsw
 import msgspec
 
+from mooring.told import Told
 from mooring_service.config import JournalConfig
 from mooring_service.journal.batch import Append
 from mooring_service.journal.checkpoints import Checkpoints
@@ -119,6 +120,7 @@ class Writer:
         self._retry_at = -math.inf
         self._upkeep_s = -math.inf  # when its next step is due
         self._upkeep_held_s = -math.inf  # after a mistake of ours it rests until then
+        self._mistakes = Told()
         self.failure: str | None = None
         self.marks = Marks()
         self.batches = self.commits = 0
@@ -232,7 +234,7 @@ class Writer:
         if not ending and (self.failure is not None or self._upkeep_s > time.monotonic()):
             return
         try:
-            with self._turn():
+            with self._checkpoints.turn(TURN_S):
                 if ending:
                     self._upkeep.finish(connection)
                     return
@@ -241,22 +243,16 @@ class Writer:
             self._cannot(connection, exc)
             return
         # What was committed is not touched by it, and is shown all the same; only the file grows.
-        except Exception:
-            log.exception("the journal's upkeep has failed; it is tried again later")
+        except Exception as exc:
+            if self._mistakes.is_new(repr(exc)):
+                log.exception("the journal's upkeep has failed; it is tried again each minute")
             self._upkeep_s = self._upkeep_held_s = time.monotonic() + UPKEEP_RETRY_S
             return
+        self._mistakes.over()
         self._upkeep_s = self._upkeep.due_s(marks)
         if marks is not self.marks:
             self.marks = marks
             self._outcomes.written([], [], marks.first, marks.next_position - 1)
-
-    @contextlib.contextmanager
-    def _turn(self) -> Iterator[None]:
-        self._checkpoints.acquire_turn(TURN_S)
-        try:
-            yield
-        finally:
-            self._checkpoints.release_turn()
 
     def _transact(self, connection: apsw.Connection, items: list[Item]) -> list[Item]:
         """Write `items`, in one transaction if that can be; return what must be tried again."""
@@ -294,7 +290,7 @@ class Writer:
                 jobs.append(item.job)
         written = transaction.close()
         by_itself = not jobs and self.failure is None and self._replica is None and transaction.is_one_row
-        with self._turn(), contextlib.nullcontext() if by_itself else connection:
+        with self._checkpoints.turn(TURN_S), contextlib.nullcontext() if by_itself else connection:
             if self.failure is not None:
                 # Also when nothing waits: while it fails nobody may add anything, and it would fail for ever.
                 connection.execute("INSERT OR REPLACE INTO meta VALUES ('tried_at_ms', ?)", (time.time_ns() // 10**6,))

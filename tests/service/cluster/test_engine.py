@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import itertools
 import random
 import signal
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -23,7 +25,7 @@ from mooring_service.cluster.engine import (
     Refused,
     Unknown,
 )
-from tests.cluster_kit.nodes import THREE, running_engine
+from tests.cluster_kit.nodes import PATIENCE_S, THREE, running_engine
 from tests.cluster_kit.proxy import Proxies
 from tests.cluster_kit.servers import EngineServers
 from tests.conftest import rounds, wait_for
@@ -34,11 +36,12 @@ async def stream(engine: Engine, cluster: str) -> tuple[str, str]:
 
     async def is_heard() -> bool:  # each server hears a moment later that somebody listens to these subjects
         try:
-            return (
-                await engine.put(objects.stream_name(cluster), objects.subject_of(cluster, "first"), b"", 0) is not None
-            )
-        except Down:
+            await engine.put(objects.stream_name(cluster), objects.subject_of(cluster, "first"), b"", 0)
+        except Conflict:  # it was stored, and the answer was not in time
+            return True
+        except EngineError:
             return False
+        return True
 
     await wait_for(is_heard)
     return objects.stream_name(cluster), objects.subject_of(cluster, "a")
@@ -74,7 +77,7 @@ async def test_nobody_who_serves_is_down_at_once(engine: Engine, cluster_name: s
     begun = asyncio.get_running_loop().time()
     with pytest.raises(Down):
         await engine.ask(f"mooring.{cluster_name}.cmd.nobody", b"")
-    assert asyncio.get_running_loop().time() - begun < 1.5
+    assert asyncio.get_running_loop().time() - begun < PATIENCE_S / 2
 
 
 async def test_a_request_is_served_at_another_node_also_after_its_link_was_dialled_anew(
@@ -109,7 +112,7 @@ async def test_an_answer_that_is_lost_is_unknown_and_a_black_hole_ends_the_link(
         async with running_engine(proxies.urls, "b") as other:
             proxies.lose_answers()
             with pytest.raises(Unknown):
-                await other.put(name, subject, b"stored all the same", 0, timeout_s=0.5)
+                await other.put(name, subject, b"stored all the same", 0, timeout_s=0.4)
 
             async def stored() -> bool:
                 return await engine.last(name, subject) is not None
@@ -129,14 +132,73 @@ async def test_an_answer_that_is_lost_is_unknown_and_a_black_hole_ends_the_link(
 
 async def test_the_next_server_is_dialled_when_one_is_killed(servers: EngineServers, cluster_name: str) -> None:
     async with running_engine(servers.urls) as engine:
-        assert engine.url == servers.urls[0]
-        servers.kill(0, signal.SIGKILL)
-        await wait_for(lambda: engine.link is not None and engine.url != servers.urls[0])
+        killed = engine.url  # the first one, unless that was too busy to welcome anybody in time
+        servers.kill(servers.urls.index(killed), signal.SIGKILL)
+        await wait_for(lambda: engine.link is not None and engine.url != killed)
+
+
+class Flapping:
+    """A server on loopback that welcomes whoever comes, and ends each link at once.
+
+    Attributes:
+        links: When each of them ended, by the loop's clock.
+    """
+
+    def __init__(self) -> None:
+        self.links: list[float] = []
+
+    async def _welcome(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b'INFO {"server_id":"f","version":"2.10.0","headers":true,"max_payload":1048576}\r\n')
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            await reader.readuntil(b"PING\r\n")
+            writer.write(b"PONG\r\n")
+            await writer.drain()
+            self.links.append(asyncio.get_running_loop().time())
+        writer.close()
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[str]:
+        """Serve; yields its url."""
+        server = await asyncio.start_server(self._welcome, "127.0.0.1", 0)
+        try:
+            yield f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        finally:
+            server.close()
+            await server.wait_closed()
+
+
+async def test_the_next_server_has_its_turn_where_one_ends_each_link_at_once(servers: EngineServers) -> None:
+    flapping = Flapping()
+    async with flapping.running() as url:
+        engine = Engine(EngineSettings(urls=[url, servers.urls[0]], node="a"))
+        running = asyncio.create_task(engine.run())
+        await wait_for(lambda: engine.link is not None and engine.url == servers.urls[0])
+        running.cancel()
+        await asyncio.wait({running})
+
+
+async def test_links_that_end_at_once_are_dialled_with_longer_and_longer_pauses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first_s = 0.02
+    monkeypatch.setattr("mooring_service.cluster.engine.REDIAL_S", (first_s, 600.0))
+    flapping = Flapping()
+    async with flapping.running() as url:
+        engine = Engine(EngineSettings(urls=[url], node="a"))
+        running = asyncio.create_task(engine.run())
+        await wait_for(lambda: len(flapping.links) > 6)
+        running.cancel()
+        await asyncio.wait({running})
+    pauses = [after - before for before, after in itertools.pairwise(flapping.links)]
+    assert all(pause > 0.9 * first_s * 2**number for number, pause in enumerate(pauses)), pauses
 
 
 @rounds(4, 40)
-@pytest.mark.timeout(40)
-async def test_a_link_that_breaks_under_load_is_dialled_anew(servers: EngineServers, rounds: int) -> None:
+@pytest.mark.timeout(300)
+async def test_a_link_that_breaks_under_load_is_dialled_anew(
+    servers: EngineServers, rounds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mooring_service.cluster.engine.REDIAL_S", (0.1, 0.1))  # none of them lasts
     ways = Proxies(servers.ports[:1])
     flooded = asyncio.Event()
 
@@ -154,7 +216,7 @@ async def test_a_link_that_breaks_under_load_is_dialled_anew(servers: EngineServ
                 link = await wait_for(lambda: engine.link)
                 await asyncio.sleep(random.uniform(0, 0.05))
                 ways.cut()
-                await wait_for(lambda: engine.link not in (link, None), 20, f"another link after cut {number}")  # noqa: B023
+                await wait_for(lambda: engine.link not in (link, None), 60, f"another link after cut {number}")  # noqa: B023
             flooded.set()
             await flooding
         await wait_for(lambda: len(asyncio.all_tasks()) == 1, 60, "no task of a broken link is left")

@@ -30,6 +30,7 @@ def often() -> None:
     derived.MAX_ROWS, derived.MAX_BYTES, derived.STEP_ROWS = 60, 40_000, 7
     compaction.SEGMENT_BYTES, compaction.JOINED_BYTES, compaction.INDEX_ROWS = 50_000, 6_000, 20
     writer.PRUNE_EVERY_S = 0.01
+    writer.TURN_S = 60.0  # it is stopped and copied, perhaps in the middle of a checkpoint
     checkpoints.STEP_PAGES, checkpoints.RESTART_PAGES, checkpoints.FULL_PAGES = 20, 60, 120
 
 

@@ -10,7 +10,7 @@ import apsw
 import pytest
 
 from mooring.events import Kind
-from mooring_service.journal import checkpoints, compaction, derived
+from mooring_service.journal import checkpoints, compaction, derived, writer
 from mooring_service.journal.batch import Append, EventFilter
 from mooring_service.journal.journal import Journal
 from tests.conftest import wait_for
@@ -19,7 +19,8 @@ from tests.service.journal.test_journal import read_all, run_of, running
 
 @pytest.fixture(autouse=True)
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A segment is complete after 100 KB, not 4 MiB."""
+    """A segment is complete after 100 KB, not 4 MiB; and the machine's own disk may be slow."""
+    monkeypatch.setattr(writer, "TURN_S", 60.0)
     monkeypatch.setattr(derived, "MAX_BYTES", 20_000)
     monkeypatch.setattr(compaction, "SEGMENT_BYTES", 100_000)
     for name, pages in (("STEP_PAGES", 20), ("RESTART_PAGES", 60), ("FULL_PAGES", 400)):

@@ -30,7 +30,7 @@ async def _damaged(folder: Path) -> bytes:
 
 
 async def _until(path: Path) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not path.exists():
             await asyncio.sleep(0.01)
 

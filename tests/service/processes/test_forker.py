@@ -28,7 +28,7 @@ from tests.service.processes.test_worker_process import settings
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a busy machine takes for a fork is nobody's fault."""
     monkeypatch.setattr(forker, "ANSWER_S", 60.0)
-    monkeypatch.setattr(forker, "END_S", 30.0)
+    monkeypatch.setattr(forker, "END_S", 60.0)
 
 
 @pytest.fixture
@@ -58,12 +58,16 @@ def helper_of(ours: Forker) -> WorkerProcess:
 
 async def test_a_forked_worker_is_as_one_that_was_executed(parent: None, tmp_path: Path) -> None:
     async with forking() as forks:
+        stays = await forks.start(settings(tmp_path, orphan_time_s=600.0))
+        assert stays is not None
+        await until(lambda: _command(stays.pid) == [*worker_process.PROGRAM, "w"])
+        assert os.getsid(stays.pid) == stays.pid, "the service's Ctrl-C is not for it"
+        assert os.getsid(stays.pid) != os.getsid(helper_of(forks).pid)
+        stays.send_signal(signal.SIGKILL)
+        await asyncio.wait_for(stays.exited, 60)
         process = await forks.start(settings(tmp_path, orphan_time_s=0.3))
         assert process is not None
-        await until(lambda: _command(process.pid) == [*worker_process.PROGRAM, "w"])
-        assert os.getsid(process.pid) == process.pid, "the service's Ctrl-C is not for it"
-        assert os.getsid(process.pid) != os.getsid(helper_of(forks).pid)
-        ended = await asyncio.wait_for(process.exited, 30)
+        ended = await asyncio.wait_for(process.exited, 60)
         assert (ended.exit_code, ended.signal) == (0, None)
         assert json.loads((tmp_path / "exit.json").read_text())["reason"] == "no service for 0.3 s"
         assert '"worker": "w"' in (tmp_path / "w.log").read_text(), "it writes its own log"
@@ -71,15 +75,15 @@ async def test_a_forked_worker_is_as_one_that_was_executed(parent: None, tmp_pat
 
 async def test_how_a_forked_worker_has_ended_is_known(parent: None, tmp_path: Path) -> None:
     async with forking() as forks:
-        process = await forks.start(settings(tmp_path, orphan_time_s=60.0))
+        process = await forks.start(settings(tmp_path, orphan_time_s=600.0))
         assert process is not None
         process.send_signal(signal.SIGKILL)
-        assert (await asyncio.wait_for(process.exited, 30)).text == "killed by SIGKILL"
+        assert (await asyncio.wait_for(process.exited, 60)).text == "killed by SIGKILL"
 
 
 async def test_nothing_of_the_service_is_in_the_process_that_forks(parent: None, tmp_path: Path) -> None:
     async with forking() as forks:
-        process = await forks.start(settings(tmp_path, orphan_time_s=60.0))
+        process = await forks.start(settings(tmp_path, orphan_time_s=600.0))
         assert process is not None
         folder = Path(f"/proc/{helper_of(forks).pid}/fd")
         try:
@@ -88,7 +92,7 @@ async def test_nothing_of_the_service_is_in_the_process_that_forks(parent: None,
             assert len(list(Path(f"/proc/{helper_of(forks).pid}/task").iterdir())) == 1, "a fork copies one thread"
         finally:
             process.send_signal(signal.SIGKILL)
-            await asyncio.wait_for(process.exited, 30)
+            await asyncio.wait_for(process.exited, 60)
 
 
 def _command(pid: int) -> list[str]:
@@ -151,8 +155,8 @@ async def test_a_forker_that_can_go_on_no_longer_is_renewed_and_no_start_fails(
         assert helper_of(ours).pid != first.pid
         for process in (before, at_once, after):
             if process is not None:
-                assert (await asyncio.wait_for(process.exited, 30)).exit_code == 0
-        await asyncio.wait_for(first.exited, 30)
+                assert (await asyncio.wait_for(process.exited, 60)).exit_code == 0
+        await asyncio.wait_for(first.exited, 60)
 
 
 async def test_a_process_that_was_begun_before_is_taken_over_with_its_environment(parent: None, tmp_path: Path) -> None:
@@ -164,7 +168,7 @@ async def test_a_process_that_was_begun_before_is_taken_over_with_its_environmen
         process = await ours.start(settings(tmp_path, orphan_time_s=0.1))
         assert process is not None
         assert helper_of(ours).pid == begun.child.pid
-        assert (await asyncio.wait_for(process.exited, 30)).exit_code == 0
+        assert (await asyncio.wait_for(process.exited, 60)).exit_code == 0
     finally:
         await ours.close()
     begun.end()  # whoever has begun it says so at its own end: there is nothing left to do
@@ -184,7 +188,7 @@ async def test_one_that_has_died_before_it_was_taken_over_is_renewed_at_once(
         process = await ours.start(settings(tmp_path, orphan_time_s=0.1))
         assert process is not None
         assert helper_of(ours).pid != begun.child.pid
-        assert (await asyncio.wait_for(process.exited, 30)).exit_code == 0
+        assert (await asyncio.wait_for(process.exited, 60)).exit_code == 0
     finally:
         await ours.close()
 
@@ -200,16 +204,16 @@ async def test_a_worker_that_nobody_waits_for_any_more_never_begins(parent: None
     async with forking() as forks:
         first = await forks.start(settings(tmp_path, orphan_time_s=0.1))
         assert first is not None
-        await asyncio.wait_for(first.exited, 30)
+        await asyncio.wait_for(first.exited, 60)
         helper_of(forks).send_signal(signal.SIGSTOP)
-        starting = asyncio.create_task(forks.start(settings(tmp_path, orphan_time_s=60.0)))
+        starting = asyncio.create_task(forks.start(settings(tmp_path, orphan_time_s=600.0)))
         await until(lambda: forks._helper is None or forks._helper._answers)
         starting.cancel()
         await asyncio.wait({starting})
         helper_of(forks).send_signal(signal.SIGCONT)
         next_one = await forks.start(settings(tmp_path, orphan_time_s=0.1))  # answers come in order
         assert next_one is not None
-        await asyncio.wait_for(next_one.exited, 30)
+        await asyncio.wait_for(next_one.exited, 60)
         await until(lambda: not _workers_but(next_one.pid))
         assert (tmp_path / "w.log").read_text().count('"event"') == 2, (
             "the one that nobody knows has said and done nothing"

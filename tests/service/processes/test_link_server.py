@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from mooring.link.messages import Reconfigure, Refused, Stats
+from mooring.link.messages import Reconfigure, Refused, Stats, Welcome
 from mooring_service.config import Config, EgressConfig
 from mooring_service.processes import link_server
 from tests.service.fake_worker import FakeWorkers, running_service, until
@@ -39,7 +39,7 @@ async def test_a_worker_that_was_being_started_when_the_policy_changed_has_the_n
 async def test_who_is_not_what_it_says_is_refused_and_told_to_drain(
     tmp_path: Path, fakes: FakeWorkers, wrong: dict[str, object], reason: str
 ) -> None:
-    async with running_service(tmp_path, start_timeout=0.5, restart_delay=30) as service:
+    async with running_service(tmp_path) as service:
         starting = asyncio.create_task(service.workers.start("main"))
         worker = await fakes.come()
         await worker.dial()
@@ -115,7 +115,8 @@ async def test_a_hello_that_came_while_the_service_stood_still_was_in_time(
     async with running_service(tmp_path) as service:
         starting = asyncio.create_task(service.workers.start("main"))
         worker = await fakes.come()
-        await worker.link()
+        await worker.dial(at_once=worker.greeting())
+        await worker.expect(Welcome)
         await starting
         worker.hang_up()
         await worker.lost()

@@ -27,11 +27,11 @@ def _slot() -> Slot:
 
 
 async def test_a_request_without_an_answer_ends_in_time() -> None:
-    _, future = _slot().request(0.1)
-    begun = time.monotonic()
+    slot = _slot()
+    (_, future), (_, patient) = slot.request(0.1), slot.request(600.0)
     with pytest.raises(WorkerSilent):
-        await future
-    assert time.monotonic() - begun < 0.1 + 3 * SWEEP_S
+        await asyncio.wait_for(future, 60)
+    assert not patient.done()
 
 
 async def test_what_was_answered_while_the_service_stood_still_is_an_answer() -> None:
@@ -39,12 +39,12 @@ async def test_what_was_answered_while_the_service_stood_still_is_an_answer() ->
     number, future = slot.request(0.1)
     time.sleep(3 * SWEEP_S)
     asyncio.get_running_loop().call_later(0.01, slot.answer, number, "here")  # in the socket: read in the next pass
-    assert await asyncio.wait_for(future, 2) == "here"
+    assert await asyncio.wait_for(future, 60) == "here"
 
 
 async def test_an_answer_waits_until_what_it_speaks_of_is_stored() -> None:
     slot = _slot()
-    number, future = slot.request(5.0)
+    number, future = slot.request(60.0)
     slot.answer(number, "opened", after=7)
     slot.committed(6)
     assert not future.done()
@@ -55,7 +55,7 @@ async def test_an_answer_waits_until_what_it_speaks_of_is_stored() -> None:
 async def test_a_worker_begins_with_the_first_of_many_opens_while_the_others_are_made() -> None:
     slot = _slot()
     ours, its = socket.socketpair()
-    its.settimeout(10)
+    its.settimeout(60)
     _, channel = await asyncio.get_running_loop().create_unix_connection(
         lambda: Channel(report_decoder, lambda channel, reports: None, lambda channel, exc: None), sock=ours
     )
@@ -86,7 +86,7 @@ async def test_a_worker_that_does_not_read_is_asked_for_so_many_bytes_and_no_mor
         sends = [
             asyncio.create_task(service.sending.send(1, binary=True, payloads=[bytes(8_000_000)])) for _ in range(30)
         ]
-        await asyncio.wait(sends, timeout=1)
+        await until(lambda: sum(task.done() for task in sends) >= len(sends) - 4)
         refused = [task for task in sends if task.done()]
         waiting = [task for task in sends if not task.done()]
         assert 1 <= len(waiting) <= 4

@@ -25,22 +25,29 @@ async def _until(service: Service, status: str) -> None:
     await until(lambda: service.workers.record("main").status == status)
 
 
+async def test_a_worker_that_is_restarting_is_so_for_the_next_service(tmp_path: Path, fakes: FakeWorkers) -> None:
+    """Row 5 of the review: its workerExited said `restarting: true`, and it was gone."""
+    async with running_service(tmp_path, handover=True, restart_delay=600) as service:
+        (await _start(service, fakes)).die()
+        await _until(service, "Restarting")
+        reason = service.workers.record("main").reason
+    async with running_service(tmp_path) as service:
+        record = service.workers.record("main")
+        assert (record.status, record.restarts, record.reason) == ("Restarting", 1, reason), "its delay goes on"
+        assert record.pid is None and reason is not None
+
+
 async def test_a_worker_that_is_restarting_is_restarted_by_the_next_service_when_it_is_due(
     tmp_path: Path, fakes: FakeWorkers
 ) -> None:
-    """Row 5 of the review: its workerExited said `restarting: true`, and it was gone."""
     async with running_service(tmp_path, handover=True, restart_delay=1.0) as service:
         worker = await _start(service, fakes)
         died_at = time.monotonic()
         worker.die()
         await _until(service, "Restarting")
-        reason = service.workers.record("main").reason
-    async with running_service(tmp_path, restart_delay=30) as service:
-        record = service.workers.record("main")
-        assert (record.status, record.restarts, record.reason) == ("Restarting", 1, reason)
-        assert record.pid is None and reason is not None
+    async with running_service(tmp_path, restart_delay=600) as service:
         await fakes.linked()
-        assert 0.4 < time.monotonic() - died_at < 3, "the delay of its first death goes on"
+        assert time.monotonic() - died_at > 0.4, "the delay of its first death goes on"
         await _until(service, "Running")
         assert service.workers.record("main").restarts == 1
 
@@ -79,8 +86,8 @@ async def test_the_restart_budget_goes_on_over_a_handover(tmp_path: Path, fakes:
 async def test_one_that_is_killed_is_gone_for_the_next_service_too(
     tmp_path: Path, fakes: FakeWorkers, status: str
 ) -> None:
-    budget = 5 if status == "Restarting" else 1
-    async with running_service(tmp_path, handover=True, restart_budget=budget, restart_delay=0.2) as service:
+    kept_so = {"restart_delay": 30} if status == "Restarting" else {"restart_budget": 1}
+    async with running_service(tmp_path, handover=True, **kept_so) as service:
         worker = await _start(service, fakes)
         worker.die()
         if status == "Failed":

@@ -1,4 +1,4 @@
-"""Many real workers that start at once, on few cores, with little time for each."""
+"""Many real workers that start at once, on few cores: each has its turn, and the time of a start then. (That a slow one is no dead one: `test_watchdog`.)"""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ WORKERS = 40
 
 @pytest.mark.timeout(300)
 async def test_forty_workers_at_once_are_all_running_at_the_first_try(tmp_path: Path) -> None:
-    # Less than one start takes beside the others of its turn: slow is not dead.
-    config = Config(supervisor=SupervisorConfig(start_timeout=1.0, probe_interval=0.5))
+    # So long that no turn is over before its worker runs.
+    config = Config(supervisor=SupervisorConfig(start_timeout=120.0, probe_interval=0.5))
     service = Service(config, tmp_path, MemoryJournal(JournalConfig(store="memory")))
     await service.start()
     try:
@@ -33,7 +33,6 @@ async def test_forty_workers_at_once_are_all_running_at_the_first_try(tmp_path: 
         records = [record for record, _ in await asyncio.gather(*starting)]
         print(f"{WORKERS} workers in {time.monotonic() - begun:.1f} s, at most {most} starting at a time")
         assert {(record.status, record.restarts) for record in records} == {("Running", 0)}
-        # One that has had its time gives its turn away and goes on, so that a few more may be under way.
-        assert most <= 3 * (len(os.sched_getaffinity(0)) + 1)
+        assert most <= len(os.sched_getaffinity(0)) + 1
     finally:
         await service.stop()

@@ -90,18 +90,18 @@ async def test_what_may_change_is_told_to_all_that_run(tmp_path: Path, fakes: Fa
 
 
 async def test_at_the_end_all_are_told_at_once_and_nothing_is_begun(tmp_path: Path, fakes: FakeWorkers) -> None:
-    async with running_service(tmp_path, stop_timeout=0.3, kill_timeout=0.3) as service:
+    async with running_service(tmp_path, stop_timeout=600) as service:
         workers = [await _start(service, fakes, name) for name in ("a", "b", "c")]
         for worker in workers:
-            worker.silent = True  # each takes both of its deadlines
-        begun = asyncio.get_running_loop().time()
+            worker.silent = True  # each would take all of its time, and the next one be told ten minutes later
         stopping = asyncio.create_task(service.stop())
         for worker in workers:
             assert (await worker.expect(Stop)).reason == "the service is stopping"
         with pytest.raises((Unavailable, WorkerBusy)):
             await service._supervisor.ensure("d")
+        for worker in workers:
+            worker.die()
         await stopping
-        assert asyncio.get_running_loop().time() - begun < 3 * 0.6, "not one after the other"
         assert [slot.process for slot in service.workers.slots()] == []
 
 

@@ -8,14 +8,20 @@ import signal
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from mooring.link.messages import Stored
 from mooring_service import window
+from mooring_service.config import SupervisorConfig
+from mooring_service.processes import lifecycle
+from mooring_service.processes.reports import Reports
+from mooring_service.processes.slot import Slot
+from mooring_service.processes.watch import watch
 from mooring_service.service import Service
 from tests.service.fake_worker import FakeWorker, FakeWorkers, running_service, stalled_disk, told_of, until
 
-SHORT = {"probe_interval": 0.1, "watchdog_timeout": 0.4, "start_timeout": 0.4}
+SHORT = {"probe_interval": 0.1, "watchdog_timeout": 0.4}
 
 
 async def _start(service: Service, fakes: FakeWorkers, name: str = "main") -> FakeWorker:
@@ -23,6 +29,12 @@ async def _start(service: Service, fakes: FakeWorkers, name: str = "main") -> Fa
     worker = await fakes.linked()
     await starting
     return worker
+
+
+def _be_patient(service: Service) -> None:
+    """What is started from now on has all the time that a busy machine takes for it."""
+    life = service._supervisor._lifecycle
+    life._config = msgspec.structs.replace(life._config, start_timeout=600.0)
 
 
 def _alive(worker: FakeWorker, service: Service) -> bool:
@@ -93,22 +105,24 @@ async def test_what_a_worker_had_sent_before_it_died_is_read_although_we_did_not
         assert [seq for seq, _ in await told_of(service, 1)] == [1, 2, 3, 4]
 
 
-async def test_a_process_that_starts_and_hangs_is_ended(tmp_path: Path, fakes: FakeWorkers) -> None:
-    async with running_service(tmp_path, **SHORT) as service:
+async def test_a_process_that_starts_and_hangs_is_ended(
+    tmp_path: Path, fakes: FakeWorkers, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running_service(tmp_path, **SHORT, start_timeout=0.4) as service:
         starting = asyncio.create_task(service.workers.start("main"))
         hung = await fakes.come()  # it is there, and never dials
+        await until(lambda: any("did not connect" in line for line in caplog.messages))
+        _be_patient(service)
         worker = await fakes.linked()
         record, _ = await starting
         assert record.pid == worker.pid != hung.pid
         assert "did not connect" in (record.reason or "")
 
 
-async def test_a_start_waits_for_its_turn_and_one_that_hangs_does_not_hold_up_the_others(
-    tmp_path: Path, fakes: FakeWorkers
-) -> None:
+async def test_a_start_waits_for_its_turn(tmp_path: Path, fakes: FakeWorkers) -> None:
     turns = len(os.sched_getaffinity(0)) + 1
-    async with running_service(tmp_path, probe_interval=0.1, start_timeout=1.0) as service:
-        starting = [asyncio.create_task(service.workers.start(f"w{index}")) for index in range(turns + 2)]
+    async with running_service(tmp_path) as service:
+        starting = [asyncio.create_task(service.workers.start(f"w{index}")) for index in range(turns + 1)]
         first = [await fakes.come() for _ in range(turns)]
         await asyncio.sleep(0.2)
         records = service.workers.records()
@@ -116,10 +130,23 @@ async def test_a_start_waits_for_its_turn_and_one_that_hangs_does_not_hold_up_th
         assert {record.status for record in records} == {"Starting"}
         await first[0].link()  # its turn is over: the next one begins
         next_one = await fakes.come()
-        await next_one.link()
-        last = await fakes.come()
-        await last.link()
-        for worker in first[1:]:
+        for worker in (next_one, *first[1:]):
+            await worker.link()
+        await asyncio.gather(*starting)
+
+
+async def test_a_start_that_hangs_holds_up_the_others_for_no_longer_than_its_time(
+    tmp_path: Path, fakes: FakeWorkers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def patient(slot: Slot, config: SupervisorConfig, reports: Reports, *, adopted: bool = False) -> str:
+        return await watch(slot, msgspec.structs.replace(config, start_timeout=600.0), reports, adopted=adopted)
+
+    monkeypatch.setattr(lifecycle, "watch", patient)  # a turn alone ends with that time: nobody is ended by it here
+    turns = len(os.sched_getaffinity(0)) + 1
+    async with running_service(tmp_path, start_timeout=0.3) as service:
+        starting = [asyncio.create_task(service.workers.start(f"w{index}")) for index in range(turns + 1)]
+        workers = [await fakes.come() for _ in range(turns + 1)]  # although none of the first ones is linked
+        for worker in workers:
             await worker.link()
         await asyncio.gather(*starting)
 

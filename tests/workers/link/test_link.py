@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
+import itertools
 from array import array
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -119,7 +119,7 @@ async def test_a_hello_names_any_number_of_connections_however_long_their_urls_a
         await wait_for(lambda: set(_again(service, hello)) == set(frames))
         assert _again(service, hello) == frames, "what was not stored is sent again, whole"
         service.streams[-1].send(Stop("done", 2.0))
-        assert await asyncio.wait_for(working, 20) == "done"
+        assert await asyncio.wait_for(working, 60) == "done"
     finally:
         working.cancel()
         await asyncio.gather(working, return_exceptions=True)
@@ -164,7 +164,10 @@ def _asked(reports: list[Any]) -> list[int]:
 
 
 @pytest.mark.parametrize("window_bytes", [0, 3_000_000], ids=["congested", "window"])
-async def test_a_worker_that_ends_hands_over_what_the_service_takes_late(tmp_path: Path, window_bytes: int) -> None:
+async def test_a_worker_that_ends_hands_over_what_the_service_takes_late(
+    tmp_path: Path, window_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link, "CLOSE_TIMEOUT_S", 3600)  # nothing waits for its deadline
     service = Service()
     service.welcome = Welcome(0, 1, 1_000, PROTOCOL_VERSION, window_bytes)
     async with working(tmp_path, service) as task:
@@ -177,12 +180,10 @@ async def test_a_worker_that_ends_hands_over_what_the_service_takes_late(tmp_pat
         await wait_for((tmp_path / "exit.json").exists)
         assert not task.done()
         stream.resume_reading()
-        begun = time.monotonic()
         while window_bytes and len(_asked(service.reports)) < ASKS:
             stream.send(Stored(service.of(Events)[-1].number, window_bytes))
             await asyncio.sleep(0.01)
-        assert await asyncio.wait_for(task, 5) == "done"
-        assert time.monotonic() - begun < link.CLOSE_TIMEOUT_S - 1, "it has not waited for its deadline"
+        assert await asyncio.wait_for(task, 60) == "done"
         await wait_for(lambda: service.of(Goodbye))
         assert _asked(service.reports) == list(range(ASKS))
 
@@ -206,7 +207,7 @@ async def test_that_all_was_sent_again_is_said_behind_the_last_of_it_however_lit
         assert _asked(before) == list(range(ASKS))
         assert resent.number == [report for report in before if isinstance(report, Events)][-1].number
         service.streams[-1].send(Stop("done", 0.1))
-        assert await asyncio.wait_for(task, 5) == "done"
+        assert await asyncio.wait_for(task, 60) == "done"
 
 
 async def test_a_service_that_cannot_welcome_yet_is_a_service_as_long_as_it_says_so(
@@ -214,19 +215,25 @@ async def test_a_service_that_cannot_welcome_yet_is_a_service_as_long_as_it_says
 ) -> None:
     """Its journal cannot be opened: a full disk must not cost the connections that it would adopt."""
     monkeypatch.setattr(link, "WELCOME_TIMEOUT_S", ORPHAN_S)
+    now = 1_000.0  # goes on when what was said by then was heard, however slow the machine is
+    monkeypatch.setattr(link, "_orphan_clock", lambda: now)
     service = Service(waits=True)
     server = await asyncio.get_running_loop().create_unix_server(service.stream, str(tmp_path / "link.sock"))
     working = asyncio.create_task(worker.Worker(settings_of(tmp_path, orphan_time_s=ORPHAN_S)).run())
     try:
         await wait_for(lambda: service.of(Hello))
+        linked = current.runtime().answer.__self__  # type: ignore[attr-defined]  # what it answers over
+        streams = len(service.streams)
         for _ in range(30):
-            service.streams[0].send(Probe())
-            await asyncio.sleep(ORPHAN_S / 10)
-        assert len(service.streams) == 1, "it waits at the same link"
+            now += ORPHAN_S / 10
+            service.streams[-1].send(Probe())
+            await wait_for(lambda heard_at=now: linked._heard_at == heard_at)
+        assert len(service.streams) == streams, "it waits at the same link"
         assert not working.done()
         assert service.of(Stats) == [], "and says nothing before it is welcome"
         # Now it is silent, as one that hangs: after a while that is none.
-        assert "no service" in await asyncio.wait_for(working, 20)
+        now += 2 * ORPHAN_S
+        assert "no service" in await asyncio.wait_for(working, 60)
     finally:
         working.cancel()
         await asyncio.gather(working, return_exceptions=True)
@@ -278,25 +285,30 @@ async def test_events_keep_to_their_window_and_all_else_passes(tmp_path: Path, e
         def events_bytes() -> int:
             return sum(len(events.bodies) for events in service.of(Events))
 
+        def largest_frame() -> int:
+            return max(len(events.bodies) for events in service.of(Events))
+
+        def probed(probe: int) -> Stats | None:
+            return next((stats for stats in service.of(Stats) if stats.probe == probe), None)
+
         await wait_for(lambda: events_bytes() >= window_bytes)
-        for probe in range(1, 11):  # it answers all the same, and sends no more events
+        for probe in itertools.count(1):  # it answers all the same, and sends no more events
             stream.send(Probe(probe))
-            await wait_for(lambda probe=probe: any(stats.probe == probe for stats in service.of(Stats)))
+            held = await wait_for(lambda probe=probe: probed(probe))
             await asyncio.sleep(0.02)
-        one_frame = max(len(events.bodies) for events in service.of(Events))
-        assert window_bytes <= events_bytes() <= window_bytes + one_frame
-        held = next(stats for stats in service.of(Stats) if stats.probe == 10)
-        assert held.outbox_bytes > events_bytes(), "what comes meanwhile waits in the worker"
+            if probe >= 10 and held.outbox_bytes > 2 * window_bytes:  # what comes meanwhile waits in the worker
+                break
+        assert window_bytes <= events_bytes() <= window_bytes + largest_frame()
         before = events_bytes()
         stream.send(Stored(service.of(Events)[-1].number, 1_000_000))
         await wait_for(lambda: events_bytes() >= before + 1_000_000)
         await asyncio.sleep(0.1)
-        assert events_bytes() <= before + 1_000_000 + one_frame, "the window is as large as it was said last"
+        assert events_bytes() <= before + 1_000_000 + largest_frame(), "the window is as large as it was said last"
         while len({*_kinds(service)} & {100, 101}) < 2 or _kinds(service).count(100) + _kinds(service).count(101) < 42:
             stream.send(Stored(service.of(Events)[-1].number))
             await asyncio.sleep(0.01)
         stream.send(Stop("done", 2.0))
-        assert await asyncio.wait_for(working, 20) == "done"
+        assert await asyncio.wait_for(working, 60) == "done"
         assert service.of(Goodbye)
     finally:
         working.cancel()

@@ -78,7 +78,7 @@ class Blocking:
 
     def on_message(self, ws: Any, event: Any) -> None:
         self.entered.set()
-        assert self.released.wait(30)
+        assert self.released.wait(60)
 
 
 async def test_what_waits_for_a_handler_is_in_the_figures_until_it_has_it(
@@ -91,14 +91,14 @@ async def test_what_waits_for_a_handler_is_in_the_figures_until_it_has_it(
         try:
             for _ in range(3):
                 connection.send_from_worker(1, b"x" * 100)  # and the server sends it back
-            await asyncio.to_thread(handler.entered.wait, 30)
+            await asyncio.to_thread(handler.entered.wait, 60)
             await wait_for(lambda: connection.posted == 3)
             runtime.stats()
             assert runtime.metrics.inbound_bytes in (200, 300)  # one may count as taken
             assert runtime.metrics.inbound_fill > 0
         finally:
             handler.released.set()
-        await wait_for(lambda: connection.taken == 3)
+        await wait_for(lambda: (connection.taken, connection.taken_bytes) == (3, 300))
         runtime.stats()
         assert (runtime.metrics.inbound_bytes, runtime.metrics.inbound_fill) == (0, 0.0)
         looked_at.clear()

@@ -33,7 +33,7 @@ async def test_opens_that_have_given_up_keep_no_id_from_those_that_still_wait(ec
                 *(loop.run_in_executor(threads, open_one, 0.05) for _ in range(GIVE_UP)),
             )
             assert {text.partition(":")[0] for text in given_up} == {"no connection id"}
-            live = [loop.run_in_executor(threads, open_one, 20.0) for _ in range(BLOCK + 20)]
+            live = [loop.run_in_executor(threads, open_one, 100.0) for _ in range(BLOCK + 20)]
             runtime.grant_ids(1, BLOCK)
             await wait_for(lambda: len(runtime.connections) == BLOCK)
             runtime.grant_ids(1 + BLOCK, BLOCK)

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import logging
-import time
+from types import SimpleNamespace
 
 import pytest
 
+from mooring.process import repeats
 from mooring.process.repeats import Repeats
 
 
-def test_a_line_that_repeats_is_counted_instead_of_written(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_line_that_repeats_is_counted_instead_of_written(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1_000.0]
+    monkeypatch.setattr(repeats, "time", SimpleNamespace(monotonic=lambda: now[0]))
     log = logging.getLogger("tests.repeats")
-    log.addFilter(Repeats(window_s=0.2))
+    log.addFilter(Repeats(window_s=10))
     with caplog.at_level(logging.INFO, log.name):
         for number in (*range(20), 20):
-            if number == 20:
-                time.sleep(0.25)
+            now[0] += 11 if number == 20 else 0.4
             log.info("the same, again: %d", number)
         log.info("another line")
     texts = [record.getMessage() for record in caplog.records]

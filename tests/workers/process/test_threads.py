@@ -74,7 +74,7 @@ def test_messages_without_a_payload_are_bounded_too() -> None:
 
 
 def test_a_send_is_not_given_up_before_the_io_loop_has_looked_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "PASS_S", 10.0)
+    monkeypatch.setattr(threads, "PASS_S", 60.0)
     room = Reservations(1_000)
     connection = _connection()
     room.reserve(connection, 1_000)

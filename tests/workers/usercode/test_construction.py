@@ -32,6 +32,7 @@ from tests.servers import EchoServer
 from tests.workers.bare_worker import Service, bare_worker
 
 made: list[str] = []
+CLOCK_S = 0.01  # what the clock of a loop may differ from ours
 
 
 class Quick:
@@ -43,7 +44,7 @@ class Slow:
     released = threading.Event()
 
     def __init__(self) -> None:
-        Slow.released.wait(30)
+        Slow.released.wait(60)
         made.append("slow")
 
 
@@ -67,15 +68,16 @@ def blocked(runtime: Runtime) -> Iterator[threading.Event]:
 
 
 def _open(runtime: Runtime, url: str, handler: str, **options: Any) -> float:
-    """Have connection 1 opened for request 7; return when."""
+    """Have connection 1 opened for request 7; return when that has begun."""
     made.clear()
     request = ConnectionRequest(url=url, handler=HandlerRequest(handler), **options)
+    begun = time.monotonic()
     obey(runtime, Open(7, 1, request, f"{__name__}:{handler}"))
-    return time.monotonic()
+    return begun
 
 
 async def _answer(service: Service) -> object:
-    await wait_for(lambda: service.answers, 10)
+    await wait_for(lambda: service.answers)
     (answer,) = service.answers
     return answer
 
@@ -84,7 +86,7 @@ def _events(service: Service) -> list[int]:
     return [kind for events in service.frames for kind in events.kinds]
 
 
-async def test_an_open_behind_a_blocked_callback_is_answered_within_a_second_of_its_time_and_never_dialled(
+async def test_an_open_behind_a_blocked_callback_is_answered_when_its_time_is_over_and_never_dialled(
     echo: EchoServer,
 ) -> None:
     service = Service()
@@ -92,14 +94,14 @@ async def test_an_open_behind_a_blocked_callback_is_answered_within_a_second_of_
         with blocked(runtime):
             begun = _open(runtime, echo.url, "Quick", connect_timeout=0.4)
             answer = await _answer(service)
-            assert 0.4 <= time.monotonic() - begun < 1.4
+            assert 0.4 <= time.monotonic() - begun < 30, "it has not waited for the callback"
             assert isinstance(answer, OpenFailed) and answer.request == 7 and answer.timed_out
             assert answer.errors[0].err_code == ErrCode.CONNECT_TIMEOUT
             assert _events(service) == [Kind.onError, Kind.onTerminate]
             assert not runtime.constructions and not runtime.connections
         done = asyncio.Event()
         runtime.context.post_task("last", lambda: runtime.post(done.set))
-        await asyncio.wait_for(done.wait(), 5)
+        await asyncio.wait_for(done.wait(), 60)
         assert made == [] and echo.handshakes == 0
         assert len(service.answers) == 1
 
@@ -115,29 +117,29 @@ async def test_a_handler_whose_making_takes_longer_is_not_dialled_for(echo: Echo
         await wait_for(lambda: made)
         done = asyncio.Event()
         runtime.context.post_task("last", lambda: runtime.post(done.set))
-        await asyncio.wait_for(done.wait(), 5)
+        await asyncio.wait_for(done.wait(), 60)
         assert echo.handshakes == 0 and len(service.answers) == 1
 
 
 async def test_the_dial_has_what_the_making_of_the_handler_has_left(echo: EchoServer) -> None:
-    service = Service()
-    async with bare_worker(service) as runtime:
+    async with bare_worker(Service()) as runtime:
         with blocked(runtime) as released:
-            begun = _open(runtime, f"{echo.url}slow?s=30", "Quick", connect_timeout=1.0)
+            begun = _open(runtime, f"{echo.url}slow?s=30", "Quick", connect_timeout=60)
             await asyncio.sleep(0.6)
             released.set()
-            answer = await _answer(service)
-    assert isinstance(answer, OpenFailed) and answer.timed_out
-    assert 0.9 <= time.monotonic() - begun < 1.6
-    assert echo.handshakes == 1
+            await wait_for(lambda: runtime.connections)
+            left_s = runtime.connections[1].options.connect_timeout_s
+            assert 60 - (time.monotonic() - begun) - CLOCK_S <= left_s <= 60 - 0.6 + CLOCK_S
+        runtime.connections[1].terminate(None, None)
 
 
 async def test_a_handler_that_is_made_in_time_may_ask_for_more(echo: EchoServer) -> None:
     service = Service()
     async with bare_worker(service) as runtime:
-        _open(runtime, f"{echo.url}slow?s=11", "Patient")
+        begun = _open(runtime, f"{echo.url}slow?s=30", "Patient")
         await wait_for(lambda: runtime.connections)
-        assert 19 < runtime.connections[1].options.connect_timeout_s <= 20
+        left_s = runtime.connections[1].options.connect_timeout_s
+        assert 20 - (time.monotonic() - begun) - CLOCK_S <= left_s <= 20
         runtime.connections[1].terminate(None, None)
 
 
@@ -187,7 +189,7 @@ async def test_what_waits_for_its_handler_counts_for_the_limit_of_the_worker(ech
 async def test_an_open_whose_handler_is_made_at_once_is_not_kept_from_its_dial(echo: EchoServer) -> None:
     service = Service()
     async with bare_worker(service) as runtime:
-        _open(runtime, echo.url, "Quick", connect_timeout=5)
+        _open(runtime, echo.url, "Quick", connect_timeout=60)
         assert isinstance(await _answer(service), Opened)
 
 
@@ -259,7 +261,10 @@ async def test_who_asks_for_a_new_socket_meanwhile_gets_the_first(echo: EchoServ
 async def test_the_record_says_how_long_an_attempt_takes_as_its_handler_wants_it(echo: EchoServer) -> None:
     service = Service()
     async with bare_worker(service) as runtime:
-        _open(runtime, echo.url, "Thorough")
+        begun = _open(runtime, echo.url, "Thorough")
         await wait_for(lambda: any(isinstance(answer, Opened) for answer in service.answers))
         (created,) = [created for frame in service.frames for created in frame.created]
-        assert 86 < created.attempt_s <= 20 + 60 + 7, "connectTimeout less what the making took, and both steps"
+        whole_s = 20 + 60 + 7
+        assert whole_s - (time.monotonic() - begun) - CLOCK_S <= created.attempt_s <= whole_s, (
+            "connectTimeout less what the making took, and both steps"
+        )

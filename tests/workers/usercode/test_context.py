@@ -187,7 +187,7 @@ def test_a_callback_that_cancels_itself_ends_nothing_but_itself(how: str, errors
         worker.open(server.url, handler)
         worker.wait_for("onMessage", 5)
         ticks = handler.ticks
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while handler.ticks == ticks and time.monotonic() < deadline:
             time.sleep(0.01)
         assert handler.ticks > ticks, "its tasks go on, in the same loop"
@@ -229,7 +229,7 @@ def test_what_user_code_leaves_behind_holds_the_end_for_a_second_at_most() -> No
 
     class Handler:
         async def on_open(self, ws, event) -> None:
-            asyncio.get_running_loop().run_in_executor(None, released.wait, 30)
+            asyncio.get_running_loop().run_in_executor(None, released.wait, 100)
             self.task = asyncio.create_task(never_ends())
 
     try:
@@ -237,7 +237,7 @@ def test_what_user_code_leaves_behind_holds_the_end_for_a_second_at_most() -> No
             worker.open(server.url, Handler())
             worker.wait_for("onOpen")
             begun = time.monotonic()
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - begun < 50, "one holds it for a hundred seconds, the other for ever"
         assert kinds(worker) == ["onOpen", "onTerminate"]
     finally:
         released.set()
@@ -299,9 +299,14 @@ class Late(Exception):
     """What a library for timeouts sets into the thread that is too slow."""
 
 
-def _set_into_the_context(exception: type[BaseException]) -> None:
-    (thread,) = [thread for thread in threading.enumerate() if thread.name == "mooring-context"]
-    ident = ctypes.c_ulong(thread.ident or 0)
+def _set_into_the_idle_context(worker: LocalWorker, exception: type[BaseException]) -> None:
+    context = worker._runtime.context
+    deadline = time.monotonic() + 60
+    while not context.mailbox.idle:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    time.sleep(0.02)  # it waits in the system
+    ident = ctypes.c_ulong(context.thread._thread.ident or 0)
     assert ctypes.pythonapi.PyThreadState_SetAsyncExc(ident, ctypes.py_object(exception)) == 1
 
 
@@ -312,8 +317,7 @@ def test_an_exception_that_is_set_into_the_idle_thread_keeps_nothing_from_runnin
     with Server(counts_to_five) as server, LocalWorker() as worker:
         for _ in range(3):
             worker.call(lambda: None)
-            time.sleep(0.02)  # it is idle, and waits in the system
-            _set_into_the_context(exception)
+            _set_into_the_idle_context(worker, exception)
             assert worker.call(lambda: "ran") == "ran"
         worker.open(server.url, raises("NoMessage")())
         worker.wait_for("onMessage", 5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import sys
 import threading
 
 import pytest
@@ -12,6 +13,7 @@ from mooring import ConnectionClosed, WrongState, call_worker, kill_worker
 from mooring.options import ConnectionRequest
 from mooring.testing import LocalWorker, Server, ServerConnection
 from mooring.usercode.websocket import WebSocket
+from tests.conftest import wait_for
 from tests.servers import DeafServer
 from tests.workers.bare_worker import Service, bare_worker
 
@@ -20,8 +22,10 @@ from tests.workers.bare_worker import Service, bare_worker
 async def test_a_send_that_has_waited_for_room_raises_when_the_connection_ends_meanwhile(how: str) -> None:
     async with DeafServer() as server, bare_worker(Service(), outbound_bytes=100_000) as runtime:
         runtime.grant_ids(1, 256)
-        request = ConnectionRequest(url=server.url, send_timeout=20, close_timeout=0.2)
+        request = ConnectionRequest(url=server.url, send_timeout=60, close_timeout=0.2)
         connection = await asyncio.to_thread(runtime.open, request, None)
+        assert connection._socket is not None
+        connection._socket.pause_writing()  # as the transport says it
         ws = WebSocket(runtime, connection)
         sent: list[int] = []
         raised: list[Exception] = []
@@ -36,18 +40,21 @@ async def test_a_send_that_has_waited_for_room_raises_when_the_connection_ends_m
 
         sending = threading.Thread(target=send_often)
         sending.start()
-        before = -1
-        while len(sent) != before:  # until it waits for room
-            before = len(sent)
-            await asyncio.sleep(0.1)
-        assert sending.is_alive() and before
+        await wait_for(lambda: sent and _is_in(sending, "reserve"))  # it waits for room
         if how == "cut":
             connection.abandon("cut")
         else:
             ws.terminate()
-        await asyncio.to_thread(sending.join, 5)
+        await asyncio.to_thread(sending.join, 60)
         assert [type(exc) for exc in raised] == [ConnectionClosed]
-        assert len(sent) == before, "the one that waited is not said to be sent"
+        assert len(sent) == 1, "the one that waited is not said to be sent"
+
+
+def _is_in(thread: threading.Thread, function: str) -> bool:
+    frame = sys._current_frames().get(thread.ident or 0)
+    while frame is not None and frame.f_code.co_name != function:
+        frame = frame.f_back
+    return frame is not None
 
 
 class Text(str):

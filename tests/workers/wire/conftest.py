@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
@@ -33,10 +34,12 @@ def run(request: pytest.FixtureRequest) -> Iterator[Run]:
 
     async def to_the_end(coroutine: Coroutine[Any, Any, Any]) -> Any:
         try:
-            return await asyncio.wait_for(coroutine, 60)
+            return await asyncio.wait_for(coroutine, 100)
         finally:
-            # A loop of libuv that is closed in the middle of closing a socket closes it once more, whose ever it is then.
-            await asyncio.sleep(0.05)
+            # A loop of libuv that is closed in the middle of closing a socket closes it once more, whose ever it is then: each
+            # end leads to one of the other side in a later pass, however late the timers are.
+            for _ in range(20):
+                await asyncio.sleep(0.0025)
 
     def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
         with asyncio.Runner(loop_factory=request.param) as runner:
@@ -44,7 +47,11 @@ def run(request: pytest.FixtureRequest) -> Iterator[Run]:
 
     yield run
     gc.collect()
-    assert _sockets() - before == set(), "sockets are left open"
+    deadline = time.monotonic() + 30
+    # A thread that still looks a name up, for a dial that was given up, has some for a moment.
+    while left := _sockets() - before:
+        assert time.monotonic() < deadline, f"sockets are left open: {left}"
+        time.sleep(0.01)
 
 
 @pytest.fixture(scope="session")

@@ -104,6 +104,13 @@ async def holds_a_conversation(dialled: Dialled, count: int) -> None:
     assert talk.ends == 1
 
 
+def stood_still(seconds: float) -> None:
+    """Have the clock of the running loop (asyncio's) say that nothing has run for so long; what is due by then is due at once."""
+    loop = asyncio.get_running_loop()
+    real = loop.time
+    loop.time = lambda: real() + seconds  # type: ignore[method-assign]
+
+
 def bears_failing_tls_in_tls() -> bool:
     """Whether this loop can end TLS in TLS that fails; asyncio's own raises a TypeError in 3.11 (workers run on uvloop)."""
     return "uvloop" in type(asyncio.get_running_loop()).__module__

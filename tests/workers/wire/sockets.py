@@ -14,7 +14,7 @@ from mooring.wire.frames import TEXT, Deflate
 from mooring.wire.outbound import Outbound
 from mooring.wire.socket import Socket
 
-DEADLINE_S = 5.0
+DEADLINE_S = 60.0
 
 
 class Owner:
@@ -78,6 +78,8 @@ async def connected(
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         transport, _ = await loop.create_connection(asyncio.Protocol, *listener.getsockname())
+        # Once the peer's end is full, the kernel takes nothing more of ours: it does not make its own room larger meanwhile.
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         peer, _ = listener.accept()
     peer.setblocking(False)
     made = made_of(transport, owner, deflate=deflate, **options)

@@ -18,13 +18,15 @@ import pytest
 from mooring.dial_options import DialSettings, TlsRequest
 from mooring.errors import ErrCode
 from mooring.options import ConnectionOptions
+from mooring.wire import connect
 from mooring.wire.dial import DialFailed
 from mooring.wire.egress import EgressPolicy
 from tests.certificates import Files, server_context
 from tests.conftest import wait_for
+from tests.proxies import free_port
 from tests.servers import EchoServer, RawServer, accept_key
 from tests.workers.wire.conftest import Run
-from tests.workers.wire.peers import a_dialler, accepts, dial, failure, is_silent
+from tests.workers.wire.peers import a_dialler, accepts, dial, failure, is_silent, stood_still
 
 
 class Row(NamedTuple):
@@ -104,7 +106,7 @@ async def test_a_name_that_is_none_is_not_resolved(host: str) -> None:
 
 
 async def test_of_several_addresses_those_that_are_denied_are_not_dialled() -> None:
-    async with RawServer(accepts, host="127.0.0.2") as denied, RawServer(accepts) as server:
+    async with RawServer(accepts, host="127.0.0.2", port=free_port()) as denied, RawServer(accepts) as server:
         settings = DialSettings(hosts={"Two.test": ["127.0.0.2", "127.0.0.1"]})
         async with a_dialler(EgressPolicy(deny=["127.0.0.2"]), settings=settings) as dialler:
             (await dialler.dial(ConnectionOptions(url=f"ws://two.test.:{server.port}/"))).transport.abort()
@@ -123,12 +125,11 @@ async def test_addresses_stand_for_the_name_and_are_judged_by_the_policy() -> No
         assert failed.policy
 
 
-async def test_the_first_address_that_answers_is_taken() -> None:
+async def test_the_first_address_that_answers_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connect, "HAPPY_EYEBALLS_S", 3600)  # one that refuses is not waited for
     async with RawServer(accepts) as server:
-        begun = time.monotonic()
-        dialled = await dial(f"ws://feed.test:{server.port}/", addresses=["::1", "127.0.0.3", "127.0.0.1"])
-        dialled.transport.abort()
-        assert time.monotonic() - begun < 2
+        way = {"addresses": ["::1", "127.0.0.3", "127.0.0.1"], "connect_timeout_s": 60}
+        (await dial(f"ws://feed.test:{server.port}/", **way)).transport.abort()
 
 
 @pytest.mark.parametrize(("family", "host"), [("ipv4", "127.0.0.1"), ("ipv6", "::1")])
@@ -188,7 +189,7 @@ async def full_backlog() -> AsyncIterator[str]:
 def test_a_dial_that_is_not_answered_ends_at_its_deadline_in_every_step(
     run: Run, files: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    released = stuck_names(monkeypatch)
+    stuck = Stuck(monkeypatch)
 
     async def scenario() -> None:
         async with RawServer(is_silent) as silent, RawServer(is_silent, early=True) as deaf, full_backlog() as full:
@@ -196,11 +197,11 @@ def test_a_dial_that_is_not_answered_ends_at_its_deadline_in_every_step(
             for url in ("ws://hole.test/", full, secure, silent.url):
                 begun = time.monotonic()
                 failed = await failure(dial(url, connect_timeout_s=0.3))
-                assert 0.2 < time.monotonic() - begun < 2, url
+                assert 0.2 < time.monotonic() - begun < 30, url
                 assert (failed.errors[0].err_code, failed.timed_out) == (ErrCode.CONNECT_TIMEOUT, True)
 
     run(scenario())
-    released.set()
+    stuck.released.set()
 
 
 def test_a_dial_may_be_cancelled_after_any_pass_of_the_loop(run: Run, files: Files) -> None:
@@ -234,37 +235,38 @@ def test_a_dial_may_be_cancelled_after_any_pass_of_the_loop(run: Run, files: Fil
 # Names.
 
 
-def stuck_names(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """Have the system's resolver never answer for ``hole…`` until the event is set."""
-    released = threading.Event()
-    real = socket.getaddrinfo
+class Stuck:
+    """Has the system's resolver not answer for ``hole…`` until `released` is set; `asked` is how often it was asked for one."""
 
-    def getaddrinfo(host: Any, *args: Any, **kwargs: Any) -> Any:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.released = threading.Event()
+        self.asked: list[str] = []
+        self._real = socket.getaddrinfo
+        monkeypatch.setattr(socket, "getaddrinfo", self._getaddrinfo)
+
+    def _getaddrinfo(self, host: Any, *args: Any, **kwargs: Any) -> Any:
         if str(host).startswith("hole") and not kwargs.get("flags", 0) & socket.AI_NUMERICHOST:
-            released.wait(60)
+            self.asked.append(host)
+            self.released.wait(100)
             raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
-        return real(host, *args, **kwargs)
-
-    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
-    return released
+        return self._real(host, *args, **kwargs)
 
 
 async def test_names_that_nobody_answers_for_hold_up_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    released = stuck_names(monkeypatch)
+    stuck = Stuck(monkeypatch)
     async with RawServer(accepts) as server, a_dialler() as dialler:
-        stuck = [
-            asyncio.create_task(dialler.dial(ConnectionOptions(url=f"ws://hole{n}.test/", connect_timeout_s=30)))
+        dialling = [
+            asyncio.create_task(dialler.dial(ConnectionOptions(url=f"ws://hole{n}.test/", connect_timeout_s=3600)))
             for n in range(200)
         ]
-        await asyncio.sleep(0.1)
-        begun = time.monotonic()
-        dialled = await dialler.dial(ConnectionOptions(url=f"ws://localhost:{server.port}/"))
-        dialled.transport.abort()
-        assert time.monotonic() - begun < 2
-        for task in stuck:
+        await wait_for(lambda: len(stuck.asked) == 200)
+        options = ConnectionOptions(url=f"ws://localhost:{server.port}/", connect_timeout_s=60)
+        (await dialler.dial(options)).transport.abort()
+        assert not any(task.done() for task in dialling)
+        for task in dialling:
             task.cancel()
-        await asyncio.gather(*stuck, return_exceptions=True)
-    released.set()
+        await asyncio.gather(*dialling, return_exceptions=True)
+    stuck.released.set()
     await wait_for(lambda: not any(thread.name == "mooring dial" for thread in threading.enumerate()))
 
 
@@ -319,7 +321,7 @@ async def test_tls_files_are_read_once_for_dials_that_come_together(
 
 
 async def test_an_answer_that_came_while_we_stood_still_opens_the_connection() -> None:
-    asked, asleep = threading.Event(), threading.Event()
+    asked, asleep, answered = threading.Event(), threading.Event(), threading.Event()
 
     def serve(listener: socket.socket) -> None:
         peer, _ = listener.accept()
@@ -329,21 +331,23 @@ async def test_an_answer_that_came_while_we_stood_still_opens_the_connection() -
                 head += peer.recv(65_536)
             (key,) = re.findall(rb"(?i)sec-websocket-key: (\S+)", head)
             asked.set()
-            asleep.wait(10)
+            asleep.wait(60)
             accept = accept_key(key.decode())
             peer.sendall(
                 b"HTTP/1.1 101 OK\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
                 + f"Sec-WebSocket-Accept: {accept}\r\n\r\n".encode()
             )
+            answered.set()
             peer.recv(1)
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         serving = asyncio.create_task(asyncio.to_thread(serve, listener))
         url = f"ws://127.0.0.1:{listener.getsockname()[1]}/"
         async with a_dialler() as dialler:
-            dialling = asyncio.create_task(dialler.dial(ConnectionOptions(url=url, connect_timeout_s=0.5)))
+            dialling = asyncio.create_task(dialler.dial(ConnectionOptions(url=url, connect_timeout_s=60)))
             await wait_for(asked.is_set)
             asleep.set()
-            time.sleep(0.8)  # its time is over, and it does not know yet
+            assert answered.wait(60)  # in the loop: it does not look
+            stood_still(61)  # its time is over, and it does not know yet
             (await dialling).transport.abort()
         await serving

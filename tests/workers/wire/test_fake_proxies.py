@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 from pathlib import Path
 
 import pytest
@@ -133,11 +132,10 @@ def test_what_proxies_must_not_do(run: Run, scheme: str, script: Script, code: E
     async def scenario() -> None:
         async with RawServer(script, early=True) as proxy, a_dialler() as dialler:
             asked = ProxyRequest(url=f"{scheme}://127.0.0.1:{proxy.port}", username="user", password=PASSWORD)
-            begun = time.monotonic()
+            timeout_s = 0.7 if code is ErrCode.CONNECT_TIMEOUT else 60  # the others are found out at once
             failed = await failure(
-                dial_with(dialler, f"{target}://127.0.0.1:9/?k=query", proxy=asked, connect_timeout_s=0.7)
+                dial_with(dialler, f"{target}://127.0.0.1:9/?k=query", proxy=asked, connect_timeout_s=timeout_s)
             )
-            assert time.monotonic() - begun < 3
             assert failed.errors[0].err_code == code, failed.errors
             assert failed.timed_out == (code == ErrCode.CONNECT_TIMEOUT)
             place = f"127.0.0.1:9 through proxy {scheme}://127.0.0.1:{proxy.port}"

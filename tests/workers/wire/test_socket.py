@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -55,7 +56,8 @@ async def test_a_peer_that_closes_and_does_not_read_the_answer_is_let_go_after_t
         assert owner.reports == [("closed", 1000, True), ("gone",)]
 
 
-async def test_after_the_end_its_owner_hears_nothing_but_that_it_is_gone() -> None:
+async def test_after_the_end_its_owner_hears_nothing_but_that_it_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "LINGER_S", 60)  # the peer is the one who closes
     async with connected() as (made, owner, peer):
         peer.send(frame(1, b"one") + frame(8, b"\x03\xe8") + frame(1, b"late"))
         await wait_for(lambda: made.state is SocketState.CLOSED)
@@ -146,34 +148,45 @@ async def test_what_waits_is_given_up_at_its_deadline_and_written_once_the_peer_
 @pytest.mark.parametrize(
     ("case", "report"), [("send", ["written", "waits"]), ("close", ["closed", 1000, True])], ids=["send", "close"]
 )
-@rounds(3, 20, "round_")
+@pytest.mark.parametrize("place", ["callback", "poll"])
+@rounds(1, 10)
 def test_nobody_is_judged_by_a_time_in_which_we_stood_still_before_what_has_come_is_read(
-    case: str, report: list[object], round_: int
+    case: str, report: list[object], place: str, rounds: int
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        listener.settimeout(20)
-        program = [sys.executable, "-m", "tests.workers.wire.standing_still", str(listener.getsockname()[1]), case]
-        with subprocess.Popen(program, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
-            assert process.stdout is not None
-            peer, _ = listener.accept()
-            with peer:
-                assert process.stdout.readline() == "ready\n"
-                process.send_signal(signal.SIGSTOP)
-                peer.settimeout(0.3)
+        listener.settimeout(60)
+        done = 0
+        while done < rounds:
+            found = _reported_after_standing_still(listener, case, place)
+            assert found in (None, report)
+            done += found is not None
+
+
+def _reported_after_standing_still(listener: socket.socket, case: str, place: str) -> list[object] | None:
+    """Return what the socket has reported first; None: the machine was away before it could be made to stand still."""
+    port = str(listener.getsockname()[1])
+    program = [sys.executable, "-m", "tests.workers.wire.standing_still", port, case, place]
+    with subprocess.Popen(program, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        assert process.stdout is not None
+        peer, _ = listener.accept()
+        with peer:
+            peer.settimeout(60)
+            word, *taken = process.stdout.readline().split()
+            if word == "ready":
+                os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
                 if case == "close":
                     peer.send(frame(8, b"\x03\xe8"))
-                _read_all(peer)
+                left = int(taken[0])
+                while left > 0:
+                    left -= len(peer.recv(left))
                 time.sleep(standing_still.TIMEOUT_S)  # its time is over, and it does not know yet
                 process.send_signal(signal.SIGCONT)
-                _read_all(peer)
-                assert json.loads(process.stdout.readline()) == report
-
-
-def _read_all(peer: socket.socket) -> None:
-    with contextlib.suppress(TimeoutError, ConnectionError):
-        while peer.recv(1_000_000):
-            pass
+            with contextlib.suppress(ConnectionError):
+                while peer.recv(1_000_000):
+                    pass
+            found: list[object] = json.loads(process.stdout.readline())
+            return found if word == "ready" else None
 
 
 @pytest.mark.parametrize("is_over", [False, True], ids=["closing", "closed"])

@@ -14,12 +14,17 @@ from mooring.wire.threads import Threads
 from tests.conftest import wait_for
 
 
+def none_is_left() -> bool:
+    return not any(thread.name == "mooring dial" for thread in threading.enumerate())
+
+
 @pytest.fixture
 async def threads() -> AsyncIterator[Threads]:
+    await wait_for(none_is_left)  # of tests before that have given a name up
     made = Threads(4)
     yield made
     made.close()
-    await wait_for(lambda: not any(thread.name == "mooring dial" for thread in threading.enumerate()))
+    await wait_for(none_is_left)
 
 
 async def test_a_result_and_an_exception_come_back(threads: Threads) -> None:
@@ -34,7 +39,7 @@ async def test_one_question_at_one_time_is_asked_once(threads: Threads) -> None:
 
     def ask() -> int:
         asked.append(1)
-        hold.wait(10)
+        hold.wait(60)
         return len(asked)
 
     waiting = [asyncio.create_task(threads.run("same", ask)) for _ in range(50)]
@@ -50,7 +55,7 @@ async def test_a_question_that_is_stuck_is_asked_anew_after_a_while(
 ) -> None:
     monkeypatch.setattr(module, "JOIN_S", 0.05)
     hold = threading.Event()
-    stuck = asyncio.create_task(threads.run("name", lambda: hold.wait(10)))
+    stuck = asyncio.create_task(threads.run("name", lambda: hold.wait(60)))
     await asyncio.sleep(0.1)
     assert await threads.run("name", lambda: "answer") == "answer"
     hold.set()
@@ -60,7 +65,7 @@ async def test_a_question_that_is_stuck_is_asked_anew_after_a_while(
 async def test_what_nobody_waits_for_is_not_begun_and_does_not_stand_in_the_way(threads: Threads) -> None:
     hold = threading.Event()
     begun = []
-    stuck = [asyncio.create_task(threads.run(n, lambda: hold.wait(10))) for n in range(4)]
+    stuck = [asyncio.create_task(threads.run(n, lambda: hold.wait(60))) for n in range(4)]
     await asyncio.sleep(0.05)
     given_up = [asyncio.create_task(threads.run(("later", n), lambda: begun.append(1))) for n in range(1_000)]
     await asyncio.sleep(0.05)
@@ -99,5 +104,5 @@ async def test_there_are_never_more_threads_than_allowed_and_idle_ones_end(
 
     await asyncio.gather(*(threads.run(n, count) for n in range(200)))
     assert 1 <= most <= 4
-    await wait_for(lambda: not any(thread.name == "mooring dial" for thread in threading.enumerate()))
+    await wait_for(none_is_left)
     assert await threads.run("again", lambda: 1) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 
 from mooring.link.messages import Report
@@ -78,9 +79,15 @@ class HandingOver:
     def _answer_behind(self) -> None:
         behind, self._behind = self._behind, []
         if behind:
-            after = self.flush()
-            for made in behind:
-                self._answer(made(after))
+            self._answer_all(deque(behind), self.flush())
+
+    def _answer_all(self, behind: deque[Callable[[int], Report]], after: int) -> None:
+        try:
+            while behind:
+                self._answer(behind.popleft()(after))
+        finally:  # one that raises holds up nobody else, and the loop tells of it
+            if behind:
+                self.post(self._answer_all, behind, after)
 
     def end(self) -> None:
         """Do what was posted, and hand over all that was recorded."""

@@ -34,7 +34,6 @@ from mooring.wire.upgrade import InvalidHandshake, check_answer, request_head, w
 __all__ = ["DialFailed", "Dialled", "Dialler"]
 
 BODY_WAIT_S = 0.5  # for the words of a server that refuses us: they only explain
-REFUSAL_S = 0.01  # what is left of the deadline when they are no longer waited for
 MAX_REASON_CHARS = 80
 
 log = logging.getLogger("mooring.dial")
@@ -103,10 +102,15 @@ class Dialler:
             async with within(options.connect_timeout_s) as deadline:
                 exchange = await self._connector.connect(plan)
                 try:
-                    return await self._upgrade(exchange, target, options, place, deadline)
+                    key, answer = await self._ask_upgrade(exchange, target, options, place)
                 except BaseException:
                     exchange.abort()
                     raise
+            try:
+                return await self._upgraded(exchange, key, answer, options, place, deadline)
+            except BaseException:
+                exchange.abort()
+                raise
         except DialFailed:
             raise
         except TimeoutError:
@@ -138,9 +142,10 @@ class Dialler:
         except ValueError as exc:
             raise failed(ErrCode.RENEW_FAILED, str(exc)) from None
 
-    async def _upgrade(
-        self, exchange: Exchange, target: Target, options: ConnectionOptions, place: str, deadline: float
-    ) -> Dialled:
+    async def _ask_upgrade(
+        self, exchange: Exchange, target: Target, options: ConnectionOptions, place: str
+    ) -> tuple[bytes, AnswerReader]:
+        """Return the key that was sent, and the answer as soon as its head is there."""
         key = base64.b64encode(os.urandom(16))
         exchange.transport.write(request_head(target, options, key))
         answer = AnswerReader(self._loop)
@@ -150,8 +155,20 @@ class Dialler:
         except InvalidAnswer as exc:
             message = f"{place} did not answer the handshake with valid HTTP"
             raise failed(ErrCode.HANDSHAKE_INVALID, message, str(exc)) from None
+        return key, answer
+
+    async def _upgraded(
+        self,
+        exchange: Exchange,
+        key: bytes,
+        answer: AnswerReader,
+        options: ConnectionOptions,
+        place: str,
+        deadline: float,
+    ) -> Dialled:
+        """Return what the answer makes of the connection; outside of the deadline, which nobody has missed who has answered."""
         if answer.status != 101:
-            until = min(self._loop.time() + BODY_WAIT_S, deadline - REFUSAL_S)
+            until = min(self._loop.time() + BODY_WAIT_S, deadline)
             raise await _refused(exchange, answer, options, place, until)
         try:
             negotiated = check_answer(answer.headers, key, options)
