@@ -18,6 +18,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -187,6 +188,14 @@ async def test_every_block_of_the_page_does_what_it_says(page: Path, scene: Scen
                 for command, expected in steps(block.text):
                     typed = scene.typed(command).replace(".venv/bin/", f"{BINARIES}/")
                     output = scene.printed(await shell.run(typed))
+                    deadline = time.monotonic() + COMMAND_TIMEOUT_S
+                    # "A moment later" is later on a busy machine.
+                    while (
+                        command.startswith("sleep ")
+                        and time.monotonic() < deadline
+                        and not pattern(expected).fullmatch(output)
+                    ):
+                        output = scene.printed(await shell.run(typed))
                     assert pattern(expected).fullmatch(output), (
                         f"{where}: {command}\n{output}\n--- expected\n{expected}"
                     )
