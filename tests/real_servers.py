@@ -18,7 +18,7 @@ from tests.conftest import ROOT, wait_for
 from tests.proxies import TOOLS, ProxyProcess, free_port
 
 PEERS = ROOT / "tests" / "peers"
-STOP_S = 5.0
+STOP_S = 60.0
 
 
 class RealServer(ProxyProcess):

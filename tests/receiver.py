@@ -105,7 +105,7 @@ class Receiver:
     def ids(self) -> list[str]:
         return [event["id"] for event in self.taken]
 
-    async def until(self, count: int, timeout_s: float = 20.0) -> list[dict[str, Any]]:
+    async def until(self, count: int, timeout_s: float = 60.0) -> list[dict[str, Any]]:
         """Wait until so many events were taken."""
         await wait_for(lambda: len(self.taken) >= count, timeout_s, f"{count} events, not {len(self.taken)}")
         return self.taken
@@ -126,3 +126,13 @@ async def all_events(service: RunningService, query: str = "") -> list[dict[str,
             return found
         found += page["events"]
         after = page["next"]
+
+
+async def told_of(service: RunningService, name: str, count: int, *kinds: str) -> list[dict[str, Any]]:
+    """Wait until at least so many events of these `kinds` speak of that hook; return them."""
+
+    async def look() -> list[dict[str, Any]] | None:
+        told = [one for one in await all_events(service, f"&kind={','.join(kinds)}") if one["event"]["hook"] == name]
+        return told if len(told) >= count else None
+
+    return await wait_for(look, what=f"{count} of {kinds} about {name}")

@@ -38,7 +38,7 @@ class Scripted(_Listening):
         await self._script(self, socket)
         return socket
 
-    async def hear(self, socket: web.WebSocketResponse, timeout_s: float = 10) -> str | None:
+    async def hear(self, socket: web.WebSocketResponse, timeout_s: float = 60) -> str | None:
         """Return the next message of the client; None: it has closed."""
         message = await socket.receive(timeout_s)
         if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):

@@ -35,13 +35,13 @@ class SinkProcess:
                 self.command(), stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=self.folder,
                 env=_environment(), start_new_session=True, **self.ids(),
             )  # fmt: skip
-        await wait_for(self._listens, 30, f"{type(self).__name__} listens")
+        await wait_for(self._listens, 60, f"{type(self).__name__} listens")
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         self.process.send_signal(signal.SIGINT)
         try:
-            self.process.wait(10)
+            self.process.wait(60)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()

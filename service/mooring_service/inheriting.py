@@ -112,8 +112,8 @@ class Inheriting:
                 return f"connection {entry.created.id}: {exc}"
         return None
 
-    async def take(self, worker: str, *, failed: bool) -> bool:
-        """Tell what became of the connections of a worker, and open again what persists (`failed`: not now).
+    async def take(self, worker: str) -> bool:
+        """Tell what became of the connections of a worker.
 
         Returns:
             Whether something persists.
@@ -138,19 +138,16 @@ class Inheriting:
             entries = staying[begin : begin + BATCH]
             down = losses(entries, REASON, ErrCode.NODE_LOST, "nodeLost")
             await self._journal.append_waiting(joined(down, _created(worker, entries)))
-        if not staying and not own:
-            return False
-        if failed:
-            self.stand_failed(worker)
-        elif self._reopenings.due(worker):
-            await self._open(worker)
-        return True
+        return bool(staying or own)
 
     def stand_failed(self, worker: str) -> None:
         """Have a worker Failed, as the nodes that ran it have died, unless it runs here: somebody has started it then."""
         self._supervisor.stand_failed(worker, DEADLY)
 
-    async def _open(self, worker: str) -> None:
+    async def open(self, worker: str) -> None:
+        """Open again what persists of a worker, if it can be here, once a process of it runs."""
+        if not self._reopenings.due(worker):
+            return
         try:
             slot = await self._supervisor.ensure(worker)
             await self._reopenings.open_again(slot)
@@ -161,13 +158,13 @@ class Inheriting:
         """Open again what waits here for a process, or was not told to one."""
         for worker in sorted(self._directory.workers()):
             if any(map(self._reopenings.waits, self._reopenings.due(worker))):
-                await self._open(worker)
+                await self.open(worker)
 
     async def open_blocked(self) -> None:
         """Open what could not be opened here, where that has changed."""
         for worker in list(self.blocked):
-            if not self._keeps_back(worker) and self._reopenings.due(worker):
-                await self._open(worker)
+            if not self._keeps_back(worker):
+                await self.open(worker)
 
     async def end_all(self) -> None:
         """End all that this service holds, and wait until that is committed: none of it is this service's any more."""

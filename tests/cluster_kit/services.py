@@ -12,6 +12,7 @@ from typing import Any
 from mooring_service.cluster import message as wire
 from tests.cluster_kit.checker import Row, check, cut_short, read_log
 from tests.cluster_kit.nodes import running_engine
+from tests.cluster_kit.running import RunningNode
 from tests.cluster_kit.servers import EngineServers
 from tests.conftest import RunningService, wait_for
 from tests.servers import EchoServer
@@ -40,7 +41,7 @@ class Nodes:
         own = {"name": self.cluster, "node": name, "engine": self.servers.urls, "dead_after": 5, **settings}
         lines = [f"{key} = {json.dumps(value)}" for key, value in own.items()]
         path.write_text("\n".join(["[cluster]", *lines, beside, ""]))
-        service = self.all[name] = RunningService(self.folder / name, "--config", str(path), *self.options)
+        service = self.all[name] = RunningNode(self.folder / name, "--config", str(path), *self.options)
         return service
 
     async def check(self, *, given_up: str = "", replaced: str = "", cut: bool = False) -> list[Row]:
@@ -100,6 +101,32 @@ async def until_told(service: RunningService, kind: str, node: str, count: int =
         return found[-1] if len(found) == count else None
 
     return await wait_for(is_told, FOUND_S, f"{kind} of {node}")
+
+
+async def until_status(service: RunningService, connection: int, status: str) -> dict[str, Any]:
+    """Wait until a node says so of a connection: whom it asks may not answer within a second, and of the log it may have read less."""
+
+    async def is_so() -> dict[str, Any] | None:
+        record: dict[str, Any] = await service.get(f"/v1/connections/{connection}")
+        return record if record["status"] == status else None
+
+    found: dict[str, Any] = await wait_for(is_so, FOUND_S, f"{connection} is {status}")
+    return found
+
+
+async def until_stats(service: RunningService, connection: int, **stats: int) -> None:
+    """Likewise of what it has counted."""
+
+    async def is_so() -> bool:
+        record = await service.get(f"/v1/connections/{connection}")
+        return all(record["stats"][name] == value for name, value in stats.items())
+
+    await wait_for(is_so, FOUND_S, f"{connection} has {stats}")
+
+
+async def until_open(count: int, server: EchoServer) -> None:
+    """Wait until a server has so many sockets open."""
+    await wait_for(lambda: sum(not peer.gone.is_set() for peer in server.peers) == count, FOUND_S, f"{count} are open")
 
 
 async def claims_of(servers: EngineServers, cluster: str, worker: str) -> list[tuple[str, object]]:

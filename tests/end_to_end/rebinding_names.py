@@ -79,13 +79,13 @@ async def main(folder: Path) -> None:
             await service.open(echo.url)
             await honest.until(2)
             await names_move(service, echo, names, METADATA)
-            await wait_for(lambda: has(service, status="Failing", reason="policy"), 30)
+            await wait_for(lambda: has(service, status="Failing", reason="policy"))
             await names_move(service, echo, names, METADATA, HONEST)  # both in one answer
             names.turns = True  # and in turns
             for _ in range(5):
                 await names_move(service, echo, names, METADATA, HONEST)
-                await wait_for(lambda: has(service, status="Active", lag=0), 30)
-            await wait_for(lambda: has(service, status="Active", lag=0), 30)
+                await wait_for(lambda: has(service, status="Active", lag=0))
+            await wait_for(lambda: has(service, status="Active", lag=0))
             direct = await service.call("PUT", "/v1/hooks/direct", 403, json={"url": f"http://{METADATA}/latest"})
             expected = [event["id"] for event in await all_events(service, "&kind=workerStarted,onOpen")]
             found = {"refused": direct["type"], "canary": canary.connections, "honest": honest.connections}
@@ -102,7 +102,7 @@ async def names_move(service: RunningService, echo: EchoServer, names: NameServe
     timeout_s = 10 + asked / 1_000  # another definition, each time
     await hook(service, "shop", URL, 200, after="start", retry=QUICK, timeout=timeout_s)
     await service.open(echo.url)
-    await wait_for(lambda: names.asked > asked, 30, "a name is looked up")
+    await wait_for(lambda: names.asked > asked, what="a name is looked up")
 
 
 async def has(service: RunningService, **wanted: Any) -> bool:

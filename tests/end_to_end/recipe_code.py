@@ -61,6 +61,6 @@ class Renews:
 
 
 def fetch_slowly(event: dict[str, Any]) -> list[str]:
-    """What a feed had said between 1,000 and 1,050; it blocks meanwhile."""
-    time.sleep(1.5)
+    """What a feed had said between 1,000 and 1,050; it blocks meanwhile, for longer than a peer may be silent."""
+    time.sleep(5)
     return [str(number) for number in range(1_001, 1_050)]

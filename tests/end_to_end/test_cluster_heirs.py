@@ -9,9 +9,26 @@ import random
 import pytest
 
 from mooring.events import Kind
-from tests.cluster_kit.services import FOUND_S, PERSIST, Nodes, all_events, kill, opened_at, until_told
+from tests.cluster_kit.services import (
+    FOUND_S,
+    PERSIST,
+    Nodes,
+    all_events,
+    kill,
+    opened_at,
+    until_open,
+    until_status,
+    until_told,
+)
 from tests.conftest import RunningService, rounds, wait_for
 from tests.servers import EchoServer
+
+# Of the processes of workers: each waits in its start for as long as the file `held` stands.
+HELD_START = """
+import os, sys, time
+while sys.orig_argv[-2:-1] == ["mooring"] and os.path.exists(os.path.join(os.path.dirname(__file__), "held")):
+    time.sleep(0.02)
+"""
 
 
 async def degraded(service: RunningService) -> list[str]:
@@ -84,7 +101,7 @@ async def test_who_is_left_or_comes_back_has_what_the_others_had(nodes: Nodes, k
 
         await wait_for(are_open, 2 * FOUND_S)
         await until_told(c, "nodeLost", "a")
-        assert sum(not peer.gone.is_set() for peer in echo.peers) == 3
+        await until_open(3, echo)
     await nodes.check(given_up="abc")
 
 
@@ -123,7 +140,7 @@ async def test_what_persists_waits_at_an_heir_that_lacks_its_handler_and_is_not_
         kept = (await a.open(echo.url, worker="desk", handler={"name": "quiet"}, **PERSIST))["id"]
         ended = (await a.open(echo.url, worker="desk"))["id"]
         await a.call("DELETE", f"/v1/connections/{ended}")
-        assert (await b.get(f"/v1/connections/{ended}"))["status"] == "Closed"
+        await until_status(b, ended, "Closed")
         await kill(a)
 
         async def is_blocked() -> bool:
@@ -154,6 +171,32 @@ async def test_what_persists_waits_at_an_heir_that_lacks_its_handler_and_is_not_
         await opened_at(b, kept, "b")
         await wait_for(lambda: nothing_is_degraded(b), FOUND_S)
     await nodes.check()
+
+
+async def test_a_node_is_ready_once_it_is_told_what_its_worker_had_however_long_its_process_takes_to_start(
+    nodes: Nodes,
+) -> None:
+    beside = "[supervisor]\nfork_workers = false\nstart_timeout = 600\n"
+    (a,) = await nodes.begin("a", beside)
+    async with EchoServer() as echo:
+        kept = (await a.open(echo.url, **PERSIST))["id"]
+        await a.stop()
+        code = nodes.folder / "code"
+        code.mkdir()
+        (code / "sitecustomize.py").write_text(HELD_START)
+        (code / "held").touch()
+        a.env = {"PYTHONPATH": str(code)}
+        await a.start()
+        await wait_for(a.is_ready, FOUND_S)
+
+        async def is_starting() -> bool:
+            return [one["status"] for one in (await a.get("/v1/workers"))["workers"]] == ["Starting"]
+
+        await wait_for(is_starting, FOUND_S)
+        assert (await a.get(f"/v1/connections/{kept}"))["status"] == "Reconnecting"
+        (code / "held").unlink()
+        await opened_at(a, kept, "a")
+    await nodes.check(given_up="a")
 
 
 @pytest.mark.long

@@ -32,6 +32,7 @@ from tests.conftest import wait_for
 from tests.servers import EchoServer
 
 KEPT_S = 20.0
+UNHURRIED_S = 10.0  # `dead_after` where a process that has no processor for two seconds must not change what happens
 
 
 async def test_what_a_killed_node_held_is_told_once_and_what_persists_is_open_elsewhere(nodes: Nodes) -> None:
@@ -142,7 +143,7 @@ async def test_a_frozen_node_acts_no_more_once_it_wakes_and_begins_a_new_life(no
 async def test_workers_whose_service_is_gone_or_hangs_close_before_the_heir_opens(
     nodes: Nodes, how: signal.Signals
 ) -> None:
-    a, b = await nodes.begin("ab")
+    a, b = await nodes.begin("ab", dead_after=UNHURRIED_S)
     async with Sockets() as echo:
         kept = (await a.open(echo.url, **PERSIST))["id"]
         await b.get(f"/v1/connections/{kept}")
@@ -156,10 +157,10 @@ async def test_workers_whose_service_is_gone_or_hangs_close_before_the_heir_open
 
 @pytest.mark.parametrize("unsure", ["stop", "keep"])
 async def test_a_node_that_is_cut_off_alone_stops_or_goes_on_as_unsure_says(nodes: Nodes, unsure: str) -> None:
-    (b,) = await nodes.begin("b")
+    (b,) = await nodes.begin("b", dead_after=UNHURRIED_S)
     proxies = Proxies(nodes.servers.ports)
     try:
-        (a,) = await nodes.begin("a", engine=proxies.urls, unsure=unsure)
+        (a,) = await nodes.begin("a", dead_after=UNHURRIED_S, engine=proxies.urls, unsure=unsure)
         async with Sockets() as echo:
             kept = (await a.open(echo.url, **PERSIST))["id"]
             await b.get(f"/v1/connections/{kept}")
@@ -181,7 +182,8 @@ async def test_a_node_that_is_cut_off_alone_stops_or_goes_on_as_unsure_says(node
 
 
 async def test_an_outage_of_the_engine_closes_nothing_and_kills_nobody(nodes: Nodes) -> None:
-    a, b = await nodes.begin("ab")
+    a, b = await nodes.begin("ab", dead_after=UNHURRIED_S)
+    count = 16
     async with Sockets() as echo:
         mine = [(await service.open(echo.url, **PERSIST))["id"] for service in (a, b)]
         await asyncio.gather(*(b.get(f"/v1/connections/{one}") for one in mine))
@@ -192,13 +194,13 @@ async def test_an_outage_of_the_engine_closes_nothing_and_kills_nobody(nodes: No
                 return (await a.get("/v1/cluster"))["engine"]["status"] == "down"
 
             await wait_for(is_away, FOUND_S)
-            for number in range(10):
+            for number in range(count):
                 assert (await a.send(mine[0], b"%d" % number))["sent"] == 1
                 await asyncio.sleep(0.7)  # for longer than `dead_after`
             assert (await a.open(echo.url))["node"] == "a"
 
             async def all_waits() -> bool:
-                return await metric(a, "mooring_cluster_unreplicated_events") == 11
+                return await metric(a, "mooring_cluster_unreplicated_events") == count + 1
 
             await wait_for(all_waits, FOUND_S)
             problem = await a.call("GET", "/v1/connections/987", 503)
@@ -209,7 +211,7 @@ async def test_an_outage_of_the_engine_closes_nothing_and_kills_nobody(nodes: No
 
         async def all_is_told() -> bool:
             page = await b.get(f"/v1/connections/{mine[0]}/events?after=start&limit=1000")
-            return len(page["events"]) == 11
+            return len(page["events"]) == count + 1
 
         await wait_for(all_is_told, FOUND_S)
         assert not any(peer.gone.is_set() for peer in echo.peers)

@@ -15,7 +15,7 @@ from mooring.events import Kind
 from mooring_service.cluster.claims import TOLD
 from mooring_service.journal.batch import Claim
 from tests.cluster_kit.proxy import Proxies
-from tests.cluster_kit.services import FOUND_S, PERSIST, Nodes, claims_of, kill, opened_at
+from tests.cluster_kit.services import FOUND_S, PERSIST, Nodes, claims_of, kill, opened_at, until_open
 from tests.conftest import RunningService, wait_for
 from tests.servers import EchoServer
 
@@ -66,7 +66,7 @@ async def test_an_heir_that_is_killed_at_its_claim_leaves_all_to_the_next(
         other = "cb"["bc".index(first)]
         await opened_at(nodes.all[other], kept[-1], other)
         await all_is_over(nodes.all[other], kept, plain)
-        assert sum(not peer.gone.is_set() for peer in echo.peers) == COUNT
+        await until_open(COUNT, echo)
     rows = await nodes.check(given_up="abc")
     assert Counter(connection for _, connection, kind, _ in rows if kind == Kind.onTerminate) == dict.fromkeys(plain, 1)
     told = await claims_of(nodes.servers, nodes.cluster, WORKER)
@@ -105,7 +105,7 @@ async def test_an_heir_that_is_killed_between_its_commit_and_its_publish_tells_e
         await asyncio.sleep(random.Random(seed).uniform(0.0, 2.0))
         await b.start()  # nobody is there who could find it dead
         await all_is_over(b, kept, plain)
-        assert sum(not peer.gone.is_set() for peer in echo.peers) == COUNT
+        await until_open(COUNT, echo)
     rows = await nodes.check(given_up="a")
     assert Counter(connection for _, connection, kind, _ in rows if kind == Kind.onTerminate) == dict.fromkeys(plain, 1)
     assert (await claims_of(nodes.servers, nodes.cluster, WORKER))[-1] == ("b", TOLD)

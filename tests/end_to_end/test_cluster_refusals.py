@@ -168,7 +168,11 @@ async def test_what_the_engine_does_not_grant_is_told_with_what_mends_it(tmp_pat
             except AssertionError:
                 raise AssertionError(f"{name}: {await told()}") from None
             assert service.process.poll() is None
-            assert (await service.get("/v1/cluster"))["engine"]["status"] == "refused"
+
+            async def it_is_refused(service: RunningService = service) -> bool:
+                return bool((await service.get("/v1/cluster"))["engine"]["status"] == "refused")
+
+            await wait_for(it_is_refused, END_S)
     finally:
         await asyncio.gather(*(service.clean_up() for service in services.values()))
         guarded.stop_all()

@@ -10,6 +10,7 @@ import pytest
 
 from tests.cluster_kit.running import running_services
 from tests.cluster_kit.servers import EngineServers
+from tests.cluster_kit.services import until_stats
 from tests.conftest import RunningService, rounds, wait_for
 from tests.servers import EchoServer
 
@@ -48,7 +49,7 @@ async def test_a_send_with_one_key_at_all_nodes_at_once_is_sent_once_and_answere
             return bool((await nodes["a"].get(f"/v1/connections/{connection}"))["stats"]["messagesIn"] == rounds)
 
         await wait_for(all_came_back, FOUND_S)
-        assert (await nodes["b"].get(f"/v1/connections/{connection}"))["stats"]["messagesOut"] == rounds
+        await until_stats(nodes["b"], connection, messagesOut=rounds)
 
 
 @rounds(25, 500)

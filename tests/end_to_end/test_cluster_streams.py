@@ -15,7 +15,7 @@ import pytest
 from mooring_service.cluster.objects import stream_name
 from tests.cluster_kit.checker import check
 from tests.cluster_kit.nodes import running_engine
-from tests.cluster_kit.running import running_services
+from tests.cluster_kit.running import all_is_read, running_services
 from tests.cluster_kit.servers import EngineServers
 from tests.conftest import RunningService, rounds, wait_for
 from tests.servers import EchoServer
@@ -52,24 +52,6 @@ async def last_of(service: RunningService, query: str) -> str:
     while (page := await service.get(f"/v1/events?{query}&limit=1000&after={after}"))["events"]:
         after = page["events"][-1]["id"]
     return after
-
-
-async def all_is_read(nodes: dict[str, RunningService]) -> None:
-    """Wait until each node shows all that any of them has committed."""
-
-    async def is_read() -> bool:
-        told = [await service.get("/v1/cluster") for service in nodes.values()]
-        return not any(one["unreplicated"]["additions"] for one in told) and all(
-            [await reads_all(service) for service in nodes.values()]
-        )
-
-    async def reads_all(service: RunningService) -> bool:
-        async with service.client.get(
-            "/v1/connections/1"
-        ) as response:  # nobody's: 404 once all is read that there is now
-            return response.status == 404
-
-    await wait_for(is_read, WAIT_S)
 
 
 async def holds(servers: EngineServers, cluster: str, folder: Path, nodes: dict[str, RunningService]) -> int:

@@ -14,6 +14,7 @@ from mooring_api.client import Client, ServiceAway
 from mooring_api.rest.access import derived_token
 from tests.cluster_kit.running import configuration, running_services
 from tests.cluster_kit.servers import EngineServers
+from tests.cluster_kit.services import until_stats
 from tests.command_line import Ran, mooring, run
 from tests.conftest import RunningService, rounds, wait_for
 from tests.servers import EchoServer
@@ -165,9 +166,10 @@ async def test_one_idempotency_key_at_many_nodes_at_once_makes_one_connection(
                         "/v1/connections", json={"url": echo.url}, headers=headers
                     ) as response:
                         told = await response.json()
-                        if response.status != 409:
+                        if response.status < 300:
                             return response.status, told, "Idempotency-Replayed" in response.headers
-                        assert told["type"].endswith("still-running"), told
+                        # Nothing was done; the second on a busy machine.
+                        assert told["type"].rpartition(":")[2] in ("still-running", "engine-down"), told
                     await asyncio.sleep(0.01)
                 raise AssertionError("it runs for ever")
 
@@ -175,6 +177,7 @@ async def test_one_idempotency_key_at_many_nodes_at_once_makes_one_connection(
             assert {status for status, _, _ in answers} == {201}
             assert len({told["id"] for _, told, _ in answers}) == 1
             assert not all(replayed for _, _, replayed in answers)
+            await c.get(f"/v1/connections/{answers[0][1]['id']}")
         listed = (await c.get("/v1/connections?limit=1000"))["connections"]
         assert len(listed) == rounds
         reused = await b.call(
@@ -208,4 +211,4 @@ async def test_one_idempotency_key_at_many_nodes_at_once_makes_one_connection(
             return (await a.get(f"/v1/connections/{one}"))["stats"]["messagesIn"] == 1
 
         await wait_for(it_has_come_back_once)
-        assert (await b.get(f"/v1/connections/{one}"))["stats"]["messagesOut"] == 1
+        await until_stats(b, one, messagesOut=1)

@@ -25,7 +25,7 @@ READY_S = 90.0
 END_S = 60.0
 OPENED_S = 90.0  # `dead_after` is 15
 
-pytestmark = [needs_servers, pytest.mark.cluster]
+pytestmark = [needs_servers, pytest.mark.cluster, pytest.mark.timeout(300)]
 
 
 class Shown:
@@ -79,7 +79,7 @@ async def test_make_cluster_shows_what_it_says_and_ends_all_of_it_together(shown
     assert [line.split()[1] for line in status.splitlines()[-3:]].count("Live") >= 2
     os.kill(shown.killed, signal.SIGKILL)
     assert shown.program.stdout is not None
-    assert b"node a has ended" in await asyncio.wait_for(shown.program.stdout.readline(), 30)
+    assert b"node a has ended" in await asyncio.wait_for(shown.program.stdout.readline(), 60)
     assert "cluster demo, node c" in await mooring(*shown.commands[3][1:]), "the others go on"
 
     async def another_has_opened_it() -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 from tests.conftest import ROOT, RunningService, StartService, wait_for
 from tests.end_to_end.figures import Watch
 from tests.follower import Follower
+from tests.proxies import free_ports
 from tests.servers import EchoServer, FeedServer
 
 
@@ -176,13 +176,9 @@ async def test_whoever_reads_the_address_while_the_service_starts_finds_a_whole_
 
 
 async def test_a_restart_listens_where_the_configuration_says_now(start_service: StartService, tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        other = free.getsockname()[1]
+    first, other = free_ports(2)
     config = tmp_path / "mooring.toml"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        config.write_text(f'[api]\nlisten = "127.0.0.1:{free.getsockname()[1]}"\n')
+    config.write_text(f'[api]\nlisten = "127.0.0.1:{first}"\n')
     service = await start_service("--config", str(config), listen="")
     await mooring(service, "restart")
     async with service.client.get("/healthz") as response:
@@ -227,13 +223,14 @@ async def test_what_was_asked_of_a_worker_that_restarts_is_done_once_over(
     )  # fmt: skip
     for name in ("main", "w0"):
         await service.call("PUT", f"/v1/workers/{name}", 201)
-    os.kill((await service.get("/v1/workers/w0"))["pid"], signal.SIGKILL)
+    pid = (await service.get("/v1/workers/w0"))["pid"]
+    os.kill(pid, signal.SIGKILL)
 
     async def status() -> str:
         return (await service.get("/v1/workers/w0"))["status"]
 
-    async def restarts() -> bool:
-        return await status() == "Restarting"
+    async def restarts() -> bool:  # for four seconds, which a busy machine may miss
+        return (await service.get("/v1/workers/w0"))["pid"] != pid
 
     async def running() -> bool:
         return await status() == "Running"
@@ -264,7 +261,7 @@ async def test_backups_that_are_hung_up_on_or_die_with_the_service_leave_nothing
     service: RunningService, echo: EchoServer
 ) -> None:
     record = await service.open(f"{echo.url}push?count=40&size=1000000")
-    await service.events(record["id"], count=41, timeout_s=20)
+    await service.events(record["id"], count=41)
 
     def left() -> list[str]:
         return [path.name for path in service.state_dir.glob("backup-*")]

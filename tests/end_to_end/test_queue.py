@@ -15,13 +15,15 @@ TEXT = {"Content-Type": "text/plain"}
 async def down(service: RunningService, echo: EchoServer, **options: Any) -> int:
     """Return a kept connection that has lost its socket."""
     kept: int = (await service.open(echo.url, reconnect=STAYS_DOWN, **options))["id"]
-    await echo.sockets[-1].close(code=1001)
+    await echo.sockets[-1].close(
+        code=1013
+    )  # the time until its next attempt is drawn from eight hours, and not from one
     await status_of(service, kept, "Reconnecting")
     return kept
 
 
 async def back(service: RunningService, kept: int) -> None:
-    await service.call("POST", f"/v1/connections/{kept}/reconnect", 200, headers={"Prefer": "wait=30"})
+    await service.call("POST", f"/v1/connections/{kept}/reconnect", 200, headers={"Prefer": "wait=60"})
 
 
 async def test_what_is_sent_while_it_is_down_waits_and_goes_out_once_in_order(
@@ -38,8 +40,12 @@ async def test_what_is_sent_while_it_is_down_waits_and_goes_out_once_in_order(
     await service.send(kept, "four")
     events = await service.events(kept, count=7)
     assert [event["event"].get("data") for event in events[3:]] == ["one", "two", "three", "four"]
-    record = await service.record(kept)
-    assert record["queued"] == {"messages": 0, "bytes": 0} and record["stats"]["messagesOut"] == 4
+
+    async def all_are_counted() -> bool:
+        record = await service.record(kept)
+        return bool(record["queued"] == {"messages": 0, "bytes": 0} and record["stats"]["messagesOut"] == 4)
+
+    await wait_for(all_are_counted)
 
 
 async def test_what_is_too_old_or_not_wanted_any_more_comes_back(
@@ -86,7 +92,7 @@ async def test_what_waits_is_the_first_frame_behind_the_steps_of_the_opening(
 async def test_before_its_first_socket_and_by_a_patch_a_connection_queues(
     service: RunningService, echo: EchoServer
 ) -> None:
-    opened = await service.open("ws://127.0.0.1:1/", 202, reconnect={"first": "retry", "minDelay": 60})
+    opened = await service.open("ws://127.0.0.1:1/", 202, reconnect={"first": "retry", **STAYS_DOWN})
     kept = opened["id"]
     refused = await service.send(kept, "x", status=409)
     assert refused["connectionStatus"] == "Connecting"
@@ -123,7 +129,13 @@ async def test_what_waits_and_what_is_asked_is_counted(service: RunningService, 
     await service.call("POST", requests, 502, json={"error": 1})
     await service.call("POST", f"{requests}?timeout=0.1", 504, json={"method": "x"})
     await wait_for(lambda: counted(queued_messages=0, queued_bytes=0, request_seconds_count=2))
-    found = await metrics(service)
+    outcomes = [
+        f'mooring_requests_total{{"outcome": "{one}", "worker": "main"}}' for one in ("replied", "error", "timeout")
+    ]
+
+    async def each_is_counted_once() -> dict[str, float] | None:  # the last of them may be told by a later probe
+        found = await metrics(service)
+        return found if all(found.get(one) == 1 for one in outcomes) else None
+
+    found = await wait_for(each_is_counted_once)
     assert found['mooring_unsent_total{"reason": "dropped", "worker": "main"}'] == 1
-    for outcome in ("replied", "error", "timeout"):
-        assert found[f'mooring_requests_total{{"outcome": "{outcome}", "worker": "main"}}'] == 1

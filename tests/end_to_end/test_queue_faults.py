@@ -7,6 +7,7 @@ import io
 import os
 import random
 import signal
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ async def test_the_death_of_its_worker_is_told_with_the_count_and_numbers_go_on(
     events = await service.events(kept, until="onReconnect")
     assert [event["kind"] for event in events] == ["onOpen", "onDisconnect", "onUnsent", "onReconnect"]
     assert events[2]["event"] == {"type": "unsent", "reason": "workerDied", "count": 2, "bytes": 8, "messages": []}
-    await echo.sockets[-1].close()
+    await echo.sockets[-1].close(code=1013)
     await status_of(service, kept, "Reconnecting")
     assert (await service.send(kept, "next", status=202))["queueId"] == 3
     assert (await service.record(kept))["queued"] == {"messages": 1, "bytes": 4}
@@ -54,7 +55,7 @@ async def test_messages_wait_also_while_a_new_process_makes_the_handler_again(
     assert [answer["queueId"] for answer in answers] == [1, 2]
     assert (await service.record(kept))["queued"] == {"messages": 2, "bytes": 6}
     (tmp_path / "made.go").touch()
-    await service.events(kept, until="onReconnect", timeout_s=15)
+    await service.events(kept, until="onReconnect")
     await wait_for(lambda: echo.peers[-1].received == ["one", "two"])
 
     async def nothing_waits() -> bool:
@@ -84,7 +85,7 @@ async def test_a_drain_and_an_ordered_stop_give_back_what_waits(start_service: S
     events = await service.events(kept, until="onReconnect")
     unsent = events[2]["event"]
     assert (unsent["reason"], unsent["messages"]) == ("workerDied", [{"queueId": 1, "data": "drained"}])
-    await echo.sockets[-1].close()
+    await echo.sockets[-1].close(code=1013)
     await status_of(service, kept, "Reconnecting")
     await service.send(kept, "stopped", status=202)
     await service.stop()
@@ -131,8 +132,9 @@ async def test_while_no_process_holds_it_a_message_cannot_wait(
     kept = (await service.open(echo.url, reconnect=STAYS_DOWN, whenDown="queue"))["id"]
     for _ in range(2):
         await status_of(service, kept, "Connected")
+        events = await service.events(kept)
         os.kill(await _pid(service), signal.SIGKILL)
-        await status_of(service, kept, "Reconnecting")
+        await service.events(kept, count=len(events) + 1)  # it is lost, and may be back before anybody looks
 
     async def failed() -> bool:
         return (await service.get("/v1/workers/main"))["status"] == "Failed"
@@ -194,7 +196,8 @@ async def _running(service: RunningService) -> int | None:
 async def _send(service: RunningService, kept: int, number: int) -> int:
     """Send a message under its own key until there is an answer; return its status."""
     last: Any = None
-    for _ in range(200):
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
         try:
             async with service.client.post(
                 f"/v1/connections/{kept}/messages",
@@ -248,16 +251,10 @@ async def test_a_cut_in_the_middle_of_a_hundred_frames(
             payloads = [b"%d %d " % (count, index) + bytes(40_000).replace(b"\0", b"x") for index in range(100)]
             told = await asyncio.gather(*(_told(service, kept, payload) for payload in payloads))
             limit = 0
-            await status_of(service, kept, "Connected")
-            await service.call("POST", f"/v1/connections/{kept}/reconnect", 200, headers={"Prefer": "wait=10"})
-            for _ in range(200):
-                if all(
-                    payload in arrived
-                    for payload, answer in zip(payloads, told, strict=True)
-                    if answer in ("sent", "queued")
-                ):
-                    break
-                await asyncio.sleep(0.02)
+            await wait_for(lambda: _nothing_waits(service, kept))  # else the rest goes over the socket that follows
+            await service.call("POST", f"/v1/connections/{kept}/reconnect", 200, headers={"Prefer": "wait=60"})
+            taken = {payload for payload, answer in zip(payloads, told, strict=True) if answer in ("sent", "queued")}
+            await wait_for(lambda: taken <= set(arrived), what=f"what was taken arrives, seed {seed}")  # noqa: B023 - it is awaited here
             there = Counter(arrived)
             print(Counter(told))
             for payload, answer in zip(payloads, told, strict=True):
@@ -309,6 +306,11 @@ async def test_a_cut_in_the_middle_of_a_stream_of_lines(service: RunningService,
             assert arrived == lines[: len(arrived)], f"seed {seed}: in order, and each once"
             assert sent <= len(arrived) <= sent + uncertain, f"seed {seed}: {answer}"
             await service.call("DELETE", f"/v1/connections/{kept}", 200)
+
+
+async def _nothing_waits(service: RunningService, kept: int) -> bool:
+    record = await service.record(kept)
+    return record["status"] == "Connected" and not (record.get("queued") or {}).get("messages")
 
 
 async def _told(service: RunningService, kept: int, payload: bytes) -> str:

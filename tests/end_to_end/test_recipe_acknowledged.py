@@ -57,15 +57,15 @@ async def test_each_acknowledged_envelope_is_in_the_journal(start_service: Start
             async def goes_on(enough: int = enough) -> bool:
                 return len(acknowledged) >= enough
 
-            await wait_for(goes_on, 30, f"answers in round {round_number}")
+            await wait_for(goes_on, what=f"answers in round {round_number}")
             await asyncio.sleep(chance.random() * 0.05)
             if chance.random() < 0.5 or round_number % 4 == 3:
                 end_processes(service.worker_pids())
                 sockets = len(server.sockets)
-                await wait_for(lambda: _more(server, sockets), 30, "another socket")  # noqa: B023
+                await wait_for(lambda: _more(server, sockets), what="another socket")  # noqa: B023
             else:
                 await service.restart_after_kill()
-        await wait_for(lambda: _ended(service, opened["id"]), 30, "its worker is back")
+        await wait_for(lambda: _ended(service, opened["id"]), what="its worker is back")
         told = set(acknowledged)
         events = await service.events(opened["id"], "onTerminate", timeout_s=60)
         stored = {json.loads(event["event"]["data"])["envelope_id"] for event in events if event["kind"] == "onMessage"}

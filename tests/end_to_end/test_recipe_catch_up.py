@@ -26,10 +26,10 @@ async def test_the_journal_has_each_number_once_in_order(start_service: StartSer
     service = await start_service("--app-dir", str(ROOT), "--function", f"fetch_slowly={CODE}:fetch_slowly")
     async with Scripted(feed) as server:
         opened = await service.open(
-            server.url, recipe={"catchUp": {"function": "fetch_slowly"}}, reconnect={"minDelay": 0.05}, dataTimeout=1, pingInterval=0.3,
-            pingTimeout=0.5, whenSilent="report",
+            server.url, recipe={"catchUp": {"function": "fetch_slowly"}}, reconnect={"minDelay": 0.05}, dataTimeout=3, pingInterval=0.5,
+            pingTimeout=3, whenSilent="report",
         )  # fmt: skip
-        await service.events(opened["id"], count=1_001, timeout_s=20)
+        await service.events(opened["id"], count=1_001)
         server.cut()
         await service.events(opened["id"], "onReconnect")
         if service_dies:
@@ -41,7 +41,7 @@ async def test_the_journal_has_each_number_once_in_order(start_service: StartSer
             numbers = [int(event["event"]["data"]) for event in events if event["kind"] == "onMessage"]
             return numbers if len(numbers) >= 1_099 else None
 
-        assert await wait_for(caught_up, 20, "all numbers") == list(range(1, 1_100))
+        assert await wait_for(caught_up, what="all numbers") == list(range(1, 1_100))
         events = await service.events(opened["id"])
         filled = [int(event["event"]["data"]) for event in events if event["event"].get("filled")]
         assert filled == list(range(1_001, 1_050))

@@ -45,20 +45,21 @@ async def test_it_is_terminated_in_each_phase_at_once(shared: RunningService, ph
 
     async with HttpServer(gives) as url, Scripted(answers) as server:
         recipe = {
-            "renew": {"http": {"url": url, "values": {"token": "/token"}}, "timeout": 30},
-            "opening": [{"send": "1", "expect": "one"}, {"send": "2", "expect": "two", "timeout": 30}],
+            "renew": {"http": {"url": url, "values": {"token": "/token"}}, "timeout": 300},
+            "opening": [{"send": "1", "expect": "one"}, {"send": "2", "expect": "two", "timeout": 300}],
         }
         opened = await shared.open(
-            server.url, recipe=recipe, reconnect=AGAIN, status=201 if again else 202,
+            server.url, recipe=recipe, reconnect=AGAIN, closeTimeout=60, status=201 if again else 202,
             request_headers={} if again else {"Prefer": "respond-async"},
         )  # fmt: skip
         if again:
             goes_on.clear()
             server.cut()
-        await wait_for(lambda: _phase(shared, opened["id"], phase), 10, f"it is {phase}")
+        await wait_for(lambda: _phase(shared, opened["id"], phase), what=f"it is {phase}")
         began = time.monotonic()
         final = await shared.call("DELETE", f"/v1/connections/{opened['id']}")
-        assert time.monotonic() - began < 5 and final["status"] == "Closed"
+        assert final["status"] == "Closed"
+        assert time.monotonic() - began < 30, "neither its step nor its close handshake is waited for"
         events = await shared.events(opened["id"], "onTerminate")
         kinds = [event["kind"] for event in events if event["kind"] != "onMessage"]
         assert kinds == (["onOpen", "onDisconnect", "onTerminate"] if again else ["onError", "onTerminate"])
@@ -72,10 +73,10 @@ async def test_it_is_terminated_in_each_phase_at_once(shared: RunningService, ph
 class Blocks:
     """Its first callback takes its time, while far more comes than may wait for it."""
 
-    data_timeout = 0.5
+    data_timeout = 3
     when_silent = "report"
-    ping_interval = 0.2
-    ping_timeout = 0.5
+    ping_interval = 0.5
+    ping_timeout = 3
 
     def __init__(self) -> None:
         self.heard = 0
@@ -83,7 +84,7 @@ class Blocks:
 
     def on_message(self, ws: Any, event: Any) -> None:
         if self.heard == 0:
-            time.sleep(3)
+            time.sleep(8)
         self.heard += 1
 
     def on_silence(self, ws: Any, event: Any) -> None:
@@ -99,8 +100,8 @@ def test_nobody_is_judged_while_we_do_not_read() -> None:
     handler = Blocks()
     with Server(floods) as server, LocalWorker() as worker:
         ws = worker.open(server.url, handler)
-        worker.wait_for("onMessage", 5_000, timeout_s=30)
-        worker.wait_for("onSilence", timeout_s=30)
+        worker.wait_for("onMessage", 5_000, timeout_s=60)
+        worker.wait_for("onSilence", timeout_s=60)
         ws.terminate()
         worker.wait_for("onTerminate")
     assert handler.heard == 5_000

@@ -38,7 +38,7 @@ async def messages(service: RunningService, connection: int, count: int) -> list
         found = [event["event"]["data"] for event in events if event["kind"] == "onMessage"]
         return found if len(found) >= count else None
 
-    return await wait_for(look, 5, f"{count} messages of {connection}")
+    return await wait_for(look, what=f"{count} messages of {connection}")
 
 
 async def test_what_is_remembered_is_used_by_the_next_socket_until_it_is_forgotten(shared: RunningService) -> None:
@@ -96,7 +96,7 @@ async def test_the_peer_asks_for_another_socket_at_another_address(shared: Runni
         assert (lost["cause"], lost["code"]) == ("asked", 1000)
         assert [event["kind"] for event in events] == ["onOpen", "onMessage", "onDisconnect", "onReconnect"]
         assert len(server.handshakes) == len(elsewhere.handshakes) == 1
-        assert server.sockets[0].close_code == 1000
+        await wait_for(lambda: server.sockets[0].close_code == 1000)
 
 
 async def test_a_message_may_be_the_end(shared: RunningService) -> None:
@@ -140,8 +140,8 @@ async def test_what_cannot_be_fetched_is_an_event_and_live_goes_on(shared: Runni
         await server.listen(socket)
 
     async with Scripted(counts) as server:
-        for function, exception in (("raises", "TypeError"), ("fetch_for_ever", "TimeoutError")):
-            recipe = {"catchUp": {"function": function, "timeout": 0.2}}
+        for function, exception, timeout_s in (("raises", "TypeError", 60), ("fetch_for_ever", "TimeoutError", 0.2)):
+            recipe = {"catchUp": {"function": function, "timeout": timeout_s}}
             before = len(server.sockets)
             opened = await shared.open(server.url, recipe=recipe, reconnect=AGAIN, worker=f"misses-{exception}")
             await messages(shared, opened["id"], 1)
@@ -164,7 +164,7 @@ async def test_a_heartbeat_is_answered_hidden_and_not_answered_the_end(shared: R
 
     async with Scripted(pongs) as server:
         keep_alive = {
-            "send": {"type": "ping", "id": "${nextId}"}, "expect": {"/type": "pong"}, "interval": 1, "timeout": 2,
+            "send": {"type": "ping", "id": "${nextId}"}, "expect": {"/type": "pong"}, "interval": 1, "timeout": 4,
             "hide": ["heartbeat"],
         }  # fmt: skip
         opened = await shared.open(server.url, keepAlive=keep_alive, reconnect=AGAIN)
@@ -174,16 +174,16 @@ async def test_a_heartbeat_is_answered_hidden_and_not_answered_the_end(shared: R
             record = await shared.record(opened["id"])
             return record if record["stats"]["keepAlives"] >= 3 else None
 
-        record = await wait_for(beaten, 15, "two heartbeats")
+        record = await wait_for(beaten, what="two heartbeats")
         assert record["stats"]["messagesIn"] == 1 and record["stats"]["messagesOut"] == 0
-        assert [json.loads(text)["id"] for text in server.heard[0]] == [1, 2]
+        beats = [json.loads(text)["id"] for text in server.heard[0]]
+        assert beats == list(range(1, max(2, len(beats)) + 1)), "there may be a third one already"
         answers = False
-        events = await shared.events(opened["id"], "onDisconnect", timeout_s=15)
+        events = await shared.events(opened["id"], "onDisconnect")
         assert [event["kind"] for event in events[:3]] == ["onOpen", "onMessage", "onDisconnect"]
         lost = events[2]["event"]
         assert (lost["cause"], lost["code"], lost["errors"][0]["errCode"]) == ("keepAlive", 1006, 207)
-        await asyncio.sleep(0)
-        assert server.sockets[0].close_code == 1001
+        await wait_for(lambda: server.sockets[0].close_code == 1001)
 
 
 async def test_a_feed_that_is_silent_is_dialled_anew_or_told_or_ended(shared: RunningService) -> None:
@@ -232,7 +232,7 @@ async def test_answers_go_out_by_themselves_and_after_the_journal_has_it(
         async def acked() -> bool:
             return len(server.heard[0]) == 200
 
-        await wait_for(acked, 5, "200 answers")
+        await wait_for(acked, what="200 answers")
         assert [json.loads(text)["envelope_id"] for text in server.heard[0]] == [f"e{n}" for n in range(200)]
         assert len(await messages(shared, opened["id"], 200)) == 200
 
@@ -252,5 +252,5 @@ async def test_the_clocks_and_the_recipe_may_be_changed_in_life(shared: RunningS
         async def beaten() -> bool:
             return "beat" in server.heard[-1]
 
-        await wait_for(beaten, 5, "a heartbeat")
+        await wait_for(beaten, what="a heartbeat")
         await shared.call("PATCH", path, status=422, json={"keepAlive": {"interval": 1}})

@@ -29,7 +29,7 @@ async def comes(
                 found.append(event["event"]["data"])
         return found if len(found) >= count else None
 
-    return await wait_for(look, 20, f"{count} messages over socket {socket}")
+    return await wait_for(look, what=f"{count} messages over socket {socket}")
 
 
 async def cut_and_come_back(
@@ -52,7 +52,7 @@ async def test_graphql_subscriptions(service: RunningService) -> None:
             "preset": "graphql-transport-ws",
             "values": {"payload": {"token": "right"}, "subscription": {"query": "subscription { count }"}},
         }
-        opened = await service.open(server.url, recipe=recipe, reconnect=KEPT, dataTimeout=5)
+        opened = await service.open(server.url, recipe=recipe, reconnect=KEPT, dataTimeout=30)
         assert opened["protocol"] == "graphql-transport-ws"
         assert opened["recipe"] == {"preset": "graphql-transport-ws", "values": {
             "payload": {"token": "***"}, "subscription": {"query": "subscription { count }"}}}  # fmt: skip
@@ -76,7 +76,7 @@ async def test_socket_io_events(service: RunningService) -> None:
         async def beaten() -> bool:
             return bool((await service.record(opened["id"]))["stats"]["keepAlives"] >= 5)
 
-        await wait_for(beaten, 10, "heartbeats of the server, answered and hidden")
+        await wait_for(beaten, what="heartbeats of the server, answered and hidden")
         await server.stop()
         await service.events(opened["id"], "onDisconnect")
         await server.start()

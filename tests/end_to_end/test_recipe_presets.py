@@ -126,7 +126,7 @@ async def test_slack_socket_mode(with_secrets: RunningService, tmp_path: Path) -
         async def acknowledged() -> bool:
             return [heard[:1] for heard in server.heard] == [['{"envelope_id":"e1"}'], ['{"envelope_id":"e2"}']]
 
-        await wait_for(acknowledged, 5, "both envelopes are acknowledged")
+        await wait_for(acknowledged, what="both envelopes are acknowledged")
         await server.sockets[-1].send_json({"type": "disconnect", "reason": "link_disabled"})
         events = await service.events(record["id"], "onTerminate")
         assert events[-2]["event"]["errors"][0]["errCode"] == 210
@@ -160,7 +160,7 @@ async def test_phoenix_channels(service: RunningService) -> None:
         )
         assert "phx_reply" in json.dumps(reply["reply"])
         await service.send(connection, json.dumps([None, None, "room:lobby", "crash", {}]))
-        await wait_for(lambda: _third(server), 10, "it joins again after phx_error")
+        await wait_for(lambda: _third(server), what="it joins again after phx_error")
         recipe["values"]["payload"] = {"token": "wrong"}
         await service.open(server.url, recipe=recipe, status=502)
 

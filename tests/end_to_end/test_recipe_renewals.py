@@ -71,7 +71,7 @@ async def test_a_renewal_that_fails_is_a_failed_attempt(shared: RunningService, 
         assert problem["errors"][0]["errCode"] == 113 and says in problem["errors"][0]["message"]
         assert not server.handshakes
         going_on = await shared.open(server.url, recipe=recipe, reconnect={**AGAIN, "first": "retry"}, status=202)
-        record = await wait_for(lambda: _with_attempts(shared, going_on["id"], 3), 5, "further attempts")
+        record = await wait_for(lambda: _with_attempts(shared, going_on["id"], 3), what="further attempts")
         assert record["down"]["errors"][0]["errCode"] == 113
         await shared.call("DELETE", f"/v1/connections/{going_on['id']}")
 

@@ -18,7 +18,7 @@ LOGIN: dict[str, Any] = {
             "send": {"type": "login", "token": "s3cret-canary"},
             "expect": {"/type": "welcome"},
             "fail": {"/type": "denied"},
-            "timeout": 2,
+            "timeout": 60,
         },
         {"send": {"type": "subscribe", "id": "${nextId}", "room": "${/room}"}},
     ]
@@ -79,7 +79,8 @@ async def test_a_step_that_is_refused_or_not_answered_is_the_end_of_the_create(s
     ):
         for kept in (False, True):
             async with Scripted(script) as server:
-                problem = await service.open(server.url, recipe=LOGIN, reconnect=kept, status=status)
+                steps = [{**LOGIN["opening"][0], "timeout": 1 if status == 504 else 60}, LOGIN["opening"][1]]
+                problem = await service.open(server.url, recipe={"opening": steps}, reconnect=kept, status=status)
                 assert problem["type"].endswith(name), problem
                 assert problem["errors"][0]["errCode"] == 112
                 kinds = [event["kind"] for event in await service.events(problem["connection"], count=2)]
@@ -108,7 +109,7 @@ async def test_it_is_never_connected_before_the_steps_are_done(service: RunningS
             heard = server.heard and server.heard[0]
             return record if heard and record["down"] and record["down"]["phase"] == "opening" else None
 
-        record = await wait_for(at_step, 5, "the first step")
+        record = await wait_for(at_step, what="the first step")
         assert (record["status"], record["ready"]) == ("Connecting", False)
         assert record["opening"] == {"step": 1, "steps": 2}
         await service.send(opened["id"], "too early", status=409)

@@ -179,6 +179,7 @@ async def _unready(service: RunningService) -> dict[str, list[str]] | None:
         return await response.json() if response.status == 503 else None
 
 
+@pytest.mark.timeout(300)
 @rounds(14_000, 60_000, name="events")  # of 16 kB each: far more than may be held
 async def test_a_subscriber_that_does_not_read_costs_no_memory_and_gets_everything_later(
     start_service: StartService, events: int
@@ -194,7 +195,7 @@ async def test_a_subscriber_that_does_not_read_costs_no_memory_and_gets_everythi
         )
         await wait_for(lambda: sum(feed.sent.values()) > 2_000)
         early = _rss(service.process.pid)
-        await wait_for(lambda: sum(feed.sent.values()) > 2_000 + events, 100)
+        await wait_for(lambda: sum(feed.sent.values()) > 2_000 + events, 240)
         late = _rss(service.process.pid)
         print(f"service rss {early / 2**20:.0f} MiB, then {late / 2**20:.0f} MiB")
         assert late < early + 128 * 2**20
@@ -217,8 +218,8 @@ async def test_a_subscriber_that_does_not_read_is_cut_off_and_may_resume(start_s
             f"GET /v1/events?after=start HTTP/1.1\r\nHost: 127.0.0.1:{service.port}\r\n"
             f"Authorization: Bearer {service.token}\r\nAccept: application/x-ndjson\r\n\r\n".encode()
         )
-        await wait_for(lambda: _subscribers(service, 1))
-        await wait_for(lambda: _subscribers(service, 0), 15)
+        await reader.readuntil(b"\r\n\r\n")  # it is one from here on, and may be none a moment later
+        await wait_for(lambda: _subscribers(service, 0))
         data = b""
         with contextlib.suppress(ConnectionError):
             while chunk := await reader.read(2**20):
@@ -246,7 +247,7 @@ def _rss(pid: int) -> int:
 async def test_stop_with_500_connections_and_50_subscribers_ten_of_them_deaf(
     start_service: StartService, echo: EchoServer
 ) -> None:
-    service = await start_service()
+    service = await start_service(env={"MOORING_API_WRITE_TIMEOUT": "600"})
     numbers = iter(range(500))
 
     async def some() -> None:
@@ -263,11 +264,9 @@ async def test_stop_with_500_connections_and_50_subscribers_ten_of_them_deaf(
         for _ in range(10):
             streams.append(await session.get(f"{service.url}/v1/events?after=start", headers=headers))  # never read
         begun = time.monotonic()
-        code = await service.stop(timeout_s=15)
-        took = time.monotonic() - begun
-        print(f"stopped in {took:.2f} s")
-        assert code == 0
-        assert took < 10
+        code = await service.stop()
+        print(f"stopped in {time.monotonic() - begun:.2f} s")
+        assert code == 0, "not at the deadline of a write"
         texts = await asyncio.gather(*streams[:40])
         assert all(text.count(b"event: onTerminate") == 500 for text in texts), "streams carry every end"
     await wait_for(lambda: all(peer.close_code == 1001 for peer in echo.peers))
@@ -314,11 +313,13 @@ async def test_many_connections_leave_nothing_behind(
                 await service.call("DELETE", f"/v1/connections/{record['id']}")
 
     async def warm_up() -> None:
-        for _ in range(100):
+        for _ in range(10):
             record = await service.open(echo.url)
             await service.call("DELETE", f"/v1/connections/{record['id']}")
 
-    await warm_up()
+    await asyncio.gather(
+        *(warm_up() for _ in range(16))
+    )  # as many at a time as below: threads are made when they are needed
     pids = [service.process.pid, *service.worker_pids()]
     before = [_resources(pid) for pid in pids]
     async with RawServer(be_rude) as rude:
@@ -330,7 +331,7 @@ async def test_many_connections_leave_nothing_behind(
             for pid, was in zip(pids, before, strict=True)
         )
 
-    await wait_for(settled, 10, "descriptors and threads are back")
+    await wait_for(settled, what="descriptors and threads are back")
     after = [_resources(pid) for pid in pids]
     print(f"descriptors, threads, rss: {before} -> {after}")
     for was, now in zip(before, after, strict=True):

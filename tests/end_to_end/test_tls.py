@@ -111,7 +111,7 @@ async def test_a_client_that_never_finishes_its_tls_handshake_is_cut_off_like_on
         listen="127.0.0.1:0", env={"MOORING_API_REQUEST_TIMEOUT": "1"},
     )  # fmt: skip
     silent, writer = await asyncio.open_connection("127.0.0.1", service.port)
-    assert await asyncio.wait_for(silent.read(), 10) == b"", "the default of the library is a minute"
+    assert await asyncio.wait_for(silent.read(), 30) == b"", "the default of the library is a minute"
     writer.close()
 
 
@@ -120,7 +120,7 @@ async def test_handshakes_that_are_only_begun_use_up_places_and_no_more_than_the
 ) -> None:
     service = await start_service(
         "--tls-cert", files.server_cert, "--tls-key", files.server_key,
-        listen="127.0.0.1:0", env={"MOORING_API_MAX_REQUESTS": "20", "MOORING_API_REQUEST_TIMEOUT": "3"},
+        listen="127.0.0.1:0", env={"MOORING_API_MAX_REQUESTS": "20", "MOORING_API_REQUEST_TIMEOUT": "10"},
     )  # fmt: skip
     before = len(os.listdir(f"/proc/{service.process.pid}/fd"))
     begun = [await asyncio.open_connection("127.0.0.1", service.port) for _ in range(200)]
@@ -128,7 +128,7 @@ async def test_handshakes_that_are_only_begun_use_up_places_and_no_more_than_the
     await wait_for(lambda: sum(end.done() for end in ends) >= 180)
     assert sum(end.done() for end in ends) == 180, "as many as there may be connections wait for their hello"
     assert len(os.listdir(f"/proc/{service.process.pid}/fd")) <= before + 21  # and what accepts
-    await asyncio.wait_for(asyncio.gather(*ends), 10)
+    await asyncio.wait_for(asyncio.gather(*ends), 60)
     headers = {"Authorization": f"Bearer {service.token}"}
     async with aiohttp.ClientSession() as session:
         context = ssl.create_default_context(cafile=files.ca)

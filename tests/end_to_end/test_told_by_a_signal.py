@@ -13,6 +13,7 @@ from tests.conftest import StartService, wait_for
 from tests.servers import RawConnection, RawServer
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("kill_timeout", ["0.5", "1.5"])
 async def test_a_worker_that_is_told_by_a_signal_has_closed_before_it_would_be_killed(
     start_service: StartService, kill_timeout: str

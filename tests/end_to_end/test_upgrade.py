@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 import re
 import sqlite3
@@ -49,7 +48,7 @@ async def _use(service: RunningService, echo: EchoServer, connection: int, worke
     assert (await seen_by(service, worker))[-1] == [connection, "message", "again"]
     assert await call(service, "add", 2, 3, worker=worker) == 5
     assert (await call(service, "fail", worker=worker, status=422))["exception"] == "LookupError"
-    asked = {"headers": {"X-A": "b"}, "compress": True, "closeTimeout": 1, "pingInterval": 5, "worker": worker}
+    asked = {"headers": {"X-A": "b"}, "compress": True, "closeTimeout": 60, "pingInterval": 5, "worker": worker}
     other = await open_with(service, echo.url, "Recorder", **asked)
     closed = await service.call("DELETE", f"/v1/connections/{other['id']}?code=4000&reason=enough")
     assert closed["terminate"]["wasClean"] is True
@@ -119,6 +118,8 @@ async def _ends(service: RunningService, url: str) -> None:
     """Have connections end in every way that is not an order to come back: lost, closed with a code, refused, told to."""
     for number in range(5):
         opened = await service.open(f"{url}{number}")
+        await service.events(opened["id"], count=2)  # the message is read by itself
+        await service.send(opened["id"], "go on")
         if number == 4:
             await service.call("DELETE", f"/v1/connections/{opened['id']}?code=4000&reason=enough")
         await service.events(opened["id"], until="onTerminate")
@@ -128,7 +129,7 @@ async def _ends(service: RunningService, url: str) -> None:
 async def _script(connection: RawConnection) -> None:
     await connection.accept(after=frame(1, "one, zwölf".encode()))
     how = connection.request_line.split()[1][1:]
-    await asyncio.sleep(0.05)  # so that the message is read by itself
+    await connection.read_frame()
     match how:
         case "0":
             connection.reset()

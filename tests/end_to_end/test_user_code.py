@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import time
+from typing import Any
 
 import pytest
 
@@ -84,23 +85,39 @@ async def test_a_log_that_takes_nothing_keeps_no_connection_waiting_and_no_worke
         await asyncio.sleep(0.005)
     await shared.send(record["id"], "hello")
     await wait_for(lambda: _echoed(echo, "alive: hello"))
-    begun = time.monotonic()
     await shared.call("DELETE", f"/v1/workers/{worker}")
-    assert time.monotonic() - begun < 5
+    await _ended_by_itself(shared, worker)
+
+
+async def _ended_by_itself(service: RunningService, worker: str) -> None:
+    """Check that nobody has had to end the last process of a worker."""
+
+    async def exits() -> list[dict[str, Any]]:
+        page = await service.get(f"/v1/events?after=start&kind=workerExited&worker={worker}")
+        return [event["event"] for event in page["events"]]
+
+    last = (await wait_for(exits))[-1]
+    assert (last["signal"], last["exitCode"]) == (None, 0), last
 
 
 async def test_what_callbacks_raise_is_in_the_workers_log_and_does_not_flood_it(
     shared: RunningService, worker: str, echo: EchoServer
 ) -> None:
     record = await open_with(shared, echo.url, "Misbehaves", worker=worker)
+    begun = time.monotonic()
     for _ in range(200):
-        await shared.send(record["id"], "raise")
-    await shared.send(record["id"], "hello")
+        await echo_send(echo, "raise")
+    await echo_send(echo, "hello")
     await wait_for(lambda: _echoed(echo, "alive: hello"))
-    lines = [json.loads(line) for line in shared.worker_log(worker).splitlines() if line.startswith("{")]
+    # What it logs is written by a thread, in order: behind this line stands nothing of before.
+    os.kill((await shared.get(f"/v1/workers/{worker}"))["pid"], signal.SIGHUP)
+    await wait_for(lambda: '"SIGHUP is for the service"' in shared.worker_log(worker).rpartition("\n")[0])
+    windows = 1 + int((time.monotonic() - begun) // 10)
+    log = shared.worker_log(worker).rpartition("\n")[0]
+    lines = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
     failed = r"on_message has failed: ValueError: user code is wrong \ud800"
-    failures = [line for line in lines if line["event"] == failed]
-    assert len(failures) == 5
+    failures = [line for line in lines if line["event"].startswith(failed)]
+    assert 5 <= len(failures) <= 5 * windows, "five within ten seconds"
     assert failures[0].items() >= {
         "level": "error", "logger": "mooring.context", "worker": worker, "connection": record["id"],
     }.items()  # fmt: skip
@@ -110,7 +127,7 @@ async def test_what_callbacks_raise_is_in_the_workers_log_and_does_not_flood_it(
 
 
 async def test_user_code_that_breaks_logging_breaks_only_its_own(start_service: StartService, echo: EchoServer) -> None:
-    service = await start_service(*options())
+    service = await start_service(*options(), env={"MOORING_SUPERVISOR_STOP_TIMEOUT": "300"})
     record = await open_with(service, echo.url, "Misbehaves")
     for message in ("hostile logging", "raise"):
         await service.send(record["id"], message)
@@ -121,9 +138,8 @@ async def test_user_code_that_breaks_logging_breaks_only_its_own(start_service: 
     await service.send(record["id"], "hello")
     await wait_for(lambda: _echoed(echo, "alive: hello"))
     await wait_for(lambda: service.worker_log().count("linked with the service again") == 1)
-    begun = time.monotonic()
-    await service.call("DELETE", "/v1/workers/main")
-    assert time.monotonic() - begun < 3, "it ended by itself"
+    # It ends by itself: nobody would end it for five minutes.
+    await asyncio.wait_for(service.call("DELETE", "/v1/workers/main"), 60)
 
 
 async def test_output_after_the_service_was_killed_breaks_nothing(

@@ -33,7 +33,7 @@ async def test_a_connection_whose_handler_waits_to_be_made_can_be_terminated(
 ) -> None:
     async with held(shared, worker):
         connection = await _connecting(shared, worker, echo.url)
-        final = await asyncio.wait_for(shared.call("DELETE", f"/v1/connections/{connection}"), 1)
+        final = await asyncio.wait_for(shared.call("DELETE", f"/v1/connections/{connection}"), 60)
     assert final["status"] == "Closed"
     assert final["terminate"]["code"] == 1006
     assert final["handler"] == "Recorder"
@@ -50,9 +50,10 @@ async def test_a_create_whose_handler_waits_to_be_made_answers_409_when_it_is_te
         creating = asyncio.create_task(shared.open(echo.url, 409, worker=worker, handler={"name": "Recorder"}))
         (waiting,) = await wait_for(lambda: _connections(shared, worker))
         await shared.call("DELETE", f"/v1/connections/{waiting['id']}")
-        assert (await asyncio.wait_for(creating, 1))["type"] == "urn:mooring:problem:terminated"
+        assert (await asyncio.wait_for(creating, 60))["type"] == "urn:mooring:problem:terminated"
 
 
+@pytest.mark.alone
 async def test_a_create_whose_handler_waits_to_be_made_answers_504_within_a_second_of_connect_timeout(
     shared: RunningService, worker: str, echo: EchoServer
 ) -> None:

@@ -87,14 +87,19 @@ async def test_a_worker_that_ended_in_order_while_the_service_was_away_has_told_
             assert feed.ends[0][1] == 1001, "an orphan closes its connections"
             await wait_for(lambda: not service.worker_pids())
             if buried:
-                await asyncio.to_thread(os.waitpid, pid, 0)
+                await _bury(pid)
             await service.start()
         events = await service.events(record["id"], until="onTerminate")
         assert events[-1]["event"]["code"] == 1006
-        page = await service.get("/v1/events?after=start&kind=workerExited")
-        assert "no service for" in page["events"][-1]["event"]["reason"]
+        assert "no service for" in (await wait_for(lambda: _exit_event(service)))["reason"]
         if not buried:
-            await asyncio.to_thread(os.waitpid, pid, 0)
+            await _bury(pid)
+
+
+async def _bury(pid: int) -> None:
+    """Take note of the end of a process, unless its parent has: that one may have lived a moment longer than the service."""
+    with contextlib.suppress(ChildProcessError):
+        await asyncio.to_thread(os.waitpid, pid, 0)
 
 
 async def test_a_worker_of_another_version_is_refused_with_the_reason(service: RunningService) -> None:
@@ -120,11 +125,11 @@ async def test_a_worker_of_another_version_is_refused_with_the_reason(service: R
 
 async def test_a_worker_that_hangs_has_its_stacks_dumped_and_is_replaced(start_service: StartService) -> None:
     service = await start_service(
-        env={"MOORING_SUPERVISOR_WATCHDOG_TIMEOUT": "1", "MOORING_SUPERVISOR_PROBE_INTERVAL": "0.2"}
+        env={"MOORING_SUPERVISOR_WATCHDOG_TIMEOUT": "3", "MOORING_SUPERVISOR_PROBE_INTERVAL": "0.2"}
     )
     record = await service.call("PUT", "/v1/workers/main", 201)
     os.kill(record["pid"], signal.SIGSTOP)
-    exited = await wait_for(lambda: _exit_event(service), 8)
+    exited = await wait_for(lambda: _exit_event(service))
     assert "did not answer" in exited["reason"]
     again = await wait_for(lambda: _running(service, "main"))
     assert again["pid"] != record["pid"]
@@ -135,9 +140,9 @@ async def test_a_worker_whose_loop_is_stuck_in_native_code_leaves_its_stacks_in_
 ) -> None:
     service = await start_service(
         "--function", "hold=tests.end_to_end.user_code:hold_the_lock", "--app-dir", str(ROOT),
-        env={"MOORING_SUPERVISOR_WATCHDOG_TIMEOUT": "1", "MOORING_SUPERVISOR_PROBE_INTERVAL": "0.2"},
+        env={"MOORING_SUPERVISOR_WATCHDOG_TIMEOUT": "3", "MOORING_SUPERVISOR_PROBE_INTERVAL": "0.2"},
     )  # fmt: skip
-    problem = await service.call("POST", "/v1/workers/main/calls", 502, json={"function": "hold", "params": [20]})
+    problem = await service.call("POST", "/v1/workers/main/calls", 502, json={"function": "hold", "params": [60]})
     assert problem["type"] == "urn:mooring:problem:worker-died"
     log = service.worker_log()
     assert "Thread 0x" in log and "hold_the_lock" in log, log
@@ -152,7 +157,7 @@ async def test_a_worker_whose_callbacks_can_run_no_more_says_so_and_is_replaced(
     record = await service.open(echo.url)
     problem = await service.call("POST", "/v1/workers/main/calls", 502, json={"function": "break_reports"})
     assert "the thread of callbacks has ended" in problem["detail"]
-    exited = await wait_for(lambda: _exit_event(service), 8)
+    exited = await wait_for(lambda: _exit_event(service))
     assert exited["reason"] == "the thread of callbacks has ended"
     assert (exited["exitCode"], exited["restarting"]) == (4, True)
     await service.events(record["id"], "onTerminate")
@@ -182,8 +187,12 @@ async def test_beyond_its_restart_budget_a_worker_is_failed_until_somebody_resta
     assert failed["reason"]
     assert (await service.get("/readyz"))["degraded"] == ["main"]
     assert (await service.open(echo.url, 409))["status"] == 409
-    events = (await service.get("/v1/events?after=start&kind=workerExited"))["events"]
-    assert [event["event"]["restarting"] for event in events] == [True, True, False]
+
+    async def exits() -> list[bool] | None:
+        events = (await service.get("/v1/events?after=start&kind=workerExited"))["events"]
+        return [event["event"]["restarting"] for event in events] if len(events) >= 3 else None
+
+    assert await wait_for(exits) == [True, True, False]
     assert (await service.call("PUT", "/v1/workers/main", 200))["status"] == "Running"
     await service.open(echo.url)
 

@@ -85,4 +85,4 @@ async def held(service: RunningService, worker: str = "main") -> AsyncIterator[H
             yield hold
         finally:
             hold.release()
-            await asyncio.wait_for(asyncio.gather(hold.call, return_exceptions=True), 10)  # the service may be gone
+            await asyncio.wait_for(asyncio.gather(hold.call, return_exceptions=True), 60)  # the service may be gone

@@ -38,12 +38,15 @@ class Estate(Protocol):
     def could_have(self, worker: str) -> bool:
         """Say whether this service could make them."""
 
-    async def take(self, worker: str, *, failed: bool) -> bool:
-        """Tell what became of them, and open again what persists (`failed`: not now). Return whether something does.
+    async def take(self, worker: str) -> bool:
+        """Tell what became of them; return whether something persists.
 
         Raises:
             MooringError: If it cannot be told now; it is begun anew then.
         """
+
+    async def open(self, worker: str) -> None:
+        """Open again what persists of them, however long a process takes to start."""
 
     def stand_failed(self, worker: str) -> None:
         """Have a worker Failed, unless it runs here."""
@@ -83,7 +86,7 @@ class Heirs:
         self._free_since: dict[tuple[str, str, str], float] = {}
         self._under_way: set[str] = set()
         self._claimed: set[str] = set()  # as their heir: not because somebody wants them here
-        self._taking: set[str] = set()  # whose takeover was told, and is not done
+        self._taking: set[str] = set()  # whose takeover has begun, and is not done
         self._told: dict[str, str] = {}  # why one is not taken over yet, as it was logged
         self._blocked_at = 0.0
         self.takeovers: Counter[str] = Counter()
@@ -160,14 +163,20 @@ class Heirs:
             return
         if worker not in self._taking:  # else it is tried again
             self._taking.add(worker)
-            log.warning("the worker %s of a node that is gone is taken over", worker, extra={"worker": worker})
+            log.info("the worker %s of a node that is gone is being taken over", worker, extra={"worker": worker})
             self.takeovers["dead" if held.found_dead else "left"] += self._estate.is_left(worker)
-        persists = await self._estate.take(worker, failed=_is_deadly(held))
+        persists, failed = await self._estate.take(worker), _is_deadly(held)
+        if persists and failed:
+            self._estate.stand_failed(worker)
         value = TOLD if persists or worker not in self._claimed else None
         self._claimed.discard(worker)
         await self._journal.append_waiting(Append(worker=worker, claims=[Claim("worker", worker, value)]))
         await self._placement.told(worker)
         self._taking.discard(worker)
+        log.warning("the worker %s of a node that is gone is taken over", worker, extra={"worker": worker})
+        # Behind it: nobody who asks for something new, and no `/readyz`, waits for a process that is slow to start, or never does.
+        if persists and not failed:
+            await self._estate.open(worker)
 
 
 def _is_deadly(held: Holder) -> bool:

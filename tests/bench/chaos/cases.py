@@ -22,7 +22,7 @@ from tests.conftest import wait_for
 
 KEPT_S = 20.0  # the log of `away` and `away-all` keeps so long
 AWAY_S = 45.0
-DECLARED, TAKEN = "is declared lost", "is taken over"
+DECLARED, TAKEN = "is declared lost", "is being taken over"
 
 
 class Case(msgspec.Struct, frozen=True):
