@@ -109,7 +109,7 @@ async def test_what_has_no_requests_or_no_socket_is_told_so(service: RunningServ
     kept = (await service.open(peer.url, requests="jsonrpc", reconnect=STAYS_DOWN, whenDown="queue"))["id"]
     assert (await ask(service, kept, [], 422))["errors"][0]["pointer"] == ""
     assert (await ask(service, kept, {}, 422, "?timeout=0"))["errors"][0]["pointer"] == "query:timeout"
-    await peer.sockets[-1].close()
+    await peer.sockets[-1].close(code=1013)
     await status_of(service, kept, "Reconnecting")
     assert (await ask(service, kept, {}, 409))["connectionStatus"] == "Reconnecting"
     for wrong in ("morse", {"id": "x", "reply": "/id"}, {"id": "", "reply": "/id"}):
