@@ -39,5 +39,5 @@ async def _run(arguments: list[str], stdin: bytes | None, env: dict[str, str] | 
         *arguments, stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "COLUMNS": "100", **(env or {})},
     )  # fmt: skip
-    out, errors = await asyncio.wait_for(process.communicate(stdin), 60)
+    out, errors = await asyncio.wait_for(process.communicate(stdin), 110)
     return Ran(process.returncode or 0, out.decode(), errors.decode())

@@ -30,17 +30,27 @@ LOWEST_PORT = 10_000
 NAMESPACES = ["unshare", "--map-root-user", "--mount"]
 
 
+_given_out: set[int] = set()
+
+
 def free_port(host: str = "127.0.0.1") -> int:
-    """Return a port for what is started later, and perhaps again: none that the kernel gives to whoever dials or asks for any."""
+    """Return a port for what is started later, and perhaps again: none that the kernel gives to whoever dials or asks for any,
+    none twice, and none of those that the other processes of this run of the tests give out.
+    """
     below = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    mine = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % processes
     while True:
         # Where the kernel gives out all that there are, one of those has to do.
         port = secrets.randbelow(below - LOWEST_PORT) + LOWEST_PORT if below > LOWEST_PORT else 0
+        if port and (port % processes != mine or port in _given_out):
+            continue
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as sock:
             try:
                 sock.bind((host, port))
             except OSError:
                 continue
+            _given_out.add(port)
             return int(sock.getsockname()[1])
 
 

@@ -126,3 +126,13 @@ async def all_events(service: RunningService, query: str = "") -> list[dict[str,
             return found
         found += page["events"]
         after = page["next"]
+
+
+async def told_of(service: RunningService, name: str, count: int, *kinds: str) -> list[dict[str, Any]]:
+    """Wait until at least so many events of these `kinds` speak of that hook; return them."""
+
+    async def look() -> list[dict[str, Any]] | None:
+        told = [one for one in await all_events(service, f"&kind={','.join(kinds)}") if one["event"]["hook"] == name]
+        return told if len(told) >= count else None
+
+    return await wait_for(look, what=f"{count} of {kinds} about {name}")

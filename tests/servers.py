@@ -61,9 +61,14 @@ class _Listening:
 
 
 class EchoServer(_Listening):
-    """Echoes; paths make it behave otherwise (close, deny, push, silent, ping)."""
+    """Echoes; paths make it behave otherwise (close, deny, held, push, silent, ping).
+
+    Attributes:
+        released: Whoever dials ``/held`` gets no 101 before it is set.
+    """
 
     def __init__(self) -> None:
+        self.released = asyncio.Event()
         self.handshakes = 0
         self.peers: list[Peer] = []
         self.sockets: list[web.WebSocketResponse] = []
@@ -76,6 +81,8 @@ class EchoServer(_Listening):
             return web.Response(status=int(query["status"]))
         if path == "/slow":
             await asyncio.sleep(float(query["s"]))
+        if path == "/held":
+            await self.released.wait()
         websocket = web.WebSocketResponse(
             protocols=query.get("protocols", "").split(","), autoping=path != "/ping", max_msg_size=0
         )

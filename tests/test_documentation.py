@@ -28,7 +28,7 @@ from tests.conftest import ROOT, StartService
 from tests.servers import EchoServer
 from tests.test_architecture import tracked
 
-COMMAND_TIMEOUT_S = 30
+COMMAND_TIMEOUT_S = 120
 PROGRAM_TIMEOUT_S = 120  # the first `go run` of a machine compiles the standard library
 BINARIES = Path(sys.executable).parent
 RUNNABLE = {"console", "python", "toml", "json", "mjs", "php", "go"}
@@ -106,7 +106,7 @@ class Shell:
         assert self.process.stdin is not None
         self.process.stdin.close()
         try:
-            await asyncio.wait_for(self.process.wait(), 5)
+            await asyncio.wait_for(self.process.wait(), 60)
         except TimeoutError:
             self.process.kill()
             await self.process.wait()
@@ -167,6 +167,7 @@ async def run_program(scene: Scene, where: str, *command: str) -> None:
     assert run.returncode == 0, f"{where}: {errors.decode()}"
 
 
+@pytest.mark.timeout(900)  # many commands, one after the other
 @pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
 async def test_every_block_of_the_page_does_what_it_says(page: Path, scene: Scene) -> None:
     # Only pages of the root say what is in it; what the others' examples write is thrown away.
@@ -194,6 +195,7 @@ async def test_every_block_of_the_page_does_what_it_says(page: Path, scene: Scen
                 json.loads(block.text)
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("language", INTERPRETERS)
 async def test_the_programs_in_other_languages_run(language: str, scene: Scene) -> None:
     command = INTERPRETERS[language]

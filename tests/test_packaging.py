@@ -24,6 +24,8 @@ from packaging.utils import canonicalize_name
 from tests.conftest import ROOT
 from tests.test_architecture import FLOORS, imports, modules, tracked
 
+pytestmark = pytest.mark.timeout(600)  # it is built first
+
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 BENCH_ALONE = "# for the benchmark's gateways alone"
 

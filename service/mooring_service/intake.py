@@ -298,7 +298,8 @@ class Intake:
             save=lambda: self.save_incarnation(slot, ended=True, stands=not asked),
         )
         slot.announced = False
-        slot.drains = slot.drains and asked  # else it is started again in the same slot
+        # Else it is started again in the same slot. Not `asked`: it may be renewed since it has died.
+        slot.drains = slot.drains and slot.state is WorkerState.STOPPING
         handed, slot.handed, slot.ended_for = slot.handed, {}, []
         if slot.state is not WorkerState.STOPPING:
             self.asks.do(

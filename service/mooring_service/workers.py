@@ -150,8 +150,8 @@ class Workers:
             renewal.set_result(None)
 
     def _drains(self, slot: Slot) -> bool:
-        """Say whether it is still to be renewed: one that has died meanwhile was renewed by that, and one that was killed is gone."""
-        return self._roster.find(slot.name) is slot and slot.draining
+        """Say whether it is still to be renewed: one that has died meanwhile was renewed by that, and one that is killed is gone, or about to."""
+        return self._roster.find(slot.name) is slot and slot.draining and slot.state is not WorkerState.STOPPING
 
     async def _until_idle(self, slot: Slot) -> None:
         """Wait until what was asked of the worker has run; no longer than a call may take."""

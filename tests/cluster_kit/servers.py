@@ -15,7 +15,7 @@ from pathlib import Path
 from tests.proxies import free_ports
 
 PROGRAM = shutil.which("nats-server", path=str(Path(sys.executable).parent)) or shutil.which("nats-server")
-READY_S = 60.0
+READY_S = 120.0
 
 
 class EngineServers:
@@ -68,12 +68,12 @@ class EngineServers:
     def _healthy(self, port: int) -> bool:
         """Is it up, and (in a cluster) does it know who leads, and does that one see all others?"""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz?js-enabled-only=true", timeout=1) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz?js-enabled-only=true", timeout=5) as answer:
                 if answer.status != 200:
                     return False
             if self.count == 1:
                 return True
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/jsz", timeout=1) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/jsz", timeout=5) as answer:
                 meta = json.load(answer).get("meta_cluster", {})
         except (urllib.error.URLError, OSError):
             return False

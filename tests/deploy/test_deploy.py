@@ -31,7 +31,7 @@ needs_systemd = pytest.mark.skipif(SYSTEMD_ANALYZE is None, reason="no systemd-a
 
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
 
 
 @needs_promtool

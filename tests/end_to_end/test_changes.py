@@ -25,7 +25,7 @@ async def patch(service: RunningService, connection: int | str, status: int = 20
 
 
 async def redial(service: RunningService, connection: int) -> None:
-    await service.call("POST", f"/v1/connections/{connection}/reconnect", 200, headers={"Prefer": "wait=5"})
+    await service.call("POST", f"/v1/connections/{connection}/reconnect", 200, headers={"Prefer": "wait=60"})
 
 
 async def test_a_change_holds_from_the_next_attempt_on(shared: RunningService, echo: EchoServer) -> None:

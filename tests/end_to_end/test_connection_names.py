@@ -28,7 +28,7 @@ async def test_a_name_stands_wherever_an_id_may(shared: RunningService, echo: Ec
     for path in ("/v1/connections/feed-1/events", "/v1/events?connection=feed-1&after=start"):
         found = await shared.get(path)
         assert [event["connection"] for event in found["events"]] == [connection, connection]
-    await shared.call("POST", "/v1/connections/feed-1/reconnect", 200, headers={"Prefer": "wait=5"})
+    await shared.call("POST", "/v1/connections/feed-1/reconnect", 200, headers={"Prefer": "wait=60"})
     listed = await shared.get("/v1/connections?name=feed-1&ready=true")
     assert [record["id"] for record in listed["connections"]] == [connection]
     assert (await shared.get("/v1/connections?name=feed-1&ready=false"))["connections"] == []

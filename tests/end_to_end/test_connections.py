@@ -10,7 +10,7 @@ import time
 import aiohttp
 import pytest
 
-from tests.conftest import RunningService, wait_for
+from tests.conftest import RunningService, StartService, wait_for
 from tests.servers import EchoServer, FeedServer, Ledger, RawConnection, RawServer, frame
 
 
@@ -75,13 +75,13 @@ async def test_subprotocol_is_negotiated(shared: RunningService, echo: EchoServe
     assert record["protocol"] in ("v1", "v2")
 
 
-async def test_a_refused_port_answers_502_quickly_and_leaves_a_closed_record(
+async def test_a_refused_port_answers_502_at_once_and_leaves_a_closed_record(
     shared: RunningService, echo: EchoServer
 ) -> None:
     await shared.open(echo.url)
     begin = time.monotonic()
-    problem = await shared.open("ws://127.0.0.1:1/?secret=hunter2", 502)
-    assert time.monotonic() - begin < 1
+    problem = await shared.open("ws://127.0.0.1:1/?secret=hunter2", 502, connectTimeout=60)
+    assert time.monotonic() - begin < 30, "nothing is waited for"
     assert problem["type"] == "urn:mooring:problem:connect-failed"
     assert "127.0.0.1:1 refused" in problem["detail"]
     assert "hunter2" not in json.dumps(problem)
@@ -113,7 +113,7 @@ async def test_a_server_that_does_not_answer_the_handshake_answers_504(shared: R
 
 async def test_respond_async_answers_202_at_once(shared: RunningService, echo: EchoServer) -> None:
     async with shared.client.post(
-        "/v1/connections", json={"url": echo.url + "slow?s=0.5"}, headers={"Prefer": "respond-async"}
+        "/v1/connections", json={"url": echo.url + "held"}, headers={"Prefer": "respond-async"}
     ) as response:
         record = await response.json()
         assert response.status == 202
@@ -122,12 +122,13 @@ async def test_respond_async_answers_202_at_once(shared: RunningService, echo: E
     assert record["status"] == "Connecting"
     problem = await shared.send(record["id"], "too early", status=409)
     assert problem["connectionStatus"] == "Connecting"
+    echo.released.set()
     await shared.events(record["id"], until="onOpen")
     assert (await shared.record(record["id"]))["status"] == "Connected"
 
 
 async def test_terminating_a_dial_answers_the_create_with_409(shared: RunningService, echo: EchoServer) -> None:
-    creating = asyncio.create_task(shared.open(echo.url + "slow?s=5", 409, worker="dialling"))
+    creating = asyncio.create_task(shared.open(echo.url + "held", 409, worker="dialling"))
     listed = await wait_for(lambda: _connections(shared, "dialling"))
     await shared.call("DELETE", f"/v1/connections/{listed[0]['id']}")
     problem = await creating
@@ -193,7 +194,7 @@ async def test_delete_answers_within_close_timeout_and_a_second_when_the_peer_ke
         record = await shared.open(server.url, closeTimeout=0.5)
         begin = time.monotonic()
         final = await shared.call("DELETE", f"/v1/connections/{record['id']}")
-        assert time.monotonic() - begin < 1.5
+        assert time.monotonic() - begin < 4.5, "less than the 5 s of who says no closeTimeout"
         assert final["terminate"]["code"] == 1006
         assert final["terminate"]["wasClean"] is False
 
@@ -201,16 +202,16 @@ async def test_delete_answers_within_close_timeout_and_a_second_when_the_peer_ke
 async def test_while_it_closes_a_send_is_409_and_a_second_delete_waits_for_the_same_end(
     shared: RunningService,
 ) -> None:
-    closing = asyncio.Event()
+    closing, told = asyncio.Event(), asyncio.Event()
 
     async def script(connection: RawConnection) -> None:
         await connection.accept()
         await connection.read_close()
         closing.set()
-        await asyncio.sleep(5)
+        await told.wait()  # and ends without a close frame
 
     async with RawServer(script) as server:
-        record = await shared.open(server.url, closeTimeout=1)
+        record = await shared.open(server.url, closeTimeout=60)
         path = f"/v1/connections/{record['id']}"
         first = asyncio.create_task(shared.call("DELETE", path))
         await asyncio.wait_for(closing.wait(), 60)
@@ -218,7 +219,11 @@ async def test_while_it_closes_a_send_is_409_and_a_second_delete_waits_for_the_s
             problem = await shared.send(record["id"], body, kind, 409)
             assert problem["type"] == "urn:mooring:problem:wrong-state"
             assert problem["connectionStatus"] == "Closing"
-        second = await shared.call("DELETE", path)
+        again = asyncio.create_task(shared.call("DELETE", path))
+        await asyncio.wait({again}, timeout=0.2)
+        assert not first.done() and not again.done()
+        told.set()
+        second = await again
         assert second == await first
         assert second["status"] == "Closed" and second["terminate"]["wasClean"] is False
         events = await shared.events(record["id"], until="onTerminate")
@@ -293,6 +298,7 @@ async def test_a_silent_peer_is_pinged_and_given_up(shared: RunningService) -> N
         record = await shared.open(server.url, pingInterval=0.2, pingTimeout=0.3)
         events = await shared.events(record["id"], until="onTerminate")
         assert events[1]["event"]["errors"][0]["errCode"] == 205
+        await wait_for(lambda: server.connections[0].frames)
         assert server.connections[0].frames[0][0] == 9
 
 
@@ -304,17 +310,16 @@ async def test_an_idle_connection_is_pinged_every_interval_however_long_the_time
             connection.writer.write(frame(10, payload) if opcode == 9 else b"")
 
     async with RawServer(script) as server:
-        record = await shared.open(server.url, pingInterval=0.2)
-        began = asyncio.get_running_loop().time()
-        await wait_for(lambda: sum(opcode == 9 for opcode, _ in server.connections[0].frames) >= 5)
-        assert asyncio.get_running_loop().time() - began < 10.0, "not each pingTimeout, which is 20 s by default"
+        record = await shared.open(server.url, pingInterval=0.2, pingTimeout=60)
+        pings = "five pings, for which it has not waited out five times pingTimeout"
+        await wait_for(lambda: sum(opcode == 9 for opcode, _ in server.connections[0].frames) >= 5, what=pings)
         await shared.call("DELETE", f"/v1/connections/{record['id']}")
 
 
 async def test_an_idle_peer_that_answers_pings_stays_and_has_a_round_trip(
     shared: RunningService, echo: EchoServer
 ) -> None:
-    record = await shared.open(echo.url, pingInterval=0.1, pingTimeout=0.5)
+    record = await shared.open(echo.url, pingInterval=0.1, pingTimeout=60)
     await wait_for(lambda: _round_trip(shared, record["id"]))
     record = await shared.record(record["id"])
     assert record["status"] == "Connected"
@@ -336,24 +341,29 @@ async def test_unknown_ids_are_404(shared: RunningService) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_stopping_closes_with_1001_delivers_every_onterminate_and_exits_0(
-    service: RunningService, echo: EchoServer, number: int
+    start_service: StartService, echo: EchoServer, number: int
 ) -> None:
+    service = await start_service(env={"MOORING_SUPERVISOR_STOP_TIMEOUT": "60"})
     ids = [(await service.open(echo.url, worker=f"w{at % 2}"))["id"] for at in range(20)]
     ended: list[int] = []
+    follows = asyncio.Event()
 
     async def subscribe() -> None:
-        async for event in service.stream("/v1/events?after=start&kind=onTerminate"):
-            ended.append(event["connection"])
-            assert event["event"]["wasClean"] is True
+        async for event in service.stream("/v1/events?after=start&kind=onOpen,onTerminate"):
+            follows.set()
+            if event["kind"] == "onTerminate":
+                ended.append(event["connection"])
+                assert event["event"]["wasClean"] is True
 
     subscriber = asyncio.create_task(subscribe())
-    await asyncio.sleep(0.1)
+    await asyncio.wait_for(follows.wait(), 60)
     begin = time.monotonic()
     service.process.send_signal(number)
-    await asyncio.wait_for(subscriber, 10)
-    assert await asyncio.to_thread(service.process.wait, 10) == 0
-    assert time.monotonic() - begin < 10
+    await asyncio.wait_for(subscriber, 60)
+    assert await asyncio.to_thread(service.process.wait, 60) == 0
+    assert time.monotonic() - begin < 30, "the peers answer: no deadline is waited for"
     assert sorted(ended) == ids
+    await wait_for(lambda: all(peer.gone.is_set() for peer in echo.peers))
     assert {peer.close_code for peer in echo.peers} == {1001}
     assert service.worker_pids() == []
 
@@ -369,7 +379,7 @@ async def test_the_feed_is_complete_under_load(service: RunningService) -> None:
                 if len(ledger.numbers) == 4 and min(ledger.numbers.values()) >= 2000:
                     return
 
-        await asyncio.wait_for(subscribe(), 30)
+        await asyncio.wait_for(subscribe(), 100)
         assert set(ledger.numbers) == set(ids)
 
 

@@ -17,7 +17,7 @@ from tests.servers import EchoServer, FeedServer
 
 PROGRAM = (sys.executable, "-m", "mooring_api")
 ON_A_FULL_DISK = ("bash", "-c", 'ulimit -S -f 0; exec "$0" "$@"', *PROGRAM)
-ORPHAN_S = 6  # a service that starts beside many others takes its time
+ORPHAN_S = 15  # a service that starts beside many others takes its time
 
 
 async def _readiness(service: RunningService) -> dict[str, Any]:
@@ -38,7 +38,7 @@ async def test_workers_keep_their_connections_and_all_goes_on_once_there_is_room
         await (service.kill() if ended == "killed" else service.stop())
         service.program = ON_A_FULL_DISK
         await service.start()
-        for _ in range(2 * ORPHAN_S * 2):
+        for _ in range(2 * (ORPHAN_S + 5)):
             await asyncio.sleep(0.5)
             readiness = await _readiness(service)
             assert readiness["status"] == 503

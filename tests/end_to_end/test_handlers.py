@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.conftest import RunningService, StartService, wait_for
-from tests.end_to_end.with_user_code import SERVICE, call, held, is_running, open_with, options, seen_by  # noqa: F401 - SERVICE is for `shared`
+from tests.end_to_end.with_user_code import SERVICE, call, has_seen, held, is_running, open_with, options, seen_by  # noqa: F401 - SERVICE is for `shared`
 from tests.servers import EchoServer, FeedServer, RawConnection, RawServer, frame
 
 
@@ -63,13 +64,13 @@ async def test_however_a_connection_ends_on_terminate_is_the_last_and_comes_once
 ) -> None:
     async def script(connection: RawConnection) -> None:
         if how in FAILED_DIALS:
-            await asyncio.sleep(30)
+            await asyncio.sleep(3600)
         await connection.accept(after=frame(1, b"hi"))
         if how == "reset":
             await asyncio.sleep(0.05)
             connection.reset()
         elif how == "silence":
-            await asyncio.sleep(30)
+            await asyncio.sleep(3600)
         elif how == "peer closes":
             connection.writer.write(frame(8, (4004).to_bytes(2, "big") + b"bye"))
         elif how in wrong:
@@ -82,7 +83,7 @@ async def test_however_a_connection_ends_on_terminate_is_the_last_and_comes_once
         if how == "refused":
             number = (await open_with(shared, "ws://127.0.0.1:1/", "Recorder", status=502))["connection"]
         elif how == "no handshake":
-            problem = await open_with(shared, server.url, "Recorder", status=504, connectTimeout=0.3)
+            problem = await open_with(shared, server.url, "Recorder", status=504, connectTimeout=2)
             number = problem["connection"]
         elif how == "terminate while Connecting":
             prefer = {"Prefer": "respond-async"}
@@ -91,6 +92,7 @@ async def test_however_a_connection_ends_on_terminate_is_the_last_and_comes_once
         else:
             number = (await open_with(shared, server.url, "Recorder", **options))["id"]
             await shared.events(number, count=2)
+            await seen_by(shared)  # behind its callbacks: none of them waits any more
         if how.startswith("terminate"):
             await shared.call("DELETE", f"/v1/connections/{number}")
         elif how == "worker killed":
@@ -127,39 +129,38 @@ async def _messages(service: RunningService, worker: str, count: int) -> bool:
     return len(page["events"]) >= count
 
 
-async def test_two_workers_do(shared: RunningService, worker: str, echo: EchoServer) -> None:
-    first = await open_with(shared, echo.url, "Marker", worker=worker)
-    second = await open_with(shared, echo.url, "Marker", worker="another")
-    await asyncio.gather(*(shared.send(record["id"], "x") for record in (first, second)))
-
-    async def both() -> list[Any] | None:
-        found = [await seen_by(shared, worker), await seen_by(shared, "another")]
-        return found if all(found) else None
-
-    (((begin_a, end_a),), ((begin_b, end_b),)) = await wait_for(both)
-    assert max(begin_a, begin_b) < min(end_a, end_b), "they overlap in time"
+async def test_two_workers_do(shared: RunningService, worker: str, echo: EchoServer, tmp_path: Path) -> None:
+    for name in (worker, "another"):
+        record = await open_with(shared, echo.url, "Marker", {"folder": str(tmp_path)}, worker=name)
+        await shared.send(record["id"], "x")
+    for name in (worker, "another"):
+        await wait_for(lambda name=name: has_seen(shared, name, ["met"]))
 
 
 async def test_a_callback_that_sleeps_costs_no_pong_and_is_shown(
-    shared: RunningService, worker: str, echo: EchoServer
+    shared: RunningService, worker: str, echo: EchoServer, tmp_path: Path
 ) -> None:
-    record = await open_with(shared, f"{echo.url}ping?within=2", "Sleeper", worker=worker)
+    sleeps = tmp_path / "sleeps"
+    sleeps.touch()
+    record = await open_with(shared, f"{echo.url}ping?within=60", "Sleeper", {"path": str(sleeps)}, worker=worker)
 
     async def running() -> dict[str, Any] | None:
         found = (await shared.get(f"/v1/workers/{worker}"))["running"]
         return found if found and found["seconds"] > 1 else None
 
     assert (await wait_for(running))["name"] == "Sleeper.on_open"
-    assert echo.peers[0].ponged
+    await wait_for(lambda: echo.peers[0].ponged)
     assert (await shared.record(record["id"]))["status"] == "Connected"
-    events = await shared.events(record["id"], count=2, timeout_s=10)
+    sleeps.unlink()
+    events = await shared.events(record["id"], count=2)
     assert events[1]["event"]["data"] == "ponged", "what came meanwhile is not lost"
 
 
 async def test_a_callback_in_a_busy_loop_costs_no_pong(shared: RunningService, worker: str, echo: EchoServer) -> None:
-    record = await open_with(shared, f"{echo.url}ping?within=2", "Busy", worker=worker)
-    await wait_for(lambda: echo.peers and echo.peers[0].ponged, 3)
-    await wait_for(lambda: is_running(shared, worker, "Busy.on_open"), 2)
+    record = await open_with(shared, f"{echo.url}ping?within=60", "Busy", worker=worker)
+    await wait_for(lambda: is_running(shared, worker, "Busy.on_open"))
+    await wait_for(lambda: echo.peers[0].ponged)
+    assert await is_running(shared, worker, "Busy.on_open")
     await shared.call("DELETE", f"/v1/connections/{record['id']}")
 
 
@@ -180,7 +181,7 @@ async def test_a_stalled_handler_does_not_keep_its_connection_from_closing_in_or
 ) -> None:
     service = await start_service(*options(), env={"MOORING_WORKER_INBOUND_MESSAGES": "100"})
     async with FeedServer(rate=5_000, size=500) as feed:
-        record = await open_with(service, feed.url, "Counter")
+        record = await open_with(service, feed.url, "Counter", closeTimeout=60)
         async with held(service) as hold:
             await wait_for(lambda: _paused(service))
             closed = await service.call("DELETE", f"/v1/connections/{record['id']}")
@@ -202,10 +203,14 @@ async def test_100000_messages_through_a_handler_none_missing_in_order(
     shared: RunningService, worker: str, echo: EchoServer
 ) -> None:
     record = await open_with(shared, f"{echo.url}push?count=100000", "Counter", worker=worker)
-    await wait_for(lambda: _counted(shared, record["id"], 100_000, worker), 60)
+    await wait_for(lambda: _counted(shared, record["id"], 100_000, worker), 100)
     errors = await shared.get(f"/v1/workers/{worker}/events?after=start&kind=callbackError")
     assert errors["events"] == []
-    assert (await shared.record(record["id"]))["stats"]["messagesIn"] == 100_000
+
+    async def recorded() -> bool:
+        return (await shared.record(record["id"]))["stats"]["messagesIn"] == 100_000
+
+    await wait_for(recorded)
 
 
 async def test_a_handlers_attributes_are_create_options_and_the_body_beats_them(

@@ -11,10 +11,12 @@ import pytest
 from aiohttp import web
 
 from tests.conftest import RunningService, wait_for
-from tests.receiver import Got, Receiver, all_events, hook
+from tests.proxies import free_port
+from tests.receiver import Got, Receiver, all_events, hook, told_of
 from tests.servers import EchoServer
 
 QUICK = {"delay": 0.1, "maxDelay": 1}
+SLOW = {"delay": 60, "maxDelay": 3_600}  # or half of that
 
 
 async def _feed(shared: RunningService, echo: EchoServer, worker: str, count: int, **query: Any) -> list[str]:
@@ -30,7 +32,7 @@ async def _until(shared: RunningService, name: str, **wanted: Any) -> dict[str, 
         record = await shared.get(f"/v1/hooks/{name}")
         return record if all(record[key] == value for key, value in wanted.items()) else None
 
-    return await wait_for(look, 20, f"{name}: {wanted}")
+    return await wait_for(look, what=f"{name}: {wanted}")
 
 
 async def test_a_poison_event_is_held_alone_and_skip_frees_it(
@@ -42,7 +44,7 @@ async def test_a_poison_event_is_held_alone_and_skip_frees_it(
     async with Receiver(
         lambda got: 400 if refuses[0] and any(e["id"] == poison for e in got.events) else 200
     ) as receiver:
-        await hook(shared, worker, receiver.url, after="start", workers=[worker])
+        await hook(shared, worker, receiver.url, after="start", workers=[worker], retry=SLOW)
         record = await _until(shared, worker, status="Failing", reason="refused")
         assert receiver.ids == ids[:337] and len(receiver.got) <= 12
         held = (await shared.get(f"/v1/hooks/{worker}"))["held"]
@@ -51,11 +53,7 @@ async def test_a_poison_event_is_held_alone_and_skip_frees_it(
         assert (await shared.get("/readyz"))["hooks"] == [worker]
         assert await shared.call("POST", f"/v1/hooks/{worker}/skip", json={"through": poison}) == {"skipped": 1}
         await wait_for(lambda: receiver.ids == [one for one in ids if one != poison])
-        told = [
-            e
-            for e in await all_events(shared, "&kind=hookFailing,hookSkipped,hookRecovered")
-            if e["event"]["hook"] == worker
-        ]
+        told = await told_of(shared, worker, 3, "hookFailing", "hookSkipped", "hookRecovered")
         assert [event["kind"] for event in told] == ["hookFailing", "hookSkipped", "hookRecovered"]
         assert told[1]["event"] == {
             "type": "hookSkipped", "hook": worker, "from": poison, "through": poison, "count": 1, "status": 400,
@@ -88,7 +86,7 @@ async def test_a_retry_has_the_same_id_and_a_time_and_signature_of_its_own(
 
     async with Receiver(answer) as receiver:
         made = await hook(shared, worker, receiver.url, after="start", workers=[worker], retry=QUICK)
-        await receiver.until(4)
+        await receiver.until(len(ids))
         first, second = receiver.got
         assert first.id == second.id and first.body == second.body
         assert first.headers["webhook-timestamp"] != second.headers["webhook-timestamp"]
@@ -111,7 +109,7 @@ async def test_retry_after_is_waited_for(shared: RunningService, echo: EchoServe
         await hook(shared, worker, receiver.url, after="start", workers=[worker], retry=QUICK)
         await receiver.until(2)
         waited = receiver.got[1].at - receiver.got[0].at
-        assert (1.9 if form == "seconds" else 0.9) <= waited <= 4.0
+        assert waited >= (1.9 if form == "seconds" else 0.9)
     await shared.call("DELETE", f"/v1/hooks/{worker}")
 
 
@@ -181,13 +179,12 @@ async def test_what_answered_after_its_timeout_comes_again_with_the_same_id(
     ids = await _feed(shared, echo, worker, 2)
 
     async def answer(got: Got) -> int:
-        if len(receiver.got) == 1:
-            await asyncio.sleep(1.5)
+        await wait_for(lambda: len(receiver.got) > 1)
         return 200
 
     async with Receiver(answer) as receiver:
         await hook(shared, worker, receiver.url, after="start", workers=[worker], retry=QUICK, timeout=1)
-        await wait_for(lambda: len(receiver.got) == 2)
+        await wait_for(lambda: len(receiver.got) >= 2)
         assert receiver.got[0].id == receiver.got[1].id and receiver.got[0].body == receiver.got[1].body
         await _until(shared, worker, delivered=len(ids))
     await shared.call("DELETE", f"/v1/hooks/{worker}")
@@ -196,11 +193,12 @@ async def test_what_answered_after_its_timeout_comes_again_with_the_same_id(
 async def test_a_socket_that_was_closed_while_idle_is_no_failure(
     shared: RunningService, echo: EchoServer, worker: str
 ) -> None:
-    async with Receiver() as receiver:
+    port = free_port()
+    async with Receiver(port=port) as receiver:
         await hook(shared, worker, receiver.url, workers=[worker])
-        await _feed(shared, echo, worker, 1)
-        await receiver.until(2)
-        port = receiver.port
+        ids = await _feed(shared, echo, worker, 1)
+        await receiver.until(len(ids))
+        await _until(shared, worker, delivered=len(ids))
     async with Receiver(port=port) as again:  # all sockets of the first are closed
         await _feed(shared, echo, worker, 1)
         await again.until(2)
@@ -213,27 +211,26 @@ async def test_another_url_is_used_at_once_and_a_deleted_hook_posts_nothing_more
     shared: RunningService, echo: EchoServer, worker: str
 ) -> None:
     ids = await _feed(shared, echo, worker, 2)
-    slow = {"delay": 60, "maxDelay": 60}
     async with Receiver(lambda got: 500) as old, Receiver() as new:
-        body = {"after": "start", "workers": [worker], "retry": slow}
+        body = {"after": "start", "workers": [worker], "retry": SLOW}
         await hook(shared, worker, old.url, **body)
         await wait_for(lambda: old.got)
         await _until(shared, worker, attempts=1)
         record = await hook(shared, worker, new.url, 200, **body)
         assert record["generation"] == 1 and "secret" not in record
-        await new.until(3)
+        await new.until(len(ids))
         assert new.ids == ids and len(old.got) == 1
         changed = await hook(shared, worker, new.url, 200, **{**body, "kinds": ["onTerminate"]})
         assert changed["generation"] == 2
 
         async def hang(got: Got) -> int:
-            await asyncio.sleep(30)
+            await asyncio.sleep(3600)
             return 200
 
         new.answer = hang
         await hook(shared, worker, new.url, 200, **body)
         await _feed(shared, echo, worker, 1)
-        await wait_for(lambda: len(new.got) == 2)
+        await wait_for(lambda: len(new.got) >= 2)
         await shared.call("DELETE", f"/v1/hooks/{worker}")
         count = len(new.got)
         await _feed(shared, echo, worker, 1)
@@ -244,11 +241,12 @@ async def test_another_url_is_used_at_once_and_a_deleted_hook_posts_nothing_more
 async def test_secrets_overlap_and_then_the_old_one_is_refused(
     shared: RunningService, echo: EchoServer, worker: str
 ) -> None:
+    await shared.call("PUT", f"/v1/workers/{worker}", 201)
     async with Receiver() as receiver:
-        old = (await hook(shared, worker, receiver.url, workers=[worker]))["secret"]
-        new = (await shared.call("POST", f"/v1/hooks/{worker}/secrets", 201, json={"expiresIn": 3}))["secret"]
+        old = (await hook(shared, worker, receiver.url, workers=[worker], kinds=["onMessage"]))["secret"]
+        new = (await shared.call("POST", f"/v1/hooks/{worker}/secrets", 201, json={"expiresIn": 6}))["secret"]
         await _feed(shared, echo, worker, 1)
-        await receiver.until(2)
+        await receiver.until(1)
         for secret in (old, new):
             receiver.got[0].verify(secret)
         assert receiver.got[0].headers["webhook-signature"].count("v1,") == 2
@@ -258,7 +256,7 @@ async def test_secrets_overlap_and_then_the_old_one_is_refused(
 
         await wait_for(one_is_left)
         await _feed(shared, echo, worker, 1)
-        await receiver.until(4)
+        await receiver.until(2)
         receiver.got[-1].verify(new)
         with pytest.raises(Exception, match="No matching signature"):
             receiver.got[-1].verify(old)
@@ -388,13 +386,15 @@ async def test_another_url_is_used_at_once_also_when_it_comes_during_an_attempt_
     ids = await _feed(shared, echo, worker, 1)
 
     async def late(got: Got) -> int:
-        await asyncio.sleep(0.5)
+        await changed.wait()
         return 500
 
+    changed = asyncio.Event()
     async with Receiver(late) as old, Receiver() as new:
-        body = {"after": "start", "workers": [worker], "retry": {"delay": 60, "maxDelay": 60}}
+        body = {"after": "start", "workers": [worker], "retry": SLOW, "timeout": 60}
         await hook(shared, worker, old.url, **body)
         await wait_for(lambda: old.got)
         await hook(shared, worker, new.url, 200, **body)
-        await new.until(len(ids), 10)
+        changed.set()
+        await new.until(len(ids), 25)
     await shared.call("DELETE", f"/v1/hooks/{worker}")

@@ -235,7 +235,7 @@ async def _trickle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
 
 
 async def _never(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    await asyncio.sleep(30)
+    await asyncio.sleep(3600)
 
 
 async def _huge(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -277,8 +277,8 @@ async def test_an_answer_without_end_or_sense_is_bounded_and_takes_nothing(
 
         attempts = await wait_for(tried)
         assert all(attempt["status"] in (None, 500, 101) and attempt["error"] for attempt in attempts)
-        assert all(attempt["ms"] < 2_500 for attempt in attempts), "bounded by its timeout"
-        assert _rss(shared) - before < 5_000_000
+        assert all(attempt["ms"] < 20_000 for attempt in attempts), "bounded by its timeout, and not by what comes"
+        assert _rss(shared) - before < 32_000_000, "of a gigabyte"
         record = await shared.call("DELETE", f"/v1/hooks/{worker}")
         assert record["delivered"] == 0
 

@@ -71,7 +71,7 @@ async def test_the_receiver_of_the_page_takes_what_is_signed_and_refuses_what_is
         async def taken() -> bool:
             return (await shared.get(f"/v1/hooks/{worker}"))["delivered"] >= 25
 
-        await wait_for(taken, 30, "what was posted is taken")
+        await wait_for(taken, what="what was posted is taken")
         if language == "python":
             with sqlite3.connect(tmp_path / "events.db") as database:
                 assert database.execute("SELECT count(*) FROM events").fetchone()[0] >= 25

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,10 +21,12 @@ async def test_every_event_is_posted_once_in_order_over_a_kill_of_the_service(
     service = await start_service()
     async with Receiver() as receiver:
         made = await hook(service, "orders", receiver.url, after="start")
-        await service.open(f"{echo.url}push?count=300")
+        first = await service.open(f"{echo.url}push?count=300")
         await receiver.until(200)
         await service.restart_after_kill()
         record = await service.open(f"{echo.url}push?count=300", worker="other")
+        for opened in (first, record):
+            await service.events(opened["id"], count=301)
         await service.call("DELETE", f"/v1/connections/{record['id']}")
         expected = [event["id"] for event in await all_events(service)]
         await wait_for(lambda: receiver.ids[-1:] == expected[-1:])
@@ -35,8 +38,13 @@ async def test_every_event_is_posted_once_in_order_over_a_kill_of_the_service(
             page = got.verify(made["secret"])
             assert after in (None, page["after"]) or page["after"] in {one.page["after"] for one in receiver.got}
             after = page["next"]
-        shown = await service.get("/v1/hooks/orders")
-        assert shown["status"] == "Active" and shown["lag"] == 0 and "secret" not in shown
+
+        async def caught_up() -> dict[str, Any] | None:
+            found: dict[str, Any] = await service.get("/v1/hooks/orders")
+            return found if found["lag"] == 0 else None
+
+        shown = await wait_for(caught_up)
+        assert shown["status"] == "Active" and "secret" not in shown
 
 
 @rounds(10_000, 100_000, "total")
@@ -49,7 +57,7 @@ async def test_events_of_fifty_connections_come_each_once_in_order_in_an_unbroke
         count = total // 50
         opened = [service.open(f"{echo.url}push?count={count}", worker=f"w{number % 3}") for number in range(50)]
         await asyncio.gather(*opened)
-        await receiver.until(total + 50 + 3, 120)
+        await receiver.until(total + 50 + 3, 300)
         expected = [event["id"] for event in await all_events(service)]
         assert receiver.ids == expected
         pages = [got.page for got in receiver.got]
@@ -78,14 +86,14 @@ async def test_a_slow_receiver_costs_nobody_else_anything_and_no_memory(
         await quick.until(10_000)
         before = _rss(service)
         await service.open(f"{echo.url}push?count=20000&size=500")
-        await quick.until(30_000, 60)
+        await quick.until(30_000)
         assert _rss(service) - before < 40_000_000, "the ring is bounded, and the slow one holds a batch"
         record = await service.get("/v1/hooks/slow")
         assert record["status"] == "Active" and record["lag"] > 20_000 and record["lagSeconds"] > 0
         async with service.client.get("/metrics") as response:
             text = await response.text()
         lag = float(text.split('mooring_hook_lag_events{hook="slow"} ')[1].split("\n")[0])
-        assert lag >= record["lag"] - 100
+        assert lag >= record["lag"] - 1_000
 
 
 def _rss(service: RunningService) -> int:

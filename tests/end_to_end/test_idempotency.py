@@ -42,26 +42,30 @@ async def test_each_post_that_changes_something_answers_a_repeat_with_the_same(
         other = await service.call("POST", "/v1/connections", 422, json={"url": "ws://127.0.0.1:1/"}, headers=key)
         assert other["type"] == "urn:mooring:problem:key-reused"
     assert len((await service.get("/v1/connections"))["connections"]) == 3
+    await wait_for(lambda: len(echo.peers[0].received) >= 3)
     assert echo.peers[0].received == ['{"pay": 5}', "1", "2"]
     await service.call("POST", "/v1/workers/w/drain", 400, headers={"Idempotency-Key": "a b"})
 
 
 async def test_a_repeat_while_the_first_still_runs_answers_409(service: RunningService, echo: EchoServer) -> None:
-    slow = f"{echo.url}slow?s=1"
-    first = asyncio.create_task(service.open(slow, request_headers=KEY))
+    held = f"{echo.url}held"
+    first = asyncio.create_task(service.open(held, request_headers=KEY, connectTimeout=60))
     await wait_for(lambda: _count(service, 1))
-    problem = await service.open(slow, 409, request_headers=KEY)
+    problem = await service.open(held, 409, request_headers=KEY, connectTimeout=60)
     assert problem["type"] == "urn:mooring:problem:still-running"
-    assert (await service.open(slow, request_headers=KEY | {"Idempotency-Key": "k-2"}))["id"] == 2
-    assert await service.open(slow, request_headers=KEY) == await first
+    other = asyncio.create_task(service.open(held, request_headers=KEY | {"Idempotency-Key": "k-2"}))
+    await wait_for(lambda: _count(service, 2))
+    echo.released.set()
+    assert (await other)["id"] == 2
+    assert await first == await service.open(held, request_headers=KEY, connectTimeout=60)
 
 
 async def test_a_dial_that_timed_out_while_the_service_was_away_is_answered_as_one(service: RunningService) -> None:
     async def script(connection: RawConnection) -> None:
-        await asyncio.sleep(10)
+        await asyncio.sleep(3600)
 
     async with RawServer(script) as server:
-        request = {"url": server.url, "connectTimeout": 2}
+        request = {"url": server.url, "connectTimeout": 5}
         creating = asyncio.create_task(_post(service, "/v1/connections", json=request, headers=KEY))
         await wait_for(lambda: _count(service, 1))
         await service.restart_after_kill()
@@ -75,11 +79,12 @@ async def test_a_dial_that_timed_out_while_the_service_was_away_is_answered_as_o
 async def test_a_create_whose_client_goes_away_is_finished_and_its_repeat_finds_it(
     service: RunningService, echo: EchoServer
 ) -> None:
-    url = f"{echo.url}slow?s=0.5"
+    url = f"{echo.url}held"
     creating = asyncio.create_task(service.open(url, request_headers=KEY))
     await wait_for(lambda: _count(service, 1))
     creating.cancel()
     await asyncio.wait({creating})
+    echo.released.set()
     await service.events(1, until="onOpen")
     assert (await wait_for(lambda: _create_again(service, url)))["id"] == 1
     assert len(echo.peers) == 1
@@ -101,7 +106,7 @@ async def test_a_delete_whose_client_goes_away_still_ends_the_connection(shared:
         await connection.accept()
         await connection.read_close()
         closing.set()
-        await asyncio.sleep(5)  # and does not answer it
+        await asyncio.sleep(3600)  # and does not answer it
 
     async with RawServer(script) as server:
         record = await shared.open(server.url, closeTimeout=0.5)
@@ -140,14 +145,17 @@ async def test_an_idempotency_key_stands_for_one_connection_across_a_crash(
     service: RunningService, echo: EchoServer
 ) -> None:
     key = {"Idempotency-Key": "order-66"}
-    slow = echo.url + "slow?s=1.5"
-    first = asyncio.create_task(_try_open(service, slow, key))
+    held = {"url": echo.url + "held", "connectTimeout": 60}
+    first = asyncio.create_task(_try_open(service, held, key))
     await wait_for(lambda: _dialled(echo))
     await service.kill()
     assert await first is None, "the answer died with the service"
     await service.start()
-    again = await service.open(slow, request_headers=key)
-    repeated = await service.open(slow, request_headers=key)
+    asking = asyncio.create_task(service.open(**held, request_headers=key))
+    await asyncio.wait({asking}, timeout=0.2)
+    echo.released.set()
+    again = await asking
+    repeated = await service.open(**held, request_headers=key)
     assert again["id"] == repeated["id"]
     assert len((await service.get("/v1/connections"))["connections"]) == 1
     assert len(echo.peers) == 1, "dialled once"
@@ -155,9 +163,9 @@ async def test_an_idempotency_key_stands_for_one_connection_across_a_crash(
     assert other["type"] == "urn:mooring:problem:key-reused"
 
 
-async def _try_open(service: RunningService, url: str, headers: dict[str, str]) -> dict[str, object] | None:
+async def _try_open(service: RunningService, body: dict[str, Any], headers: dict[str, str]) -> dict[str, object] | None:
     try:
-        return await service.open(url, request_headers=headers)
+        return await service.open(**body, request_headers=headers)
     except (aiohttp.ClientError, RuntimeError):
         return None
 
@@ -170,15 +178,13 @@ async def test_an_idempotency_key_stands_for_one_connection_although_the_service
     service: RunningService, echo: EchoServer
 ) -> None:
     key = {"Idempotency-Key": "order-67"}
-    first = asyncio.create_task(_try_open(service, echo.url, key))
+    first = asyncio.create_task(_try_open(service, {"url": echo.url}, key))
     # Its worker is only being started then: most often nothing was dialled yet.
     await wait_for(lambda: _some_connection(service))
     await service.kill()
     await first
     await service.start()
-    again, repeated = [
-        await service.call("POST", "/v1/connections", None, json={"url": echo.url}, headers=key) for _ in range(2)
-    ]
+    again, repeated = [await _settled(service, {"url": echo.url}, key) for _ in range(2)]
     assert again == repeated
     assert len((await service.get("/v1/connections"))["connections"]) == 1
     if "id" in again:
@@ -186,6 +192,17 @@ async def test_an_idempotency_key_stands_for_one_connection_although_the_service
     else:
         assert again["detail"] == "the service stopped before it was dialled"
         assert echo.handshakes == 0
+
+
+async def _settled(service: RunningService, body: dict[str, Any], headers: dict[str, str]) -> dict[str, Any]:
+    """Ask until the answer is no more that it is to be asked later."""
+
+    async def look() -> dict[str, Any] | None:
+        found: dict[str, Any] = await service.call("POST", "/v1/connections", None, json=body, headers=headers)
+        return None if found["status"] in (409, 503) else found
+
+    settled: dict[str, Any] = await wait_for(look)
+    return settled
 
 
 async def _some_connection(service: RunningService) -> bool:
@@ -210,11 +227,11 @@ async def test_a_send_with_a_key_that_waited_for_its_peer_reaches_it_once_althou
     service: RunningService, read_before_the_repeat: bool
 ) -> None:
     async with DeafServer() as server:
-        record = await service.open(server.url, sendTimeout=60)
+        record = await service.open(server.url, sendTimeout=60, pingInterval=0)
         # The peer does not read: sooner or later a message waits in the worker.
         while True:
             filler = asyncio.create_task(_try_send(service, record["id"], "x" * 1_000_000))
-            if not (await asyncio.wait({filler}, timeout=0.5))[0]:
+            if not (await asyncio.wait({filler}, timeout=3))[0]:
                 break
         first = asyncio.create_task(_try_send(service, record["id"], "pay 5", **{"Idempotency-Key": "p1"}))
         await wait_for(lambda: _has_waiting(service, 1_000_005))
@@ -249,9 +266,10 @@ async def _has_waiting(service: RunningService, count: int) -> bool:
 
 
 async def test_an_answer_that_says_later_is_not_kept_for_the_key(service: RunningService, echo: EchoServer) -> None:
-    record = await service.open(f"{echo.url}slow?s=0.5", 202, request_headers={"Prefer": "respond-async"})
+    record = await service.open(f"{echo.url}held", 202, request_headers={"Prefer": "respond-async"})
     problem = await service.send(record["id"], "x", status=409, **KEY)
     assert problem["type"] == "urn:mooring:problem:wrong-state"
+    echo.released.set()
     await service.events(record["id"], until="onOpen")
     assert (await service.send(record["id"], "x", **KEY))["sent"] == 1
     await wait_for(lambda: echo.peers[0].received == ["x"])

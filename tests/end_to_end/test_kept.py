@@ -38,6 +38,28 @@ async def status_of(service: RunningService, connection: int, status: str) -> di
     return found
 
 
+async def ready_again(service: RunningService, connection: int, socket: int) -> dict[str, Any]:
+    """Wait until that socket is ready, and return the record."""
+
+    async def look() -> dict[str, Any] | None:
+        record = await service.record(connection)
+        return record if record["ready"] and record["socket"] == socket else None
+
+    found: dict[str, Any] = await wait_for(look, what=f"socket {socket} of {connection}")
+    return found
+
+
+async def counted(service: RunningService, connection: int, **figures: int) -> dict[str, Any]:
+    """Wait until the record has these figures, which a worker tells a little behind its events, and return it."""
+
+    async def look() -> dict[str, Any] | None:
+        record = await service.record(connection)
+        return record if all(record["stats"][name] == value for name, value in figures.items()) else None
+
+    found: dict[str, Any] = await wait_for(look, what=f"{figures} of connection {connection}")
+    return found
+
+
 async def test_it_comes_back_under_its_id_and_goes_on(service: RunningService, echo: EchoServer) -> None:
     opened = await service.open(echo.url, reconnect=STAYS_DOWN)
     kept = opened["id"]
@@ -50,7 +72,7 @@ async def test_it_comes_back_under_its_id_and_goes_on(service: RunningService, e
     down = await status_of(service, kept, "Reconnecting")
     assert not down["ready"] and down["down"]["phase"] == "waiting" and down["down"]["nextAttemptAt"] is not None
     assert (await service.send(kept, "too early", status=409))["connectionStatus"] == "Reconnecting"
-    assert (await service.call("POST", f"/v1/connections/{kept}/reconnect", 200, headers={"Prefer": "wait=30"}))[
+    assert (await service.call("POST", f"/v1/connections/{kept}/reconnect", 200, headers={"Prefer": "wait=60"}))[
         "ready"
     ]
     await service.send(kept, "two")
@@ -61,9 +83,9 @@ async def test_it_comes_back_under_its_id_and_goes_on(service: RunningService, e
     assert (lost["code"], lost["reason"], lost["wasClean"], lost["cause"]) == (1001, "deploying", True, "peer")
     assert (back["socket"], back["attempts"], back["restarted"]) == (2, 1, False)
     assert back["gapFrom"] == events[1]["time"]
-    record = await service.record(kept)
+    record = await counted(service, kept, messagesIn=2)
     assert (record["status"], record["socket"], record["reconnects"]) == ("Connected", 2, 1)
-    assert record["stats"]["messagesIn"] == 2 and record["stats"]["downMs"] > 0
+    assert record["stats"]["downMs"] > 0
 
     await echo.sockets[1].close(code=1012)
     await status_of(service, kept, "Reconnecting")
@@ -97,6 +119,6 @@ async def test_the_death_of_its_worker_is_a_loss_and_the_next_process_has_it_bac
     await service.send(handled, "two")
     await service.events(handled, count=5)
     assert (await call(service, "get_seen"))[-2:] == [[handled, "reconnect", 2, True], [handled, "message", "two"]]
-    record = await service.record(kept)
-    assert (record["status"], record["socket"], record["stats"]["messagesIn"]) == ("Connected", 2, 1)
+    record = await counted(service, kept, messagesIn=1)
+    assert (record["status"], record["socket"]) == ("Connected", 2)
     assert len(echo.peers) == 5

@@ -12,8 +12,9 @@ import pytest
 
 from tests.command_line import mooring
 from tests.conftest import ROOT, RunningService, StartService, wait_for
-from tests.end_to_end.test_kept import CODE, OPTIONS, STAYS_DOWN, status_of
+from tests.end_to_end.test_kept import CODE, OPTIONS, STAYS_DOWN, ready_again, status_of
 from tests.end_to_end.with_user_code import call, open_with
+from tests.proxies import free_port
 from tests.servers import EchoServer, FeedServer, RawServer
 
 
@@ -43,7 +44,7 @@ async def test_five_hundred_come_back_from_the_death_of_their_worker_at_the_pace
         page = await service.get("/v1/connections?limit=1000&status=Connected")
         return len(page["connections"]) == 500 and all(record["socket"] == 2 for record in page["connections"])
 
-    await wait_for(all_back, 30)
+    await wait_for(all_back, 100)
     took = time.monotonic() - began
     print(f"500 are back after {took:.1f} s")
     assert took > 4.5, "490 of them wait for their turn, at 100 a second"
@@ -101,7 +102,7 @@ async def test_one_that_was_never_ready_goes_on_trying_in_the_next_process_if_it
     refused = "ws://127.0.0.1:1/"
     retrying = await service.open(refused, 202, reconnect={"first": "retry", **STAYS_DOWN})
     assert (retrying["status"], retrying["down"]["phase"], retrying["socket"]) == ("Connecting", "waiting", 0)
-    async with RawServer(lambda connection: asyncio.sleep(60)) as silent:
+    async with RawServer(lambda connection: asyncio.sleep(3600)) as silent:
         opening = asyncio.create_task(service.open(silent.url, 502, reconnect=True))
         retried = asyncio.create_task(service.open(silent.url, 202, reconnect={"first": "retry"}))
         await wait_for(lambda: len(silent.connections) == 2)
@@ -110,7 +111,7 @@ async def test_one_that_was_never_ready_goes_on_trying_in_the_next_process_if_it
         assert failed["errors"][0]["errCode"] == 301
         assert (await service.record(failed["connection"]))["status"] == "Closed"
         assert (waiting["status"], waiting["down"]["phase"]) == ("Connecting", "blocked")
-        await wait_for(lambda: len(silent.connections) == 3)
+        await wait_for(lambda: len(silent.connections) >= 3)
 
     async def dialled_again() -> bool:
         down = (await service.record(retrying["id"]))["down"]
@@ -125,13 +126,13 @@ async def test_one_that_was_never_ready_goes_on_trying_in_the_next_process_if_it
 
 async def test_a_killed_service_is_not_seen_by_those_that_are_down_meanwhile(start_service: StartService) -> None:  # 30
     service = await start_service()
-    async with FeedServer(rate=50) as feed:
+    port = free_port()
+    async with FeedServer(rate=50, port=port) as feed:
         url = f"{feed.url}a"
         kept = (await service.open(url, reconnect={"minDelay": 0.05, "maxDelay": 0.2}))["id"]
         await service.events(kept, count=10)
-        port = feed.port
         await service.kill()
-    lost_at = time.time()
+        cut_at = time.time() - 0.001
     await asyncio.sleep(0.5)
     async with FeedServer(rate=50, port=port) as feed:
         await wait_for(lambda: feed.sent.get("/a", 0) > 20)
@@ -143,7 +144,9 @@ async def test_a_killed_service_is_not_seen_by_those_that_are_down_meanwhile(sta
         assert seqs == list(range(1, len(seqs) + 1))
         (lost,) = (event for event in events if event["kind"] == "onDisconnect")
         (back,) = (event for event in events if event["kind"] == "onReconnect")
-        assert abs(_seconds(lost["time"]) - lost_at) < 1 and lost_at < _seconds(back["time"]) < back_at
+        assert cut_at < _seconds(lost["time"]) < _seconds(back["time"]) < back_at, (
+            "each as it was, and not as it was told"
+        )
         assert not back["event"]["restarted"], "the worker is the same"
         assert (await service.record(kept))["socket"] == 2
 
@@ -166,7 +169,7 @@ async def test_a_restart_in_order_changes_nothing_for_one_that_waits(service: Ru
     apart = _seconds(after["down"]["nextAttemptAt"]) - _seconds(before["down"]["nextAttemptAt"])
     assert abs(apart) < 1
     assert await _kinds(service, kept) == ["onOpen", "onDisconnect"]
-    await service.call("POST", f"/v1/connections/{kept}/reconnect", 200, headers={"Prefer": "wait=5"})
+    await service.call("POST", f"/v1/connections/{kept}/reconnect", 200, headers={"Prefer": "wait=60"})
     assert await _kinds(service, kept) == ["onOpen", "onDisconnect", "onReconnect"]
 
 
@@ -214,6 +217,7 @@ async def test_a_drain_waits_for_those_that_are_not_kept_and_costs_the_others_on
     assert [event["kind"] for event in events] == ["onOpen", "onMessage", "onDisconnect", "onReconnect"]
     assert [event["seq"] for event in events] == [1, 2, 3, 4]
     lost = events[2]["event"]
+    await wait_for(echo.peers[1].gone.is_set)
     assert (lost["cause"], lost["wasClean"], echo.peers[1].close_code) == ("drained", True, 1001)
     assert lost["errors"][0]["errCode"] == 304
     assert events[3]["event"]["restarted"] and events[3]["event"]["gapFrom"] == events[1]["time"]
@@ -236,10 +240,9 @@ async def test_a_killed_worker_takes_its_kept_connections_with_it(
     await echo.sockets[1].close()
     await status_of(service, down, "Reconnecting")
     if how == "failed":
-        for _ in range(2):
-            await status_of(service, kept, "Connected")
+        for socket in (1, 2):
+            await ready_again(service, kept, socket)
             os.kill(await _pid(service), signal.SIGKILL)
-            await status_of(service, kept, "Reconnecting")
         await wait_for(lambda: "is Failed" in service.log())
     await service.call("DELETE", "/v1/workers/main")
     for connection in (kept, down):
@@ -247,6 +250,7 @@ async def test_a_killed_worker_takes_its_kept_connections_with_it(
         assert record["status"] == "Closed" and record["down"] is None
         assert (await _kinds(service, connection))[-1] == "onTerminate"
     if how == "running":
+        await wait_for(echo.peers[0].gone.is_set)
         assert echo.peers[0].close_code == 1001 and (await service.record(kept))["terminate"]["wasClean"]
     await service.call("PUT", "/v1/workers/main", 201)
     await asyncio.sleep(0.5)
@@ -262,6 +266,7 @@ async def test_an_ordered_stop_ends_them_all(service: RunningService, echo: Echo
     await service.start()
     events = {connection: await service.events(connection, until="onTerminate") for connection in (up, down)}
     assert [event["kind"] for event in events[up]] == ["onOpen", "onTerminate"]
+    await wait_for(echo.peers[0].gone.is_set)
     assert (echo.peers[0].close_code, events[down][-1]["event"]["code"]) == (1001, 1006)
     assert [event["kind"] for event in events[down]] == ["onOpen", "onDisconnect", "onTerminate"]
 
@@ -323,6 +328,7 @@ async def test_what_code_in_a_worker_has_opened_ends_with_it(start_service: Star
     assert record["reconnect"]["minDelay"] == 0.05 and record["status"] == "Connected"
     await service.call("POST", "/v1/workers/main/drain", 202)
     events = await service.events(made, until="onTerminate")
+    await wait_for(echo.peers[0].gone.is_set)
     assert (echo.peers[0].close_code, events[-1]["event"]["wasClean"]) == (1001, True), "it holds up no drain"
     again = await call(service, "open_kept", echo.url)
     await service.events(again, until="onOpen")  # what a worker has not told yet dies with it

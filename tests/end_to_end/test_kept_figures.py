@@ -35,7 +35,7 @@ async def test_a_loss_a_return_and_an_end_are_each_counted_once(service: Running
     assert found[of("disconnects_total", cause="peer")] == 1
     assert found[of("redials_total", outcome="ready")] == 2, "the first one counts, too"
     assert found[of("down_seconds_count")] == 1
-    assert 0 < found[of("down_seconds_sum")] < 5
+    assert 0 < found[of("down_seconds_sum")] < 60
     assert found[of("redial_wait_seconds_count", by="backoff")] == 1
     assert found[of("redial_wait_seconds_count", by="limiter")] == 1
     assert found[of("oldest_down_seconds")] == 0
@@ -84,5 +84,5 @@ async def test_readyz_tells_how_many_have_been_down_for_too_long_where_it_is_ask
 
     await wait_for(told)
     assert (await service.get("/readyz"))["ready"], "it is a figure, and no reason"
-    await service.call("POST", f"/v1/connections/{down}/reconnect", 200, headers={"Prefer": "wait=5"})
+    await service.call("POST", f"/v1/connections/{down}/reconnect", 200, headers={"Prefer": "wait=60"})
     assert (await service.get("/readyz"))["down"] == 0

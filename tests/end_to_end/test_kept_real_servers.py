@@ -25,13 +25,13 @@ async def _next_socket(service: RunningService, connection: int, number: int) ->
         record = await service.record(connection)
         return record if record["status"] == "Connected" and record["socket"] == number else None
 
-    record = await wait_for(ready, 30, f"socket {number}")
+    record = await wait_for(ready, what=f"socket {number}")
     before = record["stats"]["messagesIn"]
 
     async def flows() -> bool:
         return bool((await service.record(connection))["stats"]["messagesIn"] >= before + FLOWS)
 
-    await wait_for(flows, 30, f"messages over socket {number}")
+    await wait_for(flows, what=f"messages over socket {number}")
 
 
 async def _sockets(service: RunningService, connection: int, lost: int) -> list[list[dict[str, Any]]]:

@@ -10,6 +10,7 @@ import pytest
 
 from tests.conftest import RunningService, StartService, wait_for
 from tests.end_to_end.test_kept_sockets import stays
+from tests.proxies import free_port
 from tests.servers import RawConnection, RawServer
 
 
@@ -58,11 +59,16 @@ async def test_a_storm_of_returns_passes_the_limiter_and_nobody_comes_twice(
 ) -> None:  # 4 and 5, with 300; 2,000 are a bench command
     count, rate, burst = 300, 50, 10
     service = await start_service()
-    first = Harbour()
+    first = Harbour(free_port())
     async with first.server:
         await asyncio.gather(
             *(service.open(f"{first.server.url}{at}", reconnect=True, pingInterval=0) for at in range(count))
         )
+
+    async def all_lost() -> bool:
+        return not (await service.get("/v1/connections?limit=1000&status=Connected"))["connections"]
+
+    await wait_for(all_lost)
     await asyncio.sleep(1)
     second = Harbour(first.server.port, away=away_s > 0)
     watching = asyncio.create_task(second.watch())

@@ -6,8 +6,9 @@ import os
 from pathlib import Path
 
 from tests.conftest import StartService, wait_for
-from tests.end_to_end.test_persist import ready_again
+from tests.end_to_end.test_kept import ready_again
 from tests.end_to_end.test_secrets import read_again
+from tests.proxies import free_port
 from tests.servers import EchoServer
 
 NEWER = """
@@ -48,8 +49,11 @@ async def test_a_name_that_moves_while_it_is_down_is_dialled_where_it_is_now(
     hosts = '[dial.hosts]\n"feed.test" = {}\n[egress]\ndeny = {}\n'
     config.write_text(hosts.format('["127.0.0.1"]', "[]"))
     service = await start_service("--config", str(config))
-    async with EchoServer() as first:
-        port = first.port
+    port = free_port()
+    first, other = EchoServer(), EchoServer()
+    first.port = other.port = port
+    other.host = "127.0.0.2"
+    async with first:
         options = {"reconnect": {"minDelay": 0.05, "maxDelay": 0.2, "persist": True}}
         kept = (await service.open(f"ws://feed.test:{port}/", **options))["id"]
         await service.events(kept, count=1)
@@ -57,8 +61,6 @@ async def test_a_name_that_moves_while_it_is_down_is_dialled_where_it_is_now(
         config.write_text(hosts.format('["127.0.0.2", "127.0.0.1"]', '["127.0.0.1/32"]'))
         await read_again(service)
         assert (await service.record(kept))["ready"]
-    other = EchoServer()
-    other.port, other.host = port, "127.0.0.2"
     async with other:
         await ready_again(service, kept, 2)
         assert len(other.peers) == 1

@@ -14,6 +14,7 @@ import pytest
 from tests.command_line import mooring
 from tests.conftest import RunningService, StartService, end_processes, rounds, wait_for
 from tests.end_to_end.test_connection_names import put
+from tests.end_to_end.test_kept import ready_again
 from tests.end_to_end.test_kept_sockets import Front
 from tests.proxies import free_port
 from tests.servers import EchoServer
@@ -30,15 +31,6 @@ def config(tmp_path: Path) -> Path:
 
 
 HEADERS = {"Authorization": "Bearer ${secret:feed}", "Origin": "http://plain.test"}
-
-
-async def ready_again(service: RunningService, connection: int, socket: int) -> dict[str, Any]:
-    async def look() -> dict[str, Any] | None:
-        record = await service.record(connection)
-        return record if record["ready"] and record["socket"] == socket else None
-
-    found: dict[str, Any] = await wait_for(look, 60, f"socket {socket} of {connection}")
-    return found
 
 
 async def kinds_of(service: RunningService, connection: int) -> list[str]:

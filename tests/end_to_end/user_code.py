@@ -75,17 +75,20 @@ class Stubborn:
 
 
 class Sleeper:
-    """Sleeps longer than the peer waits for its pong."""
+    """Sleeps for as long as a file is there."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
 
     def on_open(self, ws, event) -> None:
-        time.sleep(3)
+        hold(self.path)
 
 
 class Busy:
-    """Is busy for longer than the peer waits for its pong, or until the connection is told to end."""
+    """Is busy until the connection is told to end."""
 
     def on_open(self, ws, event) -> None:
-        end = time.monotonic() + 3
+        end = time.monotonic() + 60
         while time.monotonic() < end and ws.status == "Connected":
             pass
 
@@ -110,12 +113,16 @@ class Overlap:
 
 
 class Marker:
-    """Says when it was inside its callback, on the clock that all processes share."""
+    """Is inside its callback until a second one has left a file in `folder`, too."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
 
     def on_message(self, ws, event) -> None:
-        begin = time.monotonic()
-        time.sleep(0.3)
-        seen.append((begin, time.monotonic()))
+        open(f"{self.folder}/{ws.id}", "w").close()
+        while len(os.listdir(self.folder)) < 2:
+            time.sleep(0.01)
+        seen.append("met")
 
 
 class Misbehaves:

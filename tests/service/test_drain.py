@@ -12,7 +12,7 @@ from mooring.link.messages import PROTOCOL_VERSION, AskCall, Call, Called, Stats
 from mooring.link.record import ConnectionUpdate, Terminated
 from mooring_service import workers as workers_module
 from mooring_service.service import Service
-from tests.service.fake_worker import FakeWorker, FakeWorkers, running_service, until
+from tests.service.fake_worker import FakeWorker, FakeWorkers, running_service, stalled_disk, until
 
 
 @pytest.fixture(autouse=True)
@@ -119,6 +119,41 @@ async def test_one_that_dies_is_renewed_by_that_and_one_that_is_killed_is_gone(
         await service.workers.kill("main")
         await asyncio.sleep(0.1)
         assert not service.workers.has("main")
+
+
+async def test_one_that_is_killed_and_whose_process_is_gone_is_not_renewed(tmp_path: Path, fakes: FakeWorkers) -> None:
+    """The drain took a worker without a process for one that has run all, and started the next one."""
+    async with running_service(tmp_path) as service:
+        worker = await _start(service, fakes)
+        worker.stats = Stats(calls=1)
+        await service.workers.drain("main")
+        slot = service._roster.slot("main")
+        await until(lambda: slot.renewal is not None)
+        with stalled_disk(service.state_dir):  # its end is still to be written
+            killing = asyncio.create_task(service.workers.kill("main"))
+            await until(lambda: slot.process is None)
+            await until(lambda: slot.renewal is None)
+        await killing
+        await asyncio.sleep(0.1)
+        assert not service.workers.has("main")
+
+
+async def test_one_that_dies_and_is_told_to_end_before_that_is_written_is_renewed_all_the_same(
+    tmp_path: Path, fakes: FakeWorkers
+) -> None:
+    """The drain told it to end, and its death took that back: nothing was started any more."""
+    async with running_service(tmp_path) as service:
+        worker = await _start(service, fakes)
+        worker.stats = Stats(calls=1)
+        await service.workers.drain("main")
+        slot = service._roster.slot("main")
+        await until(lambda: slot.renewal is not None)
+        with stalled_disk(service.state_dir):  # its death is still to be written
+            worker.die()
+            await until(slot.stop_wanted.done)
+        again = await fakes.linked()
+        await until(lambda: service.workers.has("main") and service.workers.record("main").pid == again.pid)
+        assert not service.workers.record("main").draining
 
 
 async def test_a_callback_that_never_ends_holds_up_a_drain_for_no_longer_than_a_call_may_take(

@@ -117,15 +117,19 @@ class OwnLife:
             await self.save(replicated)
 
     async def save(self, replicated: int) -> None:
-        """Keep what a restart must know; while the disk takes nothing, that waits."""
-        self.kept.replicated = replicated
+        """Keep what a restart must know; while the disk takes nothing, that waits, for as long as this life is the present one.
+
+        The next one is kept by who begins it, once the log has it that the old one is over: a restart before that has to say so.
+        """
+        kept, life = self.kept, self.kept.life
+        kept.replicated = max(kept.born, replicated)  # it may have been counted in the life before
         with self._lifted():
-            while True:
+            while kept.life == life:
                 try:
-                    while await self._journal.save_cluster(_pack(self.kept), replicated):
-                        pass  # others write in between
-                    self._unkept.over()
-                    return
+                    if not await self._journal.save_cluster(_pack(kept), replicated):
+                        self._unkept.over()
+                        return
+                    # There is more to drop: others write in between.
                 except JournalUnavailable as exc:
                     if self._unkept.is_new(exc):
                         log.error("the place in the cluster cannot be kept: %s", exc)

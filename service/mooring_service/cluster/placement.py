@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from mooring.deadline import first_of
 from mooring.errors import Invalid, InvalidRequest
-from mooring_service.cluster.claims import CLEARED, Holder
+from mooring_service.cluster.claims import CLEARED, TOLD, Holder
 from mooring_service.cluster.engine import Engine
 from mooring_service.cluster.fold import Fold, NodeState
 from mooring_service.cluster_errors import Elsewhere, EngineDown
@@ -193,13 +193,20 @@ class Placement:
     def _folded(self, node: NodeState, claim: Claim, granted: bool) -> None:
         if node.node != self._node or node.life != self._life():
             return
-        if claim.what == "worker":
+        if claim.value not in (
+            None,
+            TOLD,
+            CLEARED,
+        ):  # else nobody waits for it: what is asked for behind a release is another claim
+            future = self._waiting.pop((claim.what, claim.key), None)
+            if future is not None and not future.done():
+                future.set_result(granted)
+        if claim.what != "worker":
+            return
+        if claim.value not in (TOLD, CLEARED):  # they may be older than a release that is on its way
             self._given_up.discard(claim.key)
-        future = self._waiting.pop((claim.what, claim.key), None)
-        if future is not None and not future.done():
-            future.set_result(granted)
-        held = self._fold.claims.workers.get(claim.key) if claim.what == "worker" else None
-        if claim.what == "worker" and (held is None or not held.inherited):
+        held = self._fold.claims.workers.get(claim.key)
+        if held is None or not held.inherited:
             told = self._untold.pop(claim.key, None)
             if told is not None:
                 told.set_result(None)

@@ -25,7 +25,7 @@ async def test_a_name_is_taken_wherever_an_id_is(shared: RunningService, echo: E
     )
     record = json.loads(ran.out)
     assert (record["id"], record["url"], record["headers"]) == (kept, f"{echo.url}new", {"A": "***"})
-    ran = await mooring(shared, "reconnect", "feed", "--wait", "10")
+    ran = await mooring(shared, "reconnect", "feed", "--wait", "60")
     assert ran.out == f"{kept}  Connected  {echo.url}new\n"
     assert echo.peers[1].path_qs == "/new" and echo.peers[1].headers["A"] == "b"
     assert (await mooring(shared, "close", "feed")).code == 0

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import pty
+import re
 import signal
 import socket
 import subprocess
@@ -65,20 +67,29 @@ async def test_send_reads_a_file_on_standard_input_too(
     (tmp_path / "lines").write_text("a\nb\nc\n")
     with (tmp_path / "lines").open() as file:
         run = await asyncio.create_subprocess_exec(*command(shared, "send", str(record["id"]), "-"), stdin=file)
-        assert await asyncio.wait_for(run.wait(), 20) == 0
+        assert await asyncio.wait_for(run.wait(), 60) == 0
     await wait_for(lambda: echo.peers[0].received == ["a", "b", "c"])
+
+
+def _read_all(master: int) -> str:
+    """Read what a terminal was written until nobody has it open any more."""
+    found = b""
+    with contextlib.suppress(OSError):
+        while data := os.read(master, 65536):
+            found += data
+    return found.decode()
 
 
 async def test_what_takes_longer_than_a_second_says_so_on_a_terminal(shared: RunningService, echo: EchoServer) -> None:
     master, slave = pty.openpty()
     process = subprocess.Popen(
-        command(shared, "open", f"{echo.url}slow?s=2"), stdout=subprocess.PIPE, stderr=slave, text=True
+        command(shared, "open", f"{echo.url}slow?s=4"), stdout=subprocess.PIPE, stderr=slave, text=True
     )
     os.close(slave)
-    out, _ = await asyncio.to_thread(process.communicate, timeout=20)
-    shown = os.read(master, 65536).decode()
+    out, _ = await asyncio.to_thread(process.communicate, timeout=60)
+    shown = _read_all(master)
     os.close(master)
-    assert "connecting … 1 s" in shown
+    assert re.search(r"connecting … \d s", shown)
     assert shown.endswith("\r\x1b[K"), "it leaves no trace"
     assert "Connected" in out
 
@@ -176,7 +187,7 @@ async def test_standard_input_may_be_empty_and_stays_blocking(shared: RunningSer
     assert os.get_blocking(reading), "others share this descriptor"
     os.write(writing, b"second\r\nno end of line")
     os.close(writing)
-    out, _ = await asyncio.wait_for(run.communicate(), 20)
+    out, _ = await asyncio.wait_for(run.communicate(), 60)
     os.close(reading)
     assert json.loads(out) == {"sent": 3, "bytes": 25}
     assert echo.peers[0].received == ["first", "second", "no end of line"]
@@ -195,7 +206,7 @@ async def test_a_narrow_terminal_keeps_what_matters_and_a_pipe_is_not_cut(
     assert f"{record['id']}  Connected" in (await mooring(service, "ls", env={"COLUMNS": "60"})).out
     environment = {key: value for key, value in os.environ.items() if key != "COLUMNS"}
     run = await asyncio.create_subprocess_exec(*command(service, "ls"), stdout=subprocess.PIPE, env=environment)
-    out, _ = await asyncio.wait_for(run.communicate(), 20)
+    out, _ = await asyncio.wait_for(run.communicate(), 60)
     assert url in out.decode()
 
 
@@ -260,10 +271,10 @@ async def test_tail_survives_a_restart_without_losing_or_repeating(start_service
         await service.restart_after_kill(0.3)
         await asyncio.sleep(0.5)
         await feed.stop_sending()
-        await wait_for(lambda: sum(line["kind"] == "onMessage" for line in lines) == feed.sent["/"], 10)
+        await wait_for(lambda: sum(line["kind"] == "onMessage" for line in lines) == feed.sent["/"])
         assert [line["seq"] for line in lines] == list(range(1, len(lines) + 1))
         await service.call("DELETE", f"/v1/connections/{record['id']}")
-        assert await asyncio.wait_for(tail.wait(), 10) == 0, "it ends with the connection"
+        assert await asyncio.wait_for(tail.wait(), 60) == 0, "it ends with the connection"
         await reading
 
 
@@ -286,16 +297,16 @@ async def test_open_follow_and_interactive(shared: RunningService, echo: EchoSer
             pass
         return text in seen
 
-    await wait_for(lambda: screen(b"onOpen") or screen(b"Connected"), 10)
+    await wait_for(lambda: screen(b"onOpen") or screen(b"Connected"))
     os.write(master, b"typed at a prompt\n")
-    await wait_for(lambda: "typed at a prompt" in (echo.peers[-1].received or [""])[0], 10)
-    await wait_for(lambda: seen.count(b"typed at a prompt") >= 2 or screen(b"\0never"), 10)
-    await wait_for(lambda: screen(b"> "), 10)
+    await wait_for(lambda: "typed at a prompt" in (echo.peers[-1].received or [""])[0])
+    await wait_for(lambda: seen.count(b"typed at a prompt") >= 2 or screen(b"\0never"))
+    await wait_for(lambda: screen(b"> "))
     os.write(master, b"half")
     await echo.sockets[-1].send_str("meanwhile")
-    await wait_for(lambda: screen(b" meanwhile\r\n\x1b8"), 10)  # above the line that is being typed
+    await wait_for(lambda: screen(b" meanwhile\r\n\x1b8"))  # above the line that is being typed
     process.send_signal(signal.SIGINT)
-    assert await asyncio.to_thread(process.wait, 10) == 130
+    assert await asyncio.to_thread(process.wait, 60) == 130
     os.close(master)
 
 
@@ -348,14 +359,14 @@ async def test_top_goes_on_after_a_restart_of_the_service(start_service: StartSe
     )
 
     async def pid() -> int:
-        return json.loads(await asyncio.wait_for(top.stdout.readline(), 20))["workers"][0]["pid"]
+        return json.loads(await asyncio.wait_for(top.stdout.readline(), 60))["workers"][0]["pid"]
 
     before = await pid()
     await service.restart_after_kill(0.5)
     for _ in range(5):
         assert await pid() == before
     top.send_signal(signal.SIGINT)
-    _, errors = await asyncio.wait_for(top.communicate(), 20)
+    _, errors = await asyncio.wait_for(top.communicate(), 60)
     assert (top.returncode, errors) == (130, b"")
 
 

@@ -37,7 +37,7 @@ def _on_terminal(arguments: list[str]) -> str:
     except OSError:  # the other side is closed
         pass
     os.close(master)
-    assert process.wait(20) == 0
+    assert process.wait(60) == 0
     return shown.decode()
 
 
@@ -86,6 +86,6 @@ async def test_logs_follow_what_is_written(start_service: StartService, echo: Ec
     reading = asyncio.create_task(read())
     await wait_for(shown)
     follow.send_signal(signal.SIGINT)
-    assert await asyncio.wait_for(follow.wait(), 20) == 130
+    assert await asyncio.wait_for(follow.wait(), 60) == 130
     await reading
     assert "printed\ttick\n" in lines

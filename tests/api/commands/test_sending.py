@@ -50,7 +50,7 @@ async def test_the_client_has_both(shared: RunningService, echo: EchoServer) -> 
         assert (lines.queued, lines.queue_id) == (2, 2)
         assert (await client.drop_queue(kept)).messages == 3
         assert await client.send(opened["id"], "x") == Sent(1, 1)
-        found = await client.send_request(opened["id"], {"result": [1]}, timeout=5)
+        found = await client.send_request(opened["id"], {"result": [1]}, timeout=60)
         assert found.reply == {"result": [1], "id": 1} and found.event is not None
 
     def blocking() -> None:

@@ -29,7 +29,7 @@ async def run(
         sys.executable, "-m", "mooring_api", *where, *arguments, stdin=subprocess.DEVNULL, stdout=stdout,
         stderr=subprocess.PIPE, env=os.environ | {"COLUMNS": "200"} | (env or {}),
     )  # fmt: skip
-    out, errors = await asyncio.wait_for(process.communicate(), 30)
+    out, errors = await asyncio.wait_for(process.communicate(), 60)
     return process.returncode or 0, (out or b"").decode("latin-1"), errors.decode("latin-1")
 
 
@@ -140,7 +140,7 @@ main()
 
 def _without_a_home(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", NO_HOME, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
 async def test_a_user_without_a_home_needs_none_where_the_place_is_named(shared: RunningService) -> None:

@@ -67,7 +67,7 @@ def test_another_user_is_told_that_it_is_not_his(of_another: RunningService) -> 
     )
     ran = subprocess.run(
         [sys.executable, "-c", program, "--state-dir", str(of_another.state_dir), "ls"],
-        capture_output=True, text=True, timeout=30, check=False,
+        capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert ran.returncode == 1
     assert "may not be read by this user" in ran.stderr, ran.stderr

@@ -98,9 +98,9 @@ def bearer(token: str) -> dict[str, str]:
 
 
 async def ends(response: aiohttp.ClientResponse) -> bool:
-    """Read on until the body ends or is cut; say whether it was within three seconds."""
+    """Read on until the body ends or is cut; say whether that was within a minute."""
     try:
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(60):
             while await response.content.readany():
                 pass
     except aiohttp.ClientError:
@@ -146,14 +146,14 @@ async def test_streams_of_a_token_that_is_taken_back_end_and_those_of_others_go_
     assert await ends(streams["a-token"])
     streams["a-token"].close()
     with pytest.raises(aiohttp.ClientError):
-        await asyncio.wait_for(sending, 3)
-    async with await asyncio.wait_for(waiting, 3) as response:
+        await asyncio.wait_for(sending, 60)
+    async with await asyncio.wait_for(waiting, 45) as response:
         assert response.status == 401, "it was cut off, and the client has asked once more"
     await service.send(record["id"], "after")
     for token in ("b-token", service.token):
         chunk = b""
         while b"onMessage" not in chunk:
-            chunk += await asyncio.wait_for(streams[token].content.readany(), 3)
+            chunk += await asyncio.wait_for(streams[token].content.readany(), 60)
         streams[token].close()
     async with service.client.get("/v1/workers", headers=bearer("a-token")) as response:
         assert response.status == 401

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -34,16 +35,17 @@ class Checked:
         self.seen: set[tuple[str, str, int]] = set()
         self.kinds: set[str] = set()
 
-    async def ask(self, method: str, path: str, status: int, *, query: str = "", ids: dict[str, Any] | None = None,
+    async def ask(self, method: str, path: str, *statuses: int, query: str = "", ids: dict[str, Any] | None = None,
                   headers: dict[str, str] | None = None, read_bytes: int = -1, **kwargs: Any) -> Any:  # fmt: skip
-        """Ask and check; return what came, decoded where it is JSON."""
+        """Ask, and check that one of `statuses` comes as described; return what came, decoded where it is JSON."""
         operation = DOCUMENT["paths"][path][method.lower()]
         where = f"{method} {path}{query}"
         async with self.service.client.request(
             method, path.format_map(ids or {}) + query, headers=headers, **kwargs
         ) as response:
             body = await response.read() if read_bytes < 0 else await self._part(response, read_bytes)
-        assert response.status == status, f"{where}: {response.status} {body[:500]!r}"
+        status = response.status
+        assert status in statuses, f"{where}: {status} {body[:500]!r}"
         described = operation["responses"].get(str(status))
         assert described is not None, f"{where}: {status} is not described"
         for name in described.get("headers", {}):
@@ -170,7 +172,7 @@ async def _ask_everything(checked: Checked, echo: EchoServer) -> None:
     trying = await ask("POST", connections, 202, json=refused)
     await ask("POST", connections, 422, json={"url": echo.url, "reconnect": {"minDelay": 5, "maxDelay": 1}})
     again = f"{one}/reconnect"
-    await ask("POST", again, 200, ids={"id": kept["id"]}, headers={"Prefer": "wait=5"})
+    await ask("POST", again, 200, ids={"id": kept["id"]}, headers={"Prefer": "wait=60"})
     await ask("POST", again, 202, ids={"id": kept["id"]}, json={"code": 3000, "reason": "x"})
     await ask("POST", again, 504, ids={"id": trying["id"]}, headers={"Prefer": "wait=0"})
     await ask("POST", again, 422, ids={"id": kept["id"]}, json={"code": 5})
@@ -252,8 +254,12 @@ async def _ask_all_of_hooks(checked: Checked) -> None:
         await wait_for(lambda: _held(ask, one, ids), what="a held event")
         await ask("POST", f"{one}/skip", 200, ids=ids, json={"through": held[0]["id"]})
         await ask("POST", f"{one}/pause", 200, ids=ids, json={"reason": "test"})
-        await ask("POST", f"{one}/test", 200, ids=ids)
-        await ask("POST", f"{one}/test", 429, ids=ids)
+        while (
+            "POST",
+            f"{one}/test",
+            429,
+        ) not in checked.seen:  # one in a second: a busy machine may take longer for two
+            await asyncio.gather(*(ask("POST", f"{one}/test", 200, 429, ids=ids) for _ in range(2)))
         await ask("POST", f"{one}/resume", 200, ids=ids)
         await ask("POST", f"{one}/cursor", 200, ids=ids, json={"after": "now"})
         await ask("POST", f"{one}/cursor", 422, ids=ids, json={"after": "00000000-1"})

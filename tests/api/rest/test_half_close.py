@@ -11,6 +11,8 @@ import pytest
 from tests.conftest import RunningService
 from tests.servers import EchoServer
 
+SERVICE = ((), {"MOORING_API_REQUEST_TIMEOUT": "600"})  # so that it is not this that ends what was only begun
+
 
 def ask(service: RunningService, method: str, path: str, body: bytes | None = None, *headers: str) -> bytes:
     length = [] if body is None else ["Content-Type: application/json", f"Content-Length: {len(body)}"]
@@ -19,7 +21,7 @@ def ask(service: RunningService, method: str, path: str, body: bytes | None = No
     return "\r\n".join([*lines, "", ""]).encode() + (body or b"")
 
 
-async def half_closed(service: RunningService, request: bytes, wait_s: float = 10) -> bytes:
+async def half_closed(service: RunningService, request: bytes, wait_s: float = 60) -> bytes:
     """Send, close the sending side at once, and return everything that comes until the service closes."""
     reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
     try:
@@ -68,5 +70,5 @@ async def test_what_will_never_be_whole_and_what_never_ends_is_closed_at_once(
     shared: RunningService, request_of: object
 ) -> None:
     assert callable(request_of)
-    answer = await half_closed(shared, request_of(shared), 5)
+    answer = await half_closed(shared, request_of(shared), 50)
     assert b"HTTP/1.1 2" not in answer or b"text/event-stream" in answer

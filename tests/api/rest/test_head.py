@@ -35,7 +35,7 @@ async def test_head_answers_as_get_does_without_the_body(
     heads = []
     for method in ("HEAD", "GET"):
         writer.write(ask(shared, method, path))
-        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 60)
         heads.append(
             {line for line in head.decode().split("\r\n") if not line.startswith(("Date:", "Content-Length:"))}
         )
@@ -49,9 +49,9 @@ async def test_head_answers_as_get_does_without_the_body(
 async def test_head_of_a_stream_begins_none(shared: RunningService, kind: str) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", shared.port)
     writer.write(ask(shared, "HEAD", "/v1/events?after=start", f"Accept: {kind}") + ask(shared, "GET", "/healthz"))
-    first = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+    first = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 60)
     assert first.startswith(b"HTTP/1.1 200") and f"Content-Type: {kind}".encode() in first
-    second = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+    second = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 60)
     assert second.startswith(b"HTTP/1.1 200") and b"application/json" in second
     writer.close()
 

@@ -15,7 +15,7 @@ async def test_a_page_ends_at_some_mib_and_the_next_goes_on_without_a_hole(
     sizes = [2 * MIB] * 9 + [10 * MIB, 1, 1, 5 * MIB]
     for size in sizes:
         await shared.send(record["id"], b"x" * size)
-    await shared.events(record["id"], count=1 + len(sizes), timeout_s=20)
+    await shared.events(record["id"], count=1 + len(sizes))
     for after in ("start",):
         seqs: list[int] = []
         pages = 0
@@ -38,6 +38,6 @@ async def test_a_page_that_waits_is_bounded_too(shared: RunningService, echo: Ec
     record = await shared.open(echo.url, maxMessageSize=16 * MIB)
     for _ in range(6):
         await shared.send(record["id"], b"x" * (3 * MIB))
-    await shared.events(record["id"], count=7, timeout_s=20)
-    page = await shared.get(f"/v1/connections/{record['id']}/events?after=start&wait=5&limit=1000")
+    await shared.events(record["id"], count=7)
+    page = await shared.get(f"/v1/connections/{record['id']}/events?after=start&wait=50&limit=1000")
     assert [event["seq"] for event in page["events"]] == [1, 2, 3]

@@ -20,10 +20,10 @@ async def test_a_write_that_takes_too_long_is_cut_off_and_our_own_absence_does_n
             await asyncio.sleep(0.3)  # the clock has begun
             time.sleep(2)  # as if stopped: longer than the deadline
             awake_at = time.monotonic()
-            for _ in range(20):
-                await asyncio.sleep(0.01)
+            for _ in range(5):  # the look that is due is of the first pass
+                await asyncio.sleep(0)
                 assert not theirs.transport.is_closing(), "judged at the first look after our own absence"
-            await wait_for(theirs.transport.is_closing, 5)
+            await wait_for(theirs.transport.is_closing)
             assert time.monotonic() - awake_at > 0.7, "its clock has begun anew"
         ours.close()
         theirs.close()
@@ -33,4 +33,4 @@ async def test_one_timer_serves_all_writes_and_ends_with_the_last() -> None:
     stalls = StallWatch(0.1)
     with stalls.watch(None), stalls.watch(None):
         assert stalls.pending
-    await wait_for(lambda: not stalls.pending, 2)
+    await wait_for(lambda: not stalls.pending)

@@ -133,7 +133,7 @@ async def test_a_connection_that_ends_without_an_answer_is_an_error(inner: Inner
 
 async def test_who_gives_up_has_the_handler_cancelled(application: Application, inner: Inner) -> None:
     asking = asyncio.create_task(inner.run("GET", "/hangs", [], b""))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await application.entered.wait()
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)

@@ -141,11 +141,11 @@ async def test_check_says_what_a_start_does(case: Case, tmp_path: Path) -> None:
     )
     try:
         assert serving.stdout is not None
-        ready = await asyncio.wait_for(serving.stdout.readline(), 20)
+        ready = await asyncio.wait_for(serving.stdout.readline(), 60)
     finally:
         if serving.returncode is None:
             serving.terminate()
-        _, errors = await asyncio.wait_for(serving.communicate(), 20)
+        _, errors = await asyncio.wait_for(serving.communicate(), 60)
         while _OPEN:
             _OPEN.pop().close()
     assert ready.startswith(b"mooring is ready") is case.starts, errors
@@ -194,10 +194,10 @@ async def test_a_restart_with_the_managers_socket_asks_for_no_other(
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, pass_fds=[managers.fileno()],
         )  # fmt: skip
         try:
-            line = await asyncio.wait_for(asyncio.to_thread(process.stdout.readline), 20)
+            line = await asyncio.wait_for(asyncio.to_thread(process.stdout.readline), 60)
             assert f":{managers.getsockname()[1]} ".encode() in line
             ran = await mooring(RunningService(tmp_path / "state"), "restart")
             assert ran.code == 0, ran.errors
         finally:
             process.terminate()
-            await asyncio.to_thread(process.communicate, timeout=20)
+            await asyncio.to_thread(process.communicate, timeout=60)

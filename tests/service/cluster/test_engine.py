@@ -25,7 +25,7 @@ from mooring_service.cluster.engine import (
     Refused,
     Unknown,
 )
-from tests.cluster_kit.nodes import THREE, running_engine
+from tests.cluster_kit.nodes import PATIENCE_S, THREE, running_engine
 from tests.cluster_kit.proxy import Proxies
 from tests.cluster_kit.servers import EngineServers
 from tests.conftest import rounds, wait_for
@@ -36,11 +36,12 @@ async def stream(engine: Engine, cluster: str) -> tuple[str, str]:
 
     async def is_heard() -> bool:  # each server hears a moment later that somebody listens to these subjects
         try:
-            return (
-                await engine.put(objects.stream_name(cluster), objects.subject_of(cluster, "first"), b"", 0) is not None
-            )
-        except Down:
+            await engine.put(objects.stream_name(cluster), objects.subject_of(cluster, "first"), b"", 0)
+        except Conflict:  # it was stored, and the answer was not in time
+            return True
+        except EngineError:
             return False
+        return True
 
     await wait_for(is_heard)
     return objects.stream_name(cluster), objects.subject_of(cluster, "a")
@@ -76,7 +77,7 @@ async def test_nobody_who_serves_is_down_at_once(engine: Engine, cluster_name: s
     begun = asyncio.get_running_loop().time()
     with pytest.raises(Down):
         await engine.ask(f"mooring.{cluster_name}.cmd.nobody", b"")
-    assert asyncio.get_running_loop().time() - begun < 1.5
+    assert asyncio.get_running_loop().time() - begun < PATIENCE_S / 2
 
 
 async def test_a_request_is_served_at_another_node_also_after_its_link_was_dialled_anew(
@@ -111,7 +112,7 @@ async def test_an_answer_that_is_lost_is_unknown_and_a_black_hole_ends_the_link(
         async with running_engine(proxies.urls, "b") as other:
             proxies.lose_answers()
             with pytest.raises(Unknown):
-                await other.put(name, subject, b"stored all the same", 0, timeout_s=0.5)
+                await other.put(name, subject, b"stored all the same", 0, timeout_s=0.4)
 
             async def stored() -> bool:
                 return await engine.last(name, subject) is not None
@@ -131,9 +132,9 @@ async def test_an_answer_that_is_lost_is_unknown_and_a_black_hole_ends_the_link(
 
 async def test_the_next_server_is_dialled_when_one_is_killed(servers: EngineServers, cluster_name: str) -> None:
     async with running_engine(servers.urls) as engine:
-        assert engine.url == servers.urls[0]
-        servers.kill(0, signal.SIGKILL)
-        await wait_for(lambda: engine.link is not None and engine.url != servers.urls[0])
+        killed = engine.url  # the first one, unless that was too busy to welcome anybody in time
+        servers.kill(servers.urls.index(killed), signal.SIGKILL)
+        await wait_for(lambda: engine.link is not None and engine.url != killed)
 
 
 class Flapping:
@@ -193,7 +194,7 @@ async def test_links_that_end_at_once_are_dialled_with_longer_and_longer_pauses(
 
 
 @rounds(4, 40)
-@pytest.mark.timeout(40)
+@pytest.mark.timeout(300)
 async def test_a_link_that_breaks_under_load_is_dialled_anew(
     servers: EngineServers, rounds: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -215,7 +216,7 @@ async def test_a_link_that_breaks_under_load_is_dialled_anew(
                 link = await wait_for(lambda: engine.link)
                 await asyncio.sleep(random.uniform(0, 0.05))
                 ways.cut()
-                await wait_for(lambda: engine.link not in (link, None), 20, f"another link after cut {number}")  # noqa: B023
+                await wait_for(lambda: engine.link not in (link, None), 60, f"another link after cut {number}")  # noqa: B023
             flooded.set()
             await flooding
         await wait_for(lambda: len(asyncio.all_tasks()) == 1, 60, "no task of a broken link is left")

@@ -25,6 +25,7 @@ from tests.conftest import rounds, wait_for
 
 LOAD_S = 0.02
 FOUND_S = 90.0  # a deadline, not a figure
+NOBODY_DIES_S = 600.0  # however long a busy machine takes
 
 
 @contextlib.asynccontextmanager
@@ -86,7 +87,7 @@ async def progress(nodes: dict[str, Node], timeout_s: float = FOUND_S) -> None:
 async def test_the_streams_leader_is_killed(
     servers: EngineServers, engine: Engine, cluster_name: str, tmp_path: Path, rounds: int
 ) -> None:
-    async with running_nodes(tmp_path, cluster_name, servers.urls) as nodes:
+    async with running_nodes(tmp_path, cluster_name, servers.urls, dead_after=NOBODY_DIES_S) as nodes:
         async with load(nodes):
             for _ in range(rounds):
                 servers.kill(await leader_of(servers, cluster_name))
@@ -99,7 +100,7 @@ async def test_the_streams_leader_is_killed(
 async def test_all_servers_are_killed_and_come_back(
     servers: EngineServers, engine: Engine, cluster_name: str, tmp_path: Path
 ) -> None:
-    async with running_nodes(tmp_path, cluster_name, servers.urls) as nodes:
+    async with running_nodes(tmp_path, cluster_name, servers.urls, dead_after=NOBODY_DIES_S) as nodes:
         async with load(nodes):
             await progress(nodes)
             for index in range(3):
@@ -118,7 +119,7 @@ async def test_all_servers_are_killed_and_come_back(
 async def test_one_server_is_stopped_for_ten_seconds(
     servers: EngineServers, engine: Engine, cluster_name: str, tmp_path: Path, who: str
 ) -> None:
-    async with running_nodes(tmp_path, cluster_name, servers.urls) as nodes:
+    async with running_nodes(tmp_path, cluster_name, servers.urls, dead_after=NOBODY_DIES_S) as nodes:
         async with load(nodes):
             leader = await leader_of(servers, cluster_name)
             index = leader if who == "leader" else (leader + 1) % 3
@@ -141,7 +142,7 @@ async def test_acknowledgements_are_lost_and_each_addition_is_there_once(
     chance = random.Random(seed)
     ways = Proxies(servers.ports)
     try:
-        async with running_nodes(tmp_path, cluster_name, ways.urls, "ab") as nodes:
+        async with running_nodes(tmp_path, cluster_name, ways.urls, "ab", dead_after=NOBODY_DIES_S) as nodes:
             async with load(nodes):
                 for _ in range(rounds):
                     ways.lose_answers()
@@ -160,8 +161,8 @@ async def test_a_node_that_is_started_again_with_an_unreplicated_tail_publishes_
 ) -> None:
     ways = Proxies(servers.ports)
     try:
-        async with running_nodes(tmp_path, cluster_name, servers.urls, "b") as nodes:
-            a = nodes["a"] = Node(tmp_path / "a", "a", cluster_name, ways.urls)
+        async with running_nodes(tmp_path, cluster_name, servers.urls, "b", dead_after=NOBODY_DIES_S) as nodes:
+            a = nodes["a"] = Node(tmp_path / "a", "a", cluster_name, ways.urls, dead_after=NOBODY_DIES_S)
             await (await a.start()).ready()
             connection, life = await a.open_connection(), a.cluster.life
             a.commit(connection, 10)

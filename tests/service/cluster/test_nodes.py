@@ -63,7 +63,7 @@ async def test_an_addition_that_is_larger_than_a_message_arrives_whole(
 async def test_a_node_goes_on_in_the_same_life_after_a_restart_and_begins_a_new_one_after_an_orderly_end(
     servers: EngineServers, engine: Engine, cluster_name: str, tmp_path: Path
 ) -> None:
-    async with running_nodes(tmp_path, cluster_name, servers.urls, "ab") as nodes:
+    async with running_nodes(tmp_path, cluster_name, servers.urls, "ab", dead_after=600) as nodes:
         a = nodes["a"]
         connection, life = await a.open_connection(), a.cluster.life
         a.commit(connection, 5)
@@ -112,6 +112,22 @@ async def test_a_node_whose_default_worker_is_claimed_by_another_in_the_same_mom
         assert b.cluster.placement.holds("main-a")
         assert a.cluster.placement.default_worker == "main-a-2"
         assert a.cluster.placement.holds("main-a-2")
+
+
+async def test_a_worker_that_is_asked_for_while_it_is_being_given_up_is_held_again(
+    servers: EngineServers, cluster_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mooring_service.cluster.placement.CLAIM_S", 60.0)
+    async with running_nodes(tmp_path, cluster_name, servers.urls, "a") as nodes:
+        placement = nodes["a"].cluster.placement
+        for _ in range(5):
+            await placement.hold("desk")
+            assert placement.holds("desk")
+            await placement.release("desk")  # it is committed, and on its way to the log
+            assert not placement.holds("desk")
+        await placement.hold("desk")
+        await settled(nodes)
+        assert placement.holds("desk"), "what was asked for last holds"
 
 
 async def test_a_second_process_of_one_name_is_refused_while_the_first_is_heard(

@@ -47,7 +47,7 @@ async def test_a_stream_that_somebody_else_made_is_refused_with_what_is_wrong(
     made = {**wanted, "max_bytes": 1 << 20, **change}
     if "subjects" in change:
         made["subjects"] = [f"other.{cluster_name}"]
-    await engine.api(f"STREAM.CREATE.{made['name']}", made, timeout_s=10)
+    await engine.api(f"STREAM.CREATE.{made['name']}", made, timeout_s=60)
     with pytest.raises(WrongEngine, match=says):
         await objects.verify(engine, cluster_name)
 

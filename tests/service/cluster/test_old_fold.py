@@ -27,7 +27,7 @@ async def test_who_reads_an_old_log_claims_nothing_until_it_has_caught_up(
         await c.stop()  # in order: its worker can be had at once
         await wait_for(lambda: bool(a.cluster.fold.nodes["c"].over), FOUND_S)
         with contextlib.closing(apsw.Connection(str(tmp_path / "a" / "cluster.db"))) as other:
-            other.set_busy_timeout(20_000)
+            other.set_busy_timeout(60_000)
             other.execute("BEGIN IMMEDIATE")  # nothing is committed there, and soon nothing is read
             connection = await b.open_connection()
             replica = b.journal.replica

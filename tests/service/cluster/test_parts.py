@@ -22,7 +22,7 @@ from tests.cluster_kit.servers import EngineServers
 from tests.conftest import wait_for
 
 PARTS = 3
-DONE_S = 30.0
+DONE_S = 60.0
 
 
 def addition(size: int, *connections: int) -> bytes:

@@ -15,10 +15,11 @@ import msgspec
 import pytest
 
 from mooring_service.cluster.copies import COPY, MADE_S, Copies, Made
-from mooring_service.cluster.copy import Copy
+from mooring_service.cluster.copy import Copy, pieces_of
 from mooring_service.cluster.engine import Answer, Engine, Unknown
 from mooring_service.cluster.forward import VERSION, Command, Reply, command_subject
 from mooring_service.cluster.objects import stream_name, subject_of
+from mooring_service.journal.folded import FoldedCopy
 from mooring_service.journal.replica import MEMORY_BYTES, Replica
 from tests.cluster_kit.nodes import running_engine, running_nodes, settled
 from tests.cluster_kit.proxy import Proxies
@@ -96,7 +97,7 @@ async def test_that_the_place_in_the_cluster_cannot_be_kept_is_told_once(
 
         a.journal.save_cluster = counted  # type: ignore[method-assign]
         with contextlib.closing(apsw.Connection(str(a.folder / "journal.db"))) as other:
-            other.set_busy_timeout(20_000)
+            other.set_busy_timeout(60_000)
             other.execute("BEGIN IMMEDIATE")  # nothing is committed there
             saving = asyncio.create_task(a.cluster.own.save(a.cluster.own.kept.replicated))
             await wait_for(lambda: tries > OFTEN, FOUND_S)
@@ -119,7 +120,7 @@ async def test_what_the_engine_does_not_grant_is_told_once_on_a_link(
             for number in range(OFTEN):
                 await engine.publish(f"closed.{number}", b"")
             await engine.link.client.flush(int(FOUND_S))  # what was said before is answered
-            assert "closed." in engine.refusal
+            await wait_for(lambda: "closed." in engine.refusal, FOUND_S)
     finally:
         guarded.stop_all()
     assert len(told(caplog, "grants us less than we need")) == 1
@@ -167,6 +168,8 @@ async def test_why_a_peers_copy_cannot_be_had_is_told_when_it_changes(
 ) -> None:
     made: Counter[str] = Counter()
     damage = "short"
+    (whole,) = pieces_of(Copy(FoldedCopy(-1, [], []), []))
+    old = [whole[:1], whole[1:2], whole[2:]]
 
     async def answer(asked: Answer) -> None:
         command = msgspec.msgpack.decode(asked.data, type=Command)
@@ -175,8 +178,10 @@ async def test_why_a_peers_copy_cannot_be_had_is_told_when_it_changes(
             reply = Reply(200, [], _pack(1 << 40))
         elif command.path == "make":
             made[damage] += 1
-            reply = Reply(200, [], _pack(Made("copy", 2)))
-        elif damage == "short" and command.path == "copy/1":
+            reply = Reply(200, [], _pack(Made("copy", 3)))
+        elif damage == "old":
+            reply = Reply(200, [], old[int(command.path[-1])])
+        elif damage == "short" and command.path == f"copy/{made[damage] % 3}":  # at another one each time
             reply = Reply(404, [], b"")
         await engine.publish(asked.reply, _pack(reply))
 
@@ -184,12 +189,12 @@ async def test_why_a_peers_copy_cannot_be_had_is_told_when_it_changes(
         await engine.put(stream_name(cluster_name), subject_of(cluster_name, "peer"), b"?", 0)
         await engine.serve(command_subject(cluster_name, "peer"), answer)
         finding = asyncio.create_task(nodes["a"].cluster.copies.find())
-        await wait_for(lambda: made["short"] > OFTEN, FOUND_S)
-        damage = "damaged"
-        await wait_for(lambda: made["damaged"] > OFTEN, FOUND_S)
+        for damage in ("short", "damaged", "old"):
+            await wait_for(lambda: made[damage] > OFTEN, FOUND_S)  # noqa: B023
         finding.cancel()
         await asyncio.wait({finding})
-    assert told(caplog, "the copy of node peer broke off") == ["the copy of node peer broke off at piece 1 of 2"]
+    assert told(caplog, "the copy of node peer broke off") == ["the copy of node peer broke off at piece 1 of 3"]
+    assert told(caplog, "is taken over") == [], "one that does not reach to where the log begins is of no use"
     assert len(told(caplog, "the copy of node peer cannot be read")) == 1
 
 
@@ -206,7 +211,7 @@ async def test_who_asks_for_a_copy_again_and_again_is_told_of_once(
         a = nodes["a"]
         connection = await a.open_connection()
         with contextlib.closing(apsw.Connection(str(a.folder / "cluster.db"))) as other:
-            other.set_busy_timeout(20_000)
+            other.set_busy_timeout(60_000)
             other.execute("BEGIN IMMEDIATE")  # nothing is committed there
             a.commit(connection)
             await wait_for(lambda: told(caplog, "cluster.db cannot be written"), FOUND_S)

@@ -60,7 +60,7 @@ async def test_a_disk_that_takes_nothing_is_no_reason_to_take_oneself_for_one_th
         connection = await a.open_connection()
         await a.open_connection()
         with contextlib.closing(apsw.Connection(str(a.folder / "journal.db"))) as other:
-            other.set_busy_timeout(20_000)
+            other.set_busy_timeout(60_000)
             for _ in range(20):
                 a.commit(connection, 3)
                 await wait_for(lambda: a.replicated, FOUND_S)
@@ -192,7 +192,7 @@ async def test_what_is_served_on_a_link_that_ends_meanwhile_is_served_on_the_nex
 
         async def is_heard() -> bool:
             with contextlib.suppress(Exception):
-                return await other.ask("mooring.somewhere", b"", timeout_s=0.5) == b"here"
+                return await other.ask("mooring.somewhere", b"", timeout_s=0.4) == b"here"
             return False
 
         await wait_for(is_heard, FOUND_S)

@@ -17,11 +17,11 @@ def test_a_process_that_ends_under_its_connections_says_nothing(capfd: pytest.Ca
         way = Proxies([one.getsockname()[1] for one in engine])
         getattr(way, mode)()
         for url in way.urls:
-            dialled = stack.enter_context(socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), 20))
+            dialled = stack.enter_context(socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])), 60))
             dialled.sendall(b"PING\r\n")
         if mode != "hold":
             for one in engine:
-                one.settimeout(20)
+                one.settimeout(60)
                 stack.enter_context(one.accept()[0])
         way.close()
     assert capfd.readouterr().err == ""
