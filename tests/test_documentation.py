@@ -18,13 +18,14 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from mooring_service.config_file import load
-from tests.conftest import ROOT, StartService
+from tests.conftest import ROOT, RunningService, StartService, wait_for
 from tests.servers import EchoServer
 from tests.test_architecture import tracked
 
@@ -127,6 +128,8 @@ class Scene(NamedTuple):
     scratch: Path
     env: dict[str, str]
     ours: dict[str, str]
+    service: RunningService
+    echo: EchoServer
 
     def typed(self, text: str) -> str:
         """Return `text` with the ports of the test in place of the page's."""
@@ -135,6 +138,13 @@ class Scene(NamedTuple):
     def printed(self, text: str) -> str:
         """Return `text` with the page's ports in place of the test's."""
         return _swap(text, {value: key for key, value in self.ours.items()})
+
+
+async def is_echoed(scene: Scene) -> bool:
+    """Has all that was sent to the echo server come back? Who types the next command has seen it; a program is faster."""
+    page = await scene.service.get("/v1/connections?status=Connected&limit=1000")
+    ours = [record["stats"] for record in page["connections"] if f":{scene.echo.port}/" in record["url"]]
+    return all(stats["messagesIn"] >= stats["messagesOut"] for stats in ours)
 
 
 def _swap(text: str, ports: dict[str, str]) -> str:
@@ -157,7 +167,7 @@ async def scene(start_service: StartService, echo: EchoServer, tmp_path: Path) -
         "COLUMNS": "120",
         "TOKEN": service.token,
     }
-    return Scene(scratch, env, {"8480": str(service.port), "8481": str(echo.port)})
+    return Scene(scratch, env, {"8480": str(service.port), "8481": str(echo.port)}, service, echo)
 
 
 async def run_program(scene: Scene, where: str, *command: str) -> None:
@@ -178,9 +188,18 @@ async def test_every_block_of_the_page_does_what_it_says(page: Path, scene: Scen
                 for command, expected in steps(block.text):
                     typed = scene.typed(command).replace(".venv/bin/", f"{BINARIES}/")
                     output = scene.printed(await shell.run(typed))
+                    deadline = time.monotonic() + COMMAND_TIMEOUT_S
+                    # "A moment later" is later on a busy machine.
+                    while (
+                        command.startswith("sleep ")
+                        and time.monotonic() < deadline
+                        and not pattern(expected).fullmatch(output)
+                    ):
+                        output = scene.printed(await shell.run(typed))
                     assert pattern(expected).fullmatch(output), (
                         f"{where}: {command}\n{output}\n--- expected\n{expected}"
                     )
+                    await wait_for(lambda: is_echoed(scene), what=f"{where}: what was sent is echoed")
             elif block.language == "python":
                 first, _, rest = block.text.partition("\n")
                 if first.startswith("# file: "):

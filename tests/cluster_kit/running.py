@@ -19,6 +19,7 @@ from tests.conftest import RunningService, as_file, wait_for
 
 READY_S = 60.0
 PATIENCE_S = 60.0
+DEAD_AFTER_S = 7.0  # its lease is two thirds of it: a service that stands still for two or three seconds loses nothing
 
 
 class RunningNode(RunningService):
@@ -50,7 +51,7 @@ def is_engine_down(status: int, told: Any) -> bool:
     return status == 503 and str(told["type"]).endswith(":engine-down")
 
 
-def configuration(folder: Path, name: str, cluster: str, urls: list[str], dead_after: float = 5) -> str:
+def configuration(folder: Path, name: str, cluster: str, urls: list[str], dead_after: float = DEAD_AFTER_S) -> str:
     path = folder / f"{name}.toml"
     secret = folder / "secret"
     secret.write_text("one secret of all nodes of this cluster\n")
@@ -63,7 +64,12 @@ def configuration(folder: Path, name: str, cluster: str, urls: list[str], dead_a
 
 @contextlib.asynccontextmanager
 async def running_services(
-    servers: EngineServers, cluster: str, folder: Path, names: str = "abc", *options: str, dead_after: float = 5
+    servers: EngineServers,
+    cluster: str,
+    folder: Path,
+    names: str = "abc",
+    *options: str,
+    dead_after: float = DEAD_AFTER_S,
 ) -> AsyncIterator[dict[str, RunningService]]:
     """Services that have their places, on a log of their own; at the end the law of the log is checked in what there is."""
     async with running_engine(servers.urls) as engine:

@@ -12,13 +12,13 @@ from typing import Any
 from mooring_service.cluster import message as wire
 from tests.cluster_kit.checker import Row, check, cut_short, read_log
 from tests.cluster_kit.nodes import running_engine
-from tests.cluster_kit.running import RunningNode
+from tests.cluster_kit.running import DEAD_AFTER_S, RunningNode
 from tests.cluster_kit.servers import EngineServers
 from tests.conftest import RunningService, wait_for
 from tests.servers import EchoServer
 
 PERSIST = {"reconnect": {"persist": True, "minDelay": 0.05, "maxDelay": 0.5}}
-FOUND_S = 60.0  # a deadline, not a figure: `dead_after` is 5, and the machine may be busy
+FOUND_S = 60.0  # a deadline, not a figure: `dead_after` is seconds, and the machine may be busy
 
 
 class Nodes:
@@ -38,7 +38,7 @@ class Nodes:
 
     def _make(self, name: str, settings: dict[str, Any], beside: str) -> RunningService:
         path = self.folder / f"{name}.toml"
-        own = {"name": self.cluster, "node": name, "engine": self.servers.urls, "dead_after": 5, **settings}
+        own = {"name": self.cluster, "node": name, "engine": self.servers.urls, "dead_after": DEAD_AFTER_S, **settings}
         lines = [f"{key} = {json.dumps(value)}" for key, value in own.items()]
         path.write_text("\n".join(["[cluster]", *lines, beside, ""]))
         service = self.all[name] = RunningNode(self.folder / name, "--config", str(path), *self.options)

@@ -17,7 +17,7 @@ from tests.cluster_kit.services import kill
 from tests.conftest import RunningService, wait_for
 from tests.servers import EchoServer
 
-FOUND_S = 90.0  # a deadline, not a figure: `dead_after` is 5, and the machine may be busy
+FOUND_S = 90.0  # a deadline, not a figure: `dead_after` is 7, and the machine may be busy
 CANARY = "canary-4711-of-a-header"
 
 

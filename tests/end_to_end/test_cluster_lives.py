@@ -13,6 +13,7 @@ import pytest
 from mooring_service.cluster import objects
 from tests.cluster_kit.nodes import THREE, forget_all, running_engine
 from tests.cluster_kit.proxy import Proxies
+from tests.cluster_kit.running import DEAD_AFTER_S
 from tests.cluster_kit.services import (
     FOUND_S,
     PERSIST,
@@ -68,7 +69,7 @@ async def test_what_a_killed_node_held_is_told_once_and_what_persists_is_open_el
             assert kinds[-2:] == ["onError", "onTerminate"] and kinds.count("onTerminate") == 1
         (lost,) = [event["event"] for event in events if event["kind"] == "nodeLost"]
         assert (lost["node"], lost["by"]) == ("a", "b")
-        assert lost["silentMs"] >= 5_000
+        assert lost["silentMs"] >= DEAD_AFTER_S * 1_000
         assert (await b.get("/v1/cluster"))["nodes"][0]["status"] == "Dead"
         await b.get("/v1/workers/main-a")
         await b.get("/v1/workers/other", 404)

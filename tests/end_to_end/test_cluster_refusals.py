@@ -95,7 +95,7 @@ async def test_what_does_not_fit_to_the_others_that_live_is_refused_and_they_go_
         assert "another service is node 'a' of this cluster (life " in told
         assert "give this one a name of its own" in told
         told = await refused(tmp_path / "b", configuration(tmp_path, "b", cluster_name, servers.urls, dead_after=6))
-        assert "cluster.dead_after is 6 here, and 5 at the node 'a': it must be equal" in told
+        assert "cluster.dead_after is 6 here, and 7 at the node 'a': it must be equal" in told
         assert (await a.send(one, b"still here"))["sent"] == 1
         assert (await a.get("/v1/cluster"))["engine"]["status"] == "up"
         await a.stop()

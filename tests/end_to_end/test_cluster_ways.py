@@ -95,6 +95,8 @@ async def test_a_client_of_several_addresses_goes_on_at_the_next_and_loses_no_ev
     a, b, c = nodes.values()
     async with EchoServer() as echo, Client([a.url, b.url, c.url], a.token) as client:
         record = await client.open(echo.url, node="c")
+        for service in nodes.values():  # what a node does not know of it must ask the engine
+            await service.get(f"/v1/connections/{record.id}")
         came: list[int] = []
         ids: list[str] = []
 

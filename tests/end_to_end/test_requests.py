@@ -48,7 +48,7 @@ class Answering:
             await socket.send_json({"id": id_, "result": "yes"})
 
     async def until(self, count: int) -> None:
-        async with asyncio.timeout(60), self.arrived:
+        async with asyncio.timeout(100), self.arrived:
             await self.arrived.wait_for(lambda: len(self.received) >= count)
 
 
@@ -109,7 +109,7 @@ async def test_what_has_no_requests_or_no_socket_is_told_so(service: RunningServ
     kept = (await service.open(peer.url, requests="jsonrpc", reconnect=STAYS_DOWN, whenDown="queue"))["id"]
     assert (await ask(service, kept, [], 422))["errors"][0]["pointer"] == ""
     assert (await ask(service, kept, {}, 422, "?timeout=0"))["errors"][0]["pointer"] == "query:timeout"
-    await peer.sockets[-1].close()
+    await peer.sockets[-1].close(code=1013)
     await status_of(service, kept, "Reconnecting")
     assert (await ask(service, kept, {}, 409))["connectionStatus"] == "Reconnecting"
     for wrong in ("morse", {"id": "x", "reply": "/id"}, {"id": "", "reply": "/id"}):
@@ -118,12 +118,13 @@ async def test_what_has_no_requests_or_no_socket_is_told_so(service: RunningServ
     assert (await service.open(peer.url, 422, requests="cdp", dataType="blob"))["errors"][0]["pointer"] == "/requests"
 
 
+@pytest.mark.timeout(300)
 async def test_a_thousand_at_a_time_each_get_their_own_reply_however_they_are_shuffled(
     service: RunningService, peer: Answering
 ) -> None:  # 39
     connection = (await service.open(peer.url, requests="jsonrpc", reconnect={"minDelay": 0.05}))["id"]
     waiting = [
-        asyncio.create_task(ask(service, connection, {"n": number}, query="?timeout=60")) for number in range(1_000)
+        asyncio.create_task(ask(service, connection, {"n": number}, query="?timeout=300")) for number in range(1_000)
     ]
     await peer.until(1_000)
     full = await ask(service, connection, {"n": "one too many"}, 429)
@@ -136,12 +137,12 @@ async def test_a_thousand_at_a_time_each_get_their_own_reply_however_they_are_sh
     assert [one["reply"]["result"] for one in found] == list(range(1_000))
     assert len({one["event"] for one in found}) == 1_000
 
-    lost = [asyncio.create_task(ask(service, connection, {"n": number}, 502, "?timeout=60")) for number in range(50)]
+    lost = [asyncio.create_task(ask(service, connection, {"n": number}, 502, "?timeout=300")) for number in range(50)]
     await peer.until(1_050)
     began = asyncio.get_running_loop().time()
     await peer.sockets[0].close()
     assert {one["type"].rpartition(":")[2] for one in await asyncio.gather(*lost)} == {"reply-lost"}
-    assert asyncio.get_running_loop().time() - began < 30, "not at their timeout"
+    assert asyncio.get_running_loop().time() - began < 100, "not at their timeout"
     await status_of(service, connection, "Connected")
     await wait_for(lambda: len(peer.sockets) == 2)
     await peer.sockets[1].send_json({"id": peer.received[-1]["id"], "result": "of the socket before"})

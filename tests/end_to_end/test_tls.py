@@ -127,7 +127,7 @@ async def test_handshakes_that_are_only_begun_use_up_places_and_no_more_than_the
     ends = [asyncio.create_task(_end(reader)) for reader, _ in begun]
     await wait_for(lambda: sum(end.done() for end in ends) >= 180)
     assert sum(end.done() for end in ends) == 180, "as many as there may be connections wait for their hello"
-    assert len(os.listdir(f"/proc/{service.process.pid}/fd")) <= before + 21  # and what accepts
+    await wait_for(lambda: len(os.listdir(f"/proc/{service.process.pid}/fd")) <= before + 21)  # and what accepts
     await asyncio.wait_for(asyncio.gather(*ends), 60)
     headers = {"Authorization": f"Bearer {service.token}"}
     async with aiohttp.ClientSession() as session:

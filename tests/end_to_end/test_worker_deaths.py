@@ -161,7 +161,7 @@ async def test_a_worker_whose_callbacks_can_run_no_more_says_so_and_is_replaced(
     assert exited["reason"] == "the thread of callbacks has ended"
     assert (exited["exitCode"], exited["restarting"]) == (4, True)
     await service.events(record["id"], "onTerminate")
-    assert echo.peers[0].close_code == 1001
+    await wait_for(lambda: echo.peers[0].close_code == 1001)
     call = {"function": "add", "params": [1, 2]}
     assert (await service.call("POST", "/v1/workers/main/calls", json=call))["result"] == 3
     await wait_for(lambda: "NoneType" in service.worker_log())

@@ -150,6 +150,7 @@ class LinkServer:
             return
         self._streams[channel] = slot
         slot.linked_by(channel)
+        channel.read_to_the_end()
         self._on_hello(slot, channel, hello)
         if rest:
             channel.on_messages(channel, rest)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+import uvloop
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mooring.errors import LinkError
 from mooring.link import channel as channel_module
 from mooring.link.channel import Channel, FrameSplitter, frame
-from mooring.link.messages import Events, command_decoder, report_decoder
+from mooring.link.messages import Events, Goodbye, Probe, Report, Stats, command_decoder, report_decoder
 from mooring.link.messages_sent import Send
 from tests.conftest import wait_for
 
@@ -79,3 +81,28 @@ def test_the_links_first_version_is_what_old_workers_will_speak() -> None:
     assert data.hex() == (
         "0000002399a6" + b"Events".hex() + "07c4080300000000000000c40102c407" + b'{"x":1}'.hex() + "90909000"
     )
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_what_the_other_end_has_said_before_it_went_is_read_also_where_a_write_tells_of_that(
+    new_loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    heard: list[Report] = []
+    lost: list[Exception | None] = []
+
+    async def write_to_who_has_gone() -> None:
+        ours, theirs = socket.socketpair()
+        channel = Channel(report_decoder, lambda _, found: heard.extend(found), lambda _, exc: lost.append(exc))
+        await asyncio.get_running_loop().create_unix_connection(lambda: channel, sock=ours)
+        channel.read_to_the_end()
+        theirs.sendall(frame(Stats()) + frame(Goodbye(1, 2)))
+        theirs.close()
+        channel.send(Probe())  # in the same pass: nothing is read before
+        channel.flush()
+        while not lost:
+            await asyncio.sleep(0)
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(write_to_who_has_gone())
+    assert heard == [Stats(), Goodbye(1, 2)]
+    assert isinstance(lost[0], BrokenPipeError)

@@ -33,11 +33,12 @@ async def a_dialler(policy: EgressPolicy | None = None, **more: Any) -> AsyncIte
 
 async def dial(url: str, *, settings: DialSettings | None = None, **options: Any) -> Dialled:
     async with a_dialler(settings=settings) as dialler:
-        return await dialler.dial(ConnectionOptions(url=url, **options))
+        return await dial_with(dialler, url, **options)
 
 
 def dial_with(dialler: Dialler, url: str, **options: Any) -> Awaitable[Dialled]:
-    return dialler.dial(ConnectionOptions(url=url, **options))
+    """Dial; it has a minute unless the test says otherwise."""
+    return dialler.dial(ConnectionOptions(url=url, **{"connect_timeout_s": 60, **options}))
 
 
 async def failure(attempt: Awaitable[Dialled]) -> DialFailed:

@@ -8,6 +8,8 @@ written is not: who sends must look at `congested`, or at `waiting_bytes`. Readi
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import struct
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar, cast
@@ -21,6 +23,7 @@ MAX_COMMAND_BYTES = (
     MAX_FRAME_BYTES - 16 * 1024 * 1024
 )  # what a request may bring: beside it a frame holds its head, or a batch
 WRITE_HIGH_BYTES = 4 * 1024 * 1024
+READ_BYTES = 256 * 1024
 
 Message = TypeVar("Message")
 _encode = msgspec.msgpack.Encoder().encode
@@ -110,6 +113,7 @@ class Channel(asyncio.Protocol, Generic[Message]):
         self._pending_bytes = 0
         self._transport: asyncio.Transport | None = None
         self._failure: Exception | None = None
+        self._own: int | None = None  # a descriptor of the same stream, which no failure of the transport closes
         self._reading_paused = False
         self._loop = asyncio.get_running_loop()
         self.congested = False
@@ -181,6 +185,12 @@ class Channel(asyncio.Protocol, Generic[Message]):
         """Return the socket, for its peer's credentials; None before the stream is made."""
         return None if self._transport is None else self._transport.get_extra_info("socket")
 
+    def read_to_the_end(self) -> None:
+        """From now on read what the other end says before it goes, also where we learn by a write that it has gone."""
+        if self.open and self._own is None:
+            with contextlib.suppress(OSError):  # no descriptor is left for it
+                self._own = os.dup(self.peer_socket().fileno())
+
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -224,4 +234,16 @@ class Channel(asyncio.Protocol, Generic[Message]):
         """Report the end, once."""
         self._transport = None
         self._pending.clear()
+        if self._own is not None:
+            self._read_rest(self._own, failed=isinstance(exc, OSError))
         self._on_lost(self, self._failure or exc)
+
+    def _read_rest(self, own: int, *, failed: bool) -> None:
+        """Hand over what the other end has said before it was gone: a transport whose write has failed reads nothing any more."""
+        try:
+            while failed and self._failure is None and (data := os.read(own, READ_BYTES)):
+                self.data_received(data)
+        except OSError:  # that was all, and no end of stream behind it
+            pass
+        finally:
+            os.close(own)
