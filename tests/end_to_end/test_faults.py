@@ -141,7 +141,7 @@ async def test_a_create_whose_worker_is_killed_during_the_dial_was_terminated(
     start_service: StartService, stopped: bool
 ) -> None:
     """As one that is itself ended meanwhile (contract, section 4), whether or not its process could still say so."""
-    deadlines = {"MOORING_SUPERVISOR_STOP_TIMEOUT": "1", "MOORING_SUPERVISOR_KILL_TIMEOUT": "1"} if stopped else {}
+    deadlines = {"MOORING_SUPERVISOR_STOP_TIMEOUT": "1" if stopped else "60", "MOORING_SUPERVISOR_KILL_TIMEOUT": "1"}
     service = await start_service(env=deadlines)
     pid = (await service.call("PUT", "/v1/workers/main", 201))["pid"]
     with socket.create_server(("127.0.0.1", 0)) as silent:

@@ -11,8 +11,13 @@ from typing import Any
 import pytest
 
 from tests.conftest import RunningService, StartService, wait_for
-from tests.end_to_end.with_user_code import SERVICE, call, has_seen, held, is_running, open_with, options, seen_by  # noqa: F401 - SERVICE is for `shared`
+from tests.end_to_end.with_user_code import call, has_seen, held, is_running, open_with, options, seen_by
 from tests.servers import EchoServer, FeedServer, RawConnection, RawServer, frame
+
+SERVICE = (
+    options(),
+    {"MOORING_SUPERVISOR_STOP_TIMEOUT": "60"},
+)  # a worker that is killed says itself what it has closed
 
 
 @pytest.mark.parametrize("handler", ["Recorder", "AsyncRecorder"])
