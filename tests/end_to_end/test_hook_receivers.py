@@ -48,6 +48,7 @@ def _commands(language: str, tmp_path: Path, secret: Path, port: int) -> list[st
     return [str(tmp_path / "receiver"), str(secret), str(port)]
 
 
+@pytest.mark.timeout(600)  # of which most is for what is built
 @pytest.mark.parametrize("language", ["python", "node", "php", "go"])
 async def test_the_receiver_of_the_page_takes_what_is_signed_and_refuses_what_is_not(
     shared: RunningService, echo: EchoServer, worker: str, tmp_path: Path, language: str

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
 from mooring.events import Kind
 from mooring.link.messages import Open, Opened, Resent, Stored, Welcome
 from mooring.link.record import ConnectionUpdate, Terminated
@@ -103,8 +105,9 @@ async def test_a_worker_that_dies_while_what_it_never_saw_is_being_ended_ends_no
 
 
 async def test_connections_of_processes_that_nobody_knows_any_more_end_under_their_own_worker(
-    tmp_path: Path, fakes: FakeWorkers
+    tmp_path: Path, fakes: FakeWorkers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("mooring_service.service.STRAYS_S", 60.0)  # a start waits so long for what it is to tell
     opened = {}
     async with running_service(tmp_path) as service:
         for name in ("a", "b"):

@@ -165,8 +165,9 @@ async def test_a_call_to_a_worker_that_is_being_adopted_waits_for_it(tmp_path: P
 
 
 async def test_a_kill_survives_the_service_and_ends_no_process_that_came_after_it(
-    tmp_path: Path, fakes: FakeWorkers
+    tmp_path: Path, fakes: FakeWorkers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("mooring_service.processes.watch.ADOPT_S", 60.0)  # so long it may take until it is linked again
     async with running_service(tmp_path, handover=True, stop_timeout=30) as service:
         main, other = [await _start(service, fakes, name) for name in ("main", "other")]
         other.silent = True

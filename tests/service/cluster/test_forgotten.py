@@ -41,7 +41,7 @@ async def test_a_node_whose_own_chain_is_gone_tells_its_old_life_as_lost_and_tak
     async with running_nodes(tmp_path, cluster_name, servers.urls, "ab") as nodes:
         a, b = nodes["a"], nodes["b"]
         connection, life = await a.open_connection(), a.cluster.life
-        assert connection // 10**12 == 1
+        assert connection // 10**12 in (1, 2), "whoever of the two came first"
         a.commit(connection, 20)
         await settled(nodes)
         await wait_for(lambda: a.cluster.fold.nodes["a"].beat.connections == 1, DEADLINE_S, "it has told how it is")

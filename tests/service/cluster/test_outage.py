@@ -23,14 +23,13 @@ from mooring_service.cluster.message import Message
 from mooring_service.cluster.objects import create, stream_name, subject_of
 from mooring_service.cluster.status import record_of
 from mooring_service.cluster_config import ClusterConfig
-from mooring_service.journal.batch import Append
 from mooring_service.journal.folded import Folded
 from mooring_service.journal.replica import Replica
 from tests.cluster_kit.nodes import THREE, Node, running_nodes
 from tests.cluster_kit.proxy import Proxies
 from tests.cluster_kit.servers import EngineServers
 from tests.conftest import wait_for
-from tests.service.cluster.test_faults import Ends
+from tests.service.cluster.test_faults import Ends, commits_again
 
 DEADLINE_S = 60.0
 
@@ -137,8 +136,8 @@ async def test_a_node_that_starts_again_in_an_outage_is_bounded_as_before_and_go
         ways.cut()
         ways.pass_on()
         await a.ready()
-        await wait_for(lambda: a.journal.failure is None and a.replicated, DEADLINE_S, "it goes on")
-        await a.journal.append_waiting(Append(asks_done=[2]), fails_fast=True)
+        await commits_again(a)
+        await wait_for(lambda: a.replicated, DEADLINE_S, "all of it is published")
         assert (a.cluster.life != life) is dies
 
 

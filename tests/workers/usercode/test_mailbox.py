@@ -28,13 +28,15 @@ class Paused:
 async def test_nobody_looks_at_all_paused_connections_for_each_item() -> None:
     Paused.looks = 0
     async with bare_worker(Service(), mailbox_items=ITEMS // 2) as runtime:
-        done = threading.Event()
+        begin, done = threading.Event(), threading.Event()
+        runtime.context.post_task("first", lambda: begin.wait(60) and None)
         for _ in range(ITEMS):
             runtime.context.post_task("item", lambda: time.sleep(0.0002))  # the I/O loop has its turn meanwhile
         runtime.context.post_task("last", done.set)
         runtime.paused.update(Paused() for _ in range(PAUSED))
         assert runtime.mailbox.full
-        await asyncio.to_thread(done.wait, 60)
+        begin.set()
+        assert await asyncio.to_thread(done.wait, 60)
         await wait_for(lambda: Paused.looks)
         assert Paused.looks == PAUSED, "once, when half of the mailbox was empty"
 
