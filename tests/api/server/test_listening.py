@@ -110,20 +110,26 @@ async def test_a_restart_goes_on_when_standard_output_is_a_pipe_that_nobody_read
     service = await start_service()
     record = await service.open(echo.url)
     service.process.stdout.close()
-    before = (service.state_dir / "address").stat().st_ino
+    before = _which(service.state_dir / "address")
     for _ in range(2):
         service.process.send_signal(signal.SIGUSR2)
-        await wait_for(lambda before=before: _another(service.state_dir / "address", before))
-        before = (service.state_dir / "address").stat().st_ino
+        before = await wait_for(lambda before=before: _another(service.state_dir / "address", before))
     assert (await service.record(record["id"]))["status"] == "Connected"
     assert await service.stop() == 0, service.log()
 
 
-def _another(path: Path, before: int) -> bool:
+def _which(path: Path) -> tuple[int, int] | None:
+    """Tell a file from the one that was there before, which may have had the same number."""
     try:
-        return path.stat().st_ino != before
+        found = path.stat()
     except FileNotFoundError:
-        return False
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
+def _another(path: Path, before: tuple[int, int] | None) -> tuple[int, int] | None:
+    found = _which(path)
+    return None if found == before else found
 
 
 async def test_it_starts_although_standard_output_is_full(tmp_path: Path) -> None:
