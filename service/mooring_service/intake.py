@@ -301,7 +301,7 @@ class Intake:
         # Else it is started again in the same slot. Not `asked`: it may be renewed since it has died.
         slot.drains = slot.drains and slot.state is WorkerState.STOPPING
         handed, slot.handed, slot.ended_for = slot.handed, {}, []
-        if slot.state is not WorkerState.STOPPING:
+        if slot.state is not WorkerState.STOPPING or (slot.drains and not asked):
             self.asks.do(
                 [ask for ask, _ in handed.values()], taken=True
             )  # what it has not taken is for the next process

@@ -156,6 +156,28 @@ async def test_one_that_dies_and_is_told_to_end_before_that_is_written_is_renewe
         assert not service.workers.record("main").draining
 
 
+async def test_what_one_that_dies_had_not_taken_is_for_the_next_process_also_if_it_is_told_to_end_before_that_is_written(
+    tmp_path: Path, fakes: FakeWorkers
+) -> None:
+    """What it had been handed was taken for done: it was told to end."""
+    async with running_service(tmp_path) as service:
+        other, worker = [await _start(service, fakes, name) for name in ("other", "main")]
+        other.events(asks=[AskCall("main", "f", ["by code"])])
+        await worker.expect(Call)
+        await service.workers.drain("main")
+        slot = service._roster.slot("main")
+        await until(lambda: slot.renewal is not None)
+        with stalled_disk(service.state_dir):  # its death is still to be written
+            worker.die()
+            await until(slot.stop_wanted.done)
+        again = await fakes.linked()
+        call = await again.expect(Call)
+        assert call.params == ["by code"]
+        again.send(Taken(call.ask))
+        await until(lambda: not service._roster.slot("main").handed)
+        assert service.workers.record("main").pid == again.pid
+
+
 async def test_a_callback_that_never_ends_holds_up_a_drain_for_no_longer_than_a_call_may_take(
     tmp_path: Path, fakes: FakeWorkers
 ) -> None:
