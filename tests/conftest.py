@@ -68,6 +68,18 @@ def end_processes(pids: Iterable[int]) -> None:
             os.kill(pid, signal.SIGKILL)
 
 
+def files_in(folder: Path) -> Iterator[tuple[Path, bytes]]:
+    """Yield every file below a folder and what it holds; what goes meanwhile, folders too, is passed over (`rglob` would fail)."""
+    for parent, _, names in os.walk(folder):
+        for path in (Path(parent, name) for name in names):
+            try:
+                content = path.read_bytes() if path.is_file() else None
+            except FileNotFoundError:
+                continue
+            if content is not None:
+                yield path, content
+
+
 def _open_files(pid: int) -> Iterator[str]:
     """Yield what a process has open; one of them that it closes meanwhile hides none of the others."""
     with contextlib.suppress(OSError):  # the process is gone, or not ours

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import itertools
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -14,7 +12,7 @@ import pytest
 from tests.cluster_kit.running import is_engine_down, running_services
 from tests.cluster_kit.servers import EngineServers
 from tests.cluster_kit.services import kill
-from tests.conftest import RunningService, wait_for
+from tests.conftest import RunningService, files_in, wait_for
 from tests.servers import EchoServer
 
 FOUND_S = 90.0  # a deadline, not a figure: `dead_after` is 7, and the machine may be busy
@@ -101,6 +99,5 @@ async def test_no_header_value_that_was_asked_for_lies_in_the_engine_or_in_any_s
         assert refused["type"].endswith("invalid"), "what others open again names its secrets"
         await b.get(f"/v1/connections/{one['id']}")
         for folder in (tmp_path, servers.root):
-            for path in itertools.chain(folder.rglob("*")):
-                with contextlib.suppress(FileNotFoundError):  # they are in use
-                    assert not path.is_file() or CANARY.encode() not in path.read_bytes(), path
+            for path, content in files_in(folder):
+                assert CANARY.encode() not in content, path

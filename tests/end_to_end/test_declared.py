@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.command_line import mooring
-from tests.conftest import RunningService, StartService, wait_for
+from tests.conftest import RunningService, StartService, files_in, wait_for
 from tests.end_to_end.test_kept import ready_again
 from tests.end_to_end.test_secrets import read_again
 from tests.proxies import free_port
@@ -34,9 +33,8 @@ def declare(path: Path, **connections: str) -> None:
 
 def no_canary_in(service: RunningService) -> None:
     """Nothing of the secret is in any file of the service, which may be writing them just now."""
-    for path in service.state_dir.rglob("*"):
-        with contextlib.suppress(FileNotFoundError):  # one that took its name when it was whole
-            assert not path.is_file() or CANARY.encode() not in path.read_bytes(), path
+    for path, content in files_in(service.state_dir):
+        assert CANARY.encode() not in content, path
 
 
 async def test_it_is_opened_kept_changed_and_ended_as_the_file_says(

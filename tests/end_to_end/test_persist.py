@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.command_line import mooring
-from tests.conftest import RunningService, StartService, end_processes, rounds, wait_for
+from tests.conftest import RunningService, StartService, end_processes, files_in, rounds, wait_for
 from tests.end_to_end.test_connection_names import put
 from tests.end_to_end.test_kept import ready_again
 from tests.end_to_end.test_kept_sockets import Front
@@ -50,8 +50,8 @@ async def test_an_ordered_stop_is_a_gap_and_no_end(start_service: StartService, 
     assert echo.peers[0].close_code == 1001
     journal = service.state_dir / "journal.db"
     assert journal.stat().st_mode & 0o777 == 0o600
-    for path in service.state_dir.rglob("*"):
-        assert not path.is_file() or CANARY.encode() not in path.read_bytes(), path
+    for path, content in files_in(service.state_dir):
+        assert CANARY.encode() not in content, path
     await service.start()
     assert (await service.record(other["id"]))["status"] == "Closed"
     record = await ready_again(service, kept["id"], 2)
@@ -114,7 +114,7 @@ async def test_a_half_open_line_is_lost_once_also_when_everything_dies_before_th
     async with Front(echo.port) as front:
         policy = {"minDelay": 0.05, "maxDelay": 0.2, "persist": True}
         url = f"ws://127.0.0.1:{front.port}/"
-        kept = await service.open(url, pingInterval=1, pingTimeout=4, connectTimeout=1, reconnect=policy)
+        kept = await service.open(url, pingInterval=1, pingTimeout=4, connectTimeout=5, reconnect=policy)
         front.swallows = True
         lost = (await service.events(kept["id"], until="onDisconnect"))[-1]["event"]
         assert (lost["cause"], lost["code"]) == ("ping", 1006)
@@ -273,8 +273,8 @@ async def test_what_waits_for_a_failed_worker_is_there_after_a_restart_in_order(
         for connection in (kept, persists):
             record = await service.record(connection)
             assert (record["status"], record["down"]["phase"]) == ("Reconnecting", "blocked")
-    for path in service.state_dir.rglob("*"):
-        assert not path.is_file() or CANARY.encode() not in path.read_bytes(), path
+    for path, content in files_in(service.state_dir):
+        assert CANARY.encode() not in content, path
     await service.call("PUT", "/v1/workers/main", None)
     await ready_again(service, kept, 3)
     await ready_again(service, persists, 3)

@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 
 from mooring.connection.shipped import read_preset
-from tests.conftest import RunningService, StartService, wait_for
+from tests.conftest import RunningService, StartService, files_in, wait_for
 from tests.scripted import HttpServer, Scripted
 
 KEPT = {"minDelay": 0.05, "maxDelay": 0.1}
@@ -28,8 +28,7 @@ async def opened_twice(service: RunningService, server: Scripted, **options: Any
 
 def everything(service: RunningService) -> str:
     """Return all that the service has written anywhere."""
-    files = [path.read_bytes().decode("latin-1") for path in service.state_dir.rglob("*") if path.is_file()]
-    return "\n".join([service.log(), *files])
+    return "\n".join([service.log(), *(content.decode("latin-1") for _, content in files_in(service.state_dir))])
 
 
 @pytest.fixture

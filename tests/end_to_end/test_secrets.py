@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.command_line import mooring
-from tests.conftest import ROOT, RunningService, StartService, wait_for
+from tests.conftest import ROOT, RunningService, StartService, files_in, wait_for
 from tests.end_to_end.test_kept import STAYS_DOWN, status_of
 from tests.servers import EchoServer
 
@@ -27,11 +27,7 @@ async def read_again(service: RunningService, words: str = "were read again") ->
 
 def everything(service: RunningService) -> str:
     """Return all that the service has written anywhere."""
-    found = [service.log()]
-    for path in service.state_dir.rglob("*"):
-        if path.is_file():
-            found.append(path.read_bytes().decode("latin-1"))
-    return "\n".join(found)
+    return "\n".join([service.log(), *(content.decode("latin-1") for _, content in files_in(service.state_dir))])
 
 
 @pytest.fixture

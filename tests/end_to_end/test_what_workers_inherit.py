@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -54,17 +55,17 @@ class Modes:
             await asyncio.sleep(0.001)
 
     def _look(self) -> None:
-        for path in (self._folder, *self._folder.rglob("*")):
-            try:
-                name = str(path.relative_to(self._folder))
-                self.seen[name] = self.seen.get(name, 0) | stat.S_IMODE(path.lstat().st_mode)
-            except FileNotFoundError:
-                pass
+        for parent, folders, files in os.walk(self._folder):  # passes over a folder that goes meanwhile
+            for path in (Path(parent), *(Path(parent, name) for name in (*folders, *files))):
+                with contextlib.suppress(FileNotFoundError):
+                    name = str(path.relative_to(self._folder))
+                    self.seen[name] = self.seen.get(name, 0) | stat.S_IMODE(path.lstat().st_mode)
 
     async def stop(self) -> dict[str, int]:
         """Return what was open to others."""
         self._watching.cancel()
-        await asyncio.gather(self._watching, return_exceptions=True)
+        (outcome,) = await asyncio.gather(self._watching, return_exceptions=True)
+        assert isinstance(outcome, asyncio.CancelledError), outcome
         self._look()
         return {name: mode for name, mode in self.seen.items() if mode & 0o077}
 
