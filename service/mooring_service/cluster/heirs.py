@@ -162,6 +162,8 @@ class Heirs:
         if not await self._shown(CATCH_UP_S):
             return
         if worker not in self._taking:  # else it is tried again
+            if self._fold.claims.workers.get(worker) is not held or not held.inherited:
+                return  # it was done, and that is folded only now
             self._taking.add(worker)
             log.info("the worker %s of a node that is gone is being taken over", worker, extra={"worker": worker})
             self.takeovers["dead" if held.found_dead else "left"] += self._estate.is_left(worker)

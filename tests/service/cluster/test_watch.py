@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,40 @@ async def test_why_a_worker_is_not_taken_over_yet_is_told_once_and_counted_once(
         assert len([text for text in told if "is not taken over yet: the disk is full" in text]) == 1
         assert len([text for text in told if "is taken over" in text]) == 1
         assert a.cluster.heirs.takeovers == {"left": 1}
+
+
+@pytest.mark.parametrize("persists", [True, False])
+async def test_a_takeover_that_is_done_and_folded_late_is_not_done_again(
+    servers: EngineServers,
+    cluster_name: str,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    persists: bool,
+) -> None:
+    async with running_nodes(tmp_path, cluster_name, servers.urls, "ab", dead_after=600) as nodes:
+        a, b = nodes["a"], nodes["b"]
+        done = 0
+
+        async def take(worker: str) -> bool:
+            nonlocal done
+            done += 1
+            a.estate.left = False
+            return persists
+
+        async def told(worker: str) -> None:
+            """It is not folded in time."""
+
+        a.estate.left, a.estate.take = True, take  # type: ignore[method-assign]  # of this one object
+        a.cluster.placement.told = told  # type: ignore[method-assign]  # likewise
+        await b.stop()
+        async with asyncio.timeout(FOUND_S):
+            while not done or a.cluster.heirs.busy:
+                await asyncio.sleep(0)
+        a.cluster.heirs.look(time.monotonic(), fit=True)
+        await settled({"a": a}, FOUND_S)
+        await wait_for(lambda: not a.cluster.heirs.busy, FOUND_S)
+        assert done == 1
+        assert len([text for text in caplog.messages if "main-b" in text and "is taken over" in text]) == 1
 
 
 async def test_that_the_engine_cannot_be_asked_is_told_when_it_changes(
