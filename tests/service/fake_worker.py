@@ -264,7 +264,8 @@ class FakeWorkers:
                 line = b""
                 while not line.endswith(b"\n") and (data := await loop.sock_recv(control, 65_536)):
                     line += data
-                # Else it was ended before it had said who it is: the next one counts.
+                if not line.endswith(b"\n"):
+                    control.close()  # it was ended before it had said who it is: the next one counts
         worker = FakeWorker(*json.loads(line), control)
         self._all.append(worker)
         return worker
