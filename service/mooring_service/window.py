@@ -53,9 +53,12 @@ class Window:
         A worker sends what comes meanwhile once it is told. So under load (what was stored is `scattered`: the passes in which it is
         shown) it is told a little behind the last time, with all others: what they send then comes at one time, and is one commit.
         Where passes are further apart, it comes just before one: a commit between two would be shown no earlier. Only that waits,
-        never what is stored.
+        never what is stored, nor that there is room no more, or again.
         """
         self._stored.update(dict.fromkeys(slots))
+        if self._admission.full_at(self._directory.live_count) != self._told_full_at:
+            self._tell()  # at once: what code in workers opens before it hears of that comes on top
+            return
         loop = asyncio.get_running_loop()
         if self._telling is not None:
             soon = self._told_at + TELL_S

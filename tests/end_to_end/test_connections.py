@@ -180,6 +180,7 @@ async def test_terminate_takes_1000_and_3000_to_4999(
     assert (await shared.record(record["id"]))["status"] == ("Closed" if status == 200 else "Connected")
 
 
+@pytest.mark.alone
 async def test_delete_answers_within_close_timeout_and_a_second_when_the_peer_keeps_talking(
     shared: RunningService,
 ) -> None:
@@ -194,7 +195,7 @@ async def test_delete_answers_within_close_timeout_and_a_second_when_the_peer_ke
         record = await shared.open(server.url, closeTimeout=0.5)
         begin = time.monotonic()
         final = await shared.call("DELETE", f"/v1/connections/{record['id']}")
-        assert time.monotonic() - begin < 4.5, "less than the 5 s of who says no closeTimeout"
+        assert time.monotonic() - begin < 1.5
         assert final["terminate"]["code"] == 1006
         assert final["terminate"]["wasClean"] is False
 

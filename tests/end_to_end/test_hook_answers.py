@@ -244,7 +244,7 @@ async def test_secrets_overlap_and_then_the_old_one_is_refused(
     await shared.call("PUT", f"/v1/workers/{worker}", 201)
     async with Receiver() as receiver:
         old = (await hook(shared, worker, receiver.url, workers=[worker], kinds=["onMessage"]))["secret"]
-        new = (await shared.call("POST", f"/v1/hooks/{worker}/secrets", 201, json={"expiresIn": 6}))["secret"]
+        new = (await shared.call("POST", f"/v1/hooks/{worker}/secrets", 201, json={"expiresIn": 15}))["secret"]
         await _feed(shared, echo, worker, 1)
         await receiver.until(1)
         for secret in (old, new):

@@ -15,7 +15,7 @@ from tests.conftest import ROOT, RunningService, StartService, wait_for
 from tests.end_to_end.test_kept import CODE, OPTIONS, STAYS_DOWN, ready_again, status_of
 from tests.end_to_end.with_user_code import call, open_with
 from tests.proxies import free_port
-from tests.servers import EchoServer, FeedServer, RawServer
+from tests.servers import EchoServer, FeedServer, RawConnection, RawServer, frame
 
 
 async def _pid(service: RunningService, worker: str = "main") -> int:
@@ -129,13 +129,22 @@ async def test_a_killed_service_is_not_seen_by_those_that_are_down_meanwhile(sta
     port = free_port()
     async with FeedServer(rate=50, port=port) as feed:
         url = f"{feed.url}a"
-        kept = (await service.open(url, reconnect={"minDelay": 0.05, "maxDelay": 0.2}))["id"]
+        beat = {"send": "alive", "interval": 1}
+        kept = (await service.open(url, reconnect={"minDelay": 0.05, "maxDelay": 0.2}, keepAlive=beat))["id"]
         await service.events(kept, count=10)
         await service.kill()
         cut_at = time.time() - 0.001
     await asyncio.sleep(0.5)
-    async with FeedServer(rate=50, port=port) as feed:
-        await wait_for(lambda: feed.sent.get("/a", 0) > 20)
+    beaten = asyncio.Event()
+
+    async def script(connection: RawConnection) -> None:
+        await connection.accept(after=frame(1, b"1"))
+        await connection.read_frame()  # only who is told that it is back has a heartbeat
+        beaten.set()
+        await connection.read_close()
+
+    async with RawServer(script, port=port):
+        await asyncio.wait_for(beaten.wait(), 60)
         back_at = time.time()
         await service.start()
         await wait_for(service.is_ready)

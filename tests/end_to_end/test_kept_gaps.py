@@ -121,14 +121,14 @@ async def _open(service: RunningService, url: str, tmp_path: Path, seconds: floa
     return int((await service.open(url, handler=handler, reconnect=AT_ONCE, **options))["id"])
 
 
-@pytest.mark.parametrize("seconds", [6.0, pytest.param(30.0, marks=pytest.mark.long)])
+@pytest.mark.parametrize("seconds", [9.0, pytest.param(30.0, marks=pytest.mark.long)])
 async def test_what_a_handler_fetches_stands_before_the_live_messages_and_its_peer_is_not_judged_meanwhile(
     start_service: StartService, tmp_path: Path, seconds: float
 ) -> None:  # 26
     service = await start_service(*OPTIONS)
     feed = NumberedFeed()
     async with feed.server:
-        kept = await _open(service, feed.server.url, tmp_path, seconds, pingInterval=0.5, pingTimeout=3)
+        kept = await _open(service, feed.server.url, tmp_path, seconds, pingInterval=0.5, pingTimeout=5)
         await service.events(kept, count=LAST + 1)
         feed.cut.set()
         await service.events(kept, until="onReconnect")

@@ -114,7 +114,7 @@ async def test_a_half_open_line_is_lost_once_also_when_everything_dies_before_th
     async with Front(echo.port) as front:
         policy = {"minDelay": 0.05, "maxDelay": 0.2, "persist": True}
         url = f"ws://127.0.0.1:{front.port}/"
-        kept = await service.open(url, pingInterval=1, pingTimeout=4, connectTimeout=1, reconnect=policy)
+        kept = await service.open(url, pingInterval=1, pingTimeout=4, connectTimeout=5, reconnect=policy)
         front.swallows = True
         lost = (await service.events(kept["id"], until="onDisconnect"))[-1]["event"]
         assert (lost["cause"], lost["code"]) == ("ping", 1006)

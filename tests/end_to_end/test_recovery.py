@@ -244,6 +244,7 @@ def _rss(pid: int) -> int:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+@pytest.mark.alone
 async def test_stop_with_500_connections_and_50_subscribers_ten_of_them_deaf(
     start_service: StartService, echo: EchoServer
 ) -> None:
@@ -265,8 +266,9 @@ async def test_stop_with_500_connections_and_50_subscribers_ten_of_them_deaf(
             streams.append(await session.get(f"{service.url}/v1/events?after=start", headers=headers))  # never read
         begun = time.monotonic()
         code = await service.stop()
-        print(f"stopped in {time.monotonic() - begun:.2f} s")
-        assert code == 0, "not at the deadline of a write"
+        took = time.monotonic() - begun
+        print(f"stopped in {took:.2f} s")
+        assert code == 0 and took < 10, "not at the deadline of a write"
         texts = await asyncio.gather(*streams[:40])
         assert all(text.count(b"event: onTerminate") == 500 for text in texts), "streams carry every end"
     await wait_for(lambda: all(peer.close_code == 1001 for peer in echo.peers))

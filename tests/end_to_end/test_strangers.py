@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -305,10 +305,16 @@ async def test_listening_for_strangers_needs_tls_or_a_flag(tmp_path: Any) -> Non
     assert "tls_cert" in run.stderr and "Traceback" not in run.stderr
 
 
-async def test_a_unix_socket_serves_the_same_api(start_service: StartService) -> None:
-    folder = tempfile.mkdtemp(prefix="mooring-")  # pytest's own are too long for the path of a socket
-    service = await start_service(listen=f"unix:{folder}/api.sock")
-    connector = aiohttp.UnixConnector(f"{folder}/api.sock")
+@pytest.fixture
+def socket_path() -> Iterator[Path]:
+    """The path of a socket, short enough for one."""
+    with tempfile.TemporaryDirectory(prefix="mooring-") as folder:
+        yield Path(folder) / "api.sock"
+
+
+async def test_a_unix_socket_serves_the_same_api(socket_path: Path, start_service: StartService) -> None:
+    service = await start_service(listen=f"unix:{socket_path}")
+    connector = aiohttp.UnixConnector(str(socket_path))
     async with aiohttp.ClientSession(connector=connector) as session:
         headers = {"Authorization": f"Bearer {service.token}"}
         async with session.get("http://localhost/v1/workers", headers=headers) as response:
@@ -316,7 +322,6 @@ async def test_a_unix_socket_serves_the_same_api(start_service: StartService) ->
         async with session.get("http://evil.example/v1/workers", headers=headers) as response:
             assert response.status == 403
     await service.stop()
-    shutil.rmtree(folder)
 
 
 async def test_the_service_has_logged_no_traceback(shared: RunningService) -> None:

@@ -120,7 +120,7 @@ async def test_handshakes_that_are_only_begun_use_up_places_and_no_more_than_the
 ) -> None:
     service = await start_service(
         "--tls-cert", files.server_cert, "--tls-key", files.server_key,
-        listen="127.0.0.1:0", env={"MOORING_API_MAX_REQUESTS": "20", "MOORING_API_REQUEST_TIMEOUT": "10"},
+        listen="127.0.0.1:0", env={"MOORING_API_MAX_REQUESTS": "20", "MOORING_API_REQUEST_TIMEOUT": "30"},
     )  # fmt: skip
     before = len(os.listdir(f"/proc/{service.process.pid}/fd"))
     begun = [await asyncio.open_connection("127.0.0.1", service.port) for _ in range(200)]

@@ -257,11 +257,14 @@ class FakeWorkers:
         """Return the next process that the service has started."""
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(TIMEOUT_S):
-            control, _ = await loop.sock_accept(self._listener)
-            control.setblocking(False)
             line = b""
             while not line.endswith(b"\n"):
-                line += await loop.sock_recv(control, 65_536)
+                control, _ = await loop.sock_accept(self._listener)
+                control.setblocking(False)
+                line = b""
+                while not line.endswith(b"\n") and (data := await loop.sock_recv(control, 65_536)):
+                    line += data
+                # Else it was ended before it had said who it is: the next one counts.
         worker = FakeWorker(*json.loads(line), control)
         self._all.append(worker)
         return worker

@@ -76,7 +76,7 @@ async def test_that_ended_connections_cannot_be_forgotten_now_is_told_once(
             await wait_for(lambda: tries > before)  # noqa: B023
 
     with contextlib.closing(apsw.Connection(str(tmp_path / "journal.db"))) as other:
-        other.set_busy_timeout(20_000)
+        other.set_busy_timeout(60_000)
         for _ in range(2):
             other.execute("BEGIN IMMEDIATE")  # nothing is committed there
             journal.append(run_of(1, 1))

@@ -10,6 +10,7 @@ import pytest
 from mooring.events import Kind
 from mooring.link.messages import Events, Stored
 from mooring_service import passes, window
+from mooring_service.config import Config, LimitsConfig
 from mooring_service.service import Service
 from tests.service.fake_worker import FakeWorker, FakeWorkers, running_service
 
@@ -61,6 +62,22 @@ async def test_scattered_events_are_told_at_one_time_and_what_comes_after_quiet_
         _say(one, 3, 1_000)
         told = await one.expect(Stored, TOLD_S)
         assert told.number == 3 and not told.next_us, "who floods is told at once"
+
+
+async def test_that_there_is_room_no_more_or_again_is_told_at_once_whatever_the_rhythm(
+    tmp_path: Path, fakes: FakeWorkers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running_service(tmp_path) as service:
+        one, two = [await _started(service, fakes, name) for name in ("one", "two")]
+        service.reconfigure(Config(limits=LimitsConfig(max_connections=2)))
+        monkeypatch.setattr(window, "TELL_S", 600.0)
+        monkeypatch.setattr(window, "TELL_MAX_S", 600.0)
+        _say(two, 1, 3)  # the rhythm has begun
+        one.opened(1, new=True)
+        one.opened(2, new=True)
+        for worker in (one, two):
+            while (await worker.expect(Stored, TOLD_S)).full_at != 2:
+                pass
 
 
 def _shown_later(service: Service, pause_s: float, monkeypatch: pytest.MonkeyPatch) -> list[asyncio.Future[bool]]:

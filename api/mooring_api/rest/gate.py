@@ -178,7 +178,9 @@ class _Guarded(asyncio.Protocol):
     def _close_when_answered(self, deadline: float) -> None:
         # aiohttp's own `close` would forget the requests that are queued behind the one that is being answered.
         loop = asyncio.get_running_loop()
-        if self._is_idle() or self._gate.lasts(self._transport) or loop.time() >= deadline:
+        # What breaks off is seen here, too: for one pass a request is neither among the messages any more nor the current one.
+        ends = self._is_idle() or self._breaks_off() or self._gate.lasts(self._transport)
+        if ends or loop.time() >= deadline:
             self._transport.close()
         else:
             self._timer = loop.call_later(HALF_CLOSED_LOOK_S, self._close_when_answered, deadline)

@@ -78,6 +78,10 @@ async def never(_: web.Request) -> web.Response:
     raise AssertionError("nobody waits so long")
 
 
+async def whole(request: web.Request) -> web.Response:
+    return web.Response(body=await request.read())
+
+
 def certificate(files: Files) -> ssl.SSLContext:
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(files.server_cert, files.server_key)
@@ -116,6 +120,7 @@ def test_a_handshake_that_is_only_begun_counts_from_its_accept_and_gives_its_pla
                 writer.close()
         async with Gated(hello, tls=certificate(files), head_timeout_s=0.5) as gated:
             held = [await gated.connect() for _ in range(5)]
+            held[0][1].write(b"\x16\x03\x01\x02\x00\x01\x00\x01")
             assert [await asyncio.wait_for(_end(reader), 60) for reader, _ in held] == [b""] * 5
             await wait_for(lambda: gated.gate.open == 0, what="those that never go on are cut off")
             for _, writer in held:
@@ -215,8 +220,8 @@ def test_whoever_closes_his_sending_side_is_answered_but_not_waited_for_for_ever
         async with Gated(never) as gated:
             reader, writer = await gated.connect()
             writer.write(GET)
-            writer.close()  # gone altogether: it looks the same
             await wait_for(lambda: gated.gate.open == 1)
+            writer.close()  # gone altogether: it looks the same
             await wait_for(lambda: gated.gate.open == 0, 60)
         async with Gated(never, lasts=lambda _: True) as gated:
             monkeypatch.setattr(gate, "HALF_CLOSED_S", 3600)
@@ -224,6 +229,26 @@ def test_whoever_closes_his_sending_side_is_answered_but_not_waited_for_for_ever
             writer.write(GET)
             writer.write_eof()
             assert await asyncio.wait_for(reader.read(), 60) == b"", "what never ends is ended at once"
+            writer.close()
+
+    run(scenario())
+
+
+@both_loops
+@pytest.mark.parametrize(
+    "begun",
+    [b"", GET[:-2], GET[:-2] + b"Content-Length: 8\r\n\r\nhalf"],
+    ids=["nothing", "half a head", "half a body"],
+)
+def test_what_will_never_be_whole_is_ended_at_once(run: Run, monkeypatch: pytest.MonkeyPatch, begun: bytes) -> None:
+    monkeypatch.setattr(gate, "HALF_CLOSED_S", 3600)
+
+    async def scenario() -> None:
+        async with Gated(whole, head_timeout_s=3600.0) as gated:
+            reader, writer = await gated.connect()
+            writer.write(begun)
+            writer.write_eof()
+            assert await asyncio.wait_for(reader.read(), 60) == b""
             writer.close()
 
     run(scenario())

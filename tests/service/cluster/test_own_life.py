@@ -50,7 +50,7 @@ async def test_a_life_that_begins_while_the_disk_takes_nothing_is_kept_when_it_s
         await own.save(0)
         old = own.kept.life
         with contextlib.closing(apsw.Connection(str(tmp_path / "journal.db"))) as other:
-            other.set_busy_timeout(20_000)
+            other.set_busy_timeout(60_000)
             other.execute("BEGIN IMMEDIATE")  # nothing is committed there
             saving = asyncio.create_task(own.save(1))
             await wait_for(lambda: journal.failure is not None, DEADLINE_S)

@@ -164,8 +164,15 @@ async def test_what_is_gone_before_it_was_read_is_told_once_while_nobody_can_be_
 
 
 async def test_why_a_peers_copy_cannot_be_had_is_told_when_it_changes(
-    servers: EngineServers, engine: Engine, cluster_name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    servers: EngineServers,
+    engine: Engine,
+    cluster_name: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    for name in ("ASK_S", "MADE_S"):  # an answer that comes late would be told of, too
+        monkeypatch.setattr(f"mooring_service.cluster.copies.{name}", 60.0)
     made: Counter[str] = Counter()
     damage = "short"
     (whole,) = pieces_of(Copy(FoldedCopy(-1, [], []), []))

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from mooring.link.messages import Reconfigure, Refused, Stats, Welcome
+from mooring.link.messages import Goodbye, Probe, Reconfigure, Refused, Stats, Welcome
 from mooring_service.config import Config, EgressConfig
 from mooring_service.processes import link_server
 from tests.service.fake_worker import FakeWorkers, running_service, until
@@ -122,3 +122,21 @@ async def test_a_hello_that_came_while_the_service_stood_still_was_in_time(
         await worker.lost()
         await worker.dial()
         await worker.lost()  # who says nothing is cut off all the same
+
+
+async def test_what_a_worker_has_said_before_it_went_is_taken_also_where_a_write_tells_of_that(
+    tmp_path: Path, fakes: FakeWorkers
+) -> None:
+    async with running_service(tmp_path) as service:
+        starting = asyncio.create_task(service.workers.start("main"))
+        worker = await fakes.linked()
+        await starting
+        slot = service._roster.slot("main")
+        assert slot.channel is not None
+        worker.send(Goodbye(3, 2))
+        worker.channel.close()
+        await asyncio.sleep(0)
+        slot.channel.send(Probe())  # in the pass in which it closes: nothing is read before
+        slot.channel.flush()
+        await until(slot.unlinked.is_set)
+        assert slot.goodbye == Goodbye(3, 2)

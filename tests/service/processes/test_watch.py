@@ -108,11 +108,11 @@ async def test_what_a_worker_had_sent_before_it_died_is_read_although_we_did_not
 async def test_a_process_that_starts_and_hangs_is_ended(
     tmp_path: Path, fakes: FakeWorkers, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with running_service(tmp_path, **SHORT, start_timeout=0.4) as service:
+    async with running_service(tmp_path, **SHORT, start_timeout=3.0) as service:
         starting = asyncio.create_task(service.workers.start("main"))
         hung = await fakes.come()  # it is there, and never dials
-        await until(lambda: any("did not connect" in line for line in caplog.messages))
         _be_patient(service)
+        await until(lambda: any("did not connect" in line for line in caplog.messages))
         worker = await fakes.linked()
         record, _ = await starting
         assert record.pid == worker.pid != hung.pid

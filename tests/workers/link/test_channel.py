@@ -106,3 +106,25 @@ def test_what_the_other_end_has_said_before_it_went_is_read_also_where_a_write_t
         runner.run(write_to_who_has_gone())
     assert heard == [Stats(), Goodbye(1, 2)]
     assert isinstance(lost[0], BrokenPipeError)
+
+
+async def test_the_end_is_told_also_where_what_was_said_before_cannot_be_taken() -> None:
+    wrong = ValueError("a fault of ours")
+    told: list[object] = []
+    lost: list[Exception | None] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context.get("exception")))
+
+    def take(channel: Channel[Report], found: list[Report]) -> None:
+        raise wrong
+
+    ours, theirs = socket.socketpair()
+    channel = Channel(report_decoder, take, lambda _, exc: lost.append(exc))
+    await asyncio.get_running_loop().create_unix_connection(lambda: channel, sock=ours)
+    channel.read_to_the_end()
+    theirs.sendall(frame(Stats()))
+    theirs.close()
+    channel.send(Probe())  # in the same pass: nothing is read before
+    channel.flush()
+    await wait_for(lambda: lost and told)
+    assert [type(exc) for exc in lost] == [BrokenPipeError]
+    assert told == [wrong], "the loop tells of it"

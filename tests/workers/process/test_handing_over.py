@@ -8,6 +8,8 @@ import threading
 import time
 from functools import partial
 
+import pytest
+
 from mooring.link.messages import Opened, Report
 from mooring.process.handing_over import HOLD_S
 from tests.conftest import rounds, wait_for
@@ -87,3 +89,27 @@ async def test_an_answer_that_cannot_be_given_keeps_no_other_of_its_batch() -> N
         await wait_for(lambda: len(service.answers) == 3, 60)
     assert service.answers == [Opened(1, 0), Opened(2, 0), Opened(3, 0)]
     assert told == [wrong, wrong], "the loop tells of it"
+
+
+async def test_at_the_end_all_answers_are_given_and_all_events_handed_over_whatever_raises() -> None:
+    told: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context.get("exception")))
+    wrong = ValueError("a fault of ours")
+
+    def raises(*_: object) -> Report:
+        raise wrong
+
+    service = Service()
+    service.takes_frames = True
+    async with bare_worker(service) as runtime:
+        handing_over = runtime._handing_over
+        handing_over.post(raises)
+        for made in (partial(Opened, 1), raises, partial(Opened, 2)):
+            handing_over.answer_behind(made)
+        runtime.outbox.add(_Connection(1), b"\x02", b"1", 1)
+        with pytest.raises(ValueError, match="a fault of ours"):
+            handing_over.end()
+        # In this pass still: the loop may run no more.
+        assert service.answers == [Opened(1, 1), Opened(2, 1)]
+        assert _seen(service) == [b"1"]
+        assert told == [wrong], "the loop tells of it"

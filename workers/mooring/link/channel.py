@@ -234,9 +234,11 @@ class Channel(asyncio.Protocol, Generic[Message]):
         """Report the end, once."""
         self._transport = None
         self._pending.clear()
-        if self._own is not None:
-            self._read_rest(self._own, failed=isinstance(exc, OSError))
-        self._on_lost(self, self._failure or exc)
+        try:
+            if self._own is not None:
+                self._read_rest(self._own, failed=isinstance(exc, OSError))
+        finally:  # also where what was said cannot be taken
+            self._on_lost(self, self._failure or exc)
 
     def _read_rest(self, own: int, *, failed: bool) -> None:
         """Hand over what the other end has said before it was gone: a transport whose write has failed reads nothing any more."""

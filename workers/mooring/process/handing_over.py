@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 
 from mooring.link.messages import Report
@@ -79,18 +78,19 @@ class HandingOver:
     def _answer_behind(self) -> None:
         behind, self._behind = self._behind, []
         if behind:
-            self._answer_all(deque(behind), self.flush())
+            self._answer_all(behind, self.flush())
 
-    def _answer_all(self, behind: deque[Callable[[int], Report]], after: int) -> None:
-        try:
-            while behind:
-                self._answer(behind.popleft()(after))
-        finally:  # one that raises holds up nobody else, and the loop tells of it
-            if behind:
-                self.post(self._answer_all, behind, after)
+    def _answer_all(self, behind: list[Callable[[int], Report]], after: int) -> None:
+        for made in behind:
+            try:
+                self._answer(made(after))
+            except Exception as exc:  # noqa: BLE001 - whatever it is: it holds up nobody else, also as the loop ends
+                self._loop.call_exception_handler({"message": "an answer cannot be given", "exception": exc})
 
     def end(self) -> None:
         """Do what was posted, and hand over all that was recorded."""
-        self._posts.run()
-        self._answer_behind()
-        self._outbox.flush()
+        try:
+            self._posts.run()
+        finally:  # one that raises holds up nobody else
+            self._answer_behind()
+            self._outbox.flush()
