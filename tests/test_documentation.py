@@ -34,6 +34,7 @@ PROGRAM_TIMEOUT_S = 120  # the first `go run` of a machine compiles the standard
 BINARIES = Path(sys.executable).parent
 RUNNABLE = {"console", "python", "toml", "json", "mjs", "php", "go"}
 _FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.M | re.S)
+_LATER = re.compile(r"sleep [\d.]+; mooring (ls|show|logs|tail) [^;&|<>(`]*")  # it only reads
 _NAMED_TEST = re.compile(r"`(tests/[\w/]+\.py)::(test_\w+)`")
 INTERPRETERS = {"mjs": ["node"], "php": ["php"], "go": ["go", "run"]}
 
@@ -186,15 +187,15 @@ async def test_every_block_of_the_page_does_what_it_says(page: Path, scene: Scen
             where = f"{page.relative_to(ROOT)}:{block.line}"
             if block.language == "console":
                 for command, expected in steps(block.text):
+                    is_later = command.startswith("sleep ")
+                    assert not is_later or _LATER.fullmatch(command), (
+                        f"{where}: what is typed again may only read: {command}"
+                    )
                     typed = scene.typed(command).replace(".venv/bin/", f"{BINARIES}/")
                     output = scene.printed(await shell.run(typed))
                     deadline = time.monotonic() + COMMAND_TIMEOUT_S
                     # "A moment later" is later on a busy machine.
-                    while (
-                        command.startswith("sleep ")
-                        and time.monotonic() < deadline
-                        and not pattern(expected).fullmatch(output)
-                    ):
+                    while is_later and time.monotonic() < deadline and not pattern(expected).fullmatch(output):
                         output = scene.printed(await shell.run(typed))
                     assert pattern(expected).fullmatch(output), (
                         f"{where}: {command}\n{output}\n--- expected\n{expected}"

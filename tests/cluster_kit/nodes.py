@@ -25,9 +25,8 @@ from tests.conftest import wait_for
 
 THREE = StreamSettings(max_bytes=256 << 20)
 ONE = StreamSettings(replicas=1, max_bytes=256 << 20)
-PATIENCE_S = (
-    15.0  # not longer: what was asked of a server that has just come back may never be answered, and is asked again
-)
+# Not longer: what was asked of a server that has just come back may never be answered, and is asked again.
+ANSWER_S = 15.0
 
 
 class Patient(Engine):
@@ -37,7 +36,7 @@ class Patient(Engine):
         self, subject: str, data: bytes = b"", headers: dict[str, str] | None = None, timeout_s: float = ASK_TIMEOUT_S
     ) -> bytes:
         if timeout_s in (ASK_TIMEOUT_S, READ_TIMEOUT_S):
-            timeout_s = PATIENCE_S
+            timeout_s = ANSWER_S
         return await super().ask(subject, data, headers, timeout_s)
 
 

@@ -27,16 +27,16 @@ class Nodes:
     def __init__(self, folder: Path, cluster: str, servers: EngineServers) -> None:
         self.folder, self.cluster, self.servers = folder, cluster, servers
         self.options: list[str] = []
-        self.all: dict[str, RunningService] = {}
+        self.all: dict[str, RunningNode] = {}
 
-    async def begin(self, names: str, beside: str = "", **settings: Any) -> list[RunningService]:
+    async def begin(self, names: str, beside: str = "", **settings: Any) -> list[RunningNode]:
         """Start services that are nodes, and wait until they have their places; `beside`: what else their configuration says."""
         found = [self._make(name, settings, beside) for name in names]
         await asyncio.gather(*(service.start() for service in found))
         await asyncio.gather(*(wait_for(service.is_ready, FOUND_S) for service in found))
         return found
 
-    def _make(self, name: str, settings: dict[str, Any], beside: str) -> RunningService:
+    def _make(self, name: str, settings: dict[str, Any], beside: str) -> RunningNode:
         path = self.folder / f"{name}.toml"
         own = {"name": self.cluster, "node": name, "engine": self.servers.urls, "dead_after": DEAD_AFTER_S, **settings}
         lines = [f"{key} = {json.dumps(value)}" for key, value in own.items()]
@@ -103,11 +103,17 @@ async def until_told(service: RunningService, kind: str, node: str, count: int =
     return await wait_for(is_told, FOUND_S, f"{kind} of {node}")
 
 
-async def until_status(service: RunningService, connection: int, status: str) -> dict[str, Any]:
-    """Wait until a node says so of a connection: whom it asks may not answer within a second, and of the log it may have read less."""
+async def until_status(
+    service: RunningService, connection: int, status: str, *, at_once: bool = True
+) -> dict[str, Any]:
+    """Wait until a node says so of a connection: whom it asks may not answer within a second, and of the log it may have read less.
+
+    Such an answer is `stale`, and it alone may say something else; `at_once`: False where it may still come to that.
+    """
 
     async def is_so() -> dict[str, Any] | None:
         record: dict[str, Any] = await service.get(f"/v1/connections/{connection}")
+        assert not at_once or record.get("stale") or record["status"] == status, record
         return record if record["status"] == status else None
 
     found: dict[str, Any] = await wait_for(is_so, FOUND_S, f"{connection} is {status}")
@@ -119,7 +125,9 @@ async def until_stats(service: RunningService, connection: int, **stats: int) ->
 
     async def is_so() -> bool:
         record = await service.get(f"/v1/connections/{connection}")
-        return all(record["stats"][name] == value for name, value in stats.items())
+        found = all(record["stats"][name] == value for name, value in stats.items())
+        assert found or record.get("stale"), record
+        return found
 
     await wait_for(is_so, FOUND_S, f"{connection} has {stats}")
 

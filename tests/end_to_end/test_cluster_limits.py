@@ -70,7 +70,9 @@ async def test_a_node_that_is_silent_or_gone_is_told_as_such_and_names_of_any_fo
             assert (await b.open(echo.url, worker=worker))["node"] == made["node"] == "a"
 
             async def has_both(worker: str = worker) -> bool:  # as it says itself, or the log
-                return bool((await b.get(f"/v1/workers/{worker}"))["connections"] == 2)
+                told = await b.get(f"/v1/workers/{worker}")
+                assert told.get("stale") or told["connections"] == 2, told
+                return bool(told["connections"] == 2)
 
             await wait_for(has_both, WAIT_S)
         one = made["id"]

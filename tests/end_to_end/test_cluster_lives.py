@@ -195,6 +195,7 @@ async def test_an_outage_of_the_engine_closes_nothing_and_kills_nobody(nodes: No
                 return (await a.get("/v1/cluster"))["engine"]["status"] == "down"
 
             await wait_for(is_away, FOUND_S)
+            a.patient = False  # what is its own needs no engine
             for number in range(count):
                 assert (await a.send(mine[0], b"%d" % number))["sent"] == 1
                 await asyncio.sleep(0.7)  # for longer than `dead_after`
@@ -207,6 +208,7 @@ async def test_an_outage_of_the_engine_closes_nothing_and_kills_nobody(nodes: No
             problem = await a.call("GET", "/v1/connections/987", 503)
             assert problem["type"].endswith("engine-down")
         finally:
+            a.patient = True
             await asyncio.to_thread(nodes.servers.start_all)
         await asyncio.gather(*(wait_for(service.is_ready, FOUND_S) for service in (a, b)))
 

@@ -52,6 +52,7 @@ async def _away_and_back(nodes: Nodes, ways: dict[str, Proxies]) -> None:
                     return bool((await service.get("/v1/cluster"))["engine"]["status"] == "down")
 
                 await wait_for(is_away, FOUND_S)
+                service.patient = False  # what is its own needs no engine
             while time.monotonic() - begun < AWAY_S:
                 for name, service in nodes.all.items():
                     for one in (mine[name], plain[name]):
@@ -68,6 +69,8 @@ async def _away_and_back(nodes: Nodes, ways: dict[str, Proxies]) -> None:
                 await is_refused(service, "PUT", "/v1/connections/new", json={"url": echo.url})
                 assert (await service.get(f"/v1/connections/{other}"))["status"] == "Connected", "as the log told last"
         finally:
+            for service in nodes.all.values():
+                service.patient = True
             for name in "bc":
                 ways[name].hold()
             await asyncio.to_thread(nodes.servers.start_all)

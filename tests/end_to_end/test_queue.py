@@ -15,9 +15,8 @@ TEXT = {"Content-Type": "text/plain"}
 async def down(service: RunningService, echo: EchoServer, **options: Any) -> int:
     """Return a kept connection that has lost its socket."""
     kept: int = (await service.open(echo.url, reconnect=STAYS_DOWN, **options))["id"]
-    await echo.sockets[-1].close(
-        code=1013
-    )  # the time until its next attempt is drawn from eight hours, and not from one
+    # The time until its next attempt is drawn from eight hours, and not from one.
+    await echo.sockets[-1].close(code=1013)
     await status_of(service, kept, "Reconnecting")
     return kept
 

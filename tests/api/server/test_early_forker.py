@@ -53,9 +53,8 @@ async def test_the_forker_of_a_service_is_there_before_it_listens_and_forks_its_
     service = await start_service(env={"MARK": mark})
     [forker] = forkers(mark)
     assert parent_of(forker) == service.process.pid
-    await wait_for(
-        lambda: waits(forker), 90
-    )  # a busy machine may take longer for what it imports than a start waits for it
+    # A busy machine may take longer for what it imports than a start waits for it.
+    await wait_for(lambda: waits(forker), 90)
     await service.call("PUT", "/v1/workers/main", 201)
     [worker] = await only_worker_of(service)
     assert parent_of(worker) == service.process.pid, "an orphan of the forker's"

@@ -25,7 +25,7 @@ from mooring_service.cluster.engine import (
     Refused,
     Unknown,
 )
-from tests.cluster_kit.nodes import PATIENCE_S, THREE, running_engine
+from tests.cluster_kit.nodes import ANSWER_S, THREE, running_engine
 from tests.cluster_kit.proxy import Proxies
 from tests.cluster_kit.servers import EngineServers
 from tests.conftest import rounds, wait_for
@@ -77,7 +77,7 @@ async def test_nobody_who_serves_is_down_at_once(engine: Engine, cluster_name: s
     begun = asyncio.get_running_loop().time()
     with pytest.raises(Down):
         await engine.ask(f"mooring.{cluster_name}.cmd.nobody", b"")
-    assert asyncio.get_running_loop().time() - begun < PATIENCE_S / 2
+    assert asyncio.get_running_loop().time() - begun < ANSWER_S / 2
 
 
 async def test_a_request_is_served_at_another_node_also_after_its_link_was_dialled_anew(

@@ -7,6 +7,7 @@ import ctypes
 import logging
 import threading
 import time
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from mooring import InvalidRequest, call_worker, kill_worker
 from mooring.link.messages import Call
 from mooring.parameters import MAX_DEPTH, MAX_PARAMS_BYTES
+from mooring.process import stopping
 from mooring.testing import LocalWorker, Server, ServerConnection
 from tests.conftest import wait_for
 from tests.workers.bare_worker import Service, bare_worker
@@ -217,8 +219,16 @@ def test_nothing_runs_after_the_item_in_which_a_worker_kills_itself() -> None:
     assert got == ["1", "the running item ends", "terminate"]
 
 
-def test_what_user_code_leaves_behind_holds_the_end_for_a_second_at_most() -> None:
+def test_what_user_code_leaves_behind_holds_the_end_for_a_second_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
     released = threading.Event()
+    waits: list[float] = []
+    real = stopping.within
+
+    def within(timeout_s: float) -> AbstractAsyncContextManager[float, None]:
+        waits.append(timeout_s)
+        return real(timeout_s)
+
+    monkeypatch.setattr(stopping, "within", within)
 
     async def never_ends() -> None:
         while not released.is_set():
@@ -237,6 +247,7 @@ def test_what_user_code_leaves_behind_holds_the_end_for_a_second_at_most() -> No
             worker.open(server.url, Handler())
             worker.wait_for("onOpen")
             begun = time.monotonic()
+        assert waits == [1.0]
         assert time.monotonic() - begun < 50, "one holds it for a hundred seconds, the other for ever"
         assert kinds(worker) == ["onOpen", "onTerminate"]
     finally:

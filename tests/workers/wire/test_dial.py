@@ -9,7 +9,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
@@ -186,11 +186,7 @@ async def full_backlog() -> AsyncIterator[str]:
                 filler.close()
 
 
-def test_a_dial_that_is_not_answered_ends_at_its_deadline_in_every_step(
-    run: Run, files: Files, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stuck = Stuck(monkeypatch)
-
+def test_a_dial_that_is_not_answered_ends_at_its_deadline_in_every_step(run: Run, files: Files, stuck: Stuck) -> None:
     async def scenario() -> None:
         async with RawServer(is_silent) as silent, RawServer(is_silent, early=True) as deaf, full_backlog() as full:
             secure = deaf.url.replace("ws://", "wss://")
@@ -201,7 +197,6 @@ def test_a_dial_that_is_not_answered_ends_at_its_deadline_in_every_step(
                 assert (failed.errors[0].err_code, failed.timed_out) == (ErrCode.CONNECT_TIMEOUT, True)
 
     run(scenario())
-    stuck.released.set()
 
 
 def test_a_dial_may_be_cancelled_after_any_pass_of_the_loop(run: Run, files: Files) -> None:
@@ -252,8 +247,14 @@ class Stuck:
         return self._real(host, *args, **kwargs)
 
 
-async def test_names_that_nobody_answers_for_hold_up_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    stuck = Stuck(monkeypatch)
+@pytest.fixture
+def stuck(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stuck]:
+    found = Stuck(monkeypatch)
+    yield found
+    found.released.set()
+
+
+async def test_names_that_nobody_answers_for_hold_up_nobody_else(stuck: Stuck) -> None:
     async with RawServer(accepts) as server, a_dialler() as dialler:
         dialling = [
             asyncio.create_task(dialler.dial(ConnectionOptions(url=f"ws://hole{n}.test/", connect_timeout_s=3600)))
