@@ -302,9 +302,8 @@ class Intake:
         slot.drains = slot.drains and slot.state is WorkerState.STOPPING
         handed, slot.handed, slot.ended_for = slot.handed, {}, []
         if slot.state is not WorkerState.STOPPING or (slot.drains and not asked):
-            self.asks.do(
-                [ask for ask, _ in handed.values()], taken=True
-            )  # what it has not taken is for the next process
+            # What it has not taken is for the next process.
+            self.asks.do([ask for ask, _ in handed.values()], taken=True)
         elif not asked:  # it was told to end since it died
             self._journal.append(Append(asks_done=list(handed)))
         return count

@@ -24,7 +24,8 @@ for _name in ("Stays", "CatchesUp", "CannotBeMade", "Mqtt"):
 
 
 STAYS_DOWN = {"minDelay": 3600, "maxDelay": 86400}
-"""It is down until somebody asks. The delay is drawn from nothing to that: with a minute, one of a hundred would be back at once."""
+"""It is down until somebody asks. The delay is drawn from nothing to that: with a minute, one of a hundred would be back at once.
+A close with 1013 has it drawn from eight times as much."""
 
 
 async def status_of(service: RunningService, connection: int, status: str) -> dict[str, Any]:

@@ -65,7 +65,7 @@ async def test_who_was_down_when_its_worker_died_is_not_told_so_twice_and_a_fail
     up = [(await service.open(echo.url, reconnect={"minDelay": 0.05}))["id"] for _ in range(4)]
     down = [(await service.open(echo.url, reconnect=STAYS_DOWN))["id"] for _ in range(4)]
     for index, connection in enumerate(down):
-        await echo.sockets[4 + index].close()
+        await echo.sockets[4 + index].close(code=1013)
         await status_of(service, connection, "Reconnecting")
     os.kill(await _pid(service), signal.SIGKILL)
     for connection in up + down:
@@ -169,7 +169,7 @@ def _seconds(text: str) -> float:
 async def test_a_restart_in_order_changes_nothing_for_one_that_waits(service: RunningService, echo: EchoServer) -> None:
     # 31
     kept = (await service.open(echo.url, reconnect=STAYS_DOWN))["id"]
-    await echo.sockets[0].close()
+    await echo.sockets[0].close(code=1013)
     before = await status_of(service, kept, "Reconnecting")
     assert "restarted in" in (await mooring(service, "restart")).out
     await wait_for(service.is_ready)
@@ -213,7 +213,7 @@ async def test_a_drain_waits_for_those_that_are_not_kept_and_costs_the_others_on
     other = (await service.open(echo.url))["id"]
     kept = (await open_with(service, echo.url, "Stays"))["id"]
     down = (await service.open(echo.url, reconnect=STAYS_DOWN))["id"]
-    await echo.sockets[2].close()
+    await echo.sockets[2].close(code=1013)
     await status_of(service, down, "Reconnecting")
     old = await _pid(service)
     await service.call("POST", "/v1/workers/main/drain", 202)
@@ -246,7 +246,7 @@ async def test_a_killed_worker_takes_its_kept_connections_with_it(
     service = await start_service("--config", str(config))
     kept = (await service.open(echo.url, reconnect={"minDelay": 0.05}))["id"]
     down = (await service.open(echo.url, reconnect=STAYS_DOWN))["id"]
-    await echo.sockets[1].close()
+    await echo.sockets[1].close(code=1013)
     await status_of(service, down, "Reconnecting")
     if how == "failed":
         for socket in (1, 2):
@@ -269,7 +269,7 @@ async def test_a_killed_worker_takes_its_kept_connections_with_it(
 async def test_an_ordered_stop_ends_them_all(service: RunningService, echo: EchoServer) -> None:
     up = (await service.open(echo.url, reconnect=True))["id"]
     down = (await service.open(echo.url, reconnect=STAYS_DOWN))["id"]
-    await echo.sockets[1].close()
+    await echo.sockets[1].close(code=1013)
     await status_of(service, down, "Reconnecting")
     assert await service.stop() == 0
     await service.start()
@@ -289,7 +289,7 @@ async def test_a_policy_that_refuses_the_host_ends_who_is_down_and_leaves_the_ot
     url = f"ws://localhost:{echo.port}/"
     live = (await service.open(url, reconnect={"minDelay": 0.05}))["id"]
     down = (await service.open(url, reconnect=STAYS_DOWN))["id"]
-    await echo.sockets[1].close()
+    await echo.sockets[1].close(code=1013)
     await status_of(service, down, "Reconnecting")
     config.write_text("[egress]\ndeny = ['localhost']\n")
     service.process.send_signal(signal.SIGHUP)

@@ -44,7 +44,7 @@ async def test_a_loss_a_return_and_an_end_are_each_counted_once(service: Running
     await echo.sockets[2].close(code=1009)
     await service.events(stopped, until="onTerminate")
     down = (await service.open(echo.url, reconnect=STAYS_DOWN))["id"]
-    await echo.sockets[3].close()
+    await echo.sockets[3].close(code=1013)
     await status_of(service, down, "Reconnecting")
     found = await _until(service, of("down_connections", phase="waiting"), 1)
     assert found[of("oldest_down_seconds")] > 0
@@ -73,7 +73,7 @@ async def test_readyz_tells_how_many_have_been_down_for_too_long_where_it_is_ask
     service = await start_service("--config", str(config))
     down = (await service.open(echo.url, reconnect=STAYS_DOWN))["id"]
     await service.open(echo.url, reconnect=STAYS_DOWN)
-    await echo.sockets[0].close()
+    await echo.sockets[0].close(code=1013)
     await status_of(service, down, "Reconnecting")
     assert "down" not in await service.get("/readyz")
     config.write_text("[readiness]\ndown_after = 0.2\n")

@@ -193,11 +193,8 @@ class Placement:
     def _folded(self, node: NodeState, claim: Claim, granted: bool) -> None:
         if node.node != self._node or node.life != self._life():
             return
-        if claim.value not in (
-            None,
-            TOLD,
-            CLEARED,
-        ):  # else nobody waits for it: what is asked for behind a release is another claim
+        # Else nobody waits for it: what is asked for behind a release is another claim.
+        if claim.value not in (None, TOLD, CLEARED):
             future = self._waiting.pop((claim.what, claim.key), None)
             if future is not None and not future.done():
                 future.set_result(granted)
