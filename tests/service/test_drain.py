@@ -11,6 +11,7 @@ from mooring.events import Kind
 from mooring.link.messages import PROTOCOL_VERSION, AskCall, Call, Called, Stats, Stop, Stored, Taken
 from mooring.link.record import ConnectionUpdate, Terminated
 from mooring_service import workers as workers_module
+from mooring_service.processes.slot import Slot
 from mooring_service.service import Service
 from tests.service.fake_worker import FakeWorker, FakeWorkers, running_service, stalled_disk, until
 
@@ -26,6 +27,13 @@ async def _start(service: Service, fakes: FakeWorkers, name: str = "main") -> Fa
     worker = await fakes.linked()
     await starting
     return worker
+
+
+async def _draining(service: Service) -> Slot:
+    await service.workers.drain("main")
+    slot = service._roster.slot("main")
+    await until(lambda: slot.renewal is not None)
+    return slot
 
 
 def _has_stopped(worker: FakeWorker) -> bool:
@@ -126,9 +134,7 @@ async def test_one_that_is_killed_and_whose_process_is_gone_is_not_renewed(tmp_p
     async with running_service(tmp_path) as service:
         worker = await _start(service, fakes)
         worker.stats = Stats(calls=1)
-        await service.workers.drain("main")
-        slot = service._roster.slot("main")
-        await until(lambda: slot.renewal is not None)
+        slot = await _draining(service)
         with stalled_disk(service.state_dir):  # its end is still to be written
             killing = asyncio.create_task(service.workers.kill("main"))
             await until(lambda: slot.process is None)
@@ -145,9 +151,7 @@ async def test_one_that_dies_and_is_told_to_end_before_that_is_written_is_renewe
     async with running_service(tmp_path) as service:
         worker = await _start(service, fakes)
         worker.stats = Stats(calls=1)
-        await service.workers.drain("main")
-        slot = service._roster.slot("main")
-        await until(lambda: slot.renewal is not None)
+        slot = await _draining(service)
         with stalled_disk(service.state_dir):  # its death is still to be written
             worker.die()
             await until(slot.stop_wanted.done)
@@ -164,9 +168,7 @@ async def test_what_one_that_dies_had_not_taken_is_for_the_next_process_also_if_
         other, worker = [await _start(service, fakes, name) for name in ("other", "main")]
         other.events(asks=[AskCall("main", "f", ["by code"])])
         await worker.expect(Call)
-        await service.workers.drain("main")
-        slot = service._roster.slot("main")
-        await until(lambda: slot.renewal is not None)
+        slot = await _draining(service)
         with stalled_disk(service.state_dir):  # its death is still to be written
             worker.die()
             await until(slot.stop_wanted.done)
