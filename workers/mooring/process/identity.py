@@ -18,6 +18,9 @@ _PROC = Path("/proc")
 TRIM_BYTES = 8 * 1024 * 1024
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
+# The collector looks at so many new objects at a stretch: some 4 ms, in which nothing else runs (20,000 of a service were 10 ms). It looks at those
+# that it has seen only once for each 400,000 new ones.
+_YOUNG, _LOOKS = 10_000, 40
 
 
 def boot_id() -> str:
@@ -62,4 +65,4 @@ def settle_memory() -> None:
         mallopt(_M_MMAP_THRESHOLD, TRIM_BYTES)
     gc.collect()
     gc.freeze()
-    gc.set_threshold(20_000, 20, 50)
+    gc.set_threshold(_YOUNG, _LOOKS, 50)
