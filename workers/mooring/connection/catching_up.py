@@ -46,3 +46,12 @@ async def catch_up(
     # What user code has returned may be anything, and iterating it may raise anything.
     except Exception as exc:  # noqa: BLE001
         filled.catch_up_failed(exc)
+
+
+def fill(filled: Filled, found: Iterable[Any]) -> None:
+    """Hand over what was fetched before it could be taken."""
+    try:
+        filled.fill_in(found)
+    # As above.
+    except Exception as exc:  # noqa: BLE001
+        filled.catch_up_failed(exc)

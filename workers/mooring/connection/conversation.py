@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import Protocol
+from collections.abc import Iterable
+from typing import Any, Protocol
 
 from mooring.connection import session as acts
 from mooring.connection.attempt import Attempt
-from mooring.connection.catching_up import Filled, catch_up
+from mooring.connection.catching_up import Filled, catch_up, fill
 from mooring.connection.held import Held
 from mooring.connection.host import Host
 from mooring.connection.kept_rules import Compiled
@@ -98,6 +99,7 @@ class Conversation:
         self._listens = True  # the session wants to see each message
         self._held = Held(host, connection, self._write, party.deliver)
         self._catching_up = False
+        self._missed: list[Any] = []  # fetched for a socket that had ended by then
         self._unanswered: frozenset[tuple[str, Unfilled]] = frozenset()  # what was logged of this socket
         self._timer: Deadline | None = None  # of the step that is awaited
 
@@ -179,7 +181,8 @@ class Conversation:
                 hidden, actions = heard.hidden, heard.actions
             watch = self.watch
             hidden = hidden or (watch is not None and watch.answers(frame))
-            if hidden:
+            # What an answer waits for must come into the journal, whatever else it is.
+            if hidden and not any(isinstance(action, acts.Send) and action.stored for action in actions):
                 self.keep_alives += 1
                 self._host.figures_changed(self._connection)
                 if watch is not None:
@@ -253,6 +256,9 @@ class Conversation:
     def _ready(self, resumed: bool | None) -> None:
         session = self._begin_watch()
         event = self._party.opened(resumed)
+        missed, self._missed = self._missed, []
+        if missed:
+            fill(self._party, missed)
         catch_up = self._recipe.catch_up
         if event is not None and catch_up is not None and self._session is not None:
             self._catching_up = True
@@ -312,8 +318,19 @@ class Conversation:
     # What was missed.
 
     async def _catch_up(self, session: Session, wanted: CatchUp, event: ReconnectEvent) -> None:
-        await catch_up(self._host, self._connection, self._party, wanted, event)
+        await catch_up(self._host, self._connection, self, wanted, event)
         if session is self._session:
             self._catching_up = False
             self._release()
             self._party.resume_if_room()
+
+    def fill_in(self, items: Iterable[Any]) -> None:
+        """Take what was fetched (`Filled`); between two sockets there are no messages, so it is the first of the next one then."""
+        if self.watch is None:
+            self._missed += items
+        else:
+            self._party.fill_in(items)
+
+    def catch_up_failed(self, exc: BaseException) -> None:
+        """There is nothing to take (`Filled`)."""
+        self._party.catch_up_failed(exc)
