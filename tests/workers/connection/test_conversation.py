@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from mooring.connection import catching_up
-from mooring.errors import LimitReached
-from mooring.kept_options import AnswerRequest, CatchUpRequest, KeepAliveRequest, RecipeRequest, ReconnectRequest
+from mooring.connection import attempt, catching_up
+from mooring.errors import ErrCode, LimitReached
+from mooring.kept_options import (
+    AnswerRequest,
+    CatchUpRequest,
+    KeepAliveRequest,
+    RecipeRequest,
+    ReconnectRequest,
+    RenewRequest,
+    StepRequest,
+)
 from tests.workers.connection.standing_loop import Timeout
 from tests.workers.connection.world import World
 
@@ -43,7 +51,8 @@ def test_a_heartbeat_that_is_acknowledged_once_it_is_stored_is_stored(keep_alive
 
 @pytest.fixture
 def by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catching_up, "within", Timeout)
+    for room in (attempt, catching_up):
+        monkeypatch.setattr(room, "within", Timeout)
 
 
 @pytest.mark.usefixtures("by_the_clock")
@@ -99,3 +108,25 @@ def test_what_was_fetched_for_a_socket_that_has_ended_may_be_too_much_or_nonsens
         world.catch_ups[2].give([])
         assert told(world)[-3:] == ["onDisconnect", "onReconnect", "live"]
         assert [(callback, type(exc)) for callback, exc in world.failures] == [("catchUp", why)]
+
+
+@pytest.mark.usefixtures("by_the_clock")
+def test_values_that_are_none_fail_the_attempt_as_renew_and_any_text_is_one() -> None:
+    world = World()
+    deep: list[object] = []
+    deep.append(deep)
+    connection = world.open(
+        recipe=RecipeRequest(renew=RenewRequest(function="give"), opening=[StepRequest(send=["${token}"])]),
+        reconnect=ReconnectRequest(first="retry", max_delay=1),
+    )
+    for wrong in (object(), {(1, 2): 3}, deep, {"x" * 2**13: 0}):
+        world.renewals[-1].give({"token": wrong})
+        world.loop.advance()
+        down = connection.down
+        assert down is not None and [error.err_code for error in down.errors] == [ErrCode.RENEW_FAILED]
+        world.loop.advance(1)
+    world.renewals[-1].give({"token": "\ud800"})
+    world.loop.advance()
+    sent = world.dialler.dials[-1].accept()
+    world.loop.advance()
+    assert sent.sent == [(1, b'["\\ud800"]')]
