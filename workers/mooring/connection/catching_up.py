@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -48,10 +48,38 @@ async def catch_up(
         filled.catch_up_failed(exc)
 
 
-def fill(filled: Filled, found: Iterable[Any]) -> None:
-    """Hand over what was fetched before it could be taken."""
-    try:
-        filled.fill_in(found)
-    # As above.
-    except Exception as exc:  # noqa: BLE001
-        filled.catch_up_failed(exc)
+class Missed:
+    """What was missed, on its way to a connection: between two sockets there are no messages, so it is the first of the next one then."""
+
+    __slots__ = ("_filled", "_found", "_is_between")
+
+    def __init__(self, filled: Filled) -> None:
+        self._filled = filled
+        self._is_between = False
+        self._found: Sequence[Any] = ()
+
+    def ready(self) -> None:
+        """A socket is ready."""
+        self._is_between = False
+        found, self._found = self._found, ()
+        try:
+            if found:
+                self._filled.fill_in(found)
+        # As above.
+        except Exception as exc:  # noqa: BLE001
+            self._filled.catch_up_failed(exc)
+
+    def ended(self) -> None:
+        """The ready socket has ended."""
+        self._is_between = True
+
+    def fill_in(self, items: Iterable[Any]) -> None:
+        """Take what was fetched (`Filled`)."""
+        if self._is_between:
+            self._found = [*self._found, *items]
+        else:
+            self._filled.fill_in(items)
+
+    def catch_up_failed(self, exc: BaseException) -> None:
+        """There is nothing to take (`Filled`)."""
+        self._filled.catch_up_failed(exc)

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Protocol
 
 from mooring.connection import session as acts
 from mooring.connection.attempt import Attempt
-from mooring.connection.catching_up import Filled, catch_up, fill
+from mooring.connection.catching_up import Filled, Missed, catch_up
 from mooring.connection.held import Held
 from mooring.connection.host import Host
 from mooring.connection.kept_rules import Compiled
@@ -99,7 +98,7 @@ class Conversation:
         self._listens = True  # the session wants to see each message
         self._held = Held(host, connection, self._write, party.deliver)
         self._catching_up = False
-        self._missed: list[Any] = []  # fetched for a socket that had ended by then
+        self._missed = Missed(party)
         self._unanswered: frozenset[tuple[str, Unfilled]] = frozenset()  # what was logged of this socket
         self._timer: Deadline | None = None  # of the step that is awaited
 
@@ -154,10 +153,10 @@ class Conversation:
             self._release()  # it has come, whatever was missed before it
             self.proven = self.watch.proven
             self.watch.stop()
+            self._missed.ended()
         self._held.drop()
         self._party.sends.on_sent = None
         self._socket = self._session = self.watch = None
-        self._catching_up = False
         self._set_timer()
 
     def take(self, items: list[tuple[int, bytes]]) -> None:
@@ -256,9 +255,7 @@ class Conversation:
     def _ready(self, resumed: bool | None) -> None:
         session = self._begin_watch()
         event = self._party.opened(resumed)
-        missed, self._missed = self._missed, []
-        if missed:
-            fill(self._party, missed)
+        self._missed.ready()
         catch_up = self._recipe.catch_up
         if event is not None and catch_up is not None and self._session is not None:
             self._catching_up = True
@@ -318,19 +315,8 @@ class Conversation:
     # What was missed.
 
     async def _catch_up(self, session: Session, wanted: CatchUp, event: ReconnectEvent) -> None:
-        await catch_up(self._host, self._connection, self, wanted, event)
+        await catch_up(self._host, self._connection, self._missed, wanted, event)
         if session is self._session:
             self._catching_up = False
             self._release()
             self._party.resume_if_room()
-
-    def fill_in(self, items: Iterable[Any]) -> None:
-        """Take what was fetched (`Filled`); between two sockets there are no messages, so it is the first of the next one then."""
-        if self.watch is None:
-            self._missed += items
-        else:
-            self._party.fill_in(items)
-
-    def catch_up_failed(self, exc: BaseException) -> None:
-        """There is nothing to take (`Filled`)."""
-        self._party.catch_up_failed(exc)
