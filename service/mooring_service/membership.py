@@ -259,7 +259,7 @@ class Membership:
         """Return what is read at every node."""
         own.ended_elsewhere = partial(_ended, self.directory)
         reach = partial(reach_of, self._cluster)
-        return Everywhere(connections, own, self.directory, self.feed, self._holds, self._node_of, self.shown, reach)
+        return Everywhere(connections, own, self.directory, self.feed, self._holds, self._node_of, reach)
 
     @property
     def reason(self) -> str | None:
