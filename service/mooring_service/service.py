@@ -7,6 +7,7 @@ directory, and only then shown and acknowledged (`intake`).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +17,6 @@ import msgspec
 from mooring.background import Background
 from mooring.errors import JournalUnavailable, Unavailable
 from mooring.metrics import Histogram
-from mooring.told import Told
 from mooring_service.admission import Admission
 from mooring_service.asks import Asks
 from mooring_service.backups import Backups
@@ -332,18 +332,12 @@ async def _until_nothing_can_be_told(roster: Roster, unwritable: asyncio.Event) 
 
 
 async def _prune(directory: Directory, journal: Journal) -> None:
-    # Ends by cancellation, when the service stops.
-    told = Told()
+    # Ends by cancellation, when the service stops. While nothing can be written it waits: nothing ends then, either.
     while True:
         await asyncio.sleep(PRUNE_INTERVAL_S)
-        gone = directory.prune()
-        if gone:
-            try:
+        if gone := directory.prune():
+            with contextlib.suppress(JournalUnavailable):  # it writes nothing any more, and has said why
                 await journal.forget_connections(gone)
-                told.over()
-            except JournalUnavailable as exc:
-                if told.is_new(exc):
-                    log.warning("ended connections cannot be forgotten in the journal now: %s", exc)
 
 
 def _supervision(config: Config) -> SupervisorConfig:
