@@ -22,7 +22,7 @@ class Everywhere(Reading):
     """What all nodes know.
 
     Args:
-        holds: Says whether this node holds a worker.
+        claimed: Says whether any node has a worker; `holds`: whether this one does.
         node_of: Returns at which node the connection of a worker is, given both.
         reach: Returns up to which position the log goes, given a cursor and up to where that is known; see `barriers.reach_of`.
     """
@@ -33,13 +33,14 @@ class Everywhere(Reading):
         directory: Directory,
         of_all: Directory,
         feed: Feed,
+        claimed: Callable[[str], bool],
         holds: Callable[[str], bool],
         node_of: Callable[[str, int], str],
         reach: Callable[[str, int], Awaitable[int]],
     ) -> None:
         super().__init__(connections, directory, feed)
         self._of_all = of_all
-        self._holds, self._node_of, self._reach = holds, node_of, reach
+        self._claimed, self._holds, self._node_of, self._reach = claimed, holds, node_of, reach
 
     def id_of(self, name: str) -> int:
         """Return which connection a name means: the own ones first."""
@@ -120,8 +121,8 @@ class Everywhere(Reading):
         feed.reach = max(feed.reach, await self._reach(cursor, max(feed.last, feed.reach)))
 
     def has_worker(self, worker: str) -> bool:
-        """Say whether a connection of a worker is known at any node."""
-        return worker in self._of_all.workers()
+        """Say whether a worker, or a connection of it, is known at any node."""
+        return self._claimed(worker) or worker in self._of_all.workers()
 
     def follow(
         self, connection: int, cursor: str | None, kinds: frozenset[int], *, brief: bool = False

@@ -7,7 +7,6 @@ directory, and only then shown and acknowledged (`intake`).
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +21,7 @@ from mooring_service.asks import Asks
 from mooring_service.backups import Backups
 from mooring_service.config import Config, ConfigError, SupervisorConfig
 from mooring_service.connections import Connections
-from mooring_service.directory import Directory
+from mooring_service.directory import Directory, keep_pruned
 from mooring_service.endings import Endings
 from mooring_service.feed import Feed
 from mooring_service.holders import Holders
@@ -55,7 +54,6 @@ from mooring_service.workers import Workers
 if TYPE_CHECKING:  # without [cluster] none of it is imported
     from mooring_service.membership import Membership
 
-PRUNE_INTERVAL_S = 5.0
 OPEN_RETRY_S = 1.0
 STRAYS_S = 2.0
 LEASE_S = 1.0
@@ -237,7 +235,7 @@ class Service:
         # Told before anybody asks, but for a disk that takes nothing.
         await asyncio.wait({self._background.spawn(self._settle(known))}, timeout=STRAYS_S)
         self.workers.go_on_draining()
-        self._background.spawn(_prune(self.directory, self.journal))
+        self._background.spawn(keep_pruned(self.directory, self.journal))
         self._started = True
 
     def check_started(self) -> None:
@@ -329,15 +327,6 @@ class Service:
 async def _until_nothing_can_be_told(roster: Roster, unwritable: asyncio.Event) -> None:
     await roster.until_all_gone()
     await unwritable.wait()
-
-
-async def _prune(directory: Directory, journal: Journal) -> None:
-    # Ends by cancellation, when the service stops. While nothing can be written it waits: nothing ends then, either.
-    while True:
-        await asyncio.sleep(PRUNE_INTERVAL_S)
-        if gone := directory.prune():
-            with contextlib.suppress(JournalUnavailable):  # it writes nothing any more, and has said why
-                await journal.forget_connections(gone)
 
 
 def _supervision(config: Config) -> SupervisorConfig:

@@ -11,7 +11,7 @@ import pytest
 
 from mooring.errors import JournalUnavailable
 from mooring.link.record import ConnectionCreated, ConnectionUpdate
-from mooring_service import service
+from mooring_service import directory as directories
 from mooring_service.config import JournalConfig
 from mooring_service.directory import Directory
 from mooring_service.journal.batch import Append
@@ -56,7 +56,7 @@ def test_it_is_the_journals_clock_that_counts() -> None:
 async def test_what_is_no_longer_retained_while_the_journal_takes_nothing_is_forgotten_once_it_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "PRUNE_INTERVAL_S", 0.01)
+    monkeypatch.setattr(directories, "PRUNE_INTERVAL_S", 0.01)
     path = tmp_path / "journal.db"
     journal = SqliteJournal(path, JournalConfig())
     directory = Directory(0, 60.0, journal.now_ms)
@@ -69,7 +69,7 @@ async def test_what_is_no_longer_retained_while_the_journal_takes_nothing_is_for
         other.execute("BEGIN IMMEDIATE")  # nothing is committed there
         journal.append(run_of(3, 1))
         await wait_for(lambda: journal.failure is not None)
-        pruning = asyncio.create_task(service._prune(directory, journal))
+        pruning = asyncio.create_task(directories.keep_pruned(directory, journal))
         await wait_for(lambda: directory.url(1) is None)
         with pytest.raises(JournalUnavailable):
             await journal.append_waiting(Append(), fails_fast=True)  # it was queued behind that
