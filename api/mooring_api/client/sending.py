@@ -7,6 +7,7 @@ from typing import Any
 
 from mooring import json_text
 from mooring_api.client.answers import QueueRecord, Sent
+from mooring_api.client.connections import path_of
 from mooring_api.client.transport import Transport
 from mooring_service.records import ReplyRecord
 
@@ -57,7 +58,7 @@ class SendingVerbs(Transport):
         return await self._json(
             Sent,
             "POST",
-            f"/v1/connections/{connection}/messages",
+            f"{path_of(connection)}/messages",
             body=body,
             content_type=content_type,
             headers=headers,
@@ -79,7 +80,7 @@ class SendingVerbs(Transport):
 
     async def drop_queue(self, connection: int | str) -> QueueRecord:
         """Give up what waits to be sent, and return how much it was; an ``onUnsent`` tells which."""
-        return await self._json(QueueRecord, "DELETE", f"/v1/connections/{connection}/queue")
+        return await self._json(QueueRecord, "DELETE", f"{path_of(connection)}/queue")
 
     async def send_request(
         self,
@@ -100,7 +101,7 @@ class SendingVerbs(Transport):
         return await self._json(
             ReplyRecord,
             "POST",
-            f"/v1/connections/{connection}/requests",
+            f"{path_of(connection)}/requests",
             body=value if isinstance(value, bytes) else json_text.encode(value),
             content_type=JSON,
             headers=_keyed(idempotency_key),
