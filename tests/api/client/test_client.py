@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
@@ -102,3 +103,27 @@ async def test_of_several_addresses_one_that_is_away_ends_none_of_the_requests_t
             found = await asyncio.wait_for(asyncio.gather(*(client.workers() for _ in range(8))), 60)
             assert len(found) == 8
             assert client.url == shared.url
+
+
+async def test_what_an_iterator_of_lines_raises_comes_out_of_the_send(shared: RunningService, echo: EchoServer) -> None:
+    record = await shared.open(echo.url)
+
+    def lines() -> Iterator[bytes]:
+        yield b"1\n"
+        raise ZeroDivisionError
+
+    async def lines_to_come() -> AsyncIterator[bytes]:
+        for line in lines():
+            yield line
+
+    async with Client(shared.url, shared.token) as client:
+        for body in (lines(), lines_to_come()):
+            with pytest.raises(ZeroDivisionError):
+                await asyncio.wait_for(client.send_lines(record["id"], body), 60)
+        assert (await client.send_lines(record["id"], [b"2\n"])).sent == 1
+
+    def blocking() -> None:
+        with BlockingClient(shared.url, shared.token) as client, pytest.raises(ZeroDivisionError):
+            client.send_lines(record["id"], lines())
+
+    await asyncio.wait_for(asyncio.to_thread(blocking), 60)
