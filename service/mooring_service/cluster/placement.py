@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable
 
 from mooring.deadline import first_of
@@ -16,7 +17,7 @@ from mooring_service.cluster.engine import Engine
 from mooring_service.cluster.fold import Fold, NodeState
 from mooring_service.cluster_errors import Elsewhere, EngineDown
 from mooring_service.journal.batch import Append, Claim
-from mooring_service.journal.journal import Journal
+from mooring_service.journal.journal import Committed, Journal
 
 CLAIM_S = 2.0
 
@@ -37,6 +38,8 @@ class Placement:
     def __init__(self, engine: Engine, journal: Journal, fold: Fold, node: str, life: Callable[[], str]) -> None:
         self._engine, self._journal, self._fold, self._node, self._life = engine, journal, fold, node, life
         self._given_up: set[str] = set()  # workers whose release is on its way
+        # And Idempotency-Keys: one may be claimed and given up again before the log has the first of that.
+        self._keys_given_up: Counter[str] = Counter()
         self._waiting: dict[tuple[str, str], asyncio.Future[bool]] = {}
         self._untold: dict[
             str, asyncio.Future[None]
@@ -166,6 +169,16 @@ class Placement:
             self._given_up.add(worker)
             await self._journal.append_waiting(Append(worker=worker, claims=[Claim("worker", worker, None)]))
 
+    def key(self, key: str) -> Holder | None:
+        """Return who has an Idempotency-Key; None as well where this node has given it up, and the log does not have that yet."""
+        held = self._fold.claims.keys.get(key)
+        return None if held is not None and self.is_mine(held) and self._keys_given_up[key] else held
+
+    def release_key(self, key: str) -> asyncio.Future[Committed]:
+        """Give an Idempotency-Key up, behind what was queued before; the future ends once that is committed here."""
+        self._keys_given_up[key] += 1
+        return self._journal.append_waiting(Append(claims=[Claim("key", key, None)]))
+
     def _lives(self, held: Holder) -> bool:
         if held.node == self._node:
             return self.is_mine(held)
@@ -198,6 +211,10 @@ class Placement:
             future = self._waiting.pop((claim.what, claim.key), None)
             if future is not None and not future.done():
                 future.set_result(granted)
+        if claim.what == "key" and claim.value is None:
+            self._keys_given_up[claim.key] -= 1
+            if self._keys_given_up[claim.key] <= 0:
+                del self._keys_given_up[claim.key]
         if claim.what != "worker":
             return
         if claim.value not in (TOLD, CLEARED):  # they may be older than a release that is on its way
