@@ -87,6 +87,19 @@ class Placement:
             Elsewhere: If another node has it.
             EngineDown: If that cannot be said just now.
         """
+        held = await self._held(worker)
+        if held.inherited:  # nothing new before what it had is told
+            await first_of((self._until_told(worker),), CLAIM_S)
+            # Where nothing of it persists its heir, this node, has given it up: then it is free as any.
+            if self._fold.claims.workers.get(worker) is not held:
+                held = await self._held(worker)
+            if held.inherited:
+                raise EngineDown(f"what the worker {worker!r} had at another node is being taken over")
+        if anew and held.lost_us:
+            await self._journal.append_waiting(Append(worker=worker, claims=[Claim("worker", worker, CLEARED)]))
+
+    async def _held(self, worker: str) -> Holder:
+        """Return a worker as this node has it, claimed if need be; raises as `hold`."""
         held = self._fold.claims.workers.get(worker)
         if held is None or not self._lives(held) or worker in self._given_up:
             await self.ask_for(worker)
@@ -95,12 +108,7 @@ class Placement:
             raise EngineDown(f"the worker {worker!r} is just being given up")
         if held.node != self._node:
             raise Elsewhere(f"the worker {worker!r}", held.node)
-        if held.inherited:  # nothing new before what it had is told
-            await first_of((self._until_told(worker),), CLAIM_S)
-            if held.inherited:
-                raise EngineDown(f"what the worker {worker!r} had at another node is being taken over")
-        if anew and held.lost_us:
-            await self._journal.append_waiting(Append(worker=worker, claims=[Claim("worker", worker, CLEARED)]))
+        return held
 
     async def ask_for(self, worker: str) -> None:
         """Claim a worker, and wait for what becomes of that.
@@ -165,7 +173,8 @@ class Placement:
     async def release(self, worker: str) -> None:
         """Give a worker up: others may have it. Ends once that is committed here."""
         held = self._fold.claims.workers.get(worker)
-        if held is not None and held.node == self._node:
+        # Once: a claim may follow the first release already.
+        if held is not None and held.node == self._node and worker not in self._given_up:
             self._given_up.add(worker)
             await self._journal.append_waiting(Append(worker=worker, claims=[Claim("worker", worker, None)]))
 

@@ -9,11 +9,12 @@ import pytest
 
 from mooring_service.cluster.keys import Keys
 from mooring_service.cluster_errors import Elsewhere
-from tests.cluster_kit.nodes import Node, running_nodes, settled
+from tests.cluster_kit.nodes import Node, NoEstate, running_nodes, settled
 from tests.cluster_kit.servers import EngineServers
-from tests.conftest import rounds
+from tests.conftest import rounds, wait_for
 
 ASKED, ANOTHER = b"what was asked", b"something else"
+FOUND_S = 90.0
 
 
 @pytest.fixture(autouse=True)
@@ -83,3 +84,55 @@ async def test_of_two_that_use_a_key_at_once_which_stands_for_something_else_els
         keys = keys_of(b)
         done = await asyncio.gather(*(claim(b, keys, "key", ANOTHER, anywhere=True) for _ in range(3)))
         assert done == [False, False, False]
+
+
+async def test_a_worker_that_two_give_up_while_it_is_asked_for_between_them_is_held(
+    servers: EngineServers, cluster_name: str, tmp_path: Path
+) -> None:
+    async with running_nodes(tmp_path, cluster_name, servers.urls, "a") as nodes:
+        placement = nodes["a"].cluster.placement
+        for _ in range(5):
+            await placement.hold("desk")
+            await asyncio.gather(placement.release("desk"), placement.hold("desk"), placement.release("desk"))
+            await settled(nodes)
+            assert placement.holds("desk"), "who asked was told so"
+
+
+class Slow(NoEstate):
+    """Of a worker of which nothing persists, and that takes its time to be taken over."""
+
+    left = True
+
+    def __init__(self) -> None:
+        self.begun, self.told = asyncio.Event(), asyncio.Event()
+
+    async def take(self, worker: str) -> bool:
+        self.begun.set()
+        await self.told.wait()
+        return False
+
+
+async def test_who_wants_a_worker_that_its_heir_is_about_to_give_up_has_it(
+    servers: EngineServers, cluster_name: str, tmp_path: Path
+) -> None:
+    async with running_nodes(tmp_path, cluster_name, servers.urls, "ab", dead_after=600) as nodes:
+        a = nodes["a"]
+        b = nodes.pop("b")
+        await b.cluster.placement.hold("desk")
+        await settled({"a": a, "b": b})
+        estate = a.estate = a.cluster.heirs._estate = Slow()
+        await b.stop()  # in order: nobody waits for its death
+        await asyncio.wait_for(estate.begun.wait(), FOUND_S)
+        placement = a.cluster.placement
+
+        def is_inherited() -> bool:
+            held = a.cluster.fold.claims.workers["desk"]
+            return held.node == "a" and held.inherited
+
+        await wait_for(is_inherited, FOUND_S)
+        asked = [asyncio.create_task(placement.hold("desk")) for _ in range(3)]
+        await asyncio.sleep(0)  # each of them waits
+        estate.told.set()
+        await asyncio.wait_for(asyncio.gather(*asked), FOUND_S)
+        await settled(nodes)
+        assert placement.holds("desk") and not a.cluster.fold.claims.workers["desk"].inherited
