@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.cluster_kit.running import is_engine_down, running_services
 from tests.cluster_kit.servers import EngineServers
 from tests.conftest import RunningService, wait_for
+from tests.end_to_end.test_queue import down
 from tests.servers import EchoServer
 
 WAIT_S = 90.0
@@ -100,3 +102,59 @@ async def test_a_node_that_is_silent_or_gone_is_told_as_such_and_names_of_any_fo
                 return response.status == 503
 
         await wait_for(it_is_gone, WAIT_S)
+
+
+Told = tuple[int, dict[str, Any]]
+
+
+async def _lines(holder: RunningService, connection: int, pieces: tuple[bytes, ...]) -> AsyncIterator[bytes]:
+    """Yield each piece once what is before it was sent, or waits: so it is passed on by itself."""
+    lines = 0
+    for piece in pieces:
+        if lines:
+
+            async def is_done(lines: int = lines) -> bool:
+                record = await holder.record(connection)
+                return record["stats"]["messagesOut"] + record.get("queued", {"messages": 0})["messages"] == lines
+
+            await wait_for(is_done, WAIT_S)
+        yield piece
+        lines += len(piece.split())
+
+
+async def _stream(
+    nodes: dict[str, RunningService], make: Callable[[], Awaitable[int]], *pieces: bytes, **headers: str
+) -> tuple[int, Told]:
+    """Stream lines to a connection of `a` through `b`; begun anew, with another connection, if the engine was too slow for a moment."""
+    a, b = nodes.values()
+    while True:
+        connection = await make()
+        await b.record(connection)  # it knows of it
+        path, kind = f"/v1/connections/{connection}/messages", {"Content-Type": "application/x-ndjson", **headers}
+        async with b.client.post(path, data=_lines(a, connection, pieces), headers=kind) as response:
+            told = await response.json()
+            if not is_engine_down(response.status, told):
+                return connection, (response.status, told)
+
+
+async def test_a_stream_of_lines_through_another_node_is_told_as_one(nodes: dict[str, RunningService]) -> None:
+    a, _ = nodes.values()
+    async with EchoServer() as echo:
+
+        async def opened() -> int:
+            connection: int = (await a.open(echo.url))["id"]
+            return connection
+
+        _, (status, wrong) = await _stream(nodes, opened, b"1\n2\n", b"\n\n3\n", b"4\nno\n5\n")
+        assert (status, wrong["sent"]) == (400, 4)
+        assert wrong["detail"].startswith("line 7 is not JSON"), "counted from the beginning of the body"
+        _, told = await _stream(nodes, opened, b"1\n2\n", b"3\n", b"4")
+        assert told == (200, {"sent": 4, "bytes": 4})
+        packed = {"Content-Encoding": "gzip"}
+        _, (status, refused) = await _stream(nodes, opened, b"1\n", b"2\n", **packed)
+        assert status == 415 and refused["type"].endswith("unsupported-media-type")
+
+        kept, (status, waits) = await _stream(nodes, lambda: down(a, echo, whenDown="queue"), b"1\n", b"2\n", b"3\n")
+        assert (status, waits["queued"], waits["bytes"], waits["queueId"]) == (202, 3, 3, 1), "of the first that waits"
+        later = await a.send(kept, "4", status=202)
+        assert later["queueId"] == 4 and waits["expiresAt"] < later["expiresAt"]

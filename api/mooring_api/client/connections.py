@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 
@@ -37,7 +38,7 @@ class ConnectionVerbs(Transport):
         return await self._json(
             ConnectionRecord,
             "PUT",
-            f"/v1/connections/{name}",
+            path_of(name),
             body=msgspec.json.encode({"url": url, **options}),
             content_type="application/json",
             headers={} if wait else {"Prefer": "respond-async"},
@@ -48,7 +49,7 @@ class ConnectionVerbs(Transport):
         return await self._json(
             ConnectionRecord,
             "PATCH",
-            f"/v1/connections/{connection}",
+            path_of(connection),
             body=msgspec.json.encode(changes),
             content_type="application/json",
         )
@@ -77,7 +78,7 @@ class ConnectionVerbs(Transport):
 
     async def connection(self, connection: int | str) -> ConnectionRecord:
         """Return one connection."""
-        return await self._json(ConnectionRecord, "GET", f"/v1/connections/{connection}")
+        return await self._json(ConnectionRecord, "GET", path_of(connection))
 
     async def reconnect(
         self,
@@ -97,7 +98,7 @@ class ConnectionVerbs(Transport):
         return await self._json(
             ConnectionRecord,
             "POST",
-            f"/v1/connections/{connection}/reconnect",
+            f"{path_of(connection)}/reconnect",
             body=body,
             content_type="application/json",
             headers=headers,
@@ -112,4 +113,9 @@ class ConnectionVerbs(Transport):
             params["code"] = str(code)
         if reason is not None:
             params["reason"] = reason
-        return await self._json(ConnectionRecord, "DELETE", f"/v1/connections/{connection}", params=params)
+        return await self._json(ConnectionRecord, "DELETE", path_of(connection), params=params)
+
+
+def path_of(connection: int | str) -> str:
+    """Return where a connection is, by its id or its name; what is neither reaches nothing else."""
+    return f"/v1/connections/{quote(str(connection), safe='')}"

@@ -6,7 +6,9 @@ from collections.abc import AsyncIterator, Iterable
 from urllib.parse import quote
 
 from mooring_api.client.answers import ApiError, Event, Page, ServiceAway
+from mooring_api.client.connections import path_of
 from mooring_api.client.transport import Transport, decode, error_of
+from mooring_service.records import ConnectionRecord
 
 RETRY_MIN_S = 0.2
 RETRY_MAX_S = 5.0
@@ -19,7 +21,7 @@ class EventVerbs(Transport):
     @staticmethod
     def _events_path(connection: int | str | None, worker: str | None) -> tuple[str, dict[str, str]]:
         if connection is not None:
-            return f"/v1/connections/{connection}/events", {}
+            return f"{path_of(connection)}/events", {}
         if worker is not None:
             return f"/v1/workers/{quote(worker, safe='')}/events", {}
         return "/v1/events", {}
@@ -58,7 +60,8 @@ class EventVerbs(Transport):
         Ends when the stream of one connection ends. What has been lost, if anything, is told by a `gap` event.
 
         Args:
-            connection: One connection's events; from its start, unless `after` says otherwise.
+            connection: One connection's events; from its start, unless `after` says otherwise. A name means the connection that has it
+                when this begins.
             worker: One worker's events; from now.
             kinds: Only these kinds; empty: all.
             after: An event's id, ``"start"`` or ``"now"``.
@@ -79,6 +82,9 @@ class EventVerbs(Transport):
         after: str | None = None,
     ) -> AsyncIterator[tuple[Event, bytes]]:
         """As `events`, with the JSON of each as it came."""
+        if isinstance(connection, str):
+            # What the name means now: later, when the stream is taken up again, another connection may have it.
+            connection = (await self._json(ConnectionRecord, "GET", path_of(connection))).id
         path, params = self._events_path(connection, worker)
         kinds = tuple(kinds)  # they are looked at more than once
         if kinds:
@@ -88,11 +94,10 @@ class EventVerbs(Transport):
             # "From now" must mean the moment of this call, also if the first attempt breaks before an event comes.
             cursor = (await self.page(connection=connection, worker=worker, after="now", limit=1)).next
         elif connection is not None:
-            await self.request(
-                "GET", f"/v1/connections/{connection}"
-            )  # nobody waits for a service that was never there
+            await self.request("GET", path_of(connection))  # nobody waits for a service that was never there
         delay_s = RETRY_MIN_S
         while True:
+            asked = self.url
             try:
                 async for line in self._lines(path, params, cursor):
                     event = decode(line, Event)
@@ -110,16 +115,16 @@ class EventVerbs(Transport):
 
             await asyncio.sleep(delay_s)
             delay_s = min(RETRY_MAX_S, delay_s * 2)
-            self._locate_again()
+            self._locate_again(asked)
 
-    async def _ended(self, connection: int | str, kinds: Iterable[str], cursor: str | None) -> bool:
+    async def _ended(self, connection: int, kinds: Iterable[str], cursor: str | None) -> bool:
         """Tell a stream that has ended with its connection from one that a stopping service has ended."""
         page = await self.page(connection=connection, kinds=kinds, after=cursor, limit=1)
         if page.events:
             return False
         # The page's cursor has passed what the filter leaves out.
         headers = {**self._authorization(), "Accept": "application/x-ndjson", "Last-Event-ID": page.next}
-        url = self._full(f"/v1/connections/{connection}/events")
+        url = self._full(f"{path_of(connection)}/events")
         async with self._open_session().stream("GET", url, headers=headers, silence_s=SILENCE_S) as (status, chunks):
             if status >= 400:
                 raise error_of(status, await _whole(chunks))

@@ -50,7 +50,9 @@ def request(
         ValueError: If no header can carry the token.
     """
     connection = _connection(base, context)
-    full = f"{path}?{urlencode(params)}" if params else path
+    full = (
+        ("" if base.startswith("unix:") else urlsplit(base).path) + path + (f"?{urlencode(params)}" if params else "")
+    )
     try:
         with contextlib.closing(connection):
             try:

@@ -6,7 +6,8 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from typing import Any
 
 from mooring import json_text
-from mooring_api.client.answers import QueueRecord, Sent
+from mooring_api.client.answers import QueueRecord, Sent, ServiceAway
+from mooring_api.client.connections import path_of
 from mooring_api.client.transport import Transport
 from mooring_service.records import ReplyRecord
 
@@ -52,17 +53,23 @@ class SendingVerbs(Transport):
         ttl: float | None = None,
         headers: dict[str, str] | None = None,
     ) -> Sent:
-        """Send a body as it is; an async iterable of bytes is streamed."""
+        """Send a body as it is; an async iterable of bytes is streamed, and what it raises is raised here: what it had yielded may be sent."""
         given = {"whenDown": when_down, "ttl": None if ttl is None else str(ttl)}
-        return await self._json(
-            Sent,
-            "POST",
-            f"/v1/connections/{connection}/messages",
-            body=body,
-            content_type=content_type,
-            headers=headers,
-            params={name: value for name, value in given.items() if value is not None},
-        )
+        failures: list[Exception] = []
+        try:
+            return await self._json(
+                Sent,
+                "POST",
+                f"{path_of(connection)}/messages",
+                body=_watched(body, failures) if isinstance(body, AsyncIterable) else body,
+                content_type=content_type,
+                headers=headers,
+                params={name: value for name, value in given.items() if value is not None},
+            )
+        except ServiceAway:
+            if failures:  # it is not the service that has failed
+                raise failures[0] from None
+            raise
 
     async def send_lines(
         self,
@@ -79,7 +86,7 @@ class SendingVerbs(Transport):
 
     async def drop_queue(self, connection: int | str) -> QueueRecord:
         """Give up what waits to be sent, and return how much it was; an ``onUnsent`` tells which."""
-        return await self._json(QueueRecord, "DELETE", f"/v1/connections/{connection}/queue")
+        return await self._json(QueueRecord, "DELETE", f"{path_of(connection)}/queue")
 
     async def send_request(
         self,
@@ -100,7 +107,7 @@ class SendingVerbs(Transport):
         return await self._json(
             ReplyRecord,
             "POST",
-            f"/v1/connections/{connection}/requests",
+            f"{path_of(connection)}/requests",
             body=value if isinstance(value, bytes) else json_text.encode(value),
             content_type=JSON,
             headers=_keyed(idempotency_key),
@@ -110,6 +117,17 @@ class SendingVerbs(Transport):
 
 def _keyed(idempotency_key: str | None) -> dict[str, str] | None:
     return None if idempotency_key is None else {"Idempotency-Key": idempotency_key}
+
+
+async def _watched(body: AsyncIterable[bytes], failures: list[Exception]) -> AsyncIterator[bytes]:
+    """Yield what `body` does; what it raises is kept in `failures`: the HTTP library takes it for a fault of the connection."""
+    try:
+        async for piece in body:
+            yield piece
+    # Whoever made it may raise anything.
+    except Exception as exc:
+        failures.append(exc)
+        raise
 
 
 async def _unblocked(lines: Iterator[bytes]) -> AsyncIterator[bytes]:

@@ -98,10 +98,14 @@ class Transport:
         if not self._url.startswith(("http://", "https://", "unix:")):
             raise ServiceAway(f"{self._url!r} is no address of a service: http://…, https://… or unix:PATH")
 
-    def _locate_again(self) -> None:
-        """After a break: the service may be back elsewhere, for the next try; of several, the next one is asked."""
-        if len(self._addresses) > 1 and self._url is not None:
-            self._url = self._addresses[(self._addresses.index(self._url) + 1) % len(self._addresses)]
+    def _locate_again(self, asked: str) -> None:
+        """After a break: the service may be back elsewhere, for the next try; of several, the one behind `asked` is next.
+
+        Others that have met with the same break have gone on to it already: it is not left again because of them.
+        """
+        if len(self._addresses) > 1:
+            if self._url == asked:
+                self._url = self._addresses[(self._addresses.index(asked) + 1) % len(self._addresses)]
             return
         with contextlib.suppress(ServiceAway):
             self._locate()
@@ -178,7 +182,7 @@ class Transport:
                 break
             except OSError as exc:
                 away.append(f"no service answers at {asked}: {exc.strerror or exc}")
-                self._locate_again()
+                self._locate_again(asked)
                 if len(away) >= len(self._addresses) or not (harmless or isinstance(exc, NotReached)):
                     raise ServiceAway("; ".join(away)) from None
         if status >= 400:

@@ -15,10 +15,11 @@ import click
 
 from mooring.version import __version__
 from mooring_api.commands.tables import escape_what_cannot_be_shown
-from mooring_api.commands.target import EXIT_ERROR, Target
+from mooring_api.commands.target import EXIT_ERROR, EXIT_INTERRUPTED, Target
 
 COLUMN = 30  # cells of a description where the help has two columns of commands
 TWO_COLUMNS = 76
+STDERR = 2  # the last one of the standard descriptors
 
 
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -53,6 +54,22 @@ The line is the first one of the command's own help, too: its docstring says wha
 """
 
 
+def _open_what_is_closed() -> None:
+    """Have all three standard streams: one that we were started without (``>&-``) is as /dev/null.
+
+    So are their descriptors: else the next file that is opened would be somebody's standard output.
+    """
+    missing = {number: name for number, name in enumerate(("stdin", "stdout", "stderr")) if getattr(sys, name) is None}
+    if not missing:
+        return
+    while (null := os.open(os.devnull, os.O_RDWR)) <= STDERR:
+        os.set_inheritable(null, True)
+    os.close(null)
+    for number, name in missing.items():
+        mode = "w" if number else "r"
+        setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 - to the end of the process
+
+
 def _forget_output() -> None:
     # What is still buffered would fail again when the interpreter ends.
     null = os.open(os.devnull, os.O_WRONLY)
@@ -68,6 +85,7 @@ class Commands(click.Group):
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run a command; what our own output meets with is one line on stderr, too."""
+        _open_what_is_closed()
         escape_what_cannot_be_shown()
         try:
             try:
@@ -81,6 +99,13 @@ class Commands(click.Group):
             _forget_output()
             click.echo(f"Error: {getattr(exc, 'strerror', None) or exc}", err=True)
             sys.exit(EXIT_ERROR)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run it; one that Ctrl-C ends where it does not look for that says so by its status, too."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            sys.exit(EXIT_INTERRUPTED)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the commands in the order of use."""

@@ -12,7 +12,7 @@ import click
 from mooring_api.client import Client
 from mooring_api.commands.secret_file import secret_in
 from mooring_api.commands.tables import Column, Styled, plain, show_table
-from mooring_api.commands.target import Target, as_json, plural, show_json
+from mooring_api.commands.target import Target, as_json, is_id, plural, show_json
 from mooring_api.commands.words import COLOURS, duration, seconds_of
 from mooring_service.hook_options import fingerprint
 from mooring_service.hook_records import HOOK_TONES, AttemptRecord, HookRecord
@@ -132,7 +132,7 @@ def set_hook(
     """Run ``mooring hooks set``."""
     options: dict[str, Any] = {
         "kinds": list(kinds) or None, "workers": list(workers) or None, "format": form, "after": after,
-        "connections": [int(one) if one.isdigit() else one for one in connections] or None,
+        "connections": [_id_or_name(one) for one in connections] or None,
         "headers": dict(_header(text) for text in headers) or None, "maxEvents": max_events, "linger": linger,
         "refused": refused,
     }  # fmt: skip
@@ -160,6 +160,10 @@ def set_hook(
         click.echo(
             f"it was there, and signs with another secret; mooring hooks rotate {name} --secret-file … changes that"
         )
+
+
+def _id_or_name(text: str) -> int | str:
+    return int(text) if is_id(text) else text
 
 
 def _header(text: str) -> tuple[str, str]:
@@ -241,11 +245,12 @@ def replay(target: Target, name: str, after: str, as_json: bool) -> None:
 )
 @click.argument("name")
 @click.option("--through", required=True, metavar="ID", help="The last one that is given up.")
+@as_json
 @click.pass_obj
-def skip(target: Target, name: str, through: str) -> None:
+def skip(target: Target, name: str, through: str, as_json: bool) -> None:
     """Run ``mooring hooks skip``."""
     count = target.run(lambda client: client.skip_hook(name, through))
-    click.echo(f"skipped {plural(count, 'event')}")
+    show_json({"skipped": count}) if as_json else click.echo(f"skipped {plural(count, 'event')}")
 
 
 @hooks.command(
@@ -254,12 +259,16 @@ def skip(target: Target, name: str, through: str) -> None:
 @click.argument("name")
 @click.option("--expires-in", type=float, default=86_400.0, metavar="SECONDS", help="For so long the old one signs on.")
 @click.option("--secret-file", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Holds the new one.")
+@as_json
 @click.pass_obj
-def rotate(target: Target, name: str, expires_in: float, secret_file: Path | None) -> None:
+def rotate(target: Target, name: str, expires_in: float, secret_file: Path | None, as_json: bool) -> None:
     """Run ``mooring hooks rotate``."""
     given = secret_in(secret_file) if secret_file is not None else None
     made = target.run(lambda client: client.add_hook_secret(name, given, expires_in=expires_in))
-    click.echo(f"secret (shown this once): {made}" if given is None else "it signs with the given secret")
+    if as_json:
+        show_json({"secret": made})
+    else:
+        click.echo(f"secret (shown this once): {made}" if given is None else "it signs with the given secret")
 
 
 @hooks.command("log", help="Print the last attempts.\n\n\b\nExample:  mooring hooks log orders")

@@ -48,18 +48,24 @@ def console() -> Console:
     """Return a console as wide as the terminal; what goes into a pipe is not cut, unless $COLUMNS says so."""
     from rich.console import Console
 
-    found = Console(highlight=False, markup=False, emoji=False)
-    if not found.is_terminal and "COLUMNS" not in os.environ:
+    said = _columns()
+    found = Console(highlight=False, markup=False, emoji=False, _environ={**os.environ, "COLUMNS": str(said or "")})
+    if not found.is_terminal and said is None:
         return Console(highlight=False, markup=False, emoji=False, width=UNBOUNDED)
     return found
+
+
+def _columns() -> int | None:
+    """Return what $COLUMNS says; None where it says nothing: some terminals have 0 in it, which rich would take at its word."""
+    given = os.environ.get("COLUMNS", "")
+    return int(given[:9]) or None if given.isascii() and given.isdigit() else None
 
 
 def pipe_width() -> int | None:
     """Return how many cells a line may have in a pipe; None: what we write to is, or says that it is, a terminal."""
     if sys.stdout.isatty() or os.environ.get("FORCE_COLOR") or os.environ.get("TTY_COMPATIBLE"):
         return None
-    given = os.environ.get("COLUMNS", "")
-    return int(given) if given.isdigit() and int(given) else UNBOUNDED
+    return _columns() or UNBOUNDED
 
 
 def screen_width() -> int:

@@ -19,6 +19,7 @@ from mooring_api.client import ApiError, Client, ServiceAway, default_state_dir
 EXIT_ERROR = 1
 EXIT_CONFIG = 78
 EXIT_INTERRUPTED = 130
+MAX_ID_DIGITS = 100  # more than any has; Python reads some thousands
 
 Result = TypeVar("Result")
 
@@ -199,6 +200,11 @@ async def known_worker(client: Client, name: str, work: Coroutine[Any, Any, Resu
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON: one object, or one a line.")
 
 
+def is_id(text: str) -> bool:
+    """Say whether a connection is meant by its id."""
+    return text.isascii() and text.isdigit() and len(text) <= MAX_ID_DIGITS
+
+
 class Which(click.ParamType[int | str]):
     """A connection: its id, or its name."""
 
@@ -206,7 +212,7 @@ class Which(click.ParamType[int | str]):
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
         """Return the id as a number, a name as it is."""
-        if value.isascii() and value.isdigit():
+        if is_id(value):
             return int(value)
         if not is_connection_name(value):
             self.fail(f"{value!r} is neither an id nor a name", param, ctx)

@@ -11,13 +11,14 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from mooring_api.client import Client, ServiceAway
+from mooring_api.client import ApiError, Client, ServiceAway
 from mooring_api.commands.tables import Column, console, table
 from mooring_api.commands.target import Target, as_json, show_json
 from mooring_api.commands.words import duration, seconds_of
 from mooring_api.commands.workers import columns_of, rows_of
 from mooring_service.records import ConnectionRecord, WorkerRecord
 
+STARTING = 503  # what a service says that was just restarted, or is about to stop
 RATE_COLUMNS = (
     Column("WORKER", flexible=True),
     Column("CONNS", right=True),
@@ -88,8 +89,8 @@ def top(target: Target, interval: float, count: int | None, as_json: bool) -> No
             while True:
                 try:
                     found, totals = await look(client)
-                except ServiceAway as exc:
-                    if not looks:
+                except (ApiError, ServiceAway) as exc:
+                    if not looks or (isinstance(exc, ApiError) and exc.status != STARTING):
                         raise
                     # It may be restarting; on a terminal the last figures stay, with the reason why they are old.
                     if screen.is_terminal and not as_json:

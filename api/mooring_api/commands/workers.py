@@ -129,6 +129,8 @@ def call(target: Target, worker: str, function: str, params: str | None, no_wait
     result = target.run(lambda client: client.call(worker, function, given, wait=not no_wait), waiting="running")
     if not no_wait:
         show_json({"result": result} if as_json else result)
+    elif as_json:
+        show_json({"accepted": True})  # as the API has it
 
 
 @click.command()

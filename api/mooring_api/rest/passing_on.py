@@ -5,23 +5,28 @@ Owns deadlines and retries of that, and cuts a stream of lines into pieces. Whic
 
 from __future__ import annotations
 
+import asyncio
+import re
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from mooring.checks import REPLY_TIMEOUT_S
 from mooring.deadline import within
 from mooring.options import ConnectionRequest
 from mooring_api.rest import routes
-from mooring_api.rest.body import read_body
+from mooring_api.rest.body import BODY_TIMEOUT_S, check_uncompressed, read_body
 from mooring_api.rest.context import API
 from mooring_api.rest.kept import wait_of
 from mooring_api.rest.problems import PREFIX, Problem, problem_of
 from mooring_api.rest.schemas import media_type
+from mooring_api.rest.sending import LINE_IDLE_S, Tally
 from mooring_service.cluster_errors import EngineDown, NodeSilent, NodeUnreachable
 from mooring_service.opening import SILENT_S
+from mooring_service.records import QueuedSendRecord, SentRecord
 
 if TYPE_CHECKING:  # without [cluster] none of it is imported
     from mooring_service.membership import Membership
@@ -30,8 +35,7 @@ FORWARDED = "Mooring-Forwarded"
 PASSED_ON = ("Content-Type", "Accept", "Prefer", "Idempotency-Key")
 VERB_S = 15.0  # what no word of the request makes longer
 LOOK_S = 1.0
-LINES_BYTES = 512 * 1024  # of a stream of lines, so much goes on at once
-LINES_IDLE_S = 300.0
+_LINE = re.compile(r"\Aline ([0-9]+) ")  # which one is wrong, counted in what was passed on
 
 Answered = tuple[int, list[tuple[str, str]], bytes]
 
@@ -123,62 +127,87 @@ def deadline_s(request: web.Request, body: bytes) -> float:
 
 
 async def _pass_lines_on(request: web.Request, node: str, cluster: Membership) -> web.Response:
-    """Pass a stream of lines on in pieces, each of whole lines, one behind the other: what was `sent` is added up."""
-    totals = {"sent": 0, "queued": 0, "bytes": 0}
-    answered: Answered | None = None
-    async for piece in _pieces(request):
-        try:
-            answered = await cluster.forward(
-                node, request.method, request.raw_path, _headers(request, cluster), piece, VERB_S + LINES_IDLE_S
-            )
-            if not totals["sent"] and not totals["queued"]:
-                _check_moved(answered)
-        except (EngineDown, NodeUnreachable, NodeSilent) as exc:
-            problem = problem_of(exc)
-            problem.extra.update(sent=totals["sent"])
-            raise problem from exc
-        members = _members(answered[2])
-        for name in totals:
-            totals[name] += int(members.get(name) or 0)
-        if answered[0] >= 300:
-            break
-    if answered is None:
-        answered = await cluster.forward(
-            node, request.method, request.raw_path, _headers(request, cluster), b"", VERB_S
-        )
+    """Pass a stream of lines on in pieces, each of whole lines, one behind the other: what became of them is added up."""
+    check_uncompressed(request)
+    tally, lines = Tally(), 0
+    piece: bytes | None = None
+    try:
+        with request.app[API].access.held(request, "send"):
+            async for piece in _pieces(request):
+                answered = await _pass_piece_on(request, node, cluster, piece)
+                if answered[0] >= 300:
+                    return _refused(answered, tally, lines)
+                kind: type[SentRecord | QueuedSendRecord] = QueuedSendRecord if answered[0] == 202 else SentRecord
+                tally.add(msgspec.json.decode(answered[2], type=kind))
+                lines += piece.count(b"\n")
+            if piece is None:
+                return _response(await _pass_piece_on(request, node, cluster, b""))
+    except (EngineDown, NodeUnreachable, NodeSilent) as exc:
+        if isinstance(exc, NodeSilent) and piece is not None:
+            tally.uncertain = sum(1 for line in piece.split(b"\n") if line.strip(b"\r\t "))
+        problem = problem_of(exc)
+        problem.extra.update(tally.so_far)
+        raise problem from exc
+    except Problem as problem:
+        problem.extra.update(tally.so_far)
+        raise
+    return tally.response()
+
+
+async def _pass_piece_on(request: web.Request, node: str, cluster: Membership, piece: bytes) -> Answered:
+    answered = await cluster.forward(
+        node, request.method, request.raw_path, _headers(request, cluster), piece, VERB_S + LINE_IDLE_S
+    )
+    try:
+        _check_moved(answered)
+    except Moved as exc:
+        # Nothing of the piece was done, and it is in hand: who asks again elsewhere would go on behind it.
+        raise NodeUnreachable(exc.node) from None
+    return answered
+
+
+def _refused(answered: Answered, tally: Tally, lines: int) -> web.Response:
+    """Return the answer to a piece behind so many `lines` as that to the whole stream."""
+    if not lines:
         return _response(answered)
     status, headers, data = answered
     members = _members(data)
-    if status >= 300 and not totals["sent"] and not totals["queued"]:
-        return _response(answered)
-    members["sent"] = totals["sent"]
-    if status < 300:
-        members["bytes"] = totals["bytes"]
-    if totals["queued"]:
-        members["queued"] = totals["queued"]
-        status = 202 if status == 200 else status
-    return _response((status, headers, msgspec.json.encode(members)))
+    before = tally.so_far
+    for name in ("sent", "queued"):
+        if count := before.get(name, 0) + int(members.get(name) or 0):
+            members[name] = count
+    members["detail"] = _LINE.sub(lambda found: f"line {int(found[1]) + lines} ", str(members.get("detail", "")))
+    return _response((status, headers, msgspec.json.encode({"sent": 0, **members})))
 
 
 async def _pieces(request: web.Request) -> AsyncIterator[bytes]:
-    held: list[bytes] = []
+    held: list[bytes] = []  # of the line that has not ended yet
     size = 0
     limit = request.app[API].config.limits.max_body_bytes
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + LINE_IDLE_S
     while True:
         try:
-            async with within(LINES_IDLE_S):
+            async with within(deadline - loop.time()):
                 chunk = await request.content.readany()
         except TimeoutError:
             raise Problem("request-timeout", "the next line did not come in time") from None
+        except (HttpProcessingError, web.RequestPayloadError):
+            raise Problem("bad-request", "the body's chunks cannot be parsed") from None
         if not chunk:
             break
+        begins = not held
         head, separator, tail = chunk.rpartition(b"\n")
-        held.append(head + separator if separator else tail)
-        size += len(held[-1])
         if separator:
-            yield b"".join(held)
-            held, size = ([tail], len(tail)) if tail else ([], 0)
+            begins = True
+            yield b"".join([*held, head, separator])
+            held, size = [], 0
+        if tail:
+            held.append(tail)
+            size += len(tail)
         if size > limit:
             raise Problem("too-large", f"a line is longer than {limit} bytes (limits.max_body_bytes)")
+        if begins:
+            deadline = loop.time() + (BODY_TIMEOUT_S if held else LINE_IDLE_S)
     if held:
         yield b"".join(held)

@@ -15,7 +15,7 @@ from mooring.errors import MooringError, SendError, WorkerDied, WorkerSilent
 from mooring.kept_events import QueuedRecord
 from mooring.send_errors import SendUncertain
 from mooring_api.rest import idempotency, routes
-from mooring_api.rest.body import BODY_TIMEOUT_S, read_body
+from mooring_api.rest.body import BODY_TIMEOUT_S, check_uncompressed, read_body
 from mooring_api.rest.connections import WORKER_PROBLEMS
 from mooring_api.rest.context import API, Api, connection_of
 from mooring_api.rest.problems import Problem, problem_of
@@ -51,6 +51,8 @@ class Tally(msgspec.Struct):
         if not self.queued:
             self.queue_id, self.expires_at = record.queue_id, record.expires_at
         self.queued += record.queued
+        if isinstance(record.sent, int):  # as another node of a cluster has added it up
+            self.sent += record.sent
 
     @property
     def so_far(self) -> dict[str, Any]:
@@ -130,8 +132,7 @@ def _check_lines(api: Api, body: bytes) -> list[bytes]:
 
 async def _send_lines(api: Api, request: web.Request, connection: int, waiting: Waiting) -> web.Response:
     """Stream objects, one a line: what has come is sent, together, before more is read."""
-    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise Problem("unsupported-media-type", "bodies are taken uncompressed (no Content-Encoding)")
+    check_uncompressed(request)
     api.service.sending.check(connection, waiting)
     limit = api.config.limits.max_body_bytes
     loop = asyncio.get_running_loop()

@@ -8,14 +8,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
 import msgspec
 
 from mooring.checks import HeaderValue
 from mooring.deadline import within
-from mooring.wire.answer import AnswerReader, InvalidAnswer, one_line, retry_after_s
+from mooring.wire.answer import AnswerReader, InvalidAnswer, http_date_s, one_line, retry_after_s
 from mooring.wire.connect import Connector
 from mooring.wire.exchange import Exchange
 from mooring.wire.failure import DialFailed, reason_of
@@ -174,13 +173,13 @@ def _answer(reader: AnswerReader, place: str) -> Answer:
     if 300 <= status < 400:
         host = _host_of(headers.get("Location", ""))
         error += f", a redirect{f' to {host}' if host else ''}; redirects are not followed: change the url"
-    now_s = time.time()
+    now_s, date_s = time.time(), http_date_s(headers.get("Date", ""))
     return Answer(
         status=status,
         delivery=headers.get("webhook-delivery", "").strip().lower()[:40],
         retry_after_s=None if 200 <= status < 300 else retry_after_s(headers, now_s),
         error=error,
-        skew_s=_skew_s(headers.get("Date", ""), now_s),
+        skew_s=None if date_s is None else date_s - now_s,
     )
 
 
@@ -190,10 +189,3 @@ def _host_of(url: str) -> str:
         return one_line(urlsplit(url).hostname or "")[:MAX_PLACE_CHARS]
     except ValueError:
         return ""
-
-
-def _skew_s(date: str, now_s: float) -> float | None:
-    try:
-        return parsedate_to_datetime(date).timestamp() - now_s
-    except (ValueError, OverflowError):
-        return None

@@ -243,7 +243,7 @@ class SqliteJournal:
 
     async def forget_connections(self, ids: list[int]) -> None:
         """Drop records of closed connections that are no longer retained."""
-        await self._do(lambda connection: self._writer.forget(ids))
+        await self._do(lambda connection: self._writer.forget(ids), fails_fast=False)
 
     async def claim_key(self, key: str, fingerprint: bytes) -> StoredAnswer | None:
         """Claim an Idempotency-Key: None when it is new and now ours, else what it stands for."""

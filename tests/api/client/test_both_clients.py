@@ -271,3 +271,21 @@ def test_a_type_checker_knows_the_blocking_verbs(tmp_path: Path) -> None:
     assert lines[1] == 'note: Revealed type is "typing.Iterator[mooring_api.client.answers.Event]"'
     assert 'incompatible type "float"; expected "int | str"' in lines[2]
     assert len(lines) == 3, out
+
+
+async def test_a_service_behind_a_path_of_somebody_elses_is_asked_there_however_requests_travel() -> None:
+    asked = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append((await reader.readuntil(b"\r\n\r\n")).split(b"\r\n")[0].decode())
+        body = b'{"connections":[],"next":null}'
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%b" % (len(body), body))
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    where = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/behind/"
+    async with server:
+        for few in (False, True):
+            async with Client(where, "token", few=few) as client:
+                await client.connections(limit=7)
+    assert asked == ["GET /behind/v1/connections?after=0&limit=7 HTTP/1.1"] * 2

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Iterator
 
-from mooring_api.client import BlockingClient, Client
+import pytest
+
+from mooring_api.client import ApiError, BlockingClient, Client
 from tests.conftest import RunningService
 from tests.servers import EchoServer
 
@@ -57,3 +60,70 @@ async def test_the_client_has_every_verb_and_events_that_resume(shared: RunningS
         return kind
 
     assert await asyncio.to_thread(given_up_late) == "onOpen"
+
+
+async def test_a_stream_by_name_is_of_the_connection_that_had_it_when_it_began(
+    shared: RunningService, echo: EchoServer
+) -> None:
+    async with Client(shared.url, shared.token) as client:
+        first = await client.put("stream.by.name", echo.url)
+        seen = []
+        async with asyncio.timeout(60):
+            async for event in client.events(connection="stream.by.name"):
+                seen.append((event.connection, event.kind))
+                if event.kind == "onOpen":
+                    await client.terminate(first.id)
+                else:
+                    second = await client.put("stream.by.name", echo.url)  # before the stream has said that it is over
+        assert seen == [(first.id, "onOpen"), (first.id, "onTerminate")]
+        assert second.id != first.id
+        await client.terminate(second.id)
+
+
+async def test_what_is_no_connection_reaches_nothing_else(shared: RunningService, echo: EchoServer) -> None:
+    async with Client(shared.url, shared.token) as client:
+        record = await client.open(echo.url)
+        for other in (f"{record.id}?code=4001", f"{record.id}/queue", f"{record.id}#x", f"x/../{record.id}"):
+            for verb in (client.terminate, client.connection, client.drop_queue, client.reconnect):
+                with pytest.raises(ApiError) as refused:
+                    await verb(other)
+                assert refused.value.status == 404, (verb.__name__, other)
+            with pytest.raises(ApiError):
+                await anext(client.events(connection=other))
+        assert (await client.connection(record.id)).status == "Connected"
+        await client.terminate(record.id)
+
+
+async def test_of_several_addresses_one_that_is_away_ends_none_of_the_requests_that_meet_with_it_together(
+    shared: RunningService,
+) -> None:
+    for other in range(2, 4):  # addresses of which all but the last are away
+        away = [f"http://127.0.0.1:{port}" for port in range(1, other)]
+        async with Client([*away, shared.url], shared.token) as client:
+            found = await asyncio.wait_for(asyncio.gather(*(client.workers() for _ in range(8))), 60)
+            assert len(found) == 8
+            assert client.url == shared.url
+
+
+async def test_what_an_iterator_of_lines_raises_comes_out_of_the_send(shared: RunningService, echo: EchoServer) -> None:
+    record = await shared.open(echo.url)
+
+    def lines() -> Iterator[bytes]:
+        yield b"1\n"
+        raise ZeroDivisionError
+
+    async def lines_to_come() -> AsyncIterator[bytes]:
+        for line in lines():
+            yield line
+
+    async with Client(shared.url, shared.token) as client:
+        for body in (lines(), lines_to_come()):
+            with pytest.raises(ZeroDivisionError):
+                await asyncio.wait_for(client.send_lines(record["id"], body), 60)
+        assert (await client.send_lines(record["id"], [b"2\n"])).sent == 1
+
+    def blocking() -> None:
+        with BlockingClient(shared.url, shared.token) as client, pytest.raises(ZeroDivisionError):
+            client.send_lines(record["id"], lines())
+
+    await asyncio.wait_for(asyncio.to_thread(blocking), 60)

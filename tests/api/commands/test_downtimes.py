@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
+
 import pytest
 
 from mooring_api.commands.words import down_in_words, duration, in_words, ordinal
 from mooring_service.records import DownRecord
-from tests.command_line import mooring
+from tests.command_line import mooring, run
 from tests.conftest import RunningService
 from tests.end_to_end.test_kept import status_of
 from tests.servers import EchoServer
@@ -103,3 +106,25 @@ async def test_show_tells_what_was_asked_for_and_what_waits(service: RunningServ
         "whenDown queue, queueTtl 120 s", "queued 1 message, 5 bytes",
     ):  # fmt: skip
         assert words in shown, shown
+
+
+async def test_top_goes_on_while_a_service_that_was_restarted_says_that_it_starts() -> None:
+    starting = b'{"type":"urn:mooring:problem:unavailable","status":503,"detail":"the service is starting"}'
+    looks = itertools.count()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked = await reader.readuntil(b"\r\n\r\n")
+        status, body = b"200 OK", b'{"workers":[]}'
+        if asked.startswith(b"GET /v1/connections"):
+            body = b'{"connections":[],"next":null}'
+            if next(looks) in (1, 2):
+                status, body = b"503 Service Unavailable", starting
+        writer.write(b"HTTP/1.1 %b\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%b" % (status, len(body), body))
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    where = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server:
+        ran = await run("--url", where, "top", "--json", "--interval", "0.2", "--count", "2")
+    assert (ran.code, ran.errors, ran.out.count("\n")) == (0, "", 2)
+    assert next(looks) == 4

@@ -100,13 +100,15 @@ async def test_each_command_does_what_its_verb_does(shared: RunningService, echo
         shown = await mooring(shared, "hooks", "show", "shop")
         assert "Failing" in shown.out and "held: " in shown.out and "status 400" in shown.out
         through = re.search(r"held: (\S+)", shown.out)[1]
-        assert "skipped 1 event" in (await mooring(shared, "hooks", "skip", "shop", "--through", through)).out
+        again = await mooring(shared, "hooks", "skip", "shop", "--through", through, "--json")
+        assert json.loads(again.out) == {"skipped": 1}
         assert "shop" in (await mooring(shared, "hooks")).out
         assert "400" in (await mooring(shared, "hooks", "log", "shop")).out
         assert "Paused" in (await mooring(shared, "hooks", "pause", "shop", "--reason", "it moves")).out
         for words in (("resume",), ("retry",), ("replay", "--after", "now"), ("rotate",)):
-            ran = await mooring(shared, "hooks", words[0], "shop", *words[1:])
+            ran = await mooring(shared, "hooks", words[0], "shop", *words[1:], "--json")
             assert ran.code == 0, ran.errors
+            assert len(json.loads(ran.out)) > 0
         gone = await mooring(shared, "hooks", "rm", "shop")
         assert gone.code == 0 and re.fullmatch(r"removed shop, which was at \S+\n", gone.out), "not as if it went on"
         missing = await mooring(shared, "hooks", "show", "shop")

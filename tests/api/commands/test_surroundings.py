@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -121,6 +122,81 @@ async def test_a_full_disk_under_the_output_is_one_line(
         code, _, errors = await run(shared, *arguments, stdout=full.fileno())
     assert code == 1
     assert errors == "Error: No space left on device\n"
+
+
+CLOSED = """
+import os, sys
+for number in map(int, sys.argv[1].split(",")):
+    os.close(number)
+os.execv(sys.executable, [sys.executable, "-m", "mooring_api", *sys.argv[2:]])
+"""
+
+
+@pytest.mark.parametrize("closed", ["0", "1", "2", "0,1", "0,1,2"])
+async def test_a_standard_stream_that_is_closed_is_as_dev_null(
+    shared: RunningService, echo: EchoServer, closed: str
+) -> None:
+    record = await shared.open(echo.url)
+    for arguments, code in (
+        (("ls",), 0), (("send", str(record["id"]), "-"), 0), (("tail", str(record["id"]), "-n", "1"), 0), (("ls", "--no"), 2),
+    ):  # fmt: skip
+        command = [sys.executable, "-c", CLOSED, closed, "--state-dir", str(shared.state_dir), *arguments]
+        process = await asyncio.create_subprocess_exec(
+            *command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        out, errors = await asyncio.wait_for(process.communicate(), 60)
+        assert process.returncode == code, (arguments, errors)
+        assert b"Traceback" not in errors
+        if code == 0:
+            assert bool(out) == ("1" not in closed), (arguments, out)
+            assert errors == b"", arguments
+
+
+@pytest.mark.parametrize("columns", ["0", "00", "", "²", "x", "-1"])
+async def test_columns_that_say_nothing_are_as_none(shared: RunningService, echo: EchoServer, columns: str) -> None:
+    record = await shared.open(echo.url, headers={"A": "x"})
+    number = str(record["id"])
+    for arguments in (("tail", number, "-n", "1"), ("ls",), ("show", number), ("top", "--count", "1")):
+        code, out, errors = await run(shared, *arguments, env={"COLUMNS": columns})
+        assert (code, errors) == (0, ""), arguments
+        assert "…".encode().decode("latin-1") not in out, "nothing is cut"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("show", "1" * 5000), ("show", "²"), ("hooks", "set", "x", "http://127.0.0.1:9/", "--connection", "²"),
+     ("hooks", "set", "x", "http://127.0.0.1:9/", "--connection", "1" * 5000)],
+    ids=lambda arguments: arguments[0],
+)  # fmt: skip
+async def test_a_number_that_is_no_id_is_one_line_of_error(shared: RunningService, arguments: tuple[str, ...]) -> None:
+    code, out, errors = await run(shared, *arguments)
+    assert code in (1, 2) and out == "" and "Traceback" not in errors, errors
+
+
+async def test_ctrl_c_is_130_also_where_a_command_waits_for_its_input() -> None:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", WAITS, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert await asyncio.wait_for(process.stdout.readline(), 60) == b"waits\n"
+    process.send_signal(signal.SIGINT)
+    _, errors = await asyncio.wait_for(process.communicate(), 60)
+    assert (process.returncode, errors) == (130, b"")
+
+
+WAITS = """
+import sys
+from mooring_api.commands import service  # before it says that it waits
+from mooring_api.commands.cli import main
+
+class Typed:
+    def readline(self):
+        print("waits", flush=True)
+        return sys.__stdin__.readline()
+
+sys.stdin = Typed()
+main(["token", "--hash"])
+"""
 
 
 NO_HOME = """

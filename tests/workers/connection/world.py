@@ -42,7 +42,8 @@ class World:
         events: What is recorded: (connection, kind, ``$2``), in order; `seqs` beside them.
         updates: The latest record of each connection, by id.
         answers: What requests were answered.
-        renewals: The runs of code that gives fresh values.
+        renewals: The runs of code that gives fresh values; `catch_ups`: of code that fetches what was missed.
+        failures: What went wrong with code, by its callback.
     """
 
     def __init__(self, limits: RedialLimits | None = None) -> None:
@@ -64,6 +65,8 @@ class World:
         self.answers: list[Report] = []
         self.forgotten: list[int] = []
         self.renewals: list[Renewal] = []
+        self.catch_ups: list[Renewal] = []
+        self.failures: list[tuple[str, BaseException]] = []
         self._next_id = 0
 
     def _take(self, data: bytes) -> bool:
@@ -114,9 +117,12 @@ class World:
         self.answers.append(answer)
 
     def run_code(self, connection: Any, callback: str, target: Any, params: Any, *first: Any) -> Any:
-        assert callback == "renew", "nothing else is code here"
-        self.renewals.append(Renewal(self.loop))
-        return self.renewals[-1]
+        runs = {"renew": self.renewals, "catchUp": self.catch_ups}[callback]
+        runs.append(Renewal(self.loop))
+        return runs[-1]
+
+    def tell_failure(self, connection: Any, callback: str, exc: BaseException) -> None:
+        self.failures.append((callback, exc))
 
     def release(self, connection: Any, size: int) -> None:
         pass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -84,6 +85,8 @@ NOW = 1_700_000_000.0  # Tue, 14 Nov 2023 22:13:20 GMT
         ("Tue, 14 Nov 2023 22:00:00 GMT", 0),
         ("Fri, 31 Dec 9999 23:59:59 GMT", 1e9),
         ("Fri, 31 Dec 99999 23:59:59 GMT", None),
+        (f"Fri, 31 Dec {'9' * 20} 23:59:59 GMT", None),
+        (f"Fri, 31 Dec 2027 23:59:59 +{'9' * 20}", None),
         ("", None),
         ("soon", None),
         ("-5", None),
@@ -95,3 +98,15 @@ NOW = 1_700_000_000.0  # Tue, 14 Nov 2023 22:13:20 GMT
 def test_retry_after_is_seconds_or_a_date(text: str, seconds: float | None) -> None:
     assert retry_after_s(CIMultiDict({"retry-after": text}), NOW) == seconds
     assert retry_after_s(CIMultiDict(), NOW) is None
+
+
+@pytest.mark.parametrize(
+    "text", ["Tue, 14 Nov 2023 22:14:20 GMT", "Tue Nov 14 22:14:20 2023", "Tue, 14 Nov 2023 22:14:20 -0000"]
+)
+def test_a_date_is_utc_wherever_we_are(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("TZ", "EST5")
+        time.tzset()
+        seconds = retry_after_s(CIMultiDict({"retry-after": text}), NOW)
+    time.tzset()
+    assert seconds == 60

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from mooring import json_text
 from mooring.checks import check_url
 from mooring.connection.asked import HANDLER_RENEW_S
 from mooring.connection.host import CodeFailed, Host
@@ -188,9 +189,13 @@ def _checked(found: Any) -> dict[str, Any]:
     """Return what ``renew`` has given, if it is that."""
     if not isinstance(found, dict) or not all(isinstance(name, str) and is_name(name) for name in found):
         raise failed(ErrCode.RENEW_FAILED, "renew must return an object of names and values")
-    if len(found) > MAX_RENEWED or any(
-        len(msgspec.json.encode(value)) > MAX_REMEMBERED_BYTES for value in found.values()
-    ):
+    try:
+        too_much = len(found) > MAX_RENEWED or any(
+            len(json_text.encode(value)) > MAX_REMEMBERED_BYTES for value in found.values()
+        )
+    except (TypeError, ValueError, RecursionError):
+        raise failed(ErrCode.RENEW_FAILED, "renew returned what is no JSON value") from None
+    if too_much:
         raise failed(
             ErrCode.RENEW_FAILED,
             f"renew returned more than {MAX_RENEWED} values, or one above {MAX_REMEMBERED_BYTES} bytes",

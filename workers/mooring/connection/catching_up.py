@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -46,3 +46,40 @@ async def catch_up(
     # What user code has returned may be anything, and iterating it may raise anything.
     except Exception as exc:  # noqa: BLE001
         filled.catch_up_failed(exc)
+
+
+class Missed:
+    """What was missed, on its way to a connection: between two sockets there are no messages, so it is the first of the next one then."""
+
+    __slots__ = ("_filled", "_found", "_is_between")
+
+    def __init__(self, filled: Filled) -> None:
+        self._filled = filled
+        self._is_between = False
+        self._found: Sequence[Any] = ()
+
+    def ready(self) -> None:
+        """A socket is ready."""
+        self._is_between = False
+        found, self._found = self._found, ()
+        try:
+            if found:
+                self._filled.fill_in(found)
+        # As above.
+        except Exception as exc:  # noqa: BLE001
+            self._filled.catch_up_failed(exc)
+
+    def ended(self) -> None:
+        """The ready socket has ended."""
+        self._is_between = True
+
+    def fill_in(self, items: Iterable[Any]) -> None:
+        """Take what was fetched (`Filled`)."""
+        if self._is_between:
+            self._found = [*self._found, *items]
+        else:
+            self._filled.fill_in(items)
+
+    def catch_up_failed(self, exc: BaseException) -> None:
+        """There is nothing to take (`Filled`)."""
+        self._filled.catch_up_failed(exc)

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from mooring.connection import session as acts
 from mooring.connection.attempt import Attempt
-from mooring.connection.catching_up import Filled, catch_up
+from mooring.connection.catching_up import Filled, Missed, catch_up
 from mooring.connection.held import Held
 from mooring.connection.host import Host
 from mooring.connection.kept_rules import Compiled
@@ -98,6 +98,7 @@ class Conversation:
         self._listens = True  # the session wants to see each message
         self._held = Held(host, connection, self._write, party.deliver)
         self._catching_up = False
+        self._missed = Missed(party)
         self._unanswered: frozenset[tuple[str, Unfilled]] = frozenset()  # what was logged of this socket
         self._timer: Deadline | None = None  # of the step that is awaited
 
@@ -152,10 +153,10 @@ class Conversation:
             self._release()  # it has come, whatever was missed before it
             self.proven = self.watch.proven
             self.watch.stop()
+            self._missed.ended()
         self._held.drop()
         self._party.sends.on_sent = None
         self._socket = self._session = self.watch = None
-        self._catching_up = False
         self._set_timer()
 
     def take(self, items: list[tuple[int, bytes]]) -> None:
@@ -179,7 +180,8 @@ class Conversation:
                 hidden, actions = heard.hidden, heard.actions
             watch = self.watch
             hidden = hidden or (watch is not None and watch.answers(frame))
-            if hidden:
+            # What an answer waits for must come into the journal, whatever else it is.
+            if hidden and not any(isinstance(action, acts.Send) and action.stored for action in actions):
                 self.keep_alives += 1
                 self._host.figures_changed(self._connection)
                 if watch is not None:
@@ -253,6 +255,7 @@ class Conversation:
     def _ready(self, resumed: bool | None) -> None:
         session = self._begin_watch()
         event = self._party.opened(resumed)
+        self._missed.ready()
         catch_up = self._recipe.catch_up
         if event is not None and catch_up is not None and self._session is not None:
             self._catching_up = True
@@ -312,7 +315,7 @@ class Conversation:
     # What was missed.
 
     async def _catch_up(self, session: Session, wanted: CatchUp, event: ReconnectEvent) -> None:
-        await catch_up(self._host, self._connection, self._party, wanted, event)
+        await catch_up(self._host, self._connection, self._missed, wanted, event)
         if session is self._session:
             self._catching_up = False
             self._release()

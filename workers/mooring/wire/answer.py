@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import calendar
 import contextlib
 import email.utils
 import re
@@ -146,8 +147,16 @@ def retry_after_s(headers: Mapping[str, str], now_s: float) -> float | None:
     text = headers.get("Retry-After", "").strip()
     if text.isascii() and text.isdigit():
         return min(float(text), _MAX_RETRY_AFTER_S)
+    at_s = http_date_s(text)
+    return None if at_s is None else min(max(0.0, at_s - now_s), _MAX_RETRY_AFTER_S)
+
+
+def http_date_s(text: str) -> float | None:
+    """Return the seconds since 1970 of an HTTP date (RFC 9110 section 5.6.7), or None where it is none.
+
+    The oldest of its forms has no zone; it is UTC all the same.
+    """
     try:
-        at = email.utils.parsedate_to_datetime(text)
-    except ValueError:
+        return float(calendar.timegm(email.utils.parsedate_to_datetime(text).utctimetuple()))
+    except (ValueError, OverflowError):  # the latter for a number that no date can hold
         return None
-    return min(max(0.0, at.timestamp() - now_s), _MAX_RETRY_AFTER_S)

@@ -1,0 +1,132 @@
+"""What mooring itself says and hears, in a world without an outside: where two things meet."""
+
+from __future__ import annotations
+
+import pytest
+
+from mooring.connection import attempt, catching_up
+from mooring.errors import ErrCode, LimitReached
+from mooring.kept_options import (
+    AnswerRequest,
+    CatchUpRequest,
+    KeepAliveRequest,
+    RecipeRequest,
+    ReconnectRequest,
+    RenewRequest,
+    StepRequest,
+)
+from tests.workers.connection.standing_loop import Timeout
+from tests.workers.connection.world import World
+
+STORED = [AnswerRequest(when={"/id": {"exists": True}}, send={"ack": "${/id}"}, after="stored")]
+BEAT = {"send": "k", "interval": 5, "timeout": 3}
+QUICK = ReconnectRequest(min_delay=0.05, max_delay=0.05)
+
+
+def told(world: World) -> list[str]:
+    """Return the kinds of what was recorded, and of messages their text, marked where they were filled."""
+    world.loop.advance()
+    return [
+        ("+" if event.get("filled") else "") + event["data"] if kind == "onMessage" else kind
+        for _, kind, event in world.events
+    ]
+
+
+@pytest.mark.parametrize(
+    "keep_alive", [{**BEAT, "expect": {"/id": {"exists": True}}}, {**BEAT, "hide": [{"/id": {"exists": True}}]}]
+)
+def test_a_heartbeat_that_is_acknowledged_once_it_is_stored_is_stored(keep_alive: dict[str, object]) -> None:
+    world = World()
+    _, transport = world.ready(
+        recipe=RecipeRequest(answers=STORED), keep_alive=KeepAliveRequest(**keep_alive), ping_interval=0  # type: ignore[arg-type]
+    )  # fmt: skip
+    world.loop.advance(5.1)  # a heartbeat has gone out
+    transport.say('{"id":1}')
+    transport.say("x")
+    transport.say('{"id":2}')
+    assert told(world) == ["onOpen", '{"id":1}', "x", '{"id":2}'], "what was acknowledged is there"
+    world.loop.advance(0.1)
+    assert [payload for opcode, payload in transport.sent if b"ack" in payload] == [b'{"ack":1}', b'{"ack":2}']
+
+
+@pytest.fixture
+def by_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    for room in (attempt, catching_up):
+        monkeypatch.setattr(room, "within", Timeout)
+
+
+@pytest.mark.usefixtures("by_the_clock")
+def test_what_was_fetched_for_a_socket_that_has_ended_comes_before_the_messages_of_the_next() -> None:
+    world = World()
+    catches = RecipeRequest(catch_up=CatchUpRequest(function="fetch", timeout=60))
+    connection, transport = world.ready(recipe=catches, reconnect=QUICK)
+    transport.say("a")
+    transport.close_with(1001)
+    second = world.next_dial().accept()
+    world.loop.advance()
+    second.say("c")
+    second.close_with(1001)  # and its function has not returned
+    world.loop.advance()
+    world.catch_ups[0].give(["b"])
+    before = ["onOpen", "a", "onDisconnect", "onReconnect", "c", "onDisconnect"]
+    assert told(world) == before, "there is nothing between the loss and the return"
+    third = world.next_dial().accept()
+    world.loop.advance()
+    third.say("e")
+    world.catch_ups[1].give(["d"])
+    assert told(world) == [*before, "onReconnect", "+b", "+d", "e"]
+    third.close_with(1001)
+    fourth = world.next_dial().accept()
+    world.loop.advance()
+    fourth.close_with(1001)
+    connection.terminate(None, None)
+    world.loop.advance()
+    world.catch_ups[2].give(["late"])
+    assert told(world)[-3:] == ["onReconnect", "onDisconnect", "onTerminate"], "and none behind the end"
+    assert world.dense() and not world.failures
+
+
+@pytest.mark.usefixtures("by_the_clock")
+def test_what_was_fetched_for_a_socket_that_has_ended_may_be_too_much_or_nonsense() -> None:
+    for why in (LimitReached, TypeError):
+        world = World()
+        found = ["x" * (world.settings.mailbox_bytes + 1)] if why is LimitReached else [1]
+        _, transport = world.ready(
+            recipe=RecipeRequest(catch_up=CatchUpRequest(function="fetch", timeout=60)), reconnect=QUICK
+        )
+        for _ in range(2):
+            transport.close_with(1001)
+            transport = world.next_dial().accept()
+            world.loop.advance()
+        world.catch_ups[0].give(["old"])  # before the other's, as code runs one after the other
+        transport.close_with(1001)
+        world.loop.advance()
+        world.catch_ups[1].give(found)
+        transport = world.next_dial().accept()
+        world.loop.advance()
+        transport.say("live")
+        world.catch_ups[2].give([])
+        assert told(world)[-3:] == ["onDisconnect", "onReconnect", "live"]
+        assert [(callback, type(exc)) for callback, exc in world.failures] == [("catchUp", why)]
+
+
+@pytest.mark.usefixtures("by_the_clock")
+def test_values_that_are_none_fail_the_attempt_as_renew_and_any_text_is_one() -> None:
+    world = World()
+    deep: list[object] = []
+    deep.append(deep)
+    connection = world.open(
+        recipe=RecipeRequest(renew=RenewRequest(function="give"), opening=[StepRequest(send=["${token}"])]),
+        reconnect=ReconnectRequest(first="retry", max_delay=1),
+    )
+    for wrong in (object(), {(1, 2): 3}, deep, {"x" * 2**13: 0}):
+        world.renewals[-1].give({"token": wrong})
+        world.loop.advance()
+        down = connection.down
+        assert down is not None and [error.err_code for error in down.errors] == [ErrCode.RENEW_FAILED]
+        world.loop.advance(1)
+    world.renewals[-1].give({"token": "\ud800"})
+    world.loop.advance()
+    sent = world.dialler.dials[-1].accept()
+    world.loop.advance()
+    assert sent.sent == [(1, b'["\\ud800"]')]
