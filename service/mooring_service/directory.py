@@ -6,19 +6,21 @@ GETs are answered from here and never wait for a worker. Who has something to wa
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 
 import msgspec
 
-from mooring.errors import UnknownConnection
+from mooring.errors import JournalUnavailable, UnknownConnection
 from mooring.events import now_us
 from mooring.link.record import STATUS_CONNECTED, STATUS_CONNECTING, ConnectionCreated, ConnectionUpdate, Down
 from mooring_service.census import Census
 from mooring_service.journal.batch import lasts_of
-from mooring_service.journal.journal import Committed, StoredConnection
+from mooring_service.journal.journal import Committed, Journal, StoredConnection
 from mooring_service.records import ConnectionRecord, record_of
 
+PRUNE_INTERVAL_S = 5.0
 LOOKS = 500  # at connections, in one step of a list: all of them may be thousands, and records to be made
 
 
@@ -306,3 +308,15 @@ def _with_totals(
         bytes_out=max(update.bytes_out, bytes_out),
         round_trip_us=update.round_trip_us if round_trip_us is None else round_trip_us,
     )
+
+
+async def keep_pruned(directory: Directory, journal: Journal) -> None:
+    """Forget, here and in the journal, what is no longer retained. Ends by cancellation.
+
+    While nothing can be written it waits: nothing ends then, either.
+    """
+    while True:
+        await asyncio.sleep(PRUNE_INTERVAL_S)
+        if gone := directory.prune():
+            with contextlib.suppress(JournalUnavailable):  # it writes nothing any more, and has said why
+                await journal.forget_connections(gone)

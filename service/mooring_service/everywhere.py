@@ -17,16 +17,13 @@ from mooring_service.journal.batch import EventFilter
 from mooring_service.reading import Reading
 from mooring_service.records import ConnectionRecord
 
-TOLD_S = 2.0
-
 
 class Everywhere(Reading):
     """What all nodes know.
 
     Args:
-        holds: Says whether this node holds a worker.
+        claimed: Says whether any node has a worker; `holds`: whether this one does.
         node_of: Returns at which node the connection of a worker is, given both.
-        shown: Waits until what was committed here can be read everywhere; says whether it was in time.
         reach: Returns up to which position the log goes, given a cursor and up to where that is known; see `barriers.reach_of`.
     """
 
@@ -36,14 +33,14 @@ class Everywhere(Reading):
         directory: Directory,
         of_all: Directory,
         feed: Feed,
+        claimed: Callable[[str], bool],
         holds: Callable[[str], bool],
         node_of: Callable[[str, int], str],
-        shown: Callable[[float], Awaitable[bool]],
         reach: Callable[[str, int], Awaitable[int]],
     ) -> None:
         super().__init__(connections, directory, feed)
         self._of_all = of_all
-        self._holds, self._node_of, self._shown, self._reach = holds, node_of, shown, reach
+        self._claimed, self._holds, self._node_of, self._reach = claimed, holds, node_of, reach
 
     def id_of(self, name: str) -> int:
         """Return which connection a name means: the own ones first."""
@@ -124,8 +121,8 @@ class Everywhere(Reading):
         feed.reach = max(feed.reach, await self._reach(cursor, max(feed.last, feed.reach)))
 
     def has_worker(self, worker: str) -> bool:
-        """Say whether a connection of a worker is known at any node."""
-        return worker in self._of_all.workers()
+        """Say whether a worker, or a connection of it, is known at any node."""
+        return self._claimed(worker) or worker in self._of_all.workers()
 
     def follow(
         self, connection: int, cursor: str | None, kinds: frozenset[int], *, brief: bool = False
@@ -134,11 +131,3 @@ class Everywhere(Reading):
         entry = self._of_all.entry(connection)
         events = EventFilter(connections=frozenset((connection,)), kinds=kinds)
         return self._feed.subscribe(events, cursor, "start", brief=brief, end_of=lambda: entry.end)
-
-    async def told(self, record: ConnectionRecord) -> ConnectionRecord:
-        """Return the record of what was just done, once it can be read at every node; after two seconds anyway."""
-        await self._shown(TOLD_S)
-        try:
-            return self.record(record.id)
-        except UnknownConnection:
-            return record

@@ -22,7 +22,7 @@ from mooring_service.cluster_errors import EngineDown, NodeUnreachable
 from mooring_service.cluster_records import ClusterFigures, ClusterRecord
 from mooring_service.config import Config
 from mooring_service.connections import Connections
-from mooring_service.directory import Directory, Entry
+from mooring_service.directory import Directory, Entry, keep_pruned
 from mooring_service.everywhere import Everywhere
 from mooring_service.feed import Feed
 from mooring_service.inheriting import Inheriting
@@ -108,6 +108,7 @@ class Membership:
         self.keys = Keys(cluster.placement, self._journal, cluster.journal, cluster.fold, self.node)
         self.directory.recover(self._cluster.fold.epoch, recovered.connections)
         cluster.copies.records = cluster.tail.known = partial(_records, self.directory)
+        self._background.spawn(keep_pruned(self.directory, cluster.journal))
         self._background.spawn(self._settle_asks(asks))
         self._cluster.placement.where = self._holder_of
 
@@ -258,8 +259,8 @@ class Membership:
     def reading(self, connections: Connections, own: Directory) -> Everywhere:
         """Return what is read at every node."""
         own.ended_elsewhere = partial(_ended, self.directory)
-        reach = partial(reach_of, self._cluster)
-        return Everywhere(connections, own, self.directory, self.feed, self._holds, self._node_of, self.shown, reach)
+        workers = (lambda worker: worker in self._cluster.fold.claims.workers), self._holds, self._node_of
+        return Everywhere(connections, own, self.directory, self.feed, *workers, partial(reach_of, self._cluster))
 
     @property
     def reason(self) -> str | None:

@@ -75,7 +75,3 @@ class Reading:
             UnknownConnection: If it never existed or is no longer retained.
         """
         return self._connections.follow(connection, cursor, kinds, brief=brief)
-
-    async def told(self, record: ConnectionRecord) -> ConnectionRecord:
-        """Return the record of what was just done, once others can read it, too."""
-        return record

@@ -16,13 +16,12 @@ import msgspec
 from mooring.background import Background
 from mooring.errors import JournalUnavailable, Unavailable
 from mooring.metrics import Histogram
-from mooring.told import Told
 from mooring_service.admission import Admission
 from mooring_service.asks import Asks
 from mooring_service.backups import Backups
 from mooring_service.config import Config, ConfigError, SupervisorConfig
 from mooring_service.connections import Connections
-from mooring_service.directory import Directory
+from mooring_service.directory import Directory, keep_pruned
 from mooring_service.endings import Endings
 from mooring_service.feed import Feed
 from mooring_service.holders import Holders
@@ -55,7 +54,6 @@ from mooring_service.workers import Workers
 if TYPE_CHECKING:  # without [cluster] none of it is imported
     from mooring_service.membership import Membership
 
-PRUNE_INTERVAL_S = 5.0
 OPEN_RETRY_S = 1.0
 STRAYS_S = 2.0
 LEASE_S = 1.0
@@ -237,7 +235,7 @@ class Service:
         # Told before anybody asks, but for a disk that takes nothing.
         await asyncio.wait({self._background.spawn(self._settle(known))}, timeout=STRAYS_S)
         self.workers.go_on_draining()
-        self._background.spawn(_prune(self.directory, self.journal))
+        self._background.spawn(keep_pruned(self.directory, self.journal))
         self._started = True
 
     def check_started(self) -> None:
@@ -329,21 +327,6 @@ class Service:
 async def _until_nothing_can_be_told(roster: Roster, unwritable: asyncio.Event) -> None:
     await roster.until_all_gone()
     await unwritable.wait()
-
-
-async def _prune(directory: Directory, journal: Journal) -> None:
-    # Ends by cancellation, when the service stops.
-    told = Told()
-    while True:
-        await asyncio.sleep(PRUNE_INTERVAL_S)
-        gone = directory.prune()
-        if gone:
-            try:
-                await journal.forget_connections(gone)
-                told.over()
-            except JournalUnavailable as exc:
-                if told.is_new(exc):
-                    log.warning("ended connections cannot be forgotten in the journal now: %s", exc)
 
 
 def _supervision(config: Config) -> SupervisorConfig:

@@ -9,8 +9,9 @@ from pathlib import Path
 import apsw
 import pytest
 
+from mooring.errors import JournalUnavailable
 from mooring.link.record import ConnectionCreated, ConnectionUpdate
-from mooring_service import service
+from mooring_service import directory as directories
 from mooring_service.config import JournalConfig
 from mooring_service.directory import Directory
 from mooring_service.journal.batch import Append
@@ -52,41 +53,33 @@ def test_it_is_the_journals_clock_that_counts() -> None:
     assert directory.prune() == [1]
 
 
-async def test_that_ended_connections_cannot_be_forgotten_now_is_told_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+async def test_what_is_no_longer_retained_while_the_journal_takes_nothing_is_forgotten_once_it_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "PRUNE_INTERVAL_S", 0.01)
-    journal = SqliteJournal(tmp_path / "journal.db", JournalConfig())
-    await journal.start(lambda _: None, lambda _: None)
-    directory, tries = Directory(0, 60.0, journal.now_ms), 0
-    forget = journal.forget_connections
-
-    async def counted(ids: list[int]) -> None:
-        nonlocal tries
-        tries += 1
-        await forget(ids)
-
-    journal.forget_connections = counted  # type: ignore[method-assign]  # of this one object
-    pruning = asyncio.create_task(service._prune(directory, journal))
-
-    async def end_three() -> None:
-        for connection in range(tries + 1, tries + 4):
-            before = tries
-            directory.fold(Committed(Append(created=[created(connection)], updates=[ended(connection)]), None))
-            await wait_for(lambda: tries > before)  # noqa: B023
-
-    with contextlib.closing(apsw.Connection(str(tmp_path / "journal.db"))) as other:
+    monkeypatch.setattr(directories, "PRUNE_INTERVAL_S", 0.01)
+    path = tmp_path / "journal.db"
+    journal = SqliteJournal(path, JournalConfig())
+    directory = Directory(0, 60.0, journal.now_ms)
+    await journal.start(lambda committed: [directory.fold(one) for one in committed], lambda _: None)
+    for connection in (1, 2):
+        await journal.append_waiting(Append(created=[created(connection)]))
+    await journal.append_waiting(Append(updates=[ended(1)]))
+    with contextlib.closing(apsw.Connection(str(path))) as other:
         other.set_busy_timeout(60_000)
-        for _ in range(2):
-            other.execute("BEGIN IMMEDIATE")  # nothing is committed there
-            journal.append(run_of(1, 1))
-            await wait_for(lambda: journal.failure is not None)
-            await end_three()
-            other.execute("ROLLBACK")
-            await wait_for(lambda: journal.failure is None)
-            await end_three()
+        other.execute("BEGIN IMMEDIATE")  # nothing is committed there
+        journal.append(run_of(3, 1))
+        await wait_for(lambda: journal.failure is not None)
+        pruning = asyncio.create_task(directories.keep_pruned(directory, journal))
+        await wait_for(lambda: directory.url(1) is None)
+        with pytest.raises(JournalUnavailable):
+            await journal.append_waiting(Append(), fails_fast=True)  # it was queued behind that
+        other.execute("ROLLBACK")
+    await journal.append_waiting(Append(updates=[ended(2)]))
+    await wait_for(lambda: directory.url(2) is None)
     pruning.cancel()
     await asyncio.wait({pruning})
     await journal.stop()
-    told = [record for record in caplog.records if "cannot be forgotten" in record.getMessage()]
-    assert len(told) == 2, "and again behind one that could be"
+    again = SqliteJournal(path, JournalConfig())
+    recovered = await again.start(lambda _: None, lambda _: None)
+    await again.stop()
+    assert recovered.connections == []

@@ -26,6 +26,7 @@ from mooring_api.rest.schemas import (
     invalid,
     query_int,
 )
+from mooring_api.rest.told import told
 from mooring_service.cluster_errors import NodeUnreachable
 from mooring_service.opening import Opening
 from mooring_service.records import ConnectionRecord
@@ -49,14 +50,14 @@ async def create(request: web.Request) -> web.Response:
     wanted = decode(body, ConnectionRequest)
     connections = api.service.connections
     if key is None:
-        return await _answer(api, later, api.finish(connections.open(wanted)))
+        return await _answer(request, later, api.finish(connections.open(wanted)))
     if api.service.cluster is not None:
         connections.locate(wanted)  # the key is claimed by who does it
 
     async def work(begun: int | None) -> web.Response:
         if begun is not None:
             return await _answer_begun(api, begun, wanted, later)
-        return await _answer(api, later, connections.open(wanted, begun=partial(_running, key)))
+        return await _answer(request, later, connections.open(wanted, begun=partial(_running, key)))
 
     anywhere = wanted.worker == DEFAULT_WORKER and not wanted.name and not wanted.node
     return await api.finish(idempotency.once(request, key, body, work, anywhere=anywhere))
@@ -66,12 +67,12 @@ def _running(key: str, connection: int) -> tuple[str, bytes]:
     return key, idempotency.encode_answer(idempotency.Running(connection))
 
 
-async def _answer(api: Api, later: bool, begun: Awaitable[Opening]) -> web.Response:
+async def _answer(request: web.Request, later: bool, begun: Awaitable[Opening]) -> web.Response:
     try:
         opening = await begun
         if later:
-            return created(api.service.reading.record(opening.connection), 202)
-        return created(await api.service.reading.told(await opening.done))
+            return created(request.app[API].service.reading.record(opening.connection), 202)
+        return created(await told(request, await opening.done))
     except MooringError as exc:
         raise problem_of(exc) from exc
 
@@ -180,7 +181,7 @@ async def terminate(request: web.Request) -> web.Response:
         code = int(code)
     try:
         record = await api.finish(api.service.connections.terminate(connection, code, query.get("reason")))
-        return json_response(await api.service.reading.told(record))
+        return json_response(await told(request, record))
     except MooringError as exc:
         raise problem_of(exc) from exc
 

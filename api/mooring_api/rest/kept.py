@@ -11,11 +11,12 @@ from mooring.errors import MooringError, WorkerSilent
 from mooring_api.rest import idempotency
 from mooring_api.rest.body import read_body
 from mooring_api.rest.connections import WORKER_PROBLEMS
-from mooring_api.rest.context import API, Api, connection_of
+from mooring_api.rest.context import API, connection_of
 from mooring_api.rest.problems import Problem, problem_of
 from mooring_api.rest.responses import json_response
 from mooring_api.rest.routes import JSON, KEY, Parameter, Route, answer
 from mooring_api.rest.schemas import decode
+from mooring_api.rest.told import told
 from mooring_service.records import ConnectionRecord
 
 MAX_WAIT_S = 600
@@ -42,14 +43,14 @@ async def reconnect(request: web.Request) -> web.Response:
     wait_s = wait_of(request)
 
     async def work(begun: int | None = None) -> web.Response:
-        return await _reconnect(api, connection, order, wait_s)
+        return await _reconnect(request, connection, order, wait_s)
 
     return await api.finish(work() if key is None else idempotency.once(request, key, body, work))
 
 
-async def _reconnect(api: Api, connection: int, order: ReconnectOrder, wait_s: int | None) -> web.Response:
+async def _reconnect(request: web.Request, connection: int, order: ReconnectOrder, wait_s: int | None) -> web.Response:
     try:
-        record = await api.service.connections.reconnect(
+        record = await request.app[API].service.connections.reconnect(
             connection, delay_s=order.delay, code=order.code, reason=order.reason, wait_s=wait_s
         )
     except WorkerSilent as exc:
@@ -58,7 +59,7 @@ async def _reconnect(api: Api, connection: int, order: ReconnectOrder, wait_s: i
         raise Problem("opening-timeout", f"no new socket was ready within {wait_s} s", connection=connection) from exc
     except MooringError as exc:
         raise problem_of(exc) from exc
-    record = await api.service.reading.told(record)
+    record = await told(request, record)
     if wait_s is None:
         return json_response(record, 202)
     return json_response(record, 200, {"Preference-Applied": f"wait={wait_s}"})

@@ -9,11 +9,12 @@ from mooring.errors import MooringError
 from mooring.options import ConnectionRequest
 from mooring_api.rest.body import read_body
 from mooring_api.rest.connections import OPEN_PROBLEMS, WORKER_PROBLEMS, created, prefers_async
-from mooring_api.rest.context import API, Api, connection_of
+from mooring_api.rest.context import API, connection_of
 from mooring_api.rest.problems import problem_of
 from mooring_api.rest.responses import json_response
 from mooring_api.rest.routes import JSON, PREFER, Route, answer
 from mooring_api.rest.schemas import decode
+from mooring_api.rest.told import told
 from mooring_service.records import ConnectionRecord
 
 
@@ -22,17 +23,18 @@ async def put(request: web.Request) -> web.Response:
     api = request.app[API]
     body = await read_body(request)
     wanted = decode(body, ConnectionRequest)
-    return await api.finish(_put(api, request.match_info["id"], wanted, prefers_async(request)))
+    return await api.finish(_put(request, wanted, prefers_async(request)))
 
 
-async def _put(api: Api, name: str, wanted: ConnectionRequest, later: bool) -> web.Response:
+async def _put(request: web.Request, wanted: ConnectionRequest, later: bool) -> web.Response:
+    service = request.app[API].service
     try:
-        found = await api.service.wanted.put(name, wanted)
+        found = await service.wanted.put(request.match_info["id"], wanted)
         if isinstance(found, ConnectionRecord):
-            return json_response(await api.service.reading.told(found))
+            return json_response(await told(request, found))
         if later:
-            return created(api.service.reading.record(found.connection), 202)
-        return created(await api.service.reading.told(await found.done))
+            return created(service.reading.record(found.connection), 202)
+        return created(await told(request, await found.done))
     except MooringError as exc:
         raise problem_of(exc) from exc
 
@@ -44,7 +46,7 @@ async def patch(request: web.Request) -> web.Response:
     changes = decode(await read_body(request), Changes)
     try:
         record = await api.finish(api.service.wanted.change(connection, changes))
-        return json_response(await api.service.reading.told(record))
+        return json_response(await told(request, record))
     except MooringError as exc:
         raise problem_of(exc) from exc
 

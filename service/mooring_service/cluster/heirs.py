@@ -22,7 +22,7 @@ from mooring_service.journal.journal import Journal
 
 NEXT_S = 2.0  # between one heir and the next
 AGAIN_S = 1.0
-CATCH_UP_S = 5.0
+CATCH_UP_S = 10.0
 BLOCKED_S = 5.0  # so often it is looked whether what could not be opened here can be
 DEADLY_S = 600.0  # a worker whose node has died three times within this is not started again: it may be what kills them
 

@@ -268,11 +268,11 @@ class Cluster:
         """Wait until what was committed here, all or up to `addition`, is shown here as part of the log; say whether it was in time."""
         if (chain := self.chain) is None or not self.engine.up.is_set():
             return False
-        addition = addition or self._replica.last
+        addition, until = addition or self._replica.last, now_s() + timeout_s
         seq = await chain.reach(addition, timeout_s)
         # Where its life is over by then, what of that was not published never will be.
         is_over = 0 < addition <= chain.state.identity.born
-        return seq is not None and not is_over and await self.tail.reach(seq, timeout_s)
+        return seq is not None and not is_over and await self.tail.reach(seq, max(0.0, until - now_s()))
 
     async def _watch(self) -> None:
         # Ends by cancellation, when the service stops. It waits for nobody: else the lease takes that for a process that stood still.

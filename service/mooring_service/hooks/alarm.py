@@ -8,15 +8,21 @@ from mooring_service.feed import Feed
 
 
 class Alarm:
-    """The one wait of one task; `ring` ends it. Once stopped, nothing is waited for any more."""
+    """The one wait of one task; `ring` ends it. Once stopped, nothing is waited for any more.
+
+    Attributes:
+        rings: How often it has rung: who does something else for a moment can see that it has.
+    """
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._waiter: asyncio.Future[bool] | None = None
         self.stopped = False
+        self.rings = 0
 
     def ring(self) -> None:
         """End what is waited for, if something is."""
+        self.rings += 1
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(True)
 

@@ -282,14 +282,18 @@ class Sender:
 
     async def _wait(self, until_s: float) -> None:
         """Wait for the retry clock; a verb may end it."""
-        hook = self.hook
+        hook, rings = self.hook, self._alarm.rings
         hook.next_attempt_s = until_s
-        self._house.events_of(hook)
         while (now_s := time.monotonic()) < until_s:
+            self._house.events_of(hook)
             if telling.failing(hook, self._house.tell):
                 await self._note()
+            if self._alarm.rings != rings:  # meanwhile
+                break
             told_s = failing_at_s(hook.progress)
             due_s = until_s if hook.place.failing is not None or told_s is None else min(until_s, told_s)
+            if hook.definition.follows_names:
+                due_s = min(due_s, now_s + LEARN_S)
             if await self._alarm.sleep(max(0.0, due_s - now_s)):
                 break
         hook.next_attempt_s = None

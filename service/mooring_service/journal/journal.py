@@ -226,7 +226,7 @@ class Journal(Protocol):
         ...
 
     async def forget_connections(self, ids: list[int]) -> None:
-        """Drop records of closed connections that are no longer retained (their events stay until pruned)."""
+        """Drop records of closed connections that are no longer retained (their events stay until pruned), once that can be written."""
         ...
 
     async def claim_key(self, key: str, fingerprint: bytes) -> StoredAnswer | None:

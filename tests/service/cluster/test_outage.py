@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable
 from functools import partial
 from pathlib import Path
@@ -22,10 +23,11 @@ from mooring_service.cluster.fold import Fold
 from mooring_service.cluster.message import Message
 from mooring_service.cluster.objects import create, stream_name, subject_of
 from mooring_service.cluster.status import record_of
+from mooring_service.cluster.tail import Tail
 from mooring_service.cluster_config import ClusterConfig
 from mooring_service.journal.folded import Folded
 from mooring_service.journal.replica import Replica
-from tests.cluster_kit.nodes import THREE, Node, running_nodes
+from tests.cluster_kit.nodes import THREE, Node, running_nodes, settled
 from tests.cluster_kit.proxy import Proxies
 from tests.cluster_kit.servers import EngineServers
 from tests.conftest import wait_for
@@ -70,6 +72,39 @@ async def test_what_was_committed_in_a_life_that_ends_before_it_is_published_is_
         assert not await asyncio.wait_for(shown, DEADLINE_S)
         await a.ready()
         assert await a.cluster.shown(DEADLINE_S), "what is of the new one is shown"
+
+
+async def test_who_waits_for_the_log_waits_for_acknowledging_and_reading_together(
+    servers: EngineServers, cluster_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[float] = []
+    reach = Tail.reach
+
+    async def noted(tail: Tail, seq: int, timeout_s: float) -> bool:
+        given.append(timeout_s)
+        return await reach(tail, seq, timeout_s)
+
+    ways = Proxies(servers.ports)
+    try:
+        async with running_nodes(tmp_path, cluster_name, ways.urls, "a", dead_after=600.0) as nodes:
+            a = nodes["a"]
+            connection = await a.open_connection()
+            await settled(nodes, DEADLINE_S)
+            ways.hold()
+            a.commit(connection)
+            await wait_for(lambda: not a.journal.queued_bytes, DEADLINE_S)
+            monkeypatch.setattr(Tail, "reach", noted)
+            shown = asyncio.create_task(a.cluster.shown(DEADLINE_S))
+            await asyncio.sleep(0)
+            begun = time.monotonic()
+            await asyncio.sleep(0.5)  # for so long at least nothing is acknowledged
+            held_s = time.monotonic() - begun
+            ways.cut()
+            ways.pass_on()
+            assert await asyncio.wait_for(shown, 2 * DEADLINE_S)
+            assert len(given) == 1 and given[0] < DEADLINE_S - held_s
+    finally:
+        ways.close()
 
 
 async def test_who_waits_for_the_claims_of_a_life_that_ends_before_they_are_published_waits_no_longer(

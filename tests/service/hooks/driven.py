@@ -71,8 +71,9 @@ class DrivenLoop(asyncio.SelectorEventLoop):
 class Driven:
     """The hooks of a service, its journal in memory."""
 
-    def __init__(self, hooks: Hooks, journal: MemoryJournal, loop: DrivenLoop) -> None:
+    def __init__(self, hooks: Hooks, journal: MemoryJournal, directory: Directory, loop: DrivenLoop) -> None:
         self.hooks = hooks
+        self.directory = directory
         self.journal = journal
         self.loop = loop
         loop.only_waits = lambda: all(_waits(hook) for hook in hooks.senders.hooks())
@@ -82,18 +83,18 @@ class Driven:
         body = {"url": url, "after": "start", **options}
         return await self.hooks.put(name, msgspec.convert(body, HookRequest))
 
-    async def events(self, count: int, kind: Kind = Kind.onMessage) -> None:
+    async def events(self, count: int, kind: Kind = Kind.onMessage, connection: int = 1) -> None:
         """Have `count` events more in the journal."""
         first = self.journal.last + 1
         bodies = [
-            b'"kind":"%b","connection":1,"worker":"w","seq":%d,"time":"%b","event":{"type":"message","data":"%d"}}'
-            % (kind.name.encode(), number, rfc3339(now_us()).encode(), number)
+            b'"kind":"%b","connection":%d,"worker":"w","seq":%d,"time":"%b","event":{"type":"message","data":"%d"}}'
+            % (kind.name.encode(), connection, number, rfc3339(now_us()).encode(), number)
             for number in range(first, first + count)
         ]
         kinds = bytes([kind]) * count
-        connections = (1).to_bytes(8, "little") * count
+        connections = connection.to_bytes(8, "little")
         for at in range(0, count):
-            one = Append(worker="w", connections=connections[:8], kinds=kinds[:1], bodies=bodies[at])
+            one = Append(worker="w", connections=connections, kinds=kinds[:1], bodies=bodies[at])
             await self.journal.append_waiting(one)
 
     async def told(self) -> list[str]:
@@ -150,7 +151,7 @@ async def _driven(folder: Path, loop: DrivenLoop) -> AsyncIterator[Driven]:
     hooks = Hooks(admission, Senders(admission, journal, feed, directory, folder, background))
     await hooks.start([])
     try:
-        yield Driven(hooks, journal, loop)
+        yield Driven(hooks, journal, directory, loop)
     finally:
         loop.only_waits = lambda: False
         hooks.senders.begin_stop()

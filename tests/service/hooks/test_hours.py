@@ -10,8 +10,10 @@ import pytest
 from aiohttp import web
 
 from mooring.events import Kind
+from mooring.link.record import ConnectionCreated, ConnectionUpdate
 from mooring_service.hooks import sender
 from mooring_service.hooks.sender import SETTLE_S
+from mooring_service.journal.journal import StoredConnection, StoredHook
 from tests.proxies import free_port
 from tests.receiver import Got, Receiver
 from tests.service.hooks.driven import Driven, run
@@ -131,6 +133,62 @@ def test_what_comes_while_a_quiet_hooks_place_is_stored_is_posted_at_once(
             driven.loop.pass_by(SETTLE_S + 1)
             await driven.events(1)  # it is left out
             await driven.until(lambda: receiver.taken, 20)
+
+    run(scenario, tmp_path, monkeypatch)
+
+
+def test_a_verb_is_heard_also_while_it_is_stored_that_the_hook_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(driven: Driven) -> None:
+        def answer(got: Got) -> web.Response:
+            return web.Response(status=200 if len(receiver.got) > 1 else 400, headers={"Retry-After": "3600"})
+
+        async with Receiver(answer) as receiver:
+            await driven.events(1)
+            save, asked = driven.journal.save_hook, 0
+
+            async def meanwhile(hook: StoredHook, *, fails_fast: bool = False) -> None:
+                nonlocal asked
+                await save(hook, fails_fast=fails_fast)
+                if driven.hooks.record("shop").failing_since is not None and not asked:
+                    asked += 1
+                    driven.hooks.retry("shop")
+
+            await driven.make("shop", receiver.url)
+            monkeypatch.setattr(driven.journal, "save_hook", meanwhile)
+            begun = driven.loop.time()
+            await driven.until(lambda: receiver.taken, 2 * HOUR_S)
+            assert asked == 1 and receiver.got[1].at - begun < HOUR_S / 2, "it was tried at once"
+
+    run(scenario, tmp_path, monkeypatch)
+
+
+def test_a_name_is_followed_also_while_a_receiver_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(driven: Driven) -> None:
+        def opens_and_ends(connection: int) -> None:
+            created = ConnectionCreated(connection, "ws://x/", "w", None, "text", [], 1, True, 10.0, 5.0, name="feed")
+            update = ConnectionUpdate(connection, "Closed", 2, ended=True)
+            driven.directory.recover("", [StoredConnection(created, update, "i", connection, 0)])
+
+        def answer(got: Got) -> web.Response:
+            return web.Response(status=200 if len(receiver.got) > 1 else 503, headers={"Retry-After": "3600"})
+
+        async with Receiver(answer) as receiver:
+            opens_and_ends(1)
+            await driven.events(1)
+            await driven.make("shop", receiver.url, connections=["feed"])
+            await driven.until(lambda: receiver.got, 60)
+            opens_and_ends(2)
+            await driven.events(1, connection=2)
+            await driven.events(1, connection=3)  # somebody else's
+            half = driven.loop.time() + HOUR_S / 2
+            await driven.until(lambda: driven.loop.time() > half, HOUR_S)
+            assert driven.directory.prune() == [1, 2], "many have ended since: these are forgotten"
+            await driven.until(lambda: len(receiver.taken) == 2, 2 * HOUR_S)
+            assert [event["connection"] for event in receiver.taken] == [1, 2]
 
     run(scenario, tmp_path, monkeypatch)
 

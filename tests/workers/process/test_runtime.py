@@ -19,7 +19,7 @@ from mooring.process import openings
 from mooring.process import runtime as runtime_module
 from mooring.process.runtime import Runtime
 from mooring.process.stopping import run_down
-from tests.conftest import wait_for
+from tests.conftest import rounds, wait_for
 from tests.servers import EchoServer
 from tests.workers.bare_worker import Service, bare_worker
 
@@ -99,6 +99,33 @@ async def test_a_kill_is_asked_for_however_full_the_outbox_is() -> None:
         service.takes_frames = True
         runtime.outbox.send_unsent()
         await wait_for(lambda: any(ask == AskKill("test") for events in service.frames for ask in events.asks))
+
+
+@rounds(3, 200)
+async def test_what_a_thread_that_code_has_left_behind_asks_for_is_handed_over_or_refused(rounds: int) -> None:
+    for _ in range(rounds):
+        service, over, asked = Service(), threading.Event(), 0
+
+        def ask(runtime: Runtime, over: threading.Event) -> None:
+            nonlocal asked
+            try:
+                while not over.wait(0.0005):
+                    runtime.ask_call(AskCall("other", "store", [asked]), 0)
+                    asked += 1
+            except MooringError:
+                pass
+
+        async with bare_worker(service) as runtime:
+            left_behind = threading.Thread(target=ask, args=(runtime, over), daemon=True)
+            left_behind.start()
+            await wait_for(lambda service=service: service.frames)
+        await asyncio.sleep(0.01)  # it may go on
+        over.set()
+        await asyncio.to_thread(left_behind.join, 60)
+        told = [ask.params[0] for events in service.frames for ask in events.asks if isinstance(ask, AskCall)]
+        assert told == list(range(asked))
+        with pytest.raises(MooringError, match="has ended"):
+            runtime.kill("other")
 
 
 def _ignoring(function: Any) -> None:

@@ -157,8 +157,9 @@ class Runtime:
                 await self._tasks.close()
         except TimeoutError:
             log.warning("a dial does not end")
-        self._handing_over.end()
         await self.dialler.close()
+        self.room.end()
+        self._handing_over.end()
 
     # What connections ask for.
 
@@ -241,14 +242,18 @@ class Runtime:
         """Ask for a call with `size` bytes of parameters, in order, when the outbox has room.
 
         Raises:
-            MooringError: If the worker ends before.
+            MooringError: If the worker ends before, or has ended.
         """
         self.room.put(self.outbox.ask, ask, CALL_COST_BYTES + size)
         self.wake()
 
     def kill(self, worker: str) -> None:
-        """Ask for `worker` to be killed, in order."""
-        self.outbox.ask(AskKill(worker))
+        """Ask for `worker` to be killed, in order.
+
+        Raises:
+            MooringError: If this worker has ended.
+        """
+        self.room.put_at_once(self.outbox.ask, AskKill(worker))
         self.wake()
         if worker == self.worker:
             self.context.discard()  # nothing may run between the running item and the service's `Stop`

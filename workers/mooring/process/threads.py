@@ -54,14 +54,13 @@ class Posts:
         """Do what was posted. On the I/O loop only."""
         self.awake = False  # before emptying: what comes later wakes again
         posted = self._posted
-        try:
-            for _ in range(len(posted)):
-                function, args = posted.popleft()
+        for _ in range(len(posted)):
+            function, args = posted.popleft()
+            try:
                 function(*args)
-        finally:  # one that raises holds up nobody else
-            if posted:
-                self.wake()
-            self._afterwards()
+            except Exception as exc:  # noqa: BLE001 - whatever it is: it holds up nobody else, also as the worker ends
+                self._loop.call_exception_handler({"message": f"{function} has failed", "exception": exc})
+        self._afterwards()
 
 
 class Reservations:
@@ -116,19 +115,30 @@ class Room:
 
     def __init__(self, full: Callable[[], bool]) -> None:
         self._full = full
-        self._closed = False
+        self._closed = self._ended = False
         self._changed = threading.Condition()
 
     def put(self, function: Callable[..., object], *args: Any) -> None:
         """Call `function`, which puts something in, when there is room. Until `close` it waits, however long that takes.
 
         Raises:
-            MooringError: If the worker ends before there is room.
+            MooringError: If the worker ends before there is room, or has ended.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._closed or not self._full())
             if self._full():
                 raise MooringError("the worker is being killed, and the journal takes nothing more")
+            self.put_at_once(function, *args)
+
+    def put_at_once(self, function: Callable[..., object], *args: Any) -> None:
+        """Likewise, but whether there is room or not.
+
+        Raises:
+            MooringError: If the worker has ended.
+        """
+        with self._changed:
+            if self._ended:
+                raise MooringError("the worker has ended")
             function(*args)
 
     def made(self) -> None:
@@ -140,3 +150,8 @@ class Room:
         """Nobody waits any more."""
         self._closed = True
         self.made()
+
+    def end(self) -> None:
+        """Nothing is put in any more: what is emptied from now on is emptied for the last time."""
+        with self._changed:
+            self._ended = True

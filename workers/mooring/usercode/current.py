@@ -47,7 +47,7 @@ def call_worker(name: str, function: str, *params: Any) -> None:
     Raises:
         InvalidRequest: If the name is not a worker's name, or the function's not a public name, or the parameters are more
             than 16 MiB or nested more than 100 deep, or hold an integer beyond 64 bits.
-        MooringError: If the worker is killed while the call waits.
+        MooringError: If the worker is killed while the call waits, or has ended, and this is a thread that it has left behind.
         TypeError: If a parameter is not a JSON value or bytes.
         RuntimeError: If the caller is not inside a worker.
     """
@@ -69,6 +69,7 @@ def kill_worker(name: str | None = None) -> None:
 
     Raises:
         InvalidRequest: If `name` is not a worker's name.
+        MooringError: If this worker has ended, and this is a thread that it has left behind.
         RuntimeError: If the caller is not inside a worker.
     """
     current = runtime()

@@ -85,11 +85,15 @@ class CodeHost(Host, Protocol):
         """Ask the service for a call with `size` bytes of parameters, when there is room; for any thread but the I/O loop.
 
         Raises:
-            MooringError: If the worker ends before.
+            MooringError: If the worker ends before, or has ended.
         """
 
     def kill(self, worker: str) -> None:
-        """Ask the service to kill `worker`; for any thread."""
+        """Ask the service to kill `worker`; for any thread but the I/O loop.
+
+        Raises:
+            MooringError: If this worker has ended.
+        """
 
     def answer_call(self, answer: Called | CallFailed) -> None:
         """Answer a call, behind the events of what it did."""
