@@ -77,10 +77,26 @@ def _where(exc: Exception) -> str | None:
 
 async def _do(request: web.Request, handler: Handler, cluster: Membership) -> web.StreamResponse:
     cluster.check()
-    response = await handler(request)
+    try:
+        response = await handler(request)
+    except (Elsewhere, Problem) as exc:
+        if not _is_contradicted(exc):
+            raise
+        await cluster.barrier()  # who has it may have given it up: nobody is told 409 of what the log has free by now
+        response = await handler(request)
     if response.status < 300 and not response.prepared and _commits(request):
         response.headers[COMMITTED] = "cluster" if await is_told(request) else "node"
     return response
+
+
+def _is_contradicted(exc: Exception) -> bool:
+    """Say whether something is asked for at a node, and another one has it, as far as the log was read."""
+    match exc:
+        case Elsewhere():
+            return exc.asked is not None
+        case Problem():
+            return exc.name == "worker-elsewhere" and "asked" in exc.extra
+    return False
 
 
 def _commits(request: web.Request) -> bool:

@@ -12,8 +12,9 @@ from mooring_service.cluster.fold import Fold
 from mooring_service.cluster.placement import Placement
 from mooring_service.cluster_errors import Elsewhere, EngineDown
 from mooring_service.journal.batch import Append, Claim
-from mooring_service.journal.journal import Journal, StoredAnswer
+from mooring_service.journal.journal import StoredAnswer
 from mooring_service.journal.sparse import SparseJournal
+from mooring_service.journal.sqlite import SqliteJournal
 
 
 class Keys:
@@ -26,7 +27,7 @@ class Keys:
     def __init__(
         self,
         placement: Placement,
-        journal: Journal,
+        journal: SqliteJournal,
         of_all: SparseJournal,
         fold: Fold,
         node: str,
@@ -45,14 +46,13 @@ class Keys:
             EngineDown: If that has to be known, and cannot be asked.
         """
         now_ms = time.time_ns() // 1_000_000
-        held = self._fold.claims.keys.get(key)
+        held = self._placement.key(key)
         if held is not None and now_ms - held.time_ms < KEY_AGE_MS:
             if held.fingerprint != fingerprint:
-                own = await self._journal.claim_key(key, fingerprint)
-                if own is not None and own.fingerprint == fingerprint:
+                own = await self._journal.find_key(key)
+                age_ms = 0 if own is None else self._journal.now_ms() - own.created_at_ms
+                if own is not None and own.fingerprint == fingerprint and age_ms < KEY_AGE_MS:
                     return None  # both were begun in one moment, before either was read: what was done here is answered here
-                if own is None:
-                    await self._journal.answer_key(key, None)
                 return StoredAnswer(key, held.fingerprint, held.time_ms, None)
             if self._placement.is_mine(held):
                 return None
@@ -69,7 +69,8 @@ class Keys:
             held = self._fold.claims.keys.get(key)
             if held is None:  # who had it has given it up since
                 raise EngineDown("the Idempotency-Key is just being given up")
-            raise Elsewhere("the Idempotency-Key", held.node)
+            if not self._placement.is_mine(held):
+                raise Elsewhere("the Idempotency-Key", held.node)
         return None
 
     async def answer(self, key: str, fingerprint: bytes, answer: bytes | None) -> None:
@@ -79,11 +80,13 @@ class Keys:
             JournalUnavailable: If that cannot be written.
         """
         if answer is not None:
-            held = self._fold.claims.keys.get(key)
+            held = self._placement.key(key)
             mine = held is not None and self._placement.is_mine(held)
             # Not ours: another node had it in the same moment, and has given it up, or has used it for something else.
             claims = [] if mine else [Claim("key", key, (fingerprint, time.time_ns() // 1_000_000))]
             await self._journal.append_waiting(Append(claims=claims, answers=[(key, answer)]))
             return
+        # In this order: who finds it free here claims it in the log behind that, and is not given up with it.
+        released = self._placement.release_key(key)
         await self._journal.answer_key(key, None)
-        await self._journal.append_waiting(Append(claims=[Claim("key", key, None)]))
+        await released

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable
 
 from mooring.deadline import first_of
@@ -16,7 +17,7 @@ from mooring_service.cluster.engine import Engine
 from mooring_service.cluster.fold import Fold, NodeState
 from mooring_service.cluster_errors import Elsewhere, EngineDown
 from mooring_service.journal.batch import Append, Claim
-from mooring_service.journal.journal import Journal
+from mooring_service.journal.journal import Committed, Journal
 
 CLAIM_S = 2.0
 
@@ -37,6 +38,8 @@ class Placement:
     def __init__(self, engine: Engine, journal: Journal, fold: Fold, node: str, life: Callable[[], str]) -> None:
         self._engine, self._journal, self._fold, self._node, self._life = engine, journal, fold, node, life
         self._given_up: set[str] = set()  # workers whose release is on its way
+        # And Idempotency-Keys: one may be claimed and given up again before the log has the first of that.
+        self._keys_given_up: Counter[str] = Counter()
         self._waiting: dict[tuple[str, str], asyncio.Future[bool]] = {}
         self._untold: dict[
             str, asyncio.Future[None]
@@ -84,6 +87,19 @@ class Placement:
             Elsewhere: If another node has it.
             EngineDown: If that cannot be said just now.
         """
+        held = await self._held(worker)
+        if held.inherited:  # nothing new before what it had is told
+            await first_of((self._until_told(worker),), CLAIM_S)
+            # Where nothing of it persists its heir, this node, has given it up: then it is free as any.
+            if self._fold.claims.workers.get(worker) is not held:
+                held = await self._held(worker)
+            if held.inherited:
+                raise EngineDown(f"what the worker {worker!r} had at another node is being taken over")
+        if anew and held.lost_us:
+            await self._journal.append_waiting(Append(worker=worker, claims=[Claim("worker", worker, CLEARED)]))
+
+    async def _held(self, worker: str) -> Holder:
+        """Return a worker as this node has it, claimed if need be; raises as `hold`."""
         held = self._fold.claims.workers.get(worker)
         if held is None or not self._lives(held) or worker in self._given_up:
             await self.ask_for(worker)
@@ -92,12 +108,7 @@ class Placement:
             raise EngineDown(f"the worker {worker!r} is just being given up")
         if held.node != self._node:
             raise Elsewhere(f"the worker {worker!r}", held.node)
-        if held.inherited:  # nothing new before what it had is told
-            await first_of((self._until_told(worker),), CLAIM_S)
-            if held.inherited:
-                raise EngineDown(f"what the worker {worker!r} had at another node is being taken over")
-        if anew and held.lost_us:
-            await self._journal.append_waiting(Append(worker=worker, claims=[Claim("worker", worker, CLEARED)]))
+        return held
 
     async def ask_for(self, worker: str) -> None:
         """Claim a worker, and wait for what becomes of that.
@@ -162,9 +173,20 @@ class Placement:
     async def release(self, worker: str) -> None:
         """Give a worker up: others may have it. Ends once that is committed here."""
         held = self._fold.claims.workers.get(worker)
-        if held is not None and held.node == self._node:
+        # Once: a claim may follow the first release already.
+        if held is not None and held.node == self._node and worker not in self._given_up:
             self._given_up.add(worker)
             await self._journal.append_waiting(Append(worker=worker, claims=[Claim("worker", worker, None)]))
+
+    def key(self, key: str) -> Holder | None:
+        """Return who has an Idempotency-Key; None as well where this node has given it up, and the log does not have that yet."""
+        held = self._fold.claims.keys.get(key)
+        return None if held is not None and self.is_mine(held) and self._keys_given_up[key] else held
+
+    def release_key(self, key: str) -> asyncio.Future[Committed]:
+        """Give an Idempotency-Key up, behind what was queued before; the future ends once that is committed here."""
+        self._keys_given_up[key] += 1
+        return self._journal.append_waiting(Append(claims=[Claim("key", key, None)]))
 
     def _lives(self, held: Holder) -> bool:
         if held.node == self._node:
@@ -198,6 +220,10 @@ class Placement:
             future = self._waiting.pop((claim.what, claim.key), None)
             if future is not None and not future.done():
                 future.set_result(granted)
+        if claim.what == "key" and claim.value is None:
+            self._keys_given_up[claim.key] -= 1
+            if self._keys_given_up[claim.key] <= 0:
+                del self._keys_given_up[claim.key]
         if claim.what != "worker":
             return
         if claim.value not in (TOLD, CLEARED):  # they may be older than a release that is on its way

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 
 import apsw
 
-from mooring_service.journal import jobs
 from mooring_service.journal.batch import Append
 from mooring_service.journal.folded import (
     HOLE,
@@ -23,7 +22,6 @@ from mooring_service.journal.folded import (
     save_keys,
     take_over,
 )
-from mooring_service.journal.journal import StoredAnswer
 from mooring_service.journal.sqlite import JOB_BYTES, SqliteJournal
 from mooring_service.journal.writer import Item
 
@@ -41,14 +39,6 @@ class SparseJournal(SqliteJournal):
         """Look how far the log was read."""
         self.folded = open_folded(connection)
         self.holes = holes_of(self.folded.values)
-
-    async def find_key(self, key: str) -> StoredAnswer | None:
-        """Return what an Idempotency-Key stands for in the log; None if it is not there.
-
-        Raises:
-            JournalUnavailable: If the file cannot be asked.
-        """
-        return await self._do(lambda connection: jobs.find_key(connection, key))
 
     def fold(
         self, appends: list[Append], applied: int, changes: Mapping[Pair, bytes | None], keys: Sequence[KeyChange] = ()

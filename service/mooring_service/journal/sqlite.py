@@ -44,12 +44,7 @@ class SqliteJournal:
     """
 
     def __init__(
-        self,
-        path: Path,
-        config: JournalConfig,
-        *,
-        answer_age_s: float = 86_400.0,
-        replica: Replica | None = None,
+        self, path: Path, config: JournalConfig, *, answer_age_s: float = 86_400.0, replica: Replica | None = None
     ) -> None:
         self.epoch = ""
         self.holes: list[tuple[int, int]] = []
@@ -253,6 +248,10 @@ class SqliteJournal:
     async def claim_key(self, key: str, fingerprint: bytes) -> StoredAnswer | None:
         """Claim an Idempotency-Key: None when it is new and now ours, else what it stands for."""
         return await self._do(jobs.claim_key(key, fingerprint, self._clock, self._answer_age_ms))
+
+    async def find_key(self, key: str) -> StoredAnswer | None:
+        """Return what an Idempotency-Key stands for, however old; None if it is not known."""
+        return await self._do(lambda connection: jobs.find_key(connection, key))
 
     async def answer_key(self, key: str, answer: bytes | None) -> None:
         """Store the answer of a claimed key; None gives the key up."""

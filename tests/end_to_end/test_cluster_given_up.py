@@ -1,0 +1,31 @@
+"""What another node has given up is free wherever it is asked for, also where the log was not read so far yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tests.cluster_kit.proxy import Proxies
+from tests.cluster_kit.running import is_engine_down
+from tests.cluster_kit.services import Nodes
+from tests.servers import EchoServer
+
+
+async def test_a_worker_that_was_ended_is_not_told_to_be_elsewhere_by_a_node_that_has_not_read_that(
+    nodes: Nodes, ways: Callable[[], Proxies]
+) -> None:
+    way = ways()
+    (a,) = await nodes.begin("a", dead_after=600)
+    (b,) = await nodes.begin("b", dead_after=600, engine=way.urls)
+    async with EchoServer() as echo:
+        await a.call("PUT", "/v1/workers/desk", 201)
+        wanted = {"url": echo.url, "worker": "desk", "node": "b"}
+        told = await b.call("POST", "/v1/connections", 409, json=wanted)
+        assert (told["type"].rpartition(":")[2], told["node"], told["asked"]) == ("worker-elsewhere", "a", "b")
+        way.hold()
+        await a.call("DELETE", "/v1/workers/desk", 200)
+        async with b.client.post("/v1/connections", json=wanted) as response:
+            told = await response.json()
+            assert is_engine_down(response.status, told), told
+        way.pass_on()
+        assert (await b.call("POST", "/v1/connections", 201, json=wanted))["node"] == "b"
+    await nodes.check()

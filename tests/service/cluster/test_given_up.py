@@ -1,0 +1,138 @@
+"""What a node gives up, and is asked for again before the log has that: it is held again, or another's, and never both."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from mooring_service.cluster.keys import Keys
+from mooring_service.cluster_errors import Elsewhere
+from tests.cluster_kit.nodes import Node, NoEstate, running_nodes, settled
+from tests.cluster_kit.servers import EngineServers
+from tests.conftest import rounds, wait_for
+
+ASKED, ANOTHER = b"what was asked", b"something else"
+FOUND_S = 90.0
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine is given the time that a claim takes: no test here is about that."""
+    monkeypatch.setattr("mooring_service.cluster.placement.CLAIM_S", 60.0)
+
+
+def keys_of(node: Node) -> Keys:
+    cluster = node.cluster
+    return Keys(cluster.placement, node.journal, cluster.journal, cluster.fold, node.name)
+
+
+async def claim(node: Node, keys: Keys, key: str, asked: bytes, *, anywhere: bool) -> bool:
+    """Claim a key in the log, and then here, as who does a request; say whether it is to be done."""
+    known = await keys.claim(key, asked, anywhere=anywhere) or await node.journal.claim_key(key, asked)
+    return known is None
+
+
+@pytest.mark.parametrize("anywhere", [True, False])
+@rounds(5, 100)
+async def test_a_key_that_is_used_again_as_soon_as_its_request_has_failed_stands_for_what_is_done_then(
+    servers: EngineServers, cluster_name: str, tmp_path: Path, rounds: int, anywhere: bool
+) -> None:
+    async with running_nodes(tmp_path, cluster_name, servers.urls, "ab") as nodes:
+        a, b = nodes.values()
+        of_a, of_b = keys_of(a), keys_of(b)
+        names = [f"key {number}" for number in range(rounds)]
+        for key in names:
+            assert await claim(a, of_a, key, ASKED, anywhere=anywhere)
+            await of_a.answer(key, ASKED, None)  # "later": it may be asked again
+            assert await claim(a, of_a, key, ASKED, anywhere=anywhere)
+        await settled(nodes)
+        for key in names:  # it is being done
+            with pytest.raises(Elsewhere, match="'a'"):
+                await of_b.claim(key, ASKED, anywhere=True)
+            await of_a.answer(key, ASKED, b"done")
+        await settled(nodes)
+        for key in names:
+            found = await b.cluster.journal.find_key(key)
+            assert found is not None and found.answer == b"done"
+
+
+@pytest.mark.parametrize("anywhere", [True, False])
+async def test_a_key_whose_request_has_failed_is_free_for_another_request_at_once(
+    servers: EngineServers, cluster_name: str, tmp_path: Path, anywhere: bool
+) -> None:
+    async with running_nodes(tmp_path, cluster_name, servers.urls, "a") as nodes:
+        a = nodes["a"]
+        keys = keys_of(a)
+        assert await claim(a, keys, "key", ASKED, anywhere=True)
+        await keys.answer("key", ASKED, None)
+        assert await claim(a, keys, "key", ANOTHER, anywhere=anywhere)
+        await keys.answer("key", ANOTHER, b"done")
+        await settled(nodes)
+        found = await a.cluster.journal.find_key("key")
+        assert found is not None and (found.fingerprint, found.answer) == (ANOTHER, b"done")
+
+
+async def test_of_two_that_use_a_key_at_once_which_stands_for_something_else_elsewhere_none_is_done(
+    servers: EngineServers, cluster_name: str, tmp_path: Path
+) -> None:
+    async with running_nodes(tmp_path, cluster_name, servers.urls, "ab") as nodes:
+        a, b = nodes.values()
+        assert await claim(a, keys_of(a), "key", ASKED, anywhere=True)
+        await settled(nodes)
+        keys = keys_of(b)
+        done = await asyncio.gather(*(claim(b, keys, "key", ANOTHER, anywhere=True) for _ in range(3)))
+        assert done == [False, False, False]
+
+
+async def test_a_worker_that_two_give_up_while_it_is_asked_for_between_them_is_held(
+    servers: EngineServers, cluster_name: str, tmp_path: Path
+) -> None:
+    async with running_nodes(tmp_path, cluster_name, servers.urls, "a") as nodes:
+        placement = nodes["a"].cluster.placement
+        for _ in range(5):
+            await placement.hold("desk")
+            await asyncio.gather(placement.release("desk"), placement.hold("desk"), placement.release("desk"))
+            await settled(nodes)
+            assert placement.holds("desk"), "who asked was told so"
+
+
+class Slow(NoEstate):
+    """Of a worker of which nothing persists, and that takes its time to be taken over."""
+
+    left = True
+
+    def __init__(self) -> None:
+        self.begun, self.told = asyncio.Event(), asyncio.Event()
+
+    async def take(self, worker: str) -> bool:
+        self.begun.set()
+        await self.told.wait()
+        return False
+
+
+async def test_who_wants_a_worker_that_its_heir_is_about_to_give_up_has_it(
+    servers: EngineServers, cluster_name: str, tmp_path: Path
+) -> None:
+    async with running_nodes(tmp_path, cluster_name, servers.urls, "ab", dead_after=600) as nodes:
+        a = nodes["a"]
+        b = nodes.pop("b")
+        await b.cluster.placement.hold("desk")
+        await settled({"a": a, "b": b})
+        estate = a.estate = a.cluster.heirs._estate = Slow()
+        await b.stop()  # in order: nobody waits for its death
+        await asyncio.wait_for(estate.begun.wait(), FOUND_S)
+        placement = a.cluster.placement
+
+        def is_inherited() -> bool:
+            held = a.cluster.fold.claims.workers["desk"]
+            return held.node == "a" and held.inherited
+
+        await wait_for(is_inherited, FOUND_S)
+        asked = [asyncio.create_task(placement.hold("desk")) for _ in range(3)]
+        await asyncio.sleep(0)  # each of them waits
+        estate.told.set()
+        await asyncio.wait_for(asyncio.gather(*asked), FOUND_S)
+        await settled(nodes)
+        assert placement.holds("desk") and not a.cluster.fold.claims.workers["desk"].inherited
