@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from mooring.connection import attempt, catching_up
+from mooring.connection.kept import LET_GO_S
 from mooring.errors import ErrCode, LimitReached
 from mooring.kept_options import (
     AnswerRequest,
@@ -15,6 +18,8 @@ from mooring.kept_options import (
     RenewRequest,
     StepRequest,
 )
+from mooring.link.outbox import Outbox
+from mooring.options import ConnectionRequest, effective
 from tests.workers.connection.standing_loop import Timeout
 from tests.workers.connection.world import World
 
@@ -146,3 +151,42 @@ def test_a_step_has_its_time_however_much_the_server_says_meanwhile() -> None:
     down = connection.down
     assert down is not None and [error.err_code for error in down.errors] == [ErrCode.OPENING_FAILED]
     assert transport.is_closing()
+
+
+@pytest.mark.parametrize(
+    "clocks", [{"data_timeout": 1.0}, {"keep_alive": KeepAliveRequest(send="k", expect="kk", interval=1, timeout=1)}]
+)
+def test_a_server_that_is_slow_to_answer_our_close_is_judged_by_no_clock_but_that_of_the_close(
+    clocks: dict[str, Any],
+) -> None:
+    world = World()
+    connection, transport = world.ready(close_timeout=5, **clocks)
+    connection.terminate(None, None)
+    world.loop.advance(4.5)
+    assert not transport.is_closing() and world.kinds() == ["onOpen"]
+    transport.say("what is handed over no more")
+    transport.close_with(1000)
+    assert world.kinds() == ["onOpen", "onTerminate"] and world.event("onTerminate")["code"] == 1000
+
+    connection, transport = world.ready(close_timeout=5, **clocks)
+    world.loop.advance(0.5)
+    world.order(connection)
+    world.loop.advance(LET_GO_S + 0.1)
+    assert (world.event("onDisconnect")["cause"], world.event("onDisconnect")["errors"]) == ("order", [])
+
+
+def test_clocks_that_are_set_while_nothing_is_read_stand_still_until_it_is() -> None:
+    world = World()
+    world.outbox = Outbox(1, world._take, lambda: None)
+    connection, transport = world.ready()
+    transport.say("x")
+    assert connection in world.paused and not transport.is_reading()
+    asked = ConnectionRequest(url="ws://a.test/", reconnect=True, ping_interval=0, data_timeout=1, when_silent="report")
+    connection.change(effective(asked), connection.created)
+    world.loop.advance(5)
+    assert world.kinds() == ["onOpen", "onMessage"], "nothing could come"
+    connection.resume_if_room()
+    world.loop.advance(0.9)
+    assert world.kinds() == ["onOpen", "onMessage"]
+    world.loop.advance(0.2)
+    assert world.kinds() == ["onOpen", "onMessage", "onSilence"]

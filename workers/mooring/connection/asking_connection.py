@@ -73,8 +73,10 @@ class AskingConnection(ConversingConnection):
         else:
             self._asking.ask(waiter, body, timeout_s)
 
-    def _replies_lost(self) -> None:
-        """The present socket ends: no reply comes over it any more."""
+    def _hears_no_more(self) -> None:
+        """The present socket ends, or is being closed: no reply comes over it any more, and no clock judges its silence."""
+        if self._watch is not None:
+            self._watch.stop()
         if self._asking is not None:
             self._asking.lost()
 

@@ -135,7 +135,7 @@ class Connection(LiveConnection):
         """Decide the end: nothing but ``onTerminate`` follows."""
         if self.state is ConnectionState.CLOSED:
             return  # it was decided in the opening
-        self._replies_lost()
+        self._hears_no_more()
         if self._conversation is not None:
             self._conversation.ended()
         if self.state is ConnectionState.CONNECTING and self._socket is not None and not self.errors:
@@ -176,6 +176,6 @@ class Connection(LiveConnection):
         if self.state is ConnectionState.CONNECTED and self._socket is not None:
             self.state = step(self.state, ConnectionEvent.CLOSE_BEGUN)
             self._host.touch_later(self)  # most peers answer at once
-            self._replies_lost()
+            self._hears_no_more()
             self._socket.close(code, reason)
             self._host.paused.discard(self)

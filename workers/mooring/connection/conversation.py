@@ -262,12 +262,12 @@ class Conversation:
             self._host.spawn(self._catch_up(session, catch_up, event))
 
     def _begin_watch(self) -> Session:
-        session = self._session
-        assert session is not None, "its socket is there"
+        session, socket = self._session, self._socket
+        assert session is not None and socket is not None, "it is there"
         self._listens = session.listens
         self.watch = Watch(
             self._host, self._connection, self._keep_alive, session, self.attempt,
-            say=self._write, dead=self._drop, silent=self._party.silent,
+            say=self._write, dead=self._drop, silent=self._party.silent, is_reading=socket.is_reading,
         )  # fmt: skip
         self._set_timer()
         idle = self._keep_alive is not None and self._keep_alive.when_idle

@@ -86,7 +86,7 @@ class KeptConnection(KeptAttempts):
 
     def closed(self, code: int, reason: str, *, was_clean: bool) -> None:
         """Take the end of the socket: the policy says what follows."""
-        self._replies_lost()
+        self._hears_no_more()
         self._sends.lost()
         if self._socket is not None:
             self._socket.outbound.drop()  # before it is told how much waits
@@ -164,7 +164,7 @@ class KeptConnection(KeptAttempts):
         assert self._socket is not None, "it is ready"
         self._letting_go = delay_s
         self._next_at = self._host.loop.time() + min(LET_GO_S, self.options.close_timeout_s)
-        self._replies_lost()
+        self._hears_no_more()
         self._sends.let_go()
         self._socket.close(code, reason)
         self._host.paused.discard(self)
@@ -275,7 +275,7 @@ class KeptConnection(KeptAttempts):
         assert self._socket is not None, "it is ready"
         self._letting_go = None
         self._move(KeptEvent.CLOSE_BEGUN)
-        self._replies_lost()
+        self._hears_no_more()
         self._sends.let_go()
         if self._socket.state is SocketState.OPEN:
             self._socket.close(code, reason)

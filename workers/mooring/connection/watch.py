@@ -31,6 +31,7 @@ class Watch:
         say: Writes a heartbeat: its payload, and whether it is binary.
         dead: Called once: the socket is to be dropped for this.
         silent: Called once a silence, with its begin, where it is only to be told.
+        is_reading: False: reading was paused before.
     """
 
     __slots__ = (
@@ -49,6 +50,7 @@ class Watch:
         say: Callable[[bytes, bool], None],
         dead: Callable[[ErrCode, str], None],
         silent: Callable[[float], None],
+        is_reading: bool = True,
     ) -> None:
         self._host = host
         self._connection = connection
@@ -62,6 +64,8 @@ class Watch:
         self._looks_again = self._stopped = False
         self._told_interval: Any = None
         self._unfilled: Unfilled | None = None  # why the last heartbeat was not sent
+        if not is_reading:
+            self.paused()
         self.learn()
 
     @property
