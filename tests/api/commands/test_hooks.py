@@ -68,6 +68,34 @@ async def test_a_hook_to_listen_shows_its_first_verified_event(
     await mooring(shared, "hooks", "rm", "try")
 
 
+SAID = ["\u2028 \x85 \x1e", "grüße", "\ud800"]
+
+
+@pytest.mark.parametrize("form", ["page", "lines", "event"])
+async def test_listen_prints_one_line_an_event_whatever_is_in_it(
+    shared: RunningService, echo: EchoServer, tmp_path: Path, listening: Listening, form: str
+) -> None:
+    name, own = f"said-{form}", f"said-{form}"
+    record = await shared.open(echo.url, worker=own, dataType="object")
+    listener = await listening(shared, tmp_path / "secret", "--limit", str(len(SAID) + 1))
+    said = ""
+    while "hooks set try" not in said:
+        said += (await asyncio.wait_for(listener.stderr.readline(), 60)).decode()
+    url = re.search(r"http://\S+/", said)[0]
+    words = ("--worker", own, "--kind", "onMessage", "--format", form, "--secret-file", str(tmp_path / "secret"))
+    assert (await mooring(shared, "hooks", "set", name, url, *words)).code == 0
+    for text in SAID:
+        body = json.dumps(text, ensure_ascii=text == "\ud800")
+        await shared.send(record["id"], body.encode(), "application/json")
+    await shared.send(record["id"], b"1" * 5_000, "application/json")
+    out, errors = await asyncio.wait_for(listener.communicate(), 60)
+    lines = out.decode().splitlines()
+    assert len(lines) == len(SAID) + 1, errors
+    assert '"data":' + "1" * 5_000 + "}" in lines[-1], "no number is rounded"
+    assert "\\ud800" in lines[-2] and "\\u2028" in lines[0]
+    await mooring(shared, "hooks", "rm", name)
+
+
 async def test_listen_refuses_what_is_signed_with_another_secret(
     shared: RunningService, tmp_path: Path, listening: Listening
 ) -> None:
