@@ -66,7 +66,7 @@ class _Listener:
             click.echo(f"refused: {plain(number[:100]) or 'no webhook-id'} is not signed with this secret", err=True)
             return web.Response(status=401)
         try:
-            events = _events(headers.get("content-type", ""), body)
+            events = events_of(headers.get("content-type", ""), body)
         except ValueError:
             return web.Response(status=400)
         click.echo(
@@ -86,7 +86,7 @@ class _Page(msgspec.Struct):
     events: list[msgspec.Raw]
 
 
-def _events(kind: str, body: bytes) -> list[str]:
+def events_of(kind: str, body: bytes) -> list[str]:
     """Return the events of a POST, as they came.
 
     Raises:
