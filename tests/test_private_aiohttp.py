@@ -34,6 +34,8 @@ NAMES = [
     Name("aiohttp.web_protocol", "RequestHandler._waiter", "rest/gate.py closes a half-closed connection once all is answered"),
     Name("aiohttp.web_protocol", "RequestHandler._messages", "rest/gate.py closes a half-closed connection once all is answered"),
     Name("aiohttp.web_protocol", "RequestHandler._current_request", "rest/gate.py closes where the rest of a body never comes"),
+    Name("aiohttp.web_protocol", "_ErrInfo", "rest/gate.py tells whoever reads a body that its rest was refused"),
+    Name("aiohttp.streams", "StreamReader.set_exception", "rest/gate.py tells whoever reads a body that its rest was refused"),
     Name("aiohttp.http_exceptions", "HttpProcessingError", "a body whose chunks cannot be parsed is told from one that broke off"),
 ]  # fmt: skip
 

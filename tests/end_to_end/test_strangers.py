@@ -154,6 +154,34 @@ async def test_bad_chunks_and_a_lying_length_are_refused(shared: RunningService)
     assert b" 400 " in answer.split(b"\r\n")[0]
 
 
+@pytest.mark.parametrize("kind", ["application/json", "application/x-ndjson"])
+async def test_a_chunk_that_is_none_behind_good_ones_is_refused_without_waiting_for_more(
+    shared: RunningService, echo: EchoServer, kind: str
+) -> None:
+    one = (await shared.open(echo.url))["id"]
+    head = f"POST /v1/connections/{one}/messages HTTP/1.1\r\nHost: {host(shared).decode()}\r\nContent-Type: {kind}\r\n"
+    head += f"Authorization: Bearer {shared.token}\r\nTransfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n"
+    reader, writer = await asyncio.open_connection("127.0.0.1", shared.port)
+    writer.write(head.encode())
+    assert await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 60) == b"HTTP/1.1 100 Continue\r\n\r\n"
+    writer.write(b"2\r\n7\n\r\n")
+
+    async def is_sent() -> bool:
+        return (await shared.record(one))["stats"]["messagesOut"] == 1
+
+    if kind.endswith("ndjson"):
+        await wait_for(is_sent)
+    writer.write(b"zz\r\n")
+    answer = await asyncio.wait_for(reader.read(), 120)
+    writer.close()
+    assert answer.startswith(b"HTTP/1.1 400 "), answer
+    assert answer.count(b"HTTP/1.1") == 1, "one answer, and the end"
+    told = json.loads(answer.split(b"\r\n\r\n", 1)[1])
+    assert told["detail"] == "the body's chunks cannot be parsed"
+    assert told.get("sent") == (1 if kind.endswith("ndjson") else None)
+    assert (await shared.record(one))["stats"]["messagesOut"] == (told.get("sent") or 0)
+
+
 async def test_a_body_that_says_it_is_too_large_is_refused_before_it_comes(shared: RunningService) -> None:
     for path in ("connections", "connections/1/messages"):
         head = f"POST /v1/{path} HTTP/1.1\r\nHost: {host(shared).decode()}\r\nAuthorization: Bearer {shared.token}\r\n"

@@ -19,13 +19,17 @@ PASS_S = 0.02  # long enough for a pass of the loop, in which everything that wa
 
 
 class Deadline:
-    """A timer: `over` is called once `at` (the loop's seconds) has passed, and what had come by then was taken."""
+    """A timer: `over` is called once `at` (the loop's seconds) has passed, and what had come by then was taken.
 
-    __slots__ = ("_loop", "_over", "_timer")
+    Who sets it anew with each thing that comes puts it off for ever: keep one whose `at` is right.
+    """
+
+    __slots__ = ("_loop", "_over", "_timer", "at")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, at: float, over: Callable[[], object]) -> None:
         self._loop = loop
         self._over = over
+        self.at = at
         self._timer = loop.call_at(at, self._passed)
 
     def _passed(self) -> None:

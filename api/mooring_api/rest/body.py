@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from mooring.deadline import within
 from mooring_api.rest.problems import Problem
@@ -24,7 +25,7 @@ async def read_body(request: web.Request) -> bytes:
     """Return the whole body.
 
     Raises:
-        Problem: 413 over the limit, 415 if it is compressed, 408 if it does not come.
+        Problem: 413 over the limit, 415 if it is compressed, 408 if it does not come, 400 if it is none.
     """
     check_uncompressed(request)
     if (request.content_length or 0) > request.client_max_size:
@@ -37,3 +38,5 @@ async def read_body(request: web.Request) -> bytes:
             return await request.read()
     except TimeoutError:
         raise Problem("request-timeout", f"the body did not come within {BODY_TIMEOUT_S:g} s") from None
+    except (HttpProcessingError, web.RequestPayloadError):
+        raise Problem("bad-request", "the body's chunks cannot be parsed") from None

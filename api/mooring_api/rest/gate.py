@@ -15,7 +15,9 @@ import ssl
 from collections.abc import Callable
 from typing import Any
 
-from aiohttp.web_protocol import RequestHandler
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.streams import StreamReader
+from aiohttp.web_protocol import RequestHandler, _ErrInfo
 
 from mooring.background import Background
 from mooring.deadline import Deadline
@@ -109,6 +111,7 @@ class _Guarded(asyncio.Protocol):
         self._timer: asyncio.Handle | Deadline | None = None
         self._tail = b""
         self._counted = False
+        self._body: StreamReader | None = None  # of the last request that has come
 
     @property
     def made(self) -> bool:
@@ -150,6 +153,15 @@ class _Guarded(asyncio.Protocol):
                 self._tail = seen[-3:]
         if self._inner is not None:
             self._inner.data_received(data)
+            if self._inner._messages:
+                self._see_what_came(*self._inner._messages[-1])
+
+    def _see_what_came(self, message: object, body: StreamReader) -> None:
+        # aiohttp queues the parser's refusal behind the request whose body is refused, and leaves that to wait for the rest.
+        if not isinstance(message, _ErrInfo):
+            self._body = body
+        elif self._body is not None and not self._body.is_eof():
+            self._body.set_exception(HttpProcessingError(message="the body's chunks cannot be parsed"))
 
     def eof_received(self) -> bool:
         """Answer what has come whole from a client that closes its sending side (``nc -N``), and close then.
@@ -198,6 +210,7 @@ class _Guarded(asyncio.Protocol):
             self._timer.cancel()
             self._timer = None
         self.leave()
+        self._body = None
         if self._inner is not None:
             inner, self._inner = self._inner, None
             inner.connection_lost(exc)

@@ -130,3 +130,19 @@ def test_values_that_are_none_fail_the_attempt_as_renew_and_any_text_is_one() ->
     sent = world.dialler.dials[-1].accept()
     world.loop.advance()
     assert sent.sent == [(1, b'["\\ud800"]')]
+
+
+def test_a_step_has_its_time_however_much_the_server_says_meanwhile() -> None:
+    world = World()
+    beats = RecipeRequest(
+        opening=[StepRequest(send="login", expect="ok", timeout=1)],
+        answers=[AnswerRequest(when="beat", send="back", hide=True)],
+    )
+    connection = world.open(recipe=beats, reconnect=ReconnectRequest(first="retry", min_delay=3600, max_delay=3600))
+    transport = world.dialler.dials[-1].accept()
+    for _ in range(150):
+        world.loop.advance(0.01)
+        transport.say("beat")
+    down = connection.down
+    assert down is not None and [error.err_code for error in down.errors] == [ErrCode.OPENING_FAILED]
+    assert transport.is_closing()

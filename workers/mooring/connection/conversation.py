@@ -292,12 +292,12 @@ class Conversation:
 
     def _set_timer(self) -> None:
         """The step that is awaited has its time; from ready on all time is the watch's."""
-        if self._timer is not None:
+        at = math.inf if self._session is None or self.watch is not None else self._session.deadline
+        if self._timer is not None and self._timer.at != at:
             self._timer.cancel()
             self._timer = None
-        session = self._session
-        if session is not None and self.watch is None and session.deadline < math.inf:
-            self._timer = Deadline(self._host.loop, session.deadline, self._late)
+        if at < math.inf:
+            self._timer = self._timer or Deadline(self._host.loop, at, self._late)
             self._host.touch(self._connection)  # its record says which step it is
 
     def _late(self) -> None:
