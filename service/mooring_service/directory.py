@@ -21,7 +21,7 @@ from mooring_service.journal.journal import Committed, Journal, StoredConnection
 from mooring_service.records import ConnectionRecord, record_of
 
 PRUNE_INTERVAL_S = 5.0
-LOOKS = 500  # at connections, in one step of a list: all of them may be thousands, and records to be made
+LOOKS = 500  # at connections, in one step of a list, or of what is forgotten: it may be thousands
 
 
 class Entry:
@@ -168,10 +168,10 @@ class Directory:
             self._awaited[entry.created.id] = left
 
     def prune(self) -> list[int]:
-        """Forget ended connections that are no longer retained, and return their ids."""
+        """Forget ended connections that are no longer retained, `LOOKS` of them at most, and return their ids."""
         gone: list[int] = []
         oldest_ms = self._now_ms() - self._retained_age_ms
-        while self._ended:
+        while self._ended and len(gone) < LOOKS:
             connection, ended_ms = next(iter(self._ended.items()))
             if len(self._ended) <= self._retained and ended_ms >= oldest_ms:
                 break
@@ -315,8 +315,10 @@ async def keep_pruned(directory: Directory, journal: Journal) -> None:
 
     While nothing can be written it waits: nothing ends then, either.
     """
+    gone: list[int] = []
     while True:
-        await asyncio.sleep(PRUNE_INTERVAL_S)
+        # Thousands may be due at once: others have their turn in between.
+        await asyncio.sleep(0 if len(gone) == LOOKS else PRUNE_INTERVAL_S)
         if gone := directory.prune():
             with contextlib.suppress(JournalUnavailable):  # it writes nothing any more, and has said why
                 await journal.forget_connections(gone)

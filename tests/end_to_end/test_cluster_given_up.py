@@ -1,12 +1,13 @@
-"""What another node has given up is free wherever it is asked for, also where the log was not read so far yet."""
+"""What another node has given up is free wherever it is asked for, also where the log was not read so far yet; and no request goes to and fro for ever."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 from tests.cluster_kit.proxy import Proxies
 from tests.cluster_kit.running import is_engine_down
-from tests.cluster_kit.services import Nodes
+from tests.cluster_kit.services import FOUND_S, Nodes
 from tests.servers import EchoServer
 
 
@@ -28,4 +29,19 @@ async def test_a_worker_that_was_ended_is_not_told_to_be_elsewhere_by_a_node_tha
             assert is_engine_down(response.status, told), told
         way.pass_on()
         assert (await b.call("POST", "/v1/connections", 201, json=wanted))["node"] == "b"
+    await nodes.check()
+
+
+async def test_what_two_nodes_send_to_each_other_is_answered(nodes: Nodes) -> None:
+    (a,) = await nodes.begin("a", "[limits]\nmax_connections = 1\n", dead_after=600)
+    (b,) = await nodes.begin("b", dead_after=600)
+    async with EchoServer() as echo:
+        await a.open(echo.url)
+        refused = await a.call("PUT", "/v1/connections/named", 429, json={"url": echo.url})
+        assert refused["type"].endswith(":limit-reached")
+        # The one has the name, and the other is asked for.
+        wanted = {"url": echo.url, "node": "b"}
+        async with asyncio.timeout(FOUND_S):
+            told = await b.call("PUT", "/v1/connections/named", 503, json=wanted)
+        assert told["type"].rpartition(":")[2] in ("node-unreachable", "engine-down")
     await nodes.check()

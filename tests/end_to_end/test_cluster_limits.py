@@ -158,3 +158,22 @@ async def test_a_stream_of_lines_through_another_node_is_told_as_one(nodes: dict
         assert (status, waits["queued"], waits["bytes"], waits["queueId"]) == (202, 3, 3, 1), "of the first that waits"
         later = await a.send(kept, "4", status=202)
         assert later["queueId"] == 4 and waits["expiresAt"] < later["expiresAt"]
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-100", "1e308", "601", "x"])
+async def test_a_time_that_is_none_is_refused_through_another_node_as_here(
+    nodes: dict[str, RunningService], number: str
+) -> None:
+    a, b = nodes.values()
+    async with EchoServer() as echo:
+        one = (await a.open(echo.url, requests="cdp"))["id"]
+        await b.record(one)
+        for service in (a, b):
+            told = await service.call("POST", f"/v1/connections/{one}/requests?timeout={number}", 422, json={})
+            assert told["errors"][0]["pointer"] == "query:timeout"
+        if number in ("-100", "1e308"):
+            for name, path in (("POST", "/v1/connections"), ("PUT", "/v1/connections/timed")):
+                body = f'{{"url":"{echo.url}","node":"a","connectTimeout":{number}}}'
+                headers = {"Content-Type": "application/json", "Idempotency-Key": f"{name}{number}"}
+                told = await b.call(name, path, 422, data=body, headers=headers)
+                assert told["errors"][0]["pointer"] == "/connectTimeout"

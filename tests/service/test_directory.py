@@ -53,6 +53,25 @@ def test_it_is_the_journals_clock_that_counts() -> None:
     assert directory.prune() == [1]
 
 
+async def test_thousands_that_are_no_longer_retained_are_forgotten_in_small_steps_one_behind_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    many = range(1, 3 * directories.LOOKS + 2)
+    directory = Directory(0, 60.0, lambda: 1_000_000)
+    directory.fold(Committed(Append(created=[created(n) for n in many], updates=[ended(n) for n in many]), None))
+    assert len(directory.prune()) == directories.LOOKS
+    journal = SqliteJournal(tmp_path / "journal.db", JournalConfig())
+    await journal.start(lambda _: None, lambda _: None)
+    monkeypatch.setattr(directories, "PRUNE_INTERVAL_S", 0.1)
+    pruning = asyncio.create_task(directories.keep_pruned(directory, journal))
+    await wait_for(lambda: directory.url(directories.LOOKS + 1) is None)
+    monkeypatch.setattr(directories, "PRUNE_INTERVAL_S", 3_600.0)
+    await wait_for(lambda: directory.url(many[-1]) is None)
+    pruning.cancel()
+    await asyncio.wait({pruning})
+    await journal.stop()
+
+
 async def test_what_is_no_longer_retained_while_the_journal_takes_nothing_is_forgotten_once_it_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from typing import Any
 
@@ -19,9 +20,10 @@ async def request(*args: Any, **kwargs: Any) -> tuple[int, bytes]:
         failure: Exception | None = None
         try:
             result = plain.request(*args, **kwargs)
-        except (OSError, ValueError) as exc:
+        except Exception as exc:  # noqa: BLE001 - whatever it is: who waits must hear of it
             failure = exc
-        loop.call_soon_threadsafe(_settle, answer, result, failure)
+        with contextlib.suppress(RuntimeError):  # the loop of who has given up may have ended
+            loop.call_soon_threadsafe(_settle, answer, result, failure)
 
     # Daemonic: who gives up does not wait for an answer that may never come.
     threading.Thread(target=work, name="mooring-request", daemon=True).start()

@@ -13,7 +13,7 @@ import msgspec
 
 from mooring import json_text
 from mooring.deadline import within
-from mooring_api.client import ApiError, Client, Event, Sent
+from mooring_api.client import ApiError, Client, Event, Sent, ServiceAway
 from mooring_api.commands.connections import known
 from mooring_api.commands.cursor_file import CursorFile
 from mooring_api.commands.tables import console, plain
@@ -117,7 +117,7 @@ async def _send_lines(client: Client, connection: int | str, when_down: str | No
         async for line in lines():
             try:
                 done = await client.send_body(connection, line, "text/plain", when_down=when_down, ttl=ttl)
-            except ApiError as exc:
+            except (ApiError, ServiceAway) as exc:
                 count = total.sent + total.queued
                 if count == 0:
                     raise

@@ -6,7 +6,6 @@ import asyncio
 import base64
 import hashlib
 import hmac
-import json
 import os
 import shlex
 import signal
@@ -14,9 +13,10 @@ import time
 from pathlib import Path
 
 import click
+import msgspec
 from aiohttp import web
 
-from mooring import private_files
+from mooring import json_text, private_files
 from mooring_api.commands.secret_file import secret_in
 from mooring_api.commands.tables import plain
 from mooring_api.commands.target import EXIT_INTERRUPTED, Failure, plural
@@ -66,7 +66,7 @@ class _Listener:
             click.echo(f"refused: {plain(number[:100]) or 'no webhook-id'} is not signed with this secret", err=True)
             return web.Response(status=401)
         try:
-            events = _events(headers.get("content-type", ""), body)
+            events = events_of(headers.get("content-type", ""), body)
         except ValueError:
             return web.Response(status=400)
         click.echo(
@@ -82,15 +82,26 @@ class _Listener:
         return web.Response()
 
 
-def _events(kind: str, body: bytes) -> list[str]:
-    """Return the events of a POST, as they came."""
+class _Page(msgspec.Struct):
+    events: list[msgspec.Raw]
+
+
+def events_of(kind: str, body: bytes) -> list[str]:
+    """Return the events of a POST, as they came.
+
+    Raises:
+        ValueError: If it is no JSON.
+    """
     text = body.decode()
     if kind.startswith("application/x-ndjson"):
-        return text.splitlines()
-    value = json.loads(text)
-    if "events" not in value:
+        return [line for line in text.split("\n") if line]  # only those end a line: an event may hold others
+    try:
+        return [bytes(event).decode() for event in msgspec.json.decode(body, type=_Page).events]
+    except msgspec.DecodeError:
+        value = json_text.decode(body)  # one event; or it holds what that does not read
+    if not isinstance(value, dict) or "events" not in value:
         return [text]
-    return [json.dumps(event, ensure_ascii=False, separators=(",", ":")) for event in value["events"]]
+    return [json_text.encode(event).decode() for event in value["events"]]
 
 
 def run(port: int, secret_file: Path, limit: int | None) -> None:

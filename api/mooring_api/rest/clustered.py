@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # without [cluster] none of it is imported
     from mooring_service.membership import Membership
 
 COMMITTED = "Mooring-Committed"
+PASSED_ON_AT_MOST = 2
 ONE_CONNECTION, ONE_WORKER = "/v1/connections/{id}", "/v1/workers/{name}"
 MESSAGES = "/v1/connections/{id}/messages"
 
@@ -47,20 +48,23 @@ async def answer(request: web.Request, handler: Handler, cluster: Membership) ->
             raise Elsewhere("what is meant", node)
         cluster.check(asked=True)
         return await _do(request, handler, cluster)
-    retried = False
+    passed_on = 0
     while True:
         try:
             if node is None:
                 return await _do(request, handler, cluster)
+            passed_on += 1
             return await pass_on(request, node, cluster)
         except (Elsewhere, Moved, Problem) as exc:
             elsewhere = _where(exc)
             if elsewhere is None:
                 raise
-            if retried and node is not None:
+            if passed_on == PASSED_ON_AT_MOST and elsewhere != cluster.node:
                 raise NodeUnreachable(elsewhere) from None  # it moves: nothing was done
-            retried = node is not None
-            node = None if elsewhere == cluster.node else elsewhere
+            node = elsewhere
+        if node == cluster.node:
+            await cluster.barrier()  # who says so has read more of the log: else each sends it back to the other
+            node = None
 
 
 def _where(exc: Exception) -> str | None:

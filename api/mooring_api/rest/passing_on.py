@@ -14,9 +14,9 @@ import msgspec
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from mooring.checks import REPLY_TIMEOUT_S
+from mooring.checks import MAX_TIMEOUT_S, REPLY_TIMEOUT_S
 from mooring.deadline import within
-from mooring.options import ConnectionRequest
+from mooring.options import MAX_DURATION_S, ConnectionRequest
 from mooring_api.rest import routes
 from mooring_api.rest.body import BODY_TIMEOUT_S, check_uncompressed, read_body
 from mooring_api.rest.context import API
@@ -35,6 +35,7 @@ FORWARDED = "Mooring-Forwarded"
 PASSED_ON = ("Content-Type", "Accept", "Prefer", "Idempotency-Key")
 VERB_S = 15.0  # what no word of the request makes longer
 LOOK_S = 1.0
+MAX_OPENING_S = 100 * MAX_DURATION_S  # of a dial and all steps: more than any may take
 _LINE = re.compile(r"\Aline ([0-9]+) ")  # which one is wrong, counted in what was passed on
 
 Answered = tuple[int, list[tuple[str, str]], bytes]
@@ -112,18 +113,24 @@ def deadline_s(request: web.Request, body: bytes) -> float:
         return config.supervisor.call_timeout
     if path.endswith("/requests"):
         try:
-            return float(request.query.get("timeout", REPLY_TIMEOUT_S)) + VERB_S
+            asked_s = float(request.query.get("timeout", REPLY_TIMEOUT_S))
         except ValueError:
             return VERB_S
+        return _in_bounds(asked_s, MAX_TIMEOUT_S) + VERB_S
     if path.endswith("/reconnect"):
         return (wait_of(request) or 0) + VERB_S
     if method == "PUT" or path == "/v1/connections":
         try:
             asked = msgspec.json.decode(body, type=ConnectionRequest)
-            return request.app[API].service.connections.asked_timeout_s(asked) + SILENT_S
+            asked_s = request.app[API].service.connections.asked_timeout_s(asked)
+            return _in_bounds(asked_s, MAX_OPENING_S) + SILENT_S
         except (msgspec.MsgspecError, ValueError, TypeError):
             return VERB_S  # it is refused there
     return VERB_S
+
+
+def _in_bounds(asked_s: float, most_s: float) -> float:
+    return asked_s if 0 <= asked_s <= most_s else 0.0  # else, and what is no number: it is refused there
 
 
 async def _pass_lines_on(request: web.Request, node: str, cluster: Membership) -> web.Response:

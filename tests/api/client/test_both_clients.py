@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -289,3 +290,26 @@ async def test_a_service_behind_a_path_of_somebody_elses_is_asked_there_however_
             async with Client(where, "token", few=few) as client:
                 await client.connections(limit=7)
     assert asked == ["GET /behind/v1/connections?after=0&limit=7 HTTP/1.1"] * 2
+
+
+def test_an_answer_that_comes_when_its_loop_has_ended_is_nobodys(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard = []
+    monkeypatch.setattr(threading, "excepthook", heard.append)
+    listener = socket.create_server(("127.0.0.1", 0))
+    with listener:
+
+        async def give_up() -> None:
+            async with Client(f"http://127.0.0.1:{listener.getsockname()[1]}", "token", few=True) as client:
+                asked = asyncio.create_task(client.workers())
+                asking = await asyncio.to_thread(lambda: listener.accept()[0])
+                taken.append(asking)
+                asked.cancel()
+
+        taken: list[socket.socket] = []
+        asyncio.run(give_up())
+        threads = [thread for thread in threading.enumerate() if thread.name == "mooring-request"]
+        assert len(threads) == 1
+        with taken[0] as asking:
+            asking.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 14\r\n\r\n{"workers":[]}')
+            threads[0].join(60)
+        assert not threads[0].is_alive() and heard == []

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from mooring_api.commands.hook_receiver import events_of
 from mooring_service.hook_options import secret_of
 from tests.command_line import Ran, command, mooring
 from tests.conftest import RunningService, StartService, wait_for
@@ -66,6 +67,40 @@ async def test_a_hook_to_listen_shows_its_first_verified_event(
     told = re.findall(rb"verified try-1_\S+  (\d+) (events?)  attempt 1\n", errors)
     assert told and all((word == b"event") == (count == b"1") for count, word in told) and listener.returncode == 0
     await mooring(shared, "hooks", "rm", "try")
+
+
+SAID = ["\u2028 \x85 \x1e", "grüße"]
+
+
+@pytest.mark.parametrize("form", ["page", "lines", "event"])
+async def test_listen_prints_one_line_an_event_whatever_is_in_it(
+    shared: RunningService, echo: EchoServer, tmp_path: Path, listening: Listening, form: str
+) -> None:
+    name, own = f"said-{form}", f"said-{form}"
+    record = await shared.open(echo.url, worker=own, dataType="object")
+    listener = await listening(shared, tmp_path / "secret", "--limit", str(len(SAID) + 1))
+    said = ""
+    while "hooks set try" not in said:
+        said += (await asyncio.wait_for(listener.stderr.readline(), 60)).decode()
+    url = re.search(r"http://\S+/", said)[0]
+    words = ("--worker", own, "--kind", "onMessage", "--format", form, "--secret-file", str(tmp_path / "secret"))
+    assert (await mooring(shared, "hooks", "set", name, url, *words)).code == 0
+    for text in SAID:
+        await shared.send(record["id"], json.dumps(text, ensure_ascii=False).encode(), "application/json")
+    await shared.send(record["id"], b"1" * 5_000, "application/json")
+    out, errors = await asyncio.wait_for(listener.communicate(), 60)
+    lines = out.decode().splitlines()
+    assert len(lines) == len(SAID) + 1, errors
+    assert '"data":' + "1" * 5_000 + "}" in lines[-1], "no number is rounded"
+    assert "\\u2028" in lines[0]
+    await mooring(shared, "hooks", "rm", name)
+
+
+def test_a_page_with_half_of_a_character_is_read_too() -> None:
+    page = b'{"hook":"a","events":[{"id":"e-1","event":{"data":"\\ud800"}},{"id":"e-2"}]}'
+    assert events_of("application/json", page) == ['{"id":"e-1","event":{"data":"\\ud800"}}', '{"id":"e-2"}']
+    with pytest.raises(ValueError):
+        events_of("application/json", b'{"events":[')
 
 
 async def test_listen_refuses_what_is_signed_with_another_secret(

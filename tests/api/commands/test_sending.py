@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -93,3 +95,25 @@ async def test_what_is_said_of_waiting_is_checked(shared: RunningService, echo: 
     for text_body, status in (("{", 400), ("7", 422), ('{"id": {}}', 422), ('{"id": true}', 422)):
         await shared.call("POST", requests, status, data=text_body, headers={"Content-Type": "application/json"})
     await shared.call("POST", requests, 415, data="{}", headers=text)
+
+
+async def test_lines_that_are_sent_to_a_service_that_goes_away_say_how_many_were_sent_before() -> None:
+    answers = iter([b'{"sent":1,"bytes":1}', b'{"sent":1,"bytes":1}', None])
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        body = next(answers)
+        if body is not None:
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%b" % (len(body), body))
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    where = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    command = [sys.executable, "-m", "mooring_api", "--url", where, "send", "1", "-"]
+    async with server:
+        process = await asyncio.create_subprocess_exec(
+            *command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        out, errors = await asyncio.wait_for(process.communicate(b"a\nb\nc\n"), 60)
+    assert (process.returncode, out) == (1, b"")
+    assert errors.startswith(b"Error: no service answers at ") and errors.endswith(b"; 2 messages were sent before\n")
