@@ -14,7 +14,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from mooring_api.rest.access import TokenFileError, load_token, token_hash
+from mooring_api.rest.access import token_hash
 from tests.conftest import RunningService, StartService, wait_for
 from tests.servers import EchoServer
 
@@ -255,20 +255,6 @@ async def test_proxies_and_netrc_of_the_environment_are_not_used(
     await service.open(echo.url)
     assert "Authorization" not in echo.peers[0].headers
     assert "Cookie" not in echo.peers[0].headers
-
-
-def test_a_token_file_that_others_could_have_put_there_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "elsewhere").write_text("planted\n")
-    (tmp_path / "token").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(TokenFileError):
-        load_token(tmp_path)
-    (tmp_path / "token").unlink()
-    token = load_token(tmp_path)
-    assert len(token) >= 32 and load_token(tmp_path) == token
-    assert (tmp_path / "token").stat().st_mode & 0o777 == 0o600
-    (tmp_path / "token").chmod(0o644)
-    with pytest.raises(TokenFileError):
-        load_token(tmp_path)
 
 
 async def test_named_tokens_have_scopes(start_service: StartService, echo: EchoServer, tmp_path: Any) -> None:

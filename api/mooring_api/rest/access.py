@@ -9,6 +9,7 @@ import hmac
 import os
 import re
 import secrets
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,17 +38,24 @@ def load_token(state_dir: Path) -> str:
         TokenFileError: If the file is a link, belongs to another user, or can be read by others.
     """
     path = state_dir / "token"
+    if os.path.lexists(path):
+        return read_token(state_dir, os.getuid())
+    token = secrets.token_urlsafe(32)
     try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        # Whole from the first moment: another process may make it, or read it, at the same time.
+        fd, made = tempfile.mkstemp(dir=state_dir, prefix=".token-")
+        try:
+            with os.fdopen(fd, "w") as file:
+                file.write(token + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            os.link(made, path)
+        finally:
+            os.unlink(made)
     except FileExistsError:
         return read_token(state_dir, os.getuid())
     except OSError as exc:
         raise TokenFileError(f"{path}: cannot be made: {exc.strerror}") from None
-    token = secrets.token_urlsafe(32)
-    with os.fdopen(fd, "w") as file:
-        file.write(token + "\n")
-        file.flush()
-        os.fsync(file.fileno())
     return token
 
 

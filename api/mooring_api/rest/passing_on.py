@@ -16,10 +16,12 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from mooring.checks import MAX_TIMEOUT_S, REPLY_TIMEOUT_S
 from mooring.deadline import within
+from mooring.errors import UnknownConnection
+from mooring.link.record import ConnectionCreated
 from mooring.options import MAX_DURATION_S, ConnectionRequest
 from mooring_api.rest import routes
 from mooring_api.rest.body import BODY_TIMEOUT_S, check_uncompressed, read_body
-from mooring_api.rest.context import API
+from mooring_api.rest.context import API, connection_of
 from mooring_api.rest.kept import wait_of
 from mooring_api.rest.problems import PREFIX, Problem, problem_of
 from mooring_api.rest.schemas import media_type
@@ -33,7 +35,8 @@ if TYPE_CHECKING:  # without [cluster] none of it is imported
 
 FORWARDED = "Mooring-Forwarded"
 PASSED_ON = ("Content-Type", "Accept", "Prefer", "Idempotency-Key")
-VERB_S = 15.0  # what no word of the request makes longer
+VERB_S = 15.0  # what nothing makes longer
+MARGIN_S = 5.0  # for the way of what the connection's own timeouts make longer
 LOOK_S = 1.0
 MAX_OPENING_S = 100 * MAX_DURATION_S  # of a dial and all steps: more than any may take
 _LINE = re.compile(r"\Aline ([0-9]+) ")  # which one is wrong, counted in what was passed on
@@ -107,8 +110,15 @@ def _check_moved(answered: Answered) -> None:
 def deadline_s(request: web.Request, body: bytes) -> float:
     """Return how long the verb of a request may take at most, where it is done."""
     config, path, method = request.app[API].config, request.path, request.method
-    if method == "PUT" and path.startswith("/v1/workers/"):
+    if path.startswith("/v1/workers/") and method == "PUT":
         return config.supervisor.start_timeout + VERB_S
+    if path.startswith("/v1/workers/") and method == "DELETE":
+        return config.supervisor.stop_timeout + 2 * config.supervisor.kill_timeout + VERB_S
+    if path.endswith("/messages"):
+        return _send_s(request)
+    if path.startswith("/v1/connections/") and method == "DELETE":
+        created = _created(request)
+        return VERB_S if created is None else max(VERB_S, created.close_timeout_s + MARGIN_S)
     if path.endswith("/calls"):
         return config.supervisor.call_timeout
     if path.endswith("/requests"):
@@ -127,6 +137,21 @@ def deadline_s(request: web.Request, body: bytes) -> float:
         except (msgspec.MsgspecError, ValueError, TypeError):
             return VERB_S  # it is refused there
     return VERB_S
+
+
+def _created(request: web.Request) -> ConnectionCreated | None:
+    """Return what is known of the connection that a request names."""
+    cluster = request.app[API].service.cluster
+    assert cluster is not None, "nothing else is passed on"
+    try:
+        return cluster.directory.entry(connection_of(request)).created
+    except UnknownConnection:
+        return None
+
+
+def _send_s(request: web.Request) -> float:
+    created = _created(request)
+    return VERB_S if created is None else max(VERB_S, created.send_timeout_s + MARGIN_S)
 
 
 def _in_bounds(asked_s: float, most_s: float) -> float:
@@ -163,7 +188,7 @@ async def _pass_lines_on(request: web.Request, node: str, cluster: Membership) -
 
 async def _pass_piece_on(request: web.Request, node: str, cluster: Membership, piece: bytes) -> Answered:
     answered = await cluster.forward(
-        node, request.method, request.raw_path, _headers(request, cluster), piece, VERB_S + LINE_IDLE_S
+        node, request.method, request.raw_path, _headers(request, cluster), piece, _send_s(request) + LINE_IDLE_S
     )
     try:
         _check_moved(answered)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-from email.utils import formatdate
 
 import pytest
 from hypothesis import given
@@ -18,7 +17,6 @@ from mooring.connection.keep import (
     Redial,
     Stop,
     fate,
-    parse_retry_after,
 )
 from mooring.errors import ErrCode
 from mooring.staying import DEFAULT
@@ -221,35 +219,6 @@ def test_not_at_once_draws_as_if_it_were_the_fourth(end: Ended) -> None:  # 10
     assert keeper.n == 1
     keeper.n = 4
     assert redial(keeper.ended(end, 0, 0.5, renewable=False)).at == 8
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [
-        ("7", 7),
-        (" 120 ", 120),
-        ("0", 0),
-        (formatdate(1_700_000_042, usegmt=True), 42),
-        (formatdate(1_600_000_000, usegmt=True), 0),
-        ("Tue, 14 Nov 2023 22:14:02 -0000", 42),
-        ("9" * 500, math.inf),
-        ("-5", None),
-        ("1.5", None),
-        ("soon", None),
-        ("", None),
-        ("٣", None),
-        ("Tue, 99 Nov 2023 22:14:02 GMT", None),
-        ("Tue, 14 Nov 99999 22:14:02 GMT", None),
-    ],
-)
-def test_retry_after_is_seconds_or_a_date(text: str, seconds: float | None) -> None:
-    assert parse_retry_after(text, 1_700_000_000) == seconds
-
-
-@given(st.text())
-def test_any_retry_after_is_read_or_not(text: str) -> None:
-    seconds = parse_retry_after(text, 1_700_000_000)
-    assert seconds is None or seconds >= 0
 
 
 # The refused class.

@@ -110,3 +110,9 @@ def test_a_date_is_utc_wherever_we_are(text: str, monkeypatch: pytest.MonkeyPatc
         seconds = retry_after_s(CIMultiDict({"retry-after": text}), NOW)
     time.tzset()
     assert seconds == 60
+
+
+@given(st.text())
+def test_any_retry_after_is_read_or_not(text: str) -> None:
+    seconds = retry_after_s({"Retry-After": text}, NOW)
+    assert seconds is None or seconds >= 0

@@ -6,8 +6,6 @@ The checked policy of one connection is `staying.Reconnect`; `fate` puts any end
 
 from __future__ import annotations
 
-import calendar
-import email.utils
 from enum import Enum
 
 import msgspec
@@ -86,23 +84,6 @@ def _status_fate(policy: Reconnect, status: int | None) -> Fate:
     ):
         return Fate.RETRY
     return Fate.REFUSED if status in (401, 403) else Fate.STOP
-
-
-def parse_retry_after(text: str, wall_s: float) -> float | None:
-    """Return the seconds that a ``Retry-After`` asks for (RFC 9110 section 10.2.3), from 0; None where it says nothing.
-
-    Args:
-        text: Seconds, or an HTTP date.
-        wall_s: Seconds since 1970, for a date.
-    """
-    text = text.strip()
-    if text.isascii() and text.isdigit():
-        return float(text)
-    try:
-        when = email.utils.parsedate_to_datetime(text)
-        return max(0.0, calendar.timegm(when.utctimetuple()) - wall_s)  # without a zone it is UTC, as HTTP has it
-    except (ValueError, TypeError, IndexError, OverflowError):
-        return None
 
 
 class Redial(msgspec.Struct, frozen=True):
