@@ -8,6 +8,7 @@ from collections.abc import Callable
 from tests.cluster_kit.proxy import Proxies
 from tests.cluster_kit.running import is_engine_down
 from tests.cluster_kit.services import FOUND_S, Nodes
+from tests.conftest import wait_for
 from tests.servers import EchoServer
 
 
@@ -28,7 +29,16 @@ async def test_a_worker_that_was_ended_is_not_told_to_be_elsewhere_by_a_node_tha
             told = await response.json()
             assert is_engine_down(response.status, told), told
         way.pass_on()
-        assert (await b.call("POST", "/v1/connections", 201, json=wanted))["node"] == "b"
+
+        async def is_made() -> bool:  # the link may have ended meanwhile: then it cannot be asked for a moment
+            async with b.client.post("/v1/connections", json=wanted) as response:
+                told = await response.json()
+                if is_engine_down(response.status, told):
+                    return False
+                assert (response.status, told.get("node")) == (201, "b"), told
+                return True
+
+        await wait_for(is_made, FOUND_S)
     await nodes.check()
 
 

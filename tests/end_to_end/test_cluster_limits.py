@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -141,14 +142,15 @@ async def _stream(
 ) -> tuple[int, Told]:
     """Stream lines to a connection of `a` through `b`; begun anew, with another connection, if the engine was too slow for a moment."""
     a, b = nodes.values()
-    while True:
-        connection = await make()
-        await b.record(connection)  # it knows of it
-        path, kind = f"/v1/connections/{connection}/messages", {"Content-Type": "application/x-ndjson", **headers}
-        async with b.client.post(path, data=_lines(a, connection, pieces), headers=kind) as response:
-            told = await response.json()
-            if not is_engine_down(response.status, told):
-                return connection, (response.status, told)
+    async with asyncio.timeout(WAIT_S):
+        while True:
+            connection = await make()
+            await b.record(connection)  # it knows of it
+            path, kind = f"/v1/connections/{connection}/messages", {"Content-Type": "application/x-ndjson", **headers}
+            async with b.client.post(path, data=_lines(a, connection, pieces), headers=kind) as response:
+                told = await response.json()
+                if not is_engine_down(response.status, told):
+                    return connection, (response.status, told)
 
 
 async def test_a_stream_of_lines_through_another_node_is_told_as_one(nodes: dict[str, RunningService]) -> None:

@@ -117,11 +117,12 @@ async def test_who_wants_a_worker_that_its_heir_is_about_to_give_up_has_it(
 ) -> None:
     async with running_nodes(tmp_path, cluster_name, servers.urls, "ab", dead_after=600) as nodes:
         a = nodes["a"]
-        b = nodes.pop("b")
+        b = nodes["b"]
         await b.cluster.placement.hold("desk")
-        await settled({"a": a, "b": b})
+        await settled(nodes)
         estate = a.estate = a.cluster.heirs._estate = Slow()
         await b.stop()  # in order: nobody waits for its death
+        del nodes["b"]
         await asyncio.wait_for(estate.begun.wait(), FOUND_S)
         placement = a.cluster.placement
 
