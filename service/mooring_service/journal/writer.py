@@ -208,7 +208,8 @@ class Writer:
             if self._taken or (due and self.failure is not None and not ending):
                 self._taken = self._transact(connection, self._taken)
             if self._taken and ending:
-                log.error("the journal stops with %d additions not written: %s", len(self._taken), self.failure)
+                if lost := sum(item.append is not None for item in self._taken):
+                    log.error("the journal stops with %d additions not written: %s", lost, self.failure)
                 self._refuse(self._taken)
                 return
             self._keep_up(connection, ending=ending)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import sys
 from pathlib import Path
@@ -189,3 +190,26 @@ async def test_an_upkeep_that_fails_again_and_again_is_told_when_that_changes(
     told = [record for record in caplog.records if "upkeep has failed" in record.getMessage()]
     texts = [str(record.exc_info[1]) for record in told if record.exc_info]
     assert texts == ["first", "second", "second"]
+
+
+@pytest.mark.parametrize("additions", [0, 2])
+async def test_a_stop_while_nothing_can_be_written_tells_how_many_additions_are_lost_and_counts_no_jobs(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, additions: int
+) -> None:
+    opened = await make("sqlite", tmp_path).start()
+    journal = opened.journal
+    with contextlib.closing(apsw.Connection(str(tmp_path / "journal.db"))) as other:
+        other.set_busy_timeout(60_000)
+        other.execute("BEGIN IMMEDIATE")  # nothing is committed there
+        waiting: list[asyncio.Future[object]] = [asyncio.ensure_future(journal.forget_hook("gone"))]
+        await asyncio.sleep(0)
+        waiting += [journal.append_waiting(run_of(1, 1)) for _ in range(additions)]
+        await wait_for(lambda: journal.failure is not None, 60)
+        await journal.stop()
+    for one in waiting:
+        with pytest.raises(JournalUnavailable):
+            await asyncio.wait_for(one, 60)
+    told = [record.getMessage() for record in caplog.records if "journal stops with" in record.getMessage()]
+    assert [text.partition(":")[0] for text in told] == (
+        [f"the journal stops with {additions} additions not written"] if additions else []
+    )
