@@ -9,7 +9,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 
 import msgspec
 
@@ -24,6 +24,7 @@ VERSION = 1
 PIECE_BYTES = 512 * 1024
 PIECE_S = 5.0  # until a piece of a body is acknowledged
 MARGIN_S = 1.0  # beyond the deadline of what is asked for
+LOOK_S = 1.0  # whether who is asked still lives
 MAX_TRANSFERS = 64  # bodies that come, or are fetched, in pieces, at once
 MAX_TRANSFER_BYTES = 256 << 20  # of all of them; the oldest give way
 TRANSFER_S = 60.0
@@ -126,7 +127,7 @@ class Forward:
 
         Raises:
             NodeUnreachable: If it is gone: nothing was done.
-            NodeSilent: If it did not answer in time, or its answer was lost: it may have been done.
+            NodeSilent: If it did not answer in time, or its life has ended before, or its answer was lost: it may have been done.
             EngineDown: If there is no way to it.
         """
         state = self._fold.nodes.get(node)
@@ -142,10 +143,12 @@ class Forward:
             if state is None or state.over:
                 outcome = "unreachable"
                 raise NodeUnreachable(node)
+            life = state.life
             for index, piece in enumerate(pieces):
                 last = index == len(pieces) - 1
                 data = _pack(msgspec.structs.replace(command, body=piece, index=index))
-                answer = await self._engine.ask(subject, data, timeout_s=deadline_s + MARGIN_S if last else PIECE_S)
+                asking = self._engine.ask(subject, data, timeout_s=deadline_s + MARGIN_S if last else PIECE_S)
+                answer = await self._while_living(node, life, asking)
             reply = await self._whole(subject, _decode_reply(answer))
             outcome = "done" if reply.status else "silent"
         except Down:
@@ -159,6 +162,24 @@ class Forward:
         if not reply.status:
             raise NodeSilent(node)
         return reply
+
+    async def _while_living(self, node: str, life: str, asking: Coroutine[None, None, bytes]) -> bytes:
+        """Return an answer of a node in a life of it.
+
+        Raises:
+            NodeSilent: If that life ends before.
+            As `asking`.
+        """
+        task = asyncio.create_task(asking)
+        try:
+            while not task.done() and self._fold.living(node, life) is not None:
+                await asyncio.wait({task}, timeout=LOOK_S)
+            if not task.done():
+                raise NodeSilent(node)
+            return task.result()
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
     async def _whole(self, subject: str, reply: Reply) -> Reply:
         """Return an answer with all of its body; `status` 0 if some of it is not to be had any more."""
