@@ -88,5 +88,6 @@ class Keys:
             return
         # In this order: who finds it free here claims it in the log behind that, and is not given up with it.
         released = self._placement.release_key(key)
+        released.add_done_callback(lambda future: future.cancelled() or future.exception())  # what comes next may fail
         await self._journal.answer_key(key, None)
         await released

@@ -37,6 +37,7 @@ class Placement:
 
     def __init__(self, engine: Engine, journal: Journal, fold: Fold, node: str, life: Callable[[], str]) -> None:
         self._engine, self._journal, self._fold, self._node, self._life = engine, journal, fold, node, life
+        self._giving_up = ""  # the life of which what follows is: a release of an earlier one may never be in the log
         self._given_up: set[str] = set()  # workers whose release is on its way
         # And Idempotency-Keys: one may be claimed and given up again before the log has the first of that.
         self._keys_given_up: Counter[str] = Counter()
@@ -171,7 +172,8 @@ class Placement:
         await asyncio.gather(*claims)
 
     async def release(self, worker: str) -> None:
-        """Give a worker up: others may have it. Ends once that is committed here."""
+        """Give a worker up: others may have it. Ends once that is committed here; at once where it is on its way already."""
+        self._look_at_life()
         held = self._fold.claims.workers.get(worker)
         # Once: a claim may follow the first release already.
         if held is not None and held.node == self._node and worker not in self._given_up:
@@ -185,8 +187,16 @@ class Placement:
 
     def release_key(self, key: str) -> asyncio.Future[Committed]:
         """Give an Idempotency-Key up, behind what was queued before; the future ends once that is committed here."""
+        self._look_at_life()
         self._keys_given_up[key] += 1
         return self._journal.append_waiting(Append(claims=[Claim("key", key, None)]))
+
+    def _look_at_life(self) -> None:
+        """Forget what an earlier life has given up."""
+        if (life := self._life()) != self._giving_up:
+            self._giving_up = life
+            self._given_up.clear()
+            self._keys_given_up.clear()
 
     def _lives(self, held: Holder) -> bool:
         if held.node == self._node:
@@ -215,6 +225,7 @@ class Placement:
     def _folded(self, node: NodeState, claim: Claim, granted: bool) -> None:
         if node.node != self._node or node.life != self._life():
             return
+        self._look_at_life()  # before anything is known here that the new life holds
         # Else nobody waits for it: what is asked for behind a release is another claim.
         if claim.value not in (None, TOLD, CLEARED):
             future = self._waiting.pop((claim.what, claim.key), None)

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 from pathlib import Path
 
+import apsw
 import pytest
 
+from mooring.errors import JournalUnavailable
+from mooring_service.cluster.engine import Engine, EngineSettings
+from mooring_service.cluster.fold import Fold
 from mooring_service.cluster.keys import Keys
+from mooring_service.cluster.placement import Placement
 from mooring_service.cluster_errors import Elsewhere
+from mooring_service.config import JournalConfig
+from mooring_service.journal.folded import Folded
+from mooring_service.journal.sparse import SparseJournal
+from mooring_service.journal.sqlite import SqliteJournal
 from tests.cluster_kit.nodes import Node, NoEstate, running_nodes, settled
 from tests.cluster_kit.servers import EngineServers
 from tests.conftest import rounds, wait_for
+from tests.service.cluster.test_outage import own_ways
 
 ASKED, ANOTHER = b"what was asked", b"something else"
 FOUND_S = 90.0
@@ -137,3 +149,51 @@ async def test_who_wants_a_worker_that_its_heir_is_about_to_give_up_has_it(
         await asyncio.wait_for(asyncio.gather(*asked), FOUND_S)
         await settled(nodes)
         assert placement.holds("desk") and not a.cluster.fold.claims.workers["desk"].inherited
+
+
+async def test_what_was_given_up_in_a_life_that_ends_before_the_log_has_it_is_not_given_up_in_the_next_one(
+    servers: EngineServers, cluster_name: str, tmp_path: Path
+) -> None:
+    async with (
+        running_nodes(tmp_path, cluster_name, servers.urls, "b") as nodes,
+        own_ways(servers, tmp_path, cluster_name) as (a, ways),
+    ):
+        await a.start()
+        await a.ready()
+        placement, life = a.cluster.placement, a.cluster.life
+        assert await claim(a, keys_of(a), "key", ASKED, anywhere=True)
+        ways.hold()
+        await keys_of(a).answer("key", ASKED, None)
+        claims = nodes["b"].cluster.fold.claims
+        await wait_for(lambda: claims.is_over("a", life), FOUND_S, "it is found dead")
+        ways.cut()
+        ways.pass_on()
+        await wait_for(lambda: a.cluster.life != life, FOUND_S, "a new life")
+        await a.ready()
+        assert await claim(a, keys_of(a), "key", ASKED, anywhere=True)
+        held = placement.key("key")
+        assert held is not None and placement.is_mine(held)
+
+
+async def fail_to_give_up(folder: Path) -> None:
+    """Give a key up where nothing can be written, and stop then."""
+    journal, fold = SqliteJournal(folder / "journal.db", JournalConfig()), Fold(Folded(0, {}))
+    placement = Placement(Engine(EngineSettings(urls=[], node="a")), journal, fold, "a", lambda: "life")
+    keys = Keys(placement, journal, SparseJournal(folder / "cluster.db", JournalConfig()), fold, "a")
+    await journal.start(lambda _: None, lambda _: None)
+    with contextlib.closing(apsw.Connection(str(folder / "journal.db"))) as other:
+        other.set_busy_timeout(60_000)
+        other.execute("BEGIN IMMEDIATE")  # nothing is committed there
+        with pytest.raises(JournalUnavailable):
+            await keys.answer("key", ASKED, None)
+        await journal.stop()
+
+
+async def test_a_key_that_cannot_be_given_up_before_the_end_leaves_no_failure_that_nobody_looks_at(
+    tmp_path: Path,
+) -> None:
+    told: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    await fail_to_give_up(tmp_path)
+    gc.collect()
+    assert told == []
