@@ -175,6 +175,25 @@ def test_a_server_that_is_slow_to_answer_our_close_is_judged_by_no_clock_but_tha
     assert (world.event("onDisconnect")["cause"], world.event("onDisconnect")["errors"]) == ("order", [])
 
 
+@pytest.mark.parametrize("before", [0.0, 60.0])
+def test_clocks_that_are_set_while_a_socket_is_let_go_judge_nobody(before: float) -> None:
+    world = World()
+    connection, transport = world.ready(close_timeout=5, data_timeout=before)
+    world.order(connection, delay_s=30)
+    asked = ConnectionRequest(url="ws://a.test/", reconnect=True, ping_interval=0, data_timeout=0.1)
+    connection.change(effective(asked), connection.created)
+    world.loop.advance(LET_GO_S / 2)
+    assert world.kinds() == ["onOpen"] and not transport.is_closing(), "the server has its time to answer"
+    transport.close_with(1000)
+    lost_at = world.loop.now
+    assert (world.event("onDisconnect")["cause"], world.event("onDisconnect")["errors"]) == ("order", [])
+    second = world.next_dial()
+    assert second.began_at == pytest.approx(lost_at + 30), "as was ordered"
+    second.accept()
+    world.loop.advance(1)
+    assert world.event("onDisconnect")["cause"] == "silence", "they run with the next socket"
+
+
 def test_clocks_that_are_set_while_nothing_is_read_stand_still_until_it_is() -> None:
     world = World()
     world.outbox = Outbox(1, world._take, lambda: None)
