@@ -53,8 +53,3 @@ def all_waited_s(pid: int) -> float:
             with contextlib.suppress(OSError, IndexError):
                 found += int(Path(f"/proc/{pid}/task/{task}/schedstat").read_text().split()[1]) / 1e9
     return found
-
-
-def stolen_s() -> float:
-    """Return how long this machine's processors were given to other machines (a virtual one; in hundredths of a second)."""
-    return int(Path("/proc/stat").read_text().split(maxsplit=9)[8]) / os.sysconf("SC_CLK_TCK")

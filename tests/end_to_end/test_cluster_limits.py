@@ -13,7 +13,7 @@ from tests.cluster_kit.running import is_engine_down, running_services
 from tests.cluster_kit.servers import EngineServers
 from tests.conftest import RunningService, wait_for
 from tests.end_to_end.test_queue import down
-from tests.servers import EchoServer, RawConnection, RawServer
+from tests.servers import EchoServer
 
 WAIT_S = 90.0
 LARGE_BYTES = 16 * 1024 * 1024
@@ -60,20 +60,6 @@ async def test_a_message_of_16_mebibytes_goes_through_another_node_and_comes_bac
             await wait_for(all_are_shown, WAIT_S)
             assert (found[0], len(found[1]), found[-1]) == ("before", LARGE_BYTES, "behind")
             assert [line[:9].partition(",")[0] for line in found[2:62]] == [f'{{"n":{n}' for n in range(60)]
-
-
-async def test_a_close_through_another_node_may_take_as_long_as_its_connection_says(
-    nodes: dict[str, RunningService],
-) -> None:
-    async def never_answers_a_close(connection: RawConnection) -> None:
-        await connection.accept()
-        while await connection.reader.read(1_000):
-            pass
-
-    a, b = nodes.values()
-    async with RawServer(never_answers_a_close) as server:
-        one = (await a.open(server.url, closeTimeout=18))["id"]  # longer than any verb may take by itself
-        assert (await b.call("DELETE", f"/v1/connections/{one}"))["terminate"]["code"] == 1006
 
 
 async def test_a_node_that_is_silent_or_gone_is_told_as_such_and_names_of_any_form_find_their_worker(

@@ -118,4 +118,6 @@ class ConnectionVerbs(Transport):
 
 def path_of(connection: int | str) -> str:
     """Return where a connection is, by its id or its name; what is neither reaches nothing else."""
-    return f"/v1/connections/{quote(str(connection), safe='')}"
+    text = str(connection)
+    # Nothing keeps these two from being taken for steps in a path (RFC 3986 section 5.2.4).
+    return f"/v1/connections/{'...' if text in ('.', '..') else quote(text, safe='')}"

@@ -109,34 +109,46 @@ def _check_moved(answered: Answered) -> None:
 
 def deadline_s(request: web.Request, body: bytes) -> float:
     """Return how long the verb of a request may take at most, where it is done."""
-    config, path, method = request.app[API].config, request.path, request.method
-    if path.startswith("/v1/workers/") and method == "PUT":
-        return config.supervisor.start_timeout + VERB_S
-    if path.startswith("/v1/workers/") and method == "DELETE":
-        return config.supervisor.stop_timeout + 2 * config.supervisor.kill_timeout + VERB_S
-    if path.endswith("/messages"):
-        return _send_s(request)
-    if path.startswith("/v1/connections/") and method == "DELETE":
-        created = _created(request)
-        return VERB_S if created is None else max(VERB_S, created.close_timeout_s + MARGIN_S)
-    if path.endswith("/calls"):
-        return config.supervisor.call_timeout
-    if path.endswith("/requests"):
-        try:
-            asked_s = float(request.query.get("timeout", REPLY_TIMEOUT_S))
-        except ValueError:
-            return VERB_S
-        return _in_bounds(asked_s, MAX_TIMEOUT_S) + VERB_S
-    if path.endswith("/reconnect"):
-        return (wait_of(request) or 0) + VERB_S
-    if method == "PUT" or path == "/v1/connections":
-        try:
-            asked = msgspec.json.decode(body, type=ConnectionRequest)
-            asked_s = request.app[API].service.connections.asked_timeout_s(asked)
-            return _in_bounds(asked_s, MAX_OPENING_S) + SILENT_S
-        except (msgspec.MsgspecError, ValueError, TypeError):
-            return VERB_S  # it is refused there
+    supervisor = request.app[API].config.supervisor
+    resource = request.match_info.route.resource
+    match request.method, "" if resource is None else resource.canonical:  # a name may be a verb's word
+        case "PUT", "/v1/workers/{name}":
+            return supervisor.start_timeout + VERB_S
+        case "DELETE", "/v1/workers/{name}":
+            return supervisor.stop_timeout + 2 * supervisor.kill_timeout + VERB_S
+        case "POST", "/v1/workers/{name}/calls":
+            return supervisor.call_timeout
+        case "POST", "/v1/connections/{id}/messages":
+            lines = media_type(request.headers.get("Content-Type")) == routes.NDJSON
+            return _send_s(request) + (LINE_IDLE_S if lines else 0.0)  # many sends
+        case "POST", "/v1/connections/{id}/requests":
+            return _reply_s(request)
+        case "POST", "/v1/connections/{id}/reconnect":
+            return (wait_of(request) or 0) + VERB_S
+        case "DELETE", "/v1/connections/{id}":
+            return max(VERB_S, _close_s(request))
+        case "PUT", "/v1/connections/{id}":
+            return _opening_s(request, body) + _close_s(request)  # who had the name may be closing
+        case "POST", "/v1/connections":
+            return _opening_s(request, body)
     return VERB_S
+
+
+def _reply_s(request: web.Request) -> float:
+    try:
+        asked_s = float(request.query.get("timeout", REPLY_TIMEOUT_S))
+    except ValueError:
+        return VERB_S
+    return _in_bounds(asked_s, MAX_TIMEOUT_S) + VERB_S
+
+
+def _opening_s(request: web.Request, body: bytes) -> float:
+    try:
+        asked = msgspec.json.decode(body, type=ConnectionRequest)
+        asked_s = request.app[API].service.connections.asked_timeout_s(asked)
+        return _in_bounds(asked_s, MAX_OPENING_S) + SILENT_S
+    except (msgspec.MsgspecError, ValueError, TypeError):
+        return VERB_S  # it is refused there
 
 
 def _created(request: web.Request) -> ConnectionCreated | None:
@@ -154,6 +166,11 @@ def _send_s(request: web.Request) -> float:
     return VERB_S if created is None else max(VERB_S, created.send_timeout_s + MARGIN_S)
 
 
+def _close_s(request: web.Request) -> float:
+    created = _created(request)
+    return 0.0 if created is None else created.close_timeout_s + MARGIN_S
+
+
 def _in_bounds(asked_s: float, most_s: float) -> float:
     return asked_s if 0 <= asked_s <= most_s else 0.0  # else, and what is no number: it is refused there
 
@@ -161,19 +178,20 @@ def _in_bounds(asked_s: float, most_s: float) -> float:
 async def _pass_lines_on(request: web.Request, node: str, cluster: Membership) -> web.Response:
     """Pass a stream of lines on in pieces, each of whole lines, one behind the other: what became of them is added up."""
     check_uncompressed(request)
+    path, deadline = _path_of_id(request), _send_s(request) + LINE_IDLE_S
     tally, lines = Tally(), 0
     piece: bytes | None = None
     try:
         with request.app[API].access.held(request, "send"):
             async for piece in _pieces(request):
-                answered = await _pass_piece_on(request, node, cluster, piece)
+                answered = await _pass_piece_on(request, node, cluster, path, piece, deadline)
                 if answered[0] >= 300:
                     return _refused(answered, tally, lines)
                 kind: type[SentRecord | QueuedSendRecord] = QueuedSendRecord if answered[0] == 202 else SentRecord
                 tally.add(msgspec.json.decode(answered[2], type=kind))
                 lines += piece.count(b"\n")
             if piece is None:
-                return _response(await _pass_piece_on(request, node, cluster, b""))
+                return _response(await _pass_piece_on(request, node, cluster, path, b"", deadline))
     except (EngineDown, NodeUnreachable, NodeSilent) as exc:
         if isinstance(exc, NodeSilent) and piece is not None:
             tally.uncertain = sum(1 for line in piece.split(b"\n") if line.strip(b"\r\t "))
@@ -186,10 +204,18 @@ async def _pass_lines_on(request: web.Request, node: str, cluster: Membership) -
     return tally.response()
 
 
-async def _pass_piece_on(request: web.Request, node: str, cluster: Membership, piece: bytes) -> Answered:
-    answered = await cluster.forward(
-        node, request.method, request.raw_path, _headers(request, cluster), piece, _send_s(request) + LINE_IDLE_S
-    )
+def _path_of_id(request: web.Request) -> str:
+    """Return the path of a request by what a name means now: later another connection may have it."""
+    created, query = _created(request), request.raw_path.partition("?")[2]
+    if created is None:
+        return request.raw_path
+    return f"/v1/connections/{created.id}/messages{'?' if query else ''}{query}"
+
+
+async def _pass_piece_on(
+    request: web.Request, node: str, cluster: Membership, path: str, piece: bytes, deadline: float
+) -> Answered:
+    answered = await cluster.forward(node, "POST", path, _headers(request, cluster), piece, deadline)
     try:
         _check_moved(answered)
     except Moved as exc:

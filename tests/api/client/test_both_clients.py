@@ -293,7 +293,7 @@ async def test_a_service_behind_a_path_of_somebody_elses_is_asked_there_however_
 
 
 def test_an_answer_that_comes_when_its_loop_has_ended_is_nobodys(monkeypatch: pytest.MonkeyPatch) -> None:
-    heard = []
+    heard, before = [], set(threading.enumerate())
     monkeypatch.setattr(threading, "excepthook", heard.append)
     listener = socket.create_server(("127.0.0.1", 0))
     with listener:
@@ -307,9 +307,8 @@ def test_an_answer_that_comes_when_its_loop_has_ended_is_nobodys(monkeypatch: py
 
         taken: list[socket.socket] = []
         asyncio.run(give_up())
-        threads = [thread for thread in threading.enumerate() if thread.name == "mooring-request"]
-        assert len(threads) == 1
+        (thread,) = (one for one in {*threading.enumerate()} - before if one.name == "mooring-request")
         with taken[0] as asking:
             asking.sendall(b'HTTP/1.1 200 OK\r\nContent-Length: 14\r\n\r\n{"workers":[]}')
-            threads[0].join(60)
-        assert not threads[0].is_alive() and heard == []
+            thread.join(60)
+        assert not thread.is_alive() and heard == []

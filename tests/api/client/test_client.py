@@ -83,10 +83,10 @@ async def test_a_stream_by_name_is_of_the_connection_that_had_it_when_it_began(
 async def test_what_is_no_connection_reaches_nothing_else(shared: RunningService, echo: EchoServer) -> None:
     async with Client(shared.url, shared.token) as client:
         record = await client.open(echo.url)
-        for other in (f"{record.id}?code=4001", f"{record.id}/queue", f"{record.id}#x", f"x/../{record.id}"):
-            for verb in (client.terminate, client.connection, client.drop_queue, client.reconnect):
+        for other in (f"{record.id}?code=4001", f"{record.id}/queue", f"{record.id}#x", f"x/../{record.id}", ".", ".."):
+            for verb in (client.terminate, client.connection, client.drop_queue, client.reconnect, client.page):
                 with pytest.raises(ApiError) as refused:
-                    await verb(other)
+                    await verb(connection=other)
                 assert refused.value.status == 404, (verb.__name__, other)
             with pytest.raises(ApiError):
                 await anext(client.events(connection=other))
