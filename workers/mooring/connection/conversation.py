@@ -314,8 +314,6 @@ class Conversation:
         self._party.failed(err_code, message, None)
         socket.drop(1001, message.encode()[:120].decode("utf-8", "ignore"))
 
-    # What was missed.
-
     async def _catch_up(self, session: Session, wanted: CatchUp, event: ReconnectEvent) -> None:
         await catch_up(self._host, self._connection, self._missed, wanted, event)
         if session is self._session:
