@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from mooring.connection import attempt, catching_up
 from mooring.connection.kept import LET_GO_S
-from mooring.errors import ErrCode, LimitReached
+from mooring.errors import ErrCode, LimitReached, MooringError
 from mooring.kept_options import (
     AnswerRequest,
     CatchUpRequest,
@@ -20,7 +21,7 @@ from mooring.kept_options import (
 )
 from mooring.link.outbox import Outbox
 from mooring.options import ConnectionRequest, effective
-from tests.workers.connection.standing_loop import Timeout
+from tests.workers.connection.standing_loop import Timeout, Transport
 from tests.workers.connection.world import World
 
 STORED = [AnswerRequest(when={"/id": {"exists": True}}, send={"ack": "${/id}"}, after="stored")]
@@ -92,27 +93,55 @@ def test_what_was_fetched_for_a_socket_that_has_ended_comes_before_the_messages_
 
 
 @pytest.mark.usefixtures("by_the_clock")
-def test_what_was_fetched_for_a_socket_that_has_ended_may_be_too_much_or_nonsense() -> None:
-    for why in (LimitReached, TypeError):
-        world = World()
-        found = ["x" * (world.settings.mailbox_bytes + 1)] if why is LimitReached else [1]
-        _, transport = world.ready(
-            recipe=RecipeRequest(catch_up=CatchUpRequest(function="fetch", timeout=60)), reconnect=QUICK
-        )
-        for _ in range(2):
-            transport.close_with(1001)
-            transport = world.next_dial().accept()
-            world.loop.advance()
-        world.catch_ups[0].give(["old"])  # before the other's, as code runs one after the other
-        transport.close_with(1001)
+@pytest.mark.parametrize("why", [LimitReached, TypeError])
+@pytest.mark.parametrize("comes_first", [True, False])
+def test_what_was_fetched_for_a_socket_that_has_ended_may_be_too_much_or_nonsense_and_takes_nothing_with_it(
+    why: type[Exception], comes_first: bool
+) -> None:
+    world = World()
+    transport = _fetching(world, 2)
+    wrong: list[object] = ["x" * (world.settings.mailbox_bytes + 1)] if why is LimitReached else [1]
+    transport.close_with(1001)
+    world.loop.advance()
+    for catch_up, found in zip(world.catch_ups, (wrong, ["b"]) if comes_first else (["b"], wrong), strict=True):
+        catch_up.give(found)
         world.loop.advance()
-        world.catch_ups[1].give(found)
+    transport = world.next_dial().accept()
+    world.loop.advance()
+    transport.say("live")
+    world.catch_ups[2].give([])
+    assert told(world)[-4:] == ["onDisconnect", "onReconnect", "+b", "live"]
+    assert [(callback, type(exc)) for callback, exc in world.failures] == [("catchUp", why)]
+
+
+@pytest.mark.usefixtures("by_the_clock")
+def test_two_fetches_wait_for_the_next_socket_as_large_as_each_may_be_and_who_comes_later_is_told() -> None:
+    world = World()
+    transport = _fetching(world, 4)
+    large = "x" * (world.settings.mailbox_bytes * 2 // 3)
+    transport.close_with(1001)
+    world.loop.advance()
+    for catch_up, found in zip(world.catch_ups, (["b" + large], [], ["c" + large], ["late"]), strict=True):
+        catch_up.give(found)
+        world.loop.advance()
+    assert [(callback, type(exc)) for callback, exc in world.failures] == [("catchUp", MooringError)]
+    world.next_dial().accept()
+    world.loop.advance()
+    world.catch_ups[4].give(["d"])
+    assert [text[:2] for text in told(world)[-4:]] == ["on", "+b", "+c", "+d"]
+    assert len(world.failures) == 1
+
+
+def _fetching(world: World, count: int) -> Transport:
+    """Return the ready socket of a connection; its function runs for that one, and for those before."""
+    world.settings = msgspec.structs.replace(world.settings, mailbox_bytes=3_000)
+    catches = RecipeRequest(catch_up=CatchUpRequest(function="fetch", timeout=60))
+    _, transport = world.ready(recipe=catches, reconnect=QUICK)
+    for _ in range(count):
+        transport.close_with(1001)
         transport = world.next_dial().accept()
         world.loop.advance()
-        transport.say("live")
-        world.catch_ups[2].give([])
-        assert told(world)[-3:] == ["onDisconnect", "onReconnect", "live"]
-        assert [(callback, type(exc)) for callback, exc in world.failures] == [("catchUp", why)]
+    return transport
 
 
 @pytest.mark.usefixtures("by_the_clock")
@@ -173,6 +202,25 @@ def test_a_server_that_is_slow_to_answer_our_close_is_judged_by_no_clock_but_tha
     world.order(connection)
     world.loop.advance(LET_GO_S + 0.1)
     assert (world.event("onDisconnect")["cause"], world.event("onDisconnect")["errors"]) == ("order", [])
+
+
+@pytest.mark.parametrize("before", [0.0, 60.0])
+def test_clocks_that_are_set_while_a_socket_is_let_go_judge_nobody(before: float) -> None:
+    world = World()
+    connection, transport = world.ready(close_timeout=5, data_timeout=before)
+    world.order(connection, delay_s=30)
+    asked = ConnectionRequest(url="ws://a.test/", reconnect=True, ping_interval=0, data_timeout=0.1)
+    connection.change(effective(asked), connection.created)
+    world.loop.advance(LET_GO_S / 2)
+    assert world.kinds() == ["onOpen"] and not transport.is_closing(), "the server has its time to answer"
+    transport.close_with(1000)
+    lost_at = world.loop.now
+    assert (world.event("onDisconnect")["cause"], world.event("onDisconnect")["errors"]) == ("order", [])
+    second = world.next_dial()
+    assert second.began_at == pytest.approx(lost_at + 30), "as was ordered"
+    second.accept()
+    world.loop.advance(1)
+    assert world.event("onDisconnect")["cause"] == "silence", "they run with the next socket"
 
 
 def test_clocks_that_are_set_while_nothing_is_read_stand_still_until_it_is() -> None:

@@ -8,6 +8,8 @@ import threading
 import time
 from functools import partial
 
+import pytest
+
 from mooring.link.messages import Opened, Report
 from mooring.process.handing_over import HOLD_S
 from tests.conftest import rounds, wait_for
@@ -111,3 +113,23 @@ async def test_at_the_end_all_answers_are_given_and_all_events_handed_over_whate
         assert service.answers == [Opened(1, 1), Opened(2, 1)]
         assert _seen(service) == [b"1"]
         assert told == [wrong, "behind it", wrong], "the loop tells of it"
+
+
+async def test_at_the_end_all_is_handed_over_also_where_a_frame_cannot_be_made() -> None:
+    class Faulty(_Connection):
+        def take_created(self) -> None:
+            taken.append(self)
+            if len(taken) == 1:
+                raise ValueError("a fault of ours")
+
+    taken: list[Faulty] = []
+    service = Service()
+    async with bare_worker(service) as runtime:
+        handing_over = runtime._handing_over
+        handing_over.post(handing_over.answer_behind, partial(Opened, 1))
+        handing_over.post(runtime.outbox.touch, Faulty(1))
+        with pytest.raises(ValueError, match="a fault of ours"):
+            handing_over.end()
+        # In this pass still: the loop may run no more.
+        assert service.answers == [Opened(1, runtime.outbox.number)]
+        assert [events.number for events in service.frames] == [runtime.outbox.number]

@@ -11,7 +11,10 @@ from mooring.connection.host import CodeFailed, Host
 from mooring.connection.recipe import CatchUp
 from mooring.connection.recorded import RecordedConnection
 from mooring.deadline import within
+from mooring.errors import MooringError
 from mooring.kept_events import ReconnectEvent
+
+MAX_FETCHES = 2  # wait for the next socket: each may be as large as the mailbox
 
 
 class Filled(Protocol):
@@ -49,36 +52,47 @@ async def catch_up(
 
 
 class Missed:
-    """What was missed, on its way to a connection: between two sockets there are no messages, so it is the first of the next one then."""
+    """What was missed, on its way to a connection: between two sockets there are no messages, so it is the first of the next one then.
 
-    __slots__ = ("_filled", "_found", "_is_between")
+    What one fetch has found is judged by itself. If no socket follows, it is dropped.
+    """
+
+    __slots__ = ("_fetches", "_filled", "_is_between")
 
     def __init__(self, filled: Filled) -> None:
         self._filled = filled
         self._is_between = False
-        self._found: Sequence[Any] = ()
+        self._fetches: list[Sequence[Any]] = []
 
     def ready(self) -> None:
         """A socket is ready."""
         self._is_between = False
-        found, self._found = self._found, ()
-        try:
-            if found:
+        fetches, self._fetches = self._fetches, []
+        for found in fetches:
+            try:
                 self._filled.fill_in(found)
-        # As above.
-        except Exception as exc:  # noqa: BLE001
-            self._filled.catch_up_failed(exc)
+            # As above.
+            except Exception as exc:  # noqa: BLE001
+                self._filled.catch_up_failed(exc)
 
     def ended(self) -> None:
         """The ready socket has ended."""
         self._is_between = True
 
     def fill_in(self, items: Iterable[Any]) -> None:
-        """Take what was fetched (`Filled`)."""
-        if self._is_between:
-            self._found = [*self._found, *items]
-        else:
+        """Take what was fetched (`Filled`).
+
+        Raises:
+            MooringError: If `MAX_FETCHES` wait already.
+        """
+        if not self._is_between:
             self._filled.fill_in(items)
+            return
+        found = [*items]
+        if found and len(self._fetches) >= MAX_FETCHES:
+            raise MooringError(f"what {MAX_FETCHES} runs have fetched waits for the next socket already")
+        if found:
+            self._fetches.append(found)
 
     def catch_up_failed(self, exc: BaseException) -> None:
         """There is nothing to take (`Filled`)."""

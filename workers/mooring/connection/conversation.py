@@ -269,6 +269,8 @@ class Conversation:
             self._host, self._connection, self._keep_alive, session, self.attempt,
             say=self._write, dead=self._drop, silent=self._party.silent, is_reading=socket.is_reading,
         )  # fmt: skip
+        if socket.state is not SocketState.OPEN:
+            self.watch.stop()  # our close frame is on its way: nothing is heard any more
         self._set_timer()
         idle = self._keep_alive is not None and self._keep_alive.when_idle
         self._party.sends.on_sent = self.watch.sent if idle else None
@@ -311,8 +313,6 @@ class Conversation:
         assert socket is not None, "its clocks run"
         self._party.failed(err_code, message, None)
         socket.drop(1001, message.encode()[:120].decode("utf-8", "ignore"))
-
-    # What was missed.
 
     async def _catch_up(self, session: Session, wanted: CatchUp, event: ReconnectEvent) -> None:
         await catch_up(self._host, self._connection, self._missed, wanted, event)

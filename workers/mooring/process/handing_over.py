@@ -89,6 +89,8 @@ class HandingOver:
 
     def end(self) -> None:
         """Do what was posted, and hand over all that was recorded."""
-        self._posts.run()
-        self._answer_behind()
-        self._outbox.flush()
+        try:
+            self._posts.run()
+        finally:  # a hand-over that raises holds up nobody else
+            self._answer_behind()
+            self._outbox.flush()

@@ -74,8 +74,8 @@ class Uplink(Protocol):
 
 
 class Runtime:
-    """One worker, from the inside. Made on the I/O loop; `post`, `wake`, `reserve`, `open`, `ask_call` and `kill` are for
-    every thread, all else is for the I/O loop only.
+    """One worker, from the inside. Made on the I/O loop; `post` and `wake` are for every thread, `reserve`, `open`, `ask_call`
+    and `kill` for every thread but the I/O loop, all else is for the I/O loop only.
 
     Attributes:
         known: What recipes may name.

@@ -107,7 +107,8 @@ class Reservations:
 
 
 class Room:
-    """Room in a queue that the I/O loop empties. `put` is for every thread but the I/O loop, the rest for that alone.
+    """Room in a queue that the I/O loop empties. `put` and `put_at_once` are for every thread but the I/O loop, the rest
+    for that alone.
 
     Args:
         full: Says whether there is none; once it has said so, `made` follows.
