@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 import msgspec
 
 from mooring.background import Background
-from mooring.deadline import Deadline, within
+from mooring.deadline import Deadline, first_of, within
 from mooring.metrics import Histogram
 from mooring_service.cluster.engine import Answer, Down, Engine, EngineError
 from mooring_service.cluster.fold import Fold
@@ -173,7 +173,7 @@ class Forward:
         task = asyncio.create_task(asking)
         try:
             while not task.done() and self._fold.living(node, life) is not None:
-                await asyncio.wait({task}, timeout=LOOK_S)
+                await first_of((task,), LOOK_S)
             if not task.done():
                 raise NodeSilent(node)
             return task.result()
