@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import statistics
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
@@ -22,7 +23,8 @@ ROUNDS = 3
 async def nobody_waits(service: RunningService, what: str, ask: Callable[[int], Awaitable[None]]) -> None:
     """Ask in three rounds, of which the best counts: what the service does at a stretch it does in each, and a machine that stands still does not.
 
-    Nor does a kernel that frees thousands of sockets on this processor. How slow it gets at worst is for `make bench`.
+    Nor does a kernel that frees thousands of sockets on this processor; so it is not far from that in most of them. How slow it gets at worst is
+    for `make bench`.
     """
     worst_ms = []
     for number in range(ROUNDS):
@@ -35,7 +37,7 @@ async def nobody_waits(service: RunningService, what: str, ask: Callable[[int], 
         out, _ = await poller.communicate(b"")
         print(what, found := json.loads(out))
         worst_ms.append(found["worst_ms"])
-    assert min(worst_ms) < STALL_MS, (what, worst_ms)
+    assert min(worst_ms) < STALL_MS and statistics.median(worst_ms) < 3 * STALL_MS, (what, worst_ms)
 
 
 @pytest.mark.alone
@@ -68,7 +70,7 @@ async def test_health_is_told_within_twenty_milliseconds_whatever_is_asked_for(
             await service.get(f"/v1/connections?limit=100&after={connections - 50}")
 
     async def terminates(_: int) -> None:
-        page = await service.get(f"/v1/connections?limit={connections // 5}&status=Connected")
+        page = await service.get(f"/v1/connections?limit={min(1_000, connections // ROUNDS)}&status=Connected")
         for begin in range(0, len(page["connections"]), 100):
             ids = [record["id"] for record in page["connections"][begin : begin + 100]]
             await asyncio.gather(*(service.call("DELETE", f"/v1/connections/{one}") for one in ids))

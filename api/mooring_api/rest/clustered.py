@@ -13,7 +13,7 @@ from aiohttp import web
 from mooring.checks import is_connection_name
 from mooring.errors import UnknownConnection, UnknownWorker
 from mooring.link.record import STATUS_CLOSED
-from mooring_api.rest.context import API, STALE, connection_by
+from mooring_api.rest.context import API, STALE, connection_by, pattern_of
 from mooring_api.rest.passing_on import FORWARDED, LOOK_S, Moved, look, pass_on
 from mooring_api.rest.problems import Problem
 from mooring_api.rest.responses import json_response
@@ -105,16 +105,11 @@ def _is_contradicted(exc: Exception) -> bool:
 
 def _commits(request: web.Request) -> bool:
     """Say whether what is asked for is told by the log: of a message that is sent only what becomes of its key is."""
-    return _path(request) != MESSAGES or "Idempotency-Key" in request.headers
-
-
-def _path(request: web.Request) -> str:
-    resource = request.match_info.route.resource
-    return "" if resource is None else resource.canonical
+    return pattern_of(request) != MESSAGES or "Idempotency-Key" in request.headers
 
 
 async def _show(request: web.Request, handler: Handler, cluster: Membership) -> web.StreamResponse:
-    path = _path(request)
+    path = pattern_of(request)
     if path in (ONE_CONNECTION, ONE_WORKER) and FORWARDED not in request.headers:
         try:
             node = await _holder(request, cluster)

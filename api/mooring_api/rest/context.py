@@ -55,6 +55,12 @@ class Api:
 API: web.AppKey[Api] = web.AppKey("api", Api)
 
 
+def pattern_of(request: web.Request) -> str:
+    """Return the path of a request with the names of its variables, ``/v1/connections/{id}``; "" if nothing is served there."""
+    resource = request.match_info.route.resource
+    return "" if resource is None else resource.canonical
+
+
 def connection_of(request: web.Request) -> int:
     """Return the id of the connection in a path, where its name may stand: it is looked up once, when the request begins.
 

@@ -21,7 +21,7 @@ from mooring.link.record import ConnectionCreated
 from mooring.options import MAX_DURATION_S, ConnectionRequest
 from mooring_api.rest import routes
 from mooring_api.rest.body import BODY_TIMEOUT_S, check_uncompressed, read_body
-from mooring_api.rest.context import API, connection_of
+from mooring_api.rest.context import API, connection_of, pattern_of
 from mooring_api.rest.kept import wait_of
 from mooring_api.rest.problems import PREFIX, Problem, problem_of
 from mooring_api.rest.schemas import media_type
@@ -110,8 +110,7 @@ def _check_moved(answered: Answered) -> None:
 def deadline_s(request: web.Request, body: bytes) -> float:
     """Return how long the verb of a request may take at most, where it is done."""
     supervisor = request.app[API].config.supervisor
-    resource = request.match_info.route.resource
-    match request.method, "" if resource is None else resource.canonical:  # a name may be a verb's word
+    match request.method, pattern_of(request):  # not by the end of the path: a name may be a verb's word
         case "PUT", "/v1/workers/{name}":
             return supervisor.start_timeout + VERB_S
         case "DELETE", "/v1/workers/{name}":
