@@ -21,7 +21,7 @@ import msgspec
 from mooring_service.config import JournalConfig
 from mooring_service.journal.batch import BatchBuilder, batch_size, ids_of, kinds_of
 from mooring_service.journal.derived import Derived
-from mooring_service.journal.sliced import Sliced, Statement
+from mooring_service.journal.statements import ROWS, Sliced, Statement
 
 SEGMENT_BYTES = 4 * 1024 * 1024
 JOINED_BYTES = 16 * 1024
@@ -35,8 +35,8 @@ _ROWS = (
     " iif(length(bodies) < ?1, worker_of, NULL)"  # it stands behind the bodies: a large row would be read as a whole
     " FROM batches WHERE first > ?2 AND last <= ?3 ORDER BY first"
 )
-_INDEX_CONNECTION = "INSERT INTO segment_connections VALUES (?, ?, ?)"
-_INDEX_KIND = "INSERT INTO segment_kinds VALUES (?, ?, ?)"
+_INDEX_CONNECTION = f"INSERT INTO segment_connections VALUES {ROWS}"
+_INDEX_KIND = f"INSERT INTO segment_kinds VALUES {ROWS}"
 
 
 class _Row(msgspec.Struct, frozen=True):

@@ -18,7 +18,7 @@ import msgspec
 from mooring.link.record import STATUS_CONNECTING, ConnectionCreated, ConnectionUpdate
 from mooring_service.journal.changes import Changes, decode_changes
 from mooring_service.journal.retention import Marks
-from mooring_service.journal.sliced import Sliced, Statement
+from mooring_service.journal.statements import ROWS, Sliced, Statement, execute
 
 MAX_ROWS = 4_000  # so many may wait
 MAX_BYTES = 4 * 1024 * 1024  # of events that a start would have to look through
@@ -130,8 +130,7 @@ class Derived:
     def apply(self, connection: apsw.Connection) -> None:
         """Execute all that waits inside the caller's transaction, which is rolled back: it goes on waiting."""
         self._fold()
-        for sql, bindings in _of(self._waiting):
-            connection.execute(sql, bindings)
+        execute(connection, _of(self._waiting))
 
     def _begin(self, connection: apsw.Connection) -> Sliced:
         self._fold()
@@ -153,13 +152,16 @@ class Derived:
 
 def _of(changes: Changes) -> Iterator[Statement]:
     """Return what brings `changes` into the tables."""
-    for number, (created, incarnation) in changes.created.items():
-        update, last = changes.updates.get(number, (None, 0))
+    updates, nothing = changes.updates, (None, 0)
+    # Each is written once, so their order is free: those of the same statement stand together.
+    for number in sorted(changes.created, key=lambda number: [bool(part) for part in updates.get(number, nothing)]):
+        created, incarnation = changes.created[number]
+        update, last = updates.get(number, nothing)
         known = "" if update is None else ", changing = excluded.changing"
         if last:
             known += ", last_position = excluded.last_position"
         yield (
-            "INSERT INTO connections VALUES (?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET created = excluded.created,"
+            f"INSERT INTO connections VALUES {ROWS} ON CONFLICT (id) DO UPDATE SET created = excluded.created,"
             f" incarnation = iif(excluded.incarnation = '', incarnation, excluded.incarnation){known}",
             (
                 number,
@@ -169,11 +171,12 @@ def _of(changes: Changes) -> Iterator[Statement]:
                 last,
             ),
         )
-    for number, (update, last) in changes.updates.items():
+    for number, (update, last) in updates.items():
         if number in changes.created:
             continue  # written with it
         yield (
-            "UPDATE connections SET changing = ?1, last_position = iif(?2 = 0, last_position, ?2) WHERE id = ?3",
+            "UPDATE connections SET changing = now.column1, last_position = iif(now.column2 = 0, last_position, now.column2)"
+            f" FROM (VALUES {ROWS}) AS now WHERE id = now.column3",
             (_record(update), last, number),
         )
     for incarnation, stored in changes.numbers.items():

@@ -6,8 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import apsw
+import msgspec
 import pytest
 
+from mooring.link.record import (
+    STATUS_CONNECTED,
+    STATUS_CONNECTING,
+    ConnectionCreated,
+    ConnectionUpdate,
+)
 from mooring_service.journal.changes import Changes
 from mooring_service.journal.derived import Derived
 from mooring_service.journal.file import open_file
@@ -41,3 +48,37 @@ def test_what_waits_is_written_after_a_disk_that_failed_once(file: apsw.Connecti
     derived.write_all(file)
     assert file.execute("SELECT stored FROM incarnations").get == 7
     assert file.execute("SELECT value FROM meta WHERE name = 'derived'").get == derived.upto == 10
+
+
+def test_many_rows_reach_the_tables_in_few_executions_as_if_each_had_its_own(file: apsw.Connection) -> None:
+    # Behind each execution the writer waits for the interpreter's lock, and with it every commit.
+    derived, executed = Derived(), []
+    old = {one: ConnectionCreated(one, f"ws://x/{one}", "main", None, "text", [], one) for one in range(1, 201)}
+    new = {one: ConnectionCreated(one, f"ws://x/{one}", "main", None, "text", [], one) for one in range(201, 401)}
+    update = {one: ConnectionUpdate(one, STATUS_CONNECTED) for one in (*old, *new)}
+    derived.take(Changes({one: (old[one], "i") for one in old}, {one: (update[one], one) for one in old}), Marks())
+    derived.write_all(file)
+    # Of every third of those that are there the last event is as it was; of every second of the new ones nothing is told yet.
+    lasts = {one: 0 if one % 3 == 0 else 1_000 + one for one in old}
+    told = [one for one in new if one % 2]
+    derived.take(
+        Changes(
+            {one: (new[one], "i") for one in new},
+            {one: (update[one], lasts.get(one, 0)) for one in (*old, *told)},
+            {"i": 9},
+        ),
+        Marks(),
+    )
+    file.exec_trace = lambda cursor, sql, bindings: executed.append(sql) or True
+    derived.write_all(file)
+    file.exec_trace = None
+    found = {row[0]: row for row in file.execute("SELECT * FROM connections")}
+    assert list(found) == [*old, *new]
+    assert {one: found[one][4] for one in old} == {one: last or one for one, last in lasts.items()}
+    for one, created in (old | new).items():
+        assert msgspec.msgpack.decode(found[one][1], type=ConnectionCreated) == created
+        status = STATUS_CONNECTING if one in new and one not in told else STATUS_CONNECTED
+        assert msgspec.msgpack.decode(found[one][2], type=ConnectionUpdate).status == status
+        assert found[one][3] == "i"
+    rows = [sql for sql in executed if "connections" in sql]
+    assert 8 <= len(rows) < 20, rows
