@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Protocol
 
 import msgspec
@@ -12,7 +15,15 @@ from mooring.checks import check_worker_name
 from mooring.connection.asked import Known, expand, is_simple
 from mooring.connection.secret_headers import check_secrets
 from mooring.dial_options import ProxyRequest
-from mooring.errors import Invalid, InvalidRequest, JournalUnavailable, PolicyRefused, Unavailable, UnknownFunction
+from mooring.errors import (
+    Invalid,
+    InvalidRequest,
+    JournalUnavailable,
+    LimitReached,
+    PolicyRefused,
+    Unavailable,
+    UnknownFunction,
+)
 from mooring.link.record import ConnectionCreated
 from mooring.name_errors import Declared
 from mooring.options import DEFAULT_WORKER, ConnectionRequest, effective
@@ -31,8 +42,11 @@ class Placing(Protocol):
     def default_worker(self, node: str | None = None) -> str:
         """The worker of a create that names none, at a node (None: this one)."""
 
-    def locate(self, worker: str, node: str | None) -> None:
-        """Check that this node is where something of a worker is to be begun, or raise `Elsewhere` or `InvalidRequest`."""
+    def locate(self, worker: str, node: str | None, name: str | None = None) -> None:
+        """Check that this node is where something of a worker, of that name, is to be begun, or raise `Elsewhere` or `InvalidRequest`."""
+
+    async def barrier(self) -> None:
+        """Wait until all that the log holds now is known here, or raise `EngineDown`."""
 
     def holds(self, worker: str) -> bool:
         """Say whether this node has a worker."""
@@ -44,11 +58,14 @@ class Placing(Protocol):
     def check(self) -> None:
         """Raise `EngineDown` while what this node held is another's, and it has no new place yet."""
 
-    async def hold(self, worker: str, *, anew: bool = False) -> None:
-        """Have this node hold a worker (`anew`: whatever the nodes that had it have died of), or raise `Elsewhere` or `EngineDown`."""
+    async def hold(self, worker: str, *, anew: bool = False) -> bool:
+        """Have this node hold a worker (`anew`: whatever the nodes that had it have died of), or raise `Elsewhere` or `EngineDown`.
+
+        Return whether nobody had it: where nothing of it can be begun after all, it is to be given up again.
+        """
 
     async def hold_name(self, name: str) -> None:
-        """Have this node hold a name, or raise them."""
+        """Have this node hold a name, or raise them; it cannot be given up without a connection of it."""
 
     async def release(self, worker: str) -> None:
         """Give a worker up."""
@@ -112,29 +129,61 @@ class Admission:
             return request
         return msgspec.structs.replace(request, worker=self.placing.default_worker(request.node or None))
 
-    def locate(self, worker: str, node: str | None) -> None:
-        """Check that this service is where something of a worker is to be begun.
+    def locate(self, worker: str, node: str | None, name: str | None = None) -> None:
+        """Check that this service is where something of a worker, a connection of that name if there is one, is to be begun.
 
         Raises:
             Elsewhere: If another node is; with `asked` where the one that is asked for cannot be.
             InvalidRequest: If there is no such node.
         """
         if self.placing is not None:
-            self.placing.locate(worker, node)
+            self.placing.locate(worker, node, name)
         elif node is not None:
             raise InvalidRequest([Invalid("/node", "this service is no node of a cluster")])
 
-    async def place(self, worker: str, name: str | None = None, *, anew: bool = False) -> None:
-        """Have this service hold a worker, and a name; `anew`: somebody starts it who has seen it Failed.
+    async def check_room(self, room: Callable[[], None], worker: str, name: str | None = None) -> None:
+        """Check that there is room for something new, before a name is claimed for it: what is refused leaves no claim behind.
+
+        Args:
+            room: Raises `LimitReached` where there is none.
 
         Raises:
-            Elsewhere: If another node has it.
+            LimitReached: By `room`.
+            Elsewhere: If another node has the worker or the name: there it is done, whatever room is here.
             EngineDown: If that cannot be said just now.
         """
-        if self.placing is not None:
-            await self.placing.hold(worker, anew=anew)
-            if name is not None:
-                await self.placing.hold_name(name)
+        try:
+            room()
+        except LimitReached:
+            if self.placing is not None and (name is not None or not self.placing.holds(worker)):
+                await self.placing.barrier()  # another node may have it in what was not read here yet
+                self.placing.locate(worker, None, name)
+            raise
+
+    @contextlib.asynccontextmanager
+    async def held(self, worker: str, room: Callable[[str], None], *, anew: bool = False) -> AsyncIterator[None]:
+        """Have this service hold a worker for a block that starts it at once: a wait before that, and it may be given up again.
+
+        Args:
+            room: Raises `LimitReached` where there is none for a worker; it is asked before one is claimed.
+            anew: Somebody starts it who has seen it Failed.
+
+        Raises:
+            As `check_room`.
+        """
+        placing = self.placing
+        if placing is None:
+            yield
+            return
+        if not placing.holds(worker):
+            await self.check_room(partial(room, worker), worker)
+        is_new = await placing.hold(worker, anew=anew)
+        try:
+            yield
+        except LimitReached:  # others have taken the last place while it was claimed
+            if is_new:
+                await placing.release(worker)
+            raise
 
     @property
     def known(self) -> Known:

@@ -175,8 +175,8 @@ class Asks:
         # 4D: a call to a name that is being killed starts a new process once the old one has ended.
         await self._supervisor.wait_gone(worker)
         await self._supervisor.wait_adopted(worker)
-        await self._admission.place(worker)
-        return await self._supervisor.ensure(worker)
+        async with self._admission.held(worker, self._roster.check_room):
+            return await self._supervisor.ensure(worker)
 
     def _ask_again(self, waiting: Waiting) -> None:
         """Another node has got the worker meanwhile: behind that in the log, it does what was asked for."""

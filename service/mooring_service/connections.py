@@ -82,7 +82,7 @@ class Connections:
         wrong = check_asked(request, self._admission.known)
         if wrong:
             raise InvalidRequest(wrong)
-        self._admission.locate(request.worker, request.node or None)
+        self._admission.locate(request.worker, request.node or None, request.name or None)
         if request.node is not msgspec.UNSET:
             request = msgspec.structs.replace(request, node=msgspec.UNSET)
         self._admission.check()

@@ -139,17 +139,17 @@ class Membership:
         """The worker of a create that names none, at a node (None: this one)."""
         return self._cluster.placement.default_worker if node in (None, self.node) else f"main-{node}"
 
-    def locate(self, worker: str, node: str | None) -> None:
+    def locate(self, worker: str, node: str | None, name: str | None = None) -> None:
         """Check that this node is where something of a worker is to be begun; see `Placement.locate`."""
-        self._cluster.placement.locate(worker, node)
+        self._cluster.placement.locate(worker, node, name)
 
     def holds(self, worker: str) -> bool:
         """Say whether this node has a worker; see `Placement.holds`."""
         return self._cluster.placement.holds(worker)
 
-    async def hold(self, worker: str, *, anew: bool = False) -> None:
+    async def hold(self, worker: str, *, anew: bool = False) -> bool:
         """Have this node hold a worker; see `Placement.hold`."""
-        await self._cluster.placement.hold(worker, anew=anew)
+        return await self._cluster.placement.hold(worker, anew=anew)
 
     async def hold_name(self, name: str) -> None:
         """Have this node hold a name; see `Placement.hold_name`."""

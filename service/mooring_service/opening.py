@@ -38,6 +38,7 @@ from mooring_service.journal.batch import Append, Claim
 from mooring_service.journal.journal import Journal
 from mooring_service.naming import Names
 from mooring_service.processes.requests import LinkLost
+from mooring_service.processes.roster import Roster
 from mooring_service.processes.slot import Slot
 from mooring_service.processes.supervisor import Supervisor
 from mooring_service.processes.worker_state import WorkerState
@@ -108,8 +109,13 @@ def invalid_error(answer: OpenInvalid) -> SecretNotAllowed | LimitReached | Inva
     return InvalidRequest(answer.errors)
 
 
-def _check_age(slot: Slot, request: ConnectionRequest, options: ConnectionOptions) -> None:
-    """Check that a worker of an older program knows all that it is asked for."""
+def _check_takes(slot: Slot, request: ConnectionRequest, options: ConnectionOptions) -> None:
+    """Check that a worker takes something new, and knows all that it is asked for: it may be of an older program."""
+    slot.check_room()
+    if slot.draining:
+        raise WorkerBusy(slot.name, "Draining")
+    if slot.version >= PROTOCOL_VERSION:
+        return
     unknown = too_new(request, slot.version)
     if slot.version < SECRETS_VERSION:
         unknown += [f"${{secret:{name}}}" for name in secrets_of(options.headers)]
@@ -141,6 +147,7 @@ class Openings:
         endings: Endings,
         reopenings: Reopenings,
         names: Names,
+        roster: Roster,
         supervisor: Supervisor,
     ) -> None:
         self._admission = admission
@@ -149,6 +156,7 @@ class Openings:
         self._endings = endings
         self._reopenings = reopenings
         self._names = names
+        self._roster = roster
         self._supervisor = supervisor
         self._ids = ReservedIds(journal)
         self._under_way: Counter[str] = Counter()  # by worker: creates whose intent is not stored yet
@@ -190,8 +198,9 @@ class Openings:
             PolicyRefused, SecretNotAllowed, LimitReached, WorkerBusy, WorkerTooOld, WorkerDied, Unavailable, JournalUnavailable: As they say.
         """
         self._admission.check_way(request, declared=declared)
+        worker = request.worker
         with self._names.taken(request.name or None):
-            await self._admission.place(request.worker, request.name or None)
+            await self._admission.check_room(partial(self._check_limits, worker), worker, request.name or None)
             return await self._begin(request, reference, begun, declared)
 
     async def _begin(
@@ -201,19 +210,15 @@ class Openings:
         begun: Callable[[int], tuple[str, bytes]] | None,
         declared: bool,
     ) -> Opening:
-        self._check_limits(request.worker)
-        self._under_way[request.worker] += 1
+        self._under_way[request.worker] += 1  # in the step in which there was room
         try:
             connection = await self._ids.next()
-            await self._admission.place(request.worker)  # it may have been killed meanwhile, and given up
-            # The last wait before the intent is stored: what dies from here on reports this connection's end as well.
-            slot = await self._supervisor.ensure(request.worker)
-            slot.check_room()
-            if slot.draining:
-                raise WorkerBusy(slot.name, "Draining")
             options = effective(request)
-            if slot.version < PROTOCOL_VERSION:
-                _check_age(slot, self._admission.with_proxy(request), options)
+            if request.name and self._admission.placing is not None:
+                await self._taking(request, options)  # before: what a worker refuses must leave no name behind
+                await self._admission.placing.hold_name(request.name)
+            # The last wait before the intent is stored: what dies from here on reports this connection's end as well.
+            slot = await self._taking(request, options)
             created = ConnectionCreated.of(
                 connection,
                 request.worker,
@@ -257,12 +262,20 @@ class Openings:
         task.add_done_callback(self._tasks.discard)
         return Opening(connection, done)
 
+    async def _taking(self, request: ConnectionRequest, options: ConnectionOptions) -> Slot:
+        """Return the worker of a request: Running here, and able to take it."""
+        async with self._admission.held(request.worker, self._roster.check_room):
+            slot = await self._supervisor.ensure(request.worker)
+        _check_takes(slot, self._admission.with_proxy(request), options)
+        return slot
+
     def _check_limits(self, worker: str) -> None:
         limits = self._admission.config.limits
         if full_at := self._admission.full_at(self._directory.live_count + self._under_way.total()):
             raise LimitReached("limits.max_connections", full_at)
         if self._directory.live_count_of(worker) + self._under_way[worker] >= limits.max_connections_per_worker:
             raise LimitReached("limits.max_connections_per_worker", limits.max_connections_per_worker)
+        self._roster.check_room(worker)
 
     def _dispatch(self, slot: Slot, order: Open, wait_s: float) -> asyncio.Future[Any]:
         """Have a process that is welcomed dial; return the future of its answer."""

@@ -114,7 +114,7 @@ class Service:
         self._lock = StateLock(state_dir)
         self._background = Background(log)
         self._app_dirs = app_dirs or []
-        self._roster = roster = Roster()
+        self._roster = roster = Roster(config.limits.max_workers)
         self._endings = Endings(journal)
         self.kept_ends = self._endings.kept
         self.reopenings = Reopenings(self._admission, journal, self.directory, self._endings)
@@ -128,12 +128,11 @@ class Service:
             state_dir,
             roster,
             self._intake,
-            max_workers=config.limits.max_workers,
             begun=begun,
         )
         names = Names(self.directory)
         self._openings = Openings(
-            self._admission, journal, self.directory, self._endings, self.reopenings, names, self._supervisor
+            self._admission, journal, self.directory, self._endings, self.reopenings, names, roster, self._supervisor
         )
         holders = Holders(roster, self.reopenings)
         self.connections = Connections(
@@ -306,7 +305,8 @@ class Service:
         if self._started:
             self._background.spawn(self.hooks.reconfigure(config))
             self._background.spawn(self._reconciling.reconcile())
-        self._supervisor.reconfigure(worker_settings(config, self._app_dirs), config.limits.max_workers)
+        self._roster.max_workers = config.limits.max_workers
+        self._supervisor.reconfigure(worker_settings(config, self._app_dirs))
 
     def readiness(self) -> Readiness:
         """Say whether requests can be served, and what is missing."""

@@ -91,14 +91,15 @@ class Workers:
         Raises:
             InvalidRequest: If the name is not a worker's name, or there is no such node.
             Elsewhere: If another node has it, or is asked for.
-            WorkerBusy, WorkerDied, Unavailable, JournalUnavailable: As they say.
+            LimitReached, WorkerBusy, WorkerDied, Unavailable, JournalUnavailable: As they say.
         """
         check_name(name)
         self._admission.locate(name, node)
         self._admission.check()
         slot = self._roster.find(name)
-        await self._admission.place(name, anew=slot is not None and slot.state is WorkerState.FAILED)
-        created = await self._supervisor.start_worker(name)
+        anew = slot is not None and slot.state is WorkerState.FAILED
+        async with self._admission.held(name, self._roster.check_room, anew=anew):
+            created = await self._supervisor.start_worker(name)
         return self.record(name), created
 
     async def kill(self, name: str) -> Killed:
@@ -223,7 +224,7 @@ class Workers:
         self._admission.check()
         # 4D: a call to a name that is being killed starts a new process once the old one has ended.
         await self._supervisor.wait_gone(worker)
-        await self._admission.place(worker)
-        slot = await self._supervisor.ensure(worker)
+        async with self._admission.held(worker, self._roster.check_room):
+            slot = await self._supervisor.ensure(worker)
         slot.check_room()
         return slot, reference

@@ -43,15 +43,14 @@ async def test_a_worker_that_was_ended_is_not_told_to_be_elsewhere_by_a_node_tha
 
 
 async def test_what_two_nodes_send_to_each_other_is_answered(nodes: Nodes) -> None:
-    (a,) = await nodes.begin("a", "[limits]\nmax_connections = 1\n", dead_after=600)
+    (a,) = await nodes.begin("a", dead_after=600)
     (b,) = await nodes.begin("b", dead_after=600)
     async with EchoServer() as echo:
-        await a.open(echo.url)
-        refused = await a.call("PUT", "/v1/connections/named", 429, json={"url": echo.url})
-        assert refused["type"].endswith(":limit-reached")
+        made = await a.open(echo.url, name="named")
+        await b.record(made["id"])  # it knows of it
         # The one has the name, and the other is asked for.
-        wanted = {"url": echo.url, "node": "b"}
+        wanted = {"url": echo.url, "name": "named", "node": "b"}
         async with asyncio.timeout(FOUND_S):
-            told = await b.call("PUT", "/v1/connections/named", 503, json=wanted)
+            told = await b.call("POST", "/v1/connections", 503, json=wanted)
         assert told["type"].rpartition(":")[2] in ("node-unreachable", "engine-down")
     await nodes.check()

@@ -65,8 +65,10 @@ class Placement:
         held = self._fold.claims.workers.get(self.default_worker)
         return held is None or not (held.inherited and self.is_mine(held))
 
-    def locate(self, worker: str, node: str | None) -> None:
+    def locate(self, worker: str, node: str | None, name: str | None = None) -> None:
         """Check that this node is where something of a worker is to be begun: who has it, else who is asked for, else this one.
+
+        `name`: of a connection that is to be begun; no other node may have it.
 
         Raises:
             Elsewhere: If another node is it; with `asked` where that contradicts who has it.
@@ -80,15 +82,33 @@ class Placement:
             raise Elsewhere(f"the worker {worker!r}", has, node)
         if (has or node or self._node) != self._node:
             raise Elsewhere(f"the worker {worker!r}", has or node or "")
+        if name is not None:
+            self._locate_name(name)
 
-    async def hold(self, worker: str, *, anew: bool = False) -> None:
+    def _locate_name(self, name: str) -> None:
+        held = self._fold.claims.names.get(name)
+        if held is None:
+            return
+        if held.connection:  # an heir may have opened it again
+            node = self.where(held.connection) or held.node
+        else:
+            node = held.node if self._lives(held) else self._node
+        if node != self._node:
+            raise Elsewhere(f"the name {name!r}", node)
+
+    async def hold(self, worker: str, *, anew: bool = False) -> bool:
         """Have this node hold a worker; `anew`: it is forgotten that nodes which had it have died.
+
+        Returns:
+            Whether nobody had it: where nothing of it can be begun after all, it is to be given up again.
 
         Raises:
             Elsewhere: If another node has it.
             EngineDown: If that cannot be said just now.
         """
+        had = self.holds(worker)
         held = await self._held(worker)
+        is_new = not had and not held.inherited
         if held.inherited:  # nothing new before what it had is told
             await first_of((self._until_told(worker),), CLAIM_S)
             # Where nothing of it persists its heir, this node, has given it up: then it is free as any.
@@ -98,6 +118,7 @@ class Placement:
                 raise EngineDown(f"what the worker {worker!r} had at another node is being taken over")
         if anew and held.lost_us:
             await self._journal.append_waiting(Append(worker=worker, claims=[Claim("worker", worker, CLEARED)]))
+        return is_new
 
     async def _held(self, worker: str) -> Holder:
         """Return a worker as this node has it, claimed if need be; raises as `hold`."""
@@ -105,7 +126,7 @@ class Placement:
         if held is None or not self._lives(held) or worker in self._given_up:
             await self.ask_for(worker)
             held = self._fold.claims.workers.get(worker)
-        if held is None:  # it was granted, and given up since
+        if held is None or worker in self._given_up:  # it was granted, and given up since
             raise EngineDown(f"the worker {worker!r} is just being given up")
         if held.node != self._node:
             raise Elsewhere(f"the worker {worker!r}", held.node)
@@ -142,12 +163,9 @@ class Placement:
             Elsewhere: If a connection of another node has it.
             EngineDown: If that cannot be said just now.
         """
+        self._locate_name(name)
         held = self._fold.claims.names.get(name)
-        if held is None or held.node != self._node or held.connection or not self._lives(held):
-            if held is not None and held.connection:  # an heir may have opened it again
-                node = self.where(held.connection) or held.node
-                if node != self._node:
-                    raise Elsewhere(f"the name {name!r}", node)
+        if held is None or held.connection or not self.is_mine(held):
             await self.claim(Claim("name", name, 0))
             held = self._fold.claims.names.get(name)
         if held is None:  # the connection that got it has ended since

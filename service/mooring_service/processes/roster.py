@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from mooring.errors import UnknownWorker
+from mooring.errors import LimitReached, UnknownWorker
 from mooring_service.processes.slot import Slot
 
 
@@ -12,11 +12,13 @@ class Roster:
     """All workers of one service.
 
     Attributes:
+        max_workers: One more is refused; adopted ones always find a place.
         adopting: Names of workers of an earlier service whose process has neither said hello nor ended yet.
         adoption_s: How long their adoption took; None while it is under way.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, max_workers: int) -> None:
+        self.max_workers = max_workers
         self._slots: dict[str, Slot] = {}
         self._by_incarnation: dict[str, Slot] = {}
         self._adoption_begin = 0.0
@@ -44,6 +46,15 @@ class Roster:
     def slots(self) -> list[Slot]:
         """Return all workers, by name."""
         return [self._slots[name] for name in sorted(self._slots)]
+
+    def check_room(self, name: str) -> None:
+        """Check that worker `name` is there, or may be.
+
+        Raises:
+            LimitReached: If there are too many others.
+        """
+        if name not in self._slots and len(self) >= self.max_workers:
+            raise LimitReached("limits.max_workers", self.max_workers)
 
     def by_incarnation(self, incarnation: str) -> Slot | None:
         """Return the worker whose process is `incarnation`."""

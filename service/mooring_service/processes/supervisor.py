@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from mooring.background import Background
-from mooring.errors import LimitReached, Unavailable, WorkerBusy, WorkerDied
+from mooring.errors import Unavailable, WorkerBusy, WorkerDied
 from mooring.link.messages import WorkerSettings
 from mooring.process import identity
 from mooring_service.config import SupervisorConfig
@@ -42,7 +42,6 @@ class Supervisor:
         state_dir: Holds the link's socket, the workers' logs and exit records.
         roster: Where they are found; the supervisor fills it.
         reports: Who takes what workers report.
-        max_workers: One more is refused; adopted ones always find a place.
         begun: The forker's process, if there is one already: with `listen` it is ours.
     """
 
@@ -54,13 +53,11 @@ class Supervisor:
         roster: Roster,
         reports: Reports,
         *,
-        max_workers: int,
         begun: ForkerProcess | None = None,
     ) -> None:
         self._config = config
         self._state_dir = state_dir
         self._roster = roster
-        self.max_workers = max_workers
         self._background = Background(log)
         self._stopping = False
         socket_path = state_dir / SOCKET_NAME
@@ -156,10 +153,9 @@ class Supervisor:
         if self._forker is not None:
             await self._forker.close()
 
-    def reconfigure(self, settings: WorkerSettings, max_workers: int) -> None:
+    def reconfigure(self, settings: WorkerSettings) -> None:
         """Use `settings` for workers from now on, and tell the running ones what may change under them."""
         self._starter.settings = settings
-        self.max_workers = max_workers
         for slot in self._roster.slots():
             slot.command(self._starter.changeable)
 
@@ -178,8 +174,7 @@ class Supervisor:
         if self._stopping:
             raise Unavailable("the service is stopping")
         if slot is None:
-            if len(self._roster) >= self.max_workers:
-                raise LimitReached("limits.max_workers", self.max_workers)
+            self._roster.check_room(name)
             slot = self._make_slot(name)
             self._run(slot)
         elif slot.state in (WorkerState.FAILED, WorkerState.STOPPING):
