@@ -27,6 +27,7 @@ class StoredDefinition(msgspec.Struct, frozen=True, rename="camel"):
     configured: bool = False
     paused: str | None = None
     paused_us: int = 0
+    also_paused: str | None = None
 
 
 class _File(msgspec.Struct, frozen=True):
