@@ -274,9 +274,14 @@ class RawConnection:
                 return (int.from_bytes(payload[:2], "big") if payload else None), payload[2:].decode()
 
     def reset(self) -> None:
-        sock = self.writer.get_extra_info("socket")
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.writer.transport.abort()
+        reset(self.writer)
+
+
+def reset(writer: asyncio.StreamWriter) -> None:
+    """Cut a connection so that the peer is told: behind what was written."""
+    sock = writer.get_extra_info("socket")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
 
 
 Script = Callable[[RawConnection], Awaitable[None]]

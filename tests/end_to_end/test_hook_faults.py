@@ -246,6 +246,50 @@ async def test_a_hook_whose_file_of_secrets_cannot_be_read_posts_nothing_until_i
             got.verify(file.read_text())
 
 
+async def test_a_hook_of_the_configuration_that_was_paused_stays_so_when_it_is_back_or_has_its_secret(
+    start_service: StartService, echo: EchoServer, tmp_path: Path
+) -> None:
+    (file := tmp_path / "secret").write_text(secret := "whsec_" + base64.b64encode(b"k" * 32).decode())
+    late, config = tmp_path / "late", tmp_path / "mooring.toml"
+
+    async def paused(**reasons: str) -> None:
+        """Have the configuration read again, until these hooks are paused for these reasons."""
+        service.process.send_signal(signal.SIGHUP)
+
+        async def are_so() -> bool:
+            found = {hook["name"]: hook["reason"] for hook in (await service.get("/v1/hooks"))["hooks"]}
+            return found.items() >= reasons.items()
+
+        await wait_for(are_so, what=f"paused: {reasons}")
+
+    async with Receiver() as receiver:
+        declared = f'[hooks.shop]\nurl = "{receiver.url}"\nsecret_file = "{file}"\nkinds = ["onOpen"]\n'
+        config.write_text(declared)
+        service = await start_service("--config", str(config))
+        await service.call("POST", "/v1/hooks/shop/pause", json={"reason": "a feast"})
+        config.write_text("")
+        await paused(shop="not-configured")
+        await service.restart_after_kill()
+        assert await _is(service, reason="not-configured")
+        config.write_text(declared)
+        await paused(shop="a feast")
+        await service.open(echo.url)
+        assert (await service.call("POST", "/v1/hooks/shop/resume"))["status"] == "Active"
+        await receiver.until(1)
+
+        config.write_text("")
+        await paused(shop="not-configured")
+        await service.call("POST", "/v1/hooks/shop/pause", json={})
+        for name, more in (("begins", "paused = true"), ("waits", "")):
+            declared += f'[hooks.{name}]\nurl = "{receiver.url}"\nsecret_file = "{late}"\nafter = "start"\n{more}\n'
+        config.write_text(declared)
+        await paused(shop="asked", begins="secret-file", waits="secret-file")
+        await service.call("POST", "/v1/hooks/waits/pause", json={"reason": "by hand"})
+        late.write_text(secret)
+        await paused(shop="asked", begins="asked", waits="by hand")
+        assert len(receiver.got) == 1
+
+
 async def _is(service: RunningService, **wanted: Any) -> bool:
     record = await service.get("/v1/hooks/shop")
     return all(record[key] == value for key, value in wanted.items())

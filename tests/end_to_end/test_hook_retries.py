@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import itertools
 from typing import Any
 
@@ -10,7 +12,7 @@ from aiohttp import web
 
 from tests.conftest import RunningService, wait_for
 from tests.receiver import Receiver, all_events, hook, told_of
-from tests.servers import EchoServer
+from tests.servers import EchoServer, reset
 
 
 async def test_the_retry_clock_doubles_to_its_longest_and_what_was_refused_comes_whole(
@@ -111,3 +113,34 @@ async def test_a_receiver_that_takes_100_kilobytes_at_most_gets_all_in_batches_b
         refused = [got for got in receiver.got if got.status == 413]
         assert len(refused) < len(taken) / 4 and sorted(taken)[len(taken) // 2] > 50_000, "it has settled"
     await shared.call("DELETE", f"/v1/hooks/{worker}")
+
+
+async def test_a_reset_within_the_answer_is_an_attempt_also_on_a_socket_that_was_used_before(
+    shared: RunningService, echo: EchoServer, worker: str
+) -> None:
+    seen: list[tuple[str, str]] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                lines = (await reader.readuntil(b"\r\n\r\n")).decode().lower().splitlines()
+                headers = dict(line.split(": ", 1) for line in lines[1:] if line)
+                await reader.readexactly(int(headers["content-length"]))
+                seen.append((headers["webhook-id"], headers["mooring-attempt"]))
+                if len(seen) == 2:
+                    writer.write(b"HTTP/1.1 200 O")
+                    reset(writer)
+                    return
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+        await hook(shared, worker, url, workers=[worker], kinds=["onOpen"], retry={"delay": 0.1, "maxDelay": 1})
+        for count in (1, 3):
+            await shared.open(echo.url, worker=worker)
+            attempts = await wait_for(lambda count=count: _attempts(shared, worker, count))
+        assert [attempt["status"] for attempt in attempts] == [200, None, 200]
+        assert "was lost" in attempts[1]["error"]
+        assert [attempt for _, attempt in seen] == ["1", "1", "2"] and seen[1][0] == seen[2][0]
+        await shared.call("DELETE", f"/v1/hooks/{worker}")

@@ -9,7 +9,7 @@ import random
 import pytest
 from aiohttp import web
 
-from tests.conftest import RunningService, StartService, end_processes, rounds, wait_for
+from tests.conftest import ROOT, RunningService, StartService, end_processes, rounds, wait_for
 from tests.scripted import Scripted
 
 RECIPE = {
@@ -71,6 +71,43 @@ async def test_each_acknowledged_envelope_is_in_the_journal(start_service: Start
         stored = {json.loads(event["event"]["data"])["envelope_id"] for event in events if event["kind"] == "onMessage"}
         assert told and told <= stored, f"{len(told - stored)} of {len(told)} acknowledged envelopes are not there"
         assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
+
+
+SERVICE = (["--app-dir", str(ROOT), "--handler", "recorder=tests.end_to_end.user_code:Recorder"], {})
+"""Of `shared`."""
+REPLY, ENVELOPE, BOTH = {"id": 1}, {"envelope_id": 7}, {"id": 1, "envelope_id": 7}
+
+
+@pytest.mark.parametrize("handler", [None, {"name": "recorder"}])
+@pytest.mark.parametrize("hide", [True, False])
+@pytest.mark.parametrize(
+    "read", [[REPLY, ENVELOPE], [ENVELOPE, REPLY], [BOTH]], ids=["reply first", "last", "it is both"]
+)
+async def test_an_envelope_beside_a_reply_in_one_read_is_acknowledged(
+    shared: RunningService, read: list[dict[str, int]], hide: bool, handler: dict[str, str] | None
+) -> None:
+    acknowledged: asyncio.Queue[str | None] = asyncio.Queue()
+
+    async def script(server: Scripted, socket: web.WebSocketResponse) -> None:
+        await server.hear(socket)  # the request
+        transport = socket._req.transport  # type: ignore[union-attr]
+        assert transport is not None
+        texts = [json.dumps(value).encode() for value in read]
+        transport.write(b"".join(bytes((0x81, len(text))) + text for text in texts))  # type: ignore[attr-defined]
+        while (text := await server.hear(socket, 3600)) is not None:
+            acknowledged.put_nowait(text)
+
+    async with Scripted(script) as server:
+        requests = {"id": "/id", "reply": "/id", "hide": hide}
+        opened = await shared.open(server.url, recipe=RECIPE, requests=requests, handler=handler)
+        path = f"/v1/connections/{opened['id']}/requests"
+        answer = await shared.call("POST", path, 200, json={})
+        assert answer["reply"] in read
+        async with asyncio.timeout(60):
+            assert json.loads(await acknowledged.get() or "") == {"ack": 7}
+        events = await shared.events(opened["id"], count=1 + len(read) - (hide and REPLY in read))
+        stored = [json.loads(event["event"]["data"]) for event in events[1:]]
+        assert stored == [value for value in read if not (hide and value == REPLY)]
 
 
 async def _ended(service: RunningService, connection: int) -> bool:

@@ -5,6 +5,7 @@ All that lies in the state directory is made with this: what servers sent, and w
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -35,3 +36,41 @@ def make(path: Path) -> None:
         OSError: If it cannot be made, or does not belong to us.
     """
     os.close(opener(str(path), os.O_WRONLY | os.O_CREAT))
+
+
+def replace(path: Path, data: bytes, *, synced: bool) -> None:
+    """Give `path` other bytes: whoever reads it meanwhile finds all of the old ones or all of the new ones.
+
+    Args:
+        synced: They are on the disk when this returns.
+    """
+    new = path.with_name(f"{path.name}.new")
+    with open(new, "wb", opener=opener) as file:
+        file.write(data)
+        if synced:
+            file.flush()
+            os.fsync(file.fileno())
+    new.replace(path)
+    if synced:
+        sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder reach the disk: that of a file which was made or renamed does not with its bytes.
+
+    Where that cannot be asked for (a folder that we may write and not read, some network file systems) it is passed over.
+
+    Raises:
+        OSError: If the disk fails.
+    """
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except PermissionError:
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as exc:
+        if exc.errno != errno.EINVAL:
+            raise
+    finally:
+        os.close(descriptor)

@@ -9,6 +9,7 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from mooring import private_files
 from mooring_api.client import Event
 from mooring_api.commands.target import Failure
 
@@ -59,6 +60,8 @@ class CursorFile:
                 file.flush()
                 os.fsync(file.fileno())
         temporary.replace(self._path)
+        if self._synced:
+            private_files.sync_folder(self._path.absolute().parent)
 
     async def print_all(self, events: AsyncIterator[tuple[Event, bytes]], limit: int | None) -> None:
         """Print the JSON of each event; after each flush the file says so. Ends with them, or at `limit`."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 
+from mooring import private_files
 from mooring.errors import JournalUnavailable
 from mooring_api.client import ApiError, Client, ServiceAway
 from mooring_api.commands.target import Failure, Progress, Target, as_json, plural, show_json
@@ -99,7 +100,7 @@ async def _ready(client: Client) -> bool:
 @as_json
 @click.pass_obj
 def backup(target: Target, file: Path, as_json: bool) -> None:
-    """FILE becomes a consistent one, while the service runs.
+    """FILE becomes a consistent one, while the service runs; it is on the disk when this ends.
 
     \b
     Example:  mooring backup journal-$(date +%F).db
@@ -117,6 +118,9 @@ def backup(target: Target, file: Path, as_json: bool) -> None:
                 size += len(chunk)
                 out.write(chunk)
                 progress.show(f"{size / 2**20:.0f} MiB")
+            out.flush()
+            os.fsync(out.fileno())
+        private_files.sync_folder(file.absolute().parent)
         return size
 
     try:

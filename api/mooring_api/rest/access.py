@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from aiohttp import web
 
+from mooring import private_files
 from mooring_api.rest.problems import Problem
 from mooring_service.config import Scope, TokenConfig
 
@@ -52,6 +53,7 @@ def load_token(state_dir: Path) -> str:
             os.link(made, path)
         finally:
             os.unlink(made)
+        private_files.sync_folder(state_dir)
     except FileExistsError:
         return read_token(state_dir, os.getuid())
     except OSError as exc:

@@ -13,9 +13,7 @@ from mooring_service.config import ConfigError
 
 def replace_text(path: Path, text: str) -> None:
     """Give `path` a new text: whoever reads it meanwhile finds all of the old one or all of the new one."""
-    new = path.with_name(f"{path.name}.new")
-    private_files.write_text(new, text)
-    new.replace(path)
+    private_files.replace(path, text.encode(), synced=False)
 
 
 def owner_of(path: Path) -> int | None:

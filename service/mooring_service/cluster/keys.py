@@ -5,6 +5,7 @@ Owns what a claim means to who asks. What it is worth is `claims`' affair; the a
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 from mooring_service.cluster.claims import KEY_AGE_MS
@@ -88,6 +89,5 @@ class Keys:
             return
         # In this order: who finds it free here claims it in the log behind that, and is not given up with it.
         released = self._placement.release_key(key)
-        released.add_done_callback(lambda future: future.cancelled() or future.exception())  # what comes next may fail
         await self._journal.answer_key(key, None)
-        await released
+        await asyncio.shield(released)  # from when it is given up is asked later, too

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import Callable
 
 from mooring.deadline import first_of
@@ -37,10 +36,8 @@ class Placement:
 
     def __init__(self, engine: Engine, journal: Journal, fold: Fold, node: str, life: Callable[[], str]) -> None:
         self._engine, self._journal, self._fold, self._node, self._life = engine, journal, fold, node, life
-        self._giving_up = ""  # the life of which what follows is: a release of an earlier one may never be in the log
-        self._given_up: set[str] = set()  # workers whose release is on its way
-        # And Idempotency-Keys: one may be claimed and given up again before the log has the first of that.
-        self._keys_given_up: Counter[str] = Counter()
+        # By what it is: the newest release of each worker and key, in the order in which they were begun.
+        self._released: dict[tuple[str, str], asyncio.Future[Committed]] = {}
         self._waiting: dict[tuple[str, str], asyncio.Future[bool]] = {}
         self._untold: dict[
             str, asyncio.Future[None]
@@ -57,7 +54,7 @@ class Placement:
     def holds(self, worker: str) -> bool:
         """Say whether this node has a worker, as far as the log was read."""
         held = self._fold.claims.workers.get(worker)
-        return held is not None and self.is_mine(held) and worker not in self._given_up
+        return held is not None and self.is_mine(held) and not self._gives_up("worker", worker)
 
     @property
     def takes_creates(self) -> bool:
@@ -123,10 +120,10 @@ class Placement:
     async def _held(self, worker: str) -> Holder:
         """Return a worker as this node has it, claimed if need be; raises as `hold`."""
         held = self._fold.claims.workers.get(worker)
-        if held is None or not self._lives(held) or worker in self._given_up:
+        if held is None or not self._lives(held) or self._gives_up("worker", worker):
             await self.ask_for(worker)
             held = self._fold.claims.workers.get(worker)
-        if held is None or worker in self._given_up:  # it was granted, and given up since
+        if held is None or self._gives_up("worker", worker):  # it was granted, and given up since
             raise EngineDown(f"the worker {worker!r} is just being given up")
         if held.node != self._node:
             raise Elsewhere(f"the worker {worker!r}", held.node)
@@ -191,30 +188,40 @@ class Placement:
 
     async def release(self, worker: str) -> None:
         """Give a worker up: others may have it. Ends once that is committed here; at once where it is on its way already."""
-        self._look_at_life()
         held = self._fold.claims.workers.get(worker)
         # Once: a claim may follow the first release already.
-        if held is not None and held.node == self._node and worker not in self._given_up:
-            self._given_up.add(worker)
-            await self._journal.append_waiting(Append(worker=worker, claims=[Claim("worker", worker, None)]))
+        if held is not None and held.node == self._node and not self._gives_up("worker", worker):
+            await asyncio.shield(self._release(Append(worker=worker, claims=[Claim("worker", worker, None)])))
 
     def key(self, key: str) -> Holder | None:
         """Return who has an Idempotency-Key; None as well where this node has given it up, and the log does not have that yet."""
         held = self._fold.claims.keys.get(key)
-        return None if held is not None and self.is_mine(held) and self._keys_given_up[key] else held
+        return None if held is not None and self.is_mine(held) and self._gives_up("key", key) else held
 
     def release_key(self, key: str) -> asyncio.Future[Committed]:
         """Give an Idempotency-Key up, behind what was queued before; the future ends once that is committed here."""
-        self._look_at_life()
-        self._keys_given_up[key] += 1
-        return self._journal.append_waiting(Append(claims=[Claim("key", key, None)]))
+        return self._release(Append(claims=[Claim("key", key, None)]))
 
-    def _look_at_life(self) -> None:
-        """Forget what an earlier life has given up."""
-        if (life := self._life()) != self._giving_up:
-            self._giving_up = life
-            self._given_up.clear()
-            self._keys_given_up.clear()
+    def _release(self, append: Append) -> asyncio.Future[Committed]:
+        released = self._journal.append_waiting(append)
+        released.add_done_callback(lambda future: future.cancelled() or future.exception())  # who waits may have gone
+        while (oldest := next(iter(self._released), None)) is not None and not self._gives_up(*oldest):
+            del self._released[oldest]
+        what = append.claims[0].what, append.claims[0].key
+        self._released.pop(what, None)  # it goes behind the others
+        self._released[what] = released
+        return released
+
+    def _gives_up(self, what: str, key: str) -> bool:
+        """Say whether this node has given something up, and the log, as far as it was read, does not have that yet.
+
+        What it has is told by number: it may be one of those that were gone before they were read, or of a life that is over.
+        """
+        released = self._released.get((what, key))
+        if released is None or (released.done() and (released.cancelled() or released.exception())):
+            return False
+        node = self._fold.nodes.get(self._node)
+        return not released.done() or node is None or released.result().addition > node.last
 
     def _lives(self, held: Holder) -> bool:
         if held.node == self._node:
@@ -243,20 +250,13 @@ class Placement:
     def _folded(self, node: NodeState, claim: Claim, granted: bool) -> None:
         if node.node != self._node or node.life != self._life():
             return
-        self._look_at_life()  # before anything is known here that the new life holds
         # Else nobody waits for it: what is asked for behind a release is another claim.
         if claim.value not in (None, TOLD, CLEARED):
             future = self._waiting.pop((claim.what, claim.key), None)
             if future is not None and not future.done():
                 future.set_result(granted)
-        if claim.what == "key" and claim.value is None:
-            self._keys_given_up[claim.key] -= 1
-            if self._keys_given_up[claim.key] <= 0:
-                del self._keys_given_up[claim.key]
         if claim.what != "worker":
             return
-        if claim.value not in (TOLD, CLEARED):  # they may be older than a release that is on its way
-            self._given_up.discard(claim.key)
         held = self._fold.claims.workers.get(claim.key)
         if held is None or not held.inherited:
             told = self._untold.pop(claim.key, None)

@@ -1,6 +1,7 @@
 """Hooks that stand in the configuration: made, changed and paused as it is read, at the start and at each SIGHUP.
 
-One that has vanished from it is paused, and keeps its place as long as the journal would keep its events: a slip must not lose it.
+One that has vanished from it is paused, and keeps its place as long as the journal would keep its events: a slip must not lose it. Who
+was paused before, or is meanwhile, stays so when it is back.
 """
 
 from __future__ import annotations
@@ -15,10 +16,9 @@ from mooring_service.config import Config
 from mooring_service.hook_options import HookSettings, secret_faults
 from mooring_service.hooks.hook import MAX_SECRETS, Secret
 from mooring_service.hooks.place import Place, recovered, stored
-from mooring_service.hooks.senders import NOT_CONFIGURED, Senders
+from mooring_service.hooks.senders import NO_SECRET, NOT_CONFIGURED, Senders
 from mooring_service.hooks.store import StoredDefinition
 
-NO_SECRET = "secret-file"  # why it is paused
 MAX_FILE_CHARS = 4_096
 
 log = logging.getLogger("mooring.hooks")
@@ -57,6 +57,8 @@ async def reconcile(senders: Senders, config: Config, *, started: bool) -> None:
         if not hook.configured or name in config.hooks:
             continue
         if hook.paused != NOT_CONFIGURED:
+            if hook.paused != NO_SECRET:
+                hook.also_paused = hook.paused
             await sender.pause(NOT_CONFIGURED)
             sender.wake()
         elif time.time() > hook.paused_us / 1e6 + config.journal.max_age:
@@ -90,8 +92,10 @@ async def _configure(senders: Senders, name: str, settings: HookSettings, *, sta
         except JournalUnavailable as exc:
             log.error("hook %s cannot be made: %s; SIGHUP tries it again", name, exc, extra={"hook": name})
             return
-        paused = NO_SECRET if not secrets else "asked" if settings.paused is True else None
-        sender = senders.add(name, StoredDefinition(wanted, secrets, now, configured=True, paused=paused), place)
+        asked = "asked" if settings.paused is True else None
+        paused, also = (asked, None) if secrets else (NO_SECRET, asked)
+        made = StoredDefinition(wanted, secrets, now, configured=True, paused=paused, also_paused=also)
+        sender = senders.add(name, made, place)
         if started:
             senders.go_on(sender)
         return
@@ -105,8 +109,8 @@ async def _configure(senders: Senders, name: str, settings: HookSettings, *, sta
         hook.secrets = secrets
     if wanted != hook.definition:
         await senders.redefine(sender, wanted)
-    if hook.paused in (NOT_CONFIGURED, NO_SECRET) and hook.secrets:
-        hook.paused = None
-    elif not hook.secrets and hook.paused is None:
+    if hook.paused == NOT_CONFIGURED or (hook.paused == NO_SECRET and hook.secrets):
+        hook.paused, hook.also_paused = hook.also_paused, None
+    if not hook.secrets and hook.paused is None:
         await sender.pause(NO_SECRET)
     sender.wake(changed=True)

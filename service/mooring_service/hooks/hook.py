@@ -55,6 +55,7 @@ class Hook:
     Attributes:
         configured: It stands in the configuration.
         paused: Why it is; None: it is not. `paused_us`: since when.
+        also_paused: Why it stays so once it is in the configuration again, or has its secret; None: it goes on then.
         cut: The batch that is under way or waits to be repeated.
         attempt: How often that went out.
         next_attempt_s: When it goes out again (monotonic); None: nothing waits.
@@ -74,6 +75,7 @@ class Hook:
         configured: bool = False,
         paused: str | None = None,
         paused_us: int = 0,
+        also_paused: str | None = None,
     ) -> None:
         self.name = name
         self.definition = definition
@@ -83,6 +85,7 @@ class Hook:
         self.configured = configured
         self.paused = paused
         self.paused_us = paused_us
+        self.also_paused = also_paused
         self.progress: Progress = begin(self.rules)
         self.cut: Cut | None = None
         self.attempt = 0

@@ -15,7 +15,7 @@ from mooring_service.hook_records import HookRecord, HookTested
 from mooring_service.hooks.attempt import test
 from mooring_service.hooks.hook import Hook
 from mooring_service.hooks.place import stored
-from mooring_service.hooks.senders import NOT_CONFIGURED, Senders
+from mooring_service.hooks.senders import NO_SECRET, NOT_CONFIGURED, Senders
 
 TEST_EVERY_S = 1.0
 
@@ -56,10 +56,14 @@ class Operation:
             UnknownHook: If there is none of that name.
         """
         sender = self.senders.get(name)
-        if sender.hook.paused is None:
+        hook = sender.hook
+        if hook.paused is None:
             await sender.pause(reason or "asked")
             sender.wake()
-        return self._record(sender.hook)
+        elif hook.paused in (NOT_CONFIGURED, NO_SECRET) and hook.also_paused is None:
+            hook.also_paused = reason or "asked"
+            await self.senders.save()
+        return self._record(hook)
 
     async def resume(self, name: str) -> HookRecord:
         """Go on at once.

@@ -103,7 +103,7 @@ class Poster:
         if exchange is not None:
             try:
                 return await self._exchanged(exchange, data, request.body)
-            except (_Closed, OSError):
+            except _Closed:
                 self.close()  # closed while it was idle: that says nothing about the receiver
         way = Way(tls=hook.tls, proxy=hook.proxy, timeout_s=hook.timeout)
         self._exchange = exchange = await self._connector.connect(self._connector.plan(target, way))

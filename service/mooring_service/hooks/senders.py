@@ -39,6 +39,8 @@ MAX_KNOWN = 10_000  # connections that have borne a name; of older ones nothing 
 NOBODY = -1  # an id that no connection has
 NOT_CONFIGURED = "not-configured"
 """Why a hook is paused that has vanished from the configuration: a slip there must not lose its place."""
+NO_SECRET = "secret-file"
+"""Why one of the configuration is whose secret cannot be read."""
 
 log = logging.getLogger("mooring.hooks")
 
@@ -123,6 +125,7 @@ class Senders:
             configured=one.configured,
             paused=one.paused,
             paused_us=one.paused_us,
+            also_paused=one.also_paused,
         )
         sender = self.by_name[name] = Sender(hook, self, self.poster(), self._background)
         return sender
@@ -241,6 +244,7 @@ class Senders:
                 hook.configured,
                 hook.paused,
                 hook.paused_us,
+                hook.also_paused,
             )
             for name, hook in ((name, sender.hook) for name, sender in sorted(self.by_name.items()))
         }

@@ -6,7 +6,6 @@ It is replaced as a whole, by a rename, and says nothing of where a hook is.
 from __future__ import annotations
 
 import asyncio
-import os
 from pathlib import Path
 
 import msgspec
@@ -28,6 +27,7 @@ class StoredDefinition(msgspec.Struct, frozen=True, rename="camel"):
     configured: bool = False
     paused: str | None = None
     paused_us: int = 0
+    also_paused: str | None = None
 
 
 class _File(msgspec.Struct, frozen=True):
@@ -81,12 +81,4 @@ class HookStore:
         """
         data = msgspec.json.format(msgspec.json.encode(_File(VERSION, hooks)), indent=1)
         async with self._writing:
-            await asyncio.to_thread(self._replace, data)
-
-    def _replace(self, data: bytes) -> None:
-        temporary = self._path.with_name(f"{self._path.name}.new")
-        with open(temporary, "wb", opener=private_files.opener) as file:
-            file.write(data + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self._path)
+            await asyncio.to_thread(private_files.replace, self._path, data + b"\n", synced=True)

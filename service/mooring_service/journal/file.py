@@ -352,6 +352,7 @@ def restore(copy: Path, path: Path) -> list[str]:
         finally:
             connection.close()
         temporary.replace(path)
+        private_files.sync_folder(path.parent)
         return names
     except (apsw.Error, OSError) as exc:
         raise JournalUnavailable(f"{copy} cannot be restored: {exc}") from exc

@@ -5,7 +5,6 @@ A job runs inside the writer's next transaction, in the order of the queue, on t
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -35,13 +34,7 @@ def allot_ids(count: int, beside: Path, *, synced: bool) -> Job[int]:
         except (OSError, ValueError):
             least = 1
         first = max(int(row[0]) if row else 1, least)
-        temporary = beside.with_name(f"{beside.name}.new")
-        with open(temporary, "w", opener=private_files.opener) as file:
-            file.write(f"{first + count}\n")
-            if synced:
-                file.flush()
-                os.fsync(file.fileno())
-        temporary.replace(beside)
+        private_files.replace(beside, f"{first + count}\n".encode(), synced=synced)
         connection.execute("INSERT OR REPLACE INTO meta VALUES ('next_id', ?)", (first + count,))
         return first
 

@@ -25,7 +25,8 @@ class Committed(msgspec.Struct, frozen=True):
     """What became of one `Append`: the `batch` with its events (None if it held none), the first of them at position `first`.
 
     What is committed together shares a batch as long as that is small. `repeated`: nothing was added, and nothing will be: it had
-    been stored before, or can never be stored. `first_ask` is the number of the first of its `asks`; the others follow.
+    been stored before, or can never be stored. `first_ask` is the number of the first of its `asks`; the others follow. `addition` is its
+    number among those that a cluster is told; 0: it is none of them.
     """
 
     append: Append
@@ -33,6 +34,7 @@ class Committed(msgspec.Struct, frozen=True):
     repeated: bool = False
     first_ask: int = 0
     first: int = 0
+    addition: int = 0
 
 
 class Incarnation(msgspec.Struct, frozen=True):

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import apsw
+import msgspec
 
 from mooring.errors import JournalUnavailable
 from mooring_service.journal.addition import encode_addition
@@ -88,16 +89,20 @@ class Replica:
 
     # Of the writer's thread
 
-    def write(self, connection: apsw.Connection, committed: Iterable[Committed], time_ms: int) -> None:
-        """Write, inside the transaction, what it has of additions."""
+    def write(self, connection: apsw.Connection, committed: Iterable[Committed], time_ms: int) -> list[Committed]:
+        """Write, inside the transaction, what it has of additions; return all with their numbers."""
         rn, total, events = self.last, self.total_bytes, self.total_events
         self._pending = []
+        numbered: list[Committed] = []
         for one in committed:
             if one.repeated or (body := encode_addition(one.append, one.first_ask)) is None:
+                numbered.append(one)
                 continue
             rn, total, events = rn + 1, total + len(body), events + len(one.append.kinds)
             self._pending.append((rn, time_ms, total, body, events))
+            numbered.append(msgspec.structs.replace(one, addition=rn))
         execute(connection, ((f"INSERT INTO replica VALUES {ROWS}", row) for row in self._pending))
+        return numbered
 
     def confirm(self) -> None:
         """The transaction is committed."""

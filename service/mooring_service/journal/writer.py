@@ -298,7 +298,7 @@ class Writer:
             done = iter([job(connection) for job in jobs])
             transaction.write()
             if self._replica is not None:
-                self._replica.write(connection, written, self._clock.now_ms())
+                written = self._replica.write(connection, written, self._clock.now_ms())
         if self._replica is not None:
             self._replica.confirm()
         committed = iter(written)

@@ -8,16 +8,19 @@ import gc
 from pathlib import Path
 
 import apsw
+import msgspec
 import pytest
 
 from mooring.errors import JournalUnavailable
+from mooring_service.cluster.claims import Holder
 from mooring_service.cluster.engine import Engine, EngineSettings
-from mooring_service.cluster.fold import Fold
+from mooring_service.cluster.fold import Fold, NodeState
 from mooring_service.cluster.keys import Keys
 from mooring_service.cluster.placement import Placement
 from mooring_service.cluster_errors import Elsewhere
 from mooring_service.config import JournalConfig
 from mooring_service.journal.folded import Folded
+from mooring_service.journal.replica import Replica
 from mooring_service.journal.sparse import SparseJournal
 from mooring_service.journal.sqlite import SqliteJournal
 from tests.cluster_kit.nodes import Node, NoEstate, running_nodes, settled
@@ -173,6 +176,33 @@ async def test_what_was_given_up_in_a_life_that_ends_before_the_log_has_it_is_no
         assert await claim(a, keys_of(a), "key", ASKED, anywhere=True)
         held = placement.key("key")
         assert held is not None and placement.is_mine(held)
+
+
+async def test_what_was_given_up_in_a_gap_that_a_copy_closes_is_not_given_up_for_ever(tmp_path: Path) -> None:
+    path, fold = tmp_path / "journal.db", Fold(Folded(0, {}))
+    journal = SqliteJournal(path, JournalConfig(), replica=Replica(path))
+    placement = Placement(Engine(EngineSettings(urls=[], node="a")), journal, fold, "a", lambda: "life")
+    await journal.start(lambda _: None, lambda _: None)
+    held = {kind: msgspec.msgpack.encode(Holder("a", "life")) for kind in ("key", "worker")}
+
+    def cross(last: int) -> None:
+        """Go on from what a peer has folded: the first `last` additions of this node, and that it holds both again."""
+        node = msgspec.msgpack.encode(NodeState("a", "life", last=last))
+        fold.recover(Folded(9, {("node", "a"): node, ("key", "k"): held["key"], ("worker", "desk"): held["worker"]}))
+
+    try:
+        cross(0)
+        given_up = placement.release_key("k"), asyncio.ensure_future(placement.release("desk"))
+        assert placement.key("k") is None
+        await asyncio.gather(*given_up)
+        cross(1)
+        assert placement.key("k") is not None and not placement.holds("desk"), "one of them is in the log"
+        cross(2)
+        assert placement.key("k") is not None and placement.holds("desk")
+        await placement.release_key("k")
+        assert placement.key("k") is None and placement.holds("desk"), "and it may be given up again"
+    finally:
+        await journal.stop()
 
 
 async def fail_to_give_up(folder: Path) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-from mooring.link.messages import Events, report_decoder
+import pytest
+
+from mooring.link.messages import AskCall, Events, report_decoder
 from mooring.link.outbox import FRAME_CONNECTIONS, GROUP_BYTES, Outbox
+from mooring.link.record import ConnectionUpdate
 
 
 class _Connection:
@@ -169,3 +172,74 @@ def test_what_comes_while_a_frame_is_on_its_way_shares_the_next_one_and_what_is_
     assert list(_numbers(sent)) == [1, 2, 3]
     outbox.stored(3)
     assert outbox.flush_behind() and outbox.first_unstored == 4
+
+
+class _Faulty(_Connection):
+    """Of which nothing can be told: the one raises, of the other what it says cannot be encoded."""
+
+    def __init__(self, connection: int, *, raises: bool) -> None:
+        super().__init__(connection)
+        self.raises = raises
+
+    def update(self) -> ConnectionUpdate:
+        if self.raises:
+            raise ValueError("a fault of ours")
+        return ConnectionUpdate(int.from_bytes(self.id_bytes, "little"), "\ud800")
+
+
+class _Sound(_Connection):
+    def update(self) -> ConnectionUpdate:
+        return ConnectionUpdate(int.from_bytes(self.id_bytes, "little"), "Connected")
+
+
+class _Watcher:
+    def __init__(self, *, raises: bool = False) -> None:
+        self.raises = raises
+        self.told: list[tuple[str, int]] = []
+
+    def framed(self, number: int) -> None:
+        self._hear("framed", number)
+
+    def stored(self, number: int) -> None:
+        self._hear("stored", number)
+
+    def _hear(self, what: str, number: int) -> None:
+        if self.raises:
+            raise KeyError(what)
+        self.told.append((what, number))
+
+
+def test_what_of_a_frame_cannot_be_made_or_told_is_left_out_and_the_log_says_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    sent: list[bytes] = []
+    room: list[int] = []
+    outbox = Outbox(20, lambda data: not sent.append(data), lambda: room.append(1))
+    sound, watcher = _Sound(3), _Watcher()
+    outbox.watch(_Watcher(raises=True))
+    outbox.watch(watcher)
+    for connection in (_Faulty(1, raises=True), _Faulty(2, raises=False), sound):
+        outbox.add(connection, b"\x02", b"event %d" % connection.id_bytes[0], 1)
+        outbox.touch(connection)
+    outbox.ask(AskCall("w", "f", ["\udfff"]))
+    outbox.ask(AskCall("w", "f", ["fine"]))
+    assert outbox.full
+    outbox.flush()
+    outbox.add(sound, b"\x02", b"later", 2)
+    outbox.flush()
+    first, second = (report_decoder.decode(data[4:]) for data in sent)
+    assert isinstance(first, Events) and isinstance(second, Events)
+    assert (first.number, first.bodies, second.number, second.bodies) == (1, b"event 1\nevent 2\nevent 3", 2, b"later")
+    assert [update.id for update in first.updates] == [update.id for update in second.updates] == [3]
+    assert first.asks == [AskCall("w", "f", ["fine"])]
+    outbox.stored(2)
+    assert watcher.told == [("framed", 1), ("framed", 2), ("stored", 2)]
+    assert room == [1] and outbox.held_bytes == 0
+    for of_which in (
+        "a fault of ours",
+        "a ConnectionUpdate is",
+        "a AskCall is",
+        "KeyError('framed')",
+        "KeyError('stored')",
+    ):
+        assert of_which in caplog.text

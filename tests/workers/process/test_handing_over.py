@@ -115,7 +115,9 @@ async def test_at_the_end_all_answers_are_given_and_all_events_handed_over_whate
         assert told == [wrong, "behind it", wrong], "the loop tells of it"
 
 
-async def test_at_the_end_all_is_handed_over_also_where_a_frame_cannot_be_made() -> None:
+async def test_at_the_end_all_is_handed_over_also_where_what_a_frame_tells_cannot_be_made(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     class Faulty(_Connection):
         def take_created(self) -> None:
             taken.append(self)
@@ -128,8 +130,26 @@ async def test_at_the_end_all_is_handed_over_also_where_a_frame_cannot_be_made()
         handing_over = runtime._handing_over
         handing_over.post(handing_over.answer_behind, partial(Opened, 1))
         handing_over.post(runtime.outbox.touch, Faulty(1))
-        with pytest.raises(ValueError, match="a fault of ours"):
-            handing_over.end()
+        handing_over.end()
         # In this pass still: the loop may run no more.
         assert service.answers == [Opened(1, runtime.outbox.number)]
         assert [events.number for events in service.frames] == [runtime.outbox.number]
+        assert "a fault of ours" in caplog.text
+
+
+async def test_events_that_cannot_be_handed_over_hold_up_no_answer() -> None:
+    told: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context.get("exception")))
+
+    class Unended(_Connection):
+        def mark_ended(self) -> None:
+            raise wrong
+
+    wrong = ValueError("a fault of ours")
+    service = Service()
+    async with bare_worker(service) as runtime:
+        runtime.outbox.add(Unended(1), b"\x04", b"1", 1, ended=True)
+        for request in (1, 2):
+            runtime.answer_behind(partial(Opened, request))
+        await wait_for(lambda: len(service.answers) == 2, 60)
+    assert told == [wrong]

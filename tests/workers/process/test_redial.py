@@ -162,15 +162,20 @@ def test_a_host_has_its_own_limit_by_name_or_by_name_and_port() -> None:
 
 
 def test_other_limits_are_obeyed_at_once_and_nobody_loses_its_turn() -> None:
-    redials = Redials(RedialLimits(rate=0.01, burst=1))
+    redials = Redials(RedialLimits(rate=0.001, burst=2))
     for ticket in range(10):
         redials.take(ticket, HOST, 0)
-    assert redials.go(0) == [0]
-    assert redials.look_again_at == 100
-    redials.configure(RedialLimits(rate=1, burst=1))
-    assert redials.look_again_at == 100, "what was paid stays paid"
-    redials.configure(RedialLimits(rate=0))
-    assert redials.go(1) == list(range(1, 10))
+    assert redials.go(0) == [0, 1]
+    assert redials.look_again_at == 1_000
+    redials.configure(RedialLimits(rate=0.001, burst=2), 250)
+    assert redials.look_again_at == 1_000, "nothing has changed"
+    redials.configure(RedialLimits(rate=1, burst=2), 250)
+    assert redials.look_again_at == 250.75, "of the tickets that were paid three quarters of one are still owed"
+    assert redials.go(250.5) == [] and redials.go(250.75) == [2]
+    redials.configure(RedialLimits(rate=0.01, burst=2), 250.75)
+    assert redials.go(251.75) == [] and redials.look_again_at == 350.75, "and a slower one counts as well"
+    redials.configure(RedialLimits(rate=0), 252)
+    assert redials.go(252) == list(range(3, 10))
 
 
 @pytest.mark.parametrize(

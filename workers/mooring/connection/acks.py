@@ -42,36 +42,25 @@ class Acks:
         self._framed: deque[tuple[int, _Due]] = deque()
         self.waiting_bytes = 0
 
-    def deliver(
-        self,
-        connection: RecordedConnection,
-        items: list[tuple[int, bytes]],
-        answers: list[tuple[int, Send]],
-        deliver: Callable[[list[tuple[int, bytes]]], bool],
-    ) -> bool:
-        """Have `items` delivered, and each of `answers` sent once the item is stored to whose index it belongs.
-
-        Returns:
-            What `deliver` says.
-        """
-        at_once = connection.handler is None  # then their places are their seqs
-        before = connection.seq if at_once else connection.posted
+    def expect(self, connection: RecordedConnection, answers: list[tuple[int, Send]]) -> None:
+        """Have each of `answers` sent once the message of its index is stored, of those that are taken right behind this."""
+        before = _last_place(connection)
         for index, send in answers:
             self._due.append(_Due(before + index + 1, send))
             self._awaited.append(before + index + 1)
             self.waiting_bytes += len(send.payload)
-        said = deliver(items)
-        # What was not taken (no UTF-8, no JSON) comes into no journal, and is not answered.
-        last = min(before + len(items), connection.seq if at_once else connection.posted)
+
+    def taken(self, connection: RecordedConnection) -> None:
+        """They were taken, up to one that is wrong (no UTF-8, no JSON): from there on nothing comes into the journal, or is answered."""
+        last = _last_place(connection)
         while self._due and self._due[-1].place > last:
             self.waiting_bytes -= len(self._due.pop().send.payload)
             self._awaited.pop()
-        if at_once:
+        if connection.handler is None:
             self._seqs.extend(self._awaited)
             self._awaited.clear()
         if self._due:
             self._outbox.watch(self)
-        return said
 
     def recorded(self, place: int, seq: int) -> None:
         """The message at `place` is in the outbox, as event `seq`. In the context."""
@@ -104,3 +93,15 @@ class Acks:
         """The socket has ended: what it is owed belongs to no other one. The peer sends again what it takes for lost."""
         for due in (*self._due, *(due for _, due in self._framed)):
             due.live = False
+
+
+class Owed(msgspec.Struct, frozen=True):
+    """What `acks` sends of the messages of one delivery: each answer with the index of the message that must be stored before."""
+
+    acks: Acks
+    answers: list[tuple[int, Send]]
+
+
+def _last_place(connection: RecordedConnection) -> int:
+    """Return the place of the newest message: without a handler it is recorded at once, and that is its seq."""
+    return connection.seq if connection.handler is None else connection.posted

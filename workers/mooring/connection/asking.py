@@ -18,6 +18,7 @@ from mooring.connection.recorded import RecordedConnection
 from mooring.connection.requests import Ids, Refused, Reply, Requests
 from mooring.connection.requests import Protocol as RequestProtocol
 from mooring.connection.sends import Awaited, Sends
+from mooring.connection.session import Send
 from mooring.link.messages_sent import Replied, RequestFailed, RequestTaken, WhyNoReply
 from mooring.metrics import count
 from mooring.wire.frames import TEXT
@@ -151,27 +152,40 @@ class Asking:
 
     # What comes.
 
-    def take(self, items: list[tuple[int, bytes]]) -> tuple[list[tuple[int, bytes]], list[Found]]:
-        """Look through the messages of one read: return those that are to be recorded, and the replies among them all."""
+    def take(
+        self, items: list[tuple[int, bytes]], answers: list[tuple[int, Send]]
+    ) -> tuple[list[tuple[int, bytes]], list[Found], list[tuple[int, Send]]]:
+        """Look through the messages of one read.
+
+        Args:
+            answers: What is owed once a message is stored, each with the index of that one.
+
+        Returns:
+            The messages that are to be recorded, the replies among them all, and `answers` by the messages that are left.
+        """
         if not self._requests.asked:
-            return items, []
+            return items, [], answers
         requests, data_type = self._requests, self._connection.options.data_type
         late = requests.late_replies
+        places = {index: 0 for index, _ in answers}
         kept: list[tuple[int, bytes]] = []
         found: list[Found] = []
-        for item in items:
+        for index, item in enumerate(items):
             opcode, payload = item
             reply = requests.reply(Frame(payload, data_type != "auto" or opcode == TEXT))
-            hidden = isinstance(reply, Reply) and requests.protocol.hide
+            # What an answer waits for must come into the journal, whatever else it is.
+            hidden = isinstance(reply, Reply) and requests.protocol.hide and index not in places
             if isinstance(reply, Reply):
                 assert isinstance(reply.request, Waiter), "nobody else asks"
                 found.append(Found(reply.request, payload, reply.failed, None if hidden else len(kept)))
+            if index in places:
+                places[index] = len(kept)
             if not hidden:
                 kept.append(item)
         if requests.late_replies != late:
             self._host.metrics.late_replies += requests.late_replies - late
             self._host.touch(self._connection)
-        return kept, found
+        return kept, found, [(places[index], send) for index, send in answers]
 
     def answer(self, found: list[Found], recorded: int, first_seq: int) -> None:
         """Answer those whose reply has come.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 
 from mooring.connection import received
+from mooring.connection.acks import Owed
 from mooring.connection.asked import requests_of
 from mooring.connection.asking import Asking, Found, Waiter
 from mooring.connection.conversing import ConversingConnection
@@ -43,14 +44,19 @@ class AskingConnection(ConversingConnection):
     def open_outbound(self) -> Outbound | None:
         """Where messages go just now; None: no socket is ready."""
 
-    def deliver(self, items: list[tuple[int, bytes]]) -> bool:
+    def deliver(self, items: list[tuple[int, bytes]], owed: Owed | None = None) -> bool:
         """Record messages, or hand them over; whoever waits for one of them gets it. Say whether any was no reply."""
         asking = self._asking
         found: list[Found] = []
+        answers = [] if owed is None else owed.answers
         if asking is not None:
-            items, found = asking.take(items)
+            items, found, answers = asking.take(items, answers)
         before, counted = self.seq, self.messages_in
+        if owed is not None:
+            owed.acks.expect(self, answers)
         wrong = received.take(self._host, self, items) if items else None
+        if owed is not None:
+            owed.acks.taken(self)
         if found and asking is not None:
             asking.answer(found, self.messages_in - counted, before + 1 if self.handler is None else 0)
         if wrong is not None:

@@ -11,6 +11,7 @@ import math
 from typing import Protocol
 
 from mooring.connection import session as acts
+from mooring.connection.acks import Owed
 from mooring.connection.attempt import Attempt
 from mooring.connection.catching_up import Filled, Missed, catch_up
 from mooring.connection.held import Held
@@ -63,7 +64,7 @@ class Party(Filled, Protocol):
     def silent(self, since: float) -> None:
         """No message has come since then (the loop's time), and that is to be told."""
 
-    def deliver(self, items: list[tuple[int, bytes]]) -> bool:
+    def deliver(self, items: list[tuple[int, bytes]], owed: Owed | None = None) -> bool:
         """Messages for the journal or the handler, in order; say whether any was no reply to a request."""
 
     def resume_if_room(self) -> None:

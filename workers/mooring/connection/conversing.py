@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from mooring.connection.acks import Owed
 from mooring.connection.asked import compiled_of
 from mooring.connection.conversation import Conversation
 from mooring.connection.host import Host
@@ -189,7 +190,7 @@ class ConversingConnection(RecordedConnection, ABC):
             self._conversation.take(items)
 
     @abstractmethod
-    def deliver(self, items: list[tuple[int, bytes]]) -> bool:
+    def deliver(self, items: list[tuple[int, bytes]], owed: Owed | None = None) -> bool:
         """Record messages, or hand them over; say whether any was no reply to a request."""
 
     @property

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mooring.connection.acks import Acks
+from mooring.connection.acks import Acks, Owed
 from mooring.connection.host import Host
 from mooring.connection.recipe import Recipe
 from mooring.connection.recorded import RecordedConnection
 from mooring.connection.session import Send
+
+Deliver = Callable[[list[tuple[int, bytes]], Owed | None], bool]
 
 
 class Held:
@@ -19,7 +21,7 @@ class Held:
 
     Args:
         write: Sends an answer over the present socket: its payload, and whether it is binary.
-        deliver: Takes messages for the journal or the handler.
+        deliver: Takes messages for the journal or the handler, and what is owed once they are stored.
     """
 
     __slots__ = ("_acks", "_answers", "_bytes", "_connection", "_deliver", "_host", "_items", "_write")
@@ -29,7 +31,7 @@ class Held:
         host: Host,
         connection: RecordedConnection,
         write: Callable[[bytes, bool], None],
-        deliver: Callable[[list[tuple[int, bytes]]], bool],
+        deliver: Deliver,
     ) -> None:
         self._host = host
         self._connection = connection
@@ -73,9 +75,8 @@ class Held:
         """Hand over all; say whether any was no reply to a request."""
         items, answers = self._items, self._answers
         self._items, self._answers, self._bytes = [], [], 0
-        if self._acks is None:
-            return self._deliver(items)
-        return self._acks.deliver(self._connection, items, answers, self._deliver)
+        owed = Owed(self._acks, answers) if self._acks is not None and answers else None
+        return self._deliver(items, owed)
 
     def drop(self) -> None:
         """The socket has ended: nothing of it is handed over or answered any more."""

@@ -2,25 +2,32 @@
 
 Recorders (the I/O loop for connections without a handler, the context thread for the others) add *runs* of events.
 The I/O loop flushes them into frames: columns of events, and the records that changed with them. A frame keeps its
-number and its bytes until it is acknowledged, so that a resend is exactly what was sent before.
+number and its bytes until it is acknowledged, so that a resend is exactly what was sent before. What of a frame cannot be made, or
+told, is left out, and the log says so: the rest of it goes its way.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Protocol
+
+import msgspec
 
 from mooring import bodies as column
 from mooring.link.channel import frame
 from mooring.link.messages import AskCall, AskKill, Events
 from mooring.link.record import ConnectionCreated, ConnectionUpdate
+from mooring.told import Told
 
 FRAME_BYTES = 1024 * 1024  # a frame is cut after the run that takes it past this
 FRAME_CONNECTIONS = 500  # … and after so many: the service folds their records in one step of its loop
 GROUP_BYTES = 64 * 1024  # so many bytes of events wait for no other frame
+
+log = logging.getLogger("mooring.link")
 
 
 class Recorded(Protocol):
@@ -85,6 +92,7 @@ class Outbox:
         self._added_bytes = 0
         self._flushed_bytes = 0
         self._began_at_us = 0
+        self._failures = Told()
 
     @property
     def held_bytes(self) -> int:
@@ -204,28 +212,37 @@ class Outbox:
             for connection in gone:
                 connection.mark_ended()
             self.number += 1
-            data = frame(
+            created, updates = _records_of(changed, self._failed)
+            changed.clear()
+            data = _frame_of(
                 Events(
                     self.number,
                     b"".join(ids),
                     b"".join(kinds),
                     b"\n".join(bodies),
-                    [created for connection in changed if (created := connection.take_created()) is not None],
-                    [update for connection in changed if (update := connection.update()) is not None],
+                    created,
+                    updates,
                     asks,
                     self._began_at_us if kinds else 0,
-                )
+                ),
+                self._failed,
             )
-            changed.clear()
             self._flushed_bytes += size + asked
             self._frames.append((self.number, data))
-            for watcher in self._watchers:
-                watcher.framed(self.number)
             self._frame_bytes += len(data)
             self._unsent += 1
             self._unsent_bytes += len(data)
+            for watcher in tuple(self._watchers):
+                try:
+                    watcher.framed(self.number)
+                except Exception as exc:  # noqa: BLE001 - whatever it is: it holds up no other
+                    self._failed("who waits for a frame", exc)
             if self._unsent == 1:
                 self.send_unsent()
+
+    def _failed(self, what: str, exc: Exception) -> None:
+        if self._failures.is_new(f"{what}: {exc!r}"):
+            log.error("%s is left out: %r", what, exc, exc_info=exc)
 
     def _cut(self, run: Run) -> Run:
         """Cut `run` so that each piece ends with the event that takes it past `FRAME_BYTES`; return the first, and put back the others.
@@ -274,7 +291,46 @@ class Outbox:
                 self._unsent -= 1
                 self._unsent_bytes -= size
         for watcher in tuple(self._watchers):
-            watcher.stored(number)
+            try:
+                watcher.stored(number)
+            except Exception as exc:  # noqa: BLE001 - as above
+                self._failed("who waits for what is stored", exc)
         if self._was_full and self.held_bytes < self._max_bytes // 2:
             self._was_full = False
             self._on_room()
+
+
+def _records_of(
+    changed: Iterable[Recorded], failed: Callable[[str, Exception], None]
+) -> tuple[list[ConnectionCreated], list[ConnectionUpdate]]:
+    """Return the unchanging parts that were not told before, and the changing ones."""
+    created: list[ConnectionCreated] = []
+    updates: list[ConnectionUpdate] = []
+    for connection in changed:
+        try:
+            if (first := connection.take_created()) is not None:
+                created.append(first)
+            if (update := connection.update()) is not None:
+                updates.append(update)
+        except Exception as exc:  # noqa: BLE001 - whatever it is: it holds up no other
+            failed("the record of a connection", exc)
+    return created, updates
+
+
+def _frame_of(events: Events, failed: Callable[[str, Exception], None]) -> bytes:
+    """Return the frame of `events`, without what cannot stand in one."""
+
+    def fits(one: object) -> bool:
+        try:
+            return bool(frame(one))
+        except Exception as exc:  # noqa: BLE001 - as above
+            failed(f"a {type(one).__name__}", exc)
+            return False
+
+    try:
+        return frame(events)
+    except Exception:  # noqa: BLE001 - what it is about is found now
+        created = [one for one in events.created if fits(one)]
+        updates = [one for one in events.updates if fits(one)]
+        asks = [one for one in events.asks if fits(one)]
+        return frame(msgspec.structs.replace(events, created=created, updates=updates, asks=asks))

@@ -78,7 +78,10 @@ class HandingOver:
     def _answer_behind(self) -> None:
         behind, self._behind = self._behind, []
         if behind:
-            self._answer_all(behind, self.flush())
+            try:
+                self._outbox.flush()
+            finally:  # events that cannot be handed over hold up no answer
+                self._answer_all(behind, self._outbox.number)
 
     def _answer_all(self, behind: list[Callable[[int], Report]], after: int) -> None:
         for made in behind:

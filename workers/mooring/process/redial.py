@@ -47,8 +47,10 @@ class _Place(Generic[Ticket]):
         self.due = math.inf  # of its one valid entry in the heap; infinity: it has none
         self.interval_s = self.slack_s = 0.0
 
-    def limit(self, rate: float, burst: int) -> None:
-        self.interval_s = 1 / rate if rate else 0.0
+    def limit(self, rate: float, burst: int, now: float) -> None:
+        before_s, self.interval_s = self.interval_s, 1 / rate if rate else 0.0
+        if before_s and self.full_at > now:  # so many tickets were paid, and are worth another time from now on
+            self.full_at = now + (self.full_at - now) / before_s * self.interval_s
         self.slack_s = self.interval_s * (max(burst, 1) - 1)
 
     def next_at(self) -> float:
@@ -140,11 +142,11 @@ class Redials(Generic[Ticket]):
         if entered is not None:
             del entered.waiting[ticket]
 
-    def configure(self, limits: RedialLimits) -> None:
-        """Go on with other limits: nobody loses its turn, and what was paid stays paid."""
+    def configure(self, limits: RedialLimits, now: float) -> None:
+        """Go on with other limits: nobody loses its turn, and the tickets that were paid stay paid, each worth the time of the new rate."""
         self._limits = limits
         for entered in self._places.values():
-            entered.limit(*limits.of(entered.name))
+            entered.limit(*limits.of(entered.name), now)
             self._enter(entered)
 
     def _place(self, name: str, now: float) -> _Place[Ticket]:
@@ -158,7 +160,7 @@ class Redials(Generic[Ticket]):
                     if one.waiting or one.flying or (one.full_at > now and one.interval_s)
                 }
             found = self._places[name] = _Place(name)
-            found.limit(*self._limits.of(name))
+            found.limit(*self._limits.of(name), now)
         return found
 
     def _enter(self, entered: _Place[Ticket]) -> None:

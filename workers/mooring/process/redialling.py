@@ -68,7 +68,7 @@ class Redialling:
 
     def configure(self, limits: RedialLimits) -> None:
         """Go on with other limits."""
-        self._redials.configure(limits)
+        self._redials.configure(limits, self._loop.time())
         self._set_timer()
 
     @property
