@@ -99,6 +99,7 @@ class BlockingClient:
     send_body = blocking(Client.send_body)
     send_lines = blocking(Client.send_lines)
     send_request = blocking(Client.send_request)
+    start_request = blocking(Client.start_request)
     drop_queue = blocking(Client.drop_queue)
     terminate = blocking(Client.terminate)
     reconnect = blocking(Client.reconnect)
