@@ -55,6 +55,11 @@ async def test_what_is_asked_for_at_a_node_is_made_there_and_every_node_lists_al
         assert (record["node"], record["worker"]) == ("c", "desk")
         problem = await a.call("POST", "/v1/connections", 409, json={"url": echo.url, "worker": "desk", "node": "b"})
         assert (problem["type"].rpartition(":")[2], problem["node"], problem["asked"]) == ("worker-elsewhere", "c", "b")
+        asked = {"url": echo.url, "worker": "desk", "node": "b"}
+        assert (await a.call("PUT", "/v1/connections/at.b", 409, json=asked))["type"] == problem["type"]
+        described = (await a.get("/openapi.json"))["paths"]
+        for method, path in (("post", "/v1/connections"), ("put", "/v1/connections/{id}")):
+            assert "`worker-elsewhere`" in described[path][method]["responses"]["409"]["description"]
         problem = await a.call("POST", "/v1/connections", 422, json={"url": echo.url, "node": "nobody"})
         assert problem["errors"][0]["pointer"] == "/node"
         named = await a.call("PUT", "/v1/connections/wanted", 201, json={"url": echo.url, "node": "b"})

@@ -147,7 +147,7 @@ class Route(Struct, frozen=True, dict=True):
                 names |= {"node-unreachable", "node-silent"}
             if "{name}" in self.path and self.method != "GET":
                 names |= {"node-unreachable", "node-silent", "worker-elsewhere"}
-            if self.path == "/v1/connections" and self.method == "POST":
+            if (self.method, self.path) in (("POST", "/v1/connections"), ("PUT", "/v1/connections/{id}")):
                 names |= {"engine-down", "node-unreachable", "node-silent", "worker-elsewhere"}
         if self.query is not None:
             names.add("invalid")
