@@ -180,9 +180,10 @@ class TokenConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """One named token; the token itself is nowhere: `mooring token --hash` prints what goes here."""
 
     hash: Annotated[str, _doc("sha256:<64 hex digits> of the token.")]
-    scopes: Annotated[list[Scope], _doc("read: GET; send: messages; manage: everything else.")] = msgspec.field(
-        default_factory=lambda: ["read"]
-    )
+    scopes: Annotated[
+        list[Scope],
+        _doc("read (alone the default): GET; send: messages, requests, what waits; manage: everything else."),
+    ] = msgspec.field(default_factory=lambda: ["read"])
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -164,8 +164,12 @@ class HookSettings(HookRequest, forbid_unknown_fields=True, rename={}, frozen=Tr
     max_event_bytes: Annotated[
         int, Meta(ge=0, description="A larger event is posted without its data, with a link to it; 0: none is.")
     ] = 1_000_000
-    retry: RetrySettings = RetrySettings()
-    tls: TlsSettings = TlsSettings()
+    retry: Annotated[
+        RetrySettings,
+        Meta(description="delay (1), the seconds before the first, doubles up to max_delay (60)."),
+    ] = RetrySettings()
+    secret: Annotated[str | UnsetType, Meta(description="Refused here: it stands in secret_file.")] = UNSET
+    tls: Annotated[TlsSettings, Meta(description="ca_file, cert_file, key_file, verify.")] = TlsSettings()
     proxy: Annotated[
         str | bool | ProxyRequest | UnsetType,
         Meta(description="As that of a connection: a name of [proxies], or false for none."),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import time
 from collections.abc import AsyncIterator
@@ -54,6 +55,11 @@ async def test_what_is_asked_for_at_a_node_is_made_there_and_every_node_lists_al
         assert (record["node"], record["worker"]) == ("c", "desk")
         problem = await a.call("POST", "/v1/connections", 409, json={"url": echo.url, "worker": "desk", "node": "b"})
         assert (problem["type"].rpartition(":")[2], problem["node"], problem["asked"]) == ("worker-elsewhere", "c", "b")
+        asked = {"url": echo.url, "worker": "desk", "node": "b"}
+        assert (await a.call("PUT", "/v1/connections/at.b", 409, json=asked))["type"] == problem["type"]
+        described = (await a.get("/openapi.json"))["paths"]
+        for method, path in (("post", "/v1/connections"), ("put", "/v1/connections/{id}")):
+            assert "`worker-elsewhere`" in described[path][method]["responses"]["409"]["description"]
         problem = await a.call("POST", "/v1/connections", 422, json={"url": echo.url, "node": "nobody"})
         assert problem["errors"][0]["pointer"] == "/node"
         named = await a.call("PUT", "/v1/connections/wanted", 201, json={"url": echo.url, "node": "b"})
@@ -126,6 +132,50 @@ async def test_a_client_of_several_addresses_goes_on_at_the_next_and_loses_no_ev
             await nobody.workers()
     with pytest.raises(ServiceAway, match="of several addresses none can be unix:PATH"):
         Client([a.url, "unix:/tmp/socket"], a.token)
+
+
+async def test_the_client_and_the_command_line_ask_for_what_one_node_has(
+    nodes: dict[str, RunningService],
+) -> None:
+    a, b, _ = nodes.values()
+    async with EchoServer() as echo, Client(a.url, a.token) as client:
+        here, there = [await client.open(echo.url, node=name) for name in ("a", "b")]
+        await client.connection(there.id)
+        assert [one.id for one in (await client.connections(node="b")).connections] == [there.id]
+        assert json.loads((await mooring(a, "ls", "--node", "b", "--json")).out)["id"] == there.id
+
+        async def is_listed() -> bool:  # what another node does not say within a second, only the log tells
+            ran = await mooring(a, "workers", "--node", "b", "--json")
+            found = [one.name for one in await client.workers(node="b")]
+            return found == ["main-b"] == [json.loads(line)["name"] for line in ran.out.splitlines()]
+
+        await wait_for(is_listed, FOUND_S)
+        looked = json.loads((await mooring(a, "top", "--node", "b", "--count", "1", "--json")).out)
+        assert [one["worker"] for one in looked["rates"]] == ["main-b"]
+        for words in (("ls", "--node", "bb"), ("workers", "--node", "bb"), ("top", "--node", "bb")):
+            ran = await mooring(a, *words)
+            assert (ran.code, ran.errors) == (1, "Error: the cluster has no node 'bb'; did you mean 'b'?\n")
+
+        own = await client.page(after="start", scope="node", limit=1000)
+        assert {event.connection for event in own.events} - {None} == {here.id}
+        assert own.next.partition("-")[0] != (await client.page(after="start")).next.partition("-")[0]
+        for record in (there, here):
+            await client.send(record.id, "x")
+        async with asyncio.timeout(60):
+            first = await anext(client.events(after=own.next, scope="node", kinds=["onMessage"]))
+        assert (first.connection, first.id.partition("-")[0]) == (here.id, own.next.partition("-")[0])
+        ran = await mooring(a, "tail", "--scope", "node", "--after", "start", "--json", "--limit", str(len(own.events)))
+        assert [json.loads(line)["id"] for line in ran.out.splitlines()] == [event.id for event in own.events]
+        await client.terminate(here.id)
+        async with asyncio.timeout(60):
+            seen = [event async for event in client.events(connection=here.id, scope="node")]
+        assert [event.kind for event in seen] == ["onOpen", "onMessage", "onTerminate"]
+        assert {event.id.partition("-")[0] for event in seen} == {own.next.partition("-")[0]}
+    async with Client([a.url, b.url], a.token) as several:
+        with pytest.raises(ValueError, match="at its own address"):
+            await several.page(scope="node")
+    ran = await mooring_at(f"{a.url},{b.url}", a.token, "tail", "--scope", "node")
+    assert ran.code == 1 and "at its own address" in ran.errors
 
 
 async def test_nodes_of_one_secret_have_one_token_and_a_secret_that_others_can_read_is_refused(

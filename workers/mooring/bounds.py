@@ -62,7 +62,10 @@ class HostLimit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class RedialLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How fast one worker dials one ``host:port`` again. The pace of `process/redial`."""
+    """How fast one worker dials one ``host:port`` again.
+
+    The pace of `process/redial`.
+    """
 
     rate: Annotated[
         float, doc("Redials a second of each worker to one host:port; 0: no limit. 2,000 lost ones are back in 40 s.")

@@ -99,6 +99,7 @@ class BlockingClient:
     send_body = blocking(Client.send_body)
     send_lines = blocking(Client.send_lines)
     send_request = blocking(Client.send_request)
+    start_request = blocking(Client.start_request)
     drop_queue = blocking(Client.drop_queue)
     terminate = blocking(Client.terminate)
     reconnect = blocking(Client.reconnect)
@@ -142,7 +143,11 @@ class BlockingClient:
             tasks[0].add_done_callback(ended)
 
         def give_up() -> None:
-            tasks[0].cancel()
+            if tasks:
+                tasks[0].cancel()
+            else:  # it was interrupted before the loop was asked
+                work.close()
+                result.set_exception(concurrent.futures.CancelledError())
 
         def ended(task: asyncio.Task[Result]) -> None:
             if task.cancelled():
@@ -152,8 +157,8 @@ class BlockingClient:
             else:
                 result.set_result(task.result())
 
-        self._loop.call_soon_threadsafe(begin)
-        try:
+        try:  # what interrupts may come here, too: it has begun then, and nobody waits
+            self._loop.call_soon_threadsafe(begin)
             return result.result()
         except BaseException:
             if not result.done():  # so it is not `work` that has raised: the waiting was interrupted

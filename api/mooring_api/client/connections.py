@@ -61,10 +61,11 @@ class ConnectionVerbs(Transport):
         status: str | None = None,
         name: str | None = None,
         ready: bool | None = None,
+        node: str | None = None,
         after: int = 0,
         limit: int = 1000,
     ) -> ConnectionPage:
-        """Return a page of connections, by id."""
+        """Return a page of connections, by id; with `node`, in a cluster, of those of that node."""
         params = {"after": str(after), "limit": str(limit)}
         if worker is not None:
             params["worker"] = worker
@@ -74,6 +75,8 @@ class ConnectionVerbs(Transport):
             params["name"] = name
         if ready is not None:
             params["ready"] = "true" if ready else "false"
+        if node is not None:
+            params["node"] = node
         return await self._json(ConnectionPage, "GET", "/v1/connections", params=params)
 
     async def connection(self, connection: int | str) -> ConnectionRecord:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from urllib.parse import quote
 
 from mooring_api.client.answers import ApiError, Event, Page, ServiceAway
@@ -18,33 +18,63 @@ SILENCE_S = 45.0  # three keep-alives: a stream that is silent for longer is dea
 class EventVerbs(Transport):
     """Page and stream."""
 
-    @staticmethod
-    def _events_path(connection: int | str | None, worker: str | None) -> tuple[str, dict[str, str]]:
+    def _selected(
+        self,
+        connection: int | str | None,
+        worker: str | None,
+        connections: Sequence[int | str],
+        workers: Sequence[str],
+        kinds: Sequence[str],
+        scope: str | None,
+    ) -> tuple[str, dict[str, str]]:
+        """Return where the events are that are meant, and which of them.
+
+        Raises:
+            ValueError: If nothing at the service selects like that.
+        """
+        path = "/v1/events"
         if connection is not None:
-            return f"{path_of(connection)}/events", {}
-        if worker is not None:
-            return f"/v1/workers/{quote(worker, safe='')}/events", {}
-        return "/v1/events", {}
+            if worker is not None or connections or workers:
+                raise ValueError("of one connection's events nothing but kinds can be left out")
+            path = f"{path_of(connection)}/events"
+        elif worker is not None:
+            if workers:
+                raise ValueError("give worker or workers, not both")
+            path = f"/v1/workers/{quote(worker, safe='')}/events"
+        if scope is not None and len(self._addresses) > 1:
+            # At the next address these ids mean nothing: it would begin with a gap, and tell another node's events.
+            raise ValueError("scope: one service's own events are asked for at its own address, not at one of several")
+        given = {
+            "connection": ",".join(map(str, connections)),
+            "worker": ",".join(workers),
+            "kind": ",".join(kinds),
+            "scope": scope,
+        }
+        return path, {name: value for name, value in given.items() if value}
 
     async def page(
         self,
         *,
         connection: int | str | None = None,
         worker: str | None = None,
+        connections: Iterable[int | str] = (),
+        workers: Iterable[str] = (),
         kinds: Iterable[str] = (),
+        scope: str | None = None,
         after: str | None = None,
         limit: int = 100,
         wait_s: float = 0,
     ) -> Page:
-        """Return one page of events; with `wait_s` it waits so long for the first."""
-        path, params = self._events_path(connection, worker)
-        params |= {"limit": str(limit)}
-        if kinds:
-            params["kind"] = ",".join(kinds)
+        """Return one page of events; with `wait_s` it waits so long for the first. The rest as of `events`."""
+        path, params = self._selected(connection, worker, tuple(connections), tuple(workers), tuple(kinds), scope)
+        params["limit"] = str(limit)
         if after is not None:
             params["after"] = after
         if wait_s:
             params["wait"] = str(wait_s)
+        return await self._page(path, params)
+
+    async def _page(self, path: str, params: dict[str, str]) -> Page:
         return await self._json(Page, "GET", path, params=params, headers={"Accept": "application/json"})
 
     async def events(
@@ -52,7 +82,10 @@ class EventVerbs(Transport):
         *,
         connection: int | str | None = None,
         worker: str | None = None,
+        connections: Iterable[int | str] = (),
+        workers: Iterable[str] = (),
         kinds: Iterable[str] = (),
+        scope: str | None = None,
         after: str | None = None,
     ) -> AsyncIterator[Event]:
         """Yield events, each once, in order; it resumes by itself after a break or a restart of the service.
@@ -63,14 +96,27 @@ class EventVerbs(Transport):
             connection: One connection's events; from its start, unless `after` says otherwise. A name means the connection that has it
                 when this begins.
             worker: One worker's events; from now.
+            connections: Only of these, beside `worker` or `workers`; from now, and without an end. Empty: of all.
+            workers: Only of these. Empty: of all.
             kinds: Only these kinds; empty: all.
+            scope: ``"node"``: the service's own events, under its own ids; None: in a cluster those of all nodes.
             after: An event's id, ``"start"`` or ``"now"``.
 
         Raises:
+            ValueError: If `connection` is given with another filter than `kinds`, `worker` with `workers`, or `scope` to a client of
+                several addresses.
             ApiError: If the stream is refused (401, 404, …).
             ServiceAway: If no service answers at the beginning; later breaks are bridged.
         """
-        async for event, _ in self.raw_events(connection=connection, worker=worker, kinds=kinds, after=after):
+        async for event, _ in self.raw_events(
+            connection=connection,
+            worker=worker,
+            connections=connections,
+            workers=workers,
+            kinds=kinds,
+            scope=scope,
+            after=after,
+        ):
             yield event
 
     async def raw_events(
@@ -78,21 +124,22 @@ class EventVerbs(Transport):
         *,
         connection: int | str | None = None,
         worker: str | None = None,
+        connections: Iterable[int | str] = (),
+        workers: Iterable[str] = (),
         kinds: Iterable[str] = (),
+        scope: str | None = None,
         after: str | None = None,
     ) -> AsyncIterator[tuple[Event, bytes]]:
         """As `events`, with the JSON of each as it came."""
+        # What names mean now: later, when the stream is taken up again, other connections may have them.
         if isinstance(connection, str):
-            # What the name means now: later, when the stream is taken up again, another connection may have it.
-            connection = (await self._json(ConnectionRecord, "GET", path_of(connection))).id
-        path, params = self._events_path(connection, worker)
-        kinds = tuple(kinds)  # they are looked at more than once
-        if kinds:
-            params["kind"] = ",".join(kinds)
+            connection = await self._id_of(connection)
+        ids = [await self._id_of(one) if isinstance(one, str) else one for one in connections]
+        path, params = self._selected(connection, worker, ids, tuple(workers), tuple(kinds), scope)
         cursor = after
         if cursor == "now" or (cursor is None and connection is None):
             # "From now" must mean the moment of this call, also if the first attempt breaks before an event comes.
-            cursor = (await self.page(connection=connection, worker=worker, after="now", limit=1)).next
+            cursor = (await self._page(path, {**params, "after": "now", "limit": "1"})).next
         elif connection is not None:
             await self.request("GET", path_of(connection))  # nobody waits for a service that was never there
         delay_s = RETRY_MIN_S
@@ -104,7 +151,7 @@ class EventVerbs(Transport):
                     cursor = event.id
                     delay_s = RETRY_MIN_S
                     yield event, line
-                if connection is not None and await self._ended(connection, kinds, cursor):
+                if connection is not None and await self._ended(path, params, cursor):
                     return
             except ServiceAway:
                 pass
@@ -117,15 +164,20 @@ class EventVerbs(Transport):
             delay_s = min(RETRY_MAX_S, delay_s * 2)
             self._locate_again(asked)
 
-    async def _ended(self, connection: int, kinds: Iterable[str], cursor: str | None) -> bool:
-        """Tell a stream that has ended with its connection from one that a stopping service has ended."""
-        page = await self.page(connection=connection, kinds=kinds, after=cursor, limit=1)
+    async def _id_of(self, name: str) -> int:
+        return (await self._json(ConnectionRecord, "GET", path_of(name))).id
+
+    async def _ended(self, path: str, params: dict[str, str], cursor: str | None) -> bool:
+        """Tell a connection's stream that has ended with it from one that a stopping service has ended."""
+        behind = {} if cursor is None else {"after": cursor}
+        page = await self._page(path, {**params, **behind, "limit": "1"})
         if page.events:
             return False
         # The page's cursor has passed what the filter leaves out.
         headers = {**self._authorization(), "Accept": "application/x-ndjson", "Last-Event-ID": page.next}
-        url = self._full(f"{path_of(connection)}/events")
-        async with self._open_session().stream("GET", url, headers=headers, silence_s=SILENCE_S) as (status, chunks):
+        async with self._open_session().stream(
+            "GET", self._full(path), params=params, headers=headers, silence_s=SILENCE_S
+        ) as (status, chunks):
             if status >= 400:
                 raise error_of(status, await _whole(chunks))
             return status == 204

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 from mooring import json_text
 from mooring_api.client.answers import QueueRecord, Sent, ServiceAway
 from mooring_api.client.connections import path_of
 from mooring_api.client.transport import Transport
-from mooring_service.records import ReplyRecord
+from mooring_service.records import ReplyRecord, RequestRecord
 
 JSON = "application/json"
+
+Found = TypeVar("Found")
 
 
 class SendingVerbs(Transport):
@@ -78,11 +80,17 @@ class SendingVerbs(Transport):
         *,
         when_down: str | None = None,
         ttl: float | None = None,
+        idempotency_key: str | None = None,
     ) -> Sent:
-        """Send JSON values, one a line, as they come; one that is not asynchronous is read on a thread, so it may block."""
+        """Send JSON values, one a line, as they come; one that is not asynchronous is read on a thread, so it may block.
+
+        With an `idempotency_key` none is sent before all have come.
+        """
         if not isinstance(lines, AsyncIterable):
             lines = _unblocked(iter(lines))
-        return await self.send_body(connection, lines, "application/x-ndjson", when_down=when_down, ttl=ttl)
+        return await self.send_body(
+            connection, lines, "application/x-ndjson", when_down=when_down, ttl=ttl, headers=_keyed(idempotency_key)
+        )
 
     async def drop_queue(self, connection: int | str) -> QueueRecord:
         """Give up what waits to be sent, and return how much it was; an ``onUnsent`` tells which."""
@@ -102,15 +110,32 @@ class SendingVerbs(Transport):
             value: An object or list; or the JSON text of one.
             timeout: So many seconds the reply may take.
         """
+        return await self._request(ReplyRecord, connection, value, timeout, _keyed(idempotency_key) or {})
+
+    async def start_request(
+        self,
+        connection: int | str,
+        value: dict[str, Any] | list[Any] | str | bytes,
+        *,
+        timeout: float = 10.0,
+        idempotency_key: str | None = None,
+    ) -> RequestRecord:
+        """Send a request as `send_request`, and return its id once it is on its way; its reply will be an ordinary message."""
+        headers = {**(_keyed(idempotency_key) or {}), "Prefer": "respond-async"}
+        return await self._request(RequestRecord, connection, value, timeout, headers)
+
+    async def _request(
+        self, kind: type[Found], connection: int | str, value: Any, timeout: float, headers: dict[str, str]
+    ) -> Found:
         if isinstance(value, str):
             value = value.encode()
         return await self._json(
-            ReplyRecord,
+            kind,
             "POST",
             f"{path_of(connection)}/requests",
             body=value if isinstance(value, bytes) else json_text.encode(value),
             content_type=JSON,
-            headers=_keyed(idempotency_key),
+            headers=headers,
             params={"timeout": str(timeout)},
         )
 

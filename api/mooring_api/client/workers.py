@@ -18,9 +18,10 @@ class _Workers(msgspec.Struct, frozen=True):
 class WorkerVerbs(Transport):
     """Look, start, kill, drain, call."""
 
-    async def workers(self) -> list[WorkerRecord]:
-        """Return all workers, in a cluster of all nodes."""
-        return (await self._json(_Workers, "GET", "/v1/workers")).workers
+    async def workers(self, *, node: str | None = None) -> list[WorkerRecord]:
+        """Return all workers, in a cluster of all nodes, or of `node`."""
+        params = {} if node is None else {"node": node}
+        return (await self._json(_Workers, "GET", "/v1/workers", params=params)).workers
 
     async def worker(self, name: str) -> WorkerRecord:
         """Return one worker."""
@@ -37,9 +38,10 @@ class WorkerVerbs(Transport):
         """End a worker for good."""
         return await self._json(Killed, "DELETE", f"/v1/workers/{quote(name, safe='')}")
 
-    async def drain_worker(self, name: str) -> WorkerRecord:
+    async def drain_worker(self, name: str, *, idempotency_key: str | None = None) -> WorkerRecord:
         """Let a worker take no new connections, and restart when the last one has ended."""
-        return await self._json(WorkerRecord, "POST", f"/v1/workers/{quote(name, safe='')}/drain")
+        headers = {} if idempotency_key is None else {"Idempotency-Key": idempotency_key}
+        return await self._json(WorkerRecord, "POST", f"/v1/workers/{quote(name, safe='')}/drain", headers=headers)
 
     async def call(
         self,

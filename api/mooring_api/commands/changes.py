@@ -10,7 +10,7 @@ from mooring.changes import CHANGEABLE
 from mooring.options import OPTIONS
 from mooring_api.commands.connections import known
 from mooring_api.commands.open import body_of, create_options_of
-from mooring_api.commands.target import Target, Which, as_json, show_json
+from mooring_api.commands.target import Target, Which, as_json, keyed, show_json
 from mooring_service.records import ConnectionRecord
 
 _KEYS = {OPTIONS[name].key: name for name in CHANGEABLE if name in OPTIONS}
@@ -59,11 +59,13 @@ def set_command(
 @click.option("--code", type=int, default=1000, help="Of our close frame: 1000, or 3000 to 4999.")
 @click.option("--reason", default="", help="At most 123 bytes.")
 @click.option("--wait", type=click.IntRange(1), metavar="S", help="Until the new socket is ready, so long at most.")
+@keyed()
 @as_json
 @click.pass_obj
 def reconnect(
-    target: Target, /, connection: int | str, delay: float, code: int, reason: str, wait: int | None, as_json: bool
-) -> None:
+    target: Target, /, connection: int | str, delay: float, code: int, reason: str, wait: int | None,
+    idempotency_key: str | None, as_json: bool,
+) -> None:  # fmt: skip
     """The socket that it has is closed; who waits dials now.
 
     \b
@@ -71,7 +73,9 @@ def reconnect(
     """
 
     async def work(client: Any) -> ConnectionRecord:
-        asked = client.reconnect(connection, delay=delay, code=code, reason=reason, wait=wait)
+        asked = client.reconnect(
+            connection, delay=delay, code=code, reason=reason, wait=wait, idempotency_key=idempotency_key
+        )
         found: ConnectionRecord = await known(client, connection, asked)
         return found
 

@@ -279,7 +279,7 @@ def _syncs_always(monitor: str) -> bool:
 
 def _equal_at_all(config: Config) -> str:
     """Return by what the nodes' configurations are compared: never a secret, only the beginning of its hash."""
-    secret = Path(config.cluster.secret_file).read_bytes() if config.cluster.secret_file else b""
+    secret = Path(config.cluster.secret_file).read_bytes().strip() if config.cluster.secret_file else b""
     tokens = json.dumps(
         sorted((name, token.hash, sorted(token.scopes)) for name, token in config.tokens.items())
     ).encode()

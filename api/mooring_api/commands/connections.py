@@ -11,7 +11,18 @@ import msgspec
 
 from mooring_api.client import ApiError, Client
 from mooring_api.commands.tables import Column, Styled, console, plain, screen_width, show_table
-from mooring_api.commands.target import Failure, Target, Which, as_json, explain, known_worker, plural, show_json
+from mooring_api.commands.target import (
+    Failure,
+    Target,
+    Which,
+    as_json,
+    check_node,
+    explain,
+    known_worker,
+    of_node,
+    plural,
+    show_json,
+)
 from mooring_api.commands.words import down_in_words, duration, seconds_of
 from mooring_api.commands.words import status as status_text
 from mooring_service.records import STATUS_TONES, ConnectionRecord, DownRecord
@@ -50,10 +61,16 @@ async def known(client: Client, connection: int | str, work: Any) -> Any:
 @click.command()
 @click.option("--worker", help="Only of this worker.")
 @click.option("--status", type=click.Choice(list(STATUS_TONES), case_sensitive=False))
+@click.option("--ready/--not-ready", default=None, help="Only those that can be sent to; only the others.")
+@click.option("--name", help="Only those that have, or had, this name.")
+@of_node
 @click.option("--all", "-a", "everything", is_flag=True, help="Closed ones too.")
 @as_json
 @click.pass_obj
-def ls(target: Target, worker: str | None, status: str | None, everything: bool, as_json: bool) -> None:
+def ls(
+    target: Target, worker: str | None, status: str | None, ready: bool | None, name: str | None, node: str | None,
+    everything: bool, as_json: bool,
+) -> None:  # fmt: skip
     """Those that are not Closed, by id.
 
     \b
@@ -61,9 +78,11 @@ def ls(target: Target, worker: str | None, status: str | None, everything: bool,
     """
 
     async def work(client: Client) -> list[ConnectionRecord]:
-        found = await every(client, worker=worker, status=status)
+        found = await every(client, worker=worker, status=status, ready=ready, name=name, node=node)
         if worker is not None and not found:
             await known_worker(client, worker, client.worker(worker))
+        if node is not None and not found:
+            await check_node(client, node)
         return found
 
     found = target.ask(work)

@@ -6,7 +6,7 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import click
 import msgspec
@@ -24,18 +24,30 @@ from mooring_api.commands.target import (
     Which,
     as_json,
     explain,
+    keyed,
     known_worker,
     plural,
     show_json,
 )
 from mooring_api.commands.typed import Prompt, lines
 from mooring_api.commands.words import in_words, kind_colour
-from mooring_service.records import ReplyRecord
+from mooring_service.records import ReplyRecord, RequestRecord
 
 if TYPE_CHECKING:
     from rich.text import Text
 
 INTERACT_END_S = 10.0
+
+
+class Events(TypedDict, total=False):
+    """Which events are meant, as `Client.events` has it."""
+
+    connection: int | str | None
+    worker: str | None
+    connections: tuple[int | str, ...]
+    workers: tuple[str, ...]
+    kinds: tuple[str, ...]
+    scope: str | None
 
 
 @click.command()
@@ -51,6 +63,8 @@ INTERACT_END_S = 10.0
     help="While a kept connection is down: refuse it, or have it wait.",
 )
 @click.option("--ttl", type=float, help="Seconds that it may wait then.")
+@click.option("--drop-queue", is_flag=True, help="Send nothing: give up what waits.")
+@keyed()
 @click.option("--output", "-o", type=click.Choice(["text", "json"]), help="How the answer is printed; default: text.")
 @click.pass_obj
 def send(
@@ -61,6 +75,8 @@ def send(
     path: Path | None,
     when_down: str | None,
     ttl: float | None,
+    drop_queue: bool,
+    idempotency_key: str | None,
     output: str | None,
 ) -> None:
     """One message; or, with '-', each line of standard input as it comes.
@@ -70,9 +86,18 @@ def send(
                mooring send 1 --json '{"op": "subscribe"}'
                seq 1000 | mooring send 1 -
     """
-    given = [value for value in (text, object_text, path) if value is not None]
+    given = [value for value in (text, object_text, path, drop_queue or None) if value is not None]
     if len(given) != 1:
-        raise click.UsageError("give one of TEXT, --json, --file or '-'")
+        raise click.UsageError("give one of TEXT, --json, --file, --drop-queue or '-'")
+    if drop_queue:
+        gone = target.run(lambda client: known(client, connection, client.drop_queue(connection)))
+        show_json(gone) if output == "json" else click.echo(
+            f"dropped {plural(gone.messages, 'message')}, {plural(gone.bytes, 'byte')}"
+        )
+        return
+    if text == "-" and idempotency_key is not None:
+        raise click.UsageError("--idempotency-key is that of one message, and '-' sends each line")
+    headers = None if idempotency_key is None else {"Idempotency-Key": idempotency_key}
 
     async def work(client: Client) -> Sent:
         body, kind = (text or "").encode(), "text/plain"
@@ -82,7 +107,7 @@ def send(
             body, kind = object_text.encode(), "application/json"
         elif text == "-":
             return await _send_lines(client, connection, when_down, ttl)
-        return await client.send_body(connection, body, kind, when_down=when_down, ttl=ttl)
+        return await client.send_body(connection, body, kind, when_down=when_down, ttl=ttl, headers=headers)
 
     done = target.run(
         lambda client: known(client, connection, work(client)), waiting=None if text == "-" else "sending"
@@ -138,18 +163,24 @@ async def _send_lines(client: Client, connection: int | str, when_down: str | No
 @click.argument("connection", metavar="ID", type=Which())
 @click.argument("value", metavar="JSON")
 @click.option("--timeout", type=float, default=10.0, help="Seconds that the reply may take; default: 10.")
+@click.option("--no-wait", is_flag=True, help="Print its id once it is sent; the reply is an ordinary message.")
+@keyed()
 @click.option("--output", "-o", type=click.Choice(["text", "json"]), help="How the answer is printed; default: text.")
 @click.pass_obj
-def request(target: Target, connection: int | str, value: str, timeout: float, output: str | None) -> None:
+def request(
+    target: Target, connection: int | str, value: str, timeout: float, no_wait: bool, idempotency_key: str | None,
+    output: str | None,
+) -> None:  # fmt: skip
     """Send a request over a connection that has `requests`, and print its reply.
 
     \b
     Example:  mooring request 1 '{"method": "eth_blockNumber", "jsonrpc": "2.0"}'
     """
 
-    async def work(client: Client) -> ReplyRecord:
+    async def work(client: Client) -> ReplyRecord | RequestRecord:
+        ask = client.start_request if no_wait else client.send_request
         try:
-            return await client.send_request(connection, value, timeout=timeout)
+            return await ask(connection, value, timeout=timeout, idempotency_key=idempotency_key)
         except ApiError as exc:
             if exc.type.endswith(":peer-error"):
                 raise Failure(f"{explain(exc)}: {json_text.encode(exc.extra.get('reply')).decode()}") from None
@@ -159,25 +190,29 @@ def request(target: Target, connection: int | str, value: str, timeout: float, o
     if output == "json":
         show_json(done)
     else:
-        click.echo(json_text.encode(done.reply))
+        click.echo(json_text.encode(done.id if no_wait else done.reply))
 
 
 @click.command()
 @click.argument("connection", metavar="[ID]", type=Which(), required=False)
-@click.option("--worker", help="Only events of this worker.")
+@click.option("--worker", "workers", multiple=True, help="Only events of this worker; repeatable.")
+@click.option("--connection", "connections", type=Which(), multiple=True, help="Only of this connection; repeatable.")
 @click.option("--kind", "kinds", multiple=True, help="Only this kind (onMessage, …); repeatable.")
+@click.option("--scope", type=click.Choice(["node"]), help="In a cluster: the node's own events, under its own ids.")
 @click.option("--after", help="Resume after this event's id; 'start' for everything kept.")
-@click.option("--limit", "-n", type=click.IntRange(1), help="End after so many events.")
+@click.option("--limit", "-n", type=click.IntRange(1), metavar="N", help="End after so many events.")
 @click.option("--cursor", "cursor", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False),
-              help="Go on behind the event in FILE, and keep it up to date; with --json.")  # fmt: skip
+              help="With --json: go on behind FILE's event; keep it up to date.")  # fmt: skip
 @click.option("--fsync", is_flag=True, help="With --cursor: lines and FILE reach the disk before the next count.")
 @as_json
 @click.pass_obj
 def tail(
     target: Target,
     connection: int | str | None,
-    worker: str | None,
+    workers: tuple[str, ...],
+    connections: tuple[int | str, ...],
     kinds: tuple[str, ...],
+    scope: str | None,
     after: str | None,
     limit: int | None,
     cursor: Path | None,
@@ -192,17 +227,25 @@ def tail(
     Examples:  mooring tail 1
                mooring tail --json --cursor place >> events.ndjson
     """
-    if connection is not None and worker is not None:
-        raise click.UsageError("give an ID or --worker, not both: a connection has one worker")
+    if connection is not None and (workers or connections):
+        raise click.UsageError(
+            "give an ID, or --worker and --connection: of one connection's events only kinds are left out"
+        )
     if (cursor is not None and not as_json) or (fsync and cursor is None):
         raise click.UsageError("--cursor goes with --json, and --fsync with --cursor")
     place = None if cursor is None else CursorFile(cursor, synced=fsync)
 
+    worker = workers[0] if len(workers) == 1 else None
+    which = Events(
+        connection=connection, worker=worker, workers=() if worker else workers, connections=connections, kinds=kinds,
+        scope=scope,
+    )  # fmt: skip
+
     async def work(client: Client) -> None:
         following = (
-            follow(client, connection, worker, kinds, after, as_json, limit)
+            follow(client, which, after, as_json, limit)
             if place is None
-            else _follow_from(client, place, connection, worker, kinds, after, limit)
+            else _follow_from(client, place, which, after, limit)
         )
         if connection is not None:
             await known(client, connection, following)
@@ -214,17 +257,14 @@ def tail(
     target.run(work)
 
 
-async def _follow_from(
-    client: Client, place: CursorFile, connection: int | str | None, worker: str | None, kinds: tuple[str, ...],
-    after: str | None, limit: int | None,
-) -> None:  # fmt: skip
+async def _follow_from(client: Client, place: CursorFile, which: Events, after: str | None, limit: int | None) -> None:
     begin = place.read()
     if begin is None:
-        begin = after or ("start" if connection is not None else "now")
+        begin = after or ("start" if which.get("connection") is not None else "now")
         if begin == "now":  # it means this moment, also if the first event comes after a restart of ours
-            begin = (await client.page(connection=connection, worker=worker, kinds=kinds, after="now", limit=1)).next
+            begin = (await client.page(**which, after="now", limit=1)).next
             place.write(begin)
-    events = client.raw_events(connection=connection, worker=worker, kinds=kinds, after=begin)
+    events = client.raw_events(**which, after=begin)
     await place.print_all(events, limit)
 
 
@@ -239,7 +279,7 @@ async def interact(client: Client, connection: int | str, as_json: bool) -> None
         click.echo("Enter sends a line, Ctrl-D closes the connection, Ctrl-C leaves it open.", err=True)
         prompt.show()
     typed = lines()
-    following = asyncio.create_task(follow(client, connection, None, (), None, as_json, prompt=prompt))
+    following = asyncio.create_task(follow(client, {"connection": connection}, None, as_json, prompt=prompt))
     try:
         while True:
             line = asyncio.create_task(_next(typed))
@@ -267,9 +307,7 @@ async def interact(client: Client, connection: int | str, as_json: bool) -> None
 
 async def follow(
     client: Client,
-    connection: int | str | None,
-    worker: str | None,
-    kinds: tuple[str, ...],
+    which: Events,
     after: str | None,
     as_json: bool,
     limit: int | None = None,
@@ -281,7 +319,7 @@ async def follow(
 
     screen = console()
     count = 0
-    async for event, raw in client.raw_events(connection=connection, worker=worker, kinds=kinds, after=after):
+    async for event, raw in client.raw_events(**which, after=after):
         line = Text(raw.decode()) if as_json else _line(event)
         rows = -(-cell_len(line.plain) // screen.width) or 1
         if prompt is not None:

@@ -12,7 +12,7 @@ import click
 from mooring_api.client import Client
 from mooring_api.commands.secret_file import secret_in
 from mooring_api.commands.tables import Column, Styled, plain, show_table
-from mooring_api.commands.target import Target, as_json, is_id, plural, show_json
+from mooring_api.commands.target import Target, as_json, is_id, json_object, plural, show_json
 from mooring_api.commands.words import COLOURS, duration, seconds_of
 from mooring_service.hook_options import fingerprint
 from mooring_service.hook_records import HOOK_TONES, AttemptRecord, HookRecord
@@ -122,12 +122,13 @@ def hooks(ctx: click.Context, as_json: bool) -> None:
 @click.option("--linger", type=float, metavar="SECONDS", help="Wait for more events of one POST.")
 @click.option("--refused", type=click.Choice(["hold", "skip"]), help="What becomes of an event that it does not want.")
 @click.option("--secret-file", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="Holds its secret.")
+@click.option("--body", "rest", metavar="JSON", type=json_object, default="{}", help="More keys of the API's body.")
 @as_json
 @click.pass_obj
 def set_hook(
     target: Target, name: str, url: str, kinds: tuple[str, ...], workers: tuple[str, ...], connections: tuple[str, ...],
     form: str | None, after: str | None, headers: tuple[str, ...], max_events: int | None, linger: float | None,
-    refused: str | None, secret_file: Path | None, as_json: bool,
+    refused: str | None, secret_file: Path | None, rest: dict[str, Any], as_json: bool,
 ) -> None:  # fmt: skip
     """Run ``mooring hooks set``."""
     options: dict[str, Any] = {
@@ -137,10 +138,12 @@ def set_hook(
         "refused": refused,
     }  # fmt: skip
     secret = secret_in(secret_file) if secret_file is not None else None
+    if said := sorted(rest.keys() & {"url", "secret", *(key for key, value in options.items() if value is not None)}):
+        raise click.UsageError(f"--body: {said[0]} has a place of its own")
 
     async def work(client: Client) -> HookRecord:
         known = {record.name: record for record in await client.hooks()}
-        given = {key: value for key, value in options.items() if value is not None}
+        given = rest | {key: value for key, value in options.items() if value is not None}
         if name in known:
             given.setdefault("after", known[name].after)
         elif secret is not None:

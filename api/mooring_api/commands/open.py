@@ -14,9 +14,11 @@ import msgspec
 
 from mooring.option_rows import Option
 from mooring.options import OPTIONS
+from mooring_api.client import Client
 from mooring_api.commands.exchange import follow as follow_events
 from mooring_api.commands.exchange import interact
-from mooring_api.commands.target import Target, as_json, show_json
+from mooring_api.commands.target import Target, as_json, json_object, keyed, show_json
+from mooring_service.records import ConnectionRecord
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -31,15 +33,7 @@ SINGULAR = {"headers": "header", "protocols": "protocol", "addresses": "address"
 
 def _json_or_true(text: str) -> bool | dict[str, Any]:
     """Return what `--reconnect` says."""
-    return text == "true" if text in ("true", "false") else _json_object(text)
-
-
-def _json_object(text: str) -> dict[str, Any]:
-    """Return what a JSON object holds; click says the rest of it."""
-    try:
-        return msgspec.json.decode(text, type=dict[str, Any])
-    except (msgspec.MsgspecError, UnicodeError) as exc:
-        raise click.BadParameter(f"not a JSON object: {exc}") from None
+    return text == "true" if text in ("true", "false") else json_object(text)
 
 
 def _proxy(text: str) -> str | dict[str, Any]:
@@ -51,7 +45,7 @@ def _proxy(text: str) -> str | dict[str, Any]:
 
 def _name_or_object(text: str) -> str | dict[str, Any]:
     """Return what `text` says: an object of the API, or a name."""
-    return _json_object(text) if text.startswith("{") else text
+    return json_object(text) if text.startswith("{") else text
 
 
 def _recipe(text: str) -> str | dict[str, Any]:
@@ -61,8 +55,8 @@ def _recipe(text: str) -> str | dict[str, Any]:
             text = Path(text).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as exc:
             raise click.BadParameter(f"the file cannot be read: {exc}") from None
-        return _json_object(text)
-    return _json_object(text) if text.startswith("{") else text
+        return json_object(text)
+    return json_object(text) if text.startswith("{") else text
 
 
 def _help(option: Option, *, short: bool) -> str:
@@ -107,7 +101,7 @@ def _declared(option: Option, *, hidden: bool, short: bool) -> Callable[[Command
         case _ if str in get_args(option.kind):
             more = {"type": _name_or_object, "metavar": "NAME|JSON"}
         case _:
-            more = {"type": _json_object, "metavar": "JSON"}
+            more = {"type": json_object, "metavar": "JSON"}
     return click.option(*flags, option.name, help=_help(option, short=short), hidden=hidden, **more)
 
 
@@ -221,6 +215,14 @@ def kept_body(body: dict[str, Any], keep: bool, first: str | None) -> dict[str, 
 )
 @create_options
 @click.option(
+    "--put",
+    is_flag=True,
+    help="Have one of this --name: the one that was asked for the same, else a new one.",
+    hidden=True,
+)
+@click.option("--no-wait", is_flag=True, help="Return at once, status Connecting.", hidden=True)
+@keyed(hidden=True)
+@click.option(
     "--resolve", "resolve", metavar="HOST:PORT:ADDR", help="As curl: dial ADDR, look nothing up.", hidden=True
 )
 @click.option(
@@ -244,6 +246,9 @@ def open_command(
     resolve: str | None,
     keep: bool,
     first: str | None,
+    put: bool,
+    no_wait: bool,
+    idempotency_key: str | None,
     follow: bool,
     interactive: bool,
     as_json: bool,
@@ -257,7 +262,15 @@ def open_command(
     if resolve is not None:
         given["addresses"] = (*given["addresses"], *resolved(url, resolve))
     body = kept_body(body_of(given, handler, params), keep, first)
-    record = target.run(lambda client: client.open(url, **body), waiting="connecting")
+    if put and (given["name"] is None or idempotency_key is not None):
+        raise click.UsageError("--put: goes with --name, which is its key")
+
+    async def work(client: Client) -> ConnectionRecord:
+        if put:
+            return await client.put(body.pop("name"), url, wait=not no_wait, **body)
+        return await client.open(url, wait=not no_wait, idempotency_key=idempotency_key, **body)
+
+    record = target.run(work, waiting="connecting")
     if as_json:
         show_json(record)
     else:
@@ -265,4 +278,4 @@ def open_command(
     if interactive:
         target.run(lambda client: interact(client, record.id, as_json))
     elif follow:
-        target.run(lambda client: follow_events(client, record.id, None, (), None, as_json))
+        target.run(lambda client: follow_events(client, {"connection": record.id}, None, as_json))

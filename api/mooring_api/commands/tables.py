@@ -49,9 +49,10 @@ def console() -> Console:
     from rich.console import Console
 
     said = _columns()
-    found = Console(highlight=False, markup=False, emoji=False, _environ={**os.environ, "COLUMNS": str(said or "")})
+    environ = {**os.environ, "COLUMNS": str(said or "")}  # rich reads it whatever width it is given
+    found = Console(highlight=False, markup=False, emoji=False, _environ=environ)
     if not found.is_terminal and said is None:
-        return Console(highlight=False, markup=False, emoji=False, width=UNBOUNDED)
+        return Console(highlight=False, markup=False, emoji=False, _environ=environ, width=UNBOUNDED)
     return found
 
 

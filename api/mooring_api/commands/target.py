@@ -22,6 +22,7 @@ EXIT_INTERRUPTED = 130
 MAX_ID_DIGITS = 100  # more than any has; Python reads some thousands
 
 Result = TypeVar("Result")
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class Target:
@@ -197,7 +198,34 @@ async def known_worker(client: Client, name: str, work: Coroutine[Any, Any, Resu
         raise
 
 
+async def check_node(client: Client, node: str) -> None:
+    """Nothing was found of a node: it may be none.
+
+    Raises:
+        Failure: If the cluster has no such node; it names the nearest one.
+        ApiError: If there is no cluster.
+    """
+    known = [one.name for one in (await client.cluster()).nodes]
+    if node not in known:
+        raise Failure(f"the cluster has no node {node!r}{nearest(node, known)}")
+
+
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON: one object, or one a line.")
+of_node = click.option("--node", help="In a cluster: only those of this node.")
+
+
+def keyed(hidden: bool = False) -> Callable[[Command], Command]:
+    """Give a command the option under which it is done once, however often it is said."""
+    told = "Said again under the same key it is not done again."
+    return click.option("--idempotency-key", "idempotency_key", metavar="KEY", help=told, hidden=hidden)
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """Return what a JSON object holds; click says the rest of it."""
+    try:
+        return msgspec.json.decode(text, type=dict[str, Any])
+    except (msgspec.MsgspecError, UnicodeError) as exc:
+        raise click.BadParameter(f"not a JSON object: {exc}") from None
 
 
 def is_id(text: str) -> bool:

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from mooring_api.client import ApiError, Client, ServiceAway
 from mooring_api.commands.tables import Column, console, table
-from mooring_api.commands.target import Target, as_json, show_json
+from mooring_api.commands.target import Target, as_json, check_node, of_node, show_json
 from mooring_api.commands.words import duration, seconds_of
 from mooring_api.commands.workers import columns_of, rows_of
 from mooring_service.records import ConnectionRecord, WorkerRecord
@@ -59,9 +59,10 @@ class _Totals:
 @click.command()
 @click.option("--interval", type=click.FloatRange(0.2), default=1.0, show_default=True, help="Seconds between looks.")
 @click.option("--count", type=click.IntRange(1), help="End after so many looks.")
+@of_node
 @as_json
 @click.pass_obj
-def top(target: Target, interval: float, count: int | None, as_json: bool) -> None:
+def top(target: Target, interval: float, count: int | None, node: str | None, as_json: bool) -> None:
     """Live, until it is interrupted; it goes on after a restart of the service.
 
     \b
@@ -72,11 +73,14 @@ def top(target: Target, interval: float, count: int | None, as_json: bool) -> No
         totals: dict[str, _Totals] = {}
         after = 0
         while True:
-            page = await client.connections(after=after)
+            page = await client.connections(after=after, node=node)
             for record in page.connections:
                 totals.setdefault(record.worker, _Totals()).add(record)
             if page.next is None:
-                return await client.workers(), totals
+                found = await client.workers(node=node)
+                if node is not None and not found:
+                    await check_node(client, node)
+                return found, totals
             after = page.next
 
     async def work(client: Client) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import click
 import msgspec
 
+from mooring_api.client import Client
 from mooring_api.commands.tables import Cell, Column, plain, show_table
-from mooring_api.commands.target import Target, as_json, known_worker, plural, show_json
+from mooring_api.commands.target import Target, as_json, check_node, keyed, known_worker, of_node, plural, show_json
 from mooring_api.commands.words import status as status_text
 from mooring_service.records import WorkerRecord
 
@@ -61,22 +62,42 @@ class _WorkersGroup(click.Group):
 
 
 @click.group("workers", cls=_WorkersGroup, invoke_without_command=True)
+@of_node
 @as_json
 @click.pass_context
-def workers(ctx: click.Context, as_json: bool) -> None:
-    """Alone it lists; `mooring workers start NAME` and `drain NAME` act on one.
+def workers(ctx: click.Context, node: str | None, as_json: bool) -> None:
+    """Alone it lists; its commands show one, or act on it.
 
     \b
     Example:  mooring workers
     """
     if ctx.invoked_subcommand is not None:
         return
-    found = ctx.obj.ask(lambda client: client.workers())
+
+    async def work(client: Client) -> list[WorkerRecord]:
+        found = await client.workers(node=node)
+        if node is not None and not found:
+            await check_node(client, node)
+        return found
+
+    _show(ctx.obj.ask(work), as_json)
+
+
+def _show(found: list[WorkerRecord], as_json: bool) -> None:
     if as_json:
         for record in found:
             show_json(record)
     else:
         show_table(columns_of(found), rows_of(found))
+
+
+@workers.command(help="Show one.\n\n\b\nExample:  mooring workers show quotes --json")
+@click.argument("name")
+@as_json
+@click.pass_obj
+def show(target: Target, name: str, as_json: bool) -> None:
+    """Run ``mooring workers show``."""
+    _show([target.ask(lambda client: known_worker(client, name, client.worker(name)))], as_json)
 
 
 @workers.command(help="Have a worker Running; a Failed one is restarted.\n\n\b\nExample:  mooring workers start quotes")
@@ -95,11 +116,14 @@ def start(target: Target, name: str, node: str | None, as_json: bool) -> None:
     "Example:  mooring workers drain quotes"
 )
 @click.argument("name")
+@keyed()
 @as_json
 @click.pass_obj
-def drain(target: Target, name: str, as_json: bool) -> None:
+def drain(target: Target, name: str, idempotency_key: str | None, as_json: bool) -> None:
     """Run ``mooring workers drain``."""
-    record = target.run(lambda client: known_worker(client, name, client.drain_worker(name)))
+    record = target.run(
+        lambda client: known_worker(client, name, client.drain_worker(name, idempotency_key=idempotency_key))
+    )
     show_json(record) if as_json else click.echo(
         f"{record.name}  draining, {plural(record.connections, 'connection')} left"
     )
@@ -110,9 +134,13 @@ def drain(target: Target, name: str, as_json: bool) -> None:
 @click.argument("function")
 @click.argument("params", required=False)
 @click.option("--no-wait", is_flag=True, help="Return once it is queued.")
+@keyed()
 @as_json
 @click.pass_obj
-def call(target: Target, worker: str, function: str, params: str | None, no_wait: bool, as_json: bool) -> None:
+def call(
+    target: Target, worker: str, function: str, params: str | None, no_wait: bool, idempotency_key: str | None,
+    as_json: bool,
+) -> None:  # fmt: skip
     """FUNCTION is a name of the configuration; its result is printed as JSON.
 
     PARAMS is a JSON object (keywords) or list (by position).
@@ -126,7 +154,10 @@ def call(target: Target, worker: str, function: str, params: str | None, no_wait
         raise click.UsageError(f"PARAMS: not JSON: {exc}") from None
     if not isinstance(given, (dict, list)):
         raise click.UsageError("PARAMS must be a JSON object or list")
-    result = target.run(lambda client: client.call(worker, function, given, wait=not no_wait), waiting="running")
+    result = target.run(
+        lambda client: client.call(worker, function, given, wait=not no_wait, idempotency_key=idempotency_key),
+        waiting="running",
+    )
     if not no_wait:
         show_json({"result": result} if as_json else result)
     elif as_json:

@@ -22,6 +22,8 @@ HEADERS: dict[str, str] = {
     "Idempotency-Replayed": "`true` where the answer is that of an earlier request with the same Idempotency-Key.",
     "WWW-Authenticate": "`Bearer`",
     "Retry-After": "Seconds after which to try again.",
+    "Mooring-Committed": "In a cluster: `cluster` if every node can show what was done, `node` if that takes longer than two seconds. Not of a "
+    "message without an Idempotency-Key.",
 }
 """Response headers, beside those that every answer has."""
 
@@ -129,12 +131,13 @@ def _parameter(one: Parameter, place: str) -> dict[str, Any]:
 
 def _responses(route: Route) -> dict[str, Any]:
     responses: dict[str, Any] = {}
-    replayed = ("Idempotency-Replayed",) if KEY in route.headers else ()
+    sometimes = {"Idempotency-Replayed": KEY in route.headers, "Mooring-Committed": route.tells_log}
+    more = tuple(name for name, may_come in sometimes.items() if may_come)
     for status, answer in route.answers.items():
         responses[str(status)] = {"description": answer.text}
         if answer.media:
             responses[str(status)]["content"] = _content(answer.media)
-        _add_headers(responses[str(status)], (*answer.headers, *replayed))
+        _add_headers(responses[str(status)], (*answer.headers, *more))
     kinds = route.all_problems
     for status in dict.fromkeys(kind.status for kind in kinds):
         found = [kind for kind in kinds if kind.status == status]

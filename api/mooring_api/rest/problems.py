@@ -50,7 +50,7 @@ PROBLEMS = (
     ProblemType("request-timeout", 408, "The request's body did not come in time", "The body, or the next line of it, has stopped.", later=True),
     ProblemType("wrong-state", 409, "The connection is not Connected", "It is still Connecting, Reconnecting, or Closing already. `Retry-After`, where it is known when it may be.", later=True),
     ProblemType("worker-busy", 409, "The worker takes nothing new", "It is being killed or drained, is Failed, or is of an older program that does not know an option.", later=True),
-    ProblemType("worker-elsewhere", 409, "Another node of the cluster has it", "The worker, or the name, has moved while the request was passed on.", later=True),
+    ProblemType("worker-elsewhere", 409, "Another node of the cluster has it", "`node` says where it is to be, and it is not there; or it has moved while the request was passed on.", later=True),
     ProblemType("name-taken", 409, "The name is taken", "A connection that has not ended has it; `errors` point at what it was asked for otherwise.", later=True),
     ProblemType("declared", 409, "The configuration declares the connection", "It is changed and ended in `[connections]` of the file that the text names.", later=True),
     ProblemType("not-kept", 409, "The connection is not kept", "It was opened without `reconnect`: it has one socket, and no other."),

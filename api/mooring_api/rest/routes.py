@@ -129,6 +129,11 @@ class Route(Struct, frozen=True, dict=True):
         return self.path.startswith("/v1/")
 
     @property
+    def tells_log(self) -> bool:
+        """Say whether what it does is told by the log of a cluster; of hooks nothing is, and a copy of the journal is nothing new."""
+        return self.method != "GET" and self.path.startswith(("/v1/connections", "/v1/workers"))
+
+    @property
     def path_parameters(self) -> list[Parameter]:
         """What stands in braces in the path."""
         return [PATH_PARAMETERS[part[1:-1]] for part in self.path.split("/") if part.startswith("{")]
@@ -147,7 +152,7 @@ class Route(Struct, frozen=True, dict=True):
                 names |= {"node-unreachable", "node-silent"}
             if "{name}" in self.path and self.method != "GET":
                 names |= {"node-unreachable", "node-silent", "worker-elsewhere"}
-            if self.path == "/v1/connections" and self.method == "POST":
+            if (self.method, self.path) in (("POST", "/v1/connections"), ("PUT", "/v1/connections/{id}")):
                 names |= {"engine-down", "node-unreachable", "node-silent", "worker-elsewhere"}
         if self.query is not None:
             names.add("invalid")

@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -141,6 +142,28 @@ def _echo_process() -> Iterator[str]:
         process.kill()
         process.wait()
         process.stdout.close()
+
+
+@pytest.mark.parametrize("place", ["call_soon_threadsafe", "_write_to_self"])
+def test_an_exception_between_the_asking_and_the_waiting_ends_what_was_asked(
+    module_service: RunningService, place: str
+) -> None:
+    def ring(frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and frame.f_code.co_name == place:
+            raise TookTooLong  # as a signal's handler that runs there
+
+    with _echo_process() as url, BlockingClient(module_service.url, module_service.token) as client:
+        record = client.open(url)
+        stream = client.events(connection=record.id)
+        assert next(stream).kind == "onOpen"
+        sys.setprofile(ring)
+        try:
+            with pytest.raises(TookTooLong):
+                next(stream)
+        finally:
+            sys.setprofile(None)
+        assert client.connection(record.id).status == "Connected"
+        client.terminate(record.id)
 
 
 async def test_an_exception_thrown_into_a_stream_comes_out_of_it(shared: RunningService, echo: EchoServer) -> None:

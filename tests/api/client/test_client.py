@@ -80,6 +80,42 @@ async def test_a_stream_by_name_is_of_the_connection_that_had_it_when_it_began(
         await client.terminate(second.id)
 
 
+async def test_a_stream_of_several_by_name_is_of_those_that_had_the_names_when_it_began(
+    shared: RunningService, echo: EchoServer
+) -> None:
+    async with Client(shared.url, shared.token) as client:
+        place = (await client.page(after="now")).next
+        made = [
+            await client.open(echo.url, name=f"one.of.many.{number}", worker=f"many{number}") for number in range(3)
+        ]
+        for record in made:
+            await client.send(record.id, "x")
+        names = [made[0].name, made[1].id]
+        page = await client.page(connections=names, kinds=["onOpen"], after=place)
+        assert [event.connection for event in page.events] == [made[0].id, made[1].id]
+        page = await client.page(worker="many1", connections=names, kinds=["onOpen"], after=place)
+        assert [event.connection for event in page.events] == [made[1].id]
+        seen = []
+        async with asyncio.timeout(60):
+            stream = client.events(connections=names, workers=["many0", "many2"], after=place)
+            async for event in stream:
+                seen.append((event.connection, event.kind))
+                if event.kind == "onTerminate":
+                    break
+                if event.kind == "onMessage":
+                    await client.terminate(made[0].id)
+        assert seen == [(made[0].id, kind) for kind in ("onOpen", "onMessage", "onTerminate")]
+        for wrong in (
+            {"connection": made[0].id, "worker": "many0"},
+            {"connection": made[0].id, "connections": [made[1].id]},
+            {"worker": "many0", "workers": ["many1"]},
+        ):
+            with pytest.raises(ValueError):
+                await client.page(**wrong)
+            with pytest.raises(ValueError):
+                await anext(client.events(**wrong))
+
+
 async def test_what_is_no_connection_reaches_nothing_else(shared: RunningService, echo: EchoServer) -> None:
     async with Client(shared.url, shared.token) as client:
         record = await client.open(echo.url)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 from pathlib import Path
@@ -54,6 +55,18 @@ async def test_an_engine_that_is_not_there_is_one_sentence(tmp_path: Path) -> No
     failed = await run("cluster", "init", "--config", str(config))
     assert failed.code == 1
     assert "no link to the engine within 5 s: nats://127.0.0.1:1" in failed.errors
+
+
+async def test_nodes_whose_secret_is_the_same_are_told_so_however_their_files_end(tmp_path: Path) -> None:
+    said = []
+    for name, text in (("a", "one secret\n"), ("b", "one secret")):
+        (tmp_path / f"{name}.secret").write_text(text)
+        config = tmp_path / f"{name}.toml"
+        configuration(config, ["nats://127.0.0.1:1"], "prod", secret_file=str(tmp_path / f"{name}.secret"))
+        said.append(run("cluster", "check", "--config", str(config)))
+    told = [ran.out.splitlines()[-1] for ran in await asyncio.gather(*said)]
+    assert told[0] == told[1]
+    assert "to be equal at all nodes: dead_after 15, secret_file " in told[0]
 
 
 async def test_without_cluster_in_the_configuration_there_is_nothing_to_make(tmp_path: Path) -> None:

@@ -87,3 +87,5 @@ def test_answers_that_carry_a_header_say_so() -> None:
                 assert ("WWW-Authenticate" in named) is (status == "401"), (method, path, status)
                 assert ("Retry-After" in named) is (status in ("429", "503", "507")), (method, path, status)
                 assert ("Idempotency-Replayed" in named) is (keyed and status < "300"), (method, path, status)
+                changes = method != "get" and path.startswith(("/v1/connections", "/v1/workers"))
+                assert ("Mooring-Committed" in named) is (changes and status < "300"), (method, path, status)
