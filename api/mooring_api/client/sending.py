@@ -84,7 +84,7 @@ class SendingVerbs(Transport):
     ) -> Sent:
         """Send JSON values, one a line, as they come; one that is not asynchronous is read on a thread, so it may block.
 
-        With an `idempotency_key` none is sent before all have come.
+        With an `idempotency_key` none is sent before all have come, and together they are no larger than a body may be.
         """
         if not isinstance(lines, AsyncIterable):
             lines = _unblocked(iter(lines))

@@ -62,7 +62,7 @@ async def known(client: Client, connection: int | str, work: Any) -> Any:
 @click.option("--worker", help="Only of this worker.")
 @click.option("--status", type=click.Choice(list(STATUS_TONES), case_sensitive=False))
 @click.option("--ready/--not-ready", default=None, help="Only those that can be sent to; only the others.")
-@click.option("--name", help="Only those that have, or had, this name.")
+@click.option("--name", help="Only those that have, or had, this name; Closed ones too.")
 @of_node
 @click.option("--all", "-a", "everything", is_flag=True, help="Closed ones too.")
 @as_json
@@ -86,7 +86,7 @@ def ls(
         return found
 
     found = target.ask(work)
-    if status is None and not everything:
+    if status is None and name is None and not everything:
         found = [record for record in found if record.status != "Closed"]
     if as_json:
         for record in found:

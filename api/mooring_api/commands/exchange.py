@@ -90,6 +90,10 @@ def send(
     if len(given) != 1:
         raise click.UsageError("give one of TEXT, --json, --file, --drop-queue or '-'")
     if drop_queue:
+        if any(said is not None for said in (when_down, ttl, idempotency_key)):
+            raise click.UsageError(
+                "--drop-queue sends nothing: --when-down, --ttl and --idempotency-key are of a message"
+            )
         gone = target.run(lambda client: known(client, connection, client.drop_queue(connection)))
         show_json(gone) if output == "json" else click.echo(
             f"dropped {plural(gone.messages, 'message')}, {plural(gone.bytes, 'byte')}"
@@ -237,7 +241,7 @@ def tail(
 
     worker = workers[0] if len(workers) == 1 else None
     which = Events(
-        connection=connection, worker=worker, workers=() if worker else workers, connections=connections, kinds=kinds,
+        connection=connection, worker=worker, workers=() if worker is not None else workers, connections=connections, kinds=kinds,
         scope=scope,
     )  # fmt: skip
 

@@ -72,6 +72,8 @@ def workers(ctx: click.Context, node: str | None, as_json: bool) -> None:
     Example:  mooring workers
     """
     if ctx.invoked_subcommand is not None:
+        if node is not None:
+            raise click.UsageError("--node in front of a command is for the list; some take it behind their name")
         return
 
     async def work(client: Client) -> list[WorkerRecord]:

@@ -39,6 +39,9 @@ async def test_open_has_one_of_a_name_and_does_not_wait(shared: RunningService, 
     assert made == again
     other = await mooring(shared, "open", f"{echo.url}x", "--name", "word.put", "--put")
     assert other.code == 1 and "word.put" in other.errors
+    await mooring(shared, "close", "word.put")
+    gone = lines_of((await mooring(shared, "ls", "--name", "word.put", "--json")).out)
+    assert [(one["id"], one["status"]) for one in gone] == [(made, "Closed")]
     assert (await mooring(shared, "open", echo.url, "--put")).code == 2
     slow = json.loads((await mooring(shared, "open", f"{echo.url}slow?s=60", "--no-wait", "--json")).out)
     assert slow["status"] == "Connecting"
@@ -66,7 +69,8 @@ async def test_a_queue_is_dropped(shared: RunningService, echo: EchoServer) -> N
     assert (await mooring(shared, "send", waits, "--drop-queue")).out == "dropped 1 message, 3 bytes\n"
     told = await mooring(shared, "send", waits, "--drop-queue", "-o", "json")
     assert json.loads(told.out) == {"messages": 0, "bytes": 0}
-    assert (await mooring(shared, "send", waits, "abc", "--drop-queue")).code == 2
+    for words in (("abc",), ("--ttl", "5"), ("--when-down", "queue"), ("--idempotency-key", "word-5")):
+        assert (await mooring(shared, "send", waits, *words, "--drop-queue")).code == 2, words
 
 
 async def test_a_request_need_not_be_waited_for(shared: RunningService, echo: EchoServer) -> None:
@@ -102,6 +106,8 @@ async def test_one_worker_is_shown(shared: RunningService, worker: str) -> None:
     assert (shown["name"], shown["status"]) == (worker, "Running")
     unknown = await mooring(shared, "workers", "show", f"{worker}x")
     assert unknown.code == 1 and f"did you mean {worker!r}?" in unknown.errors
+    # What is said of the list would be passed over.
+    assert (await mooring(shared, "workers", "--node", "a", "show", worker)).code == 2
 
 
 async def test_a_hook_takes_whatever_the_api_does(shared: RunningService) -> None:

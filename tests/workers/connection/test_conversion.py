@@ -8,8 +8,18 @@ from typing import Any
 
 import pytest
 
-from mooring.connection.conversion import InvalidData, convert, convert_all, message_body, message_event, render
+from mooring.connection.conversion import (
+    InvalidData,
+    convert,
+    convert_all,
+    fill_item,
+    message_body,
+    message_event,
+    render,
+)
+from mooring.errors import LimitReached
 from mooring.events import Kind, body_prefix
+from mooring.options import MAX_MESSAGE_BYTES_CEILING
 from mooring.testing import LocalWorker, Server
 from mooring.wire.frames import BINARY, TEXT
 
@@ -120,3 +130,17 @@ def test_a_handler_can_send_on_what_it_was_handed() -> None:
         ]
         received = [json.loads(text)[0] for text in server.connections[0].received]
     assert received == [{"x": None}, "\ud800", {"n": 12345678901234567890.12345, "m": "\udfff"}, None]
+
+
+@pytest.mark.parametrize(
+    ("data_type", "item"),
+    [
+        ("text", "x" * (MAX_MESSAGE_BYTES_CEILING + 1)),
+        ("auto", bytes(MAX_MESSAGE_BYTES_CEILING + 1)),
+        ("object", "x" * (MAX_MESSAGE_BYTES_CEILING - 1)),
+    ],
+    ids=["text", "bytes", "JSON"],
+)
+def test_nothing_larger_than_a_message_may_be_is_filled(data_type: str, item: object) -> None:
+    with pytest.raises(LimitReached, match="maxMessageSize"):
+        fill_item(data_type, item)

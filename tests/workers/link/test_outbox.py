@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from mooring.errors import LinkError
 from mooring.link.messages import AskCall, Events, report_decoder
 from mooring.link.outbox import FRAME_CONNECTIONS, GROUP_BYTES, Outbox
 from mooring.link.record import ConnectionUpdate
@@ -243,3 +244,27 @@ def test_what_of_a_frame_cannot_be_made_or_told_is_left_out_and_the_log_says_so(
         "KeyError('stored')",
     ):
         assert of_which in caplog.text
+
+
+def test_events_that_fit_no_frame_leave_no_number_and_no_bytes_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mooring.link.channel.MAX_FRAME_BYTES", 1_000)
+    sent: list[bytes] = []
+    outbox = Outbox(1_500, lambda data: not sent.append(data), lambda: None)
+    outbox.add(_Connection(1), b"\x02", b"x" * 2_000, 1)
+    with pytest.raises(LinkError):
+        outbox.flush()
+    # What waits for a number would wait for ever, and what counts bytes read no more.
+    assert outbox.number == 0 and outbox.held_bytes == 0 and not outbox.full
+    outbox.add(_Connection(2), b"\x02", b"fits", 1)
+    outbox.flush()
+    assert list(_numbers(sent)) == [1]
+
+
+def test_each_kind_of_what_is_left_out_is_logged_once_however_they_alternate(caplog: pytest.LogCaptureFixture) -> None:
+    outbox = Outbox(1 << 20, lambda data: True, lambda: None)
+    outbox.watch(_Watcher(raises=True))
+    for number in range(1, 11):
+        outbox.add(_Sound(1), b"\x02", b"1", number)
+        outbox.flush()
+        outbox.stored(number)
+    assert sum(" is left out" in record.message for record in caplog.records) == 2

@@ -8,7 +8,9 @@ from typing import Any
 import msgspec
 
 from mooring import json_text
+from mooring.errors import LimitReached
 from mooring.events import blob_event, connection_body, object_event, rfc3339, text_body, text_event
+from mooring.options import MAX_MESSAGE_BYTES_CEILING
 from mooring.wire.frames import TEXT
 
 _encode_json = msgspec.json.Encoder().encode
@@ -62,14 +64,20 @@ def fill_item(data_type: str, item: Any) -> tuple[Any, bytes]:
 
     Raises:
         TypeError: If `item` is not what `data_type` gives: text, bytes, either under ``"auto"``, any JSON value under ``"object"``.
+        LimitReached: If it is larger than any message may be.
     """
+    data: Any = item
     if data_type == "object":
-        return item, json_text.encode(item)
-    if isinstance(item, str) and data_type in ("text", "auto"):
-        return item, item.encode("utf-8")
-    if isinstance(item, bytes | bytearray | memoryview) and data_type in ("blob", "auto"):
-        return bytes(item), bytes(item)
-    raise TypeError(f"data_type {data_type!r} is not filled with {type(item).__name__}")
+        payload = json_text.encode(item)
+    elif isinstance(item, str) and data_type in ("text", "auto"):
+        payload = item.encode("utf-8")
+    elif isinstance(item, bytes | bytearray | memoryview) and data_type in ("blob", "auto"):
+        data = payload = bytes(item)
+    else:
+        raise TypeError(f"data_type {data_type!r} is not filled with {type(item).__name__}")
+    if len(payload) > MAX_MESSAGE_BYTES_CEILING:  # escaped as JSON it may fit no frame of the link
+        raise LimitReached("maxMessageSize", MAX_MESSAGE_BYTES_CEILING)
+    return data, payload
 
 
 def _event(data_type: str, opcode: int, payload: bytes) -> bytes:

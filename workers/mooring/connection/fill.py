@@ -33,7 +33,7 @@ class Fill:
 
         Raises:
             TypeError: If one is not of the connection's data type.
-            LimitReached: If there are too many bytes.
+            LimitReached: If there are too many bytes, of all or of one.
         """
         found = [fill_item(self._data_type, item) for item in items]
         size = sum(len(payload) for _, payload in found)

@@ -82,7 +82,7 @@ def fill(host: Host, connection: RecordedConnection, items: Iterable[Any]) -> in
 
     Raises:
         TypeError: If one is not of the data type; none is taken then.
-        LimitReached: If they are more than ``worker.mailbox_bytes``.
+        LimitReached: If they are more than ``worker.mailbox_bytes``, or one is larger than any message may be.
     """
     data_type = connection.options.data_type
     found = [fill_item(data_type, item) for item in items]

@@ -21,7 +21,6 @@ from mooring import bodies as column
 from mooring.link.channel import frame
 from mooring.link.messages import AskCall, AskKill, Events
 from mooring.link.record import ConnectionCreated, ConnectionUpdate
-from mooring.told import Told
 
 FRAME_BYTES = 1024 * 1024  # a frame is cut after the run that takes it past this
 FRAME_CONNECTIONS = 500  # … and after so many: the service folds their records in one step of its loop
@@ -92,7 +91,7 @@ class Outbox:
         self._added_bytes = 0
         self._flushed_bytes = 0
         self._began_at_us = 0
-        self._failures = Told()
+        self._failures: set[str] = set()  # kinds of them
 
     @property
     def held_bytes(self) -> int:
@@ -211,12 +210,13 @@ class Outbox:
                         break
             for connection in gone:
                 connection.mark_ended()
-            self.number += 1
+            self._flushed_bytes += size + asked  # also of what cannot be made into a frame
+            number = self.number + 1
             created, updates = _records_of(changed, self._failed)
             changed.clear()
             data = _frame_of(
                 Events(
-                    self.number,
+                    number,
                     b"".join(ids),
                     b"".join(kinds),
                     b"\n".join(bodies),
@@ -227,21 +227,23 @@ class Outbox:
                 ),
                 self._failed,
             )
-            self._flushed_bytes += size + asked
-            self._frames.append((self.number, data))
+            self.number = number  # before there is a frame nothing may wait for it
+            self._frames.append((number, data))
             self._frame_bytes += len(data)
             self._unsent += 1
             self._unsent_bytes += len(data)
             for watcher in tuple(self._watchers):
                 try:
-                    watcher.framed(self.number)
+                    watcher.framed(number)
                 except Exception as exc:  # noqa: BLE001 - whatever it is: it holds up no other
                     self._failed("who waits for a frame", exc)
             if self._unsent == 1:
                 self.send_unsent()
 
     def _failed(self, what: str, exc: Exception) -> None:
-        if self._failures.is_new(f"{what}: {exc!r}"):
+        kind = f"{what}: {type(exc).__name__}"
+        if kind not in self._failures:  # each kind once: another one may follow with each frame
+            self._failures.add(kind)
             log.error("%s is left out: %r", what, exc, exc_info=exc)
 
     def _cut(self, run: Run) -> Run:
