@@ -70,6 +70,9 @@ class Placing(Protocol):
     async def release(self, worker: str) -> None:
         """Give a worker up."""
 
+    def give_up(self, worker: str) -> None:
+        """The same, and nobody waits until it is committed."""
+
 
 class Admission:
     """Asked before anything is begun.
@@ -160,8 +163,9 @@ class Admission:
                 self.placing.locate(worker, None, name)
             raise
 
-    @contextlib.asynccontextmanager
-    async def held(self, worker: str, room: Callable[[str], None], *, anew: bool = False) -> AsyncIterator[None]:
+    def held(
+        self, worker: str, room: Callable[[str], None], *, anew: bool = False
+    ) -> contextlib.AbstractAsyncContextManager[None]:
         """Have this service hold a worker for a block that starts it at once: a wait before that, and it may be given up again.
 
         Args:
@@ -171,10 +175,12 @@ class Admission:
         Raises:
             As `check_room`.
         """
-        placing = self.placing
-        if placing is None:
-            yield
-            return
+        return contextlib.nullcontext() if self.placing is None else self._held(self.placing, worker, room, anew)
+
+    @contextlib.asynccontextmanager
+    async def _held(
+        self, placing: Placing, worker: str, room: Callable[[str], None], anew: bool
+    ) -> AsyncIterator[None]:
         if not placing.holds(worker):
             await self.check_room(partial(room, worker), worker)
         is_new = await placing.hold(worker, anew=anew)
@@ -182,7 +188,7 @@ class Admission:
             yield
         except LimitReached:  # others have taken the last place while it was claimed
             if is_new:
-                await placing.release(worker)
+                placing.give_up(worker)  # the answer does not wait for the journal
             raise
 
     @property

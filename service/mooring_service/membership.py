@@ -159,6 +159,10 @@ class Membership:
         """Give a worker up."""
         await self._cluster.placement.release(worker)
 
+    def give_up(self, worker: str) -> None:
+        """The same, and nobody waits until it is committed."""
+        self._cluster.placement.give_up(worker)
+
     def holder_of_worker(self, worker: str) -> str | None:
         """Return which other node has a worker; None: this one, or none that lives."""
         return self._cluster.placement.holder_of(worker)

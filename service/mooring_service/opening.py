@@ -109,9 +109,14 @@ def invalid_error(answer: OpenInvalid) -> SecretNotAllowed | LimitReached | Inva
     return InvalidRequest(answer.errors)
 
 
-def _check_age(slot: Slot, request: ConnectionRequest, options: ConnectionOptions) -> None:
-    """Check that a worker of an older program knows all that it is asked for."""
-    unknown = too_new(request, slot.version)
+def _check_takes(slot: Slot, request: ConnectionRequest, options: ConnectionOptions, admission: Admission) -> None:
+    """Check that a worker takes something new, and knows all that it is asked for: it may be of an older program."""
+    slot.check_room()
+    if slot.draining:
+        raise WorkerBusy(slot.name, "Draining")
+    if slot.version >= PROTOCOL_VERSION:
+        return
+    unknown = too_new(admission.with_proxy(request), slot.version)
     if slot.version < SECRETS_VERSION:
         unknown += [f"${{secret:{name}}}" for name in secrets_of(options.headers)]
     if unknown:
@@ -259,16 +264,9 @@ class Openings:
 
     async def _taking(self, request: ConnectionRequest, options: ConnectionOptions) -> Slot:
         """Return the worker of a request: Running here, and able to take it."""
-        if self._admission.placing is None:  # there is nothing to be held
+        async with self._admission.held(request.worker, self._roster.check_room):
             slot = await self._supervisor.ensure(request.worker)
-        else:
-            async with self._admission.held(request.worker, self._roster.check_room):
-                slot = await self._supervisor.ensure(request.worker)
-        slot.check_room()
-        if slot.draining:
-            raise WorkerBusy(slot.name, "Draining")
-        if slot.version < PROTOCOL_VERSION:
-            _check_age(slot, self._admission.with_proxy(request), options)
+        _check_takes(slot, request, options, self._admission)
         return slot
 
     def _check_limits(self, worker: str) -> None:

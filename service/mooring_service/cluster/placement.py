@@ -110,7 +110,7 @@ class Placement:
             await first_of((self._until_told(worker),), CLAIM_S)
             # Where nothing of it persists its heir, this node, has given it up: then it is free as any.
             if self._fold.claims.workers.get(worker) is not held:
-                held = await self._held(worker)
+                held, is_new = await self._held(worker), True
             if held.inherited:
                 raise EngineDown(f"what the worker {worker!r} had at another node is being taken over")
         if anew and held.lost_us:
@@ -188,10 +188,16 @@ class Placement:
 
     async def release(self, worker: str) -> None:
         """Give a worker up: others may have it. Ends once that is committed here; at once where it is on its way already."""
+        if (released := self.give_up(worker)) is not None:
+            await asyncio.shield(released)
+
+    def give_up(self, worker: str) -> asyncio.Future[Committed] | None:
+        """As `release`; the future ends once that is committed here. None: it is on its way already, or another node has it."""
         held = self._fold.claims.workers.get(worker)
         # Once: a claim may follow the first release already.
-        if held is not None and held.node == self._node and not self._gives_up("worker", worker):
-            await asyncio.shield(self._release(Append(worker=worker, claims=[Claim("worker", worker, None)])))
+        if held is None or held.node != self._node or self._gives_up("worker", worker):
+            return None
+        return self._release(Append(worker=worker, claims=[Claim("worker", worker, None)]))
 
     def key(self, key: str) -> Holder | None:
         """Return who has an Idempotency-Key; None as well where this node has given it up, and the log does not have that yet."""

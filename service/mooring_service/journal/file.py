@@ -137,7 +137,15 @@ def _open(path: Path, level: str, set_aside: str | None) -> OpenFile:
         connection.set_busy_timeout(1_000)
         pragma(connection, page_size=PAGE_BYTES, journal_mode="WAL")
         synchronous = "FULL" if level == "power" else "NORMAL"
-        pragma(connection, synchronous=synchronous, wal_autocheckpoint=0, mmap_size=0, cache_size=-8000)
+        # In memory: what undoes a statement of many rows would else be a file in the folder for temporary ones, which may be full.
+        pragma(
+            connection,
+            synchronous=synchronous,
+            wal_autocheckpoint=0,
+            mmap_size=0,
+            cache_size=-8000,
+            temp_store="MEMORY",
+        )
         checked = _check(connection)
         _migrate(path, connection)
         last_ms = connection.execute(LAST_TIME).get or 0

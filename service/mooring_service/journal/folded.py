@@ -12,7 +12,6 @@ import apsw
 import msgspec
 
 from mooring_service.journal.journal import StoredAnswer
-from mooring_service.journal.statements import ROWS, execute
 
 _TABLE = """
 CREATE TABLE IF NOT EXISTS folded (kind TEXT NOT NULL, key TEXT NOT NULL, value BLOB, PRIMARY KEY (kind, key)) STRICT, WITHOUT ROWID;
@@ -76,10 +75,11 @@ def save_keys(connection: apsw.Connection, keys: Sequence[KeyChange]) -> None:
 def save_folded(connection: apsw.Connection, applied: int, changes: Mapping[Pair, bytes | None]) -> None:
     """Keep how far the log was read, and what has changed with it (None: it is gone)."""
     connection.execute("UPDATE meta SET value = ? WHERE name = 'applied'", (applied,))
-    gone = [pair for pair, value in changes.items() if value is None]
-    kept = [(*pair, value) for pair, value in changes.items() if value is not None]
-    execute(connection, ((f"DELETE FROM folded WHERE (kind, key) IN (VALUES {ROWS})", pair) for pair in gone))
-    execute(connection, ((f"INSERT OR REPLACE INTO folded VALUES {ROWS}", row) for row in kept))
+    for (kind, key), value in changes.items():
+        if value is None:
+            connection.execute("DELETE FROM folded WHERE kind = ? AND key = ?", (kind, key))
+        else:
+            connection.execute("INSERT OR REPLACE INTO folded VALUES (?, ?, ?)", (kind, key, value))
 
 
 def holes_of(values: Mapping[Pair, bytes]) -> list[Hole]:
@@ -100,5 +100,7 @@ def take_over(connection: apsw.Connection, copy: FoldedCopy) -> None:
     connection.execute("DELETE FROM folded WHERE kind <> ?", (HOLE,))
     connection.execute("DELETE FROM answers")
     save_folded(connection, copy.applied, copy.folded.values)
-    answers = ((one.key, one.fingerprint, one.created_at_ms, one.answer) for one in copy.answers)
-    execute(connection, ((f"INSERT INTO answers VALUES {ROWS}", answer) for answer in answers))
+    connection.executemany(
+        "INSERT INTO answers VALUES (?, ?, ?, ?)",
+        [(one.key, one.fingerprint, one.created_at_ms, one.answer) for one in copy.answers],
+    )

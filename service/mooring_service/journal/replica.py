@@ -18,7 +18,6 @@ import msgspec
 from mooring.errors import JournalUnavailable
 from mooring_service.journal.addition import encode_addition
 from mooring_service.journal.journal import Committed
-from mooring_service.journal.statements import ROWS, execute
 
 SLOT_STEP = 10**12  # ids of connections of one slot
 MEMORY_BYTES = 8 << 20
@@ -101,7 +100,7 @@ class Replica:
             rn, total, events = rn + 1, total + len(body), events + len(one.append.kinds)
             self._pending.append((rn, time_ms, total, body, events))
             numbered.append(msgspec.structs.replace(one, addition=rn))
-        execute(connection, ((f"INSERT INTO replica VALUES {ROWS}", row) for row in self._pending))
+        connection.executemany("INSERT INTO replica VALUES (?, ?, ?, ?, ?)", self._pending)
         return numbered
 
     def confirm(self) -> None:

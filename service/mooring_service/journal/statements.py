@@ -50,4 +50,6 @@ def execute(connection: apsw.Connection, statements: Iterable[Statement]) -> Non
             continue
         while rows := [bindings for _, bindings in islice(same, AT_ONCE)]:
             row = f"({', '.join('?' * len(rows[0]))})"
-            connection.execute(sql.replace(ROWS, ", ".join([row] * len(rows))), tuple(chain.from_iterable(rows)))
+            text = sql.replace(ROWS, ", ".join([row] * len(rows)))
+            # Not cached: each number of rows is a text of its own, and what is cached keeps what was bound to it.
+            connection.execute(text, tuple(chain.from_iterable(rows)), can_cache=len(rows) == 1)

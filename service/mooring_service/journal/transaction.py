@@ -15,7 +15,6 @@ from mooring_service.journal.changes import Changes, encode_changes
 from mooring_service.journal.group import Group
 from mooring_service.journal.journal import Committed
 from mooring_service.journal.retention import Marks
-from mooring_service.journal.statements import ROWS, execute
 
 
 class Transaction:
@@ -61,18 +60,19 @@ class Transaction:
         """Write all that was added."""
         group = self._group
         self._write_batches()
+        many = self._connection.executemany
         if group.answers:
-            update = f"UPDATE answers SET answer = now.column2 FROM (VALUES {ROWS}) AS now WHERE key = now.column1"
-            execute(self._connection, ((update, row) for row in dict(group.answers).items()))  # of a key the last one
+            many("UPDATE answers SET answer = ? WHERE key = ?", [(answer, key) for key, answer in group.answers])
         if group.asks:
-            rows = ((number, who.worker, who.incarnation, who.number, ask) for number, who, ask in group.asks)
-            execute(self._connection, ((f"INSERT INTO asks VALUES {ROWS}", row) for row in rows))
+            many(
+                "INSERT INTO asks VALUES (?, ?, ?, ?, ?)",
+                [(number, who.worker, who.incarnation, who.number, ask) for number, who, ask in group.asks],
+            )
             # Numbers only grow, also over a start that finds no ask: a worker knows by them what it has taken.
             self._marks.next_ask = group.next_ask
             self._connection.execute("UPDATE meta SET value = ? WHERE name = 'next_ask'", (group.next_ask,))
         if group.asks_done:
-            delete = f"DELETE FROM asks WHERE id IN (VALUES {ROWS})"
-            execute(self._connection, ((delete, (number,)) for number in group.asks_done))
+            many("DELETE FROM asks WHERE id = ?", [(number,) for number in group.asks_done])
 
     def _write_batches(self) -> None:
         group, marks, execute = self._group, self._marks, self._connection.execute

@@ -82,3 +82,38 @@ def test_many_rows_reach_the_tables_in_few_executions_as_if_each_had_its_own(fil
         assert found[one][3] == "i"
     rows = [sql for sql in executed if "connections" in sql]
     assert 8 <= len(rows) < 20, rows
+
+
+class _Opened(apsw.VFS):
+    """The file system, which notes what is opened."""
+
+    def __init__(self) -> None:
+        super().__init__("noting", "", makedefault=True)
+        self.flags: list[int] = []
+
+    def xOpen(self, name: str | apsw.URIFilename | None, flags: list[int]) -> apsw.VFSFile:
+        self.flags.append(flags[0])
+        return super().xOpen(name, flags)
+
+
+def test_the_tables_need_no_file_beside_the_journal(tmp_path: Path) -> None:
+    # In the folder for temporary files may be no room, and a start has to go on without any.
+    opened = _Opened()
+    try:
+        file = open_file(tmp_path / "journal.db", "process").connection
+        derived = Derived()
+        many = {
+            one: ConnectionCreated(one, "ws://x/" + "y" * 900, "main", None, "text", [], one) for one in range(1_000)
+        }
+        derived.take(Changes({one: (many[one], "i") for one in many}), Marks())
+        derived.write_all(file)
+        opened.flags.clear()
+        # Each of them is in another page.
+        derived.take(
+            Changes({}, {one: (ConnectionUpdate(one, STATUS_CONNECTED), 0) for one in range(0, 1_000, 10)}), Marks()
+        )
+        derived.write_all(file)
+        file.close()
+    finally:
+        opened.unregister()
+    assert opened.flags == []
