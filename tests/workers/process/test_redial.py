@@ -172,10 +172,13 @@ def test_other_limits_are_obeyed_at_once_and_nobody_loses_its_turn() -> None:
     redials.configure(RedialLimits(rate=1, burst=2), 250)
     assert redials.look_again_at == 250.75, "of the tickets that were paid three quarters of one are still owed"
     assert redials.go(250.5) == [] and redials.go(250.75) == [2]
-    redials.configure(RedialLimits(rate=0.01, burst=2), 250.75)
-    assert redials.go(251.75) == [] and redials.look_again_at == 350.75, "and a slower one counts as well"
-    redials.configure(RedialLimits(rate=0), 252)
-    assert redials.go(252) == list(range(3, 10))
+    redials.configure(RedialLimits(rate=0.01, burst=1), 250.75)
+    assert redials.go(251.75) == [] and redials.look_again_at == 252.75, (
+        "what was paid at a faster one is not paid again"
+    )
+    assert redials.go(252.75) == [3] and redials.look_again_at == 352.75
+    redials.configure(RedialLimits(rate=0), 253)
+    assert redials.go(253) == list(range(4, 10))
 
 
 @pytest.mark.parametrize(

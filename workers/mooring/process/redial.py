@@ -49,8 +49,10 @@ class _Place(Generic[Ticket]):
 
     def limit(self, rate: float, burst: int, now: float) -> None:
         before_s, self.interval_s = self.interval_s, 1 / rate if rate else 0.0
-        if before_s and self.full_at > now:  # so many tickets were paid, and are worth another time from now on
-            self.full_at = now + (self.full_at - now) / before_s * self.interval_s
+        if (
+            before_s and self.full_at > now
+        ):  # so many tickets were paid, and none of them holds up longer than it would now
+            self.full_at = min(self.full_at, now + (self.full_at - now) / before_s * self.interval_s)
         self.slack_s = self.interval_s * (max(burst, 1) - 1)
 
     def next_at(self) -> float:
@@ -143,7 +145,7 @@ class Redials(Generic[Ticket]):
             del entered.waiting[ticket]
 
     def configure(self, limits: RedialLimits, now: float) -> None:
-        """Go on with other limits: nobody loses its turn, and the tickets that were paid stay paid, each worth the time of the new rate."""
+        """Go on with other limits: nobody loses its turn; what was paid holds up no longer than at the new rate, and a slower one begins with the next."""
         self._limits = limits
         for entered in self._places.values():
             entered.limit(*limits.of(entered.name), now)
