@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import difflib
 from collections.abc import AsyncIterator, Callable
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 from msgspec import UNSET
@@ -67,11 +68,8 @@ class Placing(Protocol):
     async def hold_name(self, name: str) -> None:
         """Have this node hold a name, or raise them; it cannot be given up without a connection of it."""
 
-    async def release(self, worker: str) -> None:
-        """Give a worker up."""
-
-    def give_up(self, worker: str) -> None:
-        """The same, and nobody waits until it is committed."""
+    def release(self, worker: str) -> asyncio.Future[Any]:
+        """Give a worker up; the future, which nobody need wait for (but behind a shield), ends once that is committed."""
 
 
 class Admission:
@@ -188,7 +186,7 @@ class Admission:
             yield
         except LimitReached:  # others have taken the last place while it was claimed
             if is_new:
-                placing.give_up(worker)  # the answer does not wait for the journal
+                placing.release(worker)  # the answer does not wait until it is committed
             raise
 
     @property

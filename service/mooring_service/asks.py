@@ -130,7 +130,7 @@ class Asks:
         except UnknownWorker:
             pass
         if self._admission.placing is not None and self._roster.find(worker) is None:
-            await self._admission.placing.release(worker)
+            await asyncio.shield(self._admission.placing.release(worker))
         self._journal.append(Append(asks_done=[ask.number]))  # where there was no process whose end would have said so
 
     def _call(self, ask: StoredAsk, wanted: AskCall) -> None:

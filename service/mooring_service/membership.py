@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from mooring.background import Background
 from mooring.errors import UnknownConnection
@@ -155,13 +157,9 @@ class Membership:
         """Have this node hold a name; see `Placement.hold_name`."""
         await self._cluster.placement.hold_name(name)
 
-    async def release(self, worker: str) -> None:
-        """Give a worker up."""
-        await self._cluster.placement.release(worker)
-
-    def give_up(self, worker: str) -> None:
-        """The same, and nobody waits until it is committed."""
-        self._cluster.placement.give_up(worker)
+    def release(self, worker: str) -> asyncio.Future[Any]:
+        """Give a worker up; the future, which nobody need wait for, ends once that is committed."""
+        return self._cluster.placement.release(worker)
 
     def holder_of_worker(self, worker: str) -> str | None:
         """Return which other node has a worker; None: this one, or none that lives."""

@@ -110,7 +110,7 @@ class Workers:
         """
         killed = await self._supervisor.kill(name)
         if self._admission.placing is not None and not self.has(name):
-            await self._admission.placing.release(name)
+            await asyncio.shield(self._admission.placing.release(name))
         return killed
 
     async def drain(self, name: str) -> WorkerRecord:

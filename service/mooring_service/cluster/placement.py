@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from typing import Any
 
 from mooring.deadline import first_of
 from mooring.errors import Invalid, InvalidRequest
@@ -186,17 +187,17 @@ class Placement:
                 log.error("the worker %s is at the node %s, and there is one of that name here, too", worker, held.node)
         await asyncio.gather(*claims)
 
-    async def release(self, worker: str) -> None:
-        """Give a worker up: others may have it. Ends once that is committed here; at once where it is on its way already."""
-        if (released := self.give_up(worker)) is not None:
-            await asyncio.shield(released)
+    def release(self, worker: str) -> asyncio.Future[Any]:
+        """Give a worker up: others may have it. The future, which nobody need wait for (but behind a shield), ends once that is committed here.
 
-    def give_up(self, worker: str) -> asyncio.Future[Committed] | None:
-        """As `release`; the future ends once that is committed here. None: it is on its way already, or another node has it."""
+        It has ended where that is on its way already, or another node has the worker.
+        """
         held = self._fold.claims.workers.get(worker)
         # Once: a claim may follow the first release already.
         if held is None or held.node != self._node or self._gives_up("worker", worker):
-            return None
+            nothing: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+            nothing.set_result(None)
+            return nothing
         return self._release(Append(worker=worker, claims=[Claim("worker", worker, None)]))
 
     def key(self, key: str) -> Holder | None:
