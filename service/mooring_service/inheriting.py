@@ -89,7 +89,7 @@ class Inheriting:
     def _full(self, worker: str, more: int) -> str | None:
         if self._admission.full_at(self._directory.live_count + more - 1):
             return "limits.max_connections leaves no room"
-        if len(self._roster) >= self._roster.max_workers and self._roster.find(worker) is None:
+        if not self._roster.has_room(worker):
             return "limits.max_workers leaves no room"
         return None
 

@@ -8,7 +8,7 @@ from urllib.parse import quote
 import msgspec
 
 from mooring_api.client.answers import ConnectionPage
-from mooring_api.client.transport import Transport
+from mooring_api.client.transport import Transport, keyed
 from mooring_service.records import ConnectionRecord
 
 
@@ -22,9 +22,7 @@ class ConnectionVerbs(Transport):
 
         With `wait` false it returns at once, status Connecting.
         """
-        headers = {} if wait else {"Prefer": "respond-async"}
-        if idempotency_key is not None:
-            headers["Idempotency-Key"] = idempotency_key
+        headers = keyed(idempotency_key, {} if wait else {"Prefer": "respond-async"})
         body = msgspec.json.encode({"url": url, **options})
         return await self._json(
             ConnectionRecord, "POST", "/v1/connections", body=body, content_type="application/json", headers=headers
@@ -94,9 +92,7 @@ class ConnectionVerbs(Transport):
         idempotency_key: str | None = None,
     ) -> ConnectionRecord:
         """Have a kept connection get a new socket; with `wait`, return once that is ready, within so many seconds."""
-        headers = {} if wait is None else {"Prefer": f"wait={wait}"}
-        if idempotency_key is not None:
-            headers["Idempotency-Key"] = idempotency_key
+        headers = keyed(idempotency_key, {} if wait is None else {"Prefer": f"wait={wait}"})
         body = msgspec.json.encode({"delay": delay, "code": code, "reason": reason})
         return await self._json(
             ConnectionRecord,

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from mooring import json_text
 from mooring_api.client.answers import QueueRecord, Sent, ServiceAway
 from mooring_api.client.connections import path_of
-from mooring_api.client.transport import Transport
+from mooring_api.client.transport import Transport, keyed
 from mooring_service.records import ReplyRecord, RequestRecord
 
 JSON = "application/json"
@@ -42,7 +42,7 @@ class SendingVerbs(Transport):
         else:
             body, kind = json_text.encode(message), JSON
         return await self.send_body(
-            connection, body, kind, when_down=when_down, ttl=ttl, headers=_keyed(idempotency_key)
+            connection, body, kind, when_down=when_down, ttl=ttl, headers=keyed(idempotency_key)
         )
 
     async def send_body(
@@ -89,7 +89,7 @@ class SendingVerbs(Transport):
         if not isinstance(lines, AsyncIterable):
             lines = _unblocked(iter(lines))
         return await self.send_body(
-            connection, lines, "application/x-ndjson", when_down=when_down, ttl=ttl, headers=_keyed(idempotency_key)
+            connection, lines, "application/x-ndjson", when_down=when_down, ttl=ttl, headers=keyed(idempotency_key)
         )
 
     async def drop_queue(self, connection: int | str) -> QueueRecord:
@@ -110,7 +110,7 @@ class SendingVerbs(Transport):
             value: An object or list; or the JSON text of one.
             timeout: So many seconds the reply may take.
         """
-        return await self._request(ReplyRecord, connection, value, timeout, _keyed(idempotency_key) or {})
+        return await self._request(ReplyRecord, connection, value, timeout, keyed(idempotency_key))
 
     async def start_request(
         self,
@@ -121,7 +121,7 @@ class SendingVerbs(Transport):
         idempotency_key: str | None = None,
     ) -> RequestRecord:
         """Send a request as `send_request`, and return its id once it is on its way; its reply will be an ordinary message."""
-        headers = {**(_keyed(idempotency_key) or {}), "Prefer": "respond-async"}
+        headers = keyed(idempotency_key, {"Prefer": "respond-async"})
         return await self._request(RequestRecord, connection, value, timeout, headers)
 
     async def _request(
@@ -138,10 +138,6 @@ class SendingVerbs(Transport):
             headers=headers,
             params={"timeout": str(timeout)},
         )
-
-
-def _keyed(idempotency_key: str | None) -> dict[str, str] | None:
-    return None if idempotency_key is None else {"Idempotency-Key": idempotency_key}
 
 
 async def _watched(body: AsyncIterable[bytes], failures: list[Exception]) -> AsyncIterator[bytes]:

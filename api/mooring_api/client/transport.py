@@ -210,6 +210,11 @@ class Transport:
         return decode(data, kind)
 
 
+def keyed(idempotency_key: str | None, headers: dict[str, str] | None = None) -> dict[str, str]:
+    """Return `headers` with an Idempotency-Key, if there is one: what is asked again under it is done once."""
+    return {**(headers or {}), **({} if idempotency_key is None else {"Idempotency-Key": idempotency_key})}
+
+
 def _addresses(url: str | Sequence[str]) -> list[str]:
     """Return the addresses that were given: one, or several of nodes of a cluster, in one text separated by commas.
 

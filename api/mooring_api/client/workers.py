@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from mooring_api.client.transport import Transport
+from mooring_api.client.transport import Transport, keyed
 from mooring_service.records import Killed, WorkerRecord
 
 
@@ -40,8 +40,8 @@ class WorkerVerbs(Transport):
 
     async def drain_worker(self, name: str, *, idempotency_key: str | None = None) -> WorkerRecord:
         """Let a worker take no new connections, and restart when the last one has ended."""
-        headers = {} if idempotency_key is None else {"Idempotency-Key": idempotency_key}
-        return await self._json(WorkerRecord, "POST", f"/v1/workers/{quote(name, safe='')}/drain", headers=headers)
+        path = f"/v1/workers/{quote(name, safe='')}/drain"
+        return await self._json(WorkerRecord, "POST", path, headers=keyed(idempotency_key))
 
     async def call(
         self,
@@ -53,9 +53,7 @@ class WorkerVerbs(Transport):
         idempotency_key: str | None = None,
     ) -> Any:
         """Run a function in a worker's context and return its result (None with `wait` false)."""
-        headers = {} if wait else {"Prefer": "respond-async"}
-        if idempotency_key is not None:
-            headers["Idempotency-Key"] = idempotency_key
+        headers = keyed(idempotency_key, {} if wait else {"Prefer": "respond-async"})
         body = msgspec.json.encode({"function": function, "params": params if params is not None else {}})
         _, data = await self.request(
             "POST",

@@ -47,13 +47,17 @@ class Roster:
         """Return all workers, by name."""
         return [self._slots[name] for name in sorted(self._slots)]
 
+    def has_room(self, name: str) -> bool:
+        """Say whether worker `name` is there, or may be."""
+        return name in self._slots or len(self) < self.max_workers
+
     def check_room(self, name: str) -> None:
         """Check that worker `name` is there, or may be.
 
         Raises:
             LimitReached: If there are too many others.
         """
-        if name not in self._slots and len(self) >= self.max_workers:
+        if not self.has_room(name):
             raise LimitReached("limits.max_workers", self.max_workers)
 
     def by_incarnation(self, incarnation: str) -> Slot | None:

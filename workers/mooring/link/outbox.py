@@ -210,23 +210,23 @@ class Outbox:
                         break
             for connection in gone:
                 connection.mark_ended()
-            self._flushed_bytes += size + asked  # also of what cannot be made into a frame
             number = self.number + 1
             created, updates = _records_of(changed, self._failed)
             changed.clear()
-            data = _frame_of(
-                Events(
-                    number,
-                    b"".join(ids),
-                    b"".join(kinds),
-                    b"\n".join(bodies),
-                    created,
-                    updates,
-                    asks,
-                    self._began_at_us if kinds else 0,
-                ),
-                self._failed,
+            events = Events(
+                number,
+                b"".join(ids),
+                b"".join(kinds),
+                b"\n".join(bodies),
+                created,
+                updates,
+                asks,
+                self._began_at_us if kinds else 0,
             )
+            try:
+                data = _frame_of(events, self._failed)
+            finally:  # also of what cannot be made into a frame
+                self._flushed_bytes += size + asked
             self.number = number  # before there is a frame nothing may wait for it
             self._frames.append((number, data))
             self._frame_bytes += len(data)
